@@ -1,0 +1,22 @@
+"""A declarative plugin framework for training VAE + GAN + flow text-to-image models."""
+
+from fluxflow_registry.contracts import Draw, Ending, Field, History, Position, Source, Summary
+from fluxflow_registry.errors import DataError, FluxflowError, Problem
+from fluxflow_registry.hookspecs import Register, hookimpl
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DataError",
+    "Draw",
+    "Ending",
+    "Field",
+    "FluxflowError",
+    "History",
+    "Position",
+    "Problem",
+    "Register",
+    "Source",
+    "Summary",
+    "hookimpl",
+]

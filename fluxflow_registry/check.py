@@ -1,0 +1,404 @@
+"""A recipe against a registry: components with their options, steps with their plans, or every problem."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve, frozen
+
+from fluxflow_registry.contracts import CONTEXT, Draw, Field
+from fluxflow_registry.errors import Problem, RecipeError, choices
+from fluxflow_registry.plan.resolve import Ask, Provider, Value, World, resolve
+from fluxflow_registry.plan.step import LossAsk, StepPlan, UpdateAsk, plan_step
+from fluxflow_registry.recipe.graph import order
+from fluxflow_registry.recipe.load import load, unique
+from fluxflow_registry.recipe.schema import Entry, Evaluation, Recipe, Step, Update
+from fluxflow_registry.recipe.source import Node
+from fluxflow_registry.recipe.structure import structure
+from fluxflow_registry.registry import Component, Registry
+from fluxflow_registry.signature import is_configurable
+
+
+@frozen(eq=False)
+class Configured:
+    """A component with the recipe's options: `instance` is what is called."""
+
+    label: str
+    component: Component
+    instance: Any
+    where: str
+    entry: Entry | None = None
+
+    @property
+    def renames(self) -> Mapping[str, str]:
+        """For a need of the component, the value that the recipe gives instead."""
+        return getattr(self.entry.settings, "with_", {}) if self.entry and self.entry.settings else {}
+
+    @property
+    def provider(self) -> Provider:
+        """The component as the plan sees it."""
+        return Provider(self.label, self.component.signature, self.renames)
+
+
+@frozen(eq=False)
+class CheckedUpdate:
+    """One optimizer's turn, all components ready."""
+
+    name: str
+    trains: tuple[str, ...]
+    clip_grad_norm: float | None
+    losses: Mapping[str, Configured]
+    optimizer: Configured
+    scheduler: Configured | None
+    balancer: Configured | None
+
+    def weight(self, label: str) -> float:
+        """The weight of a loss: the recipe's, else the loss's own default, else 1."""
+        loss = self.losses[label]
+        stated = loss.entry.settings.weight if loss.entry else None
+        return float(stated if stated is not None else getattr(loss.instance, "default_weight", 1.0))
+
+
+@frozen(eq=False)
+class CheckedEvaluation:
+    """Metrics over samples of a dataset, planned."""
+
+    evaluation: Evaluation
+    metrics: Mapping[str, Configured]
+    values: Mapping[str, Value]
+
+
+@frozen(eq=False)
+class CheckedStep:
+    """A step that is proven: its plan stands."""
+
+    name: str
+    index: int
+    parent: str | None
+    step: Step
+    updates: Mapping[str, CheckedUpdate]
+    until: Configured | None
+    providers: Mapping[str, Configured]
+    fields: Mapping[str, Field]
+    plan: StepPlan
+    evaluations: Mapping[str, CheckedEvaluation]
+
+
+@frozen(eq=False)
+class Checked:
+    """A recipe that is proven; the engine takes nothing else."""
+
+    recipe: Recipe
+    models: Mapping[str, Configured]
+    datasets: Mapping[str, Configured]
+    sampler: Configured | None
+    observers: Mapping[str, Configured]
+    steps: tuple[CheckedStep, ...]
+
+    def step(self, name: str) -> CheckedStep:
+        """The step of that name."""
+        return next(step for step in self.steps if step.name == name)
+
+    def leaves(self) -> list[CheckedStep]:
+        """The steps that no other step goes on from."""
+        parents = {step.parent for step in self.steps}
+        return [step for step in self.steps if step.name not in parents]
+
+
+def check(path: str | Path, registry: Registry, settings: Sequence[str] = ()) -> Checked:
+    """Read and prove a recipe; raises RecipeError with every problem of the file, in its order."""
+    recipe, problems = load(path, settings)
+    checker = _Checker(registry, recipe, problems)
+    checked = checker.run()
+    found = unique(checker.problems)
+    if found or checked is None:
+        raise RecipeError(found)
+    return checked
+
+
+def world_of(
+    fields: Iterable[str],
+    models: Iterable[str],
+    providers: Mapping[str, Configured],
+    sampler: bool,
+    image_size: bool,
+    dataset: str = "the dataset",
+) -> World:
+    """The closed world of names of a step, an evaluation or a drawing."""
+    absent = {name for name, there in (("sampler", sampler), ("image_size", image_size)) if not there}
+    return World(
+        fields=frozenset(fields),
+        models=frozenset(models),
+        context=frozenset(CONTEXT) - absent,
+        providers={name: configured.provider for name, configured in providers.items()},
+        dataset=dataset,
+    )
+
+
+class _Checker:
+    """Turns entries into configured components and plans the steps, collecting problems."""
+
+    def __init__(self, registry: Registry, recipe: Recipe, problems: list[Problem]) -> None:
+        self.registry = registry
+        self.recipe = recipe
+        self.problems = list(problems)
+        self.builtin: dict[str, Configured] = {}
+
+    def run(self) -> Checked | None:
+        recipe = self.recipe
+        models = self.configure_all("model", recipe.models)
+        datasets = self.configure_all("dataset", recipe.datasets)
+        sampler = self.configure("sampler", recipe.sampler) if recipe.sampler else None
+        observers = self.observers()
+        shared = self.values(recipe.values, {}, "")
+        names, problems = order(recipe.steps)
+        self.problems.extend(problems)
+        steps = []
+        for index, name in enumerate([*names, *(n for n in recipe.steps if n not in names)]):
+            step = self.step(recipe.steps[name], index, datasets, shared)
+            if step is not None:
+                steps.append(step)
+        self.observer_draws(observers, datasets, shared)
+        if self.problems or (recipe.sampler and sampler is None):
+            return None
+        return Checked(recipe, models, datasets, sampler, observers, tuple(steps))
+
+    def configure_all(self, kind: str, entries: Mapping[str, Entry], asked: str = "") -> dict[str, Configured]:
+        made = {label: self.configure(kind, entry, asked) for label, entry in entries.items()}
+        return {label: configured for label, configured in made.items() if configured is not None}
+
+    def configure(self, kind: str, entry: Entry, asked: str = "") -> Configured | None:
+        """The component of an entry with its options, or None after telling what is wrong."""
+        component = self.registry.get(kind, entry.type)
+        if component is None:
+            self.problems.append(self.registry.unknown(kind, entry.type, asked, entry.where))
+            return None
+        instance = self.instance(component, entry.options, f"{kind} `{entry.type}`")
+        self.check_renames(component, entry)
+        return None if instance is None else Configured(entry.label, component, instance, entry.where, entry)
+
+    def instance(self, component: Component, options: Node, what: str) -> Any:
+        if is_configurable(component.factory):
+            try:
+                made, problems = structure(component.factory, options, what)
+            except NameError as error:
+                message = f"an option's type of {what} is not known where it is defined: {error}"
+                made, problems = None, [Problem(message, component.where)]
+            self.problems.extend(problems)
+            return made
+        for key in options.value:
+            self.problems.append(Problem(f"{what} has no options, so no `{key}`", options.keys[key]))
+        return component.factory() if inspect.isclass(component.factory) else component.factory
+
+    def check_renames(self, component: Component, entry: Entry) -> None:
+        for need in getattr(entry.settings, "with_", {}) or {}:
+            if need not in component.signature.needs:
+                node = entry.node.get("with")
+                where = node.keys[need] if node else entry.where
+                message = f"`{entry.type}` does not ask for `{need}`, so it cannot be given another value for it"
+                self.problems.append(Problem(message, where, choices(need, component.signature.needs, "asks for")))
+
+    def values(self, entries: Mapping[str, Entry], base: Mapping[str, Configured], asked: str) -> dict[str, Configured]:
+        """Every provider: the registry's with default options, the recipe's with its own."""
+        providers = dict(base) or self.default_values()
+        for label, entry in entries.items():
+            if label != entry.type and self.registry.get("value", label) is not None:
+                message = f"`{label}` is already the name of a value; a value of the recipe's own takes a new name"
+                self.problems.append(Problem(message, entry.where))
+                continue
+            if entry.type == label and label in base and self.registry.get("value", label) is None:
+                entry = evolve(entry, type=base[label].component.name)
+            configured = self.configure("value", entry, asked)
+            if configured is not None:
+                providers[label] = configured
+        return providers
+
+    def default_values(self) -> dict[str, Configured]:
+        """Each registered value whose options all have defaults; the others wait for the recipe."""
+        if not self.builtin:
+            for name, component in self.registry.components["value"].items():
+                try:
+                    made = component.factory() if inspect.isclass(component.factory) else component.factory
+                except (TypeError, ValueError):
+                    continue
+                self.builtin[name] = Configured(name, component, made, component.signature.where)
+        return dict(self.builtin)
+
+    def observers(self) -> dict[str, Configured]:
+        """The recipe's observers, and those that join every run unless they are sent away."""
+        stated = self.recipe.observers
+        present = self.configure_all("observer", {k: v for k, v in stated.items() if v is not None})
+        types = {configured.component.name for configured in present.values()}
+        for name, component in self.registry.components["observer"].items():
+            if getattr(component.factory, "default", False) and name not in stated and name not in types:
+                present[name] = Configured(name, component, component.factory(), component.where)
+        for label, entry in stated.items():
+            if entry is None and self.registry.get("observer", label) is None:
+                node = self.recipe.node.value["observers"]
+                self.problems.append(self.registry.unknown("observer", label, "", node.keys[label]))
+        return present
+
+    def step(
+        self, step: Step, index: int, datasets: Mapping[str, Configured], shared: Mapping[str, Configured]
+    ) -> CheckedStep | None:
+        what = f" in step `{step.name}`"
+        providers = self.values(step.values, shared, what)
+        fields = self.fields(step.settings.dataset, step.node.at("dataset"), datasets)
+        updates = [self.update(update, what) for update in step.updates.values()]
+        until = self.configure("transition", step.until, what) if step.until else None
+        self.check_ema(step)
+        self.check_metrics(step, until)
+        world = self.world(fields or {}, providers, step.settings.dataset)
+        if fields is None:
+            return None
+        plan, problems = plan_step(world, [self.ask(step, update) for update in step.updates.values()])
+        self.problems.extend(problems)
+        evaluations = {
+            name: self.evaluation(step, evaluation, datasets, providers) for name, evaluation in step.evaluate.items()
+        }
+        return CheckedStep(
+            name=step.name,
+            index=index,
+            parent=step.parent,
+            step=step,
+            updates={update.name: update for update in updates if update is not None},
+            until=until,
+            providers=providers,
+            fields=fields,
+            plan=plan,
+            evaluations={name: e for name, e in evaluations.items() if e is not None},
+        )
+
+    def update(self, update: Update, what: str) -> CheckedUpdate | None:
+        asked = f"{what}, update `{update.name}`"
+        losses = self.configure_all("loss", update.losses, asked)
+        optimizer = self.configure("optimizer", update.optimizer, asked) if update.optimizer else None
+        scheduler = self.configure("scheduler", update.scheduler, asked) if update.scheduler else None
+        balancer = self.configure("balancer", update.balancer, asked) if update.balancer else None
+        if optimizer is None:
+            return None
+        return CheckedUpdate(
+            name=update.name,
+            trains=tuple(update.settings.trains),
+            clip_grad_norm=update.settings.clip_grad_norm,
+            losses=losses,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            balancer=balancer,
+        )
+
+    def ask(self, step: Step, update: Update) -> UpdateAsk:
+        losses = []
+        known = {label: self.registry.get("loss", entry.type) for label, entry in update.losses.items()}
+        for label, entry in update.losses.items():
+            component = known[label]
+            if component is not None:
+                renames = {k: v for k, v in entry.settings.with_.items() if k in component.signature.needs}
+                who = f"loss `{label}` of update `{update.name}` in step `{step.name}`"
+                provider = Provider(label, component.signature, renames)
+                detach = tuple(entry.settings.detach)
+                places = tuple(entry.node.at("detach", i) for i in range(len(detach)))
+                losses.append(LossAsk(label, Ask(who, provider, entry.where), detach, places))
+        trains = tuple(update.settings.trains)
+        return UpdateAsk(
+            name=update.name,
+            trains=trains,
+            losses=tuple(losses),
+            trains_where=tuple(update.node.at("trains", i) for i in range(len(trains))),
+            where=update.node.where,
+            partial=update.partial or None in known.values(),
+        )
+
+    def evaluation(
+        self,
+        step: Step,
+        evaluation: Evaluation,
+        datasets: Mapping[str, Configured],
+        providers: Mapping[str, Configured],
+    ) -> CheckedEvaluation | None:
+        what = f" in evaluation `{evaluation.name}` of step `{step.name}`"
+        metrics = self.configure_all("metric", evaluation.metrics, what)
+        name = evaluation.settings.dataset
+        fields = self.fields(name, evaluation.node.at("dataset"), datasets)
+        if fields is None:
+            return None
+        asks = [Ask(f"metric `{label}`{what}", metric.provider, metric.where) for label, metric in metrics.items()]
+        values, problems = resolve(self.world(fields, providers, name), asks)
+        self.problems.extend(problems)
+        return CheckedEvaluation(evaluation, metrics, values)
+
+    def fields(self, name: str, where: str, datasets: Mapping[str, Configured]) -> Mapping[str, Field] | None:
+        if name in datasets:
+            return dict(datasets[name].instance.fields())
+        if name and name not in self.recipe.datasets:
+            message = f"`{name}` is no dataset of the recipe"
+            self.problems.append(Problem(message, where, choices(name, self.recipe.datasets, "datasets")))
+        return None
+
+    def world(self, fields: Mapping[str, Field], providers: Mapping[str, Configured], dataset: str) -> World:
+        return world_of(
+            fields,
+            self.recipe.models,
+            providers,
+            sampler=self.recipe.sampler is not None,
+            image_size="image" in fields,
+            dataset=f"dataset `{dataset}`",
+        )
+
+    def check_ema(self, step: Step) -> None:
+        trained = {model for update in step.updates.values() for model in update.settings.trains}
+        for index, model in enumerate(step.settings.ema.models if step.settings.ema else []):
+            if model not in trained:
+                message = f"step `{step.name}` averages `{model}`, which none of its updates trains"
+                where = step.node.at("ema", "models", index)
+                self.problems.append(Problem(message, where, choices(model, trained, "trained")))
+
+    def check_metrics(self, step: Step, until: Configured | None) -> None:
+        """A transition that watches a metric which nothing logs would never end."""
+        if until is None or not hasattr(until.instance, "metrics"):
+            return
+        logged = logged_metrics(step)
+        for name in until.instance.metrics():
+            if name not in logged and name.partition("/")[0] not in step.evaluate:
+                message = f"transition `{until.component.name}` watches `{name}`, which step `{step.name}` does not log"
+                where = step.node.at("until", "metric")
+                self.problems.append(Problem(message, where, choices(name, logged, "logged")))
+
+    def observer_draws(
+        self,
+        observers: Mapping[str, Configured],
+        datasets: Mapping[str, Configured],
+        shared: Mapping[str, Configured],
+    ) -> None:
+        """Values that observers will want are asked for now, not at the end of a long run."""
+        for label, observer in observers.items():
+            draws: Iterable[Draw] = observer.instance.draws() if hasattr(observer.instance, "draws") else ()
+            for draw in draws:
+                fields: Iterable[str] | None = draw.fields
+                if draw.dataset is not None:
+                    where = observer.entry.node.at("dataset") if observer.entry else observer.where
+                    fields = self.fields(draw.dataset, where, datasets)
+                if fields is None:
+                    continue
+                world = world_of(fields, self.recipe.models, shared, self.recipe.sampler is not None, True)
+                for name in draw.values:
+                    asks = [Ask(f"observer `{label}`", _wanting(observer, name), observer.where)]
+                    self.problems.extend(resolve(world, asks)[1])
+
+
+def _wanting(observer: Configured, name: str) -> Provider:
+    """An observer's wish for one value, in the form in which losses wish."""
+    signature = evolve(observer.component.signature, needs=(name,), where=observer.component.where)
+    return Provider(observer.label, evolve(signature, text=f"class {observer.component.factory.__name__}"))
+
+
+def logged_metrics(step: Step) -> list[str]:
+    """The metrics that training logs: `<update>_loss`, `<update>/<loss>`, `<update>/grad_norm`, `<update>/lr`."""
+    names = []
+    for update in step.updates.values():
+        names.append(f"{update.name}_loss")
+        names.extend(f"{update.name}/{label}" for label in (*update.losses, "grad_norm", "lr"))
+    return names

@@ -1,0 +1,160 @@
+"""`--describe`: one component in full, with a line of YAML to paste."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+import textwrap
+from typing import Any
+
+import attrs
+
+from fluxflow_registry.cli.listing import component_data
+from fluxflow_registry.contracts import KINDS
+from fluxflow_registry.errors import Problem, RecipeError, choices
+from fluxflow_registry.recipe.schema import LossSettings
+from fluxflow_registry.recipe.structure import describe_type, fields_of, key_of
+from fluxflow_registry.registry import Component, Registry
+from fluxflow_registry.signature import is_configurable
+
+
+def find(registry: Registry, stated: str) -> list[Component]:
+    """The components of that name (`name` or `kind:name`); raises RecipeError with the nearest one."""
+    kind, _, name = stated.rpartition(":")
+    if kind and kind not in KINDS:
+        raise RecipeError(Problem(f"`{kind}` is no kind of component", "--describe", choices(kind, KINDS, "kinds")))
+    kinds = [kind] if kind else list(KINDS)
+    found = [registry.components[k][name] for k in kinds if name in registry.components[k]]
+    if not found:
+        known = {name for k in kinds for name in registry.components[k]}
+        message = f"no component is called `{name}`"
+        raise RecipeError(Problem(message, "--describe", choices(name, known)))
+    return found
+
+
+def describe(registry: Registry, stated: str) -> str:
+    """Docstring, options with types, defaults and bounds, needs, provenance, and YAML to paste."""
+    return "\n\n".join(_describe(component) for component in find(registry, stated))
+
+
+def description_data(registry: Registry, stated: str) -> list[dict[str, Any]]:
+    """The same as JSON."""
+    return [
+        {**component_data(c), "doc": c.doc, "where": c.where, "options": options(c), "yaml": paste(c)}
+        for c in find(registry, stated)
+    ]
+
+
+def options(component: Component) -> list[dict[str, Any]]:
+    """The options of a component: name, type, default, bounds, meaning."""
+    if not is_configurable(component.factory):
+        return []
+    meanings = _meanings(component.factory)
+    rows = []
+    for attribute in fields_of(component.factory):
+        row: dict[str, Any] = {"name": key_of(attribute), "type": describe_type(attribute.type)}
+        if attribute.default is not attrs.NOTHING:
+            row["default"] = _default(attribute.default)
+        limits = bounds(attribute.validator)
+        if limits:
+            row["bounds"] = ", ".join(limits)
+        row["meaning"] = meanings.get(attribute.name, "")
+        rows.append(row)
+    return rows
+
+
+def bounds(validator: Any) -> list[str]:
+    """What attrs' standard validators demand, as `> 0`, `<= 1`, `one of ...`."""
+    return [f"{operator} {bound}" for operator, bound in limits_of(validator)]
+
+
+def limits_of(validator: Any) -> list[tuple[str, Any]]:
+    """What attrs' standard validators demand, as (operator, bound)."""
+    if validator is None:
+        return []
+    for part in ("_validators", "validators"):
+        inner = getattr(validator, part, None)
+        if inner is not None:
+            return [limit for each in inner for limit in limits_of(each)]
+    if hasattr(validator, "compare_op"):
+        return [(validator.compare_op, validator.bound)]
+    if hasattr(validator, "options"):
+        return [("one of", ", ".join(map(str, validator.options)))]
+    if hasattr(validator, "validator"):
+        return limits_of(validator.validator)
+    return []
+
+
+def paste(component: Component) -> str:
+    """A line of YAML that a recipe can take as it is."""
+    stated = [
+        f"{row['name']}: {_yaml(row.get('default', '...'))}" for row in options(component) if row.get("default") != ""
+    ]
+    name = component.name
+    if component.kind in ("optimizer", "scheduler", "transition", "sampler", "balancer"):
+        key = {"transition": "until"}.get(component.kind, component.kind)
+        return f"{key}: {{{', '.join([f'type: {name}', *stated])}}}"
+    if component.kind in ("model", "dataset"):
+        label = "my_" + name if component.kind == "dataset" else name
+        return f"{label}: {{{', '.join([f'type: {name}', *stated])}}}"
+    return f"{name}: {{{', '.join(stated)}}}"
+
+
+def _describe(component: Component) -> str:
+    kind = KINDS[component.kind]
+    lines = [f"{component.kind} `{component.name}`", "", textwrap.indent(component.doc, "  ")]
+    rows = options(component)
+    if rows:
+        lines += ["", "options"]
+        for row in rows:
+            default = f" = {_yaml(row['default'])}" if "default" in row else " (needed)"
+            limits = f", {row['bounds']}" if "bounds" in row else ""
+            lines.append(f"  {row['name']}{default}  ({row['type']}{limits})")
+            lines += [f"      {row['meaning']}"] if row["meaning"] else []
+    if component.kind == "loss":
+        weight = getattr(component.factory, "default_weight", 1.0)
+        mine = ", ".join(key_of(attribute) for attribute in fields_of(LossSettings))
+        lines += ["", f"every loss also takes  {mine}  (weight {weight:g} by default)"]
+    lines += ["", "needs     " + (", ".join(component.signature.needs) or "nothing")]
+    lines.append(f"gives     {kind.returns}")
+    lines.append(f"from      {component.plugin}")
+    lines.append(f"defined   {component.where}")
+    lines += ["", "YAML", f"  {paste(component)}"]
+    return "\n".join(lines)
+
+
+def _default(default: Any) -> Any:
+    return default.factory() if isinstance(default, attrs.Factory) and not default.takes_self else default  # type: ignore[arg-type]
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "null"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_yaml(item) for item in value) + "]"
+    if isinstance(value, str):
+        return value or '""'
+    return str(value)
+
+
+def _meanings(cls: type) -> dict[str, str]:
+    """The string literals that stand right after the fields of a class, read from its source."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError, SyntaxError):
+        return {}
+    body = tree.body[0].body if tree.body and isinstance(tree.body[0], ast.ClassDef) else []
+    found = {}
+    for statement, after in itertools.pairwise(body):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+            and isinstance(after.value.value, str)
+        ):
+            found[statement.target.id] = inspect.cleandoc(after.value.value)
+    return found

@@ -1,0 +1,198 @@
+"""`--validate` and `--explain`: what a recipe will do, step by step and update by update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from fluxflow_registry.check import Checked, CheckedStep, CheckedUpdate
+from fluxflow_registry.plan.step import LossPlan, StepPlan, UpdatePlan
+
+
+def summary(checked: Checked) -> str:
+    """The recipe on a few lines: it is valid, and this is what it trains."""
+    recipe = checked.recipe
+    lines = [f"{recipe.path} is valid: recipe `{recipe.name}`, {_count(len(checked.steps), 'step')}"]
+    for step in checked.steps:
+        settings = step.step.settings
+        end = f", until {step.until.component.name}" if step.until else ""
+        after = f" after {step.parent}" if step.parent else ""
+        lines += [
+            "",
+            f"step {step.index + 1}: {step.name}{after} ({_count(settings.epochs, 'epoch')} of "
+            f"`{settings.dataset}` in batches of {settings.batch_size}{end})",
+        ]
+        lines += [
+            f"    {update.name}: trains {', '.join(update.trains)}; losses {', '.join(update.losses)}"
+            for update in step.updates.values()
+        ]
+        frozen = sorted(step.plan.models - step.plan.trains)
+        lines += [f"    frozen: {', '.join(frozen)}"] if frozen else []
+        lines += [
+            f"    measures {name}: {', '.join(e.metrics)} over {e.evaluation.settings.samples} samples"
+            for name, e in step.evaluations.items()
+        ]
+    return "\n".join(lines)
+
+
+def summary_data(checked: Checked) -> dict[str, Any]:
+    """The summary as JSON."""
+    return {
+        "valid": True,
+        "recipe": checked.recipe.name,
+        "steps": [
+            {
+                "name": step.name,
+                "after": step.parent,
+                "epochs": step.step.settings.epochs,
+                "updates": {name: list(update.trains) for name, update in step.updates.items()},
+            }
+            for step in checked.steps
+        ],
+    }
+
+
+def explain(checked: Checked) -> str:
+    """The step graph, and for each update its plan: values in order, askers, gradients, reuse."""
+    lines = ["STEPS"]
+    lines += [f"  {step.parent or 'start'} -> {step.name}" for step in checked.steps]
+    for step in checked.steps:
+        lines += ["", *_step(step)]
+    lines += ["", "A value marked * carries gradient to the models in brackets; one marked = is reused."]
+    return "\n".join(lines)
+
+
+def _step(step: CheckedStep) -> list[str]:
+    plan = step.plan
+    lines = [f"STEP {step.name}: on each batch of `{step.step.settings.dataset}` ({', '.join(step.fields)})"]
+    for update in plan.updates:
+        lines += ["", *_update(step, plan, update, step.updates[update.name])]
+    frozen = sorted(plan.models - plan.trains)
+    return lines + (["", f"  frozen: {', '.join(frozen)}"] if frozen else [])
+
+
+def _update(step: CheckedStep, plan: StepPlan, update: UpdatePlan, checked: CheckedUpdate) -> list[str]:
+    scheduler = f", {checked.scheduler.component.name}" if checked.scheduler else ""
+    lines = [
+        f"  update {update.name}: trains {', '.join(sorted(update.trains))} "
+        f"({checked.optimizer.component.name}{scheduler})"
+    ]
+    rows = [_value(plan, update, name) for name in update.order]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+    for mark, head, flow, asked in rows:
+        lines.append(f"    {mark:<{widths[0]}} {head:<{widths[1]}}  {flow:<{widths[2]}}  {asked}".rstrip())
+    lines += [f"    + {_loss(checked, loss)}" for loss in update.losses]
+    return lines
+
+
+def _value(plan: StepPlan, update: UpdatePlan, name: str) -> tuple[str, str, str, str]:
+    value = plan.values[name]
+    flows = update.gradient(value)
+    later = update.carries.get(name, frozenset()) - flows
+    mark = "=" if name in update.reused else " "
+    mark += "*" if flows else " "
+    flow = f"[{', '.join(sorted(flows))}]" if flows else ""
+    if later and name not in update.reused:
+        flow = (flow + f" keeps its graph for {', '.join(_later(plan, update, name))}").strip()
+    askers = update.askers(name, plan.values)
+    asked = f"for {', '.join(askers)}" if askers else ""
+    return mark, f"{name}({', '.join(value.needs.values())})", flow, asked
+
+
+def _later(plan: StepPlan, update: UpdatePlan, name: str) -> list[str]:
+    index = [u.name for u in plan.updates].index(update.name)
+    return [u.name for u in plan.updates[index + 1 :] if name in u.reused and u.gradient(plan.values[name])]
+
+
+def _loss(checked: CheckedUpdate, loss: LossPlan) -> str:
+    entry = checked.losses[loss.label].entry
+    settings = entry.settings if entry else None
+    told = f"{checked.weight(loss.label):g} * {loss.label}({', '.join(loss.needs.values())})"
+    if settings and settings.every > 1:
+        told += f", every {settings.every} batches"
+    if settings and settings.warmup:
+        told += f", weight rising over {settings.warmup} batches"
+    if loss.detach:
+        told += f", cut at {', '.join(sorted(loss.detach))}"
+    return f"{told} -> {', '.join(sorted(loss.reaches))}"
+
+
+def explain_data(checked: Checked) -> dict[str, Any]:
+    """The plans as JSON."""
+    return {
+        "recipe": checked.recipe.name,
+        "steps": [
+            {
+                "name": step.name,
+                "after": step.parent,
+                "updates": [_update_data(step.plan, update) for update in step.plan.updates],
+                "frozen": sorted(step.plan.models - step.plan.trains),
+            }
+            for step in checked.steps
+        ],
+    }
+
+
+def _update_data(plan: StepPlan, update: UpdatePlan) -> dict[str, Any]:
+    return {
+        "name": update.name,
+        "trains": sorted(update.trains),
+        "values": [
+            {
+                "name": name,
+                "needs": dict(plan.values[name].needs),
+                "asked_by": update.askers(name, plan.values),
+                "gradient": sorted(update.gradient(plan.values[name])),
+                "reused": name in update.reused,
+            }
+            for name in update.order
+        ],
+        "losses": [
+            {
+                "name": loss.label,
+                "needs": dict(loss.needs),
+                "detach": sorted(loss.detach),
+                "reaches": sorted(loss.reaches),
+            }
+            for loss in update.losses
+        ],
+    }
+
+
+def mermaid(checked: Checked) -> str:
+    """The step graph and each update's plan as a Mermaid flowchart; thick arrows carry gradient."""
+    lines = ["flowchart LR"]
+    for step in checked.steps:
+        lines.append(f"  subgraph {step.name}")
+        for update in step.plan.updates:
+            lines += [f"    subgraph {step.name}_{update.name}[{update.name}]", *_edges(step, update), "    end"]
+        lines.append("  end")
+    lines += [f"  {step.parent} --> {step.name}" for step in checked.steps if step.parent]
+    return "\n".join(lines)
+
+
+def _edges(step: CheckedStep, update: UpdatePlan) -> Iterable[str]:
+    plan, prefix = step.plan, f"{step.name}_{update.name}_"
+    models = {n for n in plan.values if plan.values[n].source == "model"}
+    used: dict[str, None] = {}
+    edges = []
+    for target, needs in [
+        *((name, plan.values[name].needs) for name in update.order),
+        *((f"loss_{loss.label}", loss.needs) for loss in update.losses),
+    ]:
+        for need in needs.values():
+            if plan.values[need].source == "context":
+                continue
+            used[need] = None
+            arrow = "==>" if plan.values[need].models & update.trains else "-->"
+            edges.append(f"      {prefix}{need} {arrow} {prefix}{target}")
+    for name in used:
+        shape = f"[/{name}/]" if name in models else f"({name})"
+        yield f"      {prefix}{name}{shape}"
+    for loss in update.losses:
+        yield f"      {prefix}loss_{loss.label}{{{{{loss.label}}}}}"
+    yield from edges
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,126 @@
+"""The command `fluxflow-run`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from fluxflow_registry import __version__
+from fluxflow_registry.cli.common import emit, emit_json, finish, load_plugins
+from fluxflow_registry.contracts import KINDS
+from fluxflow_registry.errors import Problem, RecipeError, choices
+
+EPILOG = """\
+exit codes:
+  0 done   1 training failed   2 the recipe or the command line is wrong
+  75 stopped by a signal, checkpoint saved: run the same command to go on   130 stopped at once
+
+environment:
+  FLUXFLOW_PLUGINS=a,b  load exactly these plugins      NO_COLOR, FORCE_COLOR  as usual
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `fluxflow-run`."""
+    made = argparse.ArgumentParser(
+        prog="fluxflow-run",
+        description="Train what a recipe describes; the same command goes on with an interrupted run.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("recipe", nargs="?", metavar="RECIPE", help="a recipe file (YAML)")
+    what = made.add_argument_group("instead of training").add_mutually_exclusive_group()
+    what.add_argument("--validate", action="store_true", help="check the recipe and its plan, without torch")
+    what.add_argument("--explain", action="store_true", help="show the steps, and the plan of each update")
+    what.add_argument("--check", action="store_true", help="validate, then prove shapes and open the datasets")
+    what.add_argument("--schema", action="store_true", help="print the JSON schema of recipes, for editors")
+    what.add_argument(
+        "--list-plugins",
+        nargs="?",
+        const="",
+        metavar="KIND",
+        help="list plugins and components, all or of one kind: " + ", ".join(KINDS),
+    )
+    what.add_argument("--describe", metavar="NAME", help="describe a component: NAME or KIND:NAME")
+    made.add_argument(
+        "--set", action="append", default=[], metavar="PATH=VALUE", help="change a value, as in steps.flow.epochs=2"
+    )
+    made.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a plugin from a file")
+    made.add_argument("--output", default="runs", metavar="DIR", help="folder of the runs' folders (runs)")
+    made.add_argument("--fresh", action="store_true", help="begin a new run even if an unfinished one is there")
+    made.add_argument("--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1, mps ... (the best there is)")
+    made.add_argument("--json", action="store_true", help="print results as JSON on stdout")
+    made.add_argument("--mermaid", action="store_true", help="with --explain: a Mermaid diagram")
+    made.add_argument("--version", action="version", version=f"fluxflow-registry {__version__}")
+    return made
+
+
+def main(arguments: argparse.Namespace, usage: str) -> int:
+    """Do what the arguments say; gives the exit code."""
+    registry = load_plugins(arguments.plugin)
+    if arguments.list_plugins is not None:
+        from fluxflow_registry.cli.listing import listing, listing_data
+
+        kind = _kind(arguments.list_plugins)
+        emit_json(listing_data(registry, kind)) if arguments.json else emit(listing(registry, kind))
+        return 0
+    if arguments.describe:
+        from fluxflow_registry.cli.describe import describe, description_data
+
+        found = description_data(registry, arguments.describe) if arguments.json else None
+        emit_json(found) if arguments.json else emit(describe(registry, arguments.describe))
+        return 0
+    if arguments.schema:
+        from fluxflow_registry.cli.schema import recipe_schema
+
+        emit_json(recipe_schema(registry))
+        return 0
+    if arguments.recipe is None:
+        raise RecipeError(
+            Problem("a recipe is needed, as in `fluxflow-run recipes/vae_gan_flow.yaml`", None, (("usage", usage),))
+        )
+    return _with_recipe(arguments, registry)
+
+
+def _with_recipe(arguments: argparse.Namespace, registry: object) -> int:
+    from fluxflow_registry.check import check
+    from fluxflow_registry.registry import Registry
+
+    assert isinstance(registry, Registry)
+    checked = check(arguments.recipe, registry, arguments.set)
+    if arguments.validate:
+        from fluxflow_registry.cli.explain import summary, summary_data
+
+        emit_json(summary_data(checked)) if arguments.json else emit(summary(checked))
+        return 0
+    if arguments.explain:
+        from fluxflow_registry.cli.explain import explain, explain_data, mermaid
+
+        if arguments.json:
+            emit_json(explain_data(checked))
+        else:
+            emit(mermaid(checked) if arguments.mermaid else explain(checked))
+        return 0
+    from fluxflow_registry.cli.train import check_run, train_run
+
+    if arguments.check:
+        return check_run(checked, arguments.device, arguments.json)
+    return train_run(checked, registry, arguments)
+
+
+def _kind(stated: str) -> str | None:
+    """The kind that `--list-plugins` names, in the singular or the plural."""
+    if not stated:
+        return None
+    for kind in KINDS.values():
+        if stated in (kind.name, kind.plural):
+            return kind.name
+    raise RecipeError(Problem(f"`{stated}` is no kind of component", "--list-plugins", choices(stated, KINDS, "kinds")))
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `fluxflow-run`."""
+    made = parser()
+    arguments = made.parse_args(argv)
+    finish(lambda: main(arguments, made.format_usage().strip()), arguments.json)

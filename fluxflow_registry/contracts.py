@@ -1,0 +1,156 @@
+"""What a component of each kind is: the protocols that plugins meet and the engine relies on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Names that the engine itself provides to every value, loss and metric.
+CONTEXT: Mapping[str, str] = {
+    "generator": "torch.Generator seeded from (run seed, step, position, name); None on the meta device",
+    "step_batch": "int, batches that this step has done before this one",
+    "sampler": "the recipe's sampler: sampler(velocity, noise) -> sample",
+    "image_size": "(height, width) in pixels of the pictures to draw",
+}
+
+
+@frozen
+class Field:
+    """One field of a dataset's batches: shape of a single sample, dtype, meaning.
+
+    `shape=None` with `dtype="text"` is a list of strings, one a sample.
+    """
+
+    shape: tuple[int, ...] | None
+    dtype: str = "float32"
+    meaning: str = ""
+
+
+class Source(Protocol):
+    """An opened dataset: map-style over indices, so that any position is reached in constant time."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def batch(self, indices: Sequence[int], seed: int) -> dict[str, Any]:
+        """The samples at `indices` as one batch.
+
+        Every random choice about sample i (crop, flip) is a pure function of (seed, i), so that
+        neither the worker nor the batch in which a sample is read can change it.
+
+        A source for which one long read is cheaper than many short ones may have an attribute
+        `samples_at_once`; it is then asked for several batches in one call.
+        """
+
+
+class Dataset(Protocol):
+    """Options of a data source."""
+
+    def fields(self) -> Mapping[str, Field]:
+        """The fields of a batch, known without opening anything."""
+
+    def __call__(self) -> Source:
+        """Open the source; raises DataError."""
+
+
+@frozen
+class Draw:
+    """Values that an observer will ask a run to draw, so that a recipe is checked for them.
+
+    An observer that draws has a method `draws()` that gives these. They are computed from batches of
+    `dataset`, or, without one, from the named `fields` alone.
+    """
+
+    values: tuple[str, ...]
+    dataset: str | None = None
+    fields: tuple[str, ...] = ()
+
+
+@frozen
+class Summary:
+    """One metric over one epoch: mean, minimum, maximum, and the mean of its last 20 logged values."""
+
+    mean: float
+    minimum: float
+    maximum: float
+    smoothed: float
+
+
+#: For each metric, one Summary an epoch, oldest first.
+History = Mapping[str, Sequence[Summary]]
+
+
+@frozen
+class Ending:
+    """Why a step ends; `limit` marks an ending by a safety limit, which is worth a warning."""
+
+    reason: str
+    limit: bool = False
+
+
+@frozen
+class Position:
+    """Where a run stands: all integers, from which everything random is derived.
+
+    `step` is the index of the step, `epoch` and `batch` count what is finished, `batch` within the
+    epoch, `step_batch` within the step, `run_batch` within the run.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    step_batch: int = 0
+    run_batch: int = 0
+
+
+@frozen
+class Kind:
+    """A kind of component: what its hook is called, what its call may ask for, what it returns."""
+
+    name: str
+    plural: str
+    returns: str
+    #: The parameter names that a call of this kind may use; None: any value of the graph.
+    offers: tuple[str, ...] | None = None
+    #: Options that belong to the recipe's entry itself and that no component may claim.
+    reserved: tuple[str, ...] = ("type",)
+    #: Methods that a component of this kind must have beside its call.
+    methods: tuple[str, ...] = ()
+    #: Whether the component is called at all (an observer only listens).
+    called: bool = True
+
+    @property
+    def hook(self) -> str:
+        """Name of the hook in which plugins register this kind."""
+        return f"fluxflow_register_{self.plural}"
+
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "loss",
+            "losses",
+            "a 0-d tensor to be minimised",
+            reserved=("type", "weight", "warmup", "every", "detach", "with"),
+        ),
+        Kind("value", "values", "what its name says", reserved=("type", "with")),
+        Kind("model", "models", "an nn.Module", offers=()),
+        Kind("optimizer", "optimizers", "a torch Optimizer", offers=("parameters",)),
+        Kind("scheduler", "schedulers", "a torch LRScheduler", offers=("optimizer", "total")),
+        Kind("transition", "transitions", "an Ending, or None to go on", offers=("epoch", "epochs", "history")),
+        Kind("balancer", "balancers", "a weigher: weigher(losses) -> factor of each loss", offers=("losses",)),
+        Kind("dataset", "datasets", "an opened Source", offers=(), methods=("fields",)),
+        Kind("sampler", "samplers", "a sample at t = 0", offers=("velocity", "noise")),
+        Kind("metric", "metrics", "a 0-d tensor, or a dict of them", reserved=("type", "with")),
+        Kind("observer", "observers", "nothing", called=False),
+    )
+}
+
+#: A velocity field dx/dt = velocity(x, t), t a 0-d tensor in [0, 1].
+VelocityField = Callable[["Tensor", "Tensor"], "Tensor"]

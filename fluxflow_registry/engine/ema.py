@@ -1,0 +1,44 @@
+"""Exponential moving average of a model's weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Average:
+    """w <- d w + (1 - d) theta after every batch; `module` holds w, frozen and in eval mode.
+
+    With warm-up d = min(decay, (1 + n) / (10 + n)) after n batches. Buffers are copied.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, warmup: bool) -> None:
+        self.decay = decay
+        self.warmup = warmup
+        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        self._theta = [p.detach() for p in model.parameters()]
+        self._w: list[Tensor] = list(self.module.parameters())
+        self._buffers = list(zip(self.module.buffers(), model.buffers(), strict=True))
+
+    @torch.no_grad()
+    def update(self, done: int) -> None:
+        """Take in the weights after batch number `done` (from 0)."""
+        decay = min(self.decay, (1 + done) / (10 + done)) if self.warmup else self.decay
+        torch._foreach_lerp_(self._w, self._theta, 1 - decay)
+        for mine, theirs in self._buffers:
+            mine.copy_(theirs)
+
+    def adopt(self, model: nn.Module) -> None:
+        """Make the averaged weights the model's own."""
+        model.load_state_dict(self.module.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averaged weights."""
+        return self.module.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take averaged weights back."""
+        self.module.load_state_dict(state)

@@ -1,0 +1,64 @@
+"""Measuring: the metrics of an evaluation over held-out samples, with averaged weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fluxflow_registry.check import CheckedEvaluation
+from fluxflow_registry.engine.batches import to_device
+from fluxflow_registry.engine.randomness import Draws, derive
+from fluxflow_registry.engine.run import Run
+from fluxflow_registry.engine.step import LiveStep
+from fluxflow_registry.engine.values import Values, bind, evaluate, failed
+
+
+def measure(
+    run: Run, live: LiveStep, checked: CheckedEvaluation, stopping: Callable[[], bool]
+) -> dict[str, float] | None:
+    """Each metric's mean over the evaluation's samples; the same samples and noise every time.
+
+    Gives None when the run is to stop before the last batch is measured.
+    """
+    settings = checked.evaluation.settings
+    source = run.sources[settings.dataset]
+    count = min(settings.samples, len(source))
+    models = live.evaluation_models()
+    for model in models.values():
+        model.eval()
+    draws = Draws(run.device)
+    values = Values(checked.values, live.checked.providers, models, draws, autocast=live.autocast)
+    metrics = {
+        label: bind(label, m.provider.needs, m.instance, checked.values, m.component.signature.where)
+        for label, m in checked.metrics.items()
+    }
+    needed = {need for metric in checked.metrics.values() for need in metric.provider.needs.values()}
+    wanted = [name for name in needed if checked.values[name].source == "value"]
+    sums: dict[str, float] = {}
+    seed = derive(run.seed, "evaluate", checked.evaluation.name)
+    sampler = run.checked.sampler.instance if run.checked.sampler else None
+    with torch.no_grad():
+        for start in range(0, count, settings.batch_size):
+            if stopping():
+                live.train_mode()
+                return None
+            indices = range(start, min(start + settings.batch_size, count))
+            batch = to_device(source.batch(list(indices), seed), run.device)
+            size = tuple(batch["image"].shape[-2:]) if "image" in batch else live.context["image_size"]
+            draws.at(seed, start)
+            values.begin(batch, step_batch=0, sampler=sampler, image_size=size)
+            evaluate(values, wanted)
+            for label, metric in metrics.items():
+                arguments = values.arguments(metric, frozenset(), as_float=True)
+                try:
+                    found = metric.call(**arguments)
+                except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+                    raise failed("metric", metric, arguments, error) from error
+                named = found if isinstance(found, dict) else {label: found}
+                for name, value in named.items():
+                    number = float(value) if isinstance(value, Tensor) else value
+                    sums[name] = sums.get(name, 0.0) + number * len(indices)
+    live.train_mode()
+    return {name: total / count for name, total in sums.items()}

@@ -1,0 +1,81 @@
+"""One pass over every plan on the meta device: shapes are proven before a weight is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fluxflow_registry.check import Checked, CheckedStep
+from fluxflow_registry.contracts import Field
+from fluxflow_registry.engine.randomness import Draws
+from fluxflow_registry.engine.tensors import describe
+from fluxflow_registry.engine.turn import made
+from fluxflow_registry.engine.values import Values, bind
+from fluxflow_registry.errors import FluxflowError, Problem, RecipeError
+
+
+def prove_shapes(checked: Checked) -> dict[str, dict[str, str]]:
+    """Compute every value and loss of every step from shapes alone; raises RecipeError with what does not fit.
+
+    Gives the shapes of each step's values, for `--explain` and `--check`.
+    """
+    meta = torch.device("meta")
+    with meta:
+        models = {name: made(model) for name, model in checked.models.items()}
+    problems: list[Problem] = []
+    shapes = {}
+    for step in checked.steps:
+        draws = Draws(meta)
+        values = Values(step.plan.values, step.providers, models, draws)
+        try:
+            shapes[step.name] = _prove_step(step, values, meta)
+        except FluxflowError as error:
+            for problem in error.problems:
+                message = f"in step `{step.name}`, {problem.message}"
+                problems.append(Problem(message, problem.where or step.step.where, problem.notes))
+    if problems:
+        raise RecipeError(problems)
+    return shapes
+
+
+def example(fields: Mapping[str, Field], batch_size: int, device: torch.device) -> dict[str, Any]:
+    """A batch with the declared shapes and nothing in it."""
+    batch: dict[str, Any] = {}
+    for name, field in fields.items():
+        if field.shape is None:
+            batch[name] = ["a caption"] * batch_size
+        else:
+            dtype = getattr(torch, field.dtype)
+            batch[name] = torch.empty((batch_size, *field.shape), dtype=dtype, device=device)
+    return batch
+
+
+def _prove_step(step: CheckedStep, values: Values, device: torch.device) -> dict[str, str]:
+    image = step.fields.get("image")
+    size = tuple(image.shape[-2:]) if image is not None and image.shape else None
+    values.begin(example(step.fields, step.step.settings.batch_size, device), step_batch=0, image_size=size)
+    shapes: dict[str, str] = {}
+    for update in step.plan.updates:
+        order = [name for name in update.order if name not in values.kept]
+        values.compute(order, dict.fromkeys(order, frozenset[str]()))
+        shapes.update({name: describe(values.kept[name].whole) for name in update.order})
+        for loss in update.losses:
+            configured = step.updates[update.name].losses[loss.label]
+            where = configured.component.signature.where
+            binding = bind(loss.label, loss.needs, configured.instance, values.plan, where)
+            arguments = values.arguments(binding, frozenset())
+            given = tuple((f"given {name}", describe(value)) for name, value in arguments.items())
+            try:
+                result = binding.call(**arguments)
+            except Exception as error:
+                message = f"loss `{loss.label}` of update `{update.name}` cannot be computed: {error}"
+                notes = (("defined in", where), *given)
+                raise RecipeError(Problem(message.splitlines()[0], configured.where, notes)) from error
+            if not isinstance(result, Tensor) or result.ndim:
+                found = describe(result) if isinstance(result, Tensor) else type(result).__name__
+                message = f"loss `{loss.label}` gives {found}; a loss is a 0-d tensor"
+                raise RecipeError(Problem(message, configured.where, (("defined in", where), *given)))
+    return shapes

@@ -1,0 +1,142 @@
+"""A step that is being trained: data, turns, averages, metrics, and the state they keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import nn
+
+from fluxflow_registry.check import CheckedStep
+from fluxflow_registry.contracts import Ending, Position, Source
+from fluxflow_registry.engine.batches import batches_per_epoch, epoch_batches, to_device
+from fluxflow_registry.engine.ema import Average
+from fluxflow_registry.engine.randomness import Draws
+from fluxflow_registry.engine.tally import Tally
+from fluxflow_registry.engine.turn import Turn, autocast_of
+from fluxflow_registry.engine.values import Values
+
+
+@frozen(eq=False)
+class StepFacts:
+    """What observers may know of a step before and while it is trained."""
+
+    name: str
+    index: int
+    epochs: int
+    batches: int
+    trains: frozenset[str]
+    checked: CheckedStep
+
+
+def facts_of(checked: CheckedStep, source: Source) -> StepFacts:
+    """The facts of a step; raises DataError where its dataset does not fill a batch."""
+    settings = checked.step.settings
+    batches = batches_per_epoch(
+        source, settings.dataset, settings.batch_size, settings.max_steps, checked.step.node.at("dataset")
+    )
+    return StepFacts(checked.name, checked.index, settings.epochs, batches, checked.plan.trains, checked)
+
+
+class LiveStep:
+    """A step with everything ready: its turns take each batch in the recipe's order."""
+
+    def __init__(
+        self, facts: StepFacts, source: Source, models: Mapping[str, nn.Module], seed: int, device: torch.device
+    ) -> None:
+        checked = facts.checked
+        self.facts = facts
+        self.checked = checked
+        self.settings = checked.step.settings
+        self.source = source
+        self.models = models
+        self.seed = seed
+        self.device = device
+        for name, model in models.items():
+            model.requires_grad_(name in facts.trains)
+        self.train_mode()
+        self.draws = Draws(device)
+        self.autocast = autocast_of(device, self.settings.precision)
+        plan = checked.plan
+        self.values = Values(plan.values, checked.providers, models, self.draws, plan.splits, self.autocast)
+        windows = -(-facts.batches // self.settings.accumulate)
+        intervals = {"batch": facts.epochs * windows, "epoch": facts.epochs}
+        self.turns = [
+            Turn(update, plan, self.values, models, self.settings.precision, self.settings.accumulate, intervals)
+            for update in checked.updates.values()
+        ]
+        ema = self.settings.ema
+        self.averages = {name: Average(models[name], ema.decay, ema.warmup) for name in ema.models} if ema else {}
+        self.tally = Tally()
+
+    @cached_property
+    def context(self) -> dict[str, Any]:
+        """The engine's own values that stay the same throughout the step."""
+        image = self.checked.fields.get("image")
+        size = tuple(image.shape[-2:]) if image is not None and image.shape else None
+        return {"image_size": size}
+
+    def train_mode(self) -> None:
+        """Trained models in training mode, the others in evaluation mode."""
+        for name, model in self.models.items():
+            model.train(name in self.facts.trains)
+
+    def batches(self, epoch: int, start: int) -> Iterator[Mapping[str, Any]]:
+        """The batches of an epoch from number `start` on."""
+        settings = self.settings
+        place = (self.seed, self.facts.name, settings.dataset, epoch)
+        return epoch_batches(self.source, settings.batch_size, self.facts.batches, start, settings.workers, place)
+
+    def closes_window(self, batch: int) -> bool:
+        """Whether optimizers step after batch number `batch` of the epoch."""
+        return (batch + 1) % self.settings.accumulate == 0 or batch + 1 == self.facts.batches
+
+    def take(self, batch: Mapping[str, Any], position: Position) -> None:
+        """Train on one batch: each update in turn, then the averages."""
+        closing = self.closes_window(position.batch)
+        self.draws.at(self.seed, self.facts.name, position.step_batch)
+        self.values.begin(to_device(batch, self.device), step_batch=position.step_batch, **self.context)
+        metrics: dict[str, Any] = {}
+        for turn in self.turns:
+            metrics.update(turn.take(position.step_batch, closing))
+        if closing and not any(turn.skipped_in_a_row for turn in self.turns):
+            for average in self.averages.values():
+                average.update(position.step_batch)
+        self.tally.add(metrics)
+
+    def evaluation_models(self) -> dict[str, nn.Module]:
+        """The models with averaged weights in place of those that are averaged."""
+        return {**self.models, **{name: average.module for name, average in self.averages.items()}}
+
+    def adopt_averages(self) -> None:
+        """At the step's end the averaged weights become the weights."""
+        for name, average in self.averages.items():
+            average.adopt(self.models[name])
+
+    def ending(self, epoch: int) -> Ending | None:
+        """Whether the step is over after `epoch` epochs."""
+        if self.checked.until is None:
+            return Ending(f"{epoch} epochs") if epoch >= self.facts.epochs else None
+        offered = {"epoch": epoch, "epochs": self.facts.epochs, "history": self.tally.history}
+        needs = self.checked.until.component.signature.needs
+        verdict: Ending | None = self.checked.until.instance(**{name: offered[name] for name in needs})
+        return verdict
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """The state of the step by section, for the checkpoint."""
+        return {
+            "update": {turn.name: turn.state() for turn in self.turns},
+            "ema": {name: average.state_dict() for name, average in self.averages.items()},
+            "tally": {"metrics": self.tally.state_dict()},
+        }
+
+    def load(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take the state back."""
+        for turn in self.turns:
+            turn.load(state["update"][turn.name])
+        for name, average in self.averages.items():
+            average.load_state_dict(state["ema"][name])
+        self.tally.load_state_dict(state["tally"]["metrics"])

@@ -1,0 +1,101 @@
+"""What a step remembers of its metrics: running figures of this epoch, one Summary for each past one."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fluxflow_registry.contracts import Summary
+
+#: How many of the last values a smoothed metric is the mean of.
+SMOOTHED = 20
+
+
+class Tally:
+    """Collects the metrics of batch after batch without waiting for the device.
+
+    Values stay tensors until `fetch`, which brings all of them over in one transfer. Values that
+    are not finite are logged but not counted.
+    """
+
+    def __init__(self) -> None:
+        self.pending: list[Mapping[str, Tensor | float]] = []
+        self.figures: dict[str, list[float]] = {}  # name: [count, sum, minimum, maximum]
+        self.last: dict[str, deque[float]] = {}
+        self.history: dict[str, list[Summary]] = {}
+
+    def add(self, metrics: Mapping[str, Tensor | float]) -> None:
+        """Take in the metrics of one batch."""
+        self.pending.append(metrics)
+
+    def fetch(self) -> dict[str, float]:
+        """Count what is pending; gives the metrics of the latest batch as numbers."""
+        if not self.pending:
+            return {}
+        tensors = [v for metrics in self.pending for v in metrics.values() if isinstance(v, Tensor)]
+        numbers = iter(torch.stack([t.float() for t in tensors]).tolist() if tensors else ())
+        latest: dict[str, float] = {}
+        for metrics in self.pending:
+            latest = {name: next(numbers) if isinstance(v, Tensor) else v for name, v in metrics.items()}
+            for name, number in latest.items():
+                self._count(name, number)
+        self.pending.clear()
+        return latest
+
+    def _count(self, name: str, number: float) -> None:
+        if not math.isfinite(number):
+            return
+        figures = self.figures.get(name)
+        if figures is None:
+            self.figures[name] = [1, number, number, number]
+        else:
+            figures[0] += 1
+            figures[1] += number
+            figures[2] = min(figures[2], number)
+            figures[3] = max(figures[3], number)
+        self.last.setdefault(name, deque(maxlen=SMOOTHED)).append(number)
+
+    def smoothed(self, name: str) -> float:
+        """The mean of the last values of a metric."""
+        last = self.last.get(name)
+        return sum(last) / len(last) if last else math.nan
+
+    def close_epoch(self) -> dict[str, Summary]:
+        """Turn the epoch's figures into one Summary a metric, and begin the next epoch."""
+        self.fetch()
+        summaries = {
+            name: Summary(total / count, least, most, self.smoothed(name))
+            for name, (count, total, least, most) in self.figures.items()
+        }
+        self.figures.clear()
+        self.record(summaries)
+        return summaries
+
+    def record(self, summaries: Mapping[str, Summary]) -> None:
+        """Add an epoch's summaries to the history."""
+        for name, summary in summaries.items():
+            self.history.setdefault(name, []).append(summary)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as plain numbers."""
+        self.fetch()
+        return {
+            "figures": self.figures,
+            "last": {name: list(values) for name, values in self.last.items()},
+            "history": {
+                name: [[s.mean, s.minimum, s.maximum, s.smoothed] for s in summaries]
+                for name, summaries in self.history.items()
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take everything back."""
+        self.figures = {name: list(figures) for name, figures in state["figures"].items()}
+        self.last = {name: deque(values, maxlen=SMOOTHED) for name, values in state["last"].items()}
+        history: Mapping[str, Sequence[Sequence[float]]] = state["history"]
+        self.history = {name: [Summary(*figures) for figures in rows] for name, rows in history.items()}

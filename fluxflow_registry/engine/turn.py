@@ -1,0 +1,231 @@
+"""An update's turn within a batch: values, losses, gradients, one step of its optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from fluxflow_registry.check import CheckedUpdate
+from fluxflow_registry.engine.backward import split_of, walk_back
+from fluxflow_registry.engine.values import Binding, Values, bind, failed
+from fluxflow_registry.errors import FluxflowError, Problem, TrainingError, one_line
+from fluxflow_registry.plan.step import StepPlan, UpdatePlan
+
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast_of(device: torch.device, precision: str) -> Any:
+    """A factory of the context in which values are computed at this precision."""
+    if precision == "fp32":
+        return nullcontext
+    return partial(torch.autocast, device.type, dtype=_HALF[precision])
+
+
+@frozen
+class _Loss:
+    label: str
+    binding: Binding
+    weight: float
+    warmup: int
+    every: int
+    cuts: frozenset[str]
+    closure: frozenset[str]
+
+    def weight_at(self, step_batch: int) -> float:
+        """W (1 - cos(pi s / warmup)) / 2 over the first `warmup` batches s of the step, then w."""
+        if step_batch >= self.warmup:
+            return self.weight
+        return self.weight * (1 - math.cos(math.pi * step_batch / self.warmup)) / 2
+
+
+class Turn:
+    """One update of a live step, with its optimizer and everything that it keeps between batches."""
+
+    def __init__(
+        self,
+        checked: CheckedUpdate,
+        plan: StepPlan,
+        values: Values,
+        models: Mapping[str, nn.Module],
+        precision: str,
+        accumulate: int,
+        intervals: Mapping[str, int],
+    ) -> None:
+        self.name = checked.name
+        self.plan = next(update for update in plan.updates if update.name == checked.name)
+        self.values = values
+        self.precision = precision
+        self.accumulate = accumulate
+        self.clip = checked.clip_grad_norm
+        self.parameters = [p for name in checked.trains for p in models[name].parameters()]
+        self.losses = [_loss(checked, self.plan, label, values) for label in checked.losses]
+        self.split_order = [name for name in self.plan.order if name in plan.splits]
+        self.device = values.draws.device
+        self.optimizer: torch.optim.Optimizer = made(checked.optimizer, parameters=self.parameters)
+        self.interval = getattr(checked.scheduler.instance, "interval", "epoch") if checked.scheduler else "epoch"
+        self.scheduler = (
+            made(checked.scheduler, optimizer=self.optimizer, total=intervals[self.interval])
+            if checked.scheduler
+            else None
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
+        self.weigher = made(checked.balancer, losses=list(checked.losses)) if checked.balancer else None
+        self.skipped_in_a_row = 0
+        # Where every trained model in sight is this update's own, gradients cannot go astray.
+        seen = frozenset().union(*(loss.closure for loss in self.losses)) & plan.trains
+        self.alone = seen <= self.plan.trains and not self.split_order
+        self._orders: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    def take(self, step_batch: int, closing: bool) -> dict[str, Tensor | float]:
+        """Do the turn for the batch in `values`; the optimizer steps where a window is `closing`.
+
+        Gives the metrics of the batch. Raises nothing for a loss or a gradient that is not finite:
+        then the optimizer, its scheduler and the weights stay as they are, and `skipped_in_a_row` counts.
+        """
+        active = [loss for loss in self.losses if step_batch % loss.every == 0]
+        if not active:
+            return {}
+        self.values.compute(self._order(active), self.plan.carries)
+        losses = {loss.label: self._call(loss) for loss in active}
+        total, parts = self._parts(active, losses, step_batch)
+        self._backward(parts)
+        metrics: dict[str, Tensor | float] = {f"{self.name}_loss": total}
+        metrics.update({f"{self.name}/{label}": loss.detach() for label, loss in losses.items()})
+        if closing:
+            norm = self._step(total)
+            metrics[f"{self.name}/grad_norm"] = norm
+        metrics[f"{self.name}/lr"] = float(self.optimizer.param_groups[0]["lr"])
+        self.values.forget(self.plan.stale)
+        return metrics
+
+    def _order(self, active: list[_Loss]) -> tuple[str, ...]:
+        """The values that these losses need: a lazy loss costs nothing on the batches between."""
+        key = tuple(loss.label for loss in active)
+        if key not in self._orders:
+            needed = frozenset().union(*(loss.closure for loss in active))
+            self._orders[key] = tuple(name for name in self.plan.order if name in needed)
+        return self._orders[key]
+
+    def _call(self, loss: _Loss) -> Tensor:
+        arguments = self.values.arguments(loss.binding, self.plan.trains, as_float=self.precision != "fp32")
+        try:
+            result: Tensor = loss.binding.call(**arguments)
+        except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+            raise failed("loss", loss.binding, arguments, error) from error
+        if not isinstance(result, Tensor) or result.ndim:
+            found = f"a tensor of shape {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+            message = f"loss `{loss.label}` gives {found}; a loss is a 0-d tensor"
+            raise TrainingError(Problem(message, None, (("defined in", loss.binding.where),)))
+        return result
+
+    def _parts(
+        self, active: list[_Loss], losses: Mapping[str, Tensor], step_batch: int
+    ) -> tuple[Tensor, list[tuple[Tensor, frozenset[str]]]]:
+        """The weighted sum, and the sums of the losses that share their cuts."""
+        factors = self.weigher({label: loss.detach() for label, loss in losses.items()}) if self.weigher else {}
+        sums: dict[frozenset[str], Tensor] = {}
+        for loss in active:
+            term = losses[loss.label] * (loss.weight_at(step_batch) * factors.get(loss.label, 1.0))
+            sums[loss.cuts] = sums[loss.cuts] + term if loss.cuts in sums else term
+        parts = [(part, cuts) for cuts, part in sums.items()]
+        total = parts[0][0].detach()
+        for part, _ in parts[1:]:
+            total = total + part.detach()
+        return total, parts
+
+    def _backward(self, parts: list[tuple[Tensor, frozenset[str]]]) -> None:
+        if self.accumulate > 1:
+            parts = [(part / self.accumulate, cuts) for part, cuts in parts]
+        if self.scaler is not None:
+            parts = [(self.scaler.scale(part), cuts) for part, cuts in parts]
+        if self.alone and len(parts) == 1:
+            torch.autograd.backward(parts[0][0])
+            return
+        kept = [(name, self.values.kept.get(name)) for name in self.split_order]
+        splits = [split_of(name, k) for name, k in kept if k is not None and k.origin is not None]
+        walk_back(parts, splits, self.parameters)
+
+    def _step(self, total: Tensor) -> Tensor:
+        """Clip and step, unless something is not finite; gives the norm of the gradient."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        finite = math.isfinite(float(total + norm))
+        if finite and self.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm, foreach=True)
+        if self.scaler is not None:
+            # The scaler itself leaves out a step whose gradients overflow, and lowers its scale.
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        elif finite:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        overflow = self.scaler is not None and math.isfinite(float(total))
+        self.skipped_in_a_row = 0 if finite or overflow else self.skipped_in_a_row + 1
+        if finite and self.scheduler is not None and self.interval == "batch":
+            self.scheduler.step()
+        return norm
+
+    def end_epoch(self, monitored: float) -> None:
+        """Let a scheduler that counts epochs count one; `monitored` is the mean of the update's loss."""
+        if self.scheduler is None or self.interval != "epoch":
+            return
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(monitored)
+        else:
+            self.scheduler.step()
+
+    def state(self) -> dict[str, Any]:
+        """All that is not a function of the position; a part keeps state if it has torch's `state_dict`."""
+        parts: dict[str, Any] = {
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+            "scaler": self.scaler,
+            "weigher": self.weigher,
+        }
+        state = {name: part.state_dict() for name, part in parts.items() if hasattr(part, "state_dict")}
+        return {**state, "skipped_in_a_row": self.skipped_in_a_row}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take the state back."""
+        for name in ("optimizer", "scheduler", "scaler", "weigher"):
+            if name in state:
+                getattr(self, name).load_state_dict(state[name])
+        self.skipped_in_a_row = int(state["skipped_in_a_row"])
+
+
+def _loss(checked: CheckedUpdate, plan: UpdatePlan, label: str, values: Values) -> _Loss:
+    configured = checked.losses[label]
+    planned = next(loss for loss in plan.losses if loss.label == label)
+    settings = configured.entry.settings if configured.entry else None
+    where = configured.component.signature.where
+    name = f"{checked.name}/{label}"
+    return _Loss(
+        label=label,
+        binding=bind(name, planned.needs, configured.instance, values.plan, where),
+        weight=checked.weight(label),
+        warmup=settings.warmup if settings else 0,
+        every=settings.every if settings else 1,
+        cuts=planned.detach,
+        closure=planned.closure,
+    )
+
+
+def made(configured: Any, **offered: Any) -> Any:
+    """What a builder builds, given what it asks for; a failure names the builder and its options."""
+    needs = configured.component.signature.needs
+    try:
+        return configured.instance(**{name: offered[name] for name in needs})
+    except FluxflowError:
+        raise
+    except Exception as error:
+        message = f"{configured.component.kind} `{configured.component.name}` cannot be made: {one_line(error)}"
+        raise TrainingError(Problem(message, configured.where)) from error

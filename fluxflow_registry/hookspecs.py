@@ -1,0 +1,77 @@
+"""Every extension point: a plugin implements the hooks of the kinds that it brings.
+
+Each hook is called once, when the registry is loaded, and is handed `register(name, component)`.
+A component is a function or a class: **its fields are what the recipe says, the parameters of its
+call are what the graph gives.**
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from pluggy import HookimplMarker, HookspecMarker
+
+hookspec = HookspecMarker("fluxflow")
+hookimpl = HookimplMarker("fluxflow")
+
+
+class Register(Protocol):
+    """Adds one component to the registry under the name by which recipes ask for it."""
+
+    def __call__(self, name: str, component: Any) -> None:
+        """Register `component` as `name`; raises PluginError on a bad name or signature."""
+
+
+@hookspec
+def fluxflow_register_losses(register: Register) -> None:
+    """Losses: called with the values that they name, give a 0-d tensor to be minimised."""
+
+
+@hookspec
+def fluxflow_register_values(register: Register) -> None:
+    """Values: the registered name is what they provide, their parameters are what they need."""
+
+
+@hookspec
+def fluxflow_register_models(register: Register) -> None:
+    """Model builders: fields are the architecture, the call gives a new nn.Module."""
+
+
+@hookspec
+def fluxflow_register_optimizers(register: Register) -> None:
+    """Optimizers: called with `parameters`, give a torch Optimizer."""
+
+
+@hookspec
+def fluxflow_register_schedulers(register: Register) -> None:
+    """Schedulers: called with `optimizer` and `total` intervals of the step; field `interval` says which."""
+
+
+@hookspec
+def fluxflow_register_transitions(register: Register) -> None:
+    """Transitions: asked after each epoch (`epoch`, `epochs`, `history`), give an Ending or None."""
+
+
+@hookspec
+def fluxflow_register_balancers(register: Register) -> None:
+    """Balancers: called with the names of an update's `losses`, give a weigher of those losses."""
+
+
+@hookspec
+def fluxflow_register_datasets(register: Register) -> None:
+    """Datasets: `fields()` declares a batch, the call opens a Source."""
+
+
+@hookspec
+def fluxflow_register_samplers(register: Register) -> None:
+    """Samplers: integrate `velocity` from `noise` at t = 1 to a sample at t = 0."""
+
+
+@hookspec
+def fluxflow_register_metrics(register: Register) -> None:
+    """Metrics: called with the values that they name, without gradient, on held-out batches."""
+
+
+@hookspec
+def fluxflow_register_observers(register: Register) -> None:
+    """Observers: objects with hooks of `fluxflow_registry.lifecycle`; they hear what a run does."""

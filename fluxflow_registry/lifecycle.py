@@ -1,0 +1,125 @@
+"""What a run tells its observers, in the order in which it happens.
+
+An observer marks its methods with `@hookimpl` and takes only the arguments it wants. Observers
+never change the run: what they raise ends it with their name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from fluxflow_registry.contracts import Ending, Position, Summary
+from fluxflow_registry.hookspecs import hookspec
+
+
+class StepView(Protocol):
+    """A step as observers see it."""
+
+    @property
+    def name(self) -> str:
+        """The step's name in the recipe."""
+
+    @property
+    def index(self) -> int:
+        """Its place in the order of execution, from 0."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that the recipe plans; a transition may end the step sooner."""
+
+    @property
+    def batches(self) -> int:
+        """Batches of one epoch."""
+
+    @property
+    def trains(self) -> frozenset[str]:
+        """The models that the step's updates train."""
+
+
+class RunView(Protocol):
+    """A run as observers see it."""
+
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+
+    @property
+    def steps(self) -> Sequence[StepView]:
+        """All steps, in the order of execution."""
+
+    @property
+    def results(self) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+        """For each step, evaluation and metric: the latest figure."""
+
+    @property
+    def session(self) -> str:
+        """When this process began the run or went on with it, as YYYYMMDD_HHMMSS."""
+
+    def peek(self, dataset: str, count: int) -> dict[str, Any]:
+        """The first `count` samples of a dataset of the recipe, as a batch on the run's device."""
+
+    def draw(self, values: Sequence[str], batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Values computed from `batch` without gradient, with averaged weights where there are any.
+
+        Their randomness depends on the run's seed and their names alone: two calls agree.
+        """
+
+
+class Lifecycle:
+    """The hooks of a run."""
+
+    @hookspec
+    def run_started(self, run: RunView, position: Position, resumed: bool) -> None:
+        """The run begins, or goes on from `position` when `resumed`."""
+
+    @hookspec
+    def step_started(self, run: RunView, step: StepView, position: Position) -> None:
+        """A step begins or is re-entered; its models, optimizers and data are ready."""
+
+    @hookspec
+    def epoch_started(self, run: RunView, step: StepView, position: Position) -> None:
+        """An epoch begins or is re-entered."""
+
+    @hookspec
+    def batch_ended(self, run: RunView, step: StepView, position: Position) -> None:
+        """All updates of a batch are done; `position` counts it. Called for every batch: be brief."""
+
+    @hookspec
+    def metrics_logged(self, run: RunView, step: StepView, position: Position, metrics: Mapping[str, float]) -> None:
+        """The figures of one batch have been fetched from the device (every `log_every` batches)."""
+
+    @hookspec
+    def evaluated(
+        self, run: RunView, step: StepView, position: Position, name: str, metrics: Mapping[str, float]
+    ) -> None:
+        """An evaluation of the recipe has been measured."""
+
+    @hookspec
+    def epoch_ended(self, run: RunView, step: StepView, position: Position, summaries: Mapping[str, Summary]) -> None:
+        """An epoch is complete."""
+
+    @hookspec
+    def step_ended(self, run: RunView, step: StepView, position: Position, ending: Ending) -> None:
+        """A step is complete; averaged weights, where the step keeps them, are the weights now."""
+
+    @hookspec
+    def checkpoint_saved(self, run: RunView, position: Position, folder: Path) -> None:
+        """A checkpoint has been committed."""
+
+    @hookspec
+    def warned(self, run: RunView, position: Position, message: str) -> None:
+        """Something that the user should know, and that does not end the run."""
+
+    @hookspec
+    def run_interrupted(self, run: RunView, position: Position, reason: str) -> None:
+        """The run stops before its end, with a checkpoint saved; the same command goes on."""
+
+    @hookspec
+    def run_ended(self, run: RunView, position: Position, steps: Sequence[StepView]) -> None:
+        """The run is complete and `final/` is written."""

@@ -1,0 +1,162 @@
+"""The recipe as frozen classes: exactly the keys that a file may have, their types and defaults."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from attrs import field, frozen, validators
+
+from fluxflow_registry.recipe.source import Node
+
+#: The version of the recipe language that this framework reads.
+VERSION = 1
+
+
+@frozen
+class RecipeSettings:
+    """The keys of a recipe that are plain settings."""
+
+    recipe: int = VERSION
+    name: str = "recipe"
+    seed: int = field(default=0, validator=validators.ge(0))
+
+
+@frozen
+class Ema:
+    """Exponential moving average of some models: w <- d w + (1 - d) theta, d rising to `decay`."""
+
+    models: list[str]
+    decay: float = field(default=0.9999, validator=[validators.ge(0), validators.lt(1)])
+    #: d_n = min(decay, (1 + n) / (10 + n)) after n batches, so that early weights are soon forgotten.
+    warmup: bool = True
+
+
+@frozen
+class StepSettings:
+    """The keys of a step that are plain settings."""
+
+    dataset: str
+    after: str | None = None
+    batch_size: int = field(default=16, validator=validators.ge(1))
+    workers: int = field(default=0, validator=validators.ge(0))
+    epochs: int = field(default=1, validator=validators.ge(1))
+    #: Batches of one epoch at most; None: as many as the dataset fills.
+    max_steps: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    #: Batches whose gradients are averaged before an optimizer steps.
+    accumulate: int = field(default=1, validator=validators.ge(1))
+    log_every: int = field(default=20, validator=validators.ge(1))
+    checkpoint_every: int = field(default=1000, validator=validators.ge(1))
+    ema: Ema | None = None
+
+
+@frozen
+class UpdateSettings:
+    """The keys of an update that are plain settings."""
+
+    trains: list[str]
+    clip_grad_norm: float | None = field(default=None, validator=validators.optional(validators.gt(0)))
+
+
+@frozen
+class LossSettings:
+    """The keys of a loss's entry that belong to the recipe, not to the loss."""
+
+    #: None: the loss's own default weight, or 1.
+    weight: float | None = None
+    #: The weight rises as (1 - cos(pi s / warmup)) / 2 over the step's first `warmup` batches s.
+    warmup: int = field(default=0, validator=validators.ge(0))
+    #: Computed on each n-th batch of the step only.
+    every: int = field(default=1, validator=validators.ge(1))
+    #: Values through which no gradient of this loss passes.
+    detach: list[str] = field(factory=list)
+    #: For a need of the component, the value that it is given instead.
+    with_: dict[str, str] = field(factory=dict, metadata={"key": "with"})
+
+
+@frozen
+class NeedSettings:
+    """The keys of a value's or a metric's entry that belong to the recipe."""
+
+    with_: dict[str, str] = field(factory=dict, metadata={"key": "with"})
+
+
+@frozen
+class EvaluationSettings:
+    """The plain settings of a named evaluation of a step."""
+
+    dataset: str
+    samples: int = field(default=256, validator=validators.ge(1))
+    batch_size: int = field(default=64, validator=validators.ge(1))
+    #: After each n-th epoch; None: at the step's end only, where it is always measured.
+    every: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
+
+
+@frozen(eq=False)
+class Entry:
+    """A component that the recipe names: its label, its type, and the options that are its own."""
+
+    label: str
+    type: str
+    #: Where the type is stated (the label itself when there is no `type`).
+    where: str
+    options: Node
+    settings: Any
+    node: Node
+
+
+@frozen(eq=False)
+class Evaluation:
+    """Metrics over samples of one dataset, under one name."""
+
+    name: str
+    settings: EvaluationSettings
+    metrics: dict[str, Entry]
+    node: Node
+
+
+@frozen(eq=False)
+class Update:
+    """One optimizer's turn within a batch."""
+
+    name: str
+    settings: UpdateSettings
+    losses: dict[str, Entry]
+    optimizer: Entry | None
+    scheduler: Entry | None
+    balancer: Entry | None
+    node: Node
+    #: Whether some part of it could not be read, so that conclusions from what is missing are void.
+    partial: bool = False
+
+
+@frozen(eq=False)
+class Step:
+    """A phase of training."""
+
+    name: str
+    parent: str | None
+    settings: StepSettings
+    updates: dict[str, Update]
+    until: Entry | None
+    values: dict[str, Entry]
+    evaluate: dict[str, Evaluation]
+    node: Node
+    where: str
+
+
+@frozen(eq=False)
+class Recipe:
+    """A whole recipe file."""
+
+    name: str
+    seed: int
+    models: dict[str, Entry]
+    datasets: dict[str, Entry]
+    sampler: Entry | None
+    values: dict[str, Entry]
+    #: None for an observer that joins by default and that the recipe sends away.
+    observers: dict[str, Entry | None]
+    steps: dict[str, Step]
+    path: str
+    node: Node

@@ -1,0 +1,265 @@
+"""Plain values to frozen classes, strictly: nothing is coerced, and every problem has its place."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import attrs
+import cattrs
+
+from fluxflow_registry.errors import Problem, choices
+from fluxflow_registry.recipe.source import Node, describe
+
+T = TypeVar("T")
+
+_SEQUENCES = (list, tuple, Sequence, set, frozenset)
+_MAPPINGS = (dict, Mapping)
+_UNIONS = (Union, types.UnionType)
+
+
+class Mismatch(ValueError):  # noqa: N818 - it is one of many, told as a Problem
+    """A value that its type refuses; `path` leads from the field to the guilty part."""
+
+    def __init__(self, message: str, notes: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.notes = notes
+        self.path: tuple[str | int, ...] = ()
+
+    def inside(self, part: str | int) -> Mismatch:
+        """The same mismatch, seen from one level further out."""
+        self.path = (part, *self.path)
+        return self
+
+
+def key_of(attribute: attrs.Attribute[Any]) -> str:
+    """The recipe's key for a field (Python keywords such as `with` need another attribute name)."""
+    return str(attribute.metadata.get("key", attribute.alias))
+
+
+def _type(attribute: attrs.Attribute[Any]) -> Any:
+    """A field's type; one that is not annotated takes anything."""
+    return Any if attribute.type is None else attribute.type
+
+
+def fields_of(cls: type) -> list[attrs.Attribute[Any]]:
+    """The fields that a recipe may set, their types resolved."""
+    attrs.resolve_types(cls)
+    return [attribute for attribute in attrs.fields(cls) if attribute.init]
+
+
+def structure(cls: type[T], node: Node, what: str) -> tuple[T | None, list[Problem]]:
+    """An instance of the attrs class `cls` from a mapping, and every problem on the way.
+
+    `what` says in messages whose keys these are ("loss `kl`"). With problems the instance is None.
+    """
+    arguments, problems = read_fields(cls, node, what)
+    if problems:
+        return None, problems
+    try:
+        return cls(**arguments), []
+    except (ValueError, TypeError) as error:
+        return None, [Problem(f"{what}: {str(error).splitlines()[0]}", node.where)]
+
+
+def read_fields(cls: type, node: Node, what: str) -> tuple[dict[str, Any], list[Problem]]:
+    """The arguments for `cls` that the mapping states rightly, and a problem for each that it does not."""
+    if node.value is None:
+        node = Node({}, node.where, {})
+    if not isinstance(node.value, dict):
+        return {}, [Problem(f"{what} is described by a mapping, not {describe(node.value)}", node.where)]
+    fields = {key_of(attribute): attribute for attribute in fields_of(cls)}
+    problems = [
+        Problem(f"unknown key `{key}` in {what}", node.keys[key], choices(key, fields, "keys"))
+        for key in node.value
+        if key not in fields
+    ]
+    arguments: dict[str, Any] = {}
+    for key, attribute in fields.items():
+        child = node.get(key)
+        if child is None:
+            if attribute.default is attrs.NOTHING:
+                problems.append(Problem(f"{what} needs `{key}`: {describe_type(attribute.type)}", node.where))
+            continue
+        try:
+            value = converter().structure(child.plain(), _type(attribute))
+            _validate(attribute, key, value)
+            arguments[str(attribute.alias)] = value
+        except Mismatch as error:
+            problems.append(Problem(f"`{key}` of {what}: {error.message}", child.at(*error.path), error.notes))
+    return arguments, problems
+
+
+def _validate(attribute: attrs.Attribute[Any], key: str, value: Any) -> None:
+    """Run attrs' own validators field by field, so that one bad option does not hide the next.
+
+    Validators written as methods may look at other fields and run when the instance is made.
+    """
+    validator = attribute.validator
+    if validator is None or type(validator).__module__ not in ("attr.validators", "attr._make"):
+        return
+    try:
+        validator(None, attribute, value)
+    except (ValueError, TypeError) as error:
+        text = str(error.args[0]) if error.args else str(error)
+        raise Mismatch(text.splitlines()[0].replace(f"'{attribute.name}' ", "").replace("'", "`")) from None
+    except AttributeError:  # a combined validator with a method in it: left to the instance
+        return
+
+
+@cache
+def converter() -> cattrs.Converter:
+    """The strict converter; a plugin may register hooks for types of its own."""
+    strict = cattrs.Converter(detailed_validation=False, forbid_extra_keys=True)
+    for scalar, accepts in _ACCEPTS.items():
+        strict.register_structure_hook(scalar, _scalar(scalar, accepts))
+    strict.register_structure_hook(type(None), _nothing)
+    strict.register_structure_hook(Any, lambda value, _: value)
+    factories: list[tuple[Callable[[Any], bool], Callable[[Any], Callable[[Any, Any], Any]]]] = [
+        (lambda t: get_origin(t) is Literal, _literal),
+        (lambda t: (get_origin(t) or t) in _SEQUENCES, _sequence),
+        (lambda t: (get_origin(t) or t) in _MAPPINGS, _mapping),
+        (lambda t: get_origin(t) in _UNIONS, _union),
+        (lambda t: isinstance(t, type) and attrs.has(t), _nested),
+    ]
+    for applies, factory in factories:
+        strict.register_structure_hook_factory(applies, factory)
+    return strict
+
+
+_ACCEPTS: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (float, int), str: (str,)}
+
+
+def _expected(kind: Any, value: Any) -> Mismatch:
+    return Mismatch(f"expected {describe_type(kind)}, not {describe(value)}")
+
+
+def _scalar(scalar: type, accepts: tuple[type, ...]) -> Callable[[Any, Any], Any]:
+    def hook(value: Any, _: Any) -> Any:
+        if not isinstance(value, accepts) or (isinstance(value, bool) and scalar is not bool):
+            raise _expected(scalar, value)
+        return scalar(value)
+
+    return hook
+
+
+def _nothing(value: Any, _: Any) -> None:
+    if value is not None:
+        raise _expected(type(None), value)
+
+
+def _literal(kind: Any) -> Callable[[Any, Any], Any]:
+    options = get_args(kind)
+
+    def hook(value: Any, _: Any) -> Any:
+        for option in options:
+            if value == option and type(value) is type(option):
+                return option
+        notes = choices(value, [o for o in options if isinstance(o, str)]) if isinstance(value, str) else ()
+        raise Mismatch(f"expected {describe_type(kind)}, not {describe(value)}", notes)
+
+    return hook
+
+
+def _sequence(kind: Any) -> Callable[[Any, Any], Any]:
+    origin, arguments = get_origin(kind) or kind, get_args(kind)
+    fixed = origin is tuple and bool(arguments) and arguments[-1] is not Ellipsis
+    make = tuple if origin in (tuple, Sequence) else origin
+
+    def hook(value: Any, _: Any) -> Any:
+        if not isinstance(value, list) or (fixed and len(value) != len(arguments)):
+            raise _expected(kind, value)
+        types_ = arguments if fixed else [arguments[0] if arguments else Any] * len(value)
+        return make([_inside(index, v, t) for index, (v, t) in enumerate(zip(value, types_, strict=True))])
+
+    return hook
+
+
+def _mapping(kind: Any) -> Callable[[Any, Any], Any]:
+    value_type = (get_args(kind) or (str, Any))[1]
+
+    def hook(value: Any, _: Any) -> Any:
+        if not isinstance(value, dict):
+            raise _expected(kind, value)
+        return {key: _inside(key, child, value_type) for key, child in value.items()}
+
+    return hook
+
+
+def _union(kind: Any) -> Callable[[Any, Any], Any]:
+    members = get_args(kind)
+
+    def hook(value: Any, _: Any) -> Any:
+        deepest: Mismatch | None = None
+        for member in members:
+            try:
+                return converter().structure(value, member)
+            except Mismatch as error:
+                if len(error.path) > (len(deepest.path) if deepest else 0):
+                    deepest = error
+        named = [m for m in members if m is not type(None)]
+        if len(named) == 1:  # `X | None`: the message of X is the clearest
+            return converter().structure(value, named[0])
+        raise deepest or _expected(kind, value)
+
+    return hook
+
+
+def _nested(cls: type) -> Callable[[Any, Any], Any]:
+    def hook(value: Any, _: Any) -> Any:
+        if not isinstance(value, dict):
+            raise _expected(cls, value)
+        fields = {key_of(attribute): attribute for attribute in fields_of(cls)}
+        arguments = {}
+        for key, child in value.items():
+            if key not in fields:
+                raise Mismatch(f"unknown key `{key}`", choices(key, fields, "keys")).inside(key)
+            made = arguments[str(fields[key].alias)] = _inside(key, child, fields[key].type)
+            try:
+                _validate(fields[key], key, made)
+            except Mismatch as error:
+                raise error.inside(key) from None
+        missing = [k for k, a in fields.items() if a.default is attrs.NOTHING and k not in value]
+        if missing:
+            raise Mismatch(f"needs `{missing[0]}`")
+        return cls(**arguments)
+
+    return hook
+
+
+def _inside(part: str | int, value: Any, kind: Any) -> Any:
+    try:
+        return converter().structure(value, kind)
+    except Mismatch as error:
+        raise error.inside(part) from None
+
+
+_WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    type(None): "nothing",
+    Any: "anything",
+}
+
+
+def describe_type(kind: Any) -> str:
+    """A type in a user's words: `a list of whole numbers` rather than `list[int]`."""
+    if kind in _WORDS:
+        return _WORDS[kind]
+    origin, arguments = get_origin(kind) or kind, get_args(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(str(option) for option in arguments)
+    if origin in _UNIONS:
+        return " or ".join(describe_type(member) for member in arguments)
+    if origin in _SEQUENCES:
+        if origin is tuple and arguments and arguments[-1] is not Ellipsis:
+            return f"a list of {len(arguments)}: " + ", ".join(describe_type(a) for a in arguments)
+        return "a list" + (f", each {describe_type(arguments[0])}" if arguments else "")
+    if origin in _MAPPINGS:
+        return "a mapping" + (f", each {describe_type(arguments[1])}" if arguments else "")
+    return f"a mapping ({getattr(kind, '__name__', kind)})"

@@ -1,0 +1,320 @@
+"""The registry: every component of every plugin, each with its provenance, and every plugin's fate."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+from attrs import Factory, define, frozen
+
+from fluxflow_registry import hookspecs
+from fluxflow_registry.contracts import CONTEXT, KINDS, Kind
+from fluxflow_registry.errors import PluginError, Problem, choices, one_line
+from fluxflow_registry.signature import Signature, call_of, definition, is_configurable, read, shorten
+
+#: Group of the entry points by which distributions announce their plugins.
+GROUP = "fluxflow"
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+@frozen
+class Plugin:
+    """One plugin as the listing shows it; `error` says why it is not there, if it is not."""
+
+    name: str
+    distribution: str
+    version: str
+    where: str
+    error: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.distribution} {self.version}".rstrip()
+
+
+@frozen
+class Component:
+    """Something that a recipe can name: what it is, what it needs, and who brought it."""
+
+    kind: str
+    name: str
+    factory: Any
+    signature: Signature
+    plugin: Plugin
+
+    @property
+    def doc(self) -> str:
+        """Its docstring, unindented."""
+        return inspect.getdoc(self.factory) or ""
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return self.doc.split("\n", 1)[0]
+
+    @property
+    def where(self) -> str:
+        """`file:line` of its definition."""
+        try:
+            _, line = inspect.getsourcelines(self.factory)
+            return f"{shorten(inspect.getfile(self.factory))}:{line}"
+        except (OSError, TypeError):
+            return self.signature.where
+
+
+@define
+class Registry:
+    """All components by kind and name; made by `load`, changed by nothing afterwards."""
+
+    plugins: list[Plugin] = Factory(list)
+    components: dict[str, dict[str, Component]] = Factory(lambda: {kind: {} for kind in KINDS})
+    #: Names that several plugins claim: nobody gets them, and a recipe that asks is told who claims.
+    contested: dict[tuple[str, str], list[Component]] = Factory(dict)
+
+    def names(self, kind: str) -> list[str]:
+        """The names of a kind, sorted."""
+        return sorted(self.components[kind])
+
+    def get(self, kind: str, name: str) -> Component | None:
+        """The component, or None."""
+        return self.components[kind].get(name)
+
+    def unknown(self, kind: str, name: str, asked: str, where: str | None) -> Problem:
+        """The problem that `name` is not a `kind`, with the nearest name, what there is, and broken plugins."""
+        label = KINDS[kind].name
+        claims = self.contested.get((kind, name))
+        if claims:
+            notes = tuple(("claimed by", f"{claim.plugin} at {claim.where}") for claim in claims)
+            return Problem(f"{label} `{name}`{asked} is claimed by two plugins; remove one of them", where, notes)
+        notes = choices(name, self.components[kind])
+        if notes[0][0] == "nearest":
+            plugin = self.components[kind][notes[0][1]].plugin
+            notes = (("nearest", f"{notes[0][1]}   ({plugin})"), *notes[1:])
+        broken = tuple(("not loaded", f"{plugin}: {plugin.error}") for plugin in self.plugins if plugin.error)
+        return Problem(f"unknown {label} `{name}`{asked}", where, (*notes, *broken))
+
+
+def load(names: Iterable[str] | None = None, files: Iterable[str | Path] = ()) -> Registry:
+    """Load the plugins of all installed distributions, or exactly those `names`, and the plugin `files`.
+
+    A plugin that fails is a row with its error; the others are there all the same. Raises
+    PluginError when a plugin is asked for by a name that no distribution has, or when a file fails.
+    """
+    found = _announced()
+    wanted = None if names is None else [name for name in names if name]
+    if wanted is not None:
+        known = {point.name for point in found}
+        missing = [
+            Problem(f"no installed distribution has a plugin `{name}`", None, choices(name, known))
+            for name in wanted
+            if name not in known
+        ]
+        if missing:
+            raise PluginError(missing)
+        found = [point for point in found if point.name in wanted]
+    registry = Registry()
+    for point in found:
+        _load_entry_point(registry, point, found)
+    for path in files:
+        _load_file(registry, Path(path))
+    _verdict(registry)
+    return registry
+
+
+def from_modules(modules: Mapping[str, Any]) -> Registry:
+    """A registry of plugin objects already in memory, by name; a failure is raised at once."""
+    registry = Registry()
+    for name, module in modules.items():
+        _register(registry, Plugin(name, "memory", "", ""), module)
+    _verdict(registry)
+    return registry
+
+
+def _announced() -> list[EntryPoint]:
+    unique = {(p.name, p.value, _distribution(p)): p for p in entry_points(group=GROUP)}
+    return [unique[key] for key in sorted(unique)]
+
+
+def _distribution(point: EntryPoint) -> str:
+    return str(point.dist.name) if point.dist else "unknown"
+
+
+def _load_entry_point(registry: Registry, point: EntryPoint, found: list[EntryPoint]) -> None:
+    plugin = Plugin(point.name, _distribution(point), point.dist.version if point.dist else "", point.value)
+    twins = [_distribution(p) for p in found if p.name == point.name and p is not point]
+    if twins:
+        error = f"the plugin name `{point.name}` is also claimed by {', '.join(twins)}"
+        registry.plugins.append(_failed(plugin, error))
+        return
+    try:
+        module = point.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # even SystemExit: one plugin must not take the others with it
+        registry.plugins.append(_failed(plugin, one_line(error)))
+        return
+    try:
+        _register(registry, plugin, module)
+    except PluginError as error:
+        registry.plugins.append(_failed(plugin, str(error)))
+
+
+def _load_file(registry: Registry, path: Path) -> None:
+    if not path.is_file():
+        raise PluginError(Problem("there is no such plugin file", str(path)))
+    spec = importlib.util.spec_from_file_location(f"fluxflow_file_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise PluginError(Problem("a plugin file is a Python module and ends in .py", str(path)))
+    module = importlib.util.module_from_spec(spec)
+    _remember(module)
+    try:
+        spec.loader.exec_module(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise PluginError(Problem(f"the plugin cannot be imported: {one_line(error)}", str(path))) from error
+    _register(registry, Plugin(path.stem, str(path), "", str(path)), module)
+
+
+def _remember(module: ModuleType) -> None:
+    """Enter a file's module in `sys.modules`, where attrs and inspect look annotations and sources up."""
+    import sys
+
+    sys.modules[module.__name__] = module
+
+
+def _failed(plugin: Plugin, error: str) -> Plugin:
+    return Plugin(plugin.name, plugin.distribution, plugin.version, plugin.where, error)
+
+
+def _register(registry: Registry, plugin: Plugin, module: Any) -> None:
+    """Ask one plugin for all its components; all of them are taken, or none."""
+    manager = pluggy.PluginManager("fluxflow")
+    manager.add_hookspecs(hookspecs)
+    _check_hooks(manager, plugin, module)
+    manager.register(module, plugin.name)
+    taken: list[Component] = []
+    for kind in KINDS.values():
+        try:
+            getattr(manager.hook, kind.hook)(register=_registrar(taken, plugin, kind))
+        except PluginError:
+            raise
+        except Exception as error:
+            raise PluginError(f"{kind.hook} of plugin `{plugin.name}` failed: {one_line(error)}") from error
+    for component in taken:
+        _add(registry, component)
+    registry.plugins.append(plugin)
+
+
+def _check_hooks(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> None:
+    """Refuse hooks whose name or arguments are wrong: pluggy takes a misspelt hook in silence."""
+    known = {kind.hook for kind in KINDS.values()}
+    hooks = [name for name in dir(module) if manager.parse_hookimpl_opts(module, name) is not None]
+    problems = []
+    for name in hooks:
+        where, text = definition(getattr(module, name))
+        if name not in known:
+            problems.append(
+                Problem(f"unknown hook `{name}` in plugin `{plugin.name}`", where, choices(name, known, "hooks"))
+            )
+        elif list(inspect.signature(getattr(module, name)).parameters) != ["register"]:
+            notes = (("defined as", text), ("expected", f"def {name}(register)"))
+            problems.append(Problem(f"hook `{name}` of plugin `{plugin.name}` takes `register`", where, notes))
+    if not hooks:
+        problems.append(
+            Problem(
+                f"plugin `{plugin.name}` has no hook",
+                plugin.where or None,
+                choices("fluxflow_register_losses", known, "hooks"),
+            )
+        )
+    if problems:
+        raise PluginError(problems)
+
+
+def _registrar(taken: list[Component], plugin: Plugin, kind: Kind) -> hookspecs.Register:
+    def register(name: str, component: Any) -> None:
+        where = definition(call_of(component))[0] if kind.called else None
+        if not isinstance(name, str) or not NAME.match(name):
+            raise PluginError(Problem(f"`{name}` is no name for a {kind.name}: letters, digits and _", where))
+        twin = next((c for c in taken if (c.kind, c.name) == (kind.name, name)), None)
+        if twin:
+            notes = (("first", twin.where),)
+            raise PluginError(Problem(f"plugin `{plugin.name}` registers {kind.name} `{name}` twice", where, notes))
+        signature = _verified(kind, name, component)
+        taken.append(Component(kind.name, name, component, signature, plugin))
+
+    return register
+
+
+def _verified(kind: Kind, name: str, component: Any) -> Signature:
+    """The signature of a component that obeys the laws of its kind; raises PluginError otherwise."""
+    if not callable(component):
+        raise PluginError(f"{kind.name} `{name}` is neither a function nor a class: {component!r}")
+    if not kind.called:
+        signature = Signature((), frozenset(), "", "")
+    else:
+        if inspect.isclass(component) and "__call__" not in dir(component):
+            raise PluginError(f"{kind.name} `{name}` has no `__call__`")
+        signature = read(component)
+    for method in kind.methods:
+        if not callable(getattr(component, method, None)):
+            raise PluginError(Problem(f"{kind.name} `{name}` has no method `{method}`", signature.where))
+    if kind.offers is not None:
+        for need in signature.needs:
+            if need not in kind.offers:
+                notes = (("defined as", signature.text), *choices(need, kind.offers, "offered"))
+                message = f"{kind.name} `{name}` asks for `{need}`, which a {kind.name} is not given"
+                raise PluginError(Problem(message, signature.where, notes))
+    if kind.name == "value" and name in CONTEXT:
+        raise PluginError(Problem(f"`{name}` is provided by the engine itself", signature.where))
+    _verify_options(kind, name, component, signature)
+    return signature
+
+
+def _verify_options(kind: Kind, name: str, component: Any, signature: Signature) -> None:
+    if is_configurable(component):
+        claimed = [f.alias for f in component.__attrs_attrs__ if f.init and f.alias in kind.reserved]
+        if claimed:
+            message = f"option `{claimed[0]}` of {kind.name} `{name}` belongs to the recipe's own entry"
+            raise PluginError(Problem(message, signature.where, (("reserved", ", ".join(kind.reserved)),)))
+    elif inspect.isclass(component):
+        required = [
+            p.name
+            for p in inspect.signature(component).parameters.values()
+            if p.default is inspect.Parameter.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
+        if required:
+            message = f"{kind.name} `{name}` takes `{required[0]}` but declares no fields: make it an attrs class"
+            raise PluginError(Problem(message, signature.where))
+
+
+def _add(registry: Registry, component: Component) -> None:
+    key = (component.kind, component.name)
+    claims = registry.contested.get(key)
+    if claims is not None:
+        claims.append(component)
+        return
+    first = registry.components[component.kind].pop(component.name, None)
+    if first is None:
+        registry.components[component.kind][component.name] = component
+    else:
+        registry.contested[key] = [first, component]
+
+
+def _verdict(registry: Registry) -> None:
+    """Write each contested name into the rows of all plugins that claim it."""
+    for (kind, name), claims in registry.contested.items():
+        parties = " and ".join(f"{claim.plugin} ({claim.where})" for claim in claims)
+        for index, plugin in enumerate(registry.plugins):
+            if any(claim.plugin.name == plugin.name for claim in claims):
+                error = f"{kind} `{name}` is claimed by {parties}"
+                both = f"{plugin.error}\n{error}" if plugin.error else error
+                registry.plugins[index] = _failed(plugin, both)

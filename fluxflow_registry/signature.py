@@ -1,0 +1,103 @@
+"""What a component asks for: the parameter names of its call, read once from the raw component."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import frozen
+
+from fluxflow_registry.errors import PluginError, Problem
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+@frozen
+class Signature:
+    """The needs of one component and the place where it states them."""
+
+    needs: tuple[str, ...]
+    #: Those needs whose annotation ends in `Module`: nn.Module, or a protocol of a plugin's own.
+    models: frozenset[str]
+    where: str
+    text: str
+
+
+def call_of(component: Any) -> Callable[..., Any]:
+    """The function behind a component: itself, or the `__call__` of a class."""
+    call = component.__call__ if inspect.isclass(component) else component
+    unwrapped: Callable[..., Any] = inspect.unwrap(call)
+    return unwrapped
+
+
+def read(component: Any) -> Signature:
+    """Read what `component` needs; parameters with defaults are its own affair.
+
+    Raises PluginError for `*args`, `**kwargs` and positional-only parameters: a value is given by name.
+    """
+    call = call_of(component)
+    parameters = list(inspect.signature(call).parameters.values())
+    if inspect.isclass(component):
+        parameters = parameters[1:]
+    where, text = definition(call)
+    for parameter in parameters:
+        if parameter.kind in _VARIADIC:
+            stars = "*" if parameter.kind is inspect.Parameter.VAR_POSITIONAL else "**"
+            raise PluginError(
+                Problem(
+                    f"`{stars}{parameter.name}` cannot be filled: a component names each value that it needs",
+                    where,
+                    (("defined as", text),),
+                )
+            )
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            message = f"`{parameter.name}` is positional-only, but values are given by name"
+            raise PluginError(Problem(message, where, (("defined as", text),)))
+    needed = [parameter for parameter in parameters if parameter.default is inspect.Parameter.empty]
+    return Signature(
+        needs=tuple(parameter.name for parameter in needed),
+        models=frozenset(p.name for p in needed if _is_module(p.annotation)),
+        where=where,
+        text=text,
+    )
+
+
+def definition(call: Callable[..., Any]) -> tuple[str, str]:
+    """Where a function is defined (`file:line`) and its `def` line with the names alone."""
+    code = getattr(call, "__code__", None)
+    try:
+        names = ", ".join(str(name) for name in inspect.signature(call).parameters)
+    except (TypeError, ValueError):
+        names = "..."
+    text = f"def {getattr(call, '__name__', type(call).__name__)}({names})"
+    if code is None:
+        return "unknown", text
+    return f"{shorten(code.co_filename)}:{code.co_firstlineno}", text
+
+
+def shorten(path: str | Path) -> str:
+    """A path as a reader wants it: relative to the working folder or to the import path's entry."""
+    import sys
+
+    full = os.path.abspath(path)
+    roots = [os.getcwd(), *(entry for entry in sys.path if entry)]
+    shortest = full
+    for root in roots:
+        prefix = os.path.join(os.path.abspath(root), "")
+        if full.startswith(prefix) and len(full) - len(prefix) < len(shortest):
+            shortest = full[len(prefix) :]
+    return shortest
+
+
+def is_configurable(component: Any) -> bool:
+    """Whether the component is a class with attrs fields, which the recipe may set."""
+    return inspect.isclass(component) and attrs.has(component)
+
+
+def _is_module(annotation: Any) -> bool:
+    name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    return name.strip("'\" ").endswith("Module")

@@ -1,0 +1,1 @@
+"""What survives: checkpoints that are whole or not there at all."""

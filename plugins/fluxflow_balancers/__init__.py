@@ -1,0 +1,13 @@
+"""How the weights of one update's losses adapt."""
+
+from __future__ import annotations
+
+from fluxflow_balancers.inverse import Inverse, fixed
+from fluxflow_registry import Register, hookimpl
+
+
+@hookimpl
+def fluxflow_register_balancers(register: Register) -> None:
+    """Register the balancers."""
+    register("fixed", fixed)
+    register("inverse", Inverse)

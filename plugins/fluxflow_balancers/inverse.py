@@ -1,0 +1,70 @@
+"""Weights that stay, and weights that bring losses to one size."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attrs import field, frozen, validators
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Weigher = Callable[[Mapping[str, "Tensor"]], Mapping[str, float]]
+
+
+def fixed(losses: Sequence[str]) -> Weigher:
+    """Every loss keeps the weight that the recipe gives it."""
+    factors = dict.fromkeys(losses, 1.0)
+    return lambda _: factors
+
+
+@frozen
+class Inverse:
+    """Factor of a loss: the mean of the losses' |running averages| over its own |average|, clamped.
+
+    a_i = mean of the last `window` values of loss i; factor_i = clamp(mean_j |a_j| / |a_i|, low, high).
+    Always positive, so that a negative generator loss keeps its sign; a vanishing loss meets `high`.
+    """
+
+    window: int = field(default=100, validator=validators.ge(1))
+    """Batches of the running average."""
+    low: float = field(default=0.1, validator=validators.gt(0))
+    """Least factor."""
+    high: float = field(default=10.0, validator=validators.gt(0))
+    """Greatest factor."""
+
+    def __call__(self, losses: Sequence[str]) -> InverseWeigher:
+        """Begin with no history."""
+        return InverseWeigher(self, losses)
+
+
+class InverseWeigher:
+    """The running averages of `Inverse` and the factors that follow from them."""
+
+    def __init__(self, options: Inverse, losses: Sequence[str]) -> None:
+        self.options = options
+        self.recent: dict[str, deque[float]] = {loss: deque(maxlen=options.window) for loss in losses}
+
+    def __call__(self, losses: Mapping[str, Tensor]) -> Mapping[str, float]:
+        """Take in the losses of a batch; gives the factor of each."""
+        for name, loss in losses.items():
+            value = float(loss)
+            if value == value and abs(value) != float("inf"):
+                self.recent[name].append(value)
+        averages = {name: abs(sum(values) / len(values)) for name, values in self.recent.items() if values}
+        if not averages:
+            return dict.fromkeys(losses, 1.0)
+        mean = sum(averages.values()) / len(averages)
+        low, high = self.options.low, self.options.high
+        return {name: min(max(mean / averages[name], low), high) if averages.get(name) else high for name in losses}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The recent values."""
+        return {name: list(values) for name, values in self.recent.items()}
+
+    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
+        """Take the recent values back."""
+        for name, values in state.items():
+            self.recent[name] = deque(values, maxlen=self.options.window)

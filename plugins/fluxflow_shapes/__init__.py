@@ -1,0 +1,20 @@
+"""Shapes: a captioned data set drawn by rule, and a judge of pictures drawn from its captions."""
+
+from __future__ import annotations
+
+from fluxflow_registry import Register, hookimpl
+
+from .dataset import Shapes
+from .judge import ShapesJudge
+
+
+@hookimpl
+def fluxflow_register_datasets(register: Register) -> None:
+    """Offer the dataset."""
+    register("shapes", Shapes)
+
+
+@hookimpl
+def fluxflow_register_metrics(register: Register) -> None:
+    """Offer the metric."""
+    register("shapes_judge", ShapesJudge)

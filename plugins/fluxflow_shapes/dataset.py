@@ -1,0 +1,83 @@
+"""Dataset `shapes`: captioned pictures drawn by rule, deterministic and without a download."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attrs import evolve, field, frozen, validators
+
+from fluxflow_registry import Field
+
+from .vocabulary import Split, caption_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@frozen
+class Shapes:
+    """Coloured shapes on plain backgrounds, each with a caption that says what is drawn.
+
+    image: float32 [B, 3, S, S] in [-1, 1]; caption: `a small red circle on a white background,
+    top left`. 6 shapes x 8 colours x 6 backgrounds x 2 sizes x 5 places; place, size and shade vary
+    a little within a caption. The split `train` never shows 6 of the 48 pairs of shape and colour,
+    `held_out` shows only these. Picture i depends on (seed, i) alone.
+    """
+
+    image_size: int = field(default=32, validator=validators.ge(16))
+    """Side of the picture in pixels."""
+    length: int = field(default=16_384, validator=validators.ge(1))
+    """How many pictures there are; the drawing itself has no end."""
+    seed: int = 0
+    """Which pictures: another seed shows other ones of the same kind."""
+    split: Split = "train"
+    """Which pairs of shape and colour are shown."""
+    placeless: float = field(default=0.0, validator=validators.and_(validators.ge(0.0), validators.le(1.0)))
+    """Share of captions that leave the place open."""
+
+    def fields(self) -> dict[str, Field]:
+        """Say what a batch holds, per sample."""
+        return {
+            "image": Field(
+                shape=(3, self.image_size, self.image_size),
+                dtype="float32",
+                meaning="picture of one shape, in [-1, 1]",
+            ),
+            "caption": Field(shape=None, dtype="text", meaning="what the picture shows"),
+        }
+
+    def __call__(self) -> ShapesSource:
+        """Open the dataset."""
+        return ShapesSource(self)
+
+
+class ShapesSource:
+    """The pictures of one `Shapes`, drawn when they are asked for."""
+
+    #: Drawing is vectorised: a few long calls cost less than many short ones.
+    samples_at_once = 256
+
+    def __init__(self, options: Shapes) -> None:
+        self.options = options
+
+    def __len__(self) -> int:
+        return self.options.length
+
+    def batch(self, indices: Sequence[int], seed: int) -> dict[str, Any]:
+        """Draw pictures number `indices`; `seed` (the epoch's) changes nothing, as all is fixed.
+
+        Returns image [B, 3, S, S] and caption, a list of B strings.
+        """
+        import torch
+
+        from .drawing import draw, uniform
+
+        options = self.options
+        image, attributes = draw(options.seed, indices, options.split, options.image_size)
+        number = torch.tensor(indices, dtype=torch.int64)
+        open_place = (uniform(options.seed, number, 6) < options.placeless).tolist()
+        caption = [
+            caption_of(evolve(one, place=None) if unsaid else one)
+            for one, unsaid in zip(attributes, open_place, strict=True)
+        ]
+        return {"image": image, "caption": caption}

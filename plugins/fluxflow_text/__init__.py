@@ -1,0 +1,19 @@
+"""Text: captions to embeddings, and the dropout that makes guidance possible."""
+
+from __future__ import annotations
+
+from fluxflow_registry import Register, hookimpl
+from fluxflow_text import models, values
+
+
+@hookimpl
+def fluxflow_register_models(register: Register) -> None:
+    """Register the text encoder."""
+    register("text_transformer", models.TextTransformerBuilder)
+
+
+@hookimpl
+def fluxflow_register_values(register: Register) -> None:
+    """Register captions after dropout, and their embedding."""
+    register("prompt", values.Prompt)
+    register("text_embedding", values.text_embedding)

@@ -1,0 +1,105 @@
+"""A small text transformer that is trained from scratch and needs no vocabulary file."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, scaled_dot_product_attention
+
+from .tokenizer import buckets, words
+
+
+class TextEmbedding(NamedTuple):
+    """Captions as vectors: tokens [B, L, D], zero where mask [B, L] is False (padding)."""
+
+    tokens: Tensor
+    mask: Tensor
+
+
+class TextBlock(nn.Module):
+    """Pre-norm transformer block over unpadded tokens; [B, L, D] to the same (Vaswani, 2017)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_feed = nn.LayerNorm(width)
+        self.feed_in = nn.Linear(width, 4 * width)
+        self.feed_out = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, keys: Tensor) -> Tensor:
+        """Mix the tokens; keys [B, 1, 1, L] is True where a token may be looked at."""
+        batch, length, width = x.shape
+        qkv = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        mixed = scaled_dot_product_attention(q, k, v, attn_mask=keys)
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        hidden = gelu(self.feed_in(self.norm_feed(x)), approximate="tanh")
+        fed: Tensor = self.feed_out(hidden)
+        return x + fed
+
+
+class TextTransformer(nn.Module):
+    """Encode captions: hash embeddings, learned positions, bidirectional transformer, LayerNorm.
+
+    B captions to TextEmbedding of tokens [B, L, D] and mask [B, L], L = 1 + the most words of a
+    caption. Token 0 is a mark of the beginning, so that the empty caption has an embedding too (the
+    unconditional one of classifier-free guidance). A word's embedding is the sum of its rows in
+    `tables` tables (Svenstrup et al., 2017). Words beyond `max_words` are cut off. Padding is never
+    looked at: a caption's tokens do not depend on what it is batched with.
+    """
+
+    def __init__(
+        self,
+        width: int = 128,
+        depth: int = 2,
+        heads: int = 4,
+        table_size: int = 2048,
+        tables: int = 2,
+        max_words: int = 63,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} must be a multiple of heads {heads}")
+        self.width, self.max_words = width, max_words
+        self.table_size, self.tables = table_size, tables
+        # One table for all hashes: row 0 is padding, row 1 the beginning; table k begins at
+        # 2 + k * table_size.
+        self.embedding = nn.Embedding(2 + tables * table_size, width, padding_idx=0)
+        self.position = nn.Parameter(torch.randn(1 + max_words, width) * 0.1)
+        self.blocks = nn.ModuleList(TextBlock(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        nn.init.normal_(self.embedding.weight, std=0.5)
+        with torch.no_grad():
+            self.embedding.weight[0].zero_()
+
+    def _rows(self, captions: list[str]) -> Tensor:
+        """Rows of every token of every caption, int64 [B, L, tables], 0 where there is none."""
+        rows = [
+            [(1,) + (0,) * (self.tables - 1)]
+            + [
+                tuple(
+                    2 + table * self.table_size + row
+                    for table, row in enumerate(buckets(word, self.tables, self.table_size))
+                )
+                for word in words(caption)[: self.max_words]
+            ]
+            for caption in captions
+        ]
+        longest = max(len(row) for row in rows)
+        padding = (0,) * self.tables
+        padded = [row + [padding] * (longest - len(row)) for row in rows]
+        return torch.tensor(padded, device=self.position.device)
+
+    def forward(self, captions: list[str]) -> TextEmbedding:
+        """Encode the captions."""
+        rows = self._rows(captions)
+        mask = rows[:, :, 0] > 0
+        x = self.embedding(rows).sum(dim=2) + self.position[: rows.shape[1]]
+        for block in self.blocks:
+            x = block(x, mask[:, None, None, :])
+        return TextEmbedding(self.norm(x) * mask[:, :, None], mask)

@@ -1,0 +1,55 @@
+"""When a step ends."""
+
+from __future__ import annotations
+
+from attrs import field, frozen, validators
+
+from fluxflow_registry import Ending, History, Register, hookimpl
+
+
+def epoch(epoch: int, epochs: int) -> Ending | None:
+    """Ends after the step's `epochs`, as a step without a transition does."""
+    return Ending(f"{epochs} epochs") if epoch >= epochs else None
+
+
+@frozen
+class LossThreshold:
+    """Ends when a metric, smoothed over its last 20 logged values, is below a threshold.
+
+    It must be so at the end of `patience` epochs in a row, after at least `min_epochs`; after
+    `max_epochs` the step ends all the same, with a warning.
+    """
+
+    metric: str
+    """A metric that the step logs, such as `vae_loss` or `vae/kl`, or `<evaluation>/<metric>`."""
+    threshold: float
+    """Below this the step ends."""
+    patience: int = field(default=1, validator=validators.ge(1))
+    """Epochs in a row for which it must hold."""
+    min_epochs: int = field(default=1, validator=validators.ge(1))
+    """Epochs that are done in any case."""
+    max_epochs: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
+    """Safety limit; None: the step's own `epochs`."""
+
+    def metrics(self) -> list[str]:
+        """The metric that is watched."""
+        return [self.metric]
+
+    def __call__(self, epoch: int, epochs: int, history: History) -> Ending | None:
+        """End when the threshold has held long enough, or the limit is reached."""
+        recent = history.get(self.metric, ())[-self.patience :]
+        below = len(recent) == self.patience and all(s.smoothed < self.threshold for s in recent)
+        if below and epoch >= self.min_epochs:
+            return Ending(f"{self.metric} {recent[-1].smoothed:.4g} < {self.threshold:g} after {epoch} epochs")
+        limit = self.max_epochs or epochs
+        if epoch >= limit:
+            last = f"{recent[-1].smoothed:.4g}" if recent else "never logged"
+            return Ending(f"{limit} epochs with {self.metric} {last}, not below {self.threshold:g}", limit=True)
+        return None
+
+
+@hookimpl
+def fluxflow_register_transitions(register: Register) -> None:
+    """Register both criteria."""
+    register("epoch", epoch)
+    register("loss_threshold", LossThreshold)

@@ -1,0 +1,31 @@
+"""The variational autoencoder: compressor and expander, their values, reconstruction losses and KL."""
+
+from __future__ import annotations
+
+from fluxflow_registry import Register, hookimpl
+from fluxflow_vae import losses, models, values
+
+
+@hookimpl
+def fluxflow_register_models(register: Register) -> None:
+    """Register both halves of the autoencoder."""
+    register("compressor", models.CompressorBuilder)
+    register("expander", models.ExpanderBuilder)
+
+
+@hookimpl
+def fluxflow_register_values(register: Register) -> None:
+    """Register what lies between image and reconstruction."""
+    register("posterior", values.posterior)
+    register("latent", values.Latent)
+    register("reconstruction", values.reconstruction)
+
+
+@hookimpl
+def fluxflow_register_losses(register: Register) -> None:
+    """Register reconstruction losses and the KL divergence."""
+    register("l1", losses.l1)
+    register("mse", losses.Mse)
+    register("frequency", losses.Frequency)
+    register("ssim", losses.Ssim)
+    register("kl", losses.Kl)

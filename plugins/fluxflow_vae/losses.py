@@ -1,0 +1,99 @@
+"""Losses between an image and its reconstruction, and the KL divergence of the posterior."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from attrs import field, frozen, validators
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fluxflow_vae.networks import Posterior
+
+
+def l1(reconstruction: Tensor, image: Tensor) -> Tensor:
+    """Mean of |reconstruction - image| over all elements."""
+    return (reconstruction - image).abs().mean()
+
+
+@frozen
+class Mse:
+    """Mean of (reconstruction - image)^2 over all elements."""
+
+    default_weight: ClassVar[float] = 0.1
+
+    def __call__(self, reconstruction: Tensor, image: Tensor) -> Tensor:
+        """Give the mean squared error."""
+        return (reconstruction - image).square().mean()
+
+
+@frozen
+class Frequency:
+    """L1 of low and of high frequencies: low_weight L1(lf(p), lf(t)) + high_weight L1(hf(p), hf(t)).
+
+    lf(x) is a 3x3 average pool with stride 1 (padding 1), hf(x) = x - lf(x). Both are linear, so the
+    filters are applied to the difference once.
+    """
+
+    low_weight: float = field(default=1.0, validator=validators.ge(0))
+    """Weight of the low frequencies."""
+    high_weight: float = field(default=0.5, validator=validators.ge(0))
+    """Weight of the high frequencies."""
+
+    def __call__(self, reconstruction: Tensor, image: Tensor) -> Tensor:
+        """Give the weighted sum of both."""
+        from torch.nn.functional import avg_pool2d
+
+        difference = reconstruction - image
+        low = avg_pool2d(difference, 3, stride=1, padding=1)
+        return self.low_weight * low.abs().mean() + self.high_weight * (difference - low).abs().mean()
+
+
+@frozen
+class Ssim:
+    """1 - SSIM, the structural similarity in a Gaussian window (Wang et al., 2004).
+
+    SSIM = (2 m_p m_t + C1)(2 s_pt + C2) / ((m_p^2 + m_t^2 + C1)(s_p^2 + s_t^2 + C2)), C1 = (0.01 L)^2,
+    C2 = (0.03 L)^2, L = 2 for images in [-1, 1]; the mean over windows that lie inside the image.
+    """
+
+    window: int = field(default=11, validator=validators.ge(3))
+    """Side of the window in pixels, odd; at most the image's side."""
+    sigma: float = field(default=1.5, validator=validators.gt(0))
+    """Standard deviation of the window in pixels."""
+
+    def __call__(self, reconstruction: Tensor, image: Tensor) -> Tensor:
+        """Give 1 - the mean SSIM."""
+        from fluxflow_vae.similarity import ssim
+
+        return 1 - ssim(reconstruction, image, self.window, self.sigma)
+
+
+@frozen
+class Kl:
+    """KL divergence of q(z|x) = N(mu, s^2) from N(0, 1): -(1 + log s^2 - mu^2 - s^2) / 2 per element.
+
+    In nats. With `free_bits` no element, or no channel, is pressed below that much (Kingma et al.,
+    "Improved variational inference with inverse autoregressive flow", 2016).
+    """
+
+    default_weight: ClassVar[float] = 1e-3
+
+    free_bits: float = field(default=0.0, validator=validators.ge(0))
+    """Nats that each element (or channel) may carry at no cost."""
+    free_bits_per: Literal["element", "channel"] = "element"
+    """Whether the floor holds for each element, or for each channel's mean over batch and places."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Mean over all elements, or sum over a sample's elements (then the mean over the batch)."""
+
+    def __call__(self, posterior: Posterior) -> Tensor:
+        """Give the divergence."""
+        mean, logvar = posterior
+        kl = -0.5 * (1 + logvar - mean.square() - logvar.exp())
+        if self.free_bits_per == "channel":
+            size = kl[0, 0].numel()
+            per_channel = kl.mean(dim=(0, *range(2, kl.ndim))).clamp(min=self.free_bits)
+            return per_channel.mean() if self.reduction == "mean" else per_channel.sum() * size
+        kl = kl.clamp(min=self.free_bits)
+        return kl.mean() if self.reduction == "mean" else kl.sum() / len(kl)
