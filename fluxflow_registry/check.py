@@ -3,112 +3,41 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from attrs import evolve, frozen
+from attrs import evolve
 
-from fluxflow_registry.contracts import CONTEXT, Draw, Field
-from fluxflow_registry.errors import Problem, RecipeError, choices
-from fluxflow_registry.plan.resolve import Ask, Provider, Value, World, resolve
-from fluxflow_registry.plan.step import LossAsk, StepPlan, UpdateAsk, plan_step
+from fluxflow_registry.checked import (
+    Checked,
+    CheckedEvaluation,
+    CheckedStep,
+    CheckedUpdate,
+    Configured,
+    provider_of,
+    world_of,
+)
+from fluxflow_registry.contracts import CONTEXT, KINDS, Draw, Field
+from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, choices, one_line
+from fluxflow_registry.plan.resolve import Ask, Provider, World, resolve
+from fluxflow_registry.plan.step import LossAsk, UpdateAsk, plan_step
 from fluxflow_registry.recipe.graph import order
 from fluxflow_registry.recipe.load import load, unique
+from fluxflow_registry.recipe.override import Setting
 from fluxflow_registry.recipe.schema import Entry, Evaluation, Recipe, Step, Update
 from fluxflow_registry.recipe.source import Node
-from fluxflow_registry.recipe.structure import structure
+from fluxflow_registry.recipe.structure import structure, unknown_keys
 from fluxflow_registry.registry import Component, Registry
 from fluxflow_registry.signature import is_configurable
 
+__all__ = ["Checked", "CheckedEvaluation", "CheckedStep", "CheckedUpdate", "Configured", "check", "world_of"]
 
-@frozen(eq=False)
-class Configured:
-    """A component with the recipe's options: `instance` is what is called."""
-
-    label: str
-    component: Component
-    instance: Any
-    where: str
-    entry: Entry | None = None
-
-    @property
-    def renames(self) -> Mapping[str, str]:
-        """For a need of the component, the value that the recipe gives instead."""
-        return getattr(self.entry.settings, "with_", {}) if self.entry and self.entry.settings else {}
-
-    @property
-    def provider(self) -> Provider:
-        """The component as the plan sees it."""
-        return Provider(self.label, self.component.signature, self.renames)
+T = TypeVar("T")
 
 
-@frozen(eq=False)
-class CheckedUpdate:
-    """One optimizer's turn, all components ready."""
-
-    name: str
-    trains: tuple[str, ...]
-    clip_grad_norm: float | None
-    losses: Mapping[str, Configured]
-    optimizer: Configured
-    scheduler: Configured | None
-    balancer: Configured | None
-
-    def weight(self, label: str) -> float:
-        """The weight of a loss: the recipe's, else the loss's own default, else 1."""
-        loss = self.losses[label]
-        stated = loss.entry.settings.weight if loss.entry else None
-        return float(stated if stated is not None else getattr(loss.instance, "default_weight", 1.0))
-
-
-@frozen(eq=False)
-class CheckedEvaluation:
-    """Metrics over samples of a dataset, planned."""
-
-    evaluation: Evaluation
-    metrics: Mapping[str, Configured]
-    values: Mapping[str, Value]
-
-
-@frozen(eq=False)
-class CheckedStep:
-    """A step that is proven: its plan stands."""
-
-    name: str
-    index: int
-    parent: str | None
-    step: Step
-    updates: Mapping[str, CheckedUpdate]
-    until: Configured | None
-    providers: Mapping[str, Configured]
-    fields: Mapping[str, Field]
-    plan: StepPlan
-    evaluations: Mapping[str, CheckedEvaluation]
-
-
-@frozen(eq=False)
-class Checked:
-    """A recipe that is proven; the engine takes nothing else."""
-
-    recipe: Recipe
-    models: Mapping[str, Configured]
-    datasets: Mapping[str, Configured]
-    sampler: Configured | None
-    observers: Mapping[str, Configured]
-    steps: tuple[CheckedStep, ...]
-
-    def step(self, name: str) -> CheckedStep:
-        """The step of that name."""
-        return next(step for step in self.steps if step.name == name)
-
-    def leaves(self) -> list[CheckedStep]:
-        """The steps that no other step goes on from."""
-        parents = {step.parent for step in self.steps}
-        return [step for step in self.steps if step.name not in parents]
-
-
-def check(path: str | Path, registry: Registry, settings: Sequence[str] = ()) -> Checked:
+def check(path: str | Path, registry: Registry, settings: Sequence[str | Setting] = ()) -> Checked:
     """Read and prove a recipe; raises RecipeError with every problem of the file, in its order."""
     recipe, problems = load(path, settings)
     checker = _Checker(registry, recipe, problems)
@@ -119,25 +48,6 @@ def check(path: str | Path, registry: Registry, settings: Sequence[str] = ()) ->
     return checked
 
 
-def world_of(
-    fields: Iterable[str],
-    models: Iterable[str],
-    providers: Mapping[str, Configured],
-    sampler: bool,
-    image_size: bool,
-    dataset: str = "the dataset",
-) -> World:
-    """The closed world of names of a step, an evaluation or a drawing."""
-    absent = {name for name, there in (("sampler", sampler), ("image_size", image_size)) if not there}
-    return World(
-        fields=frozenset(fields),
-        models=frozenset(models),
-        context=frozenset(CONTEXT) - absent,
-        providers={name: configured.provider for name, configured in providers.items()},
-        dataset=dataset,
-    )
-
-
 class _Checker:
     """Turns entries into configured components and plans the steps, collecting problems."""
 
@@ -146,12 +56,15 @@ class _Checker:
         self.recipe = recipe
         self.problems = list(problems)
         self.builtin: dict[str, Configured] = {}
+        #: Parts of the recipe on which every plan stands could not be read: a plan would only repeat it.
+        self.blind = bool(recipe.unread & {"models", "datasets", "sampler", "values"})
 
     def run(self) -> Checked | None:
         recipe = self.recipe
         models = self.configure_all("model", recipe.models)
         datasets = self.configure_all("dataset", recipe.datasets)
         sampler = self.configure("sampler", recipe.sampler) if recipe.sampler else None
+        self.check_model_names()
         observers = self.observers()
         shared = self.values(recipe.values, {}, "")
         names, problems = order(recipe.steps)
@@ -162,9 +75,20 @@ class _Checker:
             if step is not None:
                 steps.append(step)
         self.observer_draws(observers, datasets, shared)
-        if self.problems or (recipe.sampler and sampler is None):
+        if self.problems:
             return None
-        return Checked(recipe, models, datasets, sampler, observers, tuple(steps))
+        values = {label: shared[label] for label in recipe.values}
+        return Checked(recipe, models, datasets, sampler, values, observers, tuple(steps))
+
+    def attempt(self, what: str, where: str | None, call: Callable[[], T]) -> T | None:
+        """What a component says; what it raises is told as a problem of the recipe that chose it."""
+        try:
+            return call()
+        except FluxflowError as error:
+            self.problems.extend(error.problems)
+        except Exception as error:
+            self.problems.append(Problem(f"{what} fails: {one_line(error)}", where))
+        return None
 
     def configure_all(self, kind: str, entries: Mapping[str, Entry], asked: str = "") -> dict[str, Configured]:
         made = {label: self.configure(kind, entry, asked) for label, entry in entries.items()}
@@ -174,24 +98,28 @@ class _Checker:
         """The component of an entry with its options, or None after telling what is wrong."""
         component = self.registry.get(kind, entry.type)
         if component is None:
-            self.problems.append(self.registry.unknown(kind, entry.type, asked, entry.where))
+            self.problems.append(self.unknown(kind, entry, asked))
             return None
         instance = self.instance(component, entry.options, f"{kind} `{entry.type}`")
         self.check_renames(component, entry)
         return None if instance is None else Configured(entry.label, component, instance, entry.where, entry)
 
+    def unknown(self, kind: str, entry: Entry, asked: str) -> Problem:
+        """The type that nobody registers, or the misspelt `type` that left the label to be one."""
+        strays, meant = unknown_keys(entry.options, ["type"], f"{kind} `{entry.label}`")
+        if "type" in meant and entry.node.get("type") is None:
+            return next(problem for problem in strays if problem.notes[0][0] == "nearest")
+        return self.registry.unknown(kind, entry.type, asked, entry.where)
+
     def instance(self, component: Component, options: Node, what: str) -> Any:
+        reserved = KINDS[component.kind].reserved
         if is_configurable(component.factory):
-            try:
-                made, problems = structure(component.factory, options, what)
-            except NameError as error:
-                message = f"an option's type of {what} is not known where it is defined: {error}"
-                made, problems = None, [Problem(message, component.where)]
+            made, problems = structure(component.factory, options, what, reserved)
             self.problems.extend(problems)
             return made
-        for key in options.value:
-            self.problems.append(Problem(f"{what} has no options, so no `{key}`", options.keys[key]))
-        return component.factory() if inspect.isclass(component.factory) else component.factory
+        problems, _ = unknown_keys(options, reserved, what)
+        self.problems.extend(problems)
+        return self.attempt(what, component.where, lambda: _plain(component))
 
     def check_renames(self, component: Component, entry: Entry) -> None:
         for need in getattr(entry.settings, "with_", {}) or {}:
@@ -201,6 +129,13 @@ class _Checker:
                 message = f"`{entry.type}` does not ask for `{need}`, so it cannot be given another value for it"
                 self.problems.append(Problem(message, where, choices(need, component.signature.needs, "asks for")))
 
+    def check_model_names(self) -> None:
+        for label in self.recipe.models:
+            if label in CONTEXT:
+                where = self.recipe.node.value["models"].keys[label]
+                message = f"`{label}` is provided by the engine itself: a model takes another name"
+                self.problems.append(Problem(message, where, (("it is", CONTEXT[label]),)))
+
     def values(self, entries: Mapping[str, Entry], base: Mapping[str, Configured], asked: str) -> dict[str, Configured]:
         """Every provider: the registry's with default options, the recipe's with its own."""
         providers = dict(base) or self.default_values()
@@ -209,8 +144,6 @@ class _Checker:
                 message = f"`{label}` is already the name of a value; a value of the recipe's own takes a new name"
                 self.problems.append(Problem(message, entry.where))
                 continue
-            if entry.type == label and label in base and self.registry.get("value", label) is None:
-                entry = evolve(entry, type=base[label].component.name)
             configured = self.configure("value", entry, asked)
             if configured is not None:
                 providers[label] = configured
@@ -221,8 +154,8 @@ class _Checker:
         if not self.builtin:
             for name, component in self.registry.components["value"].items():
                 try:
-                    made = component.factory() if inspect.isclass(component.factory) else component.factory
-                except (TypeError, ValueError):
+                    made = _plain(component)
+                except Exception:  # told when somebody asks for it: see `World.unset`
                     continue
                 self.builtin[name] = Configured(name, component, made, component.signature.where)
         return dict(self.builtin)
@@ -234,7 +167,9 @@ class _Checker:
         types = {configured.component.name for configured in present.values()}
         for name, component in self.registry.components["observer"].items():
             if getattr(component.factory, "default", False) and name not in stated and name not in types:
-                present[name] = Configured(name, component, component.factory(), component.where)
+                made = self.attempt(f"observer `{name}`", component.where, partial(_plain, component))
+                if made is not None:
+                    present[name] = Configured(name, component, made, component.where)
         for label, entry in stated.items():
             if entry is None and self.registry.get("observer", label) is None:
                 node = self.recipe.node.value["observers"]
@@ -251,14 +186,14 @@ class _Checker:
         until = self.configure("transition", step.until, what) if step.until else None
         self.check_ema(step)
         self.check_metrics(step, until)
-        world = self.world(fields or {}, providers, step.settings.dataset)
-        if fields is None:
-            return None
-        plan, problems = plan_step(world, [self.ask(step, update) for update in step.updates.values()])
-        self.problems.extend(problems)
         evaluations = {
             name: self.evaluation(step, evaluation, datasets, providers) for name, evaluation in step.evaluate.items()
         }
+        if fields is None or self.blind:
+            return None
+        world = self.world(fields, providers, step.settings.dataset, step.values)
+        plan, problems = plan_step(world, [self.ask(step, update) for update in step.updates.values()])
+        self.problems.extend(problems)
         return CheckedStep(
             name=step.name,
             index=index,
@@ -296,9 +231,8 @@ class _Checker:
         for label, entry in update.losses.items():
             component = known[label]
             if component is not None:
-                renames = {k: v for k, v in entry.settings.with_.items() if k in component.signature.needs}
                 who = f"loss `{label}` of update `{update.name}` in step `{step.name}`"
-                provider = Provider(label, component.signature, renames)
+                provider = provider_of(label, component, entry)
                 detach = tuple(entry.settings.detach)
                 places = tuple(entry.node.at("detach", i) for i in range(len(detach)))
                 losses.append(LossAsk(label, Ask(who, provider, entry.where), detach, places))
@@ -323,23 +257,32 @@ class _Checker:
         metrics = self.configure_all("metric", evaluation.metrics, what)
         name = evaluation.settings.dataset
         fields = self.fields(name, evaluation.node.at("dataset"), datasets)
-        if fields is None:
+        if fields is None or self.blind:
             return None
         asks = [Ask(f"metric `{label}`{what}", metric.provider, metric.where) for label, metric in metrics.items()]
-        values, problems = resolve(self.world(fields, providers, name), asks)
+        values, problems = resolve(self.world(fields, providers, name, step.values), asks)
         self.problems.extend(problems)
         return CheckedEvaluation(evaluation, metrics, values)
 
     def fields(self, name: str, where: str, datasets: Mapping[str, Configured]) -> Mapping[str, Field] | None:
         if name in datasets:
-            return dict(datasets[name].instance.fields())
-        if name and name not in self.recipe.datasets:
+            dataset = datasets[name]
+            what = f"`fields` of dataset `{dataset.component.name}`"
+            return self.attempt(what, dataset.where, lambda: dict(dataset.instance.fields()))
+        if name and name not in self.recipe.datasets and "datasets" not in self.recipe.unread:
             message = f"`{name}` is no dataset of the recipe"
             self.problems.append(Problem(message, where, choices(name, self.recipe.datasets, "datasets")))
         return None
 
-    def world(self, fields: Mapping[str, Field], providers: Mapping[str, Configured], dataset: str) -> World:
-        return world_of(
+    def world(
+        self,
+        fields: Mapping[str, Field],
+        providers: Mapping[str, Configured],
+        dataset: str,
+        own: Iterable[str] = (),
+    ) -> World:
+        """The names of a step; `own` are the values that it declares itself."""
+        world = world_of(
             fields,
             self.recipe.models,
             providers,
@@ -347,9 +290,17 @@ class _Checker:
             image_size="image" in fields,
             dataset=f"dataset `{dataset}`",
         )
+        declared = {*self.recipe.values, *own}
+        return evolve(
+            world,
+            unread=frozenset(declared - set(providers)),
+            unset=frozenset(self.registry.components["value"]) - declared - set(providers),
+        )
 
     def check_ema(self, step: Step) -> None:
         trained = {model for update in step.updates.values() for model in update.settings.trains}
+        if any(update.partial for update in step.updates.values()):
+            return
         for index, model in enumerate(step.settings.ema.models if step.settings.ema else []):
             if model not in trained:
                 message = f"step `{step.name}` averages `{model}`, which none of its updates trains"
@@ -361,7 +312,8 @@ class _Checker:
         if until is None or not hasattr(until.instance, "metrics"):
             return
         logged = logged_metrics(step)
-        for name in until.instance.metrics():
+        what = f"`metrics` of transition `{until.component.name}`"
+        for name in self.attempt(what, until.where, lambda: list(until.instance.metrics())) or ():
             if name not in logged and name.partition("/")[0] not in step.evaluate:
                 message = f"transition `{until.component.name}` watches `{name}`, which step `{step.name}` does not log"
                 where = step.node.at("until", "metric")
@@ -375,18 +327,34 @@ class _Checker:
     ) -> None:
         """Values that observers will want are asked for now, not at the end of a long run."""
         for label, observer in observers.items():
-            draws: Iterable[Draw] = observer.instance.draws() if hasattr(observer.instance, "draws") else ()
-            for draw in draws:
-                fields: Iterable[str] | None = draw.fields
-                if draw.dataset is not None:
-                    where = observer.entry.node.at("dataset") if observer.entry else observer.where
-                    fields = self.fields(draw.dataset, where, datasets)
-                if fields is None:
-                    continue
-                world = world_of(fields, self.recipe.models, shared, self.recipe.sampler is not None, True)
-                for name in draw.values:
-                    asks = [Ask(f"observer `{label}`", _wanting(observer, name), observer.where)]
-                    self.problems.extend(resolve(world, asks)[1])
+            if self.blind or not hasattr(observer.instance, "draws"):
+                continue
+            what = f"`draws` of observer `{label}`"
+            for draw in self.attempt(what, observer.where, partial(_draws, observer)) or ():
+                self.observer_draw(observer, draw, datasets, shared)
+
+    def observer_draw(
+        self, observer: Configured, draw: Draw, datasets: Mapping[str, Configured], shared: Mapping[str, Configured]
+    ) -> None:
+        fields: Iterable[str] | None = draw.fields
+        if draw.dataset is not None:
+            where = observer.entry.node.at("dataset") if observer.entry else observer.where
+            fields = self.fields(draw.dataset, where, datasets)
+        if fields is None:
+            return
+        world = world_of(fields, self.recipe.models, shared, self.recipe.sampler is not None, True)
+        for name in draw.values:
+            asks = [Ask(f"observer `{observer.label}`", _wanting(observer, name), observer.where)]
+            self.problems.extend(resolve(world, asks)[1])
+
+
+def _draws(observer: Configured) -> list[Draw]:
+    return list(observer.instance.draws())
+
+
+def _plain(component: Component) -> Any:
+    """A component without options: a function as it is, a class with its defaults."""
+    return component.factory() if inspect.isclass(component.factory) else component.factory
 
 
 def _wanting(observer: Configured, name: str) -> Provider:

@@ -10,6 +10,9 @@ from attrs import frozen
 #: How many names an `available` line shows before it is cut.
 LISTED = 24
 
+#: A message longer than this is cut: it quotes something that nobody reads to the end.
+LONGEST = 2000
+
 
 @frozen
 class Problem:
@@ -20,9 +23,10 @@ class Problem:
     notes: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        head = f"{self.where}  {self.message}" if self.where else self.message
+        head = printable(f"{self.where}  {self.message}" if self.where else self.message)
         width = max((len(label) for label, _ in self.notes), default=0)
-        rows = [f"    {label:<{width}}  {text}" for label, text in self.notes]
+        gap = "\n" + " " * (width + 6)
+        rows = [f"    {label:<{width}}  {gap.join(map(printable, text.splitlines()))}" for label, text in self.notes]
         return "\n".join([head, *rows])
 
 
@@ -61,10 +65,40 @@ class TrainingError(FluxflowError):
     exit_code = 1
 
 
+def printable(text: str) -> str:
+    """The text on one line, control characters escaped: what a recipe quotes must not steer a terminal."""
+    cut = text if len(text) <= LONGEST else text[:LONGEST] + " ..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The valid name that `name` was probably meant to be, or None."""
-    matches = get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return matches[0] if matches else None
+    """The valid name that `name` was probably meant to be, or None.
+
+    The same but for case and hyphens comes first, then one slip of the finger, then what looks alike.
+    """
+    known = {_folded(each): each for each in sorted(names, reverse=True)}
+    meant = _folded(name)
+    if meant in known:
+        return known[meant]
+    slips = [each for each in known if _one_slip(meant, each)]
+    matches = get_close_matches(meant, slips, n=1, cutoff=0.0) or get_close_matches(meant, list(known), n=1, cutoff=0.6)
+    return known[matches[0]] if matches else None
+
+
+def _folded(name: str) -> str:
+    return name.casefold().replace("-", "_")
+
+
+def _one_slip(a: str, b: str) -> bool:
+    """Whether one letter too many, too few, wrong, or two letters swapped make `a` of `b`."""
+    if len(a) == len(b):
+        wrong = [i for i in range(len(a)) if a[i] != b[i]]
+        swapped = (
+            len(wrong) == 2 and wrong[1] == wrong[0] + 1 and a[wrong[0]] == b[wrong[1]] and a[wrong[1]] == b[wrong[0]]
+        )
+        return len(a) > 1 and (len(wrong) == 1 or swapped)
+    long, short = (a, b) if len(a) > len(b) else (b, a)
+    return len(long) == len(short) + 1 and any(long[:i] + long[i + 1 :] == short for i in range(len(long)))
 
 
 def choices(name: str, names: Iterable[str], label: str = "available") -> tuple[tuple[str, str], ...]:
@@ -72,7 +106,7 @@ def choices(name: str, names: Iterable[str], label: str = "available") -> tuple[
     known = sorted(names)
     close = nearest(name, known)
     shown = ", ".join(known[:LISTED]) + (", ..." if len(known) > LISTED else "")
-    notes = (("nearest", close),) if close else ()
+    notes = (("nearest", close),) if close is not None else ()
     return (*notes, (label, shown or "nothing"))
 
 

@@ -6,7 +6,8 @@ import importlib.util
 import inspect
 import re
 from collections.abc import Iterable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from hashlib import blake2b
+from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,16 @@ from attrs import Factory, define, frozen
 from fluxflow_registry import hookspecs
 from fluxflow_registry.contracts import CONTEXT, KINDS, Kind
 from fluxflow_registry.errors import PluginError, Problem, choices, one_line
-from fluxflow_registry.signature import Signature, call_of, definition, is_configurable, read, shorten
+from fluxflow_registry.signature import (
+    Signature,
+    call_of,
+    definition,
+    fields_of,
+    is_configurable,
+    key_of,
+    read,
+    shorten,
+)
 
 #: Group of the entry points by which distributions announce their plugins.
 GROUP = "fluxflow"
@@ -86,6 +96,11 @@ class Registry:
         """The component, or None."""
         return self.components[kind].get(name)
 
+    def has(self, plugin: Plugin) -> bool:
+        """Whether some component of the plugin can be used; a plugin with a contested name may have others."""
+        found = (component for named in self.components.values() for component in named.values())
+        return any(component.plugin.name == plugin.name for component in found)
+
     def unknown(self, kind: str, name: str, asked: str, where: str | None) -> Problem:
         """The problem that `name` is not a `kind`, with the nearest name, what there is, and broken plugins."""
         label = KINDS[kind].name
@@ -97,7 +112,8 @@ class Registry:
         if notes[0][0] == "nearest":
             plugin = self.components[kind][notes[0][1]].plugin
             notes = (("nearest", f"{notes[0][1]}   ({plugin})"), *notes[1:])
-        broken = tuple(("not loaded", f"{plugin}: {plugin.error}") for plugin in self.plugins if plugin.error)
+        missing = [plugin for plugin in self.plugins if plugin.error and not self.has(plugin)]
+        broken = tuple(("not loaded", f"{plugin}: {plugin.error}") for plugin in missing)
         return Problem(f"unknown {label} `{name}`{asked}", where, (*notes, *broken))
 
 
@@ -107,21 +123,22 @@ def load(names: Iterable[str] | None = None, files: Iterable[str | Path] = ()) -
     A plugin that fails is a row with its error; the others are there all the same. Raises
     PluginError when a plugin is asked for by a name that no distribution has, or when a file fails.
     """
-    found = _announced()
-    wanted = None if names is None else [name for name in names if name]
-    if wanted is not None:
-        known = {point.name for point in found}
+    found, unread = _announced()
+    if names is not None:
+        wanted = [name for name in names if name]
+        known = {plugin.name for plugin, _ in found}
         missing = [
-            Problem(f"no installed distribution has a plugin `{name}`", None, choices(name, known))
+            Problem(f"no installed distribution has a plugin `{name}`", "FLUXFLOW_PLUGINS", choices(name, known))
             for name in wanted
             if name not in known
         ]
         if missing:
             raise PluginError(missing)
-        found = [point for point in found if point.name in wanted]
-    registry = Registry()
-    for point in found:
-        _load_entry_point(registry, point, found)
+        found, unread = [(plugin, point) for plugin, point in found if plugin.name in wanted], []
+    registry = Registry(plugins=unread)
+    for plugin, point in found:
+        twins = [other for other, _ in found if other.name == plugin.name and other is not plugin]
+        _load_entry_point(registry, plugin, point, twins)
     for path in files:
         _load_file(registry, Path(path))
     _verdict(registry)
@@ -137,20 +154,43 @@ def from_modules(modules: Mapping[str, Any]) -> Registry:
     return registry
 
 
-def _announced() -> list[EntryPoint]:
-    unique = {(p.name, p.value, _distribution(p)): p for p in entry_points(group=GROUP)}
-    return [unique[key] for key in sorted(unique)]
+def _announced() -> tuple[list[tuple[Plugin, EntryPoint]], list[Plugin]]:
+    """Every plugin that a distribution announces, and a row for each distribution that does so illegibly."""
+    found: dict[tuple[str, str, str], tuple[Plugin, EntryPoint]] = {}
+    unread = []
+    for distribution in distributions():
+        try:
+            points = [point for point in distribution.entry_points if point.group == GROUP]
+        except Exception as error:  # one damaged file must not hide all plugins, as `entry_points()` lets it
+            if _mentions_us(distribution):
+                name, version = _identity(distribution)
+                unread.append(Plugin(name, name, version, "entry_points.txt", one_line(error)))
+            continue
+        for point in points:
+            plugin = Plugin(point.name, *_identity(distribution), point.value)
+            # Of two copies of a distribution the first on the path is the one that is imported.
+            found.setdefault((plugin.name, plugin.where, plugin.distribution), (plugin, point))
+    return [found[key] for key in sorted(found)], unread
 
 
-def _distribution(point: EntryPoint) -> str:
-    return str(point.dist.name) if point.dist else "unknown"
+def _mentions_us(distribution: Distribution) -> bool:
+    try:
+        return f"[{GROUP}]" in (distribution.read_text("entry_points.txt") or "")
+    except Exception:
+        return False
 
 
-def _load_entry_point(registry: Registry, point: EntryPoint, found: list[EntryPoint]) -> None:
-    plugin = Plugin(point.name, _distribution(point), point.dist.version if point.dist else "", point.value)
-    twins = [_distribution(p) for p in found if p.name == point.name and p is not point]
+def _identity(distribution: Distribution) -> tuple[str, str]:
+    """Name and version of a distribution, as far as its metadata says them."""
+    try:
+        return str(distribution.metadata["Name"] or "unknown"), str(distribution.metadata["Version"] or "")
+    except Exception:
+        return "unknown", ""
+
+
+def _load_entry_point(registry: Registry, plugin: Plugin, point: EntryPoint, twins: list[Plugin]) -> None:
     if twins:
-        error = f"the plugin name `{point.name}` is also claimed by {', '.join(twins)}"
+        error = f"the plugin name `{plugin.name}` is also claimed by {', '.join(twin.distribution for twin in twins)}"
         registry.plugins.append(_failed(plugin, error))
         return
     try:
@@ -169,7 +209,9 @@ def _load_entry_point(registry: Registry, point: EntryPoint, found: list[EntryPo
 def _load_file(registry: Registry, path: Path) -> None:
     if not path.is_file():
         raise PluginError(Problem("there is no such plugin file", str(path)))
-    spec = importlib.util.spec_from_file_location(f"fluxflow_file_{path.stem}", path)
+    # The path is part of the module's name: two files may be called alike.
+    name = f"fluxflow_file_{path.stem}_{blake2b(str(path.resolve()).encode(errors='surrogateescape')).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise PluginError(Problem("a plugin file is a Python module and ends in .py", str(path)))
     module = importlib.util.module_from_spec(spec)
@@ -198,16 +240,16 @@ def _register(registry: Registry, plugin: Plugin, module: Any) -> None:
     """Ask one plugin for all its components; all of them are taken, or none."""
     manager = pluggy.PluginManager("fluxflow")
     manager.add_hookspecs(hookspecs)
-    _check_hooks(manager, plugin, module)
-    manager.register(module, plugin.name)
     taken: list[Component] = []
-    for kind in KINDS.values():
-        try:
+    try:
+        _check_hooks(manager, plugin, module)
+        manager.register(module, plugin.name)
+        for kind in KINDS.values():
             getattr(manager.hook, kind.hook)(register=_registrar(taken, plugin, kind))
-        except PluginError:
-            raise
-        except Exception as error:
-            raise PluginError(f"{kind.hook} of plugin `{plugin.name}` failed: {one_line(error)}") from error
+    except (PluginError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise PluginError(f"plugin `{plugin.name}` fails to register: {one_line(error)}") from error
     for component in taken:
         _add(registry, component)
     registry.plugins.append(plugin)
@@ -232,7 +274,7 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> 
             Problem(
                 f"plugin `{plugin.name}` has no hook",
                 plugin.where or None,
-                choices("fluxflow_register_losses", known, "hooks"),
+                choices("", known, "hooks"),
             )
         )
     if problems:
@@ -257,7 +299,7 @@ def _registrar(taken: list[Component], plugin: Plugin, kind: Kind) -> hookspecs.
 def _verified(kind: Kind, name: str, component: Any) -> Signature:
     """The signature of a component that obeys the laws of its kind; raises PluginError otherwise."""
     if not callable(component):
-        raise PluginError(f"{kind.name} `{name}` is neither a function nor a class: {component!r}")
+        raise PluginError(f"{kind.name} `{name}` is neither a function nor a class, but {type(component).__name__}")
     if not kind.called:
         signature = Signature((), frozenset(), "", "")
     else:
@@ -271,7 +313,7 @@ def _verified(kind: Kind, name: str, component: Any) -> Signature:
         for need in signature.needs:
             if need not in kind.offers:
                 notes = (("defined as", signature.text), *choices(need, kind.offers, "offered"))
-                message = f"{kind.name} `{name}` asks for `{need}`, which a {kind.name} is not given"
+                message = f"{kind.name} `{name}` asks for `{need}`, which no {kind.name} is given"
                 raise PluginError(Problem(message, signature.where, notes))
     if kind.name == "value" and name in CONTEXT:
         raise PluginError(Problem(f"`{name}` is provided by the engine itself", signature.where))
@@ -281,7 +323,12 @@ def _verified(kind: Kind, name: str, component: Any) -> Signature:
 
 def _verify_options(kind: Kind, name: str, component: Any, signature: Signature) -> None:
     if is_configurable(component):
-        claimed = [f.alias for f in component.__attrs_attrs__ if f.init and f.alias in kind.reserved]
+        try:
+            options = fields_of(component)
+        except NameError as error:
+            message = f"{kind.name} `{name}` has an option whose type is not known at run time: {error}"
+            raise PluginError(Problem(message, signature.where)) from None
+        claimed = [key_of(option) for option in options if key_of(option) in kind.reserved]
         if claimed:
             message = f"option `{claimed[0]}` of {kind.name} `{name}` belongs to the recipe's own entry"
             raise PluginError(Problem(message, signature.where, (("reserved", ", ".join(kind.reserved)),)))

@@ -19,7 +19,6 @@ def resolve_recipe(checked: Checked) -> dict[str, Any]:
         "name": (recipe.name, _origin(recipe.node, "name")),
         "seed": (recipe.seed, _origin(recipe.node, "seed")),
     }
-    shared = {name: c for name, c in checked.steps[0].providers.items() if name in recipe.values}
     present = {label: _component(c) for label, c in checked.observers.items()}
     away = {label: (False, recipe.node.at("observers", label)) for label, o in recipe.observers.items() if o is None}
     tree: dict[str, Any] = {
@@ -27,7 +26,7 @@ def resolve_recipe(checked: Checked) -> dict[str, Any]:
         "models": _components(checked.models),
         "datasets": _components(checked.datasets),
         **({"sampler": _component(checked.sampler)} if checked.sampler else {}),
-        **({"values": _components(shared)} if shared else {}),
+        **({"values": _components(checked.values)} if checked.values else {}),
         "observers": {**present, **away},
         "steps": {step.name: _step(step) for step in checked.steps},
     }

@@ -1,12 +1,14 @@
-"""What a component asks for: the parameter names of its call, read once from the raw component."""
+"""What a component asks of the graph and of the recipe: the parameters of its call, and its fields."""
 
 from __future__ import annotations
 
 import inspect
 import os
+import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import attrs
 from attrs import frozen
@@ -81,8 +83,6 @@ def definition(call: Callable[..., Any]) -> tuple[str, str]:
 
 def shorten(path: str | Path) -> str:
     """A path as a reader wants it: relative to the working folder or to the import path's entry."""
-    import sys
-
     full = os.path.abspath(path)
     roots = [os.getcwd(), *(entry for entry in sys.path if entry)]
     shortest = full
@@ -96,6 +96,31 @@ def shorten(path: str | Path) -> str:
 def is_configurable(component: Any) -> bool:
     """Whether the component is a class with attrs fields, which the recipe may set."""
     return inspect.isclass(component) and attrs.has(component)
+
+
+def key_of(attribute: attrs.Attribute[Any]) -> str:
+    """The recipe's key for a field (Python keywords such as `with` need another attribute name)."""
+    return str(attribute.metadata.get("key", attribute.alias))
+
+
+def fields_of(cls: type) -> tuple[attrs.Attribute[Any], ...]:
+    """The fields that a recipe may set, their types resolved; a field that is not annotated takes anything.
+
+    Fields that only the component itself sets may have types that exist for type checkers alone.
+    Raises NameError for an option's type that is not there.
+    """
+    return _fields_of(cls)
+
+
+@cache
+def _fields_of(cls: Any) -> tuple[attrs.Attribute[Any], ...]:
+    options = [attribute for attribute in attrs.fields(cls) if attribute.init]
+    names = {attribute.name for attribute in options}
+    hints: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        stated = {name: hint for name, hint in inspect.get_annotations(base).items() if name in names}
+        hints |= get_type_hints(type(base.__name__, (), {"__annotations__": stated, "__module__": base.__module__}))
+    return tuple(option.evolve(type=hints.get(option.name, option.type or Any)) for option in options)
 
 
 def _is_module(annotation: Any) -> bool:

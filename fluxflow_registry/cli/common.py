@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fluxflow_registry.errors import FluxflowError
+from fluxflow_registry.errors import FluxflowError, Problem
 from fluxflow_registry.registry import Registry, load
 
 
@@ -20,13 +22,41 @@ def load_plugins(files: Sequence[str]) -> Registry:
     return load(names, [Path(file) for file in files])
 
 
-def emit(text: str) -> None:
-    """Print a result on stdout; a reader that has gone away (`| head`) is no error."""
+def parse(parser: ArgumentParser, argv: Sequence[str] | None) -> Namespace:
+    """The arguments; `--help | true` leaves as quietly as any other result."""
     try:
-        sys.stdout.write(text.rstrip("\n") + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return parser.parse_args(argv)
+    finally:
+        with suppress(FluxflowError):
+            _settle()
+
+
+def emit(text: str) -> None:
+    """Print a result on stdout; a reader that has gone away (`| head`) is no error, a full disk is one."""
+    if sys.stdout is None:  # closed by whoever started us
+        return
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        sys.stdout.write(text.rstrip("\n").encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    except OSError as error:
+        _give_up(error)
+    _settle()
+
+
+def _settle() -> None:
+    """Write out what stdout still holds, here, where it can fail cleanly."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        _give_up(error)
+
+
+def _give_up(error: OSError) -> None:
+    """Let the rest of the output go nowhere, so that the interpreter does not stumble over it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):
+        raise FluxflowError(f"the result cannot be written: {error.strerror}") from None
 
 
 def emit_json(value: Any) -> None:
@@ -43,13 +73,19 @@ def report(error: FluxflowError, as_json: bool) -> int:
     """Print every problem; gives the exit code."""
     problems = error.problems
     if as_json:
-        rows = [{"message": p.message, "where": p.where, "notes": dict(p.notes)} for p in problems]
-        emit_json({"problems": rows})
+        emit_json({"problems": [_row(problem) for problem in problems]})
     else:
         say("\n\n".join(str(problem) for problem in problems))
         if len(problems) > 1:
             say(f"\n{len(problems)} problems")
     return error.exit_code
+
+
+def _row(problem: Problem) -> dict[str, Any]:
+    notes: dict[str, str] = {}
+    for label, text in problem.notes:  # a label may stand several times: `claimed by`, `not loaded`
+        notes[label] = f"{notes[label]}\n{text}" if label in notes else text
+    return {"message": problem.message, "where": problem.where, "notes": notes}
 
 
 def finish(command: Callable[[], int], as_json: bool) -> NoReturn:

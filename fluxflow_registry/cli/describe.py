@@ -5,18 +5,22 @@ from __future__ import annotations
 import ast
 import inspect
 import itertools
+import json
+import math
+import re
 import textwrap
 from typing import Any
 
 import attrs
+from cattrs import unstructure
 
 from fluxflow_registry.cli.listing import component_data
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.errors import Problem, RecipeError, choices
 from fluxflow_registry.recipe.schema import LossSettings
-from fluxflow_registry.recipe.structure import describe_type, fields_of, key_of
+from fluxflow_registry.recipe.structure import describe_type
 from fluxflow_registry.registry import Component, Registry
-from fluxflow_registry.signature import is_configurable
+from fluxflow_registry.signature import fields_of, is_configurable, key_of
 
 
 def find(registry: Registry, stated: str) -> list[Component]:
@@ -54,7 +58,9 @@ def options(component: Component) -> list[dict[str, Any]]:
     rows = []
     for attribute in fields_of(component.factory):
         row: dict[str, Any] = {"name": key_of(attribute), "type": describe_type(attribute.type)}
-        if attribute.default is not attrs.NOTHING:
+        if getattr(attribute.default, "takes_self", False):
+            row["computed"] = True
+        elif attribute.default is not attrs.NOTHING:
             row["default"] = _default(attribute.default)
         limits = bounds(attribute.validator)
         if limits:
@@ -89,7 +95,9 @@ def limits_of(validator: Any) -> list[tuple[str, Any]]:
 def paste(component: Component) -> str:
     """A line of YAML that a recipe can take as it is."""
     stated = [
-        f"{row['name']}: {_yaml(row.get('default', '...'))}" for row in options(component) if row.get("default") != ""
+        f"{row['name']}: {_yaml(row['default']) if 'default' in row else '...'}"
+        for row in options(component)
+        if "computed" not in row
     ]
     name = component.name
     if component.kind in ("optimizer", "scheduler", "transition", "sampler", "balancer"):
@@ -109,6 +117,7 @@ def _describe(component: Component) -> str:
         lines += ["", "options"]
         for row in rows:
             default = f" = {_yaml(row['default'])}" if "default" in row else " (needed)"
+            default = " (computed)" if "computed" in row else default
             limits = f", {row['bounds']}" if "bounds" in row else ""
             lines.append(f"  {row['name']}{default}  ({row['type']}{limits})")
             lines += [f"      {row['meaning']}"] if row["meaning"] else []
@@ -125,18 +134,28 @@ def _describe(component: Component) -> str:
 
 
 def _default(default: Any) -> Any:
-    return default.factory() if isinstance(default, attrs.Factory) and not default.takes_self else default  # type: ignore[arg-type]
+    made = default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
+    return unstructure(made)
+
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*\Z")
+_TAKEN = {"true", "false", "null", "yes", "no", "on", "off"}
 
 
 def _yaml(value: Any) -> str:
+    """A value as YAML on one line."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:
         return "null"
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, set, frozenset)):
         return "[" + ", ".join(_yaml(item) for item in value) + "]"
-    if isinstance(value, str):
-        return value or '""'
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_yaml(key)}: {_yaml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"inf": ".inf", "-inf": "-.inf"}.get(str(value), ".nan")
+    if isinstance(value, str) and (not _PLAIN.match(value) or value.lower() in _TAKEN):
+        return json.dumps(value)
     return str(value)
 
 

@@ -160,37 +160,42 @@ def _update_data(plan: StepPlan, update: UpdatePlan) -> dict[str, Any]:
 
 
 def mermaid(checked: Checked) -> str:
-    """The step graph and each update's plan as a Mermaid flowchart; thick arrows carry gradient."""
+    """The step graph and each update's plan as a Mermaid flowchart; thick arrows carry gradient.
+
+    Nodes are numbered and their names stand in quotes: Mermaid stumbles over words of its own, such as `end`.
+    """
     lines = ["flowchart LR"]
+    numbers = {step.name: f"s{step.index + 1}" for step in checked.steps}
     for step in checked.steps:
-        lines.append(f"  subgraph {step.name}")
-        for update in step.plan.updates:
-            lines += [f"    subgraph {step.name}_{update.name}[{update.name}]", *_edges(step, update), "    end"]
+        lines.append(f'  subgraph {numbers[step.name]}["{step.name}"]')
+        for index, update in enumerate(step.plan.updates):
+            number = f"{numbers[step.name]}u{index + 1}"
+            lines += [f'    subgraph {number}["{update.name}"]', *_edges(step, update, number), "    end"]
         lines.append("  end")
-    lines += [f"  {step.parent} --> {step.name}" for step in checked.steps if step.parent]
+    lines += [f"  {numbers[step.parent]} --> {numbers[step.name]}" for step in checked.steps if step.parent]
     return "\n".join(lines)
 
 
-def _edges(step: CheckedStep, update: UpdatePlan) -> Iterable[str]:
-    plan, prefix = step.plan, f"{step.name}_{update.name}_"
+def _edges(step: CheckedStep, update: UpdatePlan, number: str) -> Iterable[str]:
+    plan = step.plan
     models = {n for n in plan.values if plan.values[n].source == "model"}
     used: dict[str, None] = {}
     edges = []
     for target, needs in [
-        *((name, plan.values[name].needs) for name in update.order),
-        *((f"loss_{loss.label}", loss.needs) for loss in update.losses),
+        *((f"{number}_{name}", plan.values[name].needs) for name in update.order),
+        *((f"{number}loss_{loss.label}", loss.needs) for loss in update.losses),
     ]:
         for need in needs.values():
             if plan.values[need].source == "context":
                 continue
             used[need] = None
             arrow = "==>" if plan.values[need].models & update.trains else "-->"
-            edges.append(f"      {prefix}{need} {arrow} {prefix}{target}")
+            edges.append(f"      {number}_{need} {arrow} {target}")
     for name in used:
-        shape = f"[/{name}/]" if name in models else f"({name})"
-        yield f"      {prefix}{name}{shape}"
+        shape = f'[/"{name}"/]' if name in models else f'("{name}")'
+        yield f"      {number}_{name}{shape}"
     for loss in update.losses:
-        yield f"      {prefix}loss_{loss.label}{{{{{loss.label}}}}}"
+        yield f'      {number}loss_{loss.label}{{{{"{loss.label}"}}}}'
     yield from edges
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any
 
 from fluxflow_registry.contracts import CONTEXT, KINDS
+from fluxflow_registry.errors import printable
 from fluxflow_registry.registry import Component, Registry
 
 
@@ -18,7 +18,9 @@ def listing(registry: Registry, kind: str | None) -> str:
     for plugin in registry.plugins:
         lines.append(f"  {plugin.name:<{width}}  {plugin.distribution} {plugin.version}".rstrip())
         if plugin.error:
-            lines += textwrap.indent(f"not loaded: {plugin.error}", "      ").splitlines()
+            fate = "loaded in part" if registry.has(plugin) else "not loaded"
+            told = f"{fate}: {plugin.error}"
+            lines += [f"      {printable(line)}" for line in told.splitlines()]
     if not registry.plugins:
         lines.append("  none")
     for name in KINDS:

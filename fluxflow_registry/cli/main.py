@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from fluxflow_registry import __version__
-from fluxflow_registry.cli.common import emit, emit_json, finish, load_plugins
+from fluxflow_registry.cli.common import emit, emit_json, finish, load_plugins, parse
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.errors import Problem, RecipeError, choices
 
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--fresh", action="store_true", help="begin a new run even if an unfinished one is there")
     made.add_argument("--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1, mps ... (the best there is)")
     made.add_argument("--json", action="store_true", help="print results as JSON on stdout")
-    made.add_argument("--mermaid", action="store_true", help="with --explain: a Mermaid diagram")
+    made.add_argument("--mermaid", action="store_true", help="explain as a Mermaid diagram")
     made.add_argument("--version", action="version", version=f"fluxflow-registry {__version__}")
     return made
 
@@ -65,7 +65,7 @@ def main(arguments: argparse.Namespace, usage: str) -> int:
         kind = _kind(arguments.list_plugins)
         emit_json(listing_data(registry, kind)) if arguments.json else emit(listing(registry, kind))
         return 0
-    if arguments.describe:
+    if arguments.describe is not None:
         from fluxflow_registry.cli.describe import describe, description_data
 
         found = description_data(registry, arguments.describe) if arguments.json else None
@@ -94,7 +94,7 @@ def _with_recipe(arguments: argparse.Namespace, registry: object) -> int:
 
         emit_json(summary_data(checked)) if arguments.json else emit(summary(checked))
         return 0
-    if arguments.explain:
+    if arguments.explain or arguments.mermaid:
         from fluxflow_registry.cli.explain import explain, explain_data, mermaid
 
         if arguments.json:
@@ -122,5 +122,5 @@ def _kind(stated: str) -> str | None:
 def run(argv: Sequence[str] | None = None) -> None:
     """Entry point of `fluxflow-run`."""
     made = parser()
-    arguments = made.parse_args(argv)
+    arguments = parse(made, argv)
     finish(lambda: main(arguments, made.format_usage().strip()), arguments.json)

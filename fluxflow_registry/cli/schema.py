@@ -11,9 +11,8 @@ import attrs
 from fluxflow_registry.cli.describe import limits_of, options
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.recipe import schema
-from fluxflow_registry.recipe.structure import fields_of, key_of
 from fluxflow_registry.registry import Component, Registry
-from fluxflow_registry.signature import is_configurable
+from fluxflow_registry.signature import fields_of, is_configurable, key_of
 
 _SCALARS: dict[Any, str] = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
 
@@ -28,25 +27,27 @@ _SETTINGS: dict[str, type] = {
 def recipe_schema(registry: Registry) -> dict[str, Any]:
     """The JSON schema of a recipe: every key, every component's options, types and bounds."""
     definitions = {kind: _entry(registry, kind) for kind in KINDS}
+    for kind in KINDS:
+        definitions |= {f"{kind}.{name}": _component(registry.components[kind][name]) for name in registry.names(kind)}
     step = _object(schema.StepSettings)
     update = _object(schema.UpdateSettings)
     evaluation = _object(schema.EvaluationSettings)
     update["properties"].update(
-        losses=_named("loss"),
+        losses=_named(registry, "loss"),
         optimizer=_ref("optimizer"),
         scheduler=_or_null(_ref("scheduler")),
         balancer=_or_null(_ref("balancer")),
     )
-    evaluation["properties"]["metrics"] = _named("metric")
+    evaluation["properties"]["metrics"] = _named(registry, "metric")
     step["properties"].update(
         updates={"type": "object", "additionalProperties": {"$ref": "#/$defs/update"}},
         until=_or_null(_ref("transition")),
-        values=_named("value"),
+        values=_named(registry, "value"),
         evaluate={"type": "object", "additionalProperties": {"$ref": "#/$defs/evaluation"}},
     )
-    # What a step leaves out may stand in `defaults`, so nothing is required of either alone.
-    for partial in (step, update):
-        partial.pop("required", None)
+    observers = _named(registry, "observer")
+    for label, entry in observers["properties"].items():
+        observers["properties"][label] = {"anyOf": [entry, {"const": False}]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "fluxflow recipe",
@@ -57,11 +58,11 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
             "recipe": {"const": schema.VERSION},
             "name": {"type": "string"},
             "seed": {"type": "integer", "minimum": 0},
-            "models": _named("model"),
-            "datasets": _named("dataset"),
+            "models": _named(registry, "model"),
+            "datasets": _named(registry, "dataset"),
             "sampler": _ref("sampler"),
-            "values": _named("value"),
-            "observers": {"type": "object", "additionalProperties": {"anyOf": [_ref("observer"), {"const": False}]}},
+            "values": _named(registry, "value"),
+            "observers": observers,
             "defaults": {"$ref": "#/$defs/step"},
             "steps": {"type": "object", "minProperties": 1, "additionalProperties": {"$ref": "#/$defs/step"}},
         },
@@ -77,36 +78,49 @@ def _or_null(inner: Mapping[str, Any]) -> dict[str, Any]:
     return {"anyOf": [inner, {"type": "null"}]}
 
 
-def _named(kind: str) -> dict[str, Any]:
+def _named(registry: Registry, kind: str) -> dict[str, Any]:
     """A mapping of labels to entries; a label without `type` is its own type, and has that one's options."""
     return {
         "type": "object",
+        "properties": {
+            name: {
+                "if": {"type": "object", "not": {"required": ["type"]}},
+                "then": _ref(f"{kind}.{name}"),
+                "else": _ref(kind),
+            }
+            for name in registry.names(kind)
+        },
         "additionalProperties": _ref(kind),
     }
 
 
 def _entry(registry: Registry, kind: str) -> dict[str, Any]:
-    """An entry of a kind: with a `type`, exactly that component's options; without, any known option."""
-    components = [component for _, component in sorted(registry.components[kind].items())]
-    own = _object(_SETTINGS[kind])["properties"] if kind in _SETTINGS else {}
+    """An entry of a kind: with a `type`, exactly that component's options; without, any."""
+    names = registry.names(kind)
     by_type = [
         {
-            "if": {"required": ["type"], "properties": {"type": {"const": component.name}}},
-            "then": {
-                "description": component.summary,
-                "properties": {"type": True, **own, **_options(component)},
-                "additionalProperties": False,
-            },
+            "if": {"required": ["type"], "properties": {"type": {"const": name}}},
+            "then": _ref(f"{kind}.{name}"),
         }
-        for component in components
+        for name in names
     ]
-    names = [component.name for component in components]
     return {
         "anyOf": [
             {"type": "object", "properties": {"type": {"enum": names}}, "allOf": by_type},
             {"type": "string", "enum": names},
             {"type": "null"},
         ]
+    }
+
+
+def _component(component: Component) -> dict[str, Any]:
+    """The keys of an entry of this component."""
+    own = _object(_SETTINGS[component.kind])["properties"] if component.kind in _SETTINGS else {}
+    return {
+        "description": component.summary,
+        "type": "object",
+        "properties": {"type": {"const": component.name}, **own, **_options(component)},
+        "additionalProperties": False,
     }
 
 
@@ -121,13 +135,11 @@ def _options(component: Component) -> dict[str, Any]:
 
 
 def _object(cls: type) -> dict[str, Any]:
-    attributes = fields_of(cls)
-    required = [key_of(attribute) for attribute in attributes if attribute.default is attrs.NOTHING]
+    """The keys of a class. None is required: what an entry leaves out may stand in `defaults`."""
     return {
         "type": "object",
-        "properties": {key_of(attribute): _attribute(attribute) for attribute in attributes},
+        "properties": {key_of(attribute): _attribute(attribute) for attribute in fields_of(cls)},
         "additionalProperties": False,
-        **({"required": required} if required else {}),
     }
 
 

@@ -12,53 +12,76 @@ from fluxflow_registry.engine.tensors import tensors
 from fluxflow_registry.engine.values import Instance
 
 
-@frozen
+@frozen(eq=False)
 class Split:
-    """A value at which the graph is in two: `leaves` begin the later part, `origins` end the earlier."""
+    """A value at which the graph is in two: `leaves` begin the later part, `origins` end the earlier.
+
+    `number` is its place among the splits, from 1; `stage` is the number of the last split before
+    it: its origins depend on the leaves of no later one.
+    """
 
     name: str
     leaves: tuple[Tensor, ...]
     origins: tuple[Tensor, ...]
+    number: int
+    stage: int
 
 
-def split_of(name: str, instance: Instance) -> Split:
+@frozen
+class Term:
+    """A weighted loss: the values at which its gradient is cut, and the stage at which its walk begins."""
+
+    value: Tensor
+    cuts: frozenset[str]
+    stage: int
+
+
+def split_of(name: str, instance: Instance, number: int, stage: int) -> Split:
     """The split at a value that was computed with one."""
     pairs = [
         (leaf, origin)
         for leaf, origin in zip(tensors(instance.whole), tensors(instance.origin), strict=True)
         if leaf.requires_grad and origin.requires_grad
     ]
-    return Split(name, tuple(leaf for leaf, _ in pairs), tuple(origin for _, origin in pairs))
+    return Split(name, tuple(leaf for leaf, _ in pairs), tuple(origin for _, origin in pairs), number, stage)
 
 
-def walk_back(
-    parts: Sequence[tuple[Tensor, frozenset[str]]],
-    splits: Sequence[Split],
-    parameters: Sequence[Tensor],
-) -> None:
-    """Add the gradient of each part (a total and its cuts) to `.grad` of the parameters.
+def walk_back(terms: Sequence[Term], splits: Sequence[Split], parameters: Sequence[Tensor]) -> None:
+    """Add the gradient of every term to `.grad` of the parameters.
 
-    `splits` stand in the order in which their values were computed. A part's walk stops at the
-    leaves of every split; from those that are not among its cuts it goes on. So a cut keeps the
-    gradient of one loss out of what lies before it, while no forward is computed twice.
+    `splits` stand in the order of computation. Terms that share their cuts share a walk. It goes stage by stage, the
+    latest first: from the terms that lie beyond a split to its leaves, and on from the split
+    together with the terms that lie before it; at the group's own cuts it does not go on. So a cut
+    keeps the gradient of one loss out of what lies before it, no forward is computed twice, and
+    what lies before all cuts is walked once.
     """
-    for index, (total, cuts) in enumerate(parts):
-        more = index + 1 < len(parts)
+    groups = list(dict.fromkeys(term.cuts for term in terms))
+    for cuts in groups:
+        mine = [term for term in terms if term.cuts == cuts]
         going_on = [split for split in splits if split.name not in cuts]
-        leaves = [leaf for split in going_on for leaf in split.leaves]
-        torch.autograd.backward(total, inputs=[*parameters, *leaves], retain_graph=more)
-        for split in reversed(going_on):
-            _go_on(split, going_on, parameters, more)
+        for stage in range(max((split.number for split in splits), default=0), -1, -1):
+            last = stage == 0 and cuts == groups[-1]
+            _walk_stage(stage, mine, going_on, parameters, retain=not last)
 
 
-def _go_on(split: Split, splits: Sequence[Split], parameters: Sequence[Tensor], more: bool) -> None:
-    """Walk on from a split, back to the parameters and to the leaves of earlier splits."""
-    arrived = [
-        (origin, leaf.grad) for leaf, origin in zip(split.leaves, split.origins, strict=True) if leaf.grad is not None
-    ]
-    for leaf in split.leaves:
-        leaf.grad = None
-    if arrived:
-        origins, gradients = zip(*arrived, strict=True)
-        earlier = [leaf for other in splits[: splits.index(split)] for leaf in other.leaves]
-        torch.autograd.backward(origins, gradients, inputs=[*parameters, *earlier], retain_graph=more)
+def _walk_stage(
+    stage: int,
+    terms: Sequence[Term],
+    going_on: Sequence[Split],
+    parameters: Sequence[Tensor],
+    retain: bool,
+) -> None:
+    """Walk back from the terms and the splits of one stage, as far as the splits before it."""
+    roots: list[Tensor] = [term.value for term in terms if term.stage == stage]
+    gradients: list[Tensor | None] = [None] * len(roots)
+    for split in going_on:
+        if split.stage != stage:
+            continue
+        for leaf, origin in zip(split.leaves, split.origins, strict=True):
+            if leaf.grad is not None:
+                roots.append(origin)
+                gradients.append(leaf.grad)
+                leaf.grad = None
+    if roots:
+        leaves = [leaf for split in going_on if split.number <= stage for leaf in split.leaves]
+        torch.autograd.backward(roots, gradients, inputs=[*parameters, *leaves], retain_graph=retain)

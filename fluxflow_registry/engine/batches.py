@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+from attrs import frozen
 from torch.utils.data import DataLoader, Dataset
 
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.randomness import derive
-from fluxflow_registry.errors import DataError, Problem
+from fluxflow_registry.errors import DataError, FluxflowError, Problem
 
 
 def batches_per_epoch(source: Source, name: str, batch_size: int, max_steps: int | None, where: str) -> int:
@@ -28,7 +29,7 @@ def permutation(length: int, *place: int | str) -> torch.Tensor:
     return torch.randperm(length, generator=generator)
 
 
-class _Slices(Dataset[dict[str, Any]]):
+class _Slices(Dataset[Any]):
     """Batch number i of one epoch, so that loader workers can read any of them."""
 
     def __init__(self, source: Source, order: torch.Tensor, batch_size: int, seed: int) -> None:
@@ -37,9 +38,12 @@ class _Slices(Dataset[dict[str, Any]]):
         self.batch_size = batch_size
         self.seed = seed
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any] | _Failure:
         start = index * self.batch_size
-        return self.source.batch(self.order[start : start + self.batch_size].tolist(), self.seed)
+        try:
+            return self.source.batch(self.order[start : start + self.batch_size].tolist(), self.seed)
+        except FluxflowError as error:
+            return _Failure(error.problems)
 
     def run(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
         """Batches `start` .. `stop` - 1; a source that likes to read many samples at once may.
@@ -72,7 +76,21 @@ def epoch_batches(
         # Its own generator: a loader without one draws a seed from torch's global generator.
         generator=torch.Generator().manual_seed(0),
     )
-    return iter(loader)
+    return _unwrapped(loader)
+
+
+@frozen
+class _Failure:
+    """What a worker could not read; as a value, it reaches the main process without a worker's traceback."""
+
+    problems: tuple[Problem, ...]
+
+
+def _unwrapped(loader: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
+    for batch in loader:
+        if isinstance(batch, _Failure):
+            raise DataError(batch.problems)
+        yield batch
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -154,10 +154,10 @@ def open_sources(checked: Checked) -> dict[str, Source]:
 
 def config_of(model: Configured) -> dict[str, Any]:
     """The architecture of a model as `config.json`: its type and all its options."""
-    from cattrs import unstructure
+    from fluxflow_registry.recipe.resolved import component_of, plain
 
-    options = unstructure(model.instance) if not callable(getattr(model.instance, "__code__", None)) else {}
-    return {"type": model.component.name, **(options if isinstance(options, dict) else {})}
+    config: dict[str, Any] = plain(component_of(model.entry, model.component.name, model.instance, ""))
+    return config
 
 
 def build_models(checked: Checked, device: torch.device) -> dict[str, nn.Module]:

@@ -22,7 +22,7 @@ from fluxflow_registry.engine.values import Values
 
 @frozen(eq=False)
 class StepFacts:
-    """What observers may know of a step before and while it is trained."""
+    """What observers may know of a step before and while it is trained; `epochs` is the most there can be."""
 
     name: str
     index: int
@@ -38,7 +38,9 @@ def facts_of(checked: CheckedStep, source: Source) -> StepFacts:
     batches = batches_per_epoch(
         source, settings.dataset, settings.batch_size, settings.max_steps, checked.step.node.at("dataset")
     )
-    return StepFacts(checked.name, checked.index, settings.epochs, batches, checked.plan.trains, checked)
+    limit = getattr(checked.until.instance, "max_epochs", None) if checked.until else None
+    epochs = max(limit or 0, settings.epochs)
+    return StepFacts(checked.name, checked.index, epochs, batches, checked.plan.trains, checked)
 
 
 class LiveStep:
@@ -119,8 +121,8 @@ class LiveStep:
     def ending(self, epoch: int) -> Ending | None:
         """Whether the step is over after `epoch` epochs."""
         if self.checked.until is None:
-            return Ending(f"{epoch} epochs") if epoch >= self.facts.epochs else None
-        offered = {"epoch": epoch, "epochs": self.facts.epochs, "history": self.tally.history}
+            return Ending(f"{epoch} epochs") if epoch >= self.settings.epochs else None
+        offered = {"epoch": epoch, "epochs": self.settings.epochs, "history": self.tally.history}
         needs = self.checked.until.component.signature.needs
         verdict: Ending | None = self.checked.until.instance(**{name: offered[name] for name in needs})
         return verdict

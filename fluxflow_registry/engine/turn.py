@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor, nn
 
 from fluxflow_registry.check import CheckedUpdate
-from fluxflow_registry.engine.backward import split_of, walk_back
+from fluxflow_registry.engine.backward import Term, split_of, walk_back
 from fluxflow_registry.engine.values import Binding, Values, bind, failed
 from fluxflow_registry.errors import FluxflowError, Problem, TrainingError, one_line
 from fluxflow_registry.plan.step import StepPlan, UpdatePlan
@@ -36,6 +36,7 @@ class _Loss:
     warmup: int
     every: int
     cuts: frozenset[str]
+    stage: int
     closure: frozenset[str]
 
     def weight_at(self, step_batch: int) -> float:
@@ -65,8 +66,10 @@ class Turn:
         self.accumulate = accumulate
         self.clip = checked.clip_grad_norm
         self.parameters = [p for name in checked.trains for p in models[name].parameters()]
-        self.losses = [_loss(checked, self.plan, label, values) for label in checked.losses]
-        self.split_order = [name for name in self.plan.order if name in plan.splits]
+        # For each split on this update's way, in order: how many splits lie before it.
+        names = [name for name in self.plan.order if name in plan.splits]
+        self.splits = {name: _stage(names, plan.values[name].upstream) for name in names}
+        self.losses = [_loss(checked, self.plan, label, values, names) for label in checked.losses]
         self.device = values.draws.device
         self.optimizer: torch.optim.Optimizer = made(checked.optimizer, parameters=self.parameters)
         self.interval = getattr(checked.scheduler.instance, "interval", "epoch") if checked.scheduler else "epoch"
@@ -80,7 +83,7 @@ class Turn:
         self.skipped_in_a_row = 0
         # Where every trained model in sight is this update's own, gradients cannot go astray.
         seen = frozenset().union(*(loss.closure for loss in self.losses)) & plan.trains
-        self.alone = seen <= self.plan.trains and not self.split_order
+        self.alone = seen <= self.plan.trains and not self.splits
         self._orders: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def take(self, step_batch: int, closing: bool) -> dict[str, Tensor | float]:
@@ -94,8 +97,8 @@ class Turn:
             return {}
         self.values.compute(self._order(active), self.plan.carries)
         losses = {loss.label: self._call(loss) for loss in active}
-        total, parts = self._parts(active, losses, step_batch)
-        self._backward(parts)
+        total, terms = self._terms(active, losses, step_batch)
+        self._backward(terms)
         metrics: dict[str, Tensor | float] = {f"{self.name}_loss": total}
         metrics.update({f"{self.name}/{label}": loss.detach() for label, loss in losses.items()})
         if closing:
@@ -125,32 +128,34 @@ class Turn:
             raise TrainingError(Problem(message, None, (("defined in", loss.binding.where),)))
         return result
 
-    def _parts(
-        self, active: list[_Loss], losses: Mapping[str, Tensor], step_batch: int
-    ) -> tuple[Tensor, list[tuple[Tensor, frozenset[str]]]]:
-        """The weighted sum, and the sums of the losses that share their cuts."""
+    def _terms(self, active: list[_Loss], losses: Mapping[str, Tensor], step_batch: int) -> tuple[Tensor, list[Term]]:
+        """The weighted sum, and its parts by their cuts and by where their walk back begins."""
         factors = self.weigher({label: loss.detach() for label, loss in losses.items()}) if self.weigher else {}
-        sums: dict[frozenset[str], Tensor] = {}
+        sums: dict[tuple[frozenset[str], int], Tensor] = {}
         for loss in active:
-            term = losses[loss.label] * (loss.weight_at(step_batch) * factors.get(loss.label, 1.0))
-            sums[loss.cuts] = sums[loss.cuts] + term if loss.cuts in sums else term
-        parts = [(part, cuts) for cuts, part in sums.items()]
-        total = parts[0][0].detach()
-        for part, _ in parts[1:]:
-            total = total + part.detach()
-        return total, parts
+            weighted = losses[loss.label] * (loss.weight_at(step_batch) * factors.get(loss.label, 1.0))
+            key = loss.cuts, loss.stage
+            sums[key] = sums[key] + weighted if key in sums else weighted
+        terms = [Term(value, *key) for key, value in sums.items()]
+        total = terms[0].value.detach()
+        for term in terms[1:]:
+            total = total + term.value.detach()
+        return total, terms
 
-    def _backward(self, parts: list[tuple[Tensor, frozenset[str]]]) -> None:
+    def _backward(self, terms: list[Term]) -> None:
         if self.accumulate > 1:
-            parts = [(part / self.accumulate, cuts) for part, cuts in parts]
+            terms = [evolve(term, value=term.value / self.accumulate) for term in terms]
         if self.scaler is not None:
-            parts = [(self.scaler.scale(part), cuts) for part, cuts in parts]
-        if self.alone and len(parts) == 1:
-            torch.autograd.backward(parts[0][0])
+            terms = [evolve(term, value=self.scaler.scale(term.value)) for term in terms]
+        if self.alone:
+            torch.autograd.backward([term.value for term in terms])
             return
-        kept = [(name, self.values.kept.get(name)) for name in self.split_order]
-        splits = [split_of(name, k) for name, k in kept if k is not None and k.origin is not None]
-        walk_back(parts, splits, self.parameters)
+        splits = [
+            split_of(name, kept, number, stage)
+            for number, (name, stage) in enumerate(self.splits.items(), 1)
+            if (kept := self.values.kept.get(name)) is not None and kept.origin is not None
+        ]
+        walk_back(terms, splits, self.parameters)
 
     def _step(self, total: Tensor) -> Tensor:
         """Clip and step, unless something is not finite; gives the norm of the gradient."""
@@ -200,9 +205,16 @@ class Turn:
             if name in state:
                 getattr(self, name).load_state_dict(state[name])
         self.skipped_in_a_row = int(state["skipped_in_a_row"])
+        # The optimizer has stepped, in an earlier process; schedulers warn of one that never has.
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
-def _loss(checked: CheckedUpdate, plan: UpdatePlan, label: str, values: Values) -> _Loss:
+def _stage(splits: Sequence[str], closure: frozenset[str]) -> int:
+    """The stage of what depends on `closure`: the number of the last split in it, 0 for none."""
+    return max((number for number, name in enumerate(splits, 1) if name in closure), default=0)
+
+
+def _loss(checked: CheckedUpdate, plan: UpdatePlan, label: str, values: Values, splits: Sequence[str]) -> _Loss:
     configured = checked.losses[label]
     planned = next(loss for loss in plan.losses if loss.label == label)
     settings = configured.entry.settings if configured.entry else None
@@ -215,6 +227,7 @@ def _loss(checked: CheckedUpdate, plan: UpdatePlan, label: str, values: Values) 
         warmup=settings.warmup if settings else 0,
         every=settings.every if settings else 1,
         cuts=planned.detach,
+        stage=_stage(splits, planned.closure),
         closure=planned.closure,
     )
 

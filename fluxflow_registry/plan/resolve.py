@@ -18,6 +18,8 @@ class Provider:
     name: str
     signature: Signature
     renames: Mapping[str, str] = Factory(dict)
+    #: Where the recipe states each renaming.
+    places: Mapping[str, str] = Factory(dict)
 
     @property
     def needs(self) -> dict[str, str]:
@@ -38,6 +40,10 @@ class World:
     providers: Mapping[str, Provider]
     #: For messages: the dataset whose fields these are.
     dataset: str = "the dataset"
+    #: Values that the recipe declares, but wrongly: that has been told, and nothing follows from it.
+    unread: frozenset[str] = frozenset()
+    #: Registered values that have options which the recipe must state and does not.
+    unset: frozenset[str] = frozenset()
 
     def sources(self, name: str) -> list[str]:
         """Who provides `name`, in a user's words; more than one is a clash."""
@@ -46,6 +52,8 @@ class World:
             told.append(f"a field of {self.dataset}")
         if name in self.models:
             told.append("a model of the recipe")
+        if name in self.context:
+            told.append("the engine itself")
         if name in self.providers:
             told.append(f"a value ({self.providers[name].signature.where})")
         return told
@@ -101,16 +109,20 @@ def _visit(search: _Search, name: str, ask: Ask, parameter: str, chain: tuple[st
     world = search.world
     if name in search.found or name in search.failed:
         return
+    if name in world.unread:
+        search.failed.add(name)
+        return
+    where = _asker(world, ask, chain)[1].places.get(parameter, ask.where)
     if name in chain:
         loop = " -> ".join((*chain[chain.index(name) :], name))
         search.failed.add(name)
-        search.problems.append(Problem(f"values need each other: {loop}", ask.where, _chain(world, ask, chain)))
+        search.problems.append(Problem(f"values need each other: {loop}", where, _chain(world, ask, chain)))
         return
     sources = world.sources(name)
     if len(sources) > 1:
         search.failed.add(name)
         search.problems.append(
-            Problem(f"`{name}` has two providers: {' and '.join(sources)}", ask.where, _chain(world, ask, chain))
+            Problem(f"`{name}` has two providers: {' and '.join(sources)}", where, _chain(world, ask, chain))
         )
         return
     if name in world.fields:
@@ -123,7 +135,7 @@ def _visit(search: _Search, name: str, ask: Ask, parameter: str, chain: tuple[st
         _visit_value(search, world.providers[name], ask, chain)
     else:
         search.failed.add(name)
-        search.problems.append(_unknown(world, name, ask, parameter, chain))
+        search.problems.append(_unknown(world, name, ask, parameter, chain, where))
 
 
 def _visit_value(search: _Search, provider: Provider, ask: Ask, chain: tuple[str, ...]) -> None:
@@ -155,15 +167,15 @@ def _chain(world: World, ask: Ask, chain: tuple[str, ...]) -> tuple[tuple[str, s
     return tuple(notes)
 
 
-def _unknown(world: World, name: str, ask: Ask, parameter: str, chain: tuple[str, ...]) -> Problem:
+def _unknown(world: World, name: str, ask: Ask, parameter: str, chain: tuple[str, ...], where: str) -> Problem:
     who, provider = _asker(world, ask, chain)
     notes = _chain(world, ask, chain)
     if parameter in provider.signature.models:
         message = f"{who} asks for the model `{name}`, which the recipe does not declare"
         hint = ("declare it", f"under `models`: `{name}: {{type: ...}}`; `--list-plugins model` shows the types")
-        return Problem(message, ask.where, (*notes, *choices(name, world.models, "models"), hint))
-    return Problem(
-        f"{who} asks for `{name}`, which nothing provides",
-        ask.where,
-        (*notes, *choices(name, world.names)),
-    )
+        return Problem(message, where, (*notes, *choices(name, world.models, "models"), hint))
+    if name in world.unset:
+        message = f"{who} asks for `{name}`, which has options that the recipe must state"
+        hint = ("state them", f"under `values`: `{name}: {{...}}`; `--describe value:{name}` shows them")
+        return Problem(message, where, (*notes, hint))
+    return Problem(f"{who} asks for `{name}`, which nothing provides", where, (*notes, *choices(name, world.names)))

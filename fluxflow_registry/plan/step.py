@@ -157,9 +157,11 @@ def _refusals(
         if loss is None:
             continue
         for name, where in zip(asked.detach, asked.detach_where or (asked.ask.where,) * len(asked.detach), strict=True):
-            if name not in loss.closure or values[name].source != "value":
-                computed = [n for n in loss.closure if values[n].source == "value"]
-                message = f"loss `{asked.label}` does not depend on `{name}`, so there is nothing to detach"
+            computed = [each for each in loss.closure if values[each].source == "value"]
+            if name not in computed:
+                given = name in loss.closure
+                why = f"`{name}` is given, not computed" if given else f"it does not depend on `{name}`"
+                message = f"loss `{asked.label}` has nothing to detach at `{name}`: {why}"
                 problems.append(Problem(message, where, choices(name, computed, "depends on")))
         known = [model for model in update.trains if model in world.models]
         if known and not loss.reaches and not update.partial:

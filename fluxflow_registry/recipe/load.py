@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
+from attrs import evolve
 
 from fluxflow_registry.contracts import KINDS
-from fluxflow_registry.errors import Problem, RecipeError, choices
+from fluxflow_registry.errors import Problem, RecipeError, choices, nearest
 from fluxflow_registry.recipe import schema
+from fluxflow_registry.recipe.override import Setting, override
 from fluxflow_registry.recipe.schema import Entry, Evaluation, Recipe, Step, Update
-from fluxflow_registry.recipe.source import Node, describe, merge, override, read
-from fluxflow_registry.recipe.structure import fields_of, key_of, read_fields
+from fluxflow_registry.recipe.source import Node, describe, merge, spelt_out
+from fluxflow_registry.recipe.structure import read_fields, unknown_keys
+from fluxflow_registry.recipe.yaml import read
+from fluxflow_registry.signature import fields_of, key_of
 
 R = TypeVar("R")
 
 #: Labels become file names and metric names: plain words only.
-LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
 
 _HARMLESS: dict[Any, Callable[[], Any]] = {str: str, list[str]: list}
 
@@ -31,7 +35,7 @@ STEP_PARTS = ("updates", "until", "values", "evaluate")
 UPDATE_PARTS = ("losses", "optimizer", "scheduler", "balancer")
 
 
-def load(path: str | Path, settings: Sequence[str] = ()) -> tuple[Recipe, list[Problem]]:
+def load(path: str | Path, settings: Sequence[str | Setting] = ()) -> tuple[Recipe, list[Problem]]:
     """Read a recipe with `--set` settings applied; the problems of its form come beside it.
 
     What could not be read is left out of the Recipe, so that checking can go on and find the rest.
@@ -81,51 +85,76 @@ class _Reader:
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
+        #: Parts at the top of the recipe that could not be read: nothing follows from what is missing there.
+        self.unread: set[str] = set()
 
     def problem(self, message: str, where: str, notes: tuple[tuple[str, str], ...] = ()) -> None:
         self.problems.append(Problem(message, where, notes))
 
     def recipe(self, root: Node, path: str) -> Recipe:
-        self.keys(root, TOP, "a recipe")
-        defaults = self.mapping(root, "defaults", "defaults")
-        self.defaults(defaults)
-        steps = {
-            name: self.step(name, node, defaults, root, index)
-            for index, (name, node) in enumerate(self.children(root, "steps", "step"))
-        }
-        if not steps:
-            self.problem("a recipe has at least one step", root.at("steps"))
-        head = self.settings(schema.RecipeSettings, root, (), "a recipe")
+        self.unread |= self.keys(root, TOP, "a recipe")
+        head = self.settings(schema.RecipeSettings, root, "a recipe", self.unread)
         if not LABEL.match(head.name):
-            self.problem(f"`{head.name}` is no name for a recipe: letters, digits and _", root.at("name"))
+            self.problem(f"`{head.name}` is no name for a recipe: {_NAMES}", root.at("name"))
+        models = self.part("models", lambda: self.entries(root, "models", "model"))
+        datasets = self.part("datasets", lambda: self.entries(root, "datasets", "dataset"))
+        sampler = self.part("sampler", lambda: self.one(root, "sampler", "sampler"))
+        values = self.part("values", lambda: self.entries(root, "values", "value", schema.NeedSettings))
         return Recipe(
             name=head.name,
             seed=head.seed,
-            models=self.entries(root, "models", "model"),
-            datasets=self.entries(root, "datasets", "dataset"),
-            sampler=self.one(root, "sampler", "sampler"),
-            values=self.entries(root, "values", "value", schema.NeedSettings),
+            models=models,
+            datasets=datasets,
+            sampler=sampler,
+            values=values,
             observers=self.observers(root),
-            steps={name: step for name, step in steps.items() if step is not None},
+            steps=self.steps(root),
             path=path,
             node=root,
+            unread=frozenset(self.unread),
         )
 
-    def step(self, name: str, own: Node, defaults: Node, root: Node, index: int) -> Step | None:
-        node = _with_defaults(defaults, own)
+    def part(self, key: str, read: Callable[[], R]) -> R:
+        """A part at the top of the recipe, noted down when it could not be read in full."""
+        before = len(self.problems)
+        found = read()
+        if len(self.problems) > before:
+            self.unread.add(key)
+        return found
+
+    def steps(self, root: Node) -> dict[str, Step]:
+        defaults = self.part("defaults", lambda: self.defaults(root))
+        found: dict[str, Step] = {}
+        previous = None
+        own = self.children(root, "steps", "step")
+        for name, node in own:
+            step = self.step(name, node, defaults, root, previous)
+            if step is not None:
+                found[name], previous = step, name
+        if _empty(root, "steps") and "steps" not in self.unread:
+            self.problem("a recipe has at least one step", root.at("steps"))
+        # What follows a step that could not be read is not to blame for it.
+        unread = {name for name, _ in own} - set(found)
+        return {name: evolve(step, parent=None) if step.parent in unread else step for name, step in found.items()}
+
+    def step(self, name: str, own: Node, defaults: Node, root: Node, previous: str | None) -> Step | None:
         where = root.value["steps"].keys[name]
         what = f"step `{name}`"
-        if not isinstance(node.value, dict):
-            self.problem(f"{what} is described by a mapping, not {describe(node.value)}", node.where)
+        if not isinstance(own.value, dict):
+            self.problem(f"{what} is described by a mapping, not {describe(own.value)}", own.where)
             return None
-        self.keys(node, [*_keys(schema.StepSettings), *STEP_PARTS], what)
+        node = _laid_on(defaults, own, root.get("values"))
+        misspelt = self.keys(node, [*_keys(schema.StepSettings), *STEP_PARTS], what)
         updates = {label: self.update(label, child, what) for label, child in self.children(node, "updates", "update")}
-        if node.get("updates") is None:
-            self.problem(f"{what} needs `updates`: whose turn it is within a batch", where)
-        elif not node.value["updates"].value:
-            self.problem(f"{what} has no update: nothing would be trained", node.at("updates"))
-        settings = self.settings(schema.StepSettings, node, STEP_PARTS, what)
-        previous = list(root.value["steps"].value)[index - 1] if index else None
+        if _empty(node, "updates") and "updates" not in misspelt:
+            others = [label for label in root.value["steps"].value if label != name]
+            meant = nearest(name, others)
+            notes = (("nearest", meant),) if meant else ()
+            place = node.at("updates") if node.get("updates") is not None else where
+            self.problem(f"{what} needs `updates`: whose turn it is within a batch", place, notes)
+        # A key that `defaults` may have meant to give is not missing from each step as well.
+        excused = misspelt | (set(_keys(schema.StepSettings)) if "defaults" in self.unread else set())
+        settings = self.settings(schema.StepSettings, node, what, excused)
         return Step(
             name=name,
             parent=settings.after if node.get("after") is not None else previous,
@@ -144,14 +173,15 @@ class _Reader:
             self.problem(f"{what} is described by a mapping, not {describe(node.value)}", node.where)
             return None
         before = len(self.problems)
-        self.keys(node, [*_keys(schema.UpdateSettings), *UPDATE_PARTS], what)
+        misspelt = self.keys(node, [*_keys(schema.UpdateSettings), *UPDATE_PARTS], what)
         losses = self.entries(node, "losses", "loss", schema.LossSettings)
+        if _empty(node, "losses") and "losses" not in misspelt:
+            self.problem(f"{what} needs `losses`", node.at("losses"))
         optimizer = self.one(node, "optimizer", "optimizer")
-        if node.get("losses") is None:
-            self.problem(f"{what} needs `losses`", node.where)
-        if node.get("optimizer") is None:
-            self.problem(f"{what} needs an `optimizer`, such as `{{type: AdamW, lr: 1.0e-4}}`", node.where)
-        settings = self.settings(schema.UpdateSettings, node, UPDATE_PARTS, what)
+        if _empty(node, "optimizer") and "optimizer" not in misspelt:
+            self.problem(f"{what} needs an `optimizer`, such as `{{type: AdamW, lr: 1.0e-4}}`", node.at("optimizer"))
+        settings = self.settings(schema.UpdateSettings, node, what, misspelt)
+        self.trains(settings.trains, node, what)
         return Update(
             name=name,
             settings=settings,
@@ -163,6 +193,14 @@ class _Reader:
             partial=len(self.problems) > before,
         )
 
+    def trains(self, models: Sequence[str], node: Node, what: str) -> None:
+        stated = node.get("trains")
+        if stated is not None and stated.value == []:
+            self.problem(f"{what} trains nothing", stated.where)
+        for index, model in enumerate(models):
+            if model in models[:index]:
+                self.problem(f"{what} trains `{model}` twice", node.at("trains", index))
+
     def evaluations(self, step: Node, what: str) -> dict[str, Evaluation]:
         found = {}
         for name, node in self.children(step, "evaluate", "evaluation"):
@@ -170,11 +208,11 @@ class _Reader:
             if not isinstance(node.value, dict):
                 self.problem(f"{whose} is described by a mapping, not {describe(node.value)}", node.where)
                 continue
-            self.keys(node, [*_keys(schema.EvaluationSettings), "metrics"], whose)
-            settings = self.settings(schema.EvaluationSettings, node, ("metrics",), whose)
+            misspelt = self.keys(node, [*_keys(schema.EvaluationSettings), "metrics"], whose)
+            settings = self.settings(schema.EvaluationSettings, node, whose, misspelt)
             metrics = self.entries(node, "metrics", "metric", schema.NeedSettings)
-            if node.get("metrics") is None:
-                self.problem(f"{whose} needs `metrics`", node.where)
+            if _empty(node, "metrics") and "metrics" not in misspelt:
+                self.problem(f"{whose} needs `metrics`", node.at("metrics"))
             found[name] = Evaluation(name, settings, metrics, node)
         return found
 
@@ -203,16 +241,17 @@ class _Reader:
         if node is None or node.value is None:
             return None
         if isinstance(node.value, dict) and node.get("type") is None:
-            close = choices("type", node.value, "keys")
-            place = node.keys[close[0][1]] if close[0][0] == "nearest" else node.where
-            notes = (("nearest", f"`{close[0][1]}` stands here"),) if close[0][0] == "nearest" else ()
-            self.problem(f"`{key}` needs `type`: the name of a {kind}", place, notes)
+            problems, meant = unknown_keys(node, ["type"], f"`{key}`")
+            if "type" in meant:
+                self.problems.extend(problem for problem in problems if problem.notes[0][0] == "nearest")
+            else:
+                self.problem(f"`{key}` needs `type`: the name of its {kind}", node.where)
             return None
         return self.entry(key, node, parent.keys[key], kind, None)
 
     def entry(self, label: str, node: Node, place: str, kind: str, settings: type | None) -> Entry | None:
-        if isinstance(node.value, str):  # `sampler: heun` is `sampler: {type: heun}`
-            node = Node({"type": node}, node.where, {"type": node.where})
+        if isinstance(node.value, str):
+            node = spelt_out(node)
         if node.value is None:
             node = Node({}, node.where, {})
         if not isinstance(node.value, dict):
@@ -222,53 +261,47 @@ class _Reader:
         if type_node is not None and not isinstance(type_node.value, str):
             self.problem(f"`type` of {kind} `{label}` is a name, not {describe(type_node.value)}", type_node.where)
             return None
-        reserved = KINDS[kind].reserved
-        mine = Node(
-            {k: v for k, v in node.value.items() if k in reserved and k != "type"},
-            node.where,
-            {k: v for k, v in node.keys.items() if k in reserved and k != "type"},
-        )
-        parsed = self.settings(settings, mine, (), f"{kind} `{label}`") if settings else None
         return Entry(
             label=label,
             type=str(type_node.value) if type_node is not None else label,
             where=type_node.where if type_node is not None else place,
-            options=node.without(reserved),
-            settings=parsed,
+            options=node.without(KINDS[kind].reserved),
+            settings=self.settings(settings, node, f"{kind} `{label}`") if settings else None,
             node=node,
         )
 
-    def defaults(self, node: Node) -> None:
-        """Name unknown keys of `defaults` at their own place, once, rather than in every step."""
-        self.keys(node, [*_keys(schema.StepSettings), *STEP_PARTS], "a step")
-        for key in [key for key in node.value if key not in (*_keys(schema.StepSettings), *STEP_PARTS)]:
-            del node.value[key]
+    def defaults(self, root: Node) -> Node:
+        """What all steps share; unknown keys are told at their own place, once, rather than in every step."""
+        node = root.get("defaults")
+        if node is None or node.value is None:
+            return Node({}, root.where, {})
+        if not isinstance(node.value, dict):
+            self.problem(f"`defaults` is a mapping, not {describe(node.value)}", node.where)
+            return Node({}, node.where, {})
+        known = [*_keys(schema.StepSettings), *STEP_PARTS]
+        self.keys(node, known, "a step")
+        steps = [step for _, step in self.children(root, "steps", "step", quiet=True)]
+        updates = {label for step in steps for label, _ in self.children(step, "updates", "update", quiet=True)}
+        for label, _ in self.children(node, "updates", "update"):
+            if label not in updates:
+                place = node.value["updates"].keys[label]
+                self.problem(f"no step has an update `{label}`", place, choices(label, updates, "updates"))
+        return node.only(known)
 
-    def settings(self, cls: type[R], node: Node, parts: Iterable[str], what: str) -> R:
+    def settings(self, cls: type[R], node: Node, what: str, misspelt: Collection[str] = ()) -> R:
         """The settings; where one is wrong its default stands in, so that checking can go on."""
-        known = [key for key in node.value if key in _keys(cls)]
-        mine = Node({k: node.value[k] for k in known}, node.where, {k: node.keys[k] for k in known})
-        arguments, problems = read_fields(cls, mine, what)
+        arguments, problems = read_fields(cls, node, what, misspelt)
         self.problems.extend(problems)
         for attribute in fields_of(cls):
             if attribute.default is attrs.NOTHING:
                 arguments.setdefault(str(attribute.alias), _HARMLESS[attribute.type]())
         return cls(**arguments)
 
-    def keys(self, node: Node, known: Iterable[str], what: str) -> None:
-        allowed = list(known)
-        for key in node.value:
-            if key not in allowed:
-                self.problem(f"unknown key `{key}` in {what}", node.keys[key], choices(key, allowed, "keys"))
-
-    def mapping(self, parent: Node, key: str, what: str) -> Node:
-        node = parent.get(key)
-        if node is None or node.value is None:
-            return Node({}, parent.where, {})
-        if not isinstance(node.value, dict):
-            self.problem(f"`{what}` is a mapping, not {describe(node.value)}", node.where)
-            return Node({}, node.where, {})
-        return Node(dict(node.value), node.where, node.keys)
+    def keys(self, node: Node, known: Iterable[str], what: str) -> set[str]:
+        """Tell unknown keys; gives those that they were probably meant to be."""
+        problems, meant = unknown_keys(node, known, what)
+        self.problems.extend(problems)
+        return meant
 
     def children(self, parent: Node, key: str, what: str, quiet: bool = False) -> list[tuple[str, Node]]:
         node = parent.get(key)
@@ -281,22 +314,36 @@ class _Reader:
         bad = [label for label in node.value if not LABEL.match(label)]
         if not quiet:
             for label in bad:
-                self.problem(f"`{label}` is no name for a {what}: letters, digits and _", node.keys[label])
+                self.problem(f"`{label}` is no name for a {what}: {_NAMES}", node.keys[label])
         return [(label, child) for label, child in node.value.items() if label not in bad]
+
+
+_NAMES = "letters, digits and _, at most 64"
 
 
 def _keys(cls: type) -> list[str]:
     return [key_of(attribute) for attribute in fields_of(cls)]
 
 
-def _with_defaults(defaults: Node, step: Node) -> Node:
-    """The step laid on the defaults; a default update speaks only of updates that the step has."""
-    if not isinstance(step.value, dict):
-        return step
+def _empty(node: Node, key: str) -> bool:
+    """Whether there is nothing under `key`."""
+    child = node.get(key)
+    return child is None or child.value is None or child.value == {}
+
+
+def _laid_on(defaults: Node, step: Node, values: Node | None) -> Node:
+    """The step laid on the defaults, its values on the recipe's of the same name.
+
+    Of default updates only those that the step has count.
+    """
     base = defaults
-    updates, own = defaults.get("updates"), step.get("updates")
+    updates = defaults.get("updates")
     if updates is not None and isinstance(updates.value, dict):
-        names = own.value if own is not None and isinstance(own.value, dict) else {}
-        shared = updates.without([name for name in updates.value if name not in names])
-        base = Node({**defaults.value, "updates": shared}, defaults.where, defaults.keys)
-    return merge(base, step)
+        own = step.get("updates")
+        names = own.value if own is not None and isinstance(own.value, dict) else ()
+        base = Node({**defaults.value, "updates": updates.only(names)}, defaults.where, defaults.keys)
+    node = merge(base, step)
+    mine = node.get("values")
+    if mine is None or values is None or not (isinstance(mine.value, dict) and isinstance(values.value, dict)):
+        return node
+    return Node({**node.value, "values": merge(values.only(mine.value), mine)}, node.where, node.keys)

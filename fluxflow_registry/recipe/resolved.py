@@ -6,12 +6,13 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import fields, has
+from attrs import has
 from cattrs import unstructure
 
+from fluxflow_registry.errors import printable
 from fluxflow_registry.recipe.schema import Entry
 from fluxflow_registry.recipe.source import Node
-from fluxflow_registry.recipe.structure import key_of
+from fluxflow_registry.signature import fields_of, key_of
 
 #: A value that is resolved, beside the place that states it.
 Told = tuple[Any, str]
@@ -47,7 +48,7 @@ def _commented(tree: Mapping[str, Any]) -> Any:
         else:
             value, origin = child
             out[key] = _flow(value)
-            out.yaml_add_eol_comment(origin, key, column=0)
+            out.yaml_add_eol_comment(printable(origin), key, column=0)
     return out
 
 
@@ -69,7 +70,7 @@ def _flow(value: Any) -> Any:
 def settings_of(settings: Any, node: Node) -> dict[str, Told]:
     """The resolved settings of an attrs instance, each with the place that states it."""
     told: dict[str, Told] = {}
-    for attribute in fields(type(settings)):
+    for attribute in fields_of(type(settings)):
         key = key_of(attribute)
         stated = node.get(key)
         value = unstructure(getattr(settings, attribute.name))
@@ -85,5 +86,5 @@ def component_of(entry: Entry | None, type_: str, instance: Any, where: str) -> 
     if has(type(instance)):
         empty = Node({}, where, {})
         options = settings_of(instance, entry.options if entry else empty)
-        told.update({key: option for key, option in options.items() if not key.startswith("_")})
+        told.update(options)
     return told

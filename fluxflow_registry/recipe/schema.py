@@ -160,3 +160,5 @@ class Recipe:
     steps: dict[str, Step]
     path: str
     node: Node
+    #: Parts of the recipe that could not be read in full, so that conclusions from what is missing are void.
+    unread: frozenset[str] = frozenset()

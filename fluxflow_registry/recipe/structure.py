@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from enum import Enum
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import attrs
 import cattrs
 
-from fluxflow_registry.errors import Problem, choices
+from fluxflow_registry.errors import Problem, choices, nearest, one_line
 from fluxflow_registry.recipe.source import Node, describe
+from fluxflow_registry.signature import fields_of, key_of
 
 T = TypeVar("T")
 
@@ -35,57 +37,53 @@ class Mismatch(ValueError):  # noqa: N818 - it is one of many, told as a Problem
         return self
 
 
-def key_of(attribute: attrs.Attribute[Any]) -> str:
-    """The recipe's key for a field (Python keywords such as `with` need another attribute name)."""
-    return str(attribute.metadata.get("key", attribute.alias))
-
-
-def _type(attribute: attrs.Attribute[Any]) -> Any:
-    """A field's type; one that is not annotated takes anything."""
-    return Any if attribute.type is None else attribute.type
-
-
-def fields_of(cls: type) -> list[attrs.Attribute[Any]]:
-    """The fields that a recipe may set, their types resolved."""
-    attrs.resolve_types(cls)
-    return [attribute for attribute in attrs.fields(cls) if attribute.init]
-
-
-def structure(cls: type[T], node: Node, what: str) -> tuple[T | None, list[Problem]]:
+def structure(cls: type[T], node: Node, what: str, also: Iterable[str] = ()) -> tuple[T | None, list[Problem]]:
     """An instance of the attrs class `cls` from a mapping, and every problem on the way.
 
-    `what` says in messages whose keys these are ("loss `kl`"). With problems the instance is None.
+    `what` says in messages whose keys these are ("loss `kl`"), `also` which keys are read elsewhere. With
+    problems the instance is None.
     """
-    arguments, problems = read_fields(cls, node, what)
+    fields = [*map(key_of, fields_of(cls)), *also]
+    strays, meant = unknown_keys(node, fields, what)
+    arguments, problems = read_fields(cls, node, what, meant)
+    problems = [*strays, *problems] or _refused(cls, arguments, node, what)
     if problems:
         return None, problems
     try:
         return cls(**arguments), []
-    except (ValueError, TypeError) as error:
-        return None, [Problem(f"{what}: {str(error).splitlines()[0]}", node.where)]
+    except Exception as error:  # a rule of the component's own
+        return None, [Problem(f"{what}: {_told(error)}", node.where)]
 
 
-def read_fields(cls: type, node: Node, what: str) -> tuple[dict[str, Any], list[Problem]]:
-    """The arguments for `cls` that the mapping states rightly, and a problem for each that it does not."""
+def unknown_keys(node: Node, known: Iterable[str], what: str) -> tuple[list[Problem], set[str]]:
+    """A problem for each key that is not known, and the keys that they were probably meant to be."""
+    keys = list(known)
+    strays = [key for key in node.value if key not in keys] if isinstance(node.value, dict) else []
+    problems = [Problem(f"unknown key `{key}` in {what}", node.keys[key], choices(key, keys, "keys")) for key in strays]
+    return problems, {meant for key in strays if (meant := nearest(key, keys))}
+
+
+def read_fields(
+    cls: type, node: Node, what: str, misspelt: Collection[str] = ()
+) -> tuple[dict[str, Any], list[Problem]]:
+    """The arguments for `cls` that the mapping states rightly, and a problem for each that it does not.
+
+    A key that is there, but `misspelt`, is not told to be missing as well. Other keys are left alone.
+    """
     if node.value is None:
         node = Node({}, node.where, {})
     if not isinstance(node.value, dict):
         return {}, [Problem(f"{what} is described by a mapping, not {describe(node.value)}", node.where)]
-    fields = {key_of(attribute): attribute for attribute in fields_of(cls)}
-    problems = [
-        Problem(f"unknown key `{key}` in {what}", node.keys[key], choices(key, fields, "keys"))
-        for key in node.value
-        if key not in fields
-    ]
     arguments: dict[str, Any] = {}
-    for key, attribute in fields.items():
-        child = node.get(key)
+    problems = []
+    for attribute in fields_of(cls):
+        key, child = key_of(attribute), node.get(key_of(attribute))
         if child is None:
-            if attribute.default is attrs.NOTHING:
+            if attribute.default is attrs.NOTHING and key not in misspelt:
                 problems.append(Problem(f"{what} needs `{key}`: {describe_type(attribute.type)}", node.where))
             continue
         try:
-            value = converter().structure(child.plain(), _type(attribute))
+            value = _read(child.plain(), attribute.type)
             _validate(attribute, key, value)
             arguments[str(attribute.alias)] = value
         except Mismatch as error:
@@ -96,7 +94,7 @@ def read_fields(cls: type, node: Node, what: str) -> tuple[dict[str, Any], list[
 def _validate(attribute: attrs.Attribute[Any], key: str, value: Any) -> None:
     """Run attrs' own validators field by field, so that one bad option does not hide the next.
 
-    Validators written as methods may look at other fields and run when the instance is made.
+    Validators that are functions may look at other fields and wait until those are right.
     """
     validator = attribute.validator
     if validator is None or type(validator).__module__ not in ("attr.validators", "attr._make"):
@@ -104,10 +102,32 @@ def _validate(attribute: attrs.Attribute[Any], key: str, value: Any) -> None:
     try:
         validator(None, attribute, value)
     except (ValueError, TypeError) as error:
-        text = str(error.args[0]) if error.args else str(error)
-        raise Mismatch(text.splitlines()[0].replace(f"'{attribute.name}' ", "").replace("'", "`")) from None
-    except AttributeError:  # a combined validator with a method in it: left to the instance
+        raise Mismatch(_told(error).replace(f"'{attribute.name}' ", "").replace("'", "`")) from None
+    except AttributeError:  # a combined validator with a function in it
         return
+
+
+def _refused(cls: type, arguments: Mapping[str, Any], node: Node, what: str) -> list[Problem]:
+    """What validators that are functions say, each at its option."""
+    with attrs.validators.disabled():
+        try:
+            draft = cls(**arguments)
+        except Exception:  # told when the instance is made
+            return []
+    problems = []
+    for attribute in fields_of(cls):
+        try:
+            if attribute.validator is not None:
+                attribute.validator(draft, attribute, getattr(draft, attribute.name))
+        except Exception as error:
+            problems.append(Problem(f"{what}: {_told(error)}", node.at(key_of(attribute))))
+    return problems
+
+
+def _told(error: Exception) -> str:
+    """The first line of what a validator says."""
+    told = str(error.args[0] if error.args else "").strip().splitlines()
+    return told[0] if told and isinstance(error, (ValueError, TypeError)) else one_line(error)
 
 
 @cache
@@ -139,8 +159,8 @@ def _expected(kind: Any, value: Any) -> Mismatch:
 
 def _scalar(scalar: type, accepts: tuple[type, ...]) -> Callable[[Any, Any], Any]:
     def hook(value: Any, _: Any) -> Any:
-        if not isinstance(value, accepts) or (isinstance(value, bool) and scalar is not bool):
-            raise _expected(scalar, value)
+        if not isinstance(value, accepts) or (isinstance(value, bool) and scalar is not bool) or value != value:
+            raise _expected(scalar, value)  # NaN alone differs from itself, and it is no number
         return scalar(value)
 
     return hook
@@ -179,12 +199,12 @@ def _sequence(kind: Any) -> Callable[[Any, Any], Any]:
 
 
 def _mapping(kind: Any) -> Callable[[Any, Any], Any]:
-    value_type = (get_args(kind) or (str, Any))[1]
+    key_type, value_type = get_args(kind) or (str, Any)
 
     def hook(value: Any, _: Any) -> Any:
         if not isinstance(value, dict):
             raise _expected(kind, value)
-        return {key: _inside(key, child, value_type) for key, child in value.items()}
+        return {_inside(key, key, key_type): _inside(key, child, value_type) for key, child in value.items()}
 
     return hook
 
@@ -196,13 +216,13 @@ def _union(kind: Any) -> Callable[[Any, Any], Any]:
         deepest: Mismatch | None = None
         for member in members:
             try:
-                return converter().structure(value, member)
+                return _read(value, member)
             except Mismatch as error:
                 if len(error.path) > (len(deepest.path) if deepest else 0):
                     deepest = error
         named = [m for m in members if m is not type(None)]
         if len(named) == 1:  # `X | None`: the message of X is the clearest
-            return converter().structure(value, named[0])
+            return _read(value, named[0])
         raise deepest or _expected(kind, value)
 
     return hook
@@ -232,9 +252,19 @@ def _nested(cls: type) -> Callable[[Any, Any], Any]:
 
 def _inside(part: str | int, value: Any, kind: Any) -> Any:
     try:
-        return converter().structure(value, kind)
+        return _read(value, kind)
     except Mismatch as error:
         raise error.inside(part) from None
+
+
+def _read(value: Any, kind: Any) -> Any:
+    """The value as `kind`; raises Mismatch, for types that cattrs knows by itself too (Path, Enum)."""
+    try:
+        return converter().structure(value, kind)
+    except Mismatch:
+        raise
+    except Exception:
+        raise _expected(kind, value) from None
 
 
 _WORDS: dict[Any, str] = {
@@ -262,4 +292,6 @@ def describe_type(kind: Any) -> str:
         return "a list" + (f", each {describe_type(arguments[0])}" if arguments else "")
     if origin in _MAPPINGS:
         return "a mapping" + (f", each {describe_type(arguments[1])}" if arguments else "")
-    return f"a mapping ({getattr(kind, '__name__', kind)})"
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return "one of " + ", ".join(str(member.value) for member in kind)
+    return f"{'a mapping' if attrs.has(origin) else 'a value'} ({getattr(kind, '__name__', kind)})"

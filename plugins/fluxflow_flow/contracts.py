@@ -41,6 +41,10 @@ class FlowModule(Protocol):
     def latent_channels(self) -> int:
         """Channels of the latent."""
 
+    @property
+    def patch(self) -> int:
+        """Side of the patch of the latent that is one token; 1 where there are none."""
+
     def __call__(self, noisy_latent: Tensor, time: Tensor, text_tokens: Tensor, text_mask: Tensor) -> Tensor:
         """Give the velocity."""
 

@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen, validators
 
+from fluxflow_registry import DataError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from fluxflow_flow.contracts import CompressorModule, ExpanderModule, FlowModule
+
+
+def check_size(image_size: tuple[int, int], multiple: int) -> None:
+    """Refuse sides that are no whole number of latent patches; raises DataError."""
+    height, width = image_size
+    if height % multiple or width % multiple or height <= 0 or width <= 0:
+        told = f"a picture of {width} x {height} pixels cannot be drawn"
+        raise DataError(f"{told}: its sides are multiples of {multiple}")
 
 
 @frozen
@@ -41,6 +51,7 @@ class GeneratedImage:
         """Draw one picture for each caption."""
         import torch
 
+        check_size(image_size, expander.downscale * flow_processor.patch)
         rms = compressor.latent_rms
         height, width = (side // expander.downscale for side in image_size)
         shape = (len(caption), flow_processor.latent_channels, height, width)

@@ -41,7 +41,7 @@ class FlowTransformerBuilder:
 
     def __call__(self) -> nn.Module:
         """Build the model with fresh weights."""
-        from .networks import FlowTransformer
+        from fluxflow_flow.networks import FlowTransformer
 
         return FlowTransformer(
             latent_channels=self.latent_channels,

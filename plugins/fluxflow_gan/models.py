@@ -25,6 +25,11 @@ class PatchDiscriminatorBuilder:
 
     def __call__(self) -> nn.Module:
         """Build the model with fresh weights."""
-        from .networks import PatchDiscriminator
+        from fluxflow_gan.networks import PatchDiscriminator
 
-        return PatchDiscriminator(width=self.width, depth=self.depth, spectral_norm=self.spectral_norm)
+        return PatchDiscriminator(
+            width=self.width,
+            depth=self.depth,
+            spectral_norm=self.spectral_norm,
+            details=self.details,
+        )

@@ -33,11 +33,8 @@ class PatchDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.downscale, self.details = 2**depth, details
-        import os
-        stem = int(os.environ.get("STEM", "0"))
-        widths = [stem or (6 if details else 3), *(width * min(2**level, 4) for level in range(depth))]
+        widths = [6 if details else 3, *(width * min(2**level, 4) for level in range(depth))]
         layers: list[nn.Module] = []
-        if stem: layers += [nn.Conv2d(6 if details else 3, stem, 3, padding=1), nn.LeakyReLU(0.2)]
         for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         layers += [

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from fluxflow_registry import Register, hookimpl
-
-from .dataset import Shapes
-from .judge import ShapesJudge
+from fluxflow_shapes.dataset import Shapes
+from fluxflow_shapes.judge import ShapesJudge
 
 
 @hookimpl

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve, field, frozen, validators
+from attrs import field, frozen, validators
 
 from fluxflow_registry import Field
-
-from .vocabulary import Split, caption_of
+from fluxflow_shapes.vocabulary import Split, caption_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,8 +31,8 @@ class Shapes:
     """Which pictures: another seed shows other ones of the same kind."""
     split: Split = "train"
     """Which pairs of shape and colour are shown."""
-    placeless: float = field(default=0.0, validator=validators.and_(validators.ge(0.0), validators.le(1.0)))
-    """Share of captions that leave the place open."""
+    centre_unsaid: float = field(default=0.5, validator=validators.and_(validators.ge(0.0), validators.le(1.0)))
+    """Share of centred pictures whose captions do not say so: without a place, the centre is meant."""
 
     def fields(self) -> dict[str, Field]:
         """Say what a batch holds, per sample."""
@@ -70,14 +69,11 @@ class ShapesSource:
         """
         import torch
 
-        from .drawing import draw, uniform
+        from fluxflow_shapes.drawing import draw, uniform
 
         options = self.options
         image, attributes = draw(options.seed, indices, options.split, options.image_size)
         number = torch.tensor(indices, dtype=torch.int64)
-        open_place = (uniform(options.seed, number, 6) < options.placeless).tolist()
-        caption = [
-            caption_of(evolve(one, place=None) if unsaid else one)
-            for one, unsaid in zip(attributes, open_place, strict=True)
-        ]
+        say = (uniform(options.seed, number, 6) >= options.centre_unsaid).tolist()
+        caption = [caption_of(one, say_centre) for one, say_centre in zip(attributes, say, strict=True)]
         return {"image": image, "caption": caption}

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from .vocabulary import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Attributes, Split, combinations
+from fluxflow_shapes.vocabulary import (
+    BACKGROUNDS,
+    COLOURS,
+    PLACES,
+    SHAPES,
+    SIZES,
+    Attributes,
+    Split,
+    combinations,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -180,7 +189,7 @@ def _tables(split: Split) -> _Tables:
     return _Tables(
         chosen,
         torch.tensor([SHAPES.index(one.shape) for one in chosen]),
-        torch.tensor([PLACES[one.place or "in the centre"] for one in chosen]),
+        torch.tensor([PLACES[one.place] for one in chosen]),
         torch.tensor([SIZES[one.size] for one in chosen]),
         torch.tensor([COLOURS[one.colour] for one in chosen]),
         torch.tensor([BACKGROUNDS[one.background] for one in chosen]),

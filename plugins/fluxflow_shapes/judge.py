@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from attrs import field, frozen, validators
 
-from .vocabulary import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, parse
+from fluxflow_shapes.vocabulary import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, parse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,7 @@ def _templates() -> _Templates:
     """Draw every shape, size and place, shifted by up to 1.5 pixels and scaled by up to 5%."""
     import torch
 
-    from .drawing import coverage
+    from fluxflow_shapes.drawing import coverage
 
     shifts = [step / 2 / SIDE for step in range(-3, 4)]
     scales = (0.95, 1.0, 1.05)
@@ -111,8 +111,8 @@ class ShapesJudge:
 
     `colour`, `background`, `place`, `shape`, `size` and `everything` (all five at once), each a
     0-d mean over the batch; `match` is the mean of `Reading.match`, how clean the shapes are. A
-    picture that matches its best template worse than `min_match` has no shape and no size. A place
-    that the caption leaves open is always right; a caption outside the task's grammar never is.
+    picture that matches its best template worse than `min_match` has no shape and no size. A
+    caption that names no place means the centre; one outside the task's grammar is never right.
     """
 
     min_match: float = field(default=0.7, validator=validators.and_(validators.ge(0.0), validators.le(1.0)))
@@ -128,7 +128,7 @@ class ShapesJudge:
         right = {
             "colour": said[:, 0] == seen.colour,
             "background": said[:, 1] == seen.background,
-            "place": (said[:, 2] == seen.place) | (said[:, 2] == _OPEN),
+            "place": said[:, 2] == seen.place,
             "shape": (said[:, 3] == seen.shape) & clean,
             "size": (said[:, 4] == seen.size) & clean,
         }
@@ -137,10 +137,7 @@ class ShapesJudge:
         return {**shares, "match": seen.match.mean()}
 
 
-_OPEN = -1
-"""Stands for a place that the caption does not say."""
-
-_UNREADABLE = (-2, -2, -2, -2, -2)
+_UNREADABLE = (-1, -1, -1, -1, -1)
 """Stands for a caption outside the grammar: equal to no reading."""
 
 
@@ -153,7 +150,7 @@ def _said(caption: str) -> tuple[int, ...]:
     return (
         list(COLOURS).index(said.colour),
         list(BACKGROUNDS).index(said.background),
-        _OPEN if said.place is None else list(PLACES).index(said.place),
+        list(PLACES).index(said.place),
         SHAPES.index(said.shape),
         list(SIZES).index(said.size),
     )

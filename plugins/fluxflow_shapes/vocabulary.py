@@ -38,10 +38,13 @@ BACKGROUNDS = {
 SIZES = {"small": 0.15, "large": 0.22}
 """Name to radius, as a fraction of the picture's side."""
 
+CENTRE = "in the centre"
+"""The place that is meant where none is said."""
+
 PLACES = {
     "top left": (0.28, 0.28),
     "top right": (0.72, 0.28),
-    "in the centre": (0.50, 0.50),
+    CENTRE: (0.50, 0.50),
     "bottom left": (0.28, 0.72),
     "bottom right": (0.72, 0.72),
 }
@@ -62,13 +65,13 @@ HELD_OUT = frozenset(
 
 @frozen
 class Attributes:
-    """What one caption says of its picture; `place` is None where the caption leaves it open."""
+    """What one caption says of its picture; a caption that names no place means the centre."""
 
     shape: str
     colour: str
     background: str
     size: str
-    place: str | None = None
+    place: str = CENTRE
 
     @property
     def held_out(self) -> bool:
@@ -76,9 +79,13 @@ class Attributes:
         return (self.shape, self.colour) in HELD_OUT
 
 
-def caption_of(attributes: Attributes) -> str:
-    """Say the attributes in words: `a small red circle on a white background, top left`."""
-    place = "" if attributes.place is None else f", {attributes.place}"
+def caption_of(attributes: Attributes, say_centre: bool = True) -> str:
+    """Say the attributes in words: `a small red circle on a white background, top left`.
+
+    The centre goes without saying where `say_centre` is False.
+    """
+    said = say_centre or attributes.place != CENTRE
+    place = f", {attributes.place}" if said else ""
     return f"a {attributes.size} {attributes.colour} {attributes.shape} on a {attributes.background} background{place}"
 
 
@@ -89,7 +96,7 @@ _CAPTION = re.compile(
 
 
 def parse(caption: str) -> Attributes:
-    """Read a caption back; upper case and further blanks do not matter, the place may be left out.
+    """Read a caption back; upper case and further blanks do not matter; without a place, the centre is meant.
 
     Inverse of `caption_of`. Raises ValueError where the caption is not of the task's grammar,
     naming the word and the words there are.
@@ -106,11 +113,11 @@ def parse(caption: str) -> Attributes:
         "size": SIZES,
         "place": PLACES,
     }
+    said = {**found.groupdict(), "place": found["place"] or CENTRE}
     for kind, words in known.items():
-        said = found[kind]
-        if said not in words and not (kind == "place" and said is None):
-            raise ValueError(f"the caption {caption!r} names the {kind} {said!r}; there are: {', '.join(words)}")
-    return Attributes(**found.groupdict())
+        if said[kind] not in words:
+            raise ValueError(f"the caption {caption!r} names the {kind} {said[kind]!r}; there are: {', '.join(words)}")
+    return Attributes(**said)
 
 
 def combinations(split: Split) -> list[Attributes]:

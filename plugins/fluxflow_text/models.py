@@ -35,7 +35,7 @@ class TextTransformerBuilder:
 
     def __call__(self) -> nn.Module:
         """Build the model with fresh weights."""
-        from .networks import TextTransformer
+        from fluxflow_text.networks import TextTransformer
 
         return TextTransformer(
             width=self.width,

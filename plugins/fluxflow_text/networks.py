@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from .tokenizer import buckets, words
+from fluxflow_text.tokenizer import buckets, words
 
 
 class TextEmbedding(NamedTuple):

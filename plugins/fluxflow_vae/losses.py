@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 def l1(reconstruction: Tensor, image: Tensor) -> Tensor:
     """Mean of |reconstruction - image| over all elements."""
-    return (reconstruction - image).abs().mean()
+    from torch.nn.functional import l1_loss
+
+    return l1_loss(reconstruction, image)
 
 
 @frozen
@@ -25,7 +27,9 @@ class Mse:
 
     def __call__(self, reconstruction: Tensor, image: Tensor) -> Tensor:
         """Give the mean squared error."""
-        return (reconstruction - image).square().mean()
+        from torch.nn.functional import mse_loss
+
+        return mse_loss(reconstruction, image)
 
 
 @frozen

@@ -38,7 +38,7 @@ class CompressorBuilder:
 
     def __call__(self) -> nn.Module:
         """Build the model with fresh weights."""
-        from .networks import Compressor
+        from fluxflow_vae.networks import Compressor
 
         return Compressor(
             latent_channels=self.latent_channels,
@@ -72,7 +72,7 @@ class ExpanderBuilder:
 
     def __call__(self) -> nn.Module:
         """Build the model with fresh weights."""
-        from .networks import Expander
+        from fluxflow_vae.networks import Expander
 
         return Expander(
             latent_channels=self.latent_channels,

@@ -1,0 +1,124 @@
+"""A recipe that is proven: components with their options, steps with their plans; the engine takes nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from attrs import frozen
+
+from fluxflow_registry.contracts import CONTEXT, Field
+from fluxflow_registry.plan.resolve import Provider, Value, World
+from fluxflow_registry.plan.step import StepPlan
+from fluxflow_registry.recipe.schema import Entry, Evaluation, Recipe, Step
+from fluxflow_registry.registry import Component
+
+
+@frozen(eq=False)
+class Configured:
+    """A component with the recipe's options: `instance` is what is called."""
+
+    label: str
+    component: Component
+    instance: Any
+    where: str
+    entry: Entry | None = None
+
+    @property
+    def provider(self) -> Provider:
+        """The component as the plan sees it."""
+        return provider_of(self.label, self.component, self.entry)
+
+
+@frozen(eq=False)
+class CheckedUpdate:
+    """One optimizer's turn, all components ready."""
+
+    name: str
+    trains: tuple[str, ...]
+    clip_grad_norm: float | None
+    losses: Mapping[str, Configured]
+    optimizer: Configured
+    scheduler: Configured | None
+    balancer: Configured | None
+
+    def weight(self, label: str) -> float:
+        """The weight of a loss: the recipe's, else the loss's own default, else 1."""
+        loss = self.losses[label]
+        stated = loss.entry.settings.weight if loss.entry else None
+        return float(stated if stated is not None else getattr(loss.instance, "default_weight", 1.0))
+
+
+@frozen(eq=False)
+class CheckedEvaluation:
+    """Metrics over samples of a dataset, planned."""
+
+    evaluation: Evaluation
+    metrics: Mapping[str, Configured]
+    values: Mapping[str, Value]
+
+
+@frozen(eq=False)
+class CheckedStep:
+    """A step that is proven: its plan stands."""
+
+    name: str
+    index: int
+    parent: str | None
+    step: Step
+    updates: Mapping[str, CheckedUpdate]
+    until: Configured | None
+    providers: Mapping[str, Configured]
+    fields: Mapping[str, Field]
+    plan: StepPlan
+    evaluations: Mapping[str, CheckedEvaluation]
+
+
+@frozen(eq=False)
+class Checked:
+    """A recipe that is proven; the engine takes nothing else."""
+
+    recipe: Recipe
+    models: Mapping[str, Configured]
+    datasets: Mapping[str, Configured]
+    sampler: Configured | None
+    #: The values that the recipe declares or sets for all steps.
+    values: Mapping[str, Configured]
+    observers: Mapping[str, Configured]
+    steps: tuple[CheckedStep, ...]
+
+    def step(self, name: str) -> CheckedStep:
+        """The step of that name."""
+        return next(step for step in self.steps if step.name == name)
+
+    def leaves(self) -> list[CheckedStep]:
+        """The steps that no other step goes on from."""
+        parents = {step.parent for step in self.steps}
+        return [step for step in self.steps if step.name not in parents]
+
+
+def provider_of(label: str, component: Component, entry: Entry | None) -> Provider:
+    """A component as the plan sees it, with the recipe's renamings of its needs and their places."""
+    stated: Mapping[str, str] = getattr(entry.settings, "with_", {}) if entry else {}
+    renames = {need: name for need, name in stated.items() if need in component.signature.needs}
+    places = {need: entry.node.at("with", need) for need in renames} if entry else {}
+    return Provider(label, component.signature, renames, places)
+
+
+def world_of(
+    fields: Iterable[str],
+    models: Iterable[str],
+    providers: Mapping[str, Configured],
+    sampler: bool,
+    image_size: bool,
+    dataset: str = "the dataset",
+) -> World:
+    """The closed world of names of a step, an evaluation or a drawing."""
+    absent = {name for name, there in (("sampler", sampler), ("image_size", image_size)) if not there}
+    return World(
+        fields=frozenset(fields),
+        models=frozenset(models),
+        context=frozenset(CONTEXT) - absent,
+        providers={name: configured.provider for name, configured in providers.items()},
+        dataset=dataset,
+    )

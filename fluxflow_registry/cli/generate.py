@@ -1,0 +1,192 @@
+"""The command `fluxflow-generate`: pictures from a run, for prompts and seeds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from fluxflow_registry import __version__
+from fluxflow_registry.check import Checked, CheckedStep, check
+from fluxflow_registry.cli.common import emit, emit_json, finish, load_plugins, say
+from fluxflow_registry.errors import DataError, Problem, RecipeError, RunError, choices
+from fluxflow_registry.recipe.override import Setting
+
+#: The value that draws pictures from captions.
+DRAWN = "generated_image"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `fluxflow-generate`."""
+    made = argparse.ArgumentParser(
+        prog="fluxflow-generate",
+        description="Draw pictures from a run. The same prompt, seed and options give the same picture.",
+        allow_abbrev=False,
+    )
+    made.add_argument("run", metavar="RUN", help="a run's folder, such as runs/vae_gan_flow-20261121-120000")
+    made.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="what to draw; may be repeated")
+    made.add_argument("--prompts", metavar="FILE", help="a text file with one prompt a line")
+    made.add_argument("--guidance", type=float, metavar="W", help="v_u + W (v_c - v_u); 1 is none (the recipe's)")
+    made.add_argument("--negative-prompt", metavar="TEXT", help="what guidance leads away from (the empty text)")
+    made.add_argument("--sampler", metavar="NAME", help="euler, heun ... (the recipe's)")
+    made.add_argument("--steps", type=int, metavar="N", help="steps of the sampler (the recipe's)")
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="the noise to begin with (0)")
+    made.add_argument("--count", type=int, default=1, metavar="N", help="pictures of each prompt, seeds N, N+1 ... (1)")
+    made.add_argument("--image-size", metavar="S|WxH", help="size in pixels (the recipe's)")
+    made.add_argument("--step", metavar="NAME", help="the step whose end is used, in a recipe with branches")
+    made.add_argument("--output", metavar="DIR", help="folder of the pictures (RUN/generated)")
+    made.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a plugin from a file")
+    made.add_argument("--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1, mps ... (the best there is)")
+    made.add_argument("--json", action="store_true", help="print the list of pictures as JSON")
+    made.add_argument("--version", action="version", version=f"fluxflow-registry {__version__}")
+    return made
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Draw what the arguments say; gives the exit code."""
+    run = Path(arguments.run)
+    if not (run / "recipe.yaml").is_file():
+        raise RunError(Problem("is no run's folder: it holds no recipe.yaml", str(run)))
+    prompts = read_prompts(arguments)
+    if arguments.count < 1:
+        raise RecipeError(Problem("at least one picture is drawn of each prompt", "--count"))
+    registry = load_plugins(arguments.plugin)
+    plain = check(run / "recipe.yaml", registry)
+    leaf = leaf_of(plain, arguments.step)
+    checked = check(run / "recipe.yaml", registry, settings_of(arguments, plain, leaf))
+    pictures = draw(checked, checked.step(leaf.name), run, prompts, arguments)
+    if arguments.json:
+        emit_json(pictures)
+    else:
+        emit("\n".join(picture["file"] for picture in pictures))
+    return 0
+
+
+def read_prompts(arguments: argparse.Namespace) -> list[str]:
+    """The prompts of the command line, then those of the file."""
+    prompts = list(arguments.prompt)
+    if arguments.prompts:
+        try:
+            lines = Path(arguments.prompts).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(Problem(f"the prompts cannot be read: {error}", arguments.prompts)) from None
+        prompts += [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise RecipeError('nothing to draw: give --prompt "a small red circle" or --prompts FILE')
+    return prompts
+
+
+def leaf_of(checked: Checked, name: str | None) -> CheckedStep:
+    """The step whose models draw: the recipe's last, or the branch that is named."""
+    leaves = checked.leaves()
+    if name is None:
+        if len(leaves) > 1:
+            known = ", ".join(step.name for step in leaves)
+            raise RecipeError(Problem("the recipe has several last steps; say which", "--step", (("steps", known),)))
+        return leaves[0]
+    for step in checked.steps:
+        if step.name == name:
+            return step
+    names = [step.name for step in checked.steps]
+    raise RecipeError(Problem(f"`{name}` is no step of the run", "--step", choices(name, names, "steps")))
+
+
+def settings_of(arguments: argparse.Namespace, checked: Checked, leaf: CheckedStep) -> list[Setting]:
+    """The flags as settings of the run's own recipe, so that they meet the same checks."""
+    drawing = f"steps.{leaf.name}.values.{DRAWN}"
+    flags: list[tuple[str, str, Any]] = [
+        ("--guidance", f"{drawing}.guidance", arguments.guidance),
+        ("--negative-prompt", f"{drawing}.negative_prompt", arguments.negative_prompt),
+        ("--sampler", "sampler", arguments.sampler and {"type": arguments.sampler}),
+        ("--steps", "sampler.steps", arguments.steps),
+    ]
+    if arguments.sampler and arguments.steps is None and checked.sampler:
+        # Another method keeps the number of steps, where both have one.
+        flags.append(("--sampler", "sampler.steps", getattr(checked.sampler.instance, "steps", None)))
+    return [
+        Setting(f"{path}={json.dumps(value)}", f"{flag} {getattr(arguments, flag[2:].replace('-', '_'))}")
+        for flag, path, value in flags
+        if value is not None
+    ]
+
+
+def size_of(stated: str | None, step: CheckedStep, run: Path) -> tuple[int, int]:
+    """(height, width) of the pictures: as stated (`S` or `WxH`), or as trained."""
+    if stated is not None:
+        match = re.fullmatch(r"(\d+)(?:x(\d+))?", stated)
+        if not match:
+            raise RecipeError(Problem(f"`{stated}` is no size: 64, or 96x64 for width x height", "--image-size"))
+        width = int(match[1])
+        return int(match[2] or width), width
+    image = step.fields.get("image")
+    if image is None or not image.shape:
+        raise RecipeError(Problem("the run's dataset has no images, so a size is needed", "--image-size"))
+    return image.shape[-2], image.shape[-1]
+
+
+def draw(
+    checked: Checked, step: CheckedStep, run: Path, prompts: Sequence[str], arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Draw each prompt with each seed and write the pictures; gives their files and what made them."""
+    import torch
+
+    from fluxflow_registry.cli.train import device_of
+    from fluxflow_registry.engine.images import save_png
+    from fluxflow_registry.engine.run import compute
+    from fluxflow_registry.engine.weights import load_for_drawing
+
+    device = device_of(arguments.device)
+    size = size_of(arguments.image_size, step, run)
+    models, note = load_for_drawing(checked, step, run, device, branch=arguments.step)
+    if note:
+        say(note)
+    folder = Path(arguments.output) if arguments.output else run / "generated"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(Problem(f"the output folder cannot be written: {error.strerror}", str(folder))) from None
+    pictures = []
+    for prompt in prompts:
+        for seed in range(arguments.seed, arguments.seed + arguments.count):
+            # One at a time: a picture does not depend on what else is drawn with it.
+            batch = {"caption": [prompt]}
+            try:
+                image = compute(checked, step.providers, models, [DRAWN], batch, seed, device, size)[DRAWN][0]
+            except torch.OutOfMemoryError:
+                message = f"not enough memory to draw {size[1]} x {size[0]} pixels"
+                raise RunError(Problem(message, "--image-size")) from None
+            made = {"prompt": prompt, "seed": seed, "size": list(size), **drawing_options(checked, step)}
+            file = folder / f"{slug(prompt)}-seed{seed}-{fingerprint(made)}.png"
+            save_png(image, file, {key: str(value) for key, value in made.items()})
+            pictures.append({"file": str(file), **made})
+    return pictures
+
+
+def drawing_options(checked: Checked, step: CheckedStep) -> dict[str, Any]:
+    """What beside prompt and seed makes a picture what it is."""
+    from cattrs import unstructure
+
+    sampler = checked.sampler
+    options = unstructure(step.providers[DRAWN].instance)
+    told = {"sampler": sampler.component.name, **unstructure(sampler.instance)} if sampler else {}
+    return {**options, **told}
+
+
+def slug(prompt: str) -> str:
+    """A prompt as part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "empty"
+
+
+def fingerprint(made: dict[str, Any]) -> str:
+    """Six letters that tell pictures of one prompt and seed apart by their other options."""
+    return sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:6]
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `fluxflow-generate`."""
+    arguments = parser().parse_args(argv)
+    finish(lambda: main(arguments), arguments.json)

@@ -1,0 +1,61 @@
+"""The models of a run as they draw: finished, or as its newest checkpoint has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fluxflow_registry.check import Checked, CheckedStep
+from fluxflow_registry.engine.run import build_models
+from fluxflow_registry.errors import Problem, RunError
+from fluxflow_registry.state import store
+
+
+def load_for_drawing(
+    checked: Checked, step: CheckedStep, run: Path, device: torch.device, branch: str | None
+) -> tuple[dict[str, nn.Module], str | None]:
+    """The models with the weights of `final/`, of the end of a step, or of the newest checkpoint.
+
+    Gives a note where the run is not finished. Averaged weights are used where a checkpoint has them.
+    Raises RunError where there are no weights, or where a model's are missing or do not fit.
+    """
+    models = build_models(checked, device)
+    final = run / "final"
+    if branch is None and final.is_dir():
+        for name, model in models.items():
+            _take(model, store.read_model(final / name)[1], final / name)
+        return models, None
+    ends = {found.step: found for found in store.listing(run / "checkpoints") if found.end}
+    if branch is not None and branch in ends:
+        return _from_checkpoint(models, ends[branch].folder), None
+    if branch is not None:
+        raise RunError(Problem(f"step `{branch}` of the run has not ended", str(run)))
+    for found in store.listing(run / "checkpoints"):
+        try:
+            note = f"note: the run is not finished; drawing with {found.folder}"
+            return _from_checkpoint(models, found.folder), note
+        except RunError:
+            continue
+    raise RunError(Problem("has no weights yet: no finished model and no checkpoint", str(run)))
+
+
+def _from_checkpoint(models: dict[str, nn.Module], folder: Path) -> dict[str, nn.Module]:
+    state, _ = store.load(folder)
+    weights: Mapping[str, Any] = {**state["model"], **state.get("ema", {})}
+    for name, model in models.items():
+        if name not in weights:
+            raise RunError(Problem(f"holds no weights of model `{name}`", str(folder)))
+        _take(model, weights[name], folder)
+    return models
+
+
+def _take(model: nn.Module, weights: Mapping[str, Any], place: Path) -> None:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        told = " ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise RunError(Problem(f"the weights do not fit the model: {told}", str(place))) from error

@@ -1,0 +1,61 @@
+"""`--set a.b.c=value`: one value of a recipe changed from the command line, with the same checks."""
+
+from __future__ import annotations
+
+from attrs import evolve, frozen
+
+from fluxflow_registry.errors import Problem, RecipeError
+from fluxflow_registry.recipe.source import Node
+from fluxflow_registry.recipe.yaml import MAX_DEPTH, parse
+
+
+@frozen
+class Setting:
+    """`a.b.c=value`, and what the user typed to mean it."""
+
+    text: str
+    origin: str
+
+
+def override(root: Node, setting: str | Setting) -> Node:
+    """The tree with `a.b.c=value` applied; the value is YAML. Raises RecipeError on a malformed setting."""
+    origin = setting.origin if isinstance(setting, Setting) else f"--set {setting}"
+    setting = setting.text if isinstance(setting, Setting) else setting
+    path, sign, text = setting.partition("=")
+    parts = path.strip().split(".")
+    if not sign or not all(parts) or len(parts) > MAX_DEPTH:
+        raise RecipeError(Problem("a setting reads `path.to.key=value`", origin))
+    try:
+        value = parse(text, origin)
+    except RecipeError as error:
+        raise RecipeError([evolve(problem, where=origin) for problem in error.problems]) from None
+    return _put(root, parts, _placed(value, origin), origin)
+
+
+def _placed(node: Node, origin: str) -> Node:
+    """The value with the setting as the place of all its parts."""
+    value = node.value
+    if isinstance(value, list):
+        return Node([_placed(item, origin) for item in value], origin, {})
+    if isinstance(value, dict):
+        return Node({key: _placed(child, origin) for key, child in value.items()}, origin, dict.fromkeys(value, origin))
+    return Node(value, origin, {})
+
+
+def _put(node: Node, parts: list[str], value: Node, origin: str) -> Node:
+    if not parts:
+        return value
+    head, rest = parts[0], parts[1:]
+    if isinstance(node.value, list):
+        items = dict(zip(map(str, range(len(node.value))), node.value, strict=True))
+        if head not in items:
+            message = f"`{head}` is no place in the list of {len(items)} at {node.where}"
+            raise RecipeError(Problem(message, origin))
+        items[head] = _put(items[head], rest, value, origin)
+        return Node(list(items.values()), node.where, {})
+    if not isinstance(node.value, dict):  # a scalar gives way to a mapping that the setting makes
+        node = Node({}, origin, {})
+    child = _put(node.value.get(head, Node(None, origin, {})), rest, value, origin)
+    # A key that the file has keeps its place; one that the setting brings is placed at the setting.
+    place = node.keys.get(head, origin) if rest else origin
+    return Node({**node.value, head: child}, node.where, {**node.keys, head: place})

@@ -1,0 +1,148 @@
+"""Captions: lines of one file, or a text file beside each picture."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from fluxflow_registry import Problem
+
+from .files import Sample, composed, shown
+
+#: How many lines are reported with the nearest name: finding it takes long in a large folder.
+HELPED = 10
+
+
+def from_file(
+    root: Path,
+    table: Path,
+    files: Mapping[str, str] | None,
+    pictures: Collection[str],
+    problems: list[Problem],
+) -> list[Sample]:
+    """The samples that the file `table` describes, sorted by name; `files` None: the folder is not there.
+
+    A line is `name<TAB>caption`; blank lines are ignored. Adds to `problems` whatever is wrong.
+    """
+    first: dict[str, str] = {}
+    captions: dict[str, str] = {}
+    for where, line in _lines(table, problems):
+        problem = _take(where, line, files, first, captions, problems)
+        if problem is not None:
+            problems.append(problem)
+    if table.is_file() and files is not None:
+        for name in pictures:
+            if name not in first:
+                problems.append(Problem(f"has no caption in {shown(table)}", shown(root / name)))
+    return [Sample(root / (files or {})[name], captions[name]) for name in sorted(captions)]
+
+
+def _take(
+    where: str,
+    line: str,
+    files: Mapping[str, str] | None,
+    first: dict[str, str],
+    captions: dict[str, str],
+    problems: Collection[Problem],
+) -> Problem | None:
+    """Enter one line into `captions`, or give what is wrong with it."""
+    stated, tab, text = line.partition("\t")
+    stated, caption = stated.strip(), " ".join(text.split())
+    if not tab:
+        return Problem("there is no tab between name and caption", where, (("line", _cut(line)),))
+    if not stated:
+        return Problem("there is no name before the tab", where, (("line", _cut(line)),))
+    if _leads_out(stated):
+        return Problem(f"`{shown(stated)}` leads out of the folder", where)
+    name = composed(PurePosixPath(stated).as_posix())
+    if name in first:
+        return Problem(f"`{shown(stated)}` has a caption already", where, (("first", first[name]),))
+    first[name] = where
+    if not caption:
+        return Problem(f"the caption of `{shown(stated)}` is empty", where)
+    if files is None:
+        return None
+    if name not in files:
+        return Problem(f"there is no file `{shown(stated)}` in the folder", where, _nearest(name, files, problems))
+    captions[name] = caption
+    return None
+
+
+def _nearest(name: str, files: Mapping[str, str], problems: Collection[Problem]) -> tuple[tuple[str, str], ...]:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, files, n=1) if len(problems) < HELPED else []
+    return (("nearest", shown(close[0])),) if close else ()
+
+
+def _leads_out(name: str) -> bool:
+    return (
+        ".." in PurePosixPath(name).parts
+        or ".." in PureWindowsPath(name).parts
+        or PurePosixPath(name).is_absolute()
+        or PureWindowsPath(name).is_absolute()
+    )
+
+
+def _cut(line: str) -> str:
+    text = shown(line.strip())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _lines(table: Path, problems: list[Problem]) -> Iterator[tuple[str, str]]:
+    """The lines that are not blank, each with its place `captions.txt:12`."""
+    content = _read(table, "there is no such captions file", problems)
+    if content is None:
+        return
+    for number, raw in enumerate(content.split(b"\n"), start=1):
+        where = f"{shown(table)}:{number}"
+        try:
+            line = raw.decode("utf-8").rstrip("\r")
+        except UnicodeDecodeError as error:
+            problems.append(Problem(f"the line is not UTF-8, from byte {error.start + 1} on", where))
+            continue
+        if line.strip():
+            yield where, line
+
+
+def from_sidecars(
+    root: Path, files: Mapping[str, str], pictures: Collection[str], problems: list[Problem]
+) -> list[Sample]:
+    """The samples with the captions beside them: `a.txt` for `a.jpg`; adds to `problems` what is wrong."""
+    samples = []
+    for name in sorted(pictures):
+        beside = PurePosixPath(name).with_suffix(".txt").as_posix()
+        if beside not in files:
+            note = (("expected", shown(root / beside)),)
+            problems.append(Problem("has no caption", shown(root / name), note))
+            continue
+        path = root / files[beside]
+        content = _read(path, "has gone", problems)
+        if content is None:
+            continue
+        try:
+            caption = " ".join(content.decode("utf-8").split())
+        except UnicodeDecodeError as error:
+            problems.append(Problem(f"is not UTF-8, from byte {error.start + 1} on", shown(path)))
+            continue
+        if caption:
+            samples.append(Sample(root / files[name], caption))
+        else:
+            problems.append(Problem("the caption is empty", shown(path)))
+    return samples
+
+
+def _read(path: Path, missing: str, problems: list[Problem]) -> bytes | None:
+    """The bytes of a text file without its byte order mark, or None after telling why not."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        problems.append(Problem(missing, shown(path)))
+        return None
+    except OSError as error:
+        problems.append(Problem(f"cannot be read: {error.strerror}", shown(path)))
+        return None
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        problems.append(Problem("is UTF-16; captions are read as UTF-8", shown(path)))
+        return None
+    return content.removeprefix(b"\xef\xbb\xbf")

@@ -1,0 +1,99 @@
+"""Reading many pictures, each problem told in a user's words."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image, UnidentifiedImageError
+
+from fluxflow_registry import DataError, Problem
+
+from .decoding import FORMATS, Unsupported, decode, open_picture, square
+from .files import shown
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+#: Pictures handed to the threads at a time, so that a folder of millions does not fill the memory with tasks.
+AT_ONCE = 4096
+
+
+def damaged(paths: Sequence[Path], whole: bool) -> list[Problem]:
+    """A problem for each picture that cannot be read, tried in parallel; `whole`: down to its last pixel."""
+    workers = min(8, os.cpu_count() or 1)  # decoders release the interpreter's lock
+    problems: list[Problem] = []
+    with _pillow_warnings(), ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(paths), AT_ONCE):
+            found = pool.map(partial(_try, whole=whole), paths[start : start + AT_ONCE])
+            problems.extend(problem for problem in found if problem is not None)
+    return problems
+
+
+def read_all(paths: Sequence[Path], size: int) -> list[NDArray[np.uint8]]:
+    """Each picture as a square [S, S, 3]; raises DataError with all that cannot be read."""
+    pictures: list[NDArray[np.uint8]] = []
+    problems: list[Problem] = []
+    with _pillow_warnings():
+        for path in paths:
+            try:
+                pictures.append(square(path.read_bytes(), size))
+            except Exception as error:
+                problems.append(_told(path, error))
+    if problems:
+        raise DataError(problems)
+    return pictures
+
+
+def _try(path: Path, whole: bool) -> Problem | None:
+    """What is wrong with one picture. Whatever a decoder raises on its bytes is the file's fault."""
+    try:
+        if whole:
+            content = path.read_bytes()
+            with open_picture(content) as picture:
+                picture.verify()  # checksums, which decoding passes over
+            decode(content, 1)
+        else:
+            with path.open("rb") as stream, open_picture(stream):
+                pass
+    except Exception as error:
+        return _told(path, error)
+    return None
+
+
+def _told(path: Path, error: Exception) -> Problem:
+    where = shown(path)
+    if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
+        return Problem(f"is too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down", where)
+    if isinstance(error, Unsupported):
+        return Problem(str(error), where)
+    if isinstance(error, FileNotFoundError):
+        return Problem("is not there", where)
+    if isinstance(error, UnidentifiedImageError):
+        if path.stat().st_size == 0:
+            return Problem("is empty: 0 bytes", where)
+        return Problem("is not a picture", where, (("readable", ", ".join(FORMATS)),))
+    if isinstance(error, OSError) and error.errno is not None:
+        return Problem(f"cannot be read: {error.strerror}", where)
+    detail = str(error).strip().splitlines()
+    return Problem(f"is damaged: {detail[0] if detail else type(error).__name__}", where)
+
+
+@contextmanager
+def _pillow_warnings() -> Iterator[None]:
+    """Make a decompression bomb an error, and leave out what else Pillow remarks about a file's oddities.
+
+    Filters belong to the whole process, so they are set around the threads, not in them.
+    """
+    Image.init()  # the first use of a format would load them all, in several threads at once
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield

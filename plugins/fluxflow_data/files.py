@@ -1,0 +1,54 @@
+"""The files of a folder by their names, and how names are told to a user."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+
+from attrs import frozen
+
+from fluxflow_registry import Problem
+
+#: Endings of pictures, in any case.
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+@frozen
+class Sample:
+    """One picture and what it shows."""
+
+    path: Path
+    caption: str
+
+
+def listing(root: Path, problems: list[Problem]) -> dict[str, str]:
+    """Every file below `root` that is not hidden: its name in composed Unicode, and as it is on disk.
+
+    Names are relative to `root`, with `/` between folders. (macOS stores `é` as two characters, so
+    that a name copied from elsewhere is another string.)
+    """
+
+    def unreadable(error: OSError) -> None:
+        problems.append(Problem(f"cannot be read: {error.strerror}", shown(error.filename)))
+
+    found = {}
+    for folder, inner, names in os.walk(root, onerror=unreadable):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        inside = Path(folder).relative_to(root)
+        for name in names:
+            if not name.startswith("."):
+                actual = (inside / name).as_posix()
+                found[composed(actual)] = actual
+    return dict(sorted(found.items()))
+
+
+def composed(name: str) -> str:
+    """The name in Unicode's composed form, under which files are compared."""
+    return unicodedata.normalize("NFC", name)
+
+
+def shown(name: str | bytes | Path) -> str:
+    """A name that can be printed whatever bytes it holds: others appear as escapes."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -1,0 +1,19 @@
+"""Observers: the console, metrics as JSON lines, grids of pictures, and a report at the end."""
+
+from __future__ import annotations
+
+from fluxflow_registry import Register, hookimpl
+
+from .console import Console
+from .jsonl import JsonLines
+from .pictures import Pictures
+from .report import Report
+
+
+@hookimpl
+def fluxflow_register_observers(register: Register) -> None:
+    """Offer all of them; those with `default = True` join every run."""
+    register("console", Console)
+    register("jsonl", JsonLines)
+    register("pictures", Pictures)
+    register("report", Report)

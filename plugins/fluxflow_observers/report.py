@@ -1,0 +1,128 @@
+"""Observer `report`: what a run has reached, as a table and as `results.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from attrs import Factory, define, field, frozen
+
+from fluxflow_registry import hookimpl
+
+from .files import write_whole
+from .formatting import duration, figure, finite
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fluxflow_registry.lifecycle import RunView, StepView
+
+FILE = "results.json"
+
+
+@define
+class _Clock:
+    """Seconds spent in each step, in all sessions of a run."""
+
+    seconds: dict[str, float] = Factory(dict)
+    step: str | None = None
+    read: float = 0.0
+
+    def enter(self, step: str | None) -> None:
+        """Count for `step` from now on; None: for no step."""
+        now = perf_counter()
+        if self.step is not None:
+            self.seconds[self.step] = self.seconds.get(self.step, 0.0) + now - self.read
+        self.step, self.read = step, now
+
+
+@frozen(eq=False)
+class Report:
+    """Prints every evaluation of every step, and the time each step took; writes `results.json`.
+
+    The time of a step is that of all sessions of the run: it is written with each checkpoint, so that
+    what is lost in a crash is lost with its time. `finished` tells a complete run.
+    """
+
+    default: ClassVar[bool] = True
+
+    _clock: _Clock = field(init=False, factory=_Clock, repr=False)
+
+    @hookimpl
+    def run_started(self, run: RunView, resumed: bool) -> None:
+        """Take over the times of earlier sessions."""
+        self._clock.enter(None)
+        self._clock.seconds = read_seconds(run.folder / FILE) if resumed else {}
+
+    @hookimpl
+    def step_started(self, step: StepView) -> None:
+        """Start the step's clock."""
+        self._clock.enter(step.name)
+
+    @hookimpl
+    def checkpoint_saved(self, run: RunView) -> None:
+        """Write the times that belong to the checkpoint."""
+        self._clock.enter(self._clock.step)
+        self._write(run, finished=False)
+
+    @hookimpl
+    def run_ended(self, run: RunView) -> None:
+        """Print the table and write the file."""
+        from .terminal import open_console
+
+        self._clock.enter(None)
+        self._write(run, finished=True)
+        open_console().print(table(run, self._clock.seconds))
+
+    def _write(self, run: RunView, finished: bool) -> None:
+        content = {
+            "run": run.name,
+            "finished": finished,
+            "seconds": sum(self._clock.seconds.values()),
+            "steps": {
+                step.name: {
+                    "seconds": self._clock.seconds.get(step.name, 0.0),
+                    "evaluations": {name: dict(m) for name, m in run.results.get(step.name, {}).items()},
+                }
+                for step in run.steps
+            },
+        }
+        text = json.dumps(finite(content), indent=2, allow_nan=False) + "\n"
+        write_whole(run.folder / FILE, text.encode())
+
+
+def table(run: RunView, seconds: Mapping[str, float]) -> Table:
+    """All figures: a row for each metric, and the time of each step."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(title=f"Results of {run.name}", title_justify="left")
+    for name in ("step", "time", "evaluation", "metric"):
+        made.add_column(name)
+    made.add_column("figure", justify="right")
+    for step in run.steps:
+        head = [step.name, duration(seconds.get(step.name, 0.0))]
+        rows = [
+            (name, metric, figure(metric, value))
+            for name, metrics in run.results.get(step.name, {}).items()
+            for metric, value in metrics.items()
+        ]
+        shown = None
+        for name, metric, value in rows or [("", "", "")]:
+            made.add_row(*map(Text, (*head, "" if name == shown else name, metric, value)))
+            head, shown = ["", ""], name
+        made.add_section()
+    made.add_row("total", duration(sum(seconds.values())))
+    return made
+
+
+def read_seconds(path: Path) -> dict[str, float]:
+    """The times of earlier sessions; none where the file is missing or cannot be understood."""
+    try:
+        steps: Any = json.loads(path.read_bytes())["steps"]
+        return {str(name): float(facts["seconds"]) for name, facts in steps.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,236 @@
+"""The command trains, goes on where it was interrupted, and refuses bad input without leaving anything behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..small import FLOW, VAE_GAN
+
+COMMAND = [sys.executable, "-m", "fluxflow_registry"]
+LONG = ["--set", "steps.vae_gan.epochs=25"]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(VAE_GAN + FLOW)
+    return path
+
+
+def run(*arguments: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=200)
+
+
+def finals(root: Path) -> dict[str, bytes]:
+    (folder,) = root.glob("small-*")
+    return {p.parent.name: p.read_bytes() for p in (folder / "final").rglob("*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the long recipe that nothing disturbed."""
+    root = tmp_path_factory.mktemp("straight")
+    (root / "small.yaml").write_text(VAE_GAN + FLOW)
+    done = run("small.yaml", *LONG, "--output", "out", cwd=root)
+    assert done.returncode == 0, done.stderr
+    return root / "out"
+
+
+def test_a_finished_run_holds_all_that_was_promised(straight: Path) -> None:
+    (folder,) = straight.glob("small-*")
+
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    environment_facts = json.loads((folder / "environment.json").read_text())
+    metrics = [json.loads(line) for line in (folder / "graph/training_metrics_vae_gan.jsonl").read_text().splitlines()]
+    results = json.loads((folder / "results.json").read_text())
+
+    assert {"recipe.yaml", "environment.json", "results.json", "final/expander/config.json"} <= files
+    assert json.loads((folder / "final/expander/config.json").read_text())["latent_channels"] == 2
+    assert {plugin["name"] for plugin in environment_facts["plugins"]} >= {"vae", "gan", "flow"}
+    assert {"vae_loss", "vae/l1", "vae/kl", "discriminator_loss", "vae/grad_norm", "vae/lr"} <= set(
+        metrics[0]["metrics"]
+    )
+    assert "everything" in results["steps"]["flow"]["evaluations"]["seen"]
+    assert not [name for name in files if name.startswith(".") and name != ".lock"]
+
+
+def test_the_resolved_recipe_in_the_run_is_a_recipe_that_means_the_same(straight: Path, tmp_path: Path) -> None:
+    (folder,) = straight.glob("small-*")
+
+    again = run(folder / "recipe.yaml", "--validate", cwd=tmp_path)
+
+    assert again.returncode == 0, again.stderr
+    assert "# default" in (folder / "recipe.yaml").read_text()
+    assert "# --set steps.vae_gan.epochs=25" in (folder / "recipe.yaml").read_text()
+
+
+def interrupt(recipe: Path, number: signal.Signals, ready: Callable[[Path], bool]) -> subprocess.CompletedProcess[str]:
+    """Start the command, send it a signal once the run's folder is `ready`, and wait for its end."""
+    command = [*COMMAND, recipe.name, *LONG, "--output", "out"]
+    process = subprocess.Popen(
+        command, cwd=recipe.parent, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    limit = time.monotonic() + 100
+    while time.monotonic() < limit and process.poll() is None:
+        if any(ready(folder) for folder in (recipe.parent / "out").glob("small-*")):
+            break
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    return any(folder.glob("checkpoints/0*"))
+
+
+def in_flow(folder: Path) -> bool:
+    return any(folder.glob("checkpoints/0*-vae_gan-end"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_with_a_checkpoint_and_the_same_command_goes_on(
+    recipe: Path, straight: Path, number: signal.Signals
+) -> None:
+    stopped = interrupt(recipe, number, has_checkpoint)
+    again = run(recipe.name, *LONG, "--output", "out", cwd=recipe.parent)
+
+    assert stopped.returncode == 75, stopped.stderr
+    assert "run the same command to go on" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert again.returncode == 0, again.stderr
+    assert "resum" in again.stderr.lower()
+    assert finals(recipe.parent / "out") == finals(straight)
+
+
+@pytest.mark.parametrize("ready", [has_checkpoint, in_flow])
+def test_a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_weights(
+    recipe: Path, straight: Path, ready: Callable[[Path], bool]
+) -> None:
+    killed = interrupt(recipe, signal.SIGKILL, ready)
+    again = run(recipe.name, *LONG, "--output", "out", cwd=recipe.parent)
+
+    assert killed.returncode == -signal.SIGKILL
+    assert again.returncode == 0, again.stderr
+    assert finals(recipe.parent / "out") == finals(straight)
+    (folder,) = (recipe.parent / "out").glob("small-*")
+    lines = (folder / "graph/training_metrics_vae_gan.jsonl").read_text().splitlines()
+    batches = [json.loads(line)["global_step"] for line in lines if "metrics" in json.loads(line)]
+    assert batches == sorted(set(batches))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_random_kills_change_nothing(recipe: Path, straight: Path, seed: int) -> None:
+    import random
+
+    draw = random.Random(seed)
+    killed = True
+    while killed:
+        until = time.monotonic() + draw.uniform(2, 6)
+        done = interrupt(recipe, signal.SIGKILL, lambda _, until=until: time.monotonic() > until)  # type: ignore[misc]
+        killed = done.returncode == -signal.SIGKILL
+
+    assert done.returncode == 0, done.stderr
+    assert finals(recipe.parent / "out") == finals(straight)
+
+
+BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
+    "a missing file": (lambda p: ["nowhere.yaml"], r"nowhere.yaml  there is no such file"),
+    "a folder": (lambda p: ["."], "cannot be read: Is a directory"),
+    "an empty file": (lambda p: [written(p, "")], "the file is empty"),
+    "a syntax error": (lambda p: [written(p, "recipe: 1\nsteps: {a: [}\n")], "is no valid YAML"),
+    "another version": (lambda p: [written(p, "recipe: 2\n")], "reads recipes of version 1, not the number `2`"),
+    "an unwritable output folder": (
+        lambda p: ["small.yaml", "--output", "/dev/null/x"],
+        "output folder cannot be written",
+    ),
+    "an unknown device": (lambda p: ["small.yaml", "--device", "gpu"], "there is no device `gpu`"),
+    "a device that is not there": (lambda p: ["small.yaml", "--device", "cuda:9"], "there is no device `cuda:9`"),
+    "captions with bad lines": (
+        lambda p: [folder_recipe(p, captions="a.png a cat\n\nb.png\ta dog\n")],
+        "captions.txt:1",
+    ),
+    "an unreadable image": (lambda p: [folder_recipe(p, image=b"not a picture")], "a.png"),
+    "a missing image folder": (lambda p: ["small.yaml", "--set", "datasets.shapes={type: folder, path: gone}"], "gone"),
+    "shapes that do not fit": (
+        lambda p: ["small.yaml", "--set", "models.expander.latent_channels=3"],
+        "in step `vae_gan`, value `reconstruction` failed",
+    ),
+    "a dataset smaller than a batch": (
+        lambda p: ["small.yaml", "--set", "datasets.shapes.length=3"],
+        "dataset `shapes` has 3 samples, which is no batch of 4",
+    ),
+}
+
+
+def written(folder: Path, text: str) -> str:
+    (folder / "bad.yaml").write_text(text)
+    return "bad.yaml"
+
+
+def folder_recipe(folder: Path, captions: str | None = None, image: bytes | None = None) -> str:
+    """A recipe on a folder of two pictures, one of which, or whose captions, are wrong."""
+    from PIL import Image
+
+    images = folder / "images"
+    images.mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (16, 16), (200, 0, 0)).save(images / f"{name}.png")
+        (images / f"{name}.txt").write_text("a red square")
+    if image is not None:
+        (images / "a.png").write_bytes(image)
+    told = ""
+    if captions is not None:
+        (folder / "captions.txt").write_text(captions)
+        told = ", captions: captions.txt"
+    text = VAE_GAN.replace(
+        "{type: shapes, image_size: 16, length: 24}", f"{{type: folder, path: images, image_size: 16{told}}}"
+    )
+    return written(folder, text)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_a_clear_error_and_leaves_nothing_behind(recipe: Path, case: str) -> None:
+    arguments, words = BAD[case][0](recipe.parent), BAD[case][1]
+    before = set(recipe.parent.rglob("*"))
+
+    done = run(*arguments, cwd=recipe.parent)
+
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert set(recipe.parent.rglob("*")) == before
+
+
+def test_a_plugin_given_as_a_file_is_trained_with(recipe: Path) -> None:
+    (recipe.parent / "charbonnier.py").write_text(
+        "from fluxflow_registry import hookimpl\n\n\n"
+        "def charbonnier(reconstruction, image):\n"
+        "    return ((reconstruction - image).square() + 1e-6).sqrt().mean()\n\n\n"
+        "@hookimpl\n"
+        "def fluxflow_register_losses(register):\n"
+        "    register('charbonnier', charbonnier)\n"
+    )
+    settings = ["--set", "steps.vae_gan.updates.vae.losses.charbonnier={}", "--set", "steps.vae_gan.epochs=1"]
+
+    done = run(recipe.name, "--plugin", "charbonnier.py", *settings, "--output", "out", cwd=recipe.parent)
+
+    assert done.returncode == 0, done.stderr
+    (lines,) = (recipe.parent / "out").glob("small-*/graph/training_metrics_vae_gan.jsonl")
+    assert "vae/charbonnier" in lines.read_text()

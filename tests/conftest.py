@@ -1,0 +1,72 @@
+"""What tests of every part share: the first-party plugins, a recipe to check, the commands."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from fluxflow_registry.check import Checked, check
+from fluxflow_registry.registry import Registry, load
+
+from .synthetic import Site
+
+# Two cores are shared with other work: how long an example takes says nothing.
+settings.register_profile("fluxflow", deadline=None)
+settings.load_profile("fluxflow")
+
+
+@pytest.fixture(scope="session")
+def everything() -> Registry:
+    """All first-party plugins."""
+    return load()
+
+
+@pytest.fixture
+def prove(everything: Registry, tmp_path: Path) -> Callable[..., Checked]:
+    """Check a recipe's text, with settings and plugins."""
+
+    def run(text: str | bytes, *settings: str, using: Registry | None = None) -> Checked:
+        path = tmp_path / "r.yaml"
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return check(path, using or everything, settings)
+
+    return run
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command `fluxflow-run`, in a process of its own and an empty folder."""
+
+    def run(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "fluxflow_registry", *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, "NO_COLOR": "1", "COLUMNS": "100", **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A folder on the import path, in which distributions can be made up."""
+    before = set(sys.modules)
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    yield Site(folder)
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder)):
+            del sys.modules[name]
+    importlib.invalidate_caches()

@@ -1,0 +1,123 @@
+"""Small recipes, and runs of them in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fluxflow_registry import hookimpl
+from fluxflow_registry.check import Checked, check
+from fluxflow_registry.engine import folder as folders
+from fluxflow_registry.engine.loop import Stopped, train
+from fluxflow_registry.engine.run import Run, open_sources
+from fluxflow_registry.engine.step import LiveStep, facts_of
+from fluxflow_registry.registry import Registry, load
+
+from ..small import PLUGINS
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    """First-party plugins without observers: the engine is to be seen alone."""
+    return load(PLUGINS)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def checked(registry: Registry, tmp_path: Path) -> Callable[..., Checked]:
+    """Check a recipe's text with settings."""
+
+    def make(text: str, *settings: str, using: Registry | None = None) -> Checked:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return check(path, using or registry, settings)
+
+    return make
+
+
+@pytest.fixture
+def live() -> Callable[..., LiveStep]:
+    """A step of a checked recipe, ready to take batches."""
+
+    def make(recipe: Checked, step: int = 0, models: Mapping[str, nn.Module] | None = None) -> LiveStep:
+        from fluxflow_registry.engine.run import build_models
+
+        device = torch.device("cpu")
+        made = dict(models) if models else build_models(recipe, device)
+        source = open_sources(recipe)[recipe.steps[step].step.settings.dataset]
+        return LiveStep(facts_of(recipe.steps[step], source), source, made, recipe.recipe.seed, device)
+
+    return make
+
+
+class StopAfter:
+    """An observer that asks the run to stop once a number of events has been heard."""
+
+    def __init__(self, event: str, count: int) -> None:
+        self.event, self.left = event, count
+
+    def _heard(self, event: str, run: Any) -> None:
+        if event == self.event:
+            self.left -= 1
+            if self.left == 0:
+                run.stopping = "SIGTERM"
+
+    @hookimpl
+    def batch_ended(self, run: Any) -> None:
+        self._heard("batch_ended", run)
+
+    @hookimpl
+    def epoch_ended(self, run: Any) -> None:
+        self._heard("epoch_ended", run)
+
+    @hookimpl
+    def step_started(self, run: Any) -> None:
+        self._heard("step_started", run)
+
+    @hookimpl
+    def evaluated(self, run: Any) -> None:
+        self._heard("evaluated", run)
+
+    @hookimpl
+    def step_ended(self, run: Any) -> None:
+        self._heard("step_ended", run)
+
+
+def start(recipe: Checked, root: Path, observers: Sequence[Any] = ()) -> SimpleNamespace:
+    """Run a recipe in `root`, going on where it stands; tells whether it was stopped."""
+    found, _ = folders.unfinished(root, recipe.recipe.name, "digest")
+    folder = found or folders.new(root, recipe.recipe.name, "digest")
+    folder.write_identity(finished=False)
+    run = Run(recipe, folder, open_sources(recipe), torch.device("cpu"))
+    for observer in observers:
+        run.observers.register(observer)
+    try:
+        train(run)
+    except Stopped as stopped:
+        return SimpleNamespace(run=run, stopped=stopped.position)
+    return SimpleNamespace(run=run, stopped=None)
+
+
+def weights(models: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
+    """A copy of all weights and buffers."""
+    return {f"{n}.{k}": v.clone() for n, model in models.items() for k, v in model.state_dict().items()}
+
+
+def changed(before: Mapping[str, torch.Tensor], models: Mapping[str, nn.Module]) -> set[str]:
+    """The models any of whose parameters have moved."""
+    return {
+        name
+        for name, model in models.items()
+        for key, value in model.named_parameters()
+        if not torch.equal(before[f"{name}.{key}"], value)
+    }

@@ -1,0 +1,219 @@
+"""A run that is stopped and started again ends bit-identical to one that was never disturbed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fluxflow_registry.check import Checked
+from fluxflow_registry.engine import folder as folders
+from fluxflow_registry.engine.batches import epoch_batches, permutation
+from fluxflow_registry.errors import RunError
+
+from ..small import FLOW, VAE_GAN
+from .conftest import StopAfter, start, weights
+
+Checker = Callable[..., Checked]
+
+STOPS = [
+    ("batch_ended", 1),
+    ("batch_ended", 5),
+    ("batch_ended", 6),  # the last batch of an epoch
+    ("batch_ended", 12),  # the last batch of a step
+    ("batch_ended", 15),
+    ("epoch_ended", 1),
+    ("epoch_ended", 2),  # the step is over
+    ("step_started", 2),
+    ("step_ended", 1),
+    ("evaluated", 1),
+]
+
+
+def finals(run: Any) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(run.folder)): p.read_bytes() for p in sorted((run.folder / "final").rglob("*.safetensors"))
+    }
+
+
+@pytest.fixture
+def straight(checked: Checker, tmp_path: Path) -> Any:
+    return start(checked(VAE_GAN + FLOW), tmp_path / "straight").run
+
+
+@pytest.mark.parametrize(("event", "count"), STOPS)
+def test_the_final_weights_do_not_tell_that_the_run_was_stopped(
+    checked: Checker, tmp_path: Path, straight: Any, event: str, count: int
+) -> None:
+    recipe = checked(VAE_GAN + FLOW)
+
+    first = start(recipe, tmp_path / "stopped", [StopAfter(event, count)])
+    second = start(recipe, tmp_path / "stopped")
+
+    assert first.stopped is not None
+    assert second.stopped is None
+    assert second.run.folder == first.run.folder
+    assert finals(second.run) == finals(straight)
+    assert second.run.results == straight.results
+
+
+def test_stopping_after_every_single_batch_still_arrives_at_the_same_weights(
+    checked: Checker, tmp_path: Path, straight: Any
+) -> None:
+    recipe, stops = checked(VAE_GAN + FLOW), 0
+
+    while (attempt := start(recipe, tmp_path / "often", [StopAfter("batch_ended", 1)])).stopped is not None:
+        stops += 1
+
+    assert stops >= 20
+    assert finals(attempt.run) == finals(straight)
+
+
+def test_with_accumulation_a_stop_waits_for_the_end_of_the_window(checked: Checker, tmp_path: Path) -> None:
+    recipe = checked(VAE_GAN, "steps.vae_gan.accumulate=4")
+    whole = start(recipe, tmp_path / "whole").run
+
+    first = start(recipe, tmp_path / "cut", [StopAfter("batch_ended", 1)])
+    second = start(recipe, tmp_path / "cut")
+
+    assert first.stopped.batch == 4
+    assert finals(second.run) == finals(whole)
+
+
+def test_the_state_of_a_balancer_is_taken_back(checked: Checker, tmp_path: Path) -> None:
+    recipe = checked(VAE_GAN, "steps.vae_gan.updates.vae.balancer={type: inverse, window: 5}")
+    whole = start(recipe, tmp_path / "whole").run
+
+    start(recipe, tmp_path / "cut", [StopAfter("batch_ended", 3)])
+    second = start(recipe, tmp_path / "cut")
+
+    assert finals(second.run) == finals(whole)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    checked: Checker, tmp_path: Path, straight: Any
+) -> None:
+    recipe = checked(VAE_GAN + FLOW)
+    first = start(recipe, tmp_path / "damaged", [StopAfter("batch_ended", 10)])
+    newest = sorted((first.run.folder / "checkpoints").iterdir())[-1]
+    file = newest / "model.expander.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    heard: list[str] = []
+
+    second = start(recipe, tmp_path / "damaged", [Listener(heard)])
+
+    assert str(file) in heard[0]
+    assert "is damaged: its size or digest is not the manifest's" in heard[0]
+    assert finals(second.run) == finals(straight)
+
+
+class Listener:
+    """Collects warnings."""
+
+    def __init__(self, heard: list[str]) -> None:
+        self.heard = heard
+
+    from fluxflow_registry import hookimpl
+
+    @hookimpl
+    def warned(self, message: str) -> None:
+        self.heard.append(message)
+
+
+def test_sibling_steps_start_from_their_parents_end(checked: Checker, tmp_path: Path) -> None:
+    base = VAE_GAN.replace("    epochs: 2", "    epochs: 1")
+    branch = base.split("steps:\n")[1].replace("  vae_gan:", "  left:\n    after: vae_gan")
+    right = branch.replace("left:", "right:").replace("lr: 1.0e-3", "lr: 5.0e-4")
+    both, alone = base + branch + right, base + right
+
+    first = start(checked(both), tmp_path / "both").run
+    second = start(checked(alone), tmp_path / "alone").run
+
+    found = {k.removeprefix("final/right/"): v for k, v in finals(first).items() if "/right/" in k}
+    assert found == {k.removeprefix("final/"): v for k, v in finals(second).items()}
+    assert {path.split("/")[1] for path in finals(first)} == {"left", "right"}
+
+
+def test_a_root_step_after_others_starts_from_new_weights(checked: Checker, tmp_path: Path) -> None:
+    base = VAE_GAN.replace("    epochs: 2", "    epochs: 1")
+    again = base.split("steps:\n")[1].replace("  vae_gan:", "  second:\n    after: null")
+    renamed = base.replace("  vae_gan:", "  second:")
+
+    both = start(checked(base + again), tmp_path / "both").run
+    alone = start(checked(renamed), tmp_path / "alone").run
+
+    second = {k.removeprefix("final/second/"): v for k, v in finals(both).items() if "/second/" in k}
+    assert second == {k.removeprefix("final/"): v for k, v in finals(alone).items()}
+
+
+def test_a_folder_is_held_by_one_run_and_the_second_names_the_first(tmp_path: Path) -> None:
+    folder = folders.new(tmp_path, "name", "digest")
+    held = folder.lock()
+
+    with pytest.raises(RunError, match=r"is in use by process \d+"):
+        folder.lock()
+
+    held.close()
+    folder.lock().close()
+
+
+def test_a_finished_run_is_not_gone_on_with_and_another_form_of_the_recipe_is_told(tmp_path: Path) -> None:
+    mine, other, done = (folders.new(tmp_path, "name", digest) for digest in ("mine", "other", "mine"))
+    for folder, finished in ((mine, False), (other, False), (done, True)):
+        folder.write_identity(finished)
+
+    found, others = folders.unfinished(tmp_path, "name", "mine")
+
+    assert found == mine
+    assert others in ([other.path], [])
+    assert json.loads((done.path / "run.json").read_text())["finished"] is True
+
+
+class Counting:
+    """A source whose samples are their own numbers."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def batch(self, indices: Any, seed: int) -> dict[str, Any]:
+        return {"index": torch.tensor(list(indices)), "seed": [seed] * len(indices)}
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("start_at", [0, 3])
+def test_the_order_of_samples_is_the_same_for_any_number_of_workers(workers: int, start_at: int) -> None:
+    place = (0, "step", "data", 1)
+
+    read = list(epoch_batches(Counting(), 2, 5, start_at, workers, place))
+
+    assert torch.equal(torch.cat([batch["index"] for batch in read]), permutation(10, *place)[2 * start_at :])
+
+
+def test_every_epoch_has_an_order_of_its_own_and_shows_each_sample_once() -> None:
+    orders = [permutation(100, 0, "step", "data", epoch).tolist() for epoch in range(3)]
+
+    assert len({tuple(order) for order in orders}) == 3
+    assert all(sorted(order) == list(range(100)) for order in orders)
+
+
+def test_models_start_from_numbers_that_depend_on_seed_and_name_alone(checked: Checker) -> None:
+    from fluxflow_registry.engine.run import build_models
+
+    device = torch.device("cpu")
+    one = build_models(checked(VAE_GAN), device)
+    two = build_models(checked(VAE_GAN + FLOW), device)
+    other = build_models(checked(VAE_GAN, "seed=1"), device)
+
+    assert all(torch.equal(a, b) for a, b in zip(weights(one).values(), weights(two).values(), strict=True))
+    assert not torch.equal(_first(one["expander"]), _first(other["expander"]))
+
+
+def _first(model: nn.Module) -> torch.Tensor:
+    return next(model.parameters())

@@ -1,0 +1,231 @@
+"""What a step does with its settings: accumulation, averages, warm-up, clipping, precision, NaN."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from fluxflow_registry.check import Checked
+from fluxflow_registry.contracts import Position, Summary
+from fluxflow_registry.engine.ema import Average
+from fluxflow_registry.engine.step import LiveStep
+from fluxflow_registry.engine.tally import Tally
+from fluxflow_registry.errors import TrainingError
+
+from ..small import FLOW, PLUGINS, VAE_GAN
+from .conftest import changed, start, weights
+
+Checker = Callable[..., Checked]
+Maker = Callable[..., LiveStep]
+VAE = "steps.vae_gan.updates.vae"
+
+
+def take(step: LiveStep, count: int) -> None:
+    for index, batch in zip(range(count), step.batches(0, 0), strict=False):
+        step.take(batch, Position(batch=index, step_batch=index, run_batch=index))
+
+
+def test_the_weight_of_a_loss_rises_as_a_cosine_over_the_steps_own_batches(checked: Checker, live: Maker) -> None:
+    kl = next(loss for loss in live(checked(VAE_GAN)).turns[1].losses if loss.label == "kl")
+
+    rising = [kl.weight_at(s) for s in range(7)]
+
+    assert rising == pytest.approx([1e-3 * (1 - math.cos(math.pi * s / 5)) / 2 for s in range(5)] + [1e-3, 1e-3])
+
+
+def test_a_loss_without_a_weight_has_its_own_default(checked: Checker) -> None:
+    update = checked(VAE_GAN.replace("l1: {}", "l1: {}\n          mse: {}")).steps[0].updates["vae"]
+
+    assert (update.weight("mse"), update.weight("l1"), update.weight("kl")) == (0.1, 1.0, 1e-3)
+
+
+def test_accumulating_two_batches_moves_weights_as_one_of_twice_the_size(checked: Checker, live: Maker) -> None:
+    plain = VAE_GAN.replace("kl: {weight: 1.0e-3, warmup: 5}", "kl: {weight: 0.0}")
+    plain = plain.replace("          hinge_generator: {weight: 0.1, detach: [latent]}\n", "")
+    quiet = "values={latent: {sample: false}}"
+    sgd = f"{VAE}.optimizer={{type: SGD, lr: 0.1}}"
+    common = [quiet, sgd, f"{VAE}.scheduler=null", f"{VAE}.clip_grad_norm=null"]
+    twice = live(checked(plain, *common, "defaults.batch_size=4", "steps.vae_gan.accumulate=2"))
+    once = live(checked(plain, *common, "defaults.batch_size=8"))
+
+    take(twice, 2)
+    take(once, 1)
+
+    for (name, a), b in zip(
+        twice.models["expander"].named_parameters(), once.models["expander"].parameters(), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_clipping_bounds_the_step(checked: Checker, live: Maker) -> None:
+    sgd = [f"{VAE}.optimizer={{type: SGD, lr: 1.0}}", f"{VAE}.scheduler=null", f"{VAE}.clip_grad_norm=1.0e-3"]
+    step = live(checked(VAE_GAN, *sgd))
+    before = weights(step.models)
+
+    take(step, 1)
+
+    moved = [
+        (p.detach() - before[f"{name}.{key}"]).square().sum()
+        for name in ("compressor", "expander")
+        for key, p in step.models[name].named_parameters()
+    ]
+    assert float(torch.stack(moved).sum().sqrt()) == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_with_finite_losses_close_to_full(checked: Checker, live: Maker, precision: str) -> None:
+    full, half = (live(checked(VAE_GAN, f"steps.vae_gan.precision={p}")) for p in ("fp32", precision))
+    before = weights(half.models)
+
+    take(full, 1)
+    take(half, 1)
+
+    a, b = full.tally.fetch(), half.tally.fetch()
+    assert b["vae/l1"] == pytest.approx(a["vae/l1"], rel=0.05)
+    assert changed(before, half.models) >= {"compressor", "expander", "discriminator"}
+
+
+class _Poison:
+    """A loss that is not finite on one batch."""
+
+    default_weight = 1.0
+
+    def __call__(self, reconstruction: torch.Tensor, step_batch: int) -> torch.Tensor:
+        return reconstruction.mean() * (math.nan if step_batch == 1 else 1.0)
+
+
+def poisoned(registry: Any) -> Any:
+    """The registry with a loss `poison` beside the others."""
+    from types import SimpleNamespace
+
+    from fluxflow_registry import hookimpl
+    from fluxflow_registry.registry import _register
+    from fluxflow_registry.registry import load as load_registry
+
+    @hookimpl
+    def fluxflow_register_losses(register: Any) -> None:
+        register("poison", _Poison)
+
+    from fluxflow_registry.registry import Plugin
+
+    made = load_registry(PLUGINS)
+    _register(
+        made, Plugin("poison", "test", "1", "here"), SimpleNamespace(fluxflow_register_losses=fluxflow_register_losses)
+    )
+    return made
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_loss_that_is_not_finite_leaves_every_weight_and_moment_as_it_was(
+    checked: Checker, live: Maker, registry: Any, precision: str
+) -> None:
+    text = VAE_GAN.replace("l1: {}", "l1: {}\n          poison: {}")
+    step = live(checked(text, f"steps.vae_gan.precision={precision}", using=poisoned(registry)))
+    vae = step.turns[1]
+    batches = iter(step.batches(0, 0))
+    step.take(next(batches), Position())
+    before, rate = weights(step.models), vae.optimizer.param_groups[0]["lr"]
+    moments = {id(p): s["exp_avg"].clone() for p, s in vae.optimizer.state.items()}
+
+    step.take(next(batches), Position(batch=1, step_batch=1))
+
+    assert changed(before, step.models) == {"discriminator"}
+    assert all(torch.equal(moments[id(p)], s["exp_avg"]) for p, s in vae.optimizer.state.items())
+    assert vae.optimizer.param_groups[0]["lr"] == rate
+    assert vae.skipped_in_a_row == 1
+    assert math.isnan(step.tally.fetch()["vae/poison"])
+    step.take(next(batches), Position(batch=2, step_batch=2))
+    assert vae.skipped_in_a_row == 0
+    assert changed(before, step.models) >= {"compressor", "expander"}
+
+
+def test_a_run_without_a_single_finite_batch_gives_up_and_names_the_loss(
+    checked: Checker, registry: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Poison, "__call__", lambda self, reconstruction: reconstruction.mean() * math.nan)
+    text = VAE_GAN.replace("l1: {}", "l1: {}\n          poison: {}")
+    recipe = checked(text, "steps.vae_gan.epochs=9", using=poisoned(registry))
+
+    with pytest.raises(TrainingError, match=r"update `vae`: no finite loss or gradient for 20 batches in a row"):
+        start(recipe, tmp_path)
+
+
+def test_averages_follow_their_equation_with_warm_up() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    average, expected = Average(model, decay=0.5, warmup=True), 0.0
+
+    for n in range(12):
+        with torch.no_grad():
+            model.weight.fill_(float(n))
+        average.update(n)
+        d = min(0.5, (1 + n) / (10 + n))
+        expected = d * expected + (1 - d) * n
+
+    assert float(average.module.weight) == pytest.approx(expected, rel=1e-5)  # type: ignore[arg-type]
+    assert not average.module.weight.requires_grad
+
+
+def test_averaged_weights_are_measured_drawn_with_and_adopted_at_the_end(
+    checked: Checker, live: Maker, tmp_path: Any
+) -> None:
+    recipe = checked(VAE_GAN + FLOW)
+    step = live(recipe, 1)
+    take(step, 3)
+    average = step.averages["flow_processor"].module
+
+    used = step.evaluation_models()["flow_processor"]
+    raw = [p.clone() for p in step.models["flow_processor"].parameters()]
+    step.adopt_averages()
+
+    assert used is average
+    assert any(not torch.equal(a, b) for a, b in zip(raw, average.parameters(), strict=True))
+    adopted = step.models["flow_processor"].parameters()
+    assert all(torch.equal(a, b) for a, b in zip(adopted, average.parameters(), strict=True))
+
+
+def test_adding_a_loss_does_not_change_the_noise_of_another_value(checked: Checker, live: Maker) -> None:
+    recipe = VAE_GAN + FLOW
+    plain = live(checked(recipe), 1)
+    more = live(
+        checked(
+            recipe.replace(
+                "{velocity: {}}", "{velocity: {}, l1: {with: {reconstruction: velocity, image: velocity_target}}}"
+            )
+        ),
+        1,
+    )
+
+    take(plain, 1)
+    take(more, 1)
+
+    assert torch.equal(plain.values.kept["noise"].bare, more.values.kept["noise"].bare)
+    assert torch.equal(plain.values.kept["time"].bare, more.values.kept["time"].bare)
+
+
+def test_the_tally_gives_mean_minimum_maximum_and_the_mean_of_the_last_twenty() -> None:
+    tally = Tally()
+    numbers = [float(n) for n in range(30)]
+    for number in numbers:
+        tally.add({"loss": torch.tensor(number), "lr": 0.5})
+    tally.add({"loss": torch.tensor(math.nan)})
+
+    summary = tally.close_epoch()
+
+    assert summary["loss"] == Summary(sum(numbers) / 30, 0.0, 29.0, sum(numbers[-20:]) / 20)
+    assert summary["lr"] == Summary(0.5, 0.5, 0.5, 0.5)
+    assert tally.history["loss"] == [summary["loss"]]
+
+
+def test_a_step_ends_by_its_threshold_and_by_its_limit(checked: Checker, tmp_path: Any) -> None:
+    until = "steps.vae_gan.until={{type: loss_threshold, metric: vae_loss, threshold: {}, max_epochs: 3}}"
+
+    reached = start(checked(VAE_GAN, until.format("100.0")), tmp_path / "a").run
+    limited = start(checked(VAE_GAN, until.format("-100.0")), tmp_path / "b").run
+
+    assert len(reached.live.tally.history["vae_loss"]) == 1
+    assert len(limited.live.tally.history["vae_loss"]) == 3

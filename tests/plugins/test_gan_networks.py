@@ -1,0 +1,73 @@
+"""The patch discriminator scores patches, not pictures, and R1 can be taken through it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fluxflow_gan.models import PatchDiscriminatorBuilder
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 3), st.booleans(), st.integers(1, 3), st.integers(1, 3))
+def test_there_is_one_logit_for_each_patch(depth: int, spectral_norm: bool, rows: int, columns: int) -> None:
+    discriminator = PatchDiscriminatorBuilder(width=4, depth=depth, spectral_norm=spectral_norm)()
+    image = torch.randn(2, 3, rows * 2**depth, columns * 2**depth)
+
+    logits = discriminator(image)
+
+    assert logits.shape == (2, 1, rows, columns)
+
+
+@pytest.mark.parametrize("spectral_norm", [False, True])
+def test_the_gradient_penalty_reaches_every_convolution(spectral_norm: bool) -> None:
+    discriminator = PatchDiscriminatorBuilder(width=8, spectral_norm=spectral_norm)()
+    image = torch.randn(2, 3, 32, 32, requires_grad=True)
+
+    score = discriminator(image).mean(dim=(1, 2, 3)).sum()
+    (slope,) = torch.autograd.grad(score, image, create_graph=True)
+    penalty: Tensor = slope.square().sum(dim=(1, 2, 3)).mean()
+    torch.autograd.backward(penalty)
+
+    weights = [w for name, w in discriminator.named_parameters() if "weight" in name]
+    assert all(w.grad is not None and w.grad.abs().sum() > 0 for w in weights)
+
+
+def test_spectral_norm_bounds_the_slope() -> None:
+    discriminator = PatchDiscriminatorBuilder(spectral_norm=True)()
+    x = torch.randn(64, 3, 32, 32)
+    for _ in range(20):
+        discriminator(x)
+
+    moved = x + 0.01 * torch.randn(x.shape)
+    change = (discriminator(moved) - discriminator(x)).flatten(1).norm(dim=1)
+
+    # Each kernel has norm one as a matrix; as a convolution it may be somewhat larger.
+    assert (change < 30 * (moved - x).flatten(1).norm(dim=1)).all()
+
+
+def test_a_logit_does_not_see_the_far_end_of_the_picture() -> None:
+    discriminator = PatchDiscriminatorBuilder()()
+    image = torch.randn(1, 3, 64, 64)
+    other = image.clone()
+    other[..., -8:] = 0
+
+    before, after = discriminator(image), discriminator(other)
+
+    assert torch.equal(before[..., 0], after[..., 0])
+    assert not torch.equal(before[..., -1], after[..., -1])
+
+
+def test_the_gain_of_details_matters_at_an_edge_and_not_on_a_flat_area() -> None:
+    flat = torch.full((1, 3, 16, 16), 0.3)
+    edge = torch.cat([flat[..., :8], -flat[..., 8:]], dim=-1)
+
+    shown = PatchDiscriminatorBuilder(details=4.0)()
+    hidden = PatchDiscriminatorBuilder(details=1.0)()
+    hidden.load_state_dict(shown.state_dict())
+
+    assert torch.allclose(shown(flat), hidden(flat), atol=1e-5)
+    assert not torch.allclose(shown(edge), hidden(edge), atol=1e-5)

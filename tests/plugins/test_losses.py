@@ -1,0 +1,177 @@
+"""The mathematics of the losses: hand-computed values, invariances, gradients that arrive."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fluxflow_flow.losses import velocity
+from fluxflow_gan.losses import R1, HingeGenerator, hinge_discriminator
+from fluxflow_metrics import psnr, sharpness
+from fluxflow_vae.losses import Frequency, Kl, Mse, Ssim, l1
+from fluxflow_vae.networks import Posterior
+from fluxflow_vae.similarity import ssim
+
+
+def images(seed: int = 0, batch: int = 2, side: int = 16) -> Tensor:
+    return torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+PAIRWISE: dict[str, Any] = {"l1": l1, "mse": Mse(), "frequency": Frequency(), "ssim": Ssim()}
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_a_reconstruction_loss_is_zero_for_the_image_itself_and_positive_otherwise(name: str) -> None:
+    t, p = images(0), images(1)
+
+    same, other = PAIRWISE[name](t, t), PAIRWISE[name](p, t)
+
+    assert float(same) == pytest.approx(0, abs=1e-6)
+    assert float(other) > 0.01
+    assert other.ndim == 0
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_reaches_the_reconstruction_and_descends(name: str, dtype: torch.dtype) -> None:
+    t, p = images(0).to(dtype), images(1).to(dtype).requires_grad_()
+
+    loss = PAIRWISE[name](p, t)
+    (gradient,) = torch.autograd.grad(loss, p)
+    lower = PAIRWISE[name]((p - 20 * gradient).detach(), t)
+
+    assert gradient.isfinite().all()
+    assert float(lower) < float(loss.detach())
+
+
+def test_l1_and_mse_are_means_over_all_elements() -> None:
+    t = torch.zeros(2, 3, 4, 4)
+
+    assert float(l1(t + 0.5, t)) == pytest.approx(0.5)
+    assert float(Mse()(t + 0.5, t)) == pytest.approx(0.25)
+
+
+def test_frequency_weighs_low_and_high_frequencies_apart() -> None:
+    flat = torch.full((1, 3, 8, 8), 0.5)
+    checkers = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(4, 4).expand(1, 3, 8, 8)
+    low = torch.nn.functional.avg_pool2d(checkers, 3, 1, 1)
+    zero = torch.zeros(1, 3, 8, 8)
+
+    only_low, only_high = Frequency(low_weight=1, high_weight=0), Frequency(low_weight=0, high_weight=1)
+
+    assert float(only_low(checkers, zero)) == pytest.approx(float(low.abs().mean()))
+    assert float(only_high(checkers, zero)) == pytest.approx(float((checkers - low).abs().mean()))
+    assert float(only_high(flat, zero)[...]) < float(only_low(flat, zero))
+    both = Frequency(low_weight=2, high_weight=3)(checkers, zero)
+    assert float(both) == pytest.approx(2 * float(only_low(checkers, zero)) + 3 * float(only_high(checkers, zero)))
+
+
+def test_ssim_agrees_with_its_definition_written_out_for_one_window() -> None:
+    p, t = images(1, batch=1, side=11), images(2, batch=1, side=11)
+    offset = torch.arange(11.0) - 5
+    w = torch.exp(-(offset**2) / (2 * 1.5**2))
+    weight = torch.outer(w, w) / torch.outer(w, w).sum()
+
+    values = []
+    for c in range(3):
+        x, y = p[0, c].double(), t[0, c].double()
+        mx, my = (weight * x).sum(), (weight * y).sum()
+        vx, vy = (weight * (x - mx) ** 2).sum(), (weight * (y - my) ** 2).sum()
+        cov = (weight * (x - mx) * (y - my)).sum()
+        c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+        values.append((2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2)))
+
+    assert float(ssim(p, t)) == pytest.approx(float(torch.stack(values).mean()), abs=1e-5)
+
+
+def test_kl_is_the_divergence_of_torch_distributions() -> None:
+    q = Posterior(torch.randn(4, 2, 3, 3), torch.randn(4, 2, 3, 3))
+    normal = torch.distributions.Normal
+    exact = torch.distributions.kl_divergence(normal(q.mean, (0.5 * q.logvar).exp()), normal(0.0, 1.0))
+
+    assert float(Kl()(q)) == pytest.approx(float(exact.mean()), rel=1e-5)
+    assert float(Kl(reduction="sum")(q)) == pytest.approx(float(exact.sum() / 4), rel=1e-5)
+    channel = Kl(reduction="sum", free_bits_per="channel")(q)
+    assert float(channel) == pytest.approx(float(exact.sum() / 4), rel=1e-5)
+
+
+def test_free_bits_are_a_floor_below_which_nothing_is_pressed() -> None:
+    near = Posterior(torch.full((2, 2, 1, 1), 0.1).requires_grad_(), torch.zeros(2, 2, 1, 1))
+
+    free = Kl(free_bits=0.5)(near)
+    (gradient,) = torch.autograd.grad(free, near.mean)
+    paid = Kl(free_bits=0.0)(near)
+
+    assert float(free.detach()) == pytest.approx(0.5)
+    assert not gradient.any()
+    assert float(paid.detach()) == pytest.approx(0.005)
+
+
+def test_free_bits_per_channel_leave_a_channel_alone_that_carries_enough_elsewhere() -> None:
+    mean = torch.zeros(1, 1, 1, 2)
+    mean[..., 0] = 2.0
+    q = Posterior(mean.requires_grad_(), torch.zeros_like(mean))
+
+    element = Kl(free_bits=0.5)(q)
+    channel = Kl(free_bits=0.5, free_bits_per="channel")(q)
+
+    assert float(element.detach()) == pytest.approx((2.0 + 0.5) / 2)
+    assert float(channel.detach()) == pytest.approx((2.0 + 0.0) / 2)
+
+
+def test_hinge_takes_the_relu_of_each_patch_before_the_mean() -> None:
+    real = torch.tensor([2.0, 0.0]).view(1, 1, 1, 2)
+    fake = torch.tensor([-3.0, 0.5]).view(1, 1, 1, 2)
+
+    assert float(hinge_discriminator(real, fake)) == pytest.approx(0.5 * (0.5 + 0.75))
+    assert float(HingeGenerator()(fake)) == pytest.approx(1.25)
+
+
+def test_r1_is_the_squared_gradient_of_the_mean_logit_and_trains_the_discriminator() -> None:
+    net = nn.Conv2d(3, 1, 1, bias=False)
+    x = images()
+    # D(x) = mean over 256 places of w . x, so the gradient at each place is w / 256.
+    exact = 2.0 / 2 * 256 * float((net.weight / 256).square().sum().detach())
+
+    penalty = R1(gamma=2.0)(x, net)
+    (gradient,) = torch.autograd.grad(penalty, net.weight)
+
+    assert float(penalty.detach()) == pytest.approx(exact, rel=1e-4)
+    assert gradient.abs().sum() > 0
+    assert float(R1(gamma=2.0, interval=16)(x, net).detach()) == pytest.approx(16 * exact, rel=1e-4)
+
+
+def test_r1_does_not_grow_with_the_number_of_patches() -> None:
+    net = nn.Conv2d(3, 1, 1, bias=False)
+
+    small, large = R1()(images(side=8), net), R1()(images(side=32), net)
+
+    assert float(large.detach()) <= float(small.detach())
+
+
+def test_velocity_is_the_mean_squared_error() -> None:
+    assert float(velocity(torch.ones(2, 2), torch.full((2, 2), 3.0))) == pytest.approx(4.0)
+
+
+@given(noise=st.floats(0.001, 1.0))
+@settings(max_examples=30, deadline=None)
+def test_psnr_is_the_ratio_in_decibels_for_images_that_span_two(noise: float) -> None:
+    t = torch.zeros(2, 3, 4, 4)
+
+    found = psnr(t + noise, t)
+
+    assert float(found) == pytest.approx(10 * math.log10(4 / noise**2), rel=1e-4)
+
+
+def test_sharpness_is_one_for_the_image_and_falls_with_blur() -> None:
+    t = images()
+    blurred = torch.nn.functional.avg_pool2d(t, 3, 1, 1)
+
+    assert float(sharpness(t, t)) == pytest.approx(1)
+    assert float(sharpness(blurred, t)) < 0.5

@@ -1,0 +1,149 @@
+"""Metrics are one JSON line each, readable after any crash, and no batch stands there twice."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fluxflow_observers.jsonl import JsonLines
+from fluxflow_registry import Position
+
+Tell = Callable[..., None]
+
+
+@pytest.fixture
+def tell(told: Callable[..., Tell]) -> Tell:
+    return told(JsonLines())
+
+
+def lines(folder: Path, step: str = "vae_warmup") -> list[dict[str, Any]]:
+    text = (folder / "graph" / f"training_metrics_{step}.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def at(batch: int, epoch: int = 0, step: int = 0) -> Position:
+    """A position in steps of 4 batches an epoch."""
+    done = 4 * epoch + batch
+    return Position(step, epoch, batch, done, done + 100 * step)
+
+
+def test_a_logged_batch_is_one_line_with_its_place_and_its_pace(tell: Tell, run: Any) -> None:
+    tell("run_started", run, position=Position(), resumed=False)
+    tell("epoch_started", run, step=run.steps[0], position=at(0, epoch=1))
+    tell("metrics_logged", run, step=run.steps[0], position=at(2, epoch=1), metrics={"vae_loss": 0.5, "vae/kl": 12.25})
+
+    (line,) = lines(run.folder)
+    assert datetime.fromisoformat(line.pop("timestamp")) <= datetime.now()
+    assert line.pop("seconds_per_batch") > 0
+    assert line == {
+        "session_id": "20250102_030405",
+        "epoch": 2,
+        "batch": 2,
+        "global_step": 6,
+        "step_batch": 6,
+        "metrics": {"vae_loss": 0.5, "vae/kl": 12.25},
+    }
+
+
+def test_the_pace_leaves_out_what_lies_between_two_epochs(
+    tell: Tell, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([10.0, 14.0, 1000.0, 1002.0, 1003.0])
+    monkeypatch.setattr("fluxflow_observers.jsonl.perf_counter", lambda: next(times))
+    step = run.steps[0]
+
+    tell("epoch_started", run, step=step, position=at(0))
+    tell("metrics_logged", run, step=step, position=at(4), metrics={})
+    tell("epoch_started", run, step=step, position=at(0, epoch=1))
+    tell("metrics_logged", run, step=step, position=at(1, epoch=1), metrics={})
+    tell("metrics_logged", run, step=step, position=at(3, epoch=1), metrics={})
+
+    assert [line["seconds_per_batch"] for line in lines(run.folder)] == [1.0, 2.0, 0.5]
+
+
+def test_what_is_not_a_number_is_null(tell: Tell, run: Any) -> None:
+    metrics = {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1e-320}
+
+    tell("metrics_logged", run, step=run.steps[0], position=at(1), metrics=metrics)
+
+    assert lines(run.folder)[0]["metrics"] == {"a": None, "b": None, "c": None, "d": 1e-320}
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_number_is_read_back_to_the_last_bit(tell: Tell, run: Any, value: float) -> None:
+    tell("metrics_logged", run, step=run.steps[0], position=at(1), metrics={"loss": value})
+
+    assert lines(run.folder)[-1]["metrics"]["loss"] == value
+
+
+def test_an_evaluation_is_a_line_of_its_own_at_the_end_of_its_epoch(tell: Tell, run: Any) -> None:
+    tell("evaluated", run, step=run.steps[0], position=at(0, epoch=2), name="held_out", metrics={"psnr": 30.0})
+
+    (line,) = lines(run.folder)
+    assert (line["epoch"], line["batch"], line["global_step"]) == (2, 4, 8)
+    assert (line["evaluation"], line["metrics"]) == ("held_out", {"psnr": 30.0})
+
+
+def test_the_same_figures_are_not_written_twice(tell: Tell, run: Any) -> None:
+    facts = {"step": run.steps[0], "name": "held_out"}
+    for position in (at(4, epoch=1), at(0, epoch=2)):
+        tell("evaluated", run, position=position, metrics={"psnr": 30.0, "bad": math.nan}, **facts)
+    tell("evaluated", run, position=at(0, epoch=2), metrics={"psnr": 31.0}, **facts)
+
+    assert [line["metrics"] for line in lines(run.folder)] == [{"psnr": 30.0, "bad": None}, {"psnr": 31.0}]
+
+
+def test_each_step_has_a_file(tell: Tell, run: Any) -> None:
+    for step in run.steps:
+        tell("metrics_logged", run, step=step, position=at(1, step=step.index), metrics={})
+
+    assert lines(run.folder, "vae_warmup")[0]["global_step"] == 1
+    assert lines(run.folder, "flow")[0]["global_step"] == 101
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+@pytest.mark.parametrize(
+    "torn", [b'{"timestamp": "2025-0', b'{"global_step": 1}', b"\x00\x00\x00\n", b"[1]\n", b"\xff\n"]
+)
+def test_a_run_that_goes_on_leaves_no_line_beyond_its_checkpoint(
+    torn: bytes, resumed: bool, told: Callable[..., Tell], run: Any
+) -> None:
+    before, path = told(JsonLines()), run.folder / "graph" / "training_metrics_vae_warmup.jsonl"
+    for batch in range(1, 8):
+        before("metrics_logged", run, step=run.steps[0], position=at(batch), metrics={"loss": 1.0})
+        before("evaluated", run, step=run.steps[0], position=at(batch), name="held_out", metrics={"psnr": 1.0})
+    before("metrics_logged", run, step=run.steps[1], position=at(1, step=1), metrics={})
+    with path.open("ab") as stream:
+        stream.write(torn)
+
+    after = told(JsonLines())
+    after("run_started", run, position=at(3), resumed=resumed)
+    after("evaluated", run, step=run.steps[0], position=at(3), name="held_out", metrics={"psnr": 1.0})
+    after("metrics_logged", run, step=run.steps[0], position=at(4), metrics={"loss": 2.0})
+
+    assert [line["global_step"] for line in lines(run.folder)] == [1, 1, 2, 2, 3, 3, 4]
+    assert lines(run.folder)[-1]["metrics"] == {"loss": 2.0}
+    assert lines(run.folder, "flow") == []
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        "training_metrics_flow.jsonl",
+        "training_metrics_vae_warmup.jsonl",
+    ]
+
+
+def test_a_file_in_order_is_not_touched_when_a_run_goes_on(tell: Tell, run: Any) -> None:
+    tell("metrics_logged", run, step=run.steps[0], position=at(3), metrics={})
+    path = run.folder / "graph" / "training_metrics_vae_warmup.jsonl"
+    before = path.stat().st_ino, path.stat().st_mtime_ns
+
+    tell("run_started", run, position=at(3), resumed=True)
+
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == before

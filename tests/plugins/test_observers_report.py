@@ -1,0 +1,148 @@
+"""The report gives every figure and the time of every step, over all sessions of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fluxflow_observers import report
+from fluxflow_observers.console import Console
+from fluxflow_observers.report import Report
+from fluxflow_registry import Position
+
+Tell = Callable[..., None]
+
+RESULTS = {
+    "vae_warmup": {"held_out": {"psnr": 29.876, "sharpness": 0.9123}},
+    "flow": {"seen": {"everything": 0.9512, "top_accuracy": 1.0}, "unseen": {"everything": math.nan}},
+}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, to be set by a test."""
+    now = [0.0]
+    monkeypatch.setattr(report, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_a_run_ends_with_a_table_of_all_figures_and_times(
+    told: Callable[..., Tell], run: Any, clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tell, run.results = told(Report()), RESULTS
+
+    tell("run_started", run, position=Position(), resumed=False)
+    tell("step_started", run, step=run.steps[0], position=Position())
+    clock[0] = 62.0
+    tell("step_started", run, step=run.steps[1], position=Position(step=1))
+    clock[0] = 3662.4
+    tell("run_ended", run, position=Position(step=2), steps=run.steps)
+
+    out, err = capsys.readouterr()
+    rows = [[cell.strip() for cell in line.strip("│┃").split("│")] for line in err.splitlines() if "│" in line]
+    assert out == ""
+    assert "Results of small" in err
+    assert rows == [
+        ["vae_warmup", "0:01:02", "held_out", "psnr", "29.88 dB"],
+        ["", "", "", "sharpness", "0.9123"],
+        ["flow", "1:00:00", "seen", "everything", "95.1%"],
+        ["", "", "", "top_accuracy", "100.0%"],
+        ["", "", "unseen", "everything", "nan"],
+        ["total", "1:01:02", "", "", ""],
+    ]
+
+
+def test_the_file_holds_the_same_figures_with_all_their_digits(
+    told: Callable[..., Tell], run: Any, clock: list[float]
+) -> None:
+    tell, run.results = told(Report()), RESULTS
+
+    tell("run_started", run, position=Position(), resumed=False)
+    tell("step_started", run, step=run.steps[0], position=Position())
+    clock[0] = 1.5
+    tell("run_ended", run, position=Position(step=2), steps=run.steps)
+
+    assert json.loads((run.folder / "results.json").read_text()) == {
+        "run": "small",
+        "finished": True,
+        "seconds": 1.5,
+        "steps": {
+            "vae_warmup": {"seconds": 1.5, "evaluations": RESULTS["vae_warmup"]},
+            "flow": {"seconds": 0.0, "evaluations": {**RESULTS["flow"], "unseen": {"everything": None}}},
+        },
+    }
+
+
+def test_a_step_without_evaluations_still_has_its_time(
+    told: Callable[..., Tell], run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tell = told(Report())
+
+    tell("run_ended", run, position=Position(step=2), steps=run.steps)
+
+    assert "vae_warmup │ 0:00:00 │" in capsys.readouterr().err
+
+
+def test_time_up_to_the_last_checkpoint_is_counted_in_the_next_session(
+    told: Callable[..., Tell], run: Any, clock: list[float]
+) -> None:
+    first, second = told(Report()), told(Report())
+    step = run.steps[0]
+
+    first("run_started", run, position=Position(), resumed=False)
+    first("step_started", run, step=step, position=Position())
+    clock[0] = 10.0
+    first("checkpoint_saved", run, position=Position(0, 0, 3, 3, 3), folder=run.folder)
+    clock[0] = 14.0  # lost in a crash
+    halfway = json.loads((run.folder / "results.json").read_text())
+    second("run_started", run, position=Position(0, 0, 3, 3, 3), resumed=True)
+    second("step_started", run, step=step, position=Position(0, 0, 3, 3, 3))
+    clock[0] = 15.0
+    second("run_ended", run, position=Position(step=2), steps=run.steps)
+
+    assert (halfway["finished"], halfway["seconds"]) == (False, 10.0)
+    assert json.loads((run.folder / "results.json").read_text())["steps"]["vae_warmup"]["seconds"] == 11.0
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff", b"[]", b'{"steps": {"vae_warmup": 3}}', b'{"steps": []}'])
+def test_a_results_file_that_cannot_be_understood_counts_as_no_time(
+    content: bytes | None, told: Callable[..., Tell], run: Any, clock: list[float]
+) -> None:
+    if content is not None:
+        (run.folder / "results.json").write_bytes(content)
+    tell = told(Report())
+
+    tell("run_started", run, position=Position(0, 0, 3, 3, 3), resumed=True)
+    tell("run_ended", run, position=Position(step=2), steps=run.steps)
+
+    assert json.loads((run.folder / "results.json").read_text())["seconds"] == 0.0
+
+
+def test_a_new_run_does_not_take_over_the_times_of_an_attempt_without_checkpoint(
+    told: Callable[..., Tell], run: Any, clock: list[float]
+) -> None:
+    (run.folder / "results.json").write_text('{"steps": {"vae_warmup": {"seconds": 9.0}}}')
+    tell = told(Report())
+
+    tell("run_started", run, position=Position(), resumed=False)
+    tell("run_ended", run, position=Position(step=2), steps=run.steps)
+
+    assert json.loads((run.folder / "results.json").read_text())["seconds"] == 0.0
+
+
+@pytest.mark.parametrize("console_first", [True, False])
+def test_the_last_line_of_a_run_is_its_folder(
+    console_first: bool, told: Callable[..., Tell], run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    observers: list[object] = [Console(), Report()]
+    tell = told(*(observers if console_first else observers[::-1]))
+
+    tell("run_ended", run, position=Position(step=2), steps=run.steps)
+
+    told_lines = capsys.readouterr().err.splitlines()
+    assert "total" in told_lines[-3]
+    assert told_lines[-1].endswith(str(run.folder))

@@ -1,0 +1,115 @@
+"""An error says what is wrong, where, and what was probably meant."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fluxflow_registry.errors import FluxflowError, Problem, choices, nearest, one_line, printable
+
+WORDS = ["mse", "l1", "kl", "lr", "frequency", "hinge_generator", "hinge_discriminator", "AdamW", "SGD", "weight"]
+words = st.sampled_from(WORDS)
+
+
+def test_a_problem_reads_place_then_message_then_labelled_notes() -> None:
+    problem = Problem("unknown loss `mes`", "r.yaml:3:7", (("nearest", "mse"), ("available", "l1, mse")))
+
+    text = str(problem)
+
+    assert text == "r.yaml:3:7  unknown loss `mes`\n    nearest    mse\n    available  l1, mse"
+
+
+def test_a_note_of_several_lines_stays_under_its_label() -> None:
+    problem = Problem("unknown loss `x`", None, (("not loaded", "one\ntwo"), ("nearest", "y")))
+
+    text = str(problem)
+
+    assert text == "unknown loss `x`\n    not loaded  one\n                two\n    nearest     y"
+
+
+def test_an_error_carries_all_its_problems() -> None:
+    error = FluxflowError([Problem("first", "a:1:1"), Problem("second")])
+
+    assert str(error) == "a:1:1  first\n\nsecond"
+    assert [problem.message for problem in error.problems] == ["first", "second"]
+    assert error.exit_code == 2
+
+
+@given(st.text())
+def test_whatever_a_recipe_quotes_cannot_steer_a_terminal(text: str) -> None:
+    shown = str(Problem(f"unknown key `{text}`", text))
+
+    assert shown.isprintable()
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126)))
+def test_plain_text_is_shown_as_it_is(text: str) -> None:
+    assert printable(text) == text
+
+
+def test_a_text_without_end_is_cut() -> None:
+    assert len(printable("x" * 1_000_000)) < 2100
+
+
+@given(words, st.data())
+def test_a_name_with_one_slip_of_the_finger_is_recognised(word: str, data: st.DataObject) -> None:
+    place = data.draw(st.integers(0, len(word) - 1))
+    letter = data.draw(st.sampled_from("abcxyz_"))
+    slips = {
+        "dropped": word[:place] + word[place + 1 :],
+        "doubled": word[:place] + word[place] + word[place:],
+        "added": word[:place] + letter + word[place:],
+        "swapped": word[: max(place - 1, 0)] + word[max(place - 1, 0) : place + 1][::-1] + word[place + 1 :],
+    }
+    slip = slips[data.draw(st.sampled_from(sorted(slips)))]
+
+    found = nearest(slip, WORDS)
+
+    # A slip in a word of two letters may make it as near to another one.
+    assert found == word or len(word) == 2
+
+
+@given(words)
+def test_a_name_in_another_case_or_with_hyphens_is_recognised(word: str) -> None:
+    assert nearest(word.upper(), WORDS) == word
+    assert nearest(word.lower().replace("_", "-"), WORDS) == word
+
+
+@given(st.lists(st.text(max_size=8)), st.text(max_size=8))
+def test_the_nearest_name_is_one_of_the_names(names: list[str], name: str) -> None:
+    found = nearest(name, names)
+
+    assert found is None or found in names
+    assert name not in names or found is not None
+
+
+@pytest.mark.parametrize("name", ["", "zzzzzz", "x", "learning_rate_of_everything"])
+def test_a_name_that_resembles_nothing_has_no_nearest_one(name: str) -> None:
+    assert nearest(name, WORDS) is None
+
+
+def test_choices_begin_with_the_nearest_name_and_end_with_all() -> None:
+    assert choices("mes", ["mse", "l1"]) == (("nearest", "mse"), ("available", "l1, mse"))
+    assert choices("zzz", ["mse"], "losses") == (("losses", "mse"),)
+    assert choices("zzz", [], "losses") == (("losses", "nothing"),)
+
+
+def test_a_long_list_of_choices_is_cut() -> None:
+    ((_, shown),) = choices("?", [f"name_{index:03}" for index in range(100)])
+
+    assert shown.endswith("name_023, ...")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("one\ntwo"), "ValueError: one"),
+        (ValueError(), "ValueError"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (SystemExit(3), "SystemExit: 3"),
+        (RuntimeError("\n\n"), "RuntimeError"),
+    ],
+)
+def test_an_exception_fits_on_a_line(error: BaseException, line: str) -> None:
+    assert one_line(error) == line
