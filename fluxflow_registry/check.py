@@ -181,7 +181,7 @@ class _Checker:
     ) -> CheckedStep | None:
         what = f" in step `{step.name}`"
         providers = self.values(step.values, shared, what)
-        fields = self.fields(step.settings.dataset, step.node.at("dataset"), datasets)
+        fields = self.dataset_fields(step.settings.dataset, step.node, datasets)
         updates = [self.update(update, what) for update in step.updates.values()]
         until = self.configure("transition", step.until, what) if step.until else None
         self.check_ema(step)
@@ -256,7 +256,7 @@ class _Checker:
         what = f" in evaluation `{evaluation.name}` of step `{step.name}`"
         metrics = self.configure_all("metric", evaluation.metrics, what)
         name = evaluation.settings.dataset
-        fields = self.fields(name, evaluation.node.at("dataset"), datasets)
+        fields = self.dataset_fields(name, evaluation.node, datasets)
         if fields is None or self.blind:
             return None
         asks = [Ask(f"metric `{label}`{what}", metric.provider, metric.where) for label, metric in metrics.items()]
@@ -264,12 +264,19 @@ class _Checker:
         self.problems.extend(problems)
         return CheckedEvaluation(evaluation, metrics, values)
 
+    def dataset_fields(self, name: str, node: Node, datasets: Mapping[str, Configured]) -> Mapping[str, Field] | None:
+        """The fields of the dataset that a step or an evaluation names; one that it misses has been told."""
+        stated = node.get("dataset")
+        if stated is None or stated.value != name:
+            return None
+        return self.fields(name, stated.where, datasets)
+
     def fields(self, name: str, where: str, datasets: Mapping[str, Configured]) -> Mapping[str, Field] | None:
         if name in datasets:
             dataset = datasets[name]
             what = f"`fields` of dataset `{dataset.component.name}`"
             return self.attempt(what, dataset.where, lambda: dict(dataset.instance.fields()))
-        if name and name not in self.recipe.datasets and "datasets" not in self.recipe.unread:
+        if name not in self.recipe.datasets and "datasets" not in self.recipe.unread:
             message = f"`{name}` is no dataset of the recipe"
             self.problems.append(Problem(message, where, choices(name, self.recipe.datasets, "datasets")))
         return None
@@ -299,7 +306,7 @@ class _Checker:
 
     def check_ema(self, step: Step) -> None:
         trained = {model for update in step.updates.values() for model in update.settings.trains}
-        if any(update.partial for update in step.updates.values()):
+        if not step.updates or any(update.partial for update in step.updates.values()):
             return
         for index, model in enumerate(step.settings.ema.models if step.settings.ema else []):
             if model not in trained:
@@ -336,10 +343,15 @@ class _Checker:
     def observer_draw(
         self, observer: Configured, draw: Draw, datasets: Mapping[str, Configured], shared: Mapping[str, Configured]
     ) -> None:
+        node = observer.entry.node if observer.entry else Node({}, observer.where, {})
+        for index, step in enumerate(draw.steps):
+            if step not in self.recipe.steps:
+                message = f"observer `{observer.label}` draws in step `{step}`, which there is not"
+                notes = choices(step, self.recipe.steps, "steps")
+                self.problems.append(Problem(message, node.at("steps", index), notes))
         fields: Iterable[str] | None = draw.fields
         if draw.dataset is not None:
-            where = observer.entry.node.at("dataset") if observer.entry else observer.where
-            fields = self.fields(draw.dataset, where, datasets)
+            fields = self.fields(draw.dataset, node.at("dataset"), datasets)
         if fields is None:
             return
         world = world_of(fields, self.recipe.models, shared, self.recipe.sampler is not None, True)

@@ -63,12 +63,13 @@ class Draw:
     """Values that an observer will ask a run to draw, so that a recipe is checked for them.
 
     An observer that draws has a method `draws()` that gives these. They are computed from batches of
-    `dataset`, or, without one, from the named `fields` alone.
+    `dataset`, or, without one, from the named `fields` alone; in the named `steps`, or in all.
     """
 
     values: tuple[str, ...]
     dataset: str | None = None
     fields: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
 
 
 @frozen

@@ -81,7 +81,10 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     if meant in known:
         return known[meant]
     slips = [each for each in known if _one_slip(meant, each)]
-    matches = get_close_matches(meant, slips, n=1, cutoff=0.0) or get_close_matches(meant, list(known), n=1, cutoff=0.6)
+    likely = [each for each in slips if sorted(each) == sorted(meant)] or slips  # two letters swapped
+    matches = get_close_matches(meant, likely, n=1, cutoff=0.0) or get_close_matches(
+        meant, list(known), n=1, cutoff=0.6
+    )
     return known[matches[0]] if matches else None
 
 
@@ -108,6 +111,11 @@ def choices(name: str, names: Iterable[str], label: str = "available") -> tuple[
     shown = ", ".join(known[:LISTED]) + (", ..." if len(known) > LISTED else "")
     notes = (("nearest", close),) if close is not None else ()
     return (*notes, (label, shown or "nothing"))
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: `1 epoch`, `2 epochs`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def one_line(error: BaseException) -> str:

@@ -6,20 +6,21 @@ from collections.abc import Iterable
 from typing import Any
 
 from fluxflow_registry.check import Checked, CheckedStep, CheckedUpdate
+from fluxflow_registry.errors import counted
 from fluxflow_registry.plan.step import LossPlan, StepPlan, UpdatePlan
 
 
 def summary(checked: Checked) -> str:
     """The recipe on a few lines: it is valid, and this is what it trains."""
     recipe = checked.recipe
-    lines = [f"{recipe.path} is valid: recipe `{recipe.name}`, {_count(len(checked.steps), 'step')}"]
+    lines = [f"{recipe.path} is valid: recipe `{recipe.name}`, {counted(len(checked.steps), 'step')}"]
     for step in checked.steps:
         settings = step.step.settings
         end = f", until {step.until.component.name}" if step.until else ""
         after = f" after {step.parent}" if step.parent else ""
         lines += [
             "",
-            f"step {step.index + 1}: {step.name}{after} ({_count(settings.epochs, 'epoch')} of "
+            f"step {step.index + 1}: {step.name}{after} ({counted(settings.epochs, 'epoch')} of "
             f"`{settings.dataset}` in batches of {settings.batch_size}{end})",
         ]
         lines += [
@@ -197,7 +198,3 @@ def _edges(step: CheckedStep, update: UpdatePlan, number: str) -> Iterable[str]:
     for loss in update.losses:
         yield f'      {number}loss_{loss.label}{{{{"{loss.label}"}}}}'
     yield from edges
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import platform
 import signal
 import sys
+from hashlib import sha256
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -120,7 +122,13 @@ def write_facts(folder: folders.RunFolder, recipe: str, registry: Registry, devi
         "device": str(device),
         "threads": torch.get_num_threads(),
         "plugins": [
-            {"name": p.name, "distribution": p.distribution, "version": p.version, "error": p.error}
+            {
+                "name": p.name,
+                "distribution": p.distribution,
+                "version": p.version,
+                "source": source_digest(p.where),
+                "error": p.error,
+            }
             for p in registry.plugins
         ],
     }
@@ -132,6 +140,21 @@ def write_facts(folder: folders.RunFolder, recipe: str, registry: Registry, devi
         folder.write_identity(finished=False)
     except OSError as error:
         raise RunError(Problem(f"cannot be written: {error.strerror}", str(folder.path))) from None
+
+
+def source_digest(where: str) -> str | None:
+    """SHA-256 over the Python sources of a plugin, a module's name or a file; None where there are none."""
+    files = [Path(where)]
+    if not files[0].is_file():
+        spec = importlib.util.find_spec(where.partition(":")[0]) if where else None
+        if spec is None or spec.origin is None:
+            return None
+        origin = Path(spec.origin)
+        files = sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]
+    digest = sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _listen(run: Run) -> None:

@@ -122,7 +122,7 @@ def check_finite(run: Run, live: LiveStep, position: Position) -> None:
             message = f"update `{turn.name}`: a loss or gradient is not finite; the batch was left out"
             run.tell("warned", position=position, message=message)
         if turn.skipped_in_a_row >= PATIENCE:
-            latest = live.tally.fetch() or {}
+            latest = live.tally.fetch()
             bad = [name for name, value in latest.items() if name.startswith(f"{turn.name}/") and value != value]
             notes = (("not finite", ", ".join(bad)),) if bad else ()
             message = f"update `{turn.name}`: no finite loss or gradient for {PATIENCE} batches in a row"

@@ -18,6 +18,7 @@ from fluxflow_registry.engine.randomness import Draws
 from fluxflow_registry.engine.tally import Tally
 from fluxflow_registry.engine.turn import Turn, autocast_of
 from fluxflow_registry.engine.values import Values
+from fluxflow_registry.errors import counted
 
 
 @frozen(eq=False)
@@ -121,7 +122,7 @@ class LiveStep:
     def ending(self, epoch: int) -> Ending | None:
         """Whether the step is over after `epoch` epochs."""
         if self.checked.until is None:
-            return Ending(f"{epoch} epochs") if epoch >= self.settings.epochs else None
+            return Ending(counted(epoch, "epoch")) if epoch >= self.settings.epochs else None
         offered = {"epoch": epoch, "epochs": self.settings.epochs, "history": self.tally.history}
         needs = self.checked.until.component.signature.needs
         verdict: Ending | None = self.checked.until.instance(**{name: offered[name] for name in needs})

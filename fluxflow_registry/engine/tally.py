@@ -28,6 +28,8 @@ class Tally:
         self.figures: dict[str, list[float]] = {}  # name: [count, sum, minimum, maximum]
         self.last: dict[str, deque[float]] = {}
         self.history: dict[str, list[Summary]] = {}
+        #: The metrics of the latest batch that was fetched.
+        self.latest: dict[str, float] = {}
 
     def add(self, metrics: Mapping[str, Tensor | float]) -> None:
         """Take in the metrics of one batch."""
@@ -36,16 +38,15 @@ class Tally:
     def fetch(self) -> dict[str, float]:
         """Count what is pending; gives the metrics of the latest batch as numbers."""
         if not self.pending:
-            return {}
+            return self.latest
         tensors = [v for metrics in self.pending for v in metrics.values() if isinstance(v, Tensor)]
         numbers = iter(torch.stack([t.float() for t in tensors]).tolist() if tensors else ())
-        latest: dict[str, float] = {}
         for metrics in self.pending:
-            latest = {name: next(numbers) if isinstance(v, Tensor) else v for name, v in metrics.items()}
-            for name, number in latest.items():
+            self.latest = {name: next(numbers) if isinstance(v, Tensor) else v for name, v in metrics.items()}
+            for name, number in self.latest.items():
                 self._count(name, number)
         self.pending.clear()
-        return latest
+        return self.latest
 
     def _count(self, name: str, number: float) -> None:
         if not math.isfinite(number):

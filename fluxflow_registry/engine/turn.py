@@ -81,6 +81,8 @@ class Turn:
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
         self.weigher = made(checked.balancer, losses=list(checked.losses)) if checked.balancer else None
         self.skipped_in_a_row = 0
+        #: Sum of the losses whose gradients wait for the optimizer; None when there are none.
+        self.window: Tensor | None = None
         # Where every trained model in sight is this update's own, gradients cannot go astray.
         seen = frozenset().union(*(loss.closure for loss in self.losses)) & plan.trains
         self.alone = seen <= self.plan.trains and not self.splits
@@ -92,19 +94,21 @@ class Turn:
         Gives the metrics of the batch. Raises nothing for a loss or a gradient that is not finite:
         then the optimizer, its scheduler and the weights stay as they are, and `skipped_in_a_row` counts.
         """
+        metrics: dict[str, Tensor | float] = {}
         active = [loss for loss in self.losses if step_batch % loss.every == 0]
-        if not active:
-            return {}
-        self.values.compute(self._order(active), self.plan.carries)
-        losses = {loss.label: self._call(loss) for loss in active}
-        total, terms = self._terms(active, losses, step_batch)
-        self._backward(terms)
-        metrics: dict[str, Tensor | float] = {f"{self.name}_loss": total}
-        metrics.update({f"{self.name}/{label}": loss.detach() for label, loss in losses.items()})
-        if closing:
-            norm = self._step(total)
-            metrics[f"{self.name}/grad_norm"] = norm
-        metrics[f"{self.name}/lr"] = float(self.optimizer.param_groups[0]["lr"])
+        if active:
+            self.values.compute(self._order(active), self.plan.carries)
+            losses = {loss.label: self._call(loss) for loss in active}
+            total, terms = self._terms(active, losses, step_batch)
+            self._backward(terms)
+            self.window = total if self.window is None else self.window + total
+            metrics[f"{self.name}_loss"] = total
+            metrics.update({f"{self.name}/{label}": loss.detach() for label, loss in losses.items()})
+        if closing and self.window is not None:
+            metrics[f"{self.name}/grad_norm"] = self._step(self.window)
+            metrics[f"{self.name}/lr"] = float(self.optimizer.param_groups[0]["lr"])
+            self.window = None
+        # The plan counts on it on every batch, whether the optimizer has stepped or only will.
         self.values.forget(self.plan.stale)
         return metrics
 

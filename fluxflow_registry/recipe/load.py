@@ -23,7 +23,7 @@ from fluxflow_registry.signature import fields_of, key_of
 R = TypeVar("R")
 
 #: Labels become file names and metric names: plain words only.
-LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
+LABEL = re.compile(r"[A-Za-z0-9_]{1,64}\Z")
 
 _HARMLESS: dict[Any, Callable[[], Any]] = {str: str, list[str]: list}
 
@@ -71,7 +71,7 @@ def unique(problems: Iterable[Problem]) -> list[Problem]:
     return sorted(seen.values(), key=lambda problem: _line(problem.where))
 
 
-_OWNER = re.compile(r" (?:of|in) (?:update `\w+` of )?step `\w+`")
+_OWNER = re.compile(r"(?: of| in|^)(?: update `\w+` of)? ?step `\w+`")
 
 
 def _line(where: str | None) -> tuple[bool, list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import evolve, frozen
 
 from fluxflow_registry.errors import Problem, RecipeError
-from fluxflow_registry.recipe.source import Node
+from fluxflow_registry.recipe.source import Node, spelt_out
 from fluxflow_registry.recipe.yaml import MAX_DEPTH, parse
 
 
@@ -53,8 +53,9 @@ def _put(node: Node, parts: list[str], value: Node, origin: str) -> Node:
             raise RecipeError(Problem(message, origin))
         items[head] = _put(items[head], rest, value, origin)
         return Node(list(items.values()), node.where, {})
-    if not isinstance(node.value, dict):  # a scalar gives way to a mapping that the setting makes
-        node = Node({}, origin, {})
+    if not isinstance(node.value, dict):  # a scalar gives way to a mapping; a name alone is its `type`
+        short = spelt_out(node) if isinstance(node.value, str) else Node({}, origin, {})
+        node = evolve(short, where=origin)
     child = _put(node.value.get(head, Node(None, origin, {})), rest, value, origin)
     # A key that the file has keeps its place; one that the setting brings is placed at the setting.
     place = node.keys.get(head, origin) if rest else origin

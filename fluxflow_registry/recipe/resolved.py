@@ -48,20 +48,23 @@ def _commented(tree: Mapping[str, Any]) -> Any:
         else:
             value, origin = child
             out[key] = _flow(value)
-            out.yaml_add_eol_comment(printable(origin), key, column=0)
+            out.yaml_add_eol_comment(printable(origin) or DEFAULT, key, column=0)
     return out
 
 
 def _flow(value: Any) -> Any:
-    """Lists and mappings that are values stand on one line."""
+    """Lists and mappings that are values stand on one line, and so does a text with line breaks of any kind."""
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
+    if isinstance(value, str) and not value.isprintable():
+        return DoubleQuotedScalarString(value)
     if isinstance(value, (list, tuple)):
         items = CommentedSeq([_flow(item) for item in value])
         items.fa.set_flow_style()
         return items
     if isinstance(value, dict):
-        mapping = CommentedMap({key: _flow(item) for key, item in value.items()})
+        mapping = CommentedMap({_flow(key): _flow(item) for key, item in value.items()})
         mapping.fa.set_flow_style()
         return mapping
     return value

@@ -38,6 +38,16 @@ class Node:
             node = child
         return node.where
 
+    def key_at(self, *path: str | int) -> str:
+        """The place of the key at `path`, or of the value at it where that is not the value of a key."""
+        node = self
+        for part in path[:-1]:
+            child = node.get(part) if isinstance(part, str) else _item(node, part)
+            if child is None:
+                return node.where
+            node = child
+        return node.keys.get(str(path[-1]), node.at(*path[-1:])) if path else node.where
+
     def without(self, keys: Iterable[str]) -> Node:
         """The mapping without some of its keys."""
         drop = set(keys)

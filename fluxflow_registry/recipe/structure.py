@@ -25,10 +25,12 @@ _UNIONS = (Union, types.UnionType)
 class Mismatch(ValueError):  # noqa: N818 - it is one of many, told as a Problem
     """A value that its type refuses; `path` leads from the field to the guilty part."""
 
-    def __init__(self, message: str, notes: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(self, message: str, notes: tuple[tuple[str, str], ...] = (), key: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.notes = notes
+        #: Whether it is the key at the end of the path that is wrong, and not its value.
+        self.key = key
         self.path: tuple[str | int, ...] = ()
 
     def inside(self, part: str | int) -> Mismatch:
@@ -87,7 +89,8 @@ def read_fields(
             _validate(attribute, key, value)
             arguments[str(attribute.alias)] = value
         except Mismatch as error:
-            problems.append(Problem(f"`{key}` of {what}: {error.message}", child.at(*error.path), error.notes))
+            where = (child.key_at if error.key else child.at)(*error.path)
+            problems.append(Problem(f"`{key}` of {what}: {error.message}", where, error.notes))
     return arguments, problems
 
 
@@ -204,9 +207,17 @@ def _mapping(kind: Any) -> Callable[[Any, Any], Any]:
     def hook(value: Any, _: Any) -> Any:
         if not isinstance(value, dict):
             raise _expected(kind, value)
-        return {_inside(key, key, key_type): _inside(key, child, value_type) for key, child in value.items()}
+        return {_key(key, key_type): _inside(key, child, value_type) for key, child in value.items()}
 
     return hook
+
+
+def _key(key: str, kind: Any) -> Any:
+    try:
+        return _inside(key, key, kind)
+    except Mismatch as error:
+        error.key = True
+        raise
 
 
 def _union(kind: Any) -> Callable[[Any, Any], Any]:
@@ -236,7 +247,7 @@ def _nested(cls: type) -> Callable[[Any, Any], Any]:
         arguments = {}
         for key, child in value.items():
             if key not in fields:
-                raise Mismatch(f"unknown key `{key}`", choices(key, fields, "keys")).inside(key)
+                raise Mismatch(f"unknown key `{key}`", choices(key, fields, "keys"), key=True).inside(key)
             made = arguments[str(fields[key].alias)] = _inside(key, child, fields[key].type)
             try:
                 _validate(fields[key], key, made)

@@ -141,6 +141,8 @@ class _Builder:
 
     def scalar(self, node: Any, tag: str, where: str) -> Any:
         if tag == "str":
+            if not _is_text(node.value):
+                raise RecipeError(Problem("this text holds half a character, which UTF-8 cannot write", where))
             return str(node.value)
         try:
             value = self.constructor.construct_object(node)
@@ -157,7 +159,7 @@ class _Builder:
         keys: dict[str, str] = {}
         for key_node, child in node.value:
             place = _marked(self.name, key_node.start_mark)
-            if key_node.id != "scalar" or len(key_node.value) > MAX_KEY:
+            if key_node.id != "scalar" or len(key_node.value) > MAX_KEY or not _is_text(key_node.value):
                 raise RecipeError(Problem("a key is a plain word", place))
             key = str(key_node.value)
             if key == "<<":
@@ -168,3 +170,12 @@ class _Builder:
             keys[key] = place
             value[key] = self.build(child, depth + 1, place)
         return Node(value, where, keys)
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written again: YAML lets `\\ud800` through, half of a pair that makes a character."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from attrs import field, frozen, validators
 
-from fluxflow_registry import Ending, History, Register, hookimpl
+from fluxflow_registry import Ending, History, Register, counted, hookimpl
 
 
 def epoch(epoch: int, epochs: int) -> Ending | None:
     """Ends after the step's `epochs`, as a step without a transition does."""
-    return Ending(f"{epochs} epochs") if epoch >= epochs else None
+    return Ending(counted(epochs, "epoch")) if epoch >= epochs else None
 
 
 @frozen
@@ -40,11 +40,15 @@ class LossThreshold:
         recent = history.get(self.metric, ())[-self.patience :]
         below = len(recent) == self.patience and all(s.smoothed < self.threshold for s in recent)
         if below and epoch >= self.min_epochs:
-            return Ending(f"{self.metric} {recent[-1].smoothed:.4g} < {self.threshold:g} after {epoch} epochs")
+            return Ending(
+                f"{self.metric} {recent[-1].smoothed:.4g} < {self.threshold:g} after {counted(epoch, 'epoch')}"
+            )
         limit = self.max_epochs or epochs
         if epoch >= limit:
             last = f"{recent[-1].smoothed:.4g}" if recent else "never logged"
-            return Ending(f"{limit} epochs with {self.metric} {last}, not below {self.threshold:g}", limit=True)
+            return Ending(
+                f"{counted(limit, 'epoch')} with {self.metric} {last}, not below {self.threshold:g}", limit=True
+            )
         return None
 
 

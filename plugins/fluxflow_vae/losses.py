@@ -99,5 +99,6 @@ class Kl:
             size = kl[0, 0].numel()
             per_channel = kl.mean(dim=(0, *range(2, kl.ndim))).clamp(min=self.free_bits)
             return per_channel.mean() if self.reduction == "mean" else per_channel.sum() * size
-        kl = kl.clamp(min=self.free_bits)
+        if self.free_bits > 0:  # the divergence itself is never below zero
+            kl = kl.clamp(min=self.free_bits)
         return kl.mean() if self.reduction == "mean" else kl.sum() / len(kl)

@@ -62,6 +62,7 @@ def test_a_finished_run_holds_all_that_was_promised(straight: Path) -> None:
     assert {"recipe.yaml", "environment.json", "results.json", "final/expander/config.json"} <= files
     assert json.loads((folder / "final/expander/config.json").read_text())["latent_channels"] == 2
     assert {plugin["name"] for plugin in environment_facts["plugins"]} >= {"vae", "gan", "flow"}
+    assert all(len(plugin["source"]) == 64 for plugin in environment_facts["plugins"])
     assert {"vae_loss", "vae/l1", "vae/kl", "discriminator_loss", "vae/grad_norm", "vae/lr"} <= set(
         metrics[0]["metrics"]
     )

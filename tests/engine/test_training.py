@@ -61,6 +61,27 @@ def test_accumulating_two_batches_moves_weights_as_one_of_twice_the_size(checked
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=name)
 
 
+def test_an_update_whose_losses_are_lazy_steps_when_the_window_closes_without_them(
+    checked: Checker, live: Maker
+) -> None:
+    step = live(checked(VAE_GAN, "steps.vae_gan.accumulate=2", f"{VAE}.losses={{l1: {{every: 2}}}}"))
+    before = weights(step.models)
+
+    take(step, 2)
+
+    assert changed(before, step.models) >= {"compressor", "expander"}
+
+
+def test_with_accumulation_the_adversarial_gradient_still_reaches_the_decoder(checked: Checker, live: Maker) -> None:
+    step = live(checked(VAE_GAN, "steps.vae_gan.accumulate=2", f"{VAE}.losses={{hinge_generator: {{}}}}"))
+
+    take(step, 1)
+
+    grads = [p.grad for p in step.models["expander"].parameters() if p.grad is not None]
+    assert grads
+    assert any(grad.any() for grad in grads)
+
+
 def test_clipping_bounds_the_step(checked: Checker, live: Maker) -> None:
     sgd = [f"{VAE}.optimizer={{type: SGD, lr: 1.0}}", f"{VAE}.scheduler=null", f"{VAE}.clip_grad_norm=1.0e-3"]
     step = live(checked(VAE_GAN, *sgd))
@@ -147,10 +168,11 @@ def test_a_run_without_a_single_finite_batch_gives_up_and_names_the_loss(
     checked: Checker, registry: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_Poison, "__call__", lambda self, reconstruction: reconstruction.mean() * math.nan)
+    told = r"(?s)update `vae`: no finite loss or gradient for 20 batches in a row.*not finite  vae/poison"
     text = VAE_GAN.replace("l1: {}", "l1: {}\n          poison: {}")
-    recipe = checked(text, "steps.vae_gan.epochs=9", using=poisoned(registry))
+    recipe = checked(text, "steps.vae_gan.epochs=9", "defaults.log_every=20", using=poisoned(registry))
 
-    with pytest.raises(TrainingError, match=r"update `vae`: no finite loss or gradient for 20 batches in a row"):
+    with pytest.raises(TrainingError, match=told):
         start(recipe, tmp_path)
 
 

@@ -1,0 +1,126 @@
+"""`docs/recipes.md`: every key of the language is there with its type and default, every piece of YAML is valid."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from ruamel.yaml import YAML
+
+from fluxflow_registry.check import check
+from fluxflow_registry.cli.schema import recipe_schema
+from fluxflow_registry.recipe import schema
+from fluxflow_registry.recipe.structure import describe_type
+from fluxflow_registry.registry import Registry, load
+from fluxflow_registry.signature import fields_of, key_of
+
+from .story import REPOSITORY, Block, blocks
+
+PAGE = REPOSITORY / "docs" / "recipes.md"
+
+TABLES: dict[str, type] = {
+    "A recipe": schema.RecipeSettings,
+    "A step": schema.StepSettings,
+    "Averages": schema.Ema,
+    "An update": schema.UpdateSettings,
+    "A loss": schema.LossSettings,
+    "Evaluations": schema.EvaluationSettings,
+}
+
+#: Keys whose default depends on something else, in words.
+WORDS = {("A step", "after"): "the step before it in the file", ("A loss", "weight"): "the loss's own, or 1"}
+
+YAMLS = [block for block in blocks(PAGE) if block.language == "yaml"]
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    """Every installed plugin."""
+    return load()
+
+
+def table(heading: str) -> dict[str, list[str]]:
+    """The rows of the table under a heading, by key."""
+    sections = re.split(r"^#+ (.+)\n", PAGE.read_text(), flags=re.MULTILINE)
+    text = sections[sections.index(heading) + 1]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    return {key.strip("`"): [cell.strip(" |") for cell in cells] for key, *cells in rows}
+
+
+def default_of(attribute: attrs.Attribute[Any]) -> str:
+    default = attribute.default
+    if default is attrs.NOTHING:
+        return "(needed)"
+    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        default = default.factory()  # type: ignore[union-attr]
+    if default is None or isinstance(default, bool):
+        default = {None: "null", True: "true", False: "false"}[default]
+    return f"`{default}`"
+
+
+def read(block: Block) -> Any:
+    return YAML(typ="safe").load(io.StringIO(block.text))
+
+
+def laid_on(whole: Any, piece: Any) -> Any:
+    """The piece added to the recipe, which keeps its order."""
+    if not (isinstance(whole, dict) and isinstance(piece, dict)):
+        return piece
+    added = {key: laid_on(whole[key], part) if key in whole else part for key, part in piece.items()}
+    return {**whole, **added}
+
+
+@pytest.mark.parametrize("heading", TABLES)
+def test_every_setting_is_documented_with_its_type_and_default(heading: str) -> None:
+    rows = table(heading)
+
+    for attribute in fields_of(TABLES[heading]):
+        key = key_of(attribute)
+        kind = "averages or nothing" if attribute.type == schema.Ema | None else describe_type(attribute.type)
+        default = WORDS.get((heading, key), default_of(attribute))
+        if key == "recipe":  # it has a default in the class, but a file must state it
+            default = "(needed)"
+        assert rows[key][:2] == [kind, default], key
+        assert rows[key][2], key
+
+
+@pytest.mark.parametrize(
+    ("heading", "keys"),
+    [
+        ("A recipe", lambda s: s["properties"]),
+        ("A step", lambda s: s["$defs"]["step"]["properties"]),
+        ("An update", lambda s: s["$defs"]["update"]["properties"]),
+        ("Evaluations", lambda s: s["$defs"]["evaluation"]["properties"]),
+        ("Averages", lambda s: [key_of(attribute) for attribute in fields_of(schema.Ema)]),
+        ("A loss", lambda s: [key_of(attribute) for attribute in fields_of(schema.LossSettings)]),
+    ],
+)
+def test_the_tables_hold_exactly_the_keys_of_the_language(
+    registry: Registry, heading: str, keys: Callable[[dict[str, Any]], Any]
+) -> None:
+    assert set(table(heading)) == set(keys(recipe_schema(registry)))
+
+
+@pytest.mark.parametrize("block", YAMLS, ids=lambda block: f"line {block.line}")
+def test_every_piece_of_yaml_is_valid_where_it_belongs(registry: Registry, tmp_path: Path, block: Block) -> None:
+    file = tmp_path / "recipe.yaml"
+    with file.open("w") as stream:
+        YAML().dump(laid_on(read(YAMLS[0]), read(block)), stream)
+
+    checked = check(file, registry)
+
+    assert checked.steps
+
+
+def test_the_table_of_the_runs_folder_names_what_a_run_leaves() -> None:
+    shown = (
+        next(block.text for block in blocks(PAGE) if "ls runs/" in block.text).partition("ls runs/small-*\n")[2].split()
+    )
+    listed = re.findall(r"^\| `([\w.]+)", PAGE.read_text().partition("| in the run's folder")[2], flags=re.MULTILINE)
+
+    assert sorted(listed) == shown

@@ -1,0 +1,146 @@
+"""Laws of the tree: who imports whom, what is never called, what stands where."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CORE = ROOT / "fluxflow_registry"
+PLUGINS = ROOT / "plugins"
+SOURCES = sorted([*CORE.rglob("*.py"), *PLUGINS.rglob("*.py")])
+
+MODULES = {path.stem for path in CORE.iterdir()}
+
+#: For each part of the framework, the parts that it may import; each only from its left.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "contracts": set(),
+    "hookspecs": set(),
+    "lifecycle": {"contracts", "hookspecs"},
+    "signature": {"errors"},
+    "registry": {"errors", "contracts", "hookspecs", "signature"},
+    "recipe": {"errors", "contracts", "signature"},
+    "plan": {"errors", "signature"},
+    "checked": {"errors", "contracts", "signature", "registry", "recipe", "plan"},
+    "state": {"errors"},
+}
+MAY_IMPORT["check"] = {*MAY_IMPORT["checked"], "checked"}
+MAY_IMPORT["resolve"] = {*MAY_IMPORT["check"], "check"}
+MAY_IMPORT["engine"] = {*MAY_IMPORT["resolve"], "state", "lifecycle", "hookspecs"}
+MAY_IMPORT["cli"] = {*MAY_IMPORT["engine"], "engine", "resolve", ""}
+
+#: Calls that execute or unpickle what a file says.
+FORBIDDEN = {"eval", "exec", "torch.load", "torch.save", "pickle.load", "pickle.loads", "pickle.dump", "os.system"}
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports anywhere in it, as dotted names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module == "fluxflow_registry":
+            found |= {f"{node.module}.{alias.name}" for alias in node.names if alias.name in MODULES} or {node.module}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module)
+    return found
+
+
+def part(module: str) -> str:
+    """The part of the framework that a module belongs to; empty for the package's face."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def parts() -> list[tuple[str, Path]]:
+    found = []
+    for path in sorted(CORE.rglob("*.py")):
+        relative = path.relative_to(CORE)
+        name = relative.parts[0].removesuffix(".py")
+        if name not in ("__init__", "__main__"):
+            found.append((name, path))
+    return found
+
+
+@pytest.mark.parametrize(("name", "path"), parts(), ids=lambda value: str(value).rsplit("fluxflow_registry/", 1)[-1])
+def test_the_framework_imports_only_from_its_left(name: str, path: Path) -> None:
+    mine = {part(m) for m in imports(path) if m.split(".")[0] == "fluxflow_registry"}
+
+    assert mine - {name} <= MAY_IMPORT[name]
+
+
+def test_the_framework_imports_no_plugin() -> None:
+    plugins = {folder.name for folder in PLUGINS.iterdir()}
+
+    for _, path in parts():
+        assert not {m.split(".")[0] for m in imports(path)} & plugins, path
+
+
+@pytest.mark.parametrize("folder", sorted(p for p in PLUGINS.iterdir() if p.is_dir()), ids=lambda p: p.name)
+def test_no_plugin_imports_another(folder: Path) -> None:
+    others = {other.name for other in PLUGINS.iterdir()} - {folder.name}
+
+    for path in folder.rglob("*.py"):
+        assert not {m.split(".")[0] for m in imports(path)} & others, path
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_is_unpickled_evaluated_or_run_in_a_shell(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    keywords = {k.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for k in node.keywords}
+
+    assert not calls & FORBIDDEN
+    assert "shell" not in keywords
+    assert "pickle" not in {m.split(".")[0] for m in imports(path)}
+
+
+def test_folders_packages_and_entry_points_are_the_same() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+    folders = {folder.name for folder in PLUGINS.iterdir() if (folder / "__init__.py").exists()}
+    packages = {p.removeprefix("plugins/") for p in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]}
+    points = project["project"]["entry-points"]["fluxflow"]
+
+    assert packages - {"fluxflow_registry"} == folders
+    assert set(points.values()) == folders
+    assert all(value == f"fluxflow_{name}" for name, value in points.items())
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_file_holds_more_than_four_hundred_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--list-plugins"],
+        ["--list-plugins", "value"],
+        ["--describe", "kl"],
+        ["--schema"],
+        ["recipes/vae_gan_flow.yaml", "--validate"],
+        ["recipes/vae_gan_flow.yaml", "--explain"],
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_what_only_reads_does_not_import_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from fluxflow_registry.cli.main import run\n"
+        f"try: run({arguments!r})\n"
+        "except SystemExit as left: assert not left.code, left.code\n"
+        "heavy = {'torch', 'torchvision', 'lpips', 'matplotlib', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
