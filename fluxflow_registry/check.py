@@ -26,7 +26,7 @@ from fluxflow_registry.plan.step import LossAsk, UpdateAsk, plan_step
 from fluxflow_registry.recipe.graph import order
 from fluxflow_registry.recipe.load import load, unique
 from fluxflow_registry.recipe.override import Setting
-from fluxflow_registry.recipe.schema import Entry, Evaluation, Recipe, Step, Update
+from fluxflow_registry.recipe.schema import FIGURES, Entry, Evaluation, Recipe, Step, Update
 from fluxflow_registry.recipe.source import Node
 from fluxflow_registry.recipe.structure import structure, unknown_keys
 from fluxflow_registry.registry import Component, Registry
@@ -321,7 +321,12 @@ class _Checker:
         logged = logged_metrics(step)
         what = f"`metrics` of transition `{until.component.name}`"
         for name in self.attempt(what, until.where, lambda: list(until.instance.metrics())) or ():
-            if name not in logged and name.partition("/")[0] not in step.evaluate:
+            measured = step.evaluate.get(name.partition("/")[0])
+            if measured is not None and measured.settings.every is None:
+                message = f"transition `{until.component.name}` watches `{name}`, which is measured at the end only"
+                hint = ("state it", f"`every: 1` in evaluation `{measured.name}`")
+                self.problems.append(Problem(message, step.node.at("until", "metric"), (hint,)))
+            elif name not in logged and measured is None:
                 message = f"transition `{until.component.name}` watches `{name}`, which step `{step.name}` does not log"
                 where = step.node.at("until", "metric")
                 self.problems.append(Problem(message, where, choices(name, logged, "logged")))
@@ -343,21 +348,27 @@ class _Checker:
     def observer_draw(
         self, observer: Configured, draw: Draw, datasets: Mapping[str, Configured], shared: Mapping[str, Configured]
     ) -> None:
-        node = observer.entry.node if observer.entry else Node({}, observer.where, {})
-        for index, step in enumerate(draw.steps):
+        for step in draw.steps:
             if step not in self.recipe.steps:
                 message = f"observer `{observer.label}` draws in step `{step}`, which there is not"
                 notes = choices(step, self.recipe.steps, "steps")
-                self.problems.append(Problem(message, node.at("steps", index), notes))
+                self.problems.append(Problem(message, _mention(observer, step), notes))
         fields: Iterable[str] | None = draw.fields
         if draw.dataset is not None:
-            fields = self.fields(draw.dataset, node.at("dataset"), datasets)
+            fields = self.fields(draw.dataset, _mention(observer, draw.dataset), datasets)
         if fields is None:
             return
         world = world_of(fields, self.recipe.models, shared, self.recipe.sampler is not None, True)
         for name in draw.values:
-            asks = [Ask(f"observer `{observer.label}`", _wanting(observer, name), observer.where)]
+            asks = [Ask(f"observer `{observer.label}`", _wanting(observer, name), _mention(observer, name))]
             self.problems.extend(resolve(world, asks)[1])
+
+
+def _mention(observer: Configured, name: str) -> str:
+    """Where the options of an observer say `name`; where it stands itself, if none of them does."""
+    options = observer.entry.options.value.values() if observer.entry else ()
+    said = [item for child in options for item in (child.value if isinstance(child.value, list) else [child])]
+    return next((item.where for item in said if item.value == name), observer.where)
 
 
 def _draws(observer: Configured) -> list[Draw]:
@@ -380,5 +391,5 @@ def logged_metrics(step: Step) -> list[str]:
     names = []
     for update in step.updates.values():
         names.append(f"{update.name}_loss")
-        names.extend(f"{update.name}/{label}" for label in (*update.losses, "grad_norm", "lr"))
+        names.extend(f"{update.name}/{label}" for label in (*update.losses, *sorted(FIGURES)))
     return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -114,11 +115,15 @@ def choices(name: str, names: Iterable[str], label: str = "available") -> tuple[
 
 
 def counted(number: int, noun: str) -> str:
-    """A number and its noun: `1 epoch`, `2 epochs`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    """A number and its noun: `1 epoch`, `2 epochs`, `2 batches`."""
+    ending = "" if number == 1 else "es" if noun.endswith("tch") else "s"
+    return f"{number:,} {noun}{ending}"
 
 
 def one_line(error: BaseException) -> str:
-    """An exception as one line: its class and the first line of its message."""
-    text = str(error).strip().splitlines()
+    """An exception as one line: its class and the first line of its message, without addresses of objects."""
+    text = _ADDRESS.sub("", str(error)).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")

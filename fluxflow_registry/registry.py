@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from hashlib import blake2b
 from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
@@ -18,6 +19,7 @@ from attrs import Factory, define, frozen
 from fluxflow_registry import hookspecs
 from fluxflow_registry.contracts import CONTEXT, KINDS, Kind
 from fluxflow_registry.errors import PluginError, Problem, choices, one_line
+from fluxflow_registry.listening import listener_problems
 from fluxflow_registry.signature import (
     Signature,
     call_of,
@@ -72,11 +74,14 @@ class Component:
     @property
     def where(self) -> str:
         """`file:line` of its definition."""
+        return f"{shorten(self._source[0])}:{self._source[1]}" if self._source else self.signature.where
+
+    @cached_property
+    def _source(self) -> tuple[str, int] | None:
         try:
-            _, line = inspect.getsourcelines(self.factory)
-            return f"{shorten(inspect.getfile(self.factory))}:{line}"
+            return inspect.getfile(self.factory), inspect.getsourcelines(self.factory)[1]
         except (OSError, TypeError):
-            return self.signature.where
+            return None
 
 
 @define
@@ -269,14 +274,13 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> 
         elif list(inspect.signature(getattr(module, name)).parameters) != ["register"]:
             notes = (("defined as", text), ("expected", f"def {name}(register)"))
             problems.append(Problem(f"hook `{name}` of plugin `{plugin.name}` takes `register`", where, notes))
-    if not hooks:
-        problems.append(
-            Problem(
-                f"plugin `{plugin.name}` has no hook",
-                plugin.where or None,
-                choices("", known, "hooks"),
-            )
-        )
+    unmarked = [name for name in sorted(known & set(dir(module))) if name not in hooks]
+    for name in unmarked:
+        where = definition(getattr(module, name))[0]
+        problems.append(Problem(f"`{name}` of plugin `{plugin.name}` is not marked: put `@hookimpl` above it", where))
+    if not hooks and not unmarked:
+        message = f"plugin `{plugin.name}` has no hook"
+        problems.append(Problem(message, plugin.where or None, choices("", known, "hooks")))
     if problems:
         raise PluginError(problems)
 
@@ -317,6 +321,10 @@ def _verified(kind: Kind, name: str, component: Any) -> Signature:
                 raise PluginError(Problem(message, signature.where, notes))
     if kind.name == "value" and name in CONTEXT:
         raise PluginError(Problem(f"`{name}` is provided by the engine itself", signature.where))
+    if not kind.called:
+        problems = listener_problems(component, f"{kind.name} `{name}`")
+        if problems:
+            raise PluginError(problems)
     _verify_options(kind, name, component, signature)
     return signature
 
@@ -333,6 +341,12 @@ def _verify_options(kind: Kind, name: str, component: Any, signature: Signature)
             message = f"option `{claimed[0]}` of {kind.name} `{name}` belongs to the recipe's own entry"
             raise PluginError(Problem(message, signature.where, (("reserved", ", ".join(kind.reserved)),)))
     elif inspect.isclass(component):
+        unfinished = [key for key, value in vars(component).items() if type(value).__name__ == "_CountingAttr"]
+        if unfinished:
+            message = (
+                f"{kind.name} `{name}` has the field `{unfinished[0]}` but is no attrs class: put `@frozen` above it"
+            )
+            raise PluginError(Problem(message, signature.where))
         required = [
             p.name
             for p in inspect.signature(component).parameters.values()

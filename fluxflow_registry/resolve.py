@@ -9,6 +9,7 @@ from fluxflow_registry.check import Checked, CheckedStep, CheckedUpdate, Configu
 from fluxflow_registry.recipe import resolved
 from fluxflow_registry.recipe.resolved import DEFAULT, settings_of
 from fluxflow_registry.recipe.schema import VERSION
+from fluxflow_registry.signature import is_configurable
 
 
 def resolve_recipe(checked: Checked) -> dict[str, Any]:
@@ -31,6 +32,19 @@ def resolve_recipe(checked: Checked) -> dict[str, Any]:
         "steps": {step.name: _step(step) for step in checked.steps},
     }
     return tree
+
+
+def used_values(checked: Checked) -> dict[str, Configured]:
+    """The values that the recipe states, and those with options that some plan uses at their defaults."""
+    used = {name for step in checked.steps for name in step.plan.values}
+    used |= {name for step in checked.steps for e in step.evaluations.values() for name in e.values}
+    first = checked.steps[0]
+    found = {}
+    for name, value in first.providers.items():
+        own = any(name in step.step.values for step in checked.steps)
+        if name in checked.recipe.values or (name in used and is_configurable(value.component.factory) and not own):
+            found[name] = value
+    return found
 
 
 def _origin(node: Any, key: str) -> str:

@@ -43,8 +43,8 @@ def read(component: Any) -> Signature:
     """
     call = call_of(component)
     parameters = list(inspect.signature(call).parameters.values())
-    if inspect.isclass(component):
-        parameters = parameters[1:]
+    if inspect.isclass(component) and inspect.isfunction(inspect.getattr_static(component, "__call__")):
+        parameters = parameters[1:]  # self
     where, text = definition(call)
     for parameter in parameters:
         if parameter.kind in _VARIADIC:

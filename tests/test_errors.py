@@ -109,6 +109,7 @@ def test_a_long_list_of_choices_is_cut() -> None:
         (KeyError("x"), "KeyError: 'x'"),
         (SystemExit(3), "SystemExit: 3"),
         (RuntimeError("\n\n"), "RuntimeError"),
+        (TypeError("<function f at 0x7f00aa> is odd"), "TypeError: <function f> is odd"),
     ],
 )
 def test_an_exception_fits_on_a_line(error: BaseException, line: str) -> None:

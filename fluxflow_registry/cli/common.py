@@ -7,7 +7,7 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +19,8 @@ def load_plugins(files: Sequence[str]) -> Registry:
     """The registry of this environment: all plugins, or those that FLUXFLOW_PLUGINS names, and the files."""
     stated = os.environ.get("FLUXFLOW_PLUGINS")
     names = None if stated is None else [name.strip() for name in stated.split(",")]
-    return load(names, [Path(file) for file in files])
+    with redirect_stdout(sys.stderr):  # what a plugin prints while it is imported is no result
+        return load(names, [Path(file) for file in files])
 
 
 def parse(parser: ArgumentParser, argv: Sequence[str] | None) -> Namespace:

@@ -154,9 +154,9 @@ def _yaml(value: Any) -> str:
         return "{" + ", ".join(f"{_yaml(key)}: {_yaml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, float) and not math.isfinite(value):
         return {"inf": ".inf", "-inf": "-.inf"}.get(str(value), ".nan")
-    if isinstance(value, str) and (not _PLAIN.match(value) or value.lower() in _TAKEN):
-        return json.dumps(value)
-    return str(value)
+    if isinstance(value, str):
+        return value if _PLAIN.match(value) and value.lower() not in _TAKEN else json.dumps(value)
+    return str(value) if isinstance(value, (int, float)) else "..."  # an object that no recipe can name
 
 
 def _meanings(cls: type) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 from fluxflow_registry.check import Checked, CheckedStep, CheckedUpdate
 from fluxflow_registry.errors import counted
 from fluxflow_registry.plan.step import LossPlan, StepPlan, UpdatePlan
+from fluxflow_registry.recipe.schema import StepSettings
 
 
 def summary(checked: Checked) -> str:
@@ -21,7 +22,7 @@ def summary(checked: Checked) -> str:
         lines += [
             "",
             f"step {step.index + 1}: {step.name}{after} ({counted(settings.epochs, 'epoch')} of "
-            f"`{settings.dataset}` in batches of {settings.batch_size}{end})",
+            f"`{settings.dataset}` in {_batches(settings)} of {settings.batch_size}{end})",
         ]
         lines += [
             f"    {update.name}: trains {', '.join(update.trains)}; losses {', '.join(update.losses)}"
@@ -198,3 +199,8 @@ def _edges(step: CheckedStep, update: UpdatePlan, number: str) -> Iterable[str]:
     for loss in update.losses:
         yield f'      {number}loss_{loss.label}{{{{"{loss.label}"}}}}'
     yield from edges
+
+
+def _batches(settings: StepSettings) -> str:
+    """`batches`, or how many of them an epoch has at most."""
+    return "batches" if settings.max_steps is None else f"at most {counted(settings.max_steps, 'batch')}"

@@ -19,6 +19,9 @@ from fluxflow_registry.recipe.override import Setting
 #: The value that draws pictures from captions.
 DRAWN = "generated_image"
 
+#: Pixels of a side; far beyond what any model draws, and short of what any memory holds.
+LARGEST = 8192
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `fluxflow-generate`."""
@@ -120,8 +123,10 @@ def size_of(stated: str | None, step: CheckedStep, run: Path) -> tuple[int, int]
         match = re.fullmatch(r"(\d+)(?:x(\d+))?", stated)
         if not match:
             raise RecipeError(Problem(f"`{stated}` is no size: 64, or 96x64 for width x height", "--image-size"))
-        width = int(match[1])
-        return int(match[2] or width), width
+        width, height = int(match[1]), int(match[2] or match[1])
+        if max(width, height) > LARGEST:
+            raise RecipeError(Problem(f"a side has at most {LARGEST:,} pixels, not `{stated}`", "--image-size"))
+        return height, width
     image = step.fields.get("image")
     if image is None or not image.shape:
         raise RecipeError(Problem("the run's dataset has no images, so a size is needed", "--image-size"))
@@ -141,9 +146,11 @@ def draw(
 
     device = device_of(arguments.device)
     size = size_of(arguments.image_size, step, run)
-    models, note = load_for_drawing(checked, step, run, device, branch=arguments.step)
+    models, source, note = load_for_drawing(checked, step, run, device, branch=arguments.step)
     if note:
         say(note)
+    for model in sorted(untrained(checked, step)):
+        say(f"note: no step up to `{step.name}` trains `{model}`; it draws with the numbers it began with")
     folder = Path(arguments.output) if arguments.output else run / "generated"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -160,10 +167,22 @@ def draw(
                 message = f"not enough memory to draw {size[1]} x {size[0]} pixels"
                 raise RunError(Problem(message, "--image-size")) from None
             made = {"prompt": prompt, "seed": seed, "size": list(size), **drawing_options(checked, step)}
+            made["weights"] = source
             file = folder / f"{slug(prompt)}-seed{seed}-{fingerprint(made)}.png"
             save_png(image, file, {key: str(value) for key, value in made.items()})
             pictures.append({"file": str(file), **made})
     return pictures
+
+
+def untrained(checked: Checked, step: CheckedStep) -> set[str]:
+    """The models that draw although no step up to this one has trained them."""
+    trained: set[str] = set()
+    place: CheckedStep | None = step
+    while place is not None:
+        trained |= place.plan.trains
+        place = checked.step(place.parent) if place.parent else None
+    drawn = step.providers.get(DRAWN)
+    return set(drawn.provider.needs.values()) & set(checked.models) - trained if drawn else set()
 
 
 def drawing_options(checked: Checked, step: CheckedStep) -> dict[str, Any]:

@@ -43,11 +43,8 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
         updates={"type": "object", "additionalProperties": {"$ref": "#/$defs/update"}},
         until=_or_null(_ref("transition")),
         values=_named(registry, "value"),
-        evaluate={"type": "object", "additionalProperties": {"$ref": "#/$defs/evaluation"}},
+        evaluate={"type": "object", "additionalProperties": _or_false(_ref("evaluation"))},
     )
-    observers = _named(registry, "observer")
-    for label, entry in observers["properties"].items():
-        observers["properties"][label] = {"anyOf": [entry, {"const": False}]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "fluxflow recipe",
@@ -62,7 +59,7 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
             "datasets": _named(registry, "dataset"),
             "sampler": _ref("sampler"),
             "values": _named(registry, "value"),
-            "observers": observers,
+            "observers": _named(registry, "observer"),
             "defaults": {"$ref": "#/$defs/step"},
             "steps": {"type": "object", "minProperties": 1, "additionalProperties": {"$ref": "#/$defs/step"}},
         },
@@ -78,6 +75,11 @@ def _or_null(inner: Mapping[str, Any]) -> dict[str, Any]:
     return {"anyOf": [inner, {"type": "null"}]}
 
 
+def _or_false(inner: Mapping[str, Any]) -> dict[str, Any]:
+    """`false` takes away what `defaults`, or a plugin, would put there."""
+    return {"anyOf": [inner, {"const": False}]}
+
+
 def _named(registry: Registry, kind: str) -> dict[str, Any]:
     """A mapping of labels to entries; a label without `type` is its own type, and has that one's options."""
     return {
@@ -86,11 +88,11 @@ def _named(registry: Registry, kind: str) -> dict[str, Any]:
             name: {
                 "if": {"type": "object", "not": {"required": ["type"]}},
                 "then": _ref(f"{kind}.{name}"),
-                "else": _ref(kind),
+                "else": _or_false(_ref(kind)),
             }
             for name in registry.names(kind)
         },
-        "additionalProperties": _ref(kind),
+        "additionalProperties": _or_false(_ref(kind)),
     }
 
 
@@ -108,7 +110,6 @@ def _entry(registry: Registry, kind: str) -> dict[str, Any]:
         "anyOf": [
             {"type": "object", "properties": {"type": {"enum": names}}, "allOf": by_type},
             {"type": "string", "enum": names},
-            {"type": "null"},
         ]
     }
 

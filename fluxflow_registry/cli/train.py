@@ -134,12 +134,24 @@ def write_facts(folder: folders.RunFolder, recipe: str, registry: Registry, devi
     }
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
+    tell_changes(folder.path / "environment.json", facts["plugins"])
     try:
         (folder.path / "recipe.yaml").write_text(recipe)
         (folder.path / "environment.json").write_text(json.dumps(facts, indent=2) + "\n")
         folder.write_identity(finished=False)
     except OSError as error:
         raise RunError(Problem(f"cannot be written: {error.strerror}", str(folder.path))) from None
+
+
+def tell_changes(file: Path, plugins: list[dict[str, Any]]) -> None:
+    """Say which plugins have changed since the run began: it goes on with the new ones."""
+    try:
+        before = {p["name"]: p.get("source") for p in json.loads(file.read_text())["plugins"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for plugin in plugins:
+        if before.get(plugin["name"], plugin["source"]) != plugin["source"]:
+            say(f"note: plugin `{plugin['name']}` has changed since this run began")
 
 
 def source_digest(where: str) -> str | None:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.randomness import derive
-from fluxflow_registry.errors import DataError, FluxflowError, Problem
+from fluxflow_registry.errors import DataError, FluxflowError, Problem, one_line
 
 
 def batches_per_epoch(source: Source, name: str, batch_size: int, max_steps: int | None, where: str) -> int:
@@ -41,9 +41,21 @@ class _Slices(Dataset[Any]):
     def __getitem__(self, index: int) -> dict[str, Any] | _Failure:
         start = index * self.batch_size
         try:
-            return self.source.batch(self.order[start : start + self.batch_size].tolist(), self.seed)
+            return self.read(start, start + self.batch_size)
         except FluxflowError as error:
             return _Failure(error.problems)
+
+    def read(self, start: int, stop: int) -> dict[str, Any]:
+        """The samples at places `start` .. `stop` - 1 of the epoch; raises DataError whatever goes wrong."""
+        indices = self.order[start:stop].tolist()
+        try:
+            return self.source.batch(indices, self.seed)
+        except FluxflowError:
+            raise
+        except Exception as error:
+            shown = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
+            message = f"{type(self.source).__name__} cannot give samples {shown}: {one_line(error)}"
+            raise DataError(message) from error
 
     def run(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
         """Batches `start` .. `stop` - 1; a source that likes to read many samples at once may.
@@ -54,7 +66,7 @@ class _Slices(Dataset[Any]):
         size = self.batch_size
         for first in range(start, stop, ahead):
             count = min(ahead, stop - first)
-            read = self.source.batch(self.order[first * size : (first + count) * size].tolist(), self.seed)
+            read = self.read(first * size, (first + count) * size)
             for index in range(count):
                 yield {name: field[index * size : (index + 1) * size] for name, field in read.items()}
 

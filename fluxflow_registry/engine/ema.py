@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Average:
-    """w <- d w + (1 - d) theta after every batch; `module` holds w, frozen and in eval mode.
+    """w <- d w + (1 - d) theta whenever optimizers step; `module` holds w, frozen and in eval mode.
 
     With warm-up d = min(decay, (1 + n) / (10 + n)) after n batches. Buffers are copied.
     """

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from fluxflow_registry.check import CheckedEvaluation
 from fluxflow_registry.engine.batches import to_device
@@ -50,6 +49,7 @@ def measure(
             draws.at(seed, start)
             values.begin(batch, step_batch=0, sampler=sampler, image_size=size)
             evaluate(values, wanted)
+            figures: dict[str, float] = {}
             for label, metric in metrics.items():
                 arguments = values.arguments(metric, frozenset(), as_float=True)
                 try:
@@ -58,7 +58,9 @@ def measure(
                     raise failed("metric", metric, arguments, error) from error
                 named = found if isinstance(found, dict) else {label: found}
                 for name, value in named.items():
-                    number = float(value) if isinstance(value, Tensor) else value
-                    sums[name] = sums.get(name, 0.0) + number * len(indices)
+                    # Two metrics may call their figures the same: the second tells its own name too.
+                    figures[f"{label}/{name}" if name in figures else name] = float(value)
+            for name, figure in figures.items():
+                sums[name] = sums.get(name, 0.0) + figure * len(indices)
     live.train_mode()
     return {name: total / count for name, total in sums.items()}

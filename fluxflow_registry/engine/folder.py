@@ -37,7 +37,10 @@ class RunFolder:
 
     def lock(self) -> IO[str]:
         """Hold the folder until the process ends; raises RunError naming the process that holds it."""
-        handle = (self.path / LOCK).open("a+")
+        try:
+            handle = (self.path / LOCK).open("a+")
+        except OSError as error:
+            raise RunError(Problem(f"cannot be written: {error.strerror}", str(self.path))) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from fluxflow_registry.contracts import Ending, Position, Summary
 from fluxflow_registry.engine.evaluation import measure
 from fluxflow_registry.engine.run import Run
 from fluxflow_registry.engine.step import LiveStep
-from fluxflow_registry.errors import Problem, RunError, TrainingError
+from fluxflow_registry.errors import Problem, RunError, TrainingError, counted
 from fluxflow_registry.state import store
 
 #: Batches in a row that may be left out because something was not finite.
@@ -49,14 +50,20 @@ def train(run: Run) -> None:
 
 
 def find_position(run: Run) -> tuple[Position, Mapping[str, Mapping[str, Any]]]:
-    """Where the newest checkpoint that verifies stands; a damaged one is named and passed over."""
+    """Where the newest checkpoint that verifies stands; a damaged one is named and laid aside.
+
+    Raises RunError where a whole checkpoint does not fit the recipe's models: that is no damage.
+    """
     store.tidy(run.run_folder.checkpoints)
     for found in store.listing(run.run_folder.checkpoints):
         try:
-            state, meta = run.load_weights(found.folder)
+            store.verify(found.folder)
         except RunError as error:
-            run.tell("warned", position=Position(), message=f"{error}\n    the checkpoint before it is used instead")
+            aside = store.lay_aside(found.folder)
+            message = f"{error}\n    it is laid aside as {aside.name}, and the checkpoint before it is used"
+            run.tell("warned", position=Position(), message=message)
             continue
+        state, meta = run.load_weights(found.folder)
         run.results = meta["results"]
         position = Position(**meta["position"])
         return position, {} if found.end else state
@@ -68,7 +75,9 @@ def enter(run: Run, position: Position, state: Mapping[str, Mapping[str, Any]]) 
     facts = run.steps[position.step]
     if not state:
         start_from_parent(run, facts.checked.parent, position)
-    live = LiveStep(facts, run.sources[facts.checked.step.settings.dataset], run.models, run.seed, run.device)
+    source = run.sources[facts.checked.step.settings.dataset]
+    sampler = run.checked.sampler.instance if run.checked.sampler else None
+    live = LiveStep(facts, source, run.models, run.seed, run.device, sampler)
     if state:
         live.load(state)
     run.live = live
@@ -110,23 +119,50 @@ def after_batch(run: Run, live: LiveStep, position: Position) -> Position:
         return position
     if run.stopping:
         stop(run, position)
-    if position.step_batch % live.settings.checkpoint_every == 0:
+    if is_due(live, position, live.settings.accumulate):
         run.save(position)
     return position
+
+
+def is_due(live: LiveStep, position: Position, passed: int) -> bool:
+    """Whether the last `passed` batches hold one after which a checkpoint is due."""
+    every = live.settings.checkpoint_every
+    return position.step_batch // every != (position.step_batch - passed) // every
+
+
+def not_finite(live: LiveStep, update: str) -> list[str]:
+    """The losses of an update that were not finite in the latest batch."""
+    latest = live.tally.fetch()
+    losses = [f"{update}/{label}" for label in live.checked.updates[update].losses]
+    return [name for name in losses if not math.isfinite(latest.get(name, 0.0))]
 
 
 def check_finite(run: Run, live: LiveStep, position: Position) -> None:
     """Warn of a batch that was left out because something was not finite; give up after many in a row."""
     for turn in live.turns:
-        if turn.skipped_in_a_row == 1:
-            message = f"update `{turn.name}`: a loss or gradient is not finite; the batch was left out"
+        if turn.outcome == "skipped" and turn.skipped_in_a_row == 1:
+            bad = ", ".join(f"`{name}`" for name in not_finite(live, turn.name)) or "a gradient"
+            message = f"update `{turn.name}`: {bad} is not finite; batch {position.batch} was left out"
             run.tell("warned", position=position, message=message)
         if turn.skipped_in_a_row >= PATIENCE:
-            latest = live.tally.fetch()
-            bad = [name for name, value in latest.items() if name.startswith(f"{turn.name}/") and value != value]
-            notes = (("not finite", ", ".join(bad)),) if bad else ()
+            guilty = not_finite(live, turn.name)
+            notes = (("not finite", ", ".join(guilty)),) if guilty else ()
             message = f"update `{turn.name}`: no finite loss or gradient for {PATIENCE} batches in a row"
             raise TrainingError(Problem(message, None, notes))
+
+
+def report_skipped(run: Run, live: LiveStep, position: Position) -> None:
+    """At a step's end tell how many batches were left out; raise TrainingError where that was all of them."""
+    for turn in live.turns:
+        if turn.steps == 0:
+            message = f"update `{turn.name}` of step `{live.facts.name}` has not moved a single weight"
+            notes = (("left out", counted(turn.skips, "batch")),) if turn.skips else ()
+            raise TrainingError(Problem(message, None, notes))
+        if turn.skips:
+            message = (
+                f"update `{turn.name}`: {turn.skips} of {turn.skips + turn.steps} batches were left out as not finite"
+            )
+            run.tell("warned", position=position, message=message)
 
 
 def end_epoch(run: Run, live: LiveStep, position: Position) -> tuple[Position, Ending | None]:
@@ -150,8 +186,7 @@ def end_epoch(run: Run, live: LiveStep, position: Position) -> tuple[Position, E
     if ending is None:
         if run.stopping:
             stop(run, done)
-        every = live.settings.checkpoint_every
-        if done.step_batch // every != (done.step_batch - live.facts.batches) // every:
+        if is_due(live, done, live.window(live.facts.batches - 1)):
             run.save(done)
     elif ending.limit:
         run.tell("warned", position=done, message=f"step `{live.facts.name}` ends by its limit: {ending.reason}")
@@ -164,6 +199,7 @@ def evaluated(run: Run, live: LiveStep, position: Position, name: str) -> dict[s
     if metrics is None:
         stop(run, position)
         return {}
+    live.measured[name] = position.step_batch
     run.results.setdefault(live.facts.name, {})[name] = metrics
     run.tell("evaluated", step=live.facts, position=position, name=name, metrics=metrics)
     return {f"{name}/{metric}": value for metric, value in metrics.items()}
@@ -174,8 +210,10 @@ def leave(run: Run, live: LiveStep, position: Position, ending: Ending) -> Posit
 
     A run that stops while measuring comes back here: whether a step is over follows from its history.
     """
+    report_skipped(run, live, position)
     for name in live.checked.evaluations:
-        evaluated(run, live, position, name)
+        if live.measured.get(name) != position.step_batch:
+            evaluated(run, live, position, name)
     live.adopt_averages()
     run.tell("step_ended", step=live.facts, position=position, ending=ending)
     after = Position(step=position.step + 1, run_batch=position.run_batch)

@@ -16,7 +16,7 @@ def derive(*parts: int | str) -> int:
 class Draws:
     """Generators for the values of one batch: each seeded from (prefix, name).
 
-    `prefix` is the seed of (run seed, step, position, rank); adding a value does not change the
+    `prefix` is the seed of (run seed, step, position); adding a value does not change the
     noise of another. On the meta device there is nothing to draw and the generator is None.
     """
 
@@ -49,4 +49,7 @@ class Draws:
             seed = self.prefix ^ self.salts[name]
             torch.default_generator.manual_seed(seed)
             if self.device.type == "cuda":
-                torch.cuda.manual_seed(seed)
+                with torch.cuda.device(self.device):
+                    torch.cuda.manual_seed(seed)
+            elif self.device.type == "mps":
+                torch.mps.manual_seed(seed)

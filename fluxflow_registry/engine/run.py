@@ -20,7 +20,7 @@ from fluxflow_registry.engine.randomness import Draws, derive
 from fluxflow_registry.engine.step import LiveStep, StepFacts, facts_of
 from fluxflow_registry.engine.turn import made
 from fluxflow_registry.engine.values import Values, evaluate
-from fluxflow_registry.errors import DataError, FluxflowError, Problem, RunError, TrainingError, one_line
+from fluxflow_registry.errors import DataError, FluxflowError, Problem, RecipeError, RunError, TrainingError, one_line
 from fluxflow_registry.plan.resolve import Ask, Provider, resolve
 from fluxflow_registry.signature import Signature
 from fluxflow_registry.state import store
@@ -119,7 +119,8 @@ class Run:
                 model.load_state_dict(state["model"][name])
             except (KeyError, RuntimeError) as error:
                 message = f"does not hold model `{name}` as the recipe describes it: {one_line(error)}"
-                raise RunError(Problem(message, str(folder))) from error
+                hint = ("go on", "with the plugins and versions of environment.json, or begin anew with --fresh")
+                raise RunError(Problem(message, str(folder), (hint,))) from error
         return state, meta
 
     def write_final(self) -> Path:
@@ -165,8 +166,18 @@ def build_models(checked: Checked, device: torch.device) -> dict[str, nn.Module]
     models = {}
     for name, configured in checked.models.items():
         torch.manual_seed(derive(checked.recipe.seed, "model", name))
-        models[name] = made(configured).to(device)
+        models[name] = made_model(configured).to(device)
     return models
+
+
+def made_model(configured: Configured) -> nn.Module:
+    """The module that a builder builds; raises RecipeError where it gives something else."""
+    model = made(configured)
+    if not isinstance(model, nn.Module):
+        message = f"model `{configured.label}`: its builder gives {type(model).__name__}, not an nn.Module"
+        notes = (("defined in", configured.component.signature.where),)
+        raise RecipeError(Problem(message, configured.where, notes))
+    return model
 
 
 def observers_of(checked: Checked) -> pluggy.PluginManager:

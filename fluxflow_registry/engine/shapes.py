@@ -11,10 +11,13 @@ from torch import Tensor
 from fluxflow_registry.check import Checked, CheckedStep
 from fluxflow_registry.contracts import Field
 from fluxflow_registry.engine.randomness import Draws
+from fluxflow_registry.engine.run import made_model
 from fluxflow_registry.engine.tensors import describe
-from fluxflow_registry.engine.turn import made
 from fluxflow_registry.engine.values import Values, bind
-from fluxflow_registry.errors import FluxflowError, Problem, RecipeError
+from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, one_line
+
+#: What to tell someone whose component asks for numbers while only shapes are proven.
+WITHOUT_NUMBERS = "shapes are proven without numbers: no `.item()`, `float()` or `if tensor` in a component"
 
 
 def prove_shapes(checked: Checked) -> dict[str, dict[str, str]]:
@@ -24,14 +27,14 @@ def prove_shapes(checked: Checked) -> dict[str, dict[str, str]]:
     """
     meta = torch.device("meta")
     with meta:
-        models = {name: made(model) for name, model in checked.models.items()}
+        models = {name: made_model(model) for name, model in checked.models.items()}
     problems: list[Problem] = []
     shapes = {}
     for step in checked.steps:
         draws = Draws(meta)
         values = Values(step.plan.values, step.providers, models, draws)
         try:
-            shapes[step.name] = _prove_step(step, values, meta)
+            shapes[step.name] = _prove_step(step, values, meta, checked.sampler.instance if checked.sampler else None)
         except FluxflowError as error:
             for problem in error.problems:
                 message = f"in step `{step.name}`, {problem.message}"
@@ -53,29 +56,35 @@ def example(fields: Mapping[str, Field], batch_size: int, device: torch.device) 
     return batch
 
 
-def _prove_step(step: CheckedStep, values: Values, device: torch.device) -> dict[str, str]:
+def _prove_step(step: CheckedStep, values: Values, device: torch.device, sampler: Any) -> dict[str, str]:
     image = step.fields.get("image")
     size = tuple(image.shape[-2:]) if image is not None and image.shape else None
-    values.begin(example(step.fields, step.step.settings.batch_size, device), step_batch=0, image_size=size)
+    values.begin(
+        example(step.fields, step.step.settings.batch_size, device), step_batch=0, image_size=size, sampler=sampler
+    )
     shapes: dict[str, str] = {}
     for update in step.plan.updates:
         order = [name for name in update.order if name not in values.kept]
-        values.compute(order, dict.fromkeys(order, frozenset[str]()))
+        values.compute(order, update.carries)
         shapes.update({name: describe(values.kept[name].whole) for name in update.order})
         for loss in update.losses:
             configured = step.updates[update.name].losses[loss.label]
             where = configured.component.signature.where
             binding = bind(loss.label, loss.needs, configured.instance, values.plan, where)
-            arguments = values.arguments(binding, frozenset())
+            arguments = values.arguments(binding, update.trains)
             given = tuple((f"given {name}", describe(value)) for name, value in arguments.items())
             try:
                 result = binding.call(**arguments)
             except Exception as error:
-                message = f"loss `{loss.label}` of update `{update.name}` cannot be computed: {error}"
-                notes = (("defined in", where), *given)
-                raise RecipeError(Problem(message.splitlines()[0], configured.where, notes)) from error
+                message = f"loss `{loss.label}` of update `{update.name}` cannot be computed: {one_line(error)}"
+                hint = (("without numbers", WITHOUT_NUMBERS),) if "meta tensors" in str(error) else ()
+                notes = (("defined in", where), *given, *hint)
+                raise RecipeError(Problem(message, configured.where, notes)) from error
             if not isinstance(result, Tensor) or result.ndim:
                 found = describe(result) if isinstance(result, Tensor) else type(result).__name__
                 message = f"loss `{loss.label}` gives {found}; a loss is a 0-d tensor"
+                raise RecipeError(Problem(message, configured.where, (("defined in", where), *given)))
+            if not result.requires_grad:
+                message = f"loss `{loss.label}` carries no gradient: something in it detaches what it was given"
                 raise RecipeError(Problem(message, configured.where, (("defined in", where), *given)))
     return shapes

@@ -40,7 +40,7 @@ def facts_of(checked: CheckedStep, source: Source) -> StepFacts:
         source, settings.dataset, settings.batch_size, settings.max_steps, checked.step.node.at("dataset")
     )
     limit = getattr(checked.until.instance, "max_epochs", None) if checked.until else None
-    epochs = max(limit or 0, settings.epochs)
+    epochs = limit if limit is not None else settings.epochs
     return StepFacts(checked.name, checked.index, epochs, batches, checked.plan.trains, checked)
 
 
@@ -48,7 +48,13 @@ class LiveStep:
     """A step with everything ready: its turns take each batch in the recipe's order."""
 
     def __init__(
-        self, facts: StepFacts, source: Source, models: Mapping[str, nn.Module], seed: int, device: torch.device
+        self,
+        facts: StepFacts,
+        source: Source,
+        models: Mapping[str, nn.Module],
+        seed: int,
+        device: torch.device,
+        sampler: Any = None,
     ) -> None:
         checked = facts.checked
         self.facts = facts
@@ -58,6 +64,9 @@ class LiveStep:
         self.models = models
         self.seed = seed
         self.device = device
+        self.sampler = sampler
+        #: For each evaluation, at which batch of the step it was measured last.
+        self.measured: dict[str, int] = {}
         for name, model in models.items():
             model.requires_grad_(name in facts.trains)
         self.train_mode()
@@ -68,7 +77,7 @@ class LiveStep:
         windows = -(-facts.batches // self.settings.accumulate)
         intervals = {"batch": facts.epochs * windows, "epoch": facts.epochs}
         self.turns = [
-            Turn(update, plan, self.values, models, self.settings.precision, self.settings.accumulate, intervals)
+            Turn(update, plan, self.values, models, self.settings.precision, intervals)
             for update in checked.updates.values()
         ]
         ema = self.settings.ema
@@ -80,7 +89,7 @@ class LiveStep:
         """The engine's own values that stay the same throughout the step."""
         image = self.checked.fields.get("image")
         size = tuple(image.shape[-2:]) if image is not None and image.shape else None
-        return {"image_size": size}
+        return {"image_size": size, "sampler": self.sampler}
 
     def train_mode(self) -> None:
         """Trained models in training mode, the others in evaluation mode."""
@@ -97,6 +106,11 @@ class LiveStep:
         """Whether optimizers step after batch number `batch` of the epoch."""
         return (batch + 1) % self.settings.accumulate == 0 or batch + 1 == self.facts.batches
 
+    def window(self, batch: int) -> int:
+        """Batches in the window of batch number `batch`: an epoch's last one may be shorter."""
+        start = batch - batch % self.settings.accumulate
+        return min(self.settings.accumulate, self.facts.batches - start)
+
     def take(self, batch: Mapping[str, Any], position: Position) -> None:
         """Train on one batch: each update in turn, then the averages."""
         closing = self.closes_window(position.batch)
@@ -104,10 +118,12 @@ class LiveStep:
         self.values.begin(to_device(batch, self.device), step_batch=position.step_batch, **self.context)
         metrics: dict[str, Any] = {}
         for turn in self.turns:
-            metrics.update(turn.take(position.step_batch, closing))
-        if closing and not any(turn.skipped_in_a_row for turn in self.turns):
-            for average in self.averages.values():
-                average.update(position.step_batch)
+            metrics.update(turn.take(position.step_batch, closing, self.window(position.batch)))
+        if closing:
+            skipped = {model for turn in self.turns if turn.outcome == "skipped" for model in turn.plan.trains}
+            for name, average in self.averages.items():
+                if name not in skipped:
+                    average.update(position.step_batch)
         self.tally.add(metrics)
 
     def evaluation_models(self) -> dict[str, nn.Module]:

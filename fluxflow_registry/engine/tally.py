@@ -28,7 +28,7 @@ class Tally:
         self.figures: dict[str, list[float]] = {}  # name: [count, sum, minimum, maximum]
         self.last: dict[str, deque[float]] = {}
         self.history: dict[str, list[Summary]] = {}
-        #: The metrics of the latest batch that was fetched.
+        #: What was fetched last: of a lazy loss, the value of its latest batch.
         self.latest: dict[str, float] = {}
 
     def add(self, metrics: Mapping[str, Tensor | float]) -> None:
@@ -36,14 +36,16 @@ class Tally:
         self.pending.append(metrics)
 
     def fetch(self) -> dict[str, float]:
-        """Count what is pending; gives the metrics of the latest batch as numbers."""
+        """Count what is pending; gives each metric's latest value since the last time, as numbers."""
         if not self.pending:
             return self.latest
         tensors = [v for metrics in self.pending for v in metrics.values() if isinstance(v, Tensor)]
         numbers = iter(torch.stack([t.float() for t in tensors]).tolist() if tensors else ())
+        self.latest = {}
         for metrics in self.pending:
-            self.latest = {name: next(numbers) if isinstance(v, Tensor) else v for name, v in metrics.items()}
-            for name, number in self.latest.items():
+            values = {name: next(numbers) if isinstance(v, Tensor) else v for name, v in metrics.items()}
+            self.latest.update(values)
+            for name, number in values.items():
                 self._count(name, number)
         self.pending.clear()
         return self.latest

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from attrs import evolve, frozen
@@ -17,6 +17,8 @@ from fluxflow_registry.engine.backward import Term, split_of, walk_back
 from fluxflow_registry.engine.values import Binding, Values, bind, failed
 from fluxflow_registry.errors import FluxflowError, Problem, TrainingError, one_line
 from fluxflow_registry.plan.step import StepPlan, UpdatePlan
+
+_COUNTS = ("skipped_in_a_row", "steps", "skips")
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -56,14 +58,12 @@ class Turn:
         values: Values,
         models: Mapping[str, nn.Module],
         precision: str,
-        accumulate: int,
         intervals: Mapping[str, int],
     ) -> None:
         self.name = checked.name
         self.plan = next(update for update in plan.updates if update.name == checked.name)
         self.values = values
         self.precision = precision
-        self.accumulate = accumulate
         self.clip = checked.clip_grad_norm
         self.parameters = [p for name in checked.trains for p in models[name].parameters()]
         # For each split on this update's way, in order: how many splits lie before it.
@@ -81,6 +81,10 @@ class Turn:
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
         self.weigher = made(checked.balancer, losses=list(checked.losses)) if checked.balancer else None
         self.skipped_in_a_row = 0
+        #: How often the optimizer has stepped, and how often a batch was left out.
+        self.steps = self.skips = 0
+        #: What became of the latest batch: the optimizer stepped, skipped it, or waits for the window.
+        self.outcome: Literal["stepped", "skipped", "waited"] = "waited"
         #: Sum of the losses whose gradients wait for the optimizer; None when there are none.
         self.window: Tensor | None = None
         # Where every trained model in sight is this update's own, gradients cannot go astray.
@@ -88,19 +92,21 @@ class Turn:
         self.alone = seen <= self.plan.trains and not self.splits
         self._orders: dict[tuple[str, ...], tuple[str, ...]] = {}
 
-    def take(self, step_batch: int, closing: bool) -> dict[str, Tensor | float]:
+    def take(self, step_batch: int, closing: bool, window: int = 1) -> dict[str, Tensor | float]:
         """Do the turn for the batch in `values`; the optimizer steps where a window is `closing`.
 
-        Gives the metrics of the batch. Raises nothing for a loss or a gradient that is not finite:
-        then the optimizer, its scheduler and the weights stay as they are, and `skipped_in_a_row` counts.
+        `window` is the number of batches whose gradients are averaged. Gives the metrics of the batch;
+        `outcome` says what became of it. Raises nothing for a loss or a gradient that is not finite:
+        then the optimizer, its scheduler and the parameters stay as they are.
         """
         metrics: dict[str, Tensor | float] = {}
+        self.outcome = "waited"
         active = [loss for loss in self.losses if step_batch % loss.every == 0]
         if active:
             self.values.compute(self._order(active), self.plan.carries)
             losses = {loss.label: self._call(loss) for loss in active}
             total, terms = self._terms(active, losses, step_batch)
-            self._backward(terms)
+            self._backward(terms, window)
             self.window = total if self.window is None else self.window + total
             metrics[f"{self.name}_loss"] = total
             metrics.update({f"{self.name}/{label}": loss.detach() for label, loss in losses.items()})
@@ -124,11 +130,16 @@ class Turn:
         arguments = self.values.arguments(loss.binding, self.plan.trains, as_float=self.precision != "fp32")
         try:
             result: Tensor = loss.binding.call(**arguments)
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
             raise failed("loss", loss.binding, arguments, error) from error
         if not isinstance(result, Tensor) or result.ndim:
             found = f"a tensor of shape {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
             message = f"loss `{loss.label}` gives {found}; a loss is a 0-d tensor"
+            raise TrainingError(Problem(message, None, (("defined in", loss.binding.where),)))
+        if not result.requires_grad:
+            message = f"loss `{loss.label}` carries no gradient: something in it detaches what it was given"
             raise TrainingError(Problem(message, None, (("defined in", loss.binding.where),)))
         return result
 
@@ -146,9 +157,9 @@ class Turn:
             total = total + term.value.detach()
         return total, terms
 
-    def _backward(self, terms: list[Term]) -> None:
-        if self.accumulate > 1:
-            terms = [evolve(term, value=term.value / self.accumulate) for term in terms]
+    def _backward(self, terms: list[Term], window: int) -> None:
+        if window > 1:
+            terms = [evolve(term, value=term.value / window) for term in terms]
         if self.scaler is not None:
             terms = [evolve(term, value=self.scaler.scale(term.value)) for term in terms]
         if self.alone:
@@ -170,15 +181,19 @@ class Turn:
         finite = math.isfinite(float(total + norm))
         if finite and self.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm, foreach=True)
+        overflow = False
         if self.scaler is not None:
-            # The scaler itself leaves out a step whose gradients overflow, and lowers its scale.
-            self.scaler.step(self.optimizer)
+            if finite:
+                self.scaler.step(self.optimizer)
+            # A gradient that overflows at a large scale is the scaler's affair: it lowers the scale.
+            overflow = not finite and math.isfinite(float(total)) and self.scaler.get_scale() > 1
             self.scaler.update()
         elif finite:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        overflow = self.scaler is not None and math.isfinite(float(total))
-        self.skipped_in_a_row = 0 if finite or overflow else self.skipped_in_a_row + 1
+        self.outcome = "stepped" if finite else "skipped"
+        self.steps, self.skips = self.steps + finite, self.skips + (not finite)
+        self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + (not overflow)
         if finite and self.scheduler is not None and self.interval == "batch":
             self.scheduler.step()
         return norm
@@ -201,14 +216,15 @@ class Turn:
             "weigher": self.weigher,
         }
         state = {name: part.state_dict() for name, part in parts.items() if hasattr(part, "state_dict")}
-        return {**state, "skipped_in_a_row": self.skipped_in_a_row}
+        return {**state, **{name: getattr(self, name) for name in _COUNTS}}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take the state back."""
         for name in ("optimizer", "scheduler", "scaler", "weigher"):
             if name in state:
                 getattr(self, name).load_state_dict(state[name])
-        self.skipped_in_a_row = int(state["skipped_in_a_row"])
+        for name in _COUNTS:
+            setattr(self, name, int(state[name]))
         # The optimizer has stepped, in an earlier process; schedulers warn of one that never has.
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
 

@@ -16,9 +16,6 @@ from fluxflow_registry.engine.tensors import describe, detach, map_tensors
 from fluxflow_registry.errors import Problem, TrainingError, one_line
 from fluxflow_registry.plan.resolve import Value
 
-#: Layers that draw from torch's own generators in training.
-_RANDOM = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.RReLU)
-
 
 @define
 class Instance:
@@ -98,8 +95,6 @@ class Values:
             for name, value in values.items()
             if value.source == "value"
         }
-        used = {name: [models[m] for _, m in binding.models if m in models] for name, binding in self.bindings.items()}
-        self.random = {name for name, modules in used.items() if any(draws_globally(m) for m in modules)}
 
     def begin(self, batch: Mapping[str, Any], **context: Any) -> None:
         """Forget the batch before and take the fields of this one."""
@@ -115,11 +110,11 @@ class Values:
 
     def _compute(self, binding: Binding, carries: frozenset[str]) -> Instance:
         arguments = self.arguments(binding, carries)
-        if binding.name in self.random:
-            self.draws.seed_global(binding.name)
         try:
             with torch.set_grad_enabled(bool(carries)):
                 value = binding.call(**arguments)
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
             raise failed("value", binding, arguments, error) from error
         if carries and binding.name in self.splits:
@@ -135,6 +130,9 @@ class Values:
             arguments[parameter] = map_tensors(_to_float, value) if as_float else value
         for parameter, source in binding.context:
             arguments[parameter] = self.context[source]
+        if binding.models:
+            # Layers such as dropout draw from torch's own generators.
+            self.draws.seed_global(binding.name)
         for parameter in binding.wants_generator:
             arguments[parameter] = self.draws.generator(binding.name)
         return arguments
@@ -159,11 +157,6 @@ def failed(kind: str, binding: Binding, arguments: Mapping[str, Any], error: Exc
     given = tuple((f"given {name}", describe(value)) for name, value in arguments.items())
     notes = (("defined in", binding.where), *given)
     return TrainingError(Problem(f"{kind} `{binding.name}` failed: {one_line(error)}", None, notes))
-
-
-def draws_globally(module: nn.Module) -> bool:
-    """Whether a module has layers that draw from torch's own generators."""
-    return any(isinstance(layer, _RANDOM) for layer in module.modules())
 
 
 def _leaf(tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fluxflow_registry.check import Checked, CheckedStep
+from fluxflow_registry.engine.folder import read_identity
 from fluxflow_registry.engine.run import build_models
 from fluxflow_registry.errors import Problem, RunError
 from fluxflow_registry.state import store
@@ -17,27 +18,28 @@ from fluxflow_registry.state import store
 
 def load_for_drawing(
     checked: Checked, step: CheckedStep, run: Path, device: torch.device, branch: str | None
-) -> tuple[dict[str, nn.Module], str | None]:
+) -> tuple[dict[str, nn.Module], str, str | None]:
     """The models with the weights of `final/`, of the end of a step, or of the newest checkpoint.
 
-    Gives a note where the run is not finished. Averaged weights are used where a checkpoint has them.
+    Gives the name of what they come from too, and a note where the run is not finished. Averaged
+    weights are used where a checkpoint has them.
     Raises RunError where there are no weights, or where a model's are missing or do not fit.
     """
     models = build_models(checked, device)
     final = run / "final"
-    if branch is None and final.is_dir():
+    if branch is None and read_identity(run).get("finished"):
         for name, model in models.items():
             _take(model, store.read_model(final / name)[1], final / name)
-        return models, None
+        return models, "final", None
     ends = {found.step: found for found in store.listing(run / "checkpoints") if found.end}
     if branch is not None and branch in ends:
-        return _from_checkpoint(models, ends[branch].folder), None
+        return _from_checkpoint(models, ends[branch].folder), ends[branch].folder.name, None
     if branch is not None:
         raise RunError(Problem(f"step `{branch}` of the run has not ended", str(run)))
     for found in store.listing(run / "checkpoints"):
         try:
             note = f"note: the run is not finished; drawing with {found.folder}"
-            return _from_checkpoint(models, found.folder), note
+            return _from_checkpoint(models, found.folder), found.folder.name, note
         except RunError:
             continue
     raise RunError(Problem("has no weights yet: no finished model and no checkpoint", str(run)))

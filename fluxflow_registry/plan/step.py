@@ -113,7 +113,7 @@ def _loss_plans(update: UpdateAsk, values: Mapping[str, Value]) -> tuple[LossPla
         needs = loss.ask.provider.needs
         if all(name in values for name in needs.values()):
             closure = frozenset(needs.values()).union(*(values[name].upstream for name in needs.values()))
-            cuts = frozenset(loss.detach)
+            cuts = frozenset(name for name in loss.detach if name in values and values[name].source == "value")
             reaches = frozenset(update.trains) & reach(values, needs.values(), cuts)
             plans.append(LossPlan(loss.label, needs, cuts & closure, reaches, closure))
     return tuple(plans)

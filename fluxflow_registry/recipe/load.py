@@ -177,6 +177,9 @@ class _Reader:
         losses = self.entries(node, "losses", "loss", schema.LossSettings)
         if _empty(node, "losses") and "losses" not in misspelt:
             self.problem(f"{what} needs `losses`", node.at("losses"))
+        for label in schema.FIGURES & set(losses):
+            message = f"`{label}` is a figure that {what} logs beside its losses: a loss takes another name"
+            self.problem(message, node.value["losses"].keys[label])
         optimizer = self.one(node, "optimizer", "optimizer")
         if _empty(node, "optimizer") and "optimizer" not in misspelt:
             self.problem(f"{what} needs an `optimizer`, such as `{{type: AdamW, lr: 1.0e-4}}`", node.at("optimizer"))
@@ -204,6 +207,8 @@ class _Reader:
     def evaluations(self, step: Node, what: str) -> dict[str, Evaluation]:
         found = {}
         for name, node in self.children(step, "evaluate", "evaluation"):
+            if node.value is False:
+                continue
             whose = f"evaluation `{name}` of {what}"
             if not isinstance(node.value, dict):
                 self.problem(f"{whose} is described by a mapping, not {describe(node.value)}", node.where)
@@ -229,7 +234,7 @@ class _Reader:
         """The components under `key`, by label; a label that has no `type` is its own type."""
         found = {}
         for label, node in self.children(parent, key, kind):
-            if label not in skip:
+            if label not in skip and node.value is not False:
                 entry = self.entry(label, node, parent.value[key].keys[label], kind, settings)
                 if entry is not None:
                     found[label] = entry
@@ -312,10 +317,18 @@ class _Reader:
                 self.problem(f"`{key}` is a mapping of names, not {describe(node.value)}", node.where)
             return []
         bad = [label for label in node.value if not LABEL.match(label)]
+        empty = [label for label, child in node.value.items() if child.value is None and label not in bad]
         if not quiet:
             for label in bad:
-                self.problem(f"`{label}` is no name for a {what}: {_NAMES}", node.keys[label])
-        return [(label, child) for label, child in node.value.items() if label not in bad]
+                self.problem(f"`{label}` is no name for {_article(what)}: {_NAMES}", node.keys[label])
+            for label in empty:
+                message = f"{what} `{label}` says nothing: `{{}}` takes its defaults, `false` takes it away"
+                self.problem(message, node.value[label].where)
+        return [(label, child) for label, child in node.value.items() if label not in (*bad, *empty)]
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 _NAMES = "letters, digits and _, at most 64"

@@ -8,6 +8,9 @@ from attrs import field, frozen, validators
 
 from fluxflow_registry.recipe.source import Node
 
+#: What is logged of an update beside its losses, each as `<update>/<figure>`.
+FIGURES = {"grad_norm", "lr"}
+
 #: The version of the recipe language that this framework reads.
 VERSION = 1
 

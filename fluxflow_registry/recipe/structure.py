@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
@@ -162,8 +163,12 @@ def _expected(kind: Any, value: Any) -> Mismatch:
 
 def _scalar(scalar: type, accepts: tuple[type, ...]) -> Callable[[Any, Any], Any]:
     def hook(value: Any, _: Any) -> Any:
-        if not isinstance(value, accepts) or (isinstance(value, bool) and scalar is not bool) or value != value:
-            raise _expected(scalar, value)  # NaN alone differs from itself, and it is no number
+        if (
+            not isinstance(value, accepts)
+            or (isinstance(value, bool) and scalar is not bool)
+            or (isinstance(value, float) and not math.isfinite(value))
+        ):
+            raise _expected(scalar, value)
         return scalar(value)
 
     return hook

@@ -141,9 +141,10 @@ class _Builder:
 
     def scalar(self, node: Any, tag: str, where: str) -> Any:
         if tag == "str":
-            if not _is_text(node.value):
+            text = _whole(node.value)
+            if text is None:
                 raise RecipeError(Problem("this text holds half a character, which UTF-8 cannot write", where))
-            return str(node.value)
+            return text
         try:
             value = self.constructor.construct_object(node)
         except (ValueError, ArithmeticError, LookupError):  # LookupError: `!!bool maybe`, `!!int ""`
@@ -159,9 +160,9 @@ class _Builder:
         keys: dict[str, str] = {}
         for key_node, child in node.value:
             place = _marked(self.name, key_node.start_mark)
-            if key_node.id != "scalar" or len(key_node.value) > MAX_KEY or not _is_text(key_node.value):
+            key = _whole(key_node.value) if key_node.id == "scalar" else None
+            if key is None or len(key) > MAX_KEY:
                 raise RecipeError(Problem("a key is a plain word", place))
-            key = str(key_node.value)
             if key == "<<":
                 message = "merge keys are not part of the recipe language; shared settings go under `defaults`"
                 raise RecipeError(Problem(message, place))
@@ -172,10 +173,9 @@ class _Builder:
         return Node(value, where, keys)
 
 
-def _is_text(value: str) -> bool:
-    """Whether it can be written again: YAML lets `\\ud800` through, half of a pair that makes a character."""
+def _whole(text: str) -> str | None:
+    """The text with pairs of surrogates made one, as JSON writes characters beyond 16 bits; None for half a pair."""
     try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:
+        return None

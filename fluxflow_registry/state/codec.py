@@ -21,11 +21,17 @@ def pack(state: Any, what: str) -> tuple[Any, dict[str, torch.Tensor]]:
 def _pack(value: Any, path: str, what: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
         key = path or "value"
+        while key in tensors:  # `{"a.b": x, "a": {"b": y}}` has one path for two tensors
+            key += "'"
         tensors[key] = value.detach()
         return {_TENSOR: key}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Mapping):
+        for key in value:
+            if not (key is None or isinstance(key, (bool, int, float, str))):
+                told = f"a key that is a {type(key).__name__}; keys are texts and numbers"
+                raise RunError(f"the state of {what} has at `{path}` {told}")
         parts = [(key, _pack(part, f"{path}.{key}".lstrip("."), what, tensors)) for key, part in value.items()]
         if all(isinstance(key, str) and not key.startswith("$") for key, _ in parts):
             return dict(parts)

@@ -5,6 +5,7 @@ A checkpoint is whole or it is not there. Nothing is pickled and nothing is exec
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -75,7 +76,7 @@ def save(root: Path, name: str, state: Mapping[str, Mapping[str, Any]], meta: Ma
         _sync_folder(root)
     except OSError as error:
         shutil.rmtree(working, ignore_errors=True)
-        raise RunError(Problem(f"the checkpoint cannot be written: {error.strerror or error}", str(final))) from error
+        raise RunError(Problem(f"the checkpoint cannot be written: {error.strerror}", str(final))) from error
     except BaseException:
         shutil.rmtree(working, ignore_errors=True)
         raise
@@ -148,6 +149,13 @@ def remove(folder: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
+def lay_aside(folder: Path) -> Path:
+    """Rename a damaged checkpoint, so that it is none any more but can still be looked at."""
+    aside = folder.with_name(f".{folder.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    return folder.rename(aside)
+
+
 def tidy(root: Path) -> None:
     """Clear away what an interrupted save or removal left."""
     for pattern in (".*.writing", ".*.removing"):
@@ -157,14 +165,17 @@ def tidy(root: Path) -> None:
 
 def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
     """A model as `config.json` and `model.safetensors`, each replaced whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights_file, config_file = folder / "model.safetensors", folder / "config.json"
     working = folder / ".writing"
-    _write_tensors(working, weights)
-    working.replace(weights_file)
-    _write(working, (json.dumps(config, indent=2) + "\n").encode())
-    working.replace(config_file)
-    _sync_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_tensors(working, weights)
+        working.replace(folder / "model.safetensors")
+        _write(working, (json.dumps(config, indent=2) + "\n").encode())
+        working.replace(folder / "config.json")
+        _sync_folder(folder)
+    except OSError as error:
+        working.unlink(missing_ok=True)
+        raise RunError(Problem(f"the model cannot be written: {error.strerror}", str(folder))) from error
 
 
 def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -178,7 +189,11 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     # Clones: tensors that share memory (tied weights) are no safetensors otherwise.
-    save_file({key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}, path)
+    copies = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+    try:
+        save_file(copies, path)
+    except SafetensorError as error:  # a full disk, told in its own words
+        raise OSError(errno.EIO, str(error)) from error
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

@@ -158,9 +158,10 @@ class Compressor(nn.Module):
 
     @torch.no_grad()
     def _follow(self, mean: Tensor) -> None:
-        """Move latent_rms^2 by a hundredth of the way to this batch's mean square."""
-        square = torch.lerp(self.latent_rms.square(), mean.float().square().mean(), 0.01)
-        self.latent_rms.copy_(square.sqrt())
+        """Move latent_rms^2 by a hundredth of the way to this batch's mean square, if that is finite."""
+        here = mean.float().square().mean()
+        square = torch.lerp(self.latent_rms.square(), here, 0.01)
+        self.latent_rms.copy_(torch.where(here.isfinite(), square.sqrt(), self.latent_rms))
 
 
 class Expander(nn.Module):

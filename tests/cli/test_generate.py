@@ -131,6 +131,7 @@ def test_the_text_changes_the_picture(finished: Path, tmp_path: Path, capsys: py
         (["RUN", "--prompt", "x", "--image-size", "big"], "`big` is no size: 64, or 96x64 for width x height"),
         (["RUN", "--prompt", "x", "--image-size", "33"], "33 x 33"),
         (["RUN", "--prompt", "x", "--image-size", "0"], "0 x 0"),
+        (["RUN", "--prompt", "x", "--image-size", "100000"], "a side has at most 8,192 pixels"),
         (["RUN", "--prompt", "x", "--step", "flwo"], "`flwo` is no step of the run"),
         (["RUN", "--prompt", "x", "--device", "gpu"], "there is no device `gpu`"),
         (["RUN", "--prompt", "x", "--count", "0"], "at least one picture"),
@@ -146,6 +147,18 @@ def test_what_cannot_be_drawn_is_a_clear_error(
     assert code == 2
     assert words in err
     assert not pictures
+
+
+def test_pictures_of_different_weights_never_share_a_file_and_untrained_models_are_told(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, final, _ = draw(capsys, finished, "--prompt", "a circle", "--output", tmp_path)
+    code, early, err = draw(capsys, finished, "--prompt", "a circle", "--step", "vae_gan", "--output", tmp_path)
+
+    assert code == 0
+    assert final[0] != early[0]
+    assert pixels(final[0]) != pixels(early[0])
+    assert "note: no step up to `vae_gan` trains `flow_processor`" in err
 
 
 def test_a_missing_weight_is_an_error_naming_the_model(

@@ -55,7 +55,8 @@ def live() -> Callable[..., LiveStep]:
         device = torch.device("cpu")
         made = dict(models) if models else build_models(recipe, device)
         source = open_sources(recipe)[recipe.steps[step].step.settings.dataset]
-        return LiveStep(facts_of(recipe.steps[step], source), source, made, recipe.recipe.seed, device)
+        sampler = recipe.sampler.instance if recipe.sampler else None
+        return LiveStep(facts_of(recipe.steps[step], source), source, made, recipe.recipe.seed, device, sampler)
 
     return make
 

@@ -16,7 +16,7 @@ from fluxflow_registry.engine import folder as folders
 from fluxflow_registry.engine.batches import epoch_batches, permutation
 from fluxflow_registry.errors import RunError
 
-from ..small import FLOW, VAE_GAN
+from ..small import FLOW, PLUGINS, VAE_GAN
 from .conftest import StopAfter, start, weights
 
 Checker = Callable[..., Checked]
@@ -85,14 +85,120 @@ def test_with_accumulation_a_stop_waits_for_the_end_of_the_window(checked: Check
     assert finals(second.run) == finals(whole)
 
 
-def test_the_state_of_a_balancer_is_taken_back(checked: Checker, tmp_path: Path) -> None:
-    recipe = checked(VAE_GAN, "steps.vae_gan.updates.vae.balancer={type: inverse, window: 5}")
+KEPT = {
+    "a balancer": ["steps.vae_gan.updates.vae.balancer={type: inverse, window: 5}"],
+    "a scaler": ["steps.vae_gan.precision=fp16"],
+    "a threshold on past epochs": [
+        "steps.vae_gan.until={type: loss_threshold, metric: vae_loss, threshold: 100.0, patience: 2, max_epochs: 4}"
+    ],
+    "a plateau": [
+        "steps.vae_gan.updates.vae.scheduler={type: ReduceLROnPlateau, patience: 0, threshold: 10.0}",
+        "steps.vae_gan.epochs=4",
+    ],
+    "an average": ["steps.vae_gan.ema={models: [expander]}"],
+    "workers": ["steps.vae_gan.workers=2"],
+}
+
+
+@pytest.mark.parametrize("what", KEPT)
+@pytest.mark.parametrize("stop", [("batch_ended", 3), ("epoch_ended", 1), ("batch_ended", 10)])
+def test_everything_that_is_kept_between_batches_is_taken_back(
+    checked: Checker, tmp_path: Path, what: str, stop: tuple[str, int]
+) -> None:
+    recipe = checked(VAE_GAN, *KEPT[what])
     whole = start(recipe, tmp_path / "whole").run
 
-    start(recipe, tmp_path / "cut", [StopAfter("batch_ended", 3)])
+    first = start(recipe, tmp_path / "cut", [StopAfter(*stop)])
+    second = start(recipe, tmp_path / "cut")
+
+    assert first.stopped is not None
+    assert finals(second.run) == finals(whole)
+    assert second.run.live.tally.history == whole.live.tally.history
+
+
+class Noisy(nn.Module):
+    """A discriminator that draws from torch's own generator, in a layer that does not look like it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(3, 1, dropout=0.5, batch_first=True)
+        self.out = nn.Linear(3, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        tokens = image.flatten(2).transpose(1, 2)[:, ::8]
+        logits: torch.Tensor = self.out(self.attend(tokens, tokens, tokens)[0])
+        return logits.transpose(1, 2)[..., None]
+
+
+def noisy() -> nn.Module:
+    return Noisy()
+
+
+def test_randomness_inside_layers_comes_from_the_position_too(checked: Checker, tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from fluxflow_registry import hookimpl
+    from fluxflow_registry.registry import Plugin, _register, load
+
+    @hookimpl
+    def fluxflow_register_models(register: Any) -> None:
+        register("noisy", noisy)
+
+    made = load(PLUGINS)
+    hooks = SimpleNamespace(fluxflow_register_models=fluxflow_register_models)
+    _register(made, Plugin("noisy", "test", "1", "here"), hooks)
+    recipe = checked(VAE_GAN, "models.discriminator={type: noisy}", using=made)
+    whole = start(recipe, tmp_path / "whole").run
+
+    start(recipe, tmp_path / "cut", [StopAfter("batch_ended", 5)])
     second = start(recipe, tmp_path / "cut")
 
     assert finals(second.run) == finals(whole)
+
+
+def test_two_damaged_checkpoints_do_not_push_out_the_next_ones(checked: Checker, tmp_path: Path, straight: Any) -> None:
+    recipe = checked(VAE_GAN + FLOW)
+    first = start(recipe, tmp_path / "d", [StopAfter("batch_ended", 11)])
+    folder = first.run.folder / "checkpoints"
+    for checkpoint in list(folder.iterdir()):
+        (checkpoint / "state.json").write_text("{}")
+
+    second = start(recipe, tmp_path / "d", [StopAfter("batch_ended", 6)])
+    third = start(recipe, tmp_path / "d")
+
+    assert second.stopped.run_batch == 6
+    assert len(list(folder.glob(".*.damaged"))) == 2
+    assert finals(third.run) == finals(straight)
+
+
+def test_a_whole_checkpoint_that_does_not_fit_is_refused_not_passed_over(checked: Checker, tmp_path: Path) -> None:
+    start(checked(VAE_GAN), tmp_path / "d", [StopAfter("batch_ended", 5)])
+    wider = checked(VAE_GAN, "models.expander.width=16")
+
+    with pytest.raises(RunError, match=r"(?s)does not hold model `expander` as the recipe describes it.*--fresh"):
+        start(wider, tmp_path / "d")
+
+
+def test_a_checkpoint_is_due_even_where_no_window_closes_on_the_very_batch(checked: Checker, tmp_path: Path) -> None:
+    saved: list[int] = []
+    recipe = checked(VAE_GAN, "steps.vae_gan.accumulate=2", "steps.vae_gan.checkpoint_every=3")
+
+    start(recipe, tmp_path, [Saves(saved)])
+
+    assert saved == [4, 6, 10, 12]
+
+
+class Saves:
+    """Collects the batches at which checkpoints are saved."""
+
+    def __init__(self, saved: list[int]) -> None:
+        self.saved = saved
+
+    from fluxflow_registry import hookimpl
+
+    @hookimpl
+    def checkpoint_saved(self, position: Any) -> None:
+        self.saved.append(position.run_batch)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
@@ -169,10 +275,12 @@ def test_a_finished_run_is_not_gone_on_with_and_another_form_of_the_recipe_is_to
     for folder, finished in ((mine, False), (other, False), (done, True)):
         folder.write_identity(finished)
 
-    found, others = folders.unfinished(tmp_path, "name", "mine")
+    found, _ = folders.unfinished(tmp_path, "name", "mine")
+    none, others = folders.unfinished(tmp_path, "name", "yours")
 
     assert found == mine
-    assert others in ([other.path], [])
+    assert none is None
+    assert set(others) == {mine.path, other.path}
     assert json.loads((done.path / "run.json").read_text())["finished"] is True
 
 

@@ -102,10 +102,14 @@ def test_half_precision_trains_with_finite_losses_close_to_full(checked: Checker
     full, half = (live(checked(VAE_GAN, f"steps.vae_gan.precision={p}")) for p in ("fp32", precision))
     before = weights(half.models)
 
+    seen = []
+    half.models["expander"].register_forward_hook(lambda *given: seen.append(given[2].dtype))
+
     take(full, 1)
     take(half, 1)
 
     a, b = full.tally.fetch(), half.tally.fetch()
+    assert seen == [{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]]
     assert b["vae/l1"] == pytest.approx(a["vae/l1"], rel=0.05)
     assert changed(before, half.models) >= {"compressor", "expander", "discriminator"}
 
@@ -140,7 +144,7 @@ def poisoned(registry: Any) -> Any:
     return made
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_loss_that_is_not_finite_leaves_every_weight_and_moment_as_it_was(
     checked: Checker, live: Maker, registry: Any, precision: str
 ) -> None:
@@ -174,6 +178,83 @@ def test_a_run_without_a_single_finite_batch_gives_up_and_names_the_loss(
 
     with pytest.raises(TrainingError, match=told):
         start(recipe, tmp_path)
+
+
+def test_an_image_that_is_not_finite_changes_neither_weights_nor_what_is_measured_of_the_latents(
+    checked: Checker, live: Maker
+) -> None:
+    step = live(checked(VAE_GAN))
+    batches = iter(step.batches(0, 0))
+    step.take(next(batches), Position())
+    before = weights(step.models)
+    bad = dict(next(batches))
+    bad["image"] = bad["image"].clone()
+    bad["image"][0, 0, 0, 0] = math.nan
+
+    step.take(bad, Position(batch=1, step_batch=1))
+
+    assert all(torch.equal(before[f"{n}.{k}"], v) for n, m in step.models.items() for k, v in m.state_dict().items())
+    assert [turn.outcome for turn in step.turns] == ["skipped", "skipped"]
+
+
+def test_a_short_window_at_an_epochs_end_is_an_average_too(checked: Checker, live: Maker) -> None:
+    alone = ["values={latent: {sample: false}}", f"{VAE}.losses={{l1: {{}}}}", f"{VAE}.scheduler=null"]
+    sgd = f"{VAE}.optimizer={{type: SGD, lr: 0.1}}"
+    short = live(checked(VAE_GAN, *alone, sgd, "steps.vae_gan.accumulate=4", "steps.vae_gan.max_steps=1"))
+    plain = live(checked(VAE_GAN, *alone, sgd, "steps.vae_gan.max_steps=1"))
+
+    take(short, 1)
+    take(plain, 1)
+
+    for a, b in zip(short.models["expander"].parameters(), plain.models["expander"].parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_lazy_update_does_not_hold_up_the_averages_of_another(checked: Checker, live: Maker) -> None:
+    text = VAE_GAN.replace("epochs: 2", "epochs: 2\n    ema: {models: [expander], decay: 0.5, warmup: false}")
+    step = live(checked(text, "steps.vae_gan.updates.discriminator.losses={r1: {every: 4}}"))
+    seen = []
+
+    for index, batch in zip(range(3), step.batches(0, 0), strict=False):
+        step.take(batch, Position(batch=index, step_batch=index))
+        seen.append(next(step.averages["expander"].module.parameters()).clone())
+
+    assert not torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[1], seen[2])
+
+
+def test_a_step_in_which_nothing_moved_fails_and_says_how_much_was_left_out(
+    checked: Checker, registry: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Poison, "__call__", lambda self, reconstruction: reconstruction.mean() * math.nan)
+    text = VAE_GAN.replace("l1: {}", "l1: {}\n          poison: {}")
+    told = r"(?s)update `vae` of step `vae_gan` has not moved a single weight.*left out  12 batches"
+
+    with pytest.raises(TrainingError, match=told):
+        start(checked(text, using=poisoned(registry)), tmp_path)
+
+
+def test_a_loss_that_detaches_what_it_is_given_is_refused_before_training(
+    checked: Checker, registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fluxflow_registry.engine.shapes import prove_shapes
+    from fluxflow_registry.errors import RecipeError
+
+    monkeypatch.setattr(_Poison, "__call__", lambda self, reconstruction: reconstruction.detach().mean())
+    text = VAE_GAN.replace("l1: {}", "l1: {}\n          poison: {}")
+
+    with pytest.raises(
+        RecipeError, match="loss `poison` carries no gradient: something in it detaches what it was given"
+    ):
+        prove_shapes(checked(text, using=poisoned(registry)))
+
+
+def test_a_lazy_loss_stands_in_the_next_line_that_is_logged(checked: Checker, live: Maker) -> None:
+    step = live(checked(VAE_GAN, "steps.vae_gan.updates.discriminator.losses.r1.every=3"))
+
+    take(step, 2)
+
+    assert {"discriminator/r1", "vae/l1"} <= set(step.tally.fetch())
 
 
 def test_averages_follow_their_equation_with_warm_up() -> None:
@@ -241,6 +322,29 @@ def test_the_tally_gives_mean_minimum_maximum_and_the_mean_of_the_last_twenty() 
     assert summary["loss"] == Summary(sum(numbers) / 30, 0.0, 29.0, sum(numbers[-20:]) / 20)
     assert summary["lr"] == Summary(0.5, 0.5, 0.5, 0.5)
     assert tally.history["loss"] == [summary["loss"]]
+
+
+def test_figures_of_two_metrics_with_one_name_are_told_apart(checked: Checker, tmp_path: Any) -> None:
+    text = VAE_GAN + FLOW.replace(
+        "metrics: {shapes_judge: {}}", "metrics: {a: {type: shapes_judge}, b: {type: shapes_judge}}"
+    )
+
+    results = start(checked(text), tmp_path).run.results["flow"]["seen"]
+
+    assert results["colour"] == results["b/colour"] <= 1.0
+
+
+def test_a_loss_may_ask_for_a_drawn_picture(checked: Checker, live: Maker) -> None:
+    from fluxflow_registry.engine.shapes import prove_shapes
+
+    text = VAE_GAN + FLOW.replace("{velocity: {}}", "{velocity: {}, l1: {with: {reconstruction: generated_image}}}")
+    recipe = checked(text)
+
+    prove_shapes(recipe)
+    step = live(recipe, 1)
+    take(step, 1)
+
+    assert "flow/l1" in step.tally.fetch()
 
 
 def test_a_step_ends_by_its_threshold_and_by_its_limit(checked: Checker, tmp_path: Any) -> None:

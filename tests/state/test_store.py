@@ -98,6 +98,36 @@ def test_a_failed_save_leaves_the_one_before_and_nothing_half_made(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000000001-s"]
 
 
+def test_a_disk_that_is_full_for_weights_is_told_as_one(tmp_path: Path) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"the checkpoint cannot be written: .*File too large"):
+            store.save(tmp_path, store.name_of(2, "s", False), {"model": {"a": {"w": torch.ones(3000)}}}, {})
+        with pytest.raises(RunError, match=r"the model cannot be written: .*File too large"):
+            store.write_model(tmp_path / "net", {}, {"w": torch.ones(3000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert store.listing(tmp_path) == []
+    assert list((tmp_path / "net").iterdir()) == []
+
+
+def test_tensors_whose_paths_look_alike_stay_apart_and_strange_keys_are_refused() -> None:
+    one, two = torch.ones(2), torch.zeros(2)
+    for state in ({0: one, "0": two}, {"a.b": one, "a": {"b": two}}):
+        packed, tensors = pack(state, "x")
+        found = unpack(json.loads(json.dumps(packed)), tensors)
+        first, second = list(found.values())
+        assert torch.equal(first, one)
+        assert torch.equal(second["b"] if isinstance(second, dict) else second, two)
+
+    with pytest.raises(RunError, match="a key that is a tuple; keys are texts and numbers"):
+        pack({(1, 2): one}, "x")
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state: dict[str, dict[str, Any]] = {

@@ -1,0 +1,286 @@
+"""`--describe` tells one component in full, with a line of YAML that a recipe takes as it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from attrs import Factory, field, frozen, validators
+
+from fluxflow_registry.check import Checked
+from fluxflow_registry.cli.describe import bounds, describe, options, paste
+from fluxflow_registry.contracts import KINDS
+from fluxflow_registry.recipe.yaml import parse
+from fluxflow_registry.registry import Component, from_modules, load
+from fluxflow_registry.signature import fields_of, is_configurable, key_of
+
+from ..recipes import DEFAULT
+from ..synthetic import plugin
+from .conftest import Answer
+
+Call = Callable[..., Answer]
+COMPONENTS = [component for named in load().components.values() for component in named.values()]
+
+#: A recipe with a place for a line of every kind, and for every model that some loss or metric asks for.
+RECIPE = """\
+recipe: 1
+models:
+  compressor: {type: compressor}
+  expander: {type: expander}
+  discriminator: {type: patch_discriminator}
+  text_encoder: {type: text_transformer}
+  flow_processor: {type: flow_transformer}
+  MODEL
+datasets:
+  shapes: {type: shapes}
+  DATASET
+SAMPLER
+values:
+  VALUE
+observers:
+  OBSERVER
+steps:
+  step:
+    dataset: shapes
+    UNTIL
+    evaluate:
+      seen:
+        dataset: shapes
+        metrics:
+          METRIC
+    updates:
+      update:
+        trains: [TRAINS]
+        losses:
+          LOSS
+        OPTIMIZER
+        SCHEDULER
+        BALANCER
+"""
+PLACES = {
+    "model": "MODEL",
+    "dataset": "DATASET",
+    "sampler": "SAMPLER",
+    "value": "VALUE",
+    "observer": "OBSERVER",
+    "transition": "UNTIL",
+    "metric": "METRIC",
+    "loss": "LOSS",
+    "optimizer": "OPTIMIZER",
+    "scheduler": "SCHEDULER",
+    "balancer": "BALANCER",
+}
+LEFT_ALONE = {
+    "SAMPLER": "sampler: {type: heun}",
+    "METRIC": "sharpness: {}",
+    "LOSS": "l1: {}",
+    "OPTIMIZER": "optimizer: {type: SGD}",
+}
+#: What a loss can train; the others train the autoencoder.
+TRAINS = {
+    "hinge_discriminator": "discriminator",
+    "r1": "discriminator",
+    "velocity": "flow_processor",
+    "kl": "compressor",
+}
+
+
+def identify(component: Component) -> str:
+    return f"{component.kind}:{component.name}"
+
+
+def complete(component: Component) -> bool:
+    """Whether every option has a default, so that the line needs no hand."""
+    return all("default" in row or "computed" in row for row in options(component))
+
+
+@pytest.mark.parametrize("component", [c for c in COMPONENTS if complete(c)], ids=identify)
+def test_the_line_to_paste_is_a_recipe_as_it_stands(component: Component, prove: Callable[..., Checked]) -> None:
+    lines = {place: LEFT_ALONE.get(place, "") for place in PLACES.values()}
+    lines[PLACES[component.kind]] = paste(component)
+    lines["MODEL"] = lines["MODEL"] and f"my_{lines['MODEL']}"  # the recipe has models of these names already
+    trains = TRAINS.get(component.name, "compressor, expander") if component.kind == "loss" else "compressor, expander"
+    text = RECIPE.replace("TRAINS", trains)
+    for place, line in lines.items():
+        text = text.replace(place, line, 1)
+
+    checked = prove(text)
+
+    assert checked.steps[0].name == "step"
+
+
+@pytest.mark.parametrize("component", [c for c in COMPONENTS if not complete(c)], ids=identify)
+def test_a_line_that_needs_a_hand_says_where(component: Component) -> None:
+    line = paste(component)
+
+    assert parse(line, "line").plain()
+    for row in options(component):
+        if "default" not in row:
+            assert f"{row['name']}: ..." in line
+
+
+@pytest.mark.parametrize("component", COMPONENTS, ids=identify)
+def test_a_description_tells_doc_options_needs_and_origin(component: Component, call: Call) -> None:
+    told = call("--describe", identify(component)).out
+
+    assert told.startswith(f"{component.kind} `{component.name}`\n\n  {component.summary}\n")
+    assert f"\ngives     {KINDS[component.kind].returns}\n" in told
+    assert f"\nfrom      {component.plugin.name}, fluxflow-registry " in told
+    assert f"\nneeds     {', '.join(component.signature.needs) or 'nothing'}\n" in told
+    if is_configurable(component.factory):
+        for option in fields_of(component.factory):
+            assert f"\n  {key_of(option)}" in told
+
+
+@pytest.mark.parametrize("component", COMPONENTS, ids=identify)
+def test_every_option_of_a_first_party_component_says_what_it_means(component: Component) -> None:
+    for row in options(component):
+        assert row["meaning"], f"option `{row['name']}`"
+
+
+def test_bounds_and_defaults_are_told(call: Call) -> None:
+    told = call("--describe", "AdamW").out
+
+    assert "  lr = 0.001  (a number, > 0)\n      Learning rate.\n" in told
+    assert "  betas = [0.9, 0.999]  (a list of 2: a number, a number)\n" in told
+    assert "  amsgrad = false  (true or false)\n" in told
+
+
+def test_an_option_without_a_default_is_told_to_be_needed(call: Call) -> None:
+    told = call("--describe", "loss_threshold").out
+
+    assert "  metric (needed)  (a text)\n" in told
+    assert "  max_epochs = null  (a whole number or nothing, >= 1)\n" in told
+
+
+def test_a_loss_is_told_with_the_keys_that_every_loss_takes(call: Call) -> None:
+    told = call("--describe", "kl").out
+
+    assert "every loss also takes  weight, warmup, every, detach, with  (weight 0.001 by default)\n" in told
+
+
+def test_a_name_of_several_kinds_is_told_for_each(call: Call) -> None:
+    both = call("--describe", "velocity")
+    one = call("--describe", "value:velocity")
+
+    assert "loss `velocity`" in both.out
+    assert "value `velocity`" in both.out
+    assert "loss `velocity`" not in one.out
+
+
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [
+        ("adamw", "--describe  no component is called `adamw`\n    nearest    AdamW\n"),
+        ("hinge_genrator", "--describe  no component is called `hinge_genrator`\n    nearest    hinge_generator\n"),
+        ("value:velocty", "--describe  no component is called `velocty`\n    nearest    velocity\n"),
+        ("los:kl", "--describe  `los` is no kind of component\n    nearest  loss\n"),
+        ("", "--describe  no component is called ``\n    available  Adam, AdamW,"),
+    ],
+)
+def test_an_unknown_name_is_told_with_the_nearest(call: Call, stated: str, told: str) -> None:
+    refused = call("--describe", stated)
+
+    assert refused.code == 2
+    assert refused.out == ""
+    assert refused.err.startswith(told)
+
+
+def test_a_description_as_json_holds_the_same(call: Call) -> None:
+    data = json.loads(call("--describe", "velocity", "--json").out)
+    (kl,) = json.loads(call("--describe", "kl", "--json").out)
+
+    assert [row["kind"] for row in data] == ["loss", "value"]
+    assert kl["options"][0] == {
+        "name": "free_bits",
+        "type": "a number",
+        "default": 0.0,
+        "bounds": ">= 0",
+        "meaning": "Nats that each element (or channel) may carry at no cost.",
+    }
+    assert kl["needs"] == ["posterior"]
+    assert kl["where"].endswith(f":{kl['where'].rsplit(':')[-1]}")
+    assert kl["yaml"] == "kl: {free_bits: 0.0, free_bits_per: element, reduction: mean}"
+
+
+@frozen
+class Nested:
+    """Options of options."""
+
+    size: int = 3
+
+
+@frozen
+class Awkward:
+    """Defaults that YAML would read otherwise if they stood there as they are."""
+
+    empty: str = ""
+    word: str = "true"
+    number: str = "1.0"
+    colon: str = "a: b # c"
+    lines: str = "a\nb"
+    infinite: float = float("inf")
+    nothing: str | None = None
+    pairs: dict[str, float] = field(factory=lambda: {"a b": 1e-8})
+    words: tuple[str, ...] = ("no", "x, y", "plain")
+    inner: Nested = Nested()
+    thing: Any = describe
+    computed: int = Factory(lambda self: len(self.word), takes_self=True)
+
+    def __call__(self, image: Any) -> Any:
+        """Do nothing."""
+
+
+def test_defaults_are_written_so_that_they_are_read_back() -> None:
+    registry = from_modules({"memory": plugin(losses={"awkward": Awkward})})
+    component = registry.components["loss"]["awkward"]
+
+    line = paste(component)
+
+    read = parse(line, "line").plain()["awkward"]
+    assert read == {
+        "empty": "",
+        "word": "true",
+        "number": "1.0",
+        "colon": "a: b # c",
+        "lines": "a\nb",
+        "infinite": float("inf"),
+        "nothing": None,
+        "pairs": {"a b": 1e-8},
+        "words": ["no", "x, y", "plain"],
+        "inner": {"size": 3},
+        "thing": "...",
+    }
+    assert "0x" not in describe(registry, "awkward")
+    assert "computed (computed)  (a whole number)" in describe(registry, "awkward")
+    json.dumps(options(component))
+
+
+@pytest.mark.parametrize(
+    ("validator", "told"),
+    [
+        (None, []),
+        (validators.gt(0), ["> 0"]),
+        ([validators.ge(0), validators.lt(1)], [">= 0", "< 1"]),
+        (validators.and_(validators.ge(0), validators.le(1)), [">= 0", "<= 1"]),
+        (validators.optional(validators.ge(1)), [">= 1"]),
+        (validators.in_(["a", "b"]), ["one of a, b"]),
+        (lambda instance, attribute, value: None, []),
+    ],
+)
+def test_bounds_are_read_from_the_validators(validator: Any, told: list[str]) -> None:
+    @frozen
+    class Bounded:
+        n: Any = field(default=1, validator=validator)
+
+    (option,) = fields_of(Bounded)
+
+    assert bounds(option.validator) == told
+
+
+def test_a_component_of_the_default_recipe_can_be_looked_up_by_its_name(call: Call) -> None:
+    for name in ("compressor", "shapes", "CosineAnnealingLR", "mse", "psnr", "euler"):
+        assert f"type: {name}" in DEFAULT.read_text() or f"{name}: {{" in DEFAULT.read_text()
+        assert call("--describe", name).code == 0

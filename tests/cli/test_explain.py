@@ -1,0 +1,167 @@
+"""`--validate` and `--explain` tell what a recipe will do, without doing it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ..recipes import DEFAULT, SHIPPED, TINY, steps
+from .conftest import Answer
+
+Call = Callable[..., Answer]
+
+#: The default recipe's GAN step, as far as it follows from the losses and not from the science.
+GAN = """\
+STEP vae_gan: on each batch of `shapes` (image, caption)
+
+  update discriminator: trains discriminator (AdamW)
+     * real_logits(image, discriminator)           [discriminator]          for loss hinge_discriminator
+       posterior(image, compressor)                keeps its graph for vae  for latent
+       latent(posterior, generator)                keeps its graph for vae  for reconstruction
+       reconstruction(latent, expander)            keeps its graph for vae  for fake_logits
+     * fake_logits(reconstruction, discriminator)  [discriminator]          for loss hinge_discriminator
+"""
+VAE = """
+    =* posterior(image, compressor)                [compressor]            for latent, loss kl
+    =* latent(posterior, generator)                [compressor]            for reconstruction
+    =* reconstruction(latent, expander)            [compressor, expander]  for fake_logits, loss mse, loss l1
+     * fake_logits(reconstruction, discriminator)  [compressor, expander]  for loss hinge_generator
+"""
+
+
+def test_a_valid_recipe_is_told_on_a_few_lines(call: Call) -> None:
+    told = call("--validate", DEFAULT)
+
+    assert told.code == 0
+    assert told.err == ""
+    assert told.out.startswith(f"{DEFAULT} is valid: recipe `vae_gan_flow`, 3 steps\n\nstep 1: vae_warmup (")
+    assert "\nstep 2: vae_gan after vae_warmup (" in told.out
+    assert "    discriminator: trains discriminator; losses hinge_discriminator, r1\n" in told.out
+    assert "    frozen: compressor\n" in told.out
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_valid(call: Call, path: Path) -> None:
+    assert call("--validate", path).code == 0
+
+
+def test_a_valid_recipe_as_json(call: Call) -> None:
+    data = json.loads(call("--validate", DEFAULT, "--json").out)
+
+    assert data["valid"] is True
+    assert [(step["name"], step["after"]) for step in data["steps"]] == [
+        ("vae_warmup", None),
+        ("vae_gan", "vae_warmup"),
+        ("flow", "vae_gan"),
+    ]
+    assert data["steps"][1]["updates"] == {"discriminator": ["discriminator"], "vae": ["compressor", "expander"]}
+
+
+def test_the_plan_tells_what_is_reused_and_where_gradients_flow(call: Call) -> None:
+    told = call("--explain", DEFAULT)
+
+    assert told.code == 0
+    assert told.out.startswith(
+        "STEPS\n  start -> vae_warmup\n  vae_warmup -> vae_gan\n  vae_gan -> flow\n\nSTEP vae_warmup"
+    )
+    assert GAN in told.out
+    assert VAE in told.out
+    assert re.search(r"\n    \+ [\d.]+ \* hinge_generator\(fake_logits\), cut at latent -> expander\n", told.out)
+    assert re.search(r"\n    \+ [\d.]+ \* r1\(image, discriminator\), every 16 batches -> discriminator\n", told.out)
+    assert "\n  frozen: compressor\n" in told.out
+    assert told.out.endswith("A value marked * carries gradient to the models in brackets; one marked = is reused.\n")
+
+
+def test_without_the_cut_the_generator_s_loss_reaches_the_compressor(call: Call) -> None:
+    cut = "steps.vae_gan.updates.vae.losses.hinge_generator.detach"
+
+    told = call("--explain", DEFAULT, "--set", f"{cut}=[]")
+
+    assert re.search(r"hinge_generator\(fake_logits\) -> compressor, expander\n", told.out)
+
+
+def test_the_plan_as_json(call: Call) -> None:
+    data = json.loads(call("--explain", DEFAULT, "--json").out)
+
+    gan = next(step for step in data["steps"] if step["name"] == "vae_gan")
+    discriminator, vae = gan["updates"]
+    assert {value["name"]: value["reused"] for value in vae["values"]} == {
+        "posterior": True,
+        "latent": True,
+        "reconstruction": True,
+        "fake_logits": False,
+    }
+    assert discriminator["values"][1] == {
+        "name": "posterior",
+        "needs": {"image": "image", "compressor": "compressor"},
+        "asked_by": ["latent"],
+        "gradient": [],
+        "reused": False,
+    }
+    generator = next(loss for loss in vae["losses"] if loss["name"] == "hinge_generator")
+    assert generator == {
+        "name": "hinge_generator",
+        "needs": {"fake_logits": "fake_logits"},
+        "detach": ["latent"],
+        "reaches": ["expander"],
+    }
+
+
+def test_siblings_are_told_with_their_parent(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(steps("a", "b", "c", c="a"))
+
+    told = call("--explain", "r.yaml")
+
+    assert told.out.startswith("STEPS\n  start -> a\n  a -> b\n  a -> c\n")
+
+
+NODE = r"s\d+(?:u\d+(?:_|loss_)\w+)?"
+LINES = (
+    r"flowchart LR",
+    r'  subgraph s\d+\["\w+"\]',
+    r'    subgraph s\d+u\d+\["\w+"\]',
+    rf'      {NODE}(?:\("\w+"\)|\[/"\w+"/\]|\{{\{{"\w+"\}}\}})',
+    rf"      {NODE} (?:-->|==>) {NODE}",
+    r"    end",
+    r"  end",
+    r"  s\d+ --> s\d+",
+)
+
+
+@pytest.mark.parametrize("name", ["default", "awkward"])
+def test_the_diagram_is_a_flowchart_in_which_every_edge_has_its_nodes(call: Call, tmp_path: Path, name: str) -> None:
+    awkward = steps("end", "step", "1", step="end").replace("  vae:", "  end:").replace("shapes", "graph")
+    awkward = awkward.replace("{type: graph}", "{type: shapes}").replace("      vae:", "      subgraph:")
+    (tmp_path / "r.yaml").write_text(DEFAULT.read_text() if name == "default" else awkward)
+
+    told = call("--explain", "--mermaid", "r.yaml")
+
+    assert told.code == 0
+    lines = told.out.splitlines()
+    assert all(any(re.fullmatch(line, text) for line in LINES) for text in lines)
+    assert sum("subgraph" in line.split("[")[0] for line in lines) == sum(line.strip() == "end" for line in lines)
+    nodes = {match[1] for line in lines if (match := re.match(r"\s+(?:subgraph )?(s\w+)[\[({]", line))}
+    ends = [(e[1], e[2]) for line in lines if (e := re.match(r"\s+(s\w+) [-=]+> (s\w+)$", line))]
+    assert ends
+    assert {node for edge in ends for node in edge} <= nodes
+
+
+def test_gradients_are_thick_arrows(call: Call) -> None:
+    lines = call("--mermaid", DEFAULT).out.splitlines()
+
+    assert "      s2u1_posterior --> s2u1_latent" in lines
+    assert "      s2u2_posterior ==> s2u2_latent" in lines
+    assert "  s1 --> s2" in lines
+
+
+def test_neither_command_leaves_anything_behind(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(TINY)
+
+    for arguments in (["--validate"], ["--explain"], ["--mermaid"], ["--validate", "--json"]):
+        assert call(*arguments, "r.yaml").code == 0
+
+    assert [path.name for path in tmp_path.iterdir()] == ["r.yaml"]

@@ -1,0 +1,155 @@
+"""`--set path.to.key=value` changes one value, with the same checks, and what is wrong is told at the setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fluxflow_registry.check import Checked
+from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.recipe.override import override
+from fluxflow_registry.recipe.yaml import parse
+
+from ..recipes import DEFAULT, TINY
+
+Prove = Callable[..., Checked]
+
+
+@pytest.mark.parametrize(
+    ("setting", "path", "value"),
+    [
+        ("seed=7", ["seed"], 7),
+        ("steps.vae.epochs=2", ["steps", "vae", "epochs"], 2),
+        ("steps.vae.epochs = 2", ["steps", "vae", "epochs"], 2),
+        ("name=other", ["name"], "other"),
+        ("name='7'", ["name"], "7"),
+        ("name=", ["name"], None),
+        ("steps.vae.ema={models: [expander]}", ["steps", "vae", "ema", "models", 0], "expander"),
+        ("steps.vae.updates.vae.trains.1=other", ["steps", "vae", "updates", "vae", "trains", 1], "other"),
+        ("steps.vae.updates.vae.optimizer.lr=1e-3", ["steps", "vae", "updates", "vae", "optimizer", "lr"], 1e-3),
+        ("a.b.c=a=b", ["a", "b", "c"], "a=b"),
+        ("seed.deeper=1", ["seed", "deeper"], 1),
+        ("name.deeper=1", ["name", "deeper"], 1),
+    ],
+)
+def test_a_setting_is_put_in_its_place(setting: str, path: list[Any], value: Any) -> None:
+    root = override(parse(TINY, "r.yaml"), setting)
+
+    found = root.plain()
+    for part in path:
+        found = found[part]
+    assert found == value
+    assert root.at(*path) == f"--set {setting}"
+
+
+def test_a_setting_leaves_all_else_where_it_was() -> None:
+    before = parse(TINY, "r.yaml")
+
+    after = override(before, "steps.vae.epochs=2")
+
+    assert after.value["steps"].keys["vae"] == before.value["steps"].keys["vae"]
+    assert after.at("models", "expander", "type") == before.at("models", "expander", "type")
+    assert before.plain() == parse(TINY, "r.yaml").plain()
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("", "a setting reads `path.to.key=value`"),
+        ("seed", "a setting reads `path.to.key=value`"),
+        ("=1", "a setting reads `path.to.key=value`"),
+        ("a..b=1", "a setting reads `path.to.key=value`"),
+        (".=1", "a setting reads `path.to.key=value`"),
+        (f"{'a.' * 5000}a=1", "a setting reads `path.to.key=value`"),
+        ("seed=[1", "is no valid YAML: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'"),
+        ("seed=*x", "is no valid YAML: found undefined alias 'x'"),
+        ("seed=!x 1", "a recipe is plain data: the tag `!x` is refused"),
+        ("seed=1\n---\n2", "is no valid YAML: expected a single document in the stream, but found another document"),
+        ("steps.vae.updates.vae.trains.2=x", "`2` is no place in the list of 2 at r.yaml:13:17"),
+        ("steps.vae.updates.vae.trains.-1=x", "`-1` is no place in the list of 2 at r.yaml:13:17"),
+        ("steps.vae.updates.vae.trains.²=x", "`²` is no place in the list of 2 at r.yaml:13:17"),
+        ("steps.vae.updates.vae.trains.x=x", "`x` is no place in the list of 2 at r.yaml:13:17"),
+    ],
+)
+def test_a_malformed_setting_is_told_at_itself(setting: str, told: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        override(parse(TINY, "r.yaml"), setting)
+
+    (problem,) = caught.value.problems
+    assert problem.message == told
+    assert problem.where == f"--set {setting}"
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("seed=true", "`seed` of a recipe: expected a whole number, not `true`"),
+        ("name.deeper=1", "`name` of a recipe: expected a text, not a mapping"),
+        ("seed.deeper=1", "`seed` of a recipe: expected a whole number, not a mapping"),
+        ("sede=1", "unknown key `sede` in a recipe"),
+        ("steps.vae.epochs=2.5", "`epochs` of step `vae`: expected a whole number, not the number `2.5`"),
+        ("steps.vae.epoch=2", "unknown key `epoch` in step `vae`"),
+        ("steps.vea.epochs=2", "step `vea` needs `updates`: whose turn it is within a batch"),
+        ("steps.vae.updates.vae.optimizer.lr=-1", "`lr` of optimizer `AdamW`: must be > 0: -1.0"),
+        ("steps.vae.updates.vae.optimizer={type: AdamW, lrr: 1}", "unknown key `lrr` in optimizer `AdamW`"),
+        ("steps.vae.updates.vae.trains.1=expandre", "update `vae` trains `expandre`, which is no model of the recipe"),
+        ("models.expander.type=expandr", "unknown model `expandr`"),
+        ("models.expander=null", "model `expander` says nothing: `{}` takes its defaults, `false` takes it away"),
+        ("steps.vae.dataset=shape", "`shape` is no dataset of the recipe"),
+        ("steps=null", "a recipe has at least one step"),
+        ("recipe=2", "this framework reads recipes of version 1, not the number `2`"),
+    ],
+)
+def test_a_wrong_setting_is_told_where_it_is_said(prove: Prove, setting: str, told: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        prove(TINY, setting)
+
+    problem = next(problem for problem in caught.value.problems if problem.where == f"--set {setting}")
+    assert problem.message == told
+
+
+def test_a_step_that_a_setting_misspells_is_told_with_the_one_that_was_meant(prove: Prove) -> None:
+    with pytest.raises(RecipeError) as caught:
+        prove(TINY, "steps.vea.epochs=2")
+
+    assert dict(caught.value.problems[0].notes) == {"nearest": "vae"}
+
+
+def test_settings_are_applied_in_their_order(prove: Prove) -> None:
+    checked = prove(TINY, "seed=1", "seed=2", "steps.vae.batch_size=3")
+
+    assert checked.recipe.seed == 2
+    assert checked.steps[0].step.settings.batch_size == 3
+
+
+def test_a_component_that_a_setting_brings_needs_no_mention_in_the_file(prove: Prove) -> None:
+    checked = prove(TINY, "steps.vae.updates.vae.losses.mse.weight=3", "sampler=heun", "sampler.steps=2")
+
+    assert checked.steps[0].updates["vae"].weight("mse") == 3.0
+    assert checked.sampler is not None
+    assert checked.sampler.instance.steps == 2
+
+
+def test_the_command_reports_a_wrong_setting(command: Callable[..., CompletedProcess[str]]) -> None:
+    done = command("--validate", DEFAULT, "--set", "steps.flow.epochs=many")
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "--set steps.flow.epochs=many  `epochs` of step `flow`: expected a whole number, not the text `many`\n"
+    )
+
+
+@given(st.text(max_size=20) | st.from_regex(r"[a-c.]{1,6}=[\[\]{}:a0,. ]{0,6}", fullmatch=True))
+def test_no_setting_whatsoever_ends_otherwise(setting: str) -> None:
+    try:
+        places = [override(parse(TINY, "r.yaml"), setting).where]
+    except RecipeError as error:
+        places = [str(problem.where) for problem in error.problems]
+
+    assert places in (["r.yaml:1:1"], [f"--set {setting}"])

@@ -1,0 +1,256 @@
+"""Every problem of a recipe is told once, in one report, in the order of the file, at its own place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from fluxflow_registry.check import Checked
+from fluxflow_registry.errors import Problem, RecipeError
+
+from ..recipes import TINY
+
+Prove = Callable[..., Checked]
+
+
+def problems(prove: Prove, text: str, *settings: str) -> list[Problem]:
+    with pytest.raises(RecipeError) as caught:
+        prove(text, *settings)
+    return list(caught.value.problems)
+
+
+def place(problem: Problem) -> str:
+    """The place without the file."""
+    return re.sub(r".*r\.yaml:", "", str(problem.where))
+
+
+def test_several_problems_come_in_one_report_in_the_order_of_the_file(prove: Prove) -> None:
+    text = TINY.replace("name: tiny", "nmae: tiny").replace("{type: expander}", "{type: expander, width: wide}")
+    text = text.replace("l1: {}", "l1: {weight: heavy}\n          mes: {}").replace("AdamW}", "AdamW, lr: -1}")
+
+    found = problems(prove, text)
+
+    assert [(place(problem), problem.message) for problem in found] == [
+        ("2:1", "unknown key `nmae` in a recipe"),
+        ("5:37", "`width` of model `expander`: expected a whole number, not the text `wide`"),
+        ("15:24", "`weight` of loss `l1`: expected a number, not the text `heavy`"),
+        ("16:11", "unknown loss `mes` in step `vae`, update `vae`"),
+        ("17:38", "`lr` of optimizer `AdamW`: must be > 0: -1.0"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "told"),
+    [
+        ("recipe: 1", "recipe: 2", "1:9", "this framework reads recipes of version 1, not the number `2`"),
+        ("recipe: 1", "recipe: '1'", "1:9", "this framework reads recipes of version 1, not the text `1`"),
+        ("recipe: 1", "recipe: null", "1:9", "this framework reads recipes of version 1, not nothing"),
+        ("recipe: 1", "recipe: true", "1:9", "`recipe` of a recipe: expected a whole number, not `true`"),
+        ("recipe: 1\n", "", "1:1", "a recipe says which version of the language it is written in: `recipe: 1`"),
+        ("recipe: 1", "recepi: 1", "1:1", "a recipe says which version of the language it is written in"),
+        ("name: tiny", "name: a-b", "2:7", "`a-b` is no name for a recipe: letters, digits and _, at most 64"),
+        ("name: tiny", "name: " + "a" * 65, "2:7", "is no name for a recipe"),
+        ("name: tiny", "name: tiny\nseed: -1", "3:7", "`seed` of a recipe: must be >= 0: -1"),
+        ("name: tiny", "name: tiny\nseed: 1.0", "3:7", "`seed` of a recipe: expected a whole number, not the number"),
+        ("name: tiny", "name: tiny\nsampler: 4", "3:10", "sampler `sampler` is described by a mapping, not the num"),
+        ("name: tiny", "name: tiny\nsampler: {}", "3:10", "`sampler` needs `type`: the name of its sampler"),
+        ("name: tiny", "name: tiny\nsampler: {tpye: heun}", "3:11", "unknown key `tpye` in `sampler`"),
+        ("name: tiny", "name: tiny\nsampler: huen", "3:10", "unknown sampler `huen`"),
+        ("name: tiny", "name: tiny\nobservers: {consle: false}", "3:13", "unknown observer `consle`"),
+        ("name: tiny", "name: tiny\nobservers: [console]", "3:12", "`observers` is a mapping of names, not a list"),
+        ("name: tiny", "name: tiny\ndefaults: 3", "3:11", "`defaults` is a mapping, not the number `3`"),
+        ("name: tiny", "name: tiny\nvalues: {latent: {typ: x}}", "3:19", "unknown key `typ` in value `latent`"),
+        ("name: tiny", "name: tiny\nvalues: {image: {type: latent}}", "16:11", "`image` has two providers: a field"),
+        ("name: tiny", "name: tiny\nvalues: {latent: {type: posterior}}", "3:25", "`latent` is already the name of"),
+        ("{type: expander}", "5", "5:13", "model `expander` is described by a mapping, not the number `5`"),
+        ("{type: expander}", "{type: 5}", "5:20", "`type` of model `expander` is a name, not the number `5`"),
+        ("{type: expander}", "expandr", "5:13", "unknown model `expandr`"),
+        ("{type: expander}", "{tpye: expander}", "5:14", "unknown key `tpye` in model `expander`"),
+        ("  expander:", "  a-b:", "5:3", "`a-b` is no name for a model: letters, digits and _, at most 64"),
+        ("  shapes: {type: shapes}", "  []", "7:3", "`datasets` is a mapping of names, not a list"),
+        ("dataset: shapes", "dataset: shaeps", "10:14", "`shaeps` is no dataset of the recipe"),
+        ("    dataset: shapes\n", "", "10:5", "step `vae` needs `dataset`: a text"),
+        ("dataset: shapes", "dataset: shapes\n    epochs: 0", "11:13", "`epochs` of step `vae`: must be >= 1: 0"),
+        ("dataset: shapes", "dataset: shapes\n    until: {}", "11:12", "`until` needs `type`: the name of its trans"),
+        ("dataset: shapes", "dataset: shapes\n    until: epochs", "11:12", "unknown transition `epochs` in step `vae`"),
+        ("dataset: shapes", "dataset: shapes\n    evaluate: {e: {dataset: shapes}}", "11:19", "needs `metrics`"),
+        (
+            "dataset: shapes",
+            "dataset: shapes\n    evaluate: {e: {dataset: shapes, metrics: a}}",
+            "11:46",
+            "`metrics` is a mapping of",
+        ),
+        ("dataset: shapes", "dataset: shapes\n    evaluate: {e: 1}", "11:19", "evaluation `e` of step `vae` is desc"),
+        ("dataset: shapes", "dataset: shapes\n    ema: {models: [m]}", "11:20", "step `vae` averages `m`, which no"),
+        ("dataset: shapes", "dataset: shapes\n    ema: {decay: 2}", "11:18", "`ema` of step `vae`: must be < 1: 2.0"),
+        ("dataset: shapes", "dataset: shapes\n    precision: fp8", "11:16", "`precision` of step `vae`: expected one"),
+        ("    updates:", "    update:", "11:5", "unknown key `update` in step `vae`"),
+        ("      vae:\n", "      x: 1\n      vae:\n", "12:10", "update `x` of step `vae` is described by a mapping"),
+        ("        trains: [compressor, expander]\n", "", "13:9", "update `vae` of step `vae` needs `trains`: a list"),
+        ("[compressor, expander]", "[]", "13:17", "update `vae` of step `vae` trains nothing"),
+        ("[compressor, expander]", "compressor", "13:17", "`trains` of update `vae` of step `vae`: expected a list"),
+        ("[compressor, expander]", "[compressor, 5]", "13:30", "`trains` of update `vae` of step `vae`: expected a"),
+        ("compressor, expander]", "compressor, expander, expander]", "13:40", "update `vae` of step `vae` trains `exp"),
+        (
+            "compressor, expander]",
+            "compressor, expandre]",
+            "13:30",
+            "update `vae` trains `expandre`, which is no model",
+        ),
+        ("losses:\n          l1: {}", "losses: {}", "14:17", "update `vae` of step `vae` needs `losses`"),
+        ("losses:\n          l1: {}", "losses:", "14:9", "update `vae` of step `vae` needs `losses`"),
+        ("        losses:\n          l1: {}\n", "", "13:9", "update `vae` of step `vae` needs `losses`"),
+        ("l1: {}", "lr: {type: l1}", "15:11", "`lr` is a figure that update `vae` of step `vae` logs beside its loss"),
+        ("l1: {}", "l1: {every: 0}", "15:23", "`every` of loss `l1`: must be >= 1: 0"),
+        ("l1: {}", "l1: {evry: 2}", "15:16", "unknown key `evry` in loss `l1`"),
+        ("l1: {}", "l1: {detach: latent}", "15:24", "`detach` of loss `l1`: expected a list, each a text, not the"),
+        ("l1: {}", "l1: {with: [a]}", "15:22", "`with` of loss `l1`: expected a mapping, each a text, not a list"),
+        ("l1: {}", "l1: {with: {imag: noise}}", "15:23", "`l1` does not ask for `imag`, so it cannot be given"),
+        ("l1: {}", "l1: {with: {image: iamge}}", "15:30", "loss `l1` of update `vae` in step `vae` asks for `iamge`"),
+        ("optimizer: {type: AdamW}", "optimizer: null", "16:20", "update `vae` of step `vae` needs an `optimizer`"),
+        ("optimizer: {type: AdamW}", "optimizer: {lr: 1}", "16:20", "`optimizer` needs `type`: the name of its optim"),
+        ("{type: AdamW}", "{type: AdamW, betas: [0.9]}", "16:41", "`betas` of optimizer `AdamW`: expected a list of 2"),
+        (
+            "{type: AdamW}",
+            "{type: AdamW, betas: [0.9, 2]}",
+            "16:41",
+            "optimizer `AdamW`: betas are in [0, 1), not [0.9",
+        ),
+        ("{type: AdamW}", "adamw", "16:20", "unknown optimizer `adamw` in step `vae`, update `vae`"),
+    ],
+)
+def test_a_mistake_is_one_problem_at_its_own_place(prove: Prove, old: str, new: str, where: str, told: str) -> None:
+    assert old in TINY
+
+    (problem,) = problems(prove, TINY.replace(old, new, 1))
+
+    assert told in problem.message
+    assert place(problem) == where
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "nearest"),
+    [
+        ("steps:", "setps:", "steps"),
+        ("{type: expander}", "{type: expandre}", "expander   (vae, fluxflow-registry 0.1.0)"),
+        ("dataset: shapes", "dataset: shape", "shapes"),
+        ("dataset: shapes", "dataste: shapes", "dataset"),
+        ("[compressor, expander]", "[compressor, Expander]", "expander"),
+        ("l1: {}", "L1: {}", "l1   (vae, fluxflow-registry 0.1.0)"),
+        ("l1: {}", "l1: {wieght: 2.0}", "weight"),
+        ("l1: {}", "l1: {tpye: l1}", "type"),
+        ("l1: {}", "l1: {}\n          kl: {free_bit: 2.0}", "free_bits"),
+        ("l1: {}", "l1: {}\n          kl: {wieght: 2.0}", "weight"),
+        ("l1: {}", "l1: {detach: [latnet]}", "latent"),
+        ("l1: {}", "l1: {with: {reconstruction: latnet}}", "latent"),
+        ("AdamW}", "AdamW, lrr: 1}", "lr"),
+        ("AdamW}", "AdamW, wieght_decay: 1}", "weight_decay"),
+        ("AdamW}", "adamw}", "AdamW   (torch, fluxflow-registry 0.1.0)"),
+        ("l1: {}", "l1: {}\n          kl: {reduction: men}", "mean"),
+    ],
+)
+def test_a_misspelling_is_told_with_the_nearest_valid_name(prove: Prove, old: str, new: str, nearest: str) -> None:
+    (problem,) = problems(prove, TINY.replace(old, new, 1))
+
+    assert dict(problem.notes)["nearest"] == nearest
+
+
+@pytest.mark.parametrize("key", ["models", "datasets", "steps"])
+@pytest.mark.parametrize("value", ["5", "[a]", "text", "true", "{a-b: {}}"])
+def test_what_follows_from_a_part_that_cannot_be_read_is_not_told(prove: Prove, key: str, value: str) -> None:
+    head, rest = TINY.split(f"{key}:\n", 1)
+    body = rest.split("\n")
+    after = next((index for index, line in enumerate(body) if not line.startswith(" ")), len(body))
+    text = f"{head}{key}: {value}\n" + "\n".join(body[after:])
+
+    (problem,) = problems(prove, text)
+
+    assert place(problem).startswith(f"{head.count(chr(10)) + 1}:")
+
+
+def test_nothing_everywhere_is_told_and_not_crashed_at(prove: Prove) -> None:
+    keys = ["name", "seed", "models", "datasets", "sampler", "values", "observers", "defaults", "steps"]
+
+    found = problems(prove, "recipe: 1\n" + "".join(f"{key}:\n" for key in keys))
+
+    assert [problem.message for problem in found] == [
+        "`name` of a recipe: expected a text, not nothing",
+        "`seed` of a recipe: expected a whole number, not nothing",
+        "a recipe has at least one step",
+    ]
+
+
+def test_a_step_that_cannot_be_read_is_not_held_against_the_next(prove: Prove) -> None:
+    text = TINY.replace("steps:\n", "steps:\n  first: 1\n")
+
+    found = problems(prove, text)
+
+    assert [problem.message for problem in found] == ["step `first` is described by a mapping, not the number `1`"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "what"),
+    [
+        ("{type: expander}", "", "5:3", "model `expander`"),
+        ("{type: shapes}", "null", "7:11", "dataset `shapes`"),
+        ("l1: {}", "l1:", "15:11", "loss `l1`"),
+        ("l1: {}", "l1: ~", "15:15", "loss `l1`"),
+        ("name: tiny", "name: tiny\nvalues: {latent: }", "3:10", "value `latent`"),
+        ("name: tiny", "name: tiny\nobservers: {console: }", "3:13", "observer `console`"),
+        ("steps:\n", "steps:\n  first:\n", "9:3", "step `first`"),
+        ("      vae:\n", "      x:\n      vae:\n", "12:7", "update `x`"),
+        ("dataset: shapes", "dataset: shapes\n    evaluate: {e: }", "11:16", "evaluation `e`"),
+    ],
+)
+def test_a_name_with_nothing_under_it_is_told_what_it_may_say(
+    prove: Prove, old: str, new: str, where: str, what: str
+) -> None:
+    found = problems(prove, TINY.replace(old, new, 1))
+
+    assert found[0].message == f"{what} says nothing: `{{}}` takes its defaults, `false` takes it away"
+    assert place(found[0]) == where
+
+
+def test_an_alias_that_is_wrong_is_told_once(prove: Prove) -> None:
+    text = TINY.replace("{type: AdamW}", "&optimizer {type: AdamW, lr: fast}")
+    text += TINY[TINY.index("  vae:\n") :].replace("  vae:\n", "  more:\n", 1).replace("{type: AdamW}", "*optimizer")
+
+    found = problems(prove, text)
+
+    assert [problem.message for problem in found] == [
+        "`lr` of optimizer `AdamW`: expected a number, not the text `fast`"
+    ]
+
+
+def test_a_model_may_not_take_a_name_of_the_engine(prove: Prove) -> None:
+    text = TINY.replace("  compressor: {type: compressor}", "  compressor: {type: compressor}\n  generator: expander")
+
+    found = problems(prove, text)
+
+    assert found[0].message == "`generator` is provided by the engine itself: a model takes another name"
+    assert place(found[0]) == "5:3"
+
+
+def test_a_transition_that_watches_what_nothing_logs_is_refused(prove: Prove) -> None:
+    until = "until: {type: loss_threshold, threshold: 1, metric: vae/l11}"
+
+    (problem,) = problems(prove, TINY.replace("dataset: shapes", f"dataset: shapes\n    {until}"))
+
+    assert problem.message == "transition `loss_threshold` watches `vae/l11`, which step `vae` does not log"
+    assert place(problem) == "11:57"
+    assert dict(problem.notes) == {"nearest": "vae/l1", "logged": "vae/grad_norm, vae/l1, vae/lr, vae_loss"}
+
+
+def test_a_transition_that_watches_what_is_measured_too_late_is_refused(prove: Prove) -> None:
+    until = "until: {type: loss_threshold, threshold: 1, metric: seen/psnr}"
+    evaluate = "evaluate: {seen: {dataset: shapes, metrics: {psnr: {}}}}"
+    text = TINY.replace("dataset: shapes", f"dataset: shapes\n    {until}\n    {evaluate}")
+
+    (problem,) = problems(prove, text)
+
+    assert problem.message == "transition `loss_threshold` watches `seen/psnr`, which is measured at the end only"
+    assert place(problem) == "11:57"
+    assert dict(problem.notes) == {"state it": "`every: 1` in evaluation `seen`"}
+    prove(text, "steps.vae.evaluate.seen.every=1")

@@ -1,0 +1,118 @@
+"""`--plugin file.py`: a plugin that is a file, and nothing more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from textwrap import dedent
+
+import pytest
+
+from fluxflow_registry.errors import PluginError
+from fluxflow_registry.registry import load
+
+from ..synthetic import LOSS
+
+
+def test_a_file_brings_its_components_with_its_path_as_their_origin(tmp_path: Path) -> None:
+    path = tmp_path / "my_loss.py"
+    path.write_text(dedent(LOSS.format(name="mine")).lstrip())
+
+    registry = load([], [path])
+
+    component = registry.components["loss"]["mine"]
+    assert component.plugin.name == "my_loss"
+    assert component.plugin.distribution == str(path)
+    assert component.where.endswith("my_loss.py:4")
+    assert component.doc == "Made up."
+
+
+def test_two_files_that_are_called_alike_keep_their_own_sources(tmp_path: Path) -> None:
+    source = """
+        from attrs import frozen
+        from fluxflow_registry import hookimpl
+        {gap}
+        @frozen
+        class Component:
+            width: int = 1
+
+            def __call__(self, image):
+                pass
+
+        @hookimpl
+        def fluxflow_register_losses(register):
+            register("{name}", Component)
+    """
+    for folder, gap in (("a", "\n"), ("b", "\n\n\n\n")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.py").write_text(dedent(source.format(name=folder, gap=gap)))
+
+    registry = load([], [tmp_path / "a" / "same.py", tmp_path / "b" / "same.py"])
+
+    wheres = [registry.components["loss"][name].where for name in ("a", "b")]
+    assert wheres[0].endswith("a/same.py:6")
+    assert wheres[1].endswith("b/same.py:9")
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "told"),
+    [
+        ("p.py", "1 / 0", "the plugin cannot be imported: ZeroDivisionError: division by zero"),
+        ("p.py", "raise SystemExit(1)", "the plugin cannot be imported: SystemExit: 1"),
+        ("p.py", "def (", "the plugin cannot be imported: SyntaxError: invalid syntax (p.py, line 1)"),
+        ("p.py", "", "plugin `p` has no hook"),
+        ("p.txt", "", "a plugin file is a Python module and ends in .py"),
+    ],
+)
+def test_a_file_that_is_no_plugin_is_an_error_at_its_path(tmp_path: Path, name: str, source: str, told: str) -> None:
+    path = tmp_path / name
+    path.write_text(source)
+
+    with pytest.raises(PluginError) as caught:
+        load([], [path])
+
+    (problem,) = caught.value.problems
+    assert problem.message == told
+    assert problem.where == str(path)
+
+
+def test_a_file_that_is_not_there_is_an_error_at_its_path(tmp_path: Path) -> None:
+    for path in (tmp_path / "nothing.py", tmp_path):
+        with pytest.raises(PluginError) as caught:
+            load([], [path])
+
+        assert str(caught.value) == f"{path}  there is no such plugin file"
+
+
+def test_the_command_loads_a_file_and_says_where_it_is_from(
+    command: Callable[..., CompletedProcess[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "my_loss.py").write_text(dedent(LOSS.format(name="mine")).lstrip())
+
+    done = command("--plugin", "my_loss.py", "--describe", "mine")
+
+    assert done.returncode == 0
+    assert "loss `mine`" in done.stdout
+    assert "from      my_loss, my_loss.py" in done.stdout
+    assert "defined   my_loss.py:4" in done.stdout
+
+
+def test_what_a_plugin_prints_is_no_result(command: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text("print('hello')\n" + dedent(LOSS.format(name="mine")))
+
+    done = command("--plugin", "loud.py", "--list-plugins", "--json")
+
+    assert done.stderr == "hello\n"
+    assert "mine" in {row["name"] for row in json.loads(done.stdout)["components"]}
+
+
+def test_the_command_refuses_a_file_that_fails(command: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("import nowhere")
+
+    done = command("--plugin", "bad.py", "--list-plugins")
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "bad.py  the plugin cannot be imported: ModuleNotFoundError: No module named 'nowhere'\n"
