@@ -114,11 +114,19 @@ def world_of(
     dataset: str = "the dataset",
 ) -> World:
     """The closed world of names of a step, an evaluation or a drawing."""
-    absent = {name for name, there in (("sampler", sampler), ("image_size", image_size)) if not there}
+    absent = {name: hint for name, hint in _HINTS.items() if not {"sampler": sampler, "image_size": image_size}[name]}
     return World(
         fields=frozenset(fields),
         models=frozenset(models),
-        context=frozenset(CONTEXT) - absent,
+        context=frozenset(CONTEXT) - set(absent),
         providers={name: configured.provider for name, configured in providers.items()},
         dataset=dataset,
+        absent=absent,
     )
+
+
+#: Names of the engine that are there only when the recipe gives what they are made of.
+_HINTS = {
+    "sampler": "`sampler: {type: ...}`; `--list-plugins sampler` shows the types",
+    "image_size": "a dataset with a field `image`",
+}

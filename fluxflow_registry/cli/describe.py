@@ -135,7 +135,12 @@ def _describe(component: Component) -> str:
 
 def _default(default: Any) -> Any:
     made = default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
-    return unstructure(made)
+    plain = unstructure(made)
+    try:
+        json.dumps(plain)
+    except TypeError:  # an object that no recipe can name
+        return "..."
+    return plain
 
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*\Z")
@@ -154,9 +159,9 @@ def _yaml(value: Any) -> str:
         return "{" + ", ".join(f"{_yaml(key)}: {_yaml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, float) and not math.isfinite(value):
         return {"inf": ".inf", "-inf": "-.inf"}.get(str(value), ".nan")
-    if isinstance(value, str):
+    if isinstance(value, str) and value != "...":
         return value if _PLAIN.match(value) and value.lower() not in _TAKEN else json.dumps(value)
-    return str(value) if isinstance(value, (int, float)) else "..."  # an object that no recipe can name
+    return str(value)
 
 
 def _meanings(cls: type) -> dict[str, str]:

@@ -42,6 +42,8 @@ class World:
     dataset: str = "the dataset"
     #: Values that the recipe declares, but wrongly: that has been told, and nothing follows from it.
     unread: frozenset[str] = frozenset()
+    #: Names that exist only once the recipe states something, and what that is.
+    absent: Mapping[str, str] = Factory(dict)
     #: Registered values that have options which the recipe must state and does not.
     unset: frozenset[str] = frozenset()
 
@@ -174,6 +176,9 @@ def _unknown(world: World, name: str, ask: Ask, parameter: str, chain: tuple[str
         message = f"{who} asks for the model `{name}`, which the recipe does not declare"
         hint = ("declare it", f"under `models`: `{name}: {{type: ...}}`; `--list-plugins model` shows the types")
         return Problem(message, where, (*notes, *choices(name, world.models, "models"), hint))
+    if name in world.absent:
+        message = f"{who} asks for `{name}`, which the recipe does not state"
+        return Problem(message, where, (*notes, ("state it", world.absent[name])))
     if name in world.unset:
         message = f"{who} asks for `{name}`, which has options that the recipe must state"
         hint = ("state them", f"under `values`: `{name}: {{...}}`; `--describe value:{name}` shows them")

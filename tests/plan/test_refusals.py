@@ -15,7 +15,7 @@ from fluxflow_registry.errors import Problem, RecipeError
 from fluxflow_registry.registry import Registry, from_modules
 from fluxflow_registry.signature import definition
 
-from ..recipes import line_of
+from ..recipes import TINY, line_of
 from ..synthetic import plugin
 
 Prove = Callable[..., Checked]
@@ -412,6 +412,20 @@ def test_a_metric_is_told_of_what_its_dataset_lacks(refuse: Refuse) -> None:
         "metric `accuracy` in evaluation `held` of step `step` asks for `label`, which nothing provides"
     )
     assert at(problem) == "11:48"
+
+
+def test_a_sampler_that_the_recipe_does_not_state_is_told_how_to_state_it(prove: Prove) -> None:
+    text = TINY.replace(
+        "dataset: shapes", "dataset: shapes\n    evaluate: {e: {dataset: shapes, metrics: {shapes_judge: {}}}}"
+    )
+    needed = "models:\n  text_encoder: text_transformer\n  flow_processor: flow_transformer\n"
+
+    with pytest.raises(RecipeError) as caught:
+        prove(text.replace("models:\n", needed))
+
+    (problem,) = caught.value.problems
+    assert problem.message == "`generated_image` asks for `sampler`, which the recipe does not state"
+    assert dict(problem.notes)["state it"] == "`sampler: {type: ...}`; `--list-plugins sampler` shows the types"
 
 
 @pytest.mark.parametrize(
