@@ -29,22 +29,20 @@ def resolve_recipe(checked: Checked) -> dict[str, Any]:
         **({"sampler": _component(checked.sampler)} if checked.sampler else {}),
         **({"values": _components(checked.values)} if checked.values else {}),
         "observers": {**present, **away},
-        "steps": {step.name: _step(step) for step in checked.steps},
+        "steps": {step.name: _step(checked, step) for step in checked.steps},
     }
     return tree
 
 
-def used_values(checked: Checked) -> dict[str, Configured]:
-    """The values that the recipe states, and those with options that some plan uses at their defaults."""
-    used = {name for step in checked.steps for name in step.plan.values}
-    used |= {name for step in checked.steps for e in step.evaluations.values() for name in e.values}
-    first = checked.steps[0]
-    found = {}
-    for name, value in first.providers.items():
-        own = any(name in step.step.values for step in checked.steps)
-        if name in checked.recipe.values or (name in used and is_configurable(value.component.factory) and not own):
-            found[name] = value
-    return found
+def values_of(checked: Checked, step: CheckedStep) -> dict[str, Configured]:
+    """The values that the step states, and those with options that its plans use at their defaults."""
+    used = set(step.plan.values).union(*(evaluation.values for evaluation in step.evaluations.values()))
+    return {
+        name: value
+        for name, value in step.providers.items()
+        if name in step.step.values
+        or (name in used and name not in checked.values and is_configurable(value.component.factory))
+    }
 
 
 def _origin(node: Any, key: str) -> str:
@@ -52,19 +50,17 @@ def _origin(node: Any, key: str) -> str:
 
 
 def _component(configured: Configured) -> dict[str, Any]:
-    return resolved.component_of(
-        configured.entry, configured.component.name, configured.instance, "joins every run by default"
-    )
+    return resolved.component_of(configured.entry, configured.component.name, configured.instance, DEFAULT)
 
 
 def _components(configured: Mapping[str, Configured]) -> dict[str, Any]:
     return {label: _component(c) for label, c in configured.items()}
 
 
-def _step(step: CheckedStep) -> dict[str, Any]:
+def _step(checked: Checked, step: CheckedStep) -> dict[str, Any]:
     settings = settings_of(step.step.settings, step.step.node)
     settings["after"] = (step.parent, settings["after"][1] if step.step.node.get("after") else "file order")
-    own = {name: step.providers[name] for name in step.step.values}
+    own = values_of(checked, step)
     tree: dict[str, Any] = {
         **settings,
         "updates": {name: _update(step, update) for name, update in step.updates.items()},
