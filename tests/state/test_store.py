@@ -166,9 +166,8 @@ def mutate(file: Path, draw: random.Random) -> None:
         del data[place:]
     elif kind == "zero":
         block = slice(place, place + draw.randrange(1, 64))
-        if not any(data[block]):
-            data[place] ^= 0xFF
-        data[block] = bytes(len(data[block]))
+        empty = not any(data[block])
+        data[block] = bytes(b ^ 0xFF for b in data[block]) if empty else bytes(len(data[block]))
     elif kind == "more":
         data += b" " if file.suffix == ".safetensors" else b"x"
     if kind == "gone":
