@@ -18,7 +18,7 @@ from fluxflow_registry.registry import Registry, load
 
 from .synthetic import Site
 
-# Two cores are shared with other work: how long an example takes says nothing.
+# How long an example takes says something about the machine, not about the code.
 # Where a change is judged, the examples are the same every time; elsewhere every run looks for new ones.
 settings.register_profile("fluxflow", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("fluxflow")
