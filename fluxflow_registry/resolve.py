@@ -9,7 +9,6 @@ from fluxflow_registry.check import Checked, CheckedStep, CheckedUpdate, Configu
 from fluxflow_registry.recipe import resolved
 from fluxflow_registry.recipe.resolved import DEFAULT, settings_of
 from fluxflow_registry.recipe.schema import VERSION
-from fluxflow_registry.signature import is_configurable
 
 
 def resolve_recipe(checked: Checked) -> dict[str, Any]:
@@ -29,20 +28,9 @@ def resolve_recipe(checked: Checked) -> dict[str, Any]:
         **({"sampler": _component(checked.sampler)} if checked.sampler else {}),
         **({"values": _components(checked.values)} if checked.values else {}),
         "observers": {**present, **away},
-        "steps": {step.name: _step(checked, step) for step in checked.steps},
+        "steps": {step.name: _step(step) for step in checked.steps},
     }
     return tree
-
-
-def values_of(checked: Checked, step: CheckedStep) -> dict[str, Configured]:
-    """The values that the step states, and those with options that its plans use at their defaults."""
-    used = set(step.plan.values).union(*(evaluation.values for evaluation in step.evaluations.values()))
-    return {
-        name: value
-        for name, value in step.providers.items()
-        if name in step.step.values
-        or (name in used and name not in checked.values and is_configurable(value.component.factory))
-    }
 
 
 def _origin(node: Any, key: str) -> str:
@@ -50,17 +38,19 @@ def _origin(node: Any, key: str) -> str:
 
 
 def _component(configured: Configured) -> dict[str, Any]:
-    return resolved.component_of(configured.entry, configured.component.name, configured.instance, DEFAULT)
+    return resolved.component_of(
+        configured.entry, configured.component.name, configured.instance, "joins every run by default"
+    )
 
 
 def _components(configured: Mapping[str, Configured]) -> dict[str, Any]:
     return {label: _component(c) for label, c in configured.items()}
 
 
-def _step(checked: Checked, step: CheckedStep) -> dict[str, Any]:
+def _step(step: CheckedStep) -> dict[str, Any]:
     settings = settings_of(step.step.settings, step.step.node)
     settings["after"] = (step.parent, settings["after"][1] if step.step.node.get("after") else "file order")
-    own = values_of(checked, step)
+    own = {name: step.providers[name] for name in step.step.values}
     tree: dict[str, Any] = {
         **settings,
         "updates": {name: _update(step, update) for name, update in step.updates.items()},

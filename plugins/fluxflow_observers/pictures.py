@@ -74,8 +74,7 @@ class Pictures:
     def draws(self) -> list[Draw]:
         """What a run will be asked for, so that the recipe is checked for it."""
         fields = () if self.dataset is not None else ("caption",)
-        wanted = (self.value, *self.beside)
-        return [Draw(values=wanted, dataset=self.dataset, fields=fields, steps=tuple(self.steps))]
+        return [Draw(values=(self.value, *self.beside), dataset=self.dataset, fields=fields)]
 
     @hookimpl
     def run_started(self, run: RunView) -> None:

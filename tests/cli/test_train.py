@@ -77,7 +77,6 @@ def test_the_resolved_recipe_in_the_run_is_a_recipe_that_means_the_same(straight
 
     assert again.returncode == 0, again.stderr
     assert "# default" in (folder / "recipe.yaml").read_text()
-    assert "distribution: logit_normal # default" in (folder / "recipe.yaml").read_text()
     assert "# --set steps.vae_gan.epochs=25" in (folder / "recipe.yaml").read_text()
 
 
