@@ -49,7 +49,7 @@ def engine_loop(checked: Checked, index: int) -> Iterator[None]:
             live.take(batch, position)
             position = after_batch(run, live, position)
             yield
-        live.tally.close_epoch()
+        live.tally.close_epoch(live.tally.summaries())
         position = Position(index, epoch + 1, 0, position.step_batch, position.run_batch)
 
 

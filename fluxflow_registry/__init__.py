@@ -1,7 +1,7 @@
 """A declarative plugin framework for training VAE + GAN + flow text-to-image models."""
 
-from fluxflow_registry.contracts import Draw, Ending, Field, History, Position, Source, Summary
-from fluxflow_registry.errors import DataError, FluxflowError, Problem, counted
+from fluxflow_registry.contracts import Draw, Ending, Field, History, Position, Source, Stateful, Summary
+from fluxflow_registry.errors import DataError, FluxflowError, Problem, SampleError, counted
 from fluxflow_registry.hookspecs import Register, hookimpl
 
 __version__ = "0.1.0"
@@ -16,7 +16,9 @@ __all__ = [
     "Position",
     "Problem",
     "Register",
+    "SampleError",
     "Source",
+    "Stateful",
     "Summary",
     "counted",
     "hookimpl",

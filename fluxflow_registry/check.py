@@ -26,11 +26,12 @@ from fluxflow_registry.plan.step import LossAsk, UpdateAsk, plan_step
 from fluxflow_registry.recipe.graph import order
 from fluxflow_registry.recipe.load import load, unique
 from fluxflow_registry.recipe.override import Setting
-from fluxflow_registry.recipe.schema import FIGURES, Entry, Evaluation, Recipe, Step, Update
+from fluxflow_registry.recipe.schema import Entry, Evaluation, Recipe, Step, Update
 from fluxflow_registry.recipe.source import Node
 from fluxflow_registry.recipe.structure import structure, unknown_keys
 from fluxflow_registry.registry import Component, Registry
 from fluxflow_registry.signature import is_configurable
+from fluxflow_registry.watching import watched
 
 __all__ = ["Checked", "CheckedEvaluation", "CheckedStep", "CheckedUpdate", "Configured", "check", "world_of"]
 
@@ -315,21 +316,15 @@ class _Checker:
                 self.problems.append(Problem(message, where, choices(model, trained, "trained")))
 
     def check_metrics(self, step: Step, until: Configured | None) -> None:
-        """A transition that watches a metric which nothing logs would never end."""
-        if until is None or not hasattr(until.instance, "metrics"):
-            return
-        logged = logged_metrics(step)
-        what = f"`metrics` of transition `{until.component.name}`"
-        for name in self.attempt(what, until.where, lambda: list(until.instance.metrics())) or ():
-            measured = step.evaluate.get(name.partition("/")[0])
-            if measured is not None and measured.settings.every is None:
-                message = f"transition `{until.component.name}` watches `{name}`, which is measured at the end only"
-                hint = ("state it", f"`every: 1` in evaluation `{measured.name}`")
-                self.problems.append(Problem(message, step.node.at("until", "metric"), (hint,)))
-            elif name not in logged and measured is None:
-                message = f"transition `{until.component.name}` watches `{name}`, which step `{step.name}` does not log"
-                where = step.node.at("until", "metric")
-                self.problems.append(Problem(message, where, choices(name, logged, "logged")))
+        """A transition, or a best checkpoint, that watches a metric which nothing logs would wait for ever."""
+        wishes = [(step.settings.best.metric, "`best`", step.node.at("best", "metric"))] if step.settings.best else []
+        if until is not None and hasattr(until.instance, "metrics"):
+            what = f"`metrics` of transition `{until.component.name}`"
+            who, where = f"transition `{until.component.name}`", step.node.at("until", "metric")
+            names = self.attempt(what, until.where, lambda: list(until.instance.metrics())) or ()
+            wishes.extend((name, who, where) for name in names)
+        found = [watched(step, *wish) for wish in wishes]
+        self.problems.extend(problem for problem in found if problem is not None)
 
     def observer_draws(
         self,
@@ -384,12 +379,3 @@ def _wanting(observer: Configured, name: str) -> Provider:
     """An observer's wish for one value, in the form in which losses wish."""
     signature = evolve(observer.component.signature, needs=(name,), where=observer.component.where)
     return Provider(observer.label, evolve(signature, text=f"class {observer.component.factory.__name__}"))
-
-
-def logged_metrics(step: Step) -> list[str]:
-    """The metrics that training logs: `<update>_loss`, `<update>/<loss>`, `<update>/grad_norm`, `<update>/lr`."""
-    names = []
-    for update in step.updates.values():
-        names.append(f"{update.name}_loss")
-        names.extend(f"{update.name}/{label}" for label in (*update.losses, *sorted(FIGURES)))
-    return names

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,8 +43,11 @@ class Source(Protocol):
         Every random choice about sample i (crop, flip) is a pure function of (seed, i), so that
         neither the worker nor the batch in which a sample is read can change it.
 
+        Raises SampleError for samples that are damaged: it is asked again with others in their places.
         A source for which one long read is cheaper than many short ones may have an attribute
-        `samples_at_once`; it is then asked for several batches in one call.
+        `samples_at_once`; it is then asked for several batches in one call. One whose samples have
+        names may have a method `name(index) -> str`, which messages use. One whose samples can change
+        between two processes may have an attribute `digest`: a run that goes on tells where it is another.
         """
 
 
@@ -56,6 +59,20 @@ class Dataset(Protocol):
 
     def __call__(self) -> Source:
         """Open the source; raises DataError."""
+
+
+class Stateful(Protocol):
+    """A loss, value, transition or balancer that keeps something between batches.
+
+    What it keeps is in every checkpoint, begins anew with each step, and is put back where a batch is
+    left out. A component without these methods may keep nothing: `--prove-resume` finds one that does.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that it keeps: tensors and plain values, as deep as need be."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it back."""
 
 
 @frozen
@@ -108,6 +125,10 @@ class Position:
     step_batch: int = 0
     run_batch: int = 0
 
+    def after_batch(self) -> Position:
+        """The place after one more batch of the same epoch."""
+        return evolve(self, batch=self.batch + 1, step_batch=self.step_batch + 1, run_batch=self.run_batch + 1)
+
 
 @frozen
 class Kind:
@@ -155,3 +176,6 @@ KINDS: Mapping[str, Kind] = {
 
 #: A velocity field dx/dt = velocity(x, t), t a 0-d tensor in [0, 1].
 VelocityField = Callable[["Tensor", "Tensor"], "Tensor"]
+
+#: Integrates a velocity field from noise at t = 1 to a sample at t = 0: sampler(velocity, noise).
+Sampler = Callable[[VelocityField, "Tensor"], "Tensor"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 from attrs import frozen
@@ -54,6 +54,14 @@ class RecipeError(FluxflowError):
 
 class DataError(FluxflowError):
     """A dataset cannot be read as the recipe describes it."""
+
+
+class SampleError(DataError):
+    """Samples that cannot be read, by index: training goes on with others in their places."""
+
+    def __init__(self, samples: Mapping[int, Problem]) -> None:
+        super().__init__(list(samples.values()))
+        self.samples = dict(samples)
 
 
 class RunError(FluxflowError):

@@ -67,7 +67,9 @@ class RunView(Protocol):
     def draw(self, values: Sequence[str], batch: Mapping[str, Any]) -> dict[str, Any]:
         """Values computed from `batch` without gradient, with averaged weights where there are any.
 
-        Their randomness depends on the run's seed and their names alone: two calls agree.
+        Their randomness depends on the run's seed and their names alone: two calls agree. Raises an
+        exception, to be let through, where the run is asked to stop meanwhile; the events of steps,
+        epochs and evaluations, and the run's end, are then told again when the run goes on.
         """
 
 

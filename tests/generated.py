@@ -166,7 +166,7 @@ def steps(draw: Draw, registry: Registry, datasets: Sequence[str], before: Seque
     step: dict[str, Any] = {"updates": turns, "dataset": draw(st.sampled_from(datasets))}
     for attribute in fields_of(StepSettings):
         key = key_of(attribute)
-        if key not in ("dataset", "after", "ema") and draw(st.booleans()):
+        if key not in ("dataset", "after", "ema", "best") and draw(st.booleans()):
             step[key] = draw(option(attribute))
     if draw(st.booleans()):
         step["after"] = draw(st.sampled_from([None, *before]))
@@ -177,8 +177,10 @@ def steps(draw: Draw, registry: Registry, datasets: Sequence[str], before: Seque
             "decay": draw(st.floats(0, 0.9)),
         }
     if draw(st.booleans()):
-        watched = {"metric": f"{next(iter(turns))}_loss", "threshold": draw(st.floats(-1, 1))}
-        step["until"] = draw(st.sampled_from([{"type": "epoch"}, {"type": "loss_threshold", **watched}]))
+        modes = draw(st.sampled_from([{}, {"mode": "min"}, {"mode": "max"}]))
+        step["best"] = {"metric": f"{next(iter(turns))}_loss", **modes}
+    if draw(st.booleans()):
+        step["until"] = draw(until(f"{next(iter(turns))}_loss"))
     if draw(st.booleans()):
         metrics = draw(st.lists(st.sampled_from(registry.names("metric")), min_size=1, unique=True))
         chosen = {name: draw(options(registry.components["metric"][name].factory)) for name in metrics}
@@ -186,6 +188,26 @@ def steps(draw: Draw, registry: Registry, datasets: Sequence[str], before: Seque
     if draw(st.booleans()):
         step["values"] = draw(values(registry))
     return step
+
+
+def until(metric: str) -> st.SearchStrategy[dict[str, Any]]:
+    """Transitions that watch a metric which is logged."""
+    threshold, count = st.floats(-1, 1), st.integers(1, 9)
+    watched = st.just(metric)
+    condition = st.one_of(
+        st.fixed_dictionaries({"epochs": count}),
+        st.fixed_dictionaries({"metric": watched, "below": threshold}, optional={"patience": count}),
+        st.fixed_dictionaries({"metric": watched, "above": threshold}, optional={"patience": count}),
+        st.fixed_dictionaries({"metric": watched, "plateau": count}, optional={"relative": st.booleans()}),
+    )
+    return st.one_of(
+        st.just({"type": "epoch"}),
+        st.fixed_dictionaries({"type": st.just("loss_threshold"), "metric": watched, "threshold": threshold}),
+        st.fixed_dictionaries({"type": st.just("plateau"), "metric": watched}, optional={"max_epochs": count}),
+        st.fixed_dictionaries(
+            {"type": st.sampled_from(["all", "any"]), "conditions": st.lists(condition, min_size=1, max_size=3)}
+        ),
+    )
 
 
 @st.composite

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
@@ -24,12 +25,22 @@ def load_plugins(files: Sequence[str]) -> Registry:
 
 
 def parse(parser: ArgumentParser, argv: Sequence[str] | None) -> Namespace:
-    """The arguments; `--help | true` leaves as quietly as any other result."""
+    """The arguments, and the `command` that they are; `--help | true` leaves as quietly as any other result."""
     try:
-        return parser.parse_args(argv)
+        return parser.parse_args(argv, Namespace(command=command_of(parser.prog, argv)))
     finally:
         with suppress(FluxflowError):
             _settle()
+
+
+def command_of(prog: str, argv: Sequence[str] | None) -> str:
+    """The command that goes on with what this one begins, as a shell takes it: all of it but `--fresh`."""
+    module = Path(sys.argv[0]).name == "__main__.py"
+    begun = ["python", "-m", "fluxflow_registry"] if module else [prog]
+    stated = os.environ.get("FLUXFLOW_PLUGINS")
+    plugins = "" if stated is None else f"FLUXFLOW_PLUGINS={shlex.quote(stated)} "
+    given = sys.argv[1:] if argv is None else argv
+    return plugins + shlex.join([*begun, *(each for each in given if each != "--fresh")])
 
 
 def emit(text: str) -> None:

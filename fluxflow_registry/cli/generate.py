@@ -156,13 +156,14 @@ def draw(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(Problem(f"the output folder cannot be written: {error.strerror}", str(folder))) from None
+    sampler = checked.sampler.instance if checked.sampler else None
     pictures = []
     for prompt in prompts:
         for seed in range(arguments.seed, arguments.seed + arguments.count):
             # One at a time: a picture does not depend on what else is drawn with it.
             batch = {"caption": [prompt]}
             try:
-                image = compute(checked, step.providers, models, [DRAWN], batch, seed, device, size)[DRAWN][0]
+                image = compute(checked, step.providers, models, [DRAWN], batch, seed, device, size, sampler)[DRAWN][0]
             except torch.OutOfMemoryError:
                 message = f"not enough memory to draw {size[1]} x {size[0]} pixels"
                 raise RunError(Problem(message, "--image-size")) from None

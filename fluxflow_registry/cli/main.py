@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from fluxflow_registry import __version__
 from fluxflow_registry.cli.common import emit, emit_json, finish, load_plugins, parse
+from fluxflow_registry.cli.signals import Signals
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.errors import Problem, RecipeError, choices
+from fluxflow_registry.registry import Registry
 
 EPILOG = """\
 exit codes:
@@ -18,6 +20,12 @@ exit codes:
 environment:
   FLUXFLOW_PLUGINS=a,b  load exactly these plugins      NO_COLOR, FORCE_COLOR  as usual
 """
+
+
+#: What the command does instead of training.
+INSTEAD = (
+    "validate", "explain", "mermaid", "check", "prove_resume", "schema", "list_plugins", "describe", "status", "replay"
+)  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--validate", action="store_true", help="check the recipe and its plan, without torch")
     what.add_argument("--explain", action="store_true", help="show the steps, and the plan of each update")
     what.add_argument("--check", action="store_true", help="validate, then prove shapes and open the datasets")
+    what.add_argument(
+        "--prove-resume", action="store_true", help="kill short runs of the recipe, and compare their ends bit by bit"
+    )
     what.add_argument("--schema", action="store_true", help="print the JSON schema of recipes, for editors")
     what.add_argument(
         "--list-plugins",
@@ -43,6 +54,8 @@ def parser() -> argparse.ArgumentParser:
         help="list plugins and components, all or of one kind: " + ", ".join(KINDS),
     )
     what.add_argument("--describe", metavar="NAME", help="describe a component: NAME or KIND:NAME")
+    what.add_argument("--status", metavar="RUN", help="tell where a run stands: its folder, or the folder of all runs")
+    what.add_argument("--replay", metavar="BUNDLE", help="repeat a batch that was not finite: RUN/not_finite/...")
     made.add_argument(
         "--set", action="append", default=[], metavar="PATH=VALUE", help="change a value, as in steps.flow.epochs=2"
     )
@@ -58,6 +71,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace, usage: str) -> int:
     """Do what the arguments say; gives the exit code."""
+    # Heard before anything takes time: plugins are imported, torch is imported, data are opened.
+    signals = Signals() if not any(getattr(arguments, name) not in (None, False) for name in INSTEAD) else None
     registry = load_plugins(arguments.plugin)
     if arguments.list_plugins is not None:
         from fluxflow_registry.cli.listing import listing, listing_data
@@ -71,23 +86,31 @@ def main(arguments: argparse.Namespace, usage: str) -> int:
         found = description_data(registry, arguments.describe) if arguments.json else None
         emit_json(found) if arguments.json else emit(describe(registry, arguments.describe))
         return 0
+    if arguments.status is not None:
+        from fluxflow_registry.cli.status import status, status_data, status_text
+
+        standing = status(arguments.status, registry)
+        emit_json(status_data(standing)) if arguments.json else emit(status_text(standing))
+        return 0
     if arguments.schema:
         from fluxflow_registry.cli.schema import recipe_schema
 
         emit_json(recipe_schema(registry))
         return 0
+    if arguments.replay is not None:
+        from fluxflow_registry.cli.replay import replay_bundle
+
+        return replay_bundle(arguments, registry)
     if arguments.recipe is None:
         raise RecipeError(
             Problem("a recipe is needed, as in `fluxflow-run recipes/vae_gan_flow.yaml`", None, (("usage", usage),))
         )
-    return _with_recipe(arguments, registry)
+    return _with_recipe(arguments, registry, signals)
 
 
-def _with_recipe(arguments: argparse.Namespace, registry: object) -> int:
+def _with_recipe(arguments: argparse.Namespace, registry: Registry, signals: Signals | None) -> int:
     from fluxflow_registry.check import check
-    from fluxflow_registry.registry import Registry
 
-    assert isinstance(registry, Registry)
     checked = check(arguments.recipe, registry, arguments.set)
     if arguments.validate:
         from fluxflow_registry.cli.explain import summary, summary_data
@@ -102,11 +125,18 @@ def _with_recipe(arguments: argparse.Namespace, registry: object) -> int:
         else:
             emit(mermaid(checked) if arguments.mermaid else explain(checked))
         return 0
-    from fluxflow_registry.cli.train import check_run, train_run
-
     if arguments.check:
+        from fluxflow_registry.cli.train import check_run
+
         return check_run(checked, arguments.device, arguments.json)
-    return train_run(checked, registry, arguments)
+    if arguments.prove_resume:
+        from fluxflow_registry.cli.prove import prove_resume
+
+        return prove_resume(checked, arguments)
+    from fluxflow_registry.cli.train import train_run
+
+    assert signals is not None
+    return train_run(checked, registry, arguments, signals)
 
 
 def _kind(stated: str) -> str | None:

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import platform
-import signal
-import sys
-from hashlib import sha256
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
 from fluxflow_registry import __version__
 from fluxflow_registry.check import Checked
+from fluxflow_registry.cli.changes import changes, plugin_rows
 from fluxflow_registry.cli.common import emit, emit_json, say
+from fluxflow_registry.cli.signals import STOPPED, Signals
+from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine import folder as folders
+from fluxflow_registry.engine.batches import Reader
+from fluxflow_registry.engine.folder import ENVIRONMENT
 from fluxflow_registry.engine.loop import Stopped, train
 from fluxflow_registry.engine.run import Run, open_sources
 from fluxflow_registry.engine.shapes import prove_shapes
+from fluxflow_registry.engine.step import facts_of
 from fluxflow_registry.errors import Problem, RecipeError, RunError, TrainingError
 from fluxflow_registry.recipe import resolved
 from fluxflow_registry.registry import Registry
 from fluxflow_registry.resolve import resolve_recipe
-
-#: Stopped by a signal, checkpoint saved (EX_TEMPFAIL of sysexits.h).
-STOPPED = 75
+from fluxflow_registry.state import disk
 
 
 def device_of(name: str | None) -> torch.device:
@@ -61,7 +62,7 @@ def check_run(checked: Checked, device: str | None, as_json: bool) -> int:
     sources = open_sources(checked)
     counts = {name: len(source) for name, source in sources.items()}
     for source in sources.values():
-        source.batch([0], 0)
+        Reader(source, range(len(source)), 0).read(0, 1)
     if as_json:
         emit_json({"shapes": shapes, "samples": counts})
         return 0
@@ -75,7 +76,7 @@ def check_run(checked: Checked, device: str | None, as_json: bool) -> int:
     return 0
 
 
-def train_run(checked: Checked, registry: Registry, arguments: argparse.Namespace) -> int:
+def train_run(checked: Checked, registry: Registry, arguments: argparse.Namespace, signals: Signals) -> int:
     """Train, or go on with the unfinished run of this recipe; gives the exit code.
 
     Everything that can fail without training is tried before the run's folder is made.
@@ -88,8 +89,9 @@ def train_run(checked: Checked, registry: Registry, arguments: argparse.Namespac
     lock = folder.lock()
     try:
         write_facts(folder, resolved.dump(tree), registry, device)
+        folder.write_identity(finished=False, facts=begun(checked, sources, arguments.command))
         run = Run(checked, folder, sources, device)
-        _listen(run)
+        signals.run = run
         train(run)
     except Stopped:
         return STOPPED
@@ -121,69 +123,31 @@ def write_facts(folder: folders.RunFolder, recipe: str, registry: Registry, devi
         "torch": torch.__version__,
         "device": str(device),
         "threads": torch.get_num_threads(),
-        "plugins": [
-            {
-                "name": p.name,
-                "distribution": p.distribution,
-                "version": p.version,
-                "source": source_digest(p.where),
-                "error": p.error,
-            }
-            for p in registry.plugins
-        ],
+        "plugins": plugin_rows(registry),
     }
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
-    tell_changes(folder.path / "environment.json", facts["plugins"])
+    for told in changes(folder.path, facts):  # the run goes on with what there is now
+        say(f"note: since this run began, {told}")
     try:
-        (folder.path / "recipe.yaml").write_text(recipe)
-        (folder.path / "environment.json").write_text(json.dumps(facts, indent=2) + "\n")
-        folder.write_identity(finished=False)
+        disk.replace(folder.path / "recipe.yaml", recipe.encode())
+        disk.replace(folder.path / ENVIRONMENT, (json.dumps(facts, indent=2) + "\n").encode())
     except OSError as error:
         raise RunError(Problem(f"cannot be written: {error.strerror}", str(folder.path))) from None
 
 
-def tell_changes(file: Path, plugins: list[dict[str, Any]]) -> None:
-    """Say which plugins have changed since the run began: it goes on with the new ones."""
-    try:
-        before = {p["name"]: p.get("source") for p in json.loads(file.read_text())["plugins"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    for plugin in plugins:
-        if before.get(plugin["name"], plugin["source"]) != plugin["source"]:
-            say(f"note: plugin `{plugin['name']}` has changed since this run began")
-
-
-def source_digest(where: str) -> str | None:
-    """SHA-256 over the Python sources of a plugin, a module's name or a file; None where there are none."""
-    files = [Path(where)]
-    if not files[0].is_file():
-        spec = importlib.util.find_spec(where.partition(":")[0]) if where else None
-        if spec is None or spec.origin is None:
-            return None
-        origin = Path(spec.origin)
-        files = sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]
-    digest = sha256()
-    for file in files:
-        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
-def _listen(run: Run) -> None:
-    """First SIGINT or SIGTERM: finish the batch, save, leave with 75. Second: leave at once with 130."""
-
-    def heard(number: int, _: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        if run.stopping is not None:
-            say(f"{name} again: stopped at once; the last checkpoint stands")
-            # Workers and threads are not waited for: their work is not needed any more.
-            sys.stderr.flush()
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            raise SystemExit(130)
-        run.stopping = name
-
-    signal.signal(signal.SIGINT, heard)
-    signal.signal(signal.SIGTERM, heard)
+def begun(checked: Checked, sources: Mapping[str, Source], command: str) -> dict[str, Any]:
+    """What `--status` wants to know: how long the steps are at most, and the command that goes on, given where."""
+    steps = [facts_of(step, sources[step.step.settings.dataset]) for step in checked.steps]
+    directory = None
+    with suppress(OSError):  # it may be gone
+        directory = str(Path.cwd())
+    return {
+        "name": checked.recipe.name,
+        "steps": [{"name": step.name, "epochs": step.epochs, "batches": step.batches} for step in steps],
+        "command": command,
+        "directory": directory,
+    }
 
 
 def _out_of_memory(checked: Checked, error: Exception) -> TrainingError:

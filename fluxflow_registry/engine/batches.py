@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing.connection import wait
+from multiprocessing.queues import Queue
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -11,7 +20,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.randomness import derive
-from fluxflow_registry.errors import DataError, FluxflowError, Problem, one_line
+from fluxflow_registry.errors import LISTED, DataError, FluxflowError, Problem, SampleError, counted, one_line
+
+#: How often a batch is read anew with others in the places of damaged samples.
+ATTEMPTS = 20
+
+#: How often workers are started anew before a single batch has come from them.
+RESTARTS = 3
 
 
 def batches_per_epoch(source: Source, name: str, batch_size: int, max_steps: int | None, where: str) -> int:
@@ -29,66 +44,166 @@ def permutation(length: int, *place: int | str) -> torch.Tensor:
     return torch.randperm(length, generator=generator)
 
 
-class _Slices(Dataset[Any]):
-    """Batch number i of one epoch, so that loader workers can read any of them."""
+@frozen
+class Replaced:
+    """A sample that could not be read, what was taken in its place, and why."""
 
-    def __init__(self, source: Source, order: torch.Tensor, batch_size: int, seed: int) -> None:
+    index: int
+    instead: int
+    problem: Problem
+
+
+@frozen
+class Batch:
+    """The fields of a batch, the samples in it, and those that are not because they cannot be read."""
+
+    fields: Mapping[str, Any]
+    indices: tuple[int, ...]
+    replaced: tuple[Replaced, ...] = ()
+
+
+class Reader:
+    """Samples of a source in an order; what cannot be read gives its place to the next in the order.
+
+    What stands at a place is a function of the order and of the damage alone: not of the batch in
+    which it is read, nor of the process that reads it.
+    """
+
+    def __init__(self, source: Source, order: Sequence[int] | torch.Tensor, seed: int) -> None:
         self.source = source
         self.order = order
-        self.batch_size = batch_size
         self.seed = seed
+        self.damaged: dict[int, Problem] = {}
 
-    def __getitem__(self, index: int) -> dict[str, Any] | _Failure:
-        start = index * self.batch_size
+    def read(self, start: int, stop: int) -> Batch:
+        """The samples at places `start` .. `stop` - 1; raises DataError whatever goes wrong."""
+        for _ in range(ATTEMPTS):
+            chosen = [self._sound(place) for place in range(start, stop)]
+            try:
+                fields = self.source.batch(chosen, self.seed)
+            except SampleError as error:
+                self.damaged.update({index: error.samples[index] for index in chosen if index in error.samples})
+                if not self.damaged.keys() & set(chosen):  # it complains of samples that were not asked for
+                    raise DataError(error.problems) from error
+            except FluxflowError:
+                raise
+            except Exception as error:
+                shown = ", ".join(map(str, chosen[:8])) + (", ..." if len(chosen) > 8 else "")
+                message = f"{type(self.source).__name__} cannot give samples {shown}: {one_line(error)}"
+                raise DataError(message) from error
+            else:
+                return Batch(fields, tuple(chosen), self._replaced(start, chosen))
+        raise DataError(list(self.damaged.values())[:LISTED])
+
+    def _sound(self, place: int) -> int:
+        """The sample at a place of the order, or the first after it that is not known to be damaged."""
+        length = len(self.order)
+        for step in range(length):
+            index = int(self.order[(place + step) % length])
+            if index not in self.damaged:
+                return index
+        raise DataError(list(self.damaged.values())[:LISTED])
+
+    def _replaced(self, start: int, chosen: Sequence[int]) -> tuple[Replaced, ...]:
+        asked = [int(self.order[place]) for place in range(start, start + len(chosen))]
+        pairs = zip(asked, chosen, strict=True)
+        return tuple(Replaced(index, given, self.damaged[index]) for index, given in pairs if index != given)
+
+
+class _Epoch(Dataset[Any]):
+    """Batch number i of one epoch, so that loader workers can read any of them."""
+
+    def __init__(self, reader: Reader, batch_size: int) -> None:
+        self.reader = reader
+        self.batch_size = batch_size
+
+    def __getitem__(self, number: int) -> Batch | _Failure:
         try:
-            return self.read(start, start + self.batch_size)
+            return self.reader.read(number * self.batch_size, (number + 1) * self.batch_size)
         except FluxflowError as error:
             return _Failure(error.problems)
 
-    def read(self, start: int, stop: int) -> dict[str, Any]:
-        """The samples at places `start` .. `stop` - 1 of the epoch; raises DataError whatever goes wrong."""
-        indices = self.order[start:stop].tolist()
-        try:
-            return self.source.batch(indices, self.seed)
-        except FluxflowError:
-            raise
-        except Exception as error:
-            shown = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
-            message = f"{type(self.source).__name__} cannot give samples {shown}: {one_line(error)}"
-            raise DataError(message) from error
-
-    def run(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
-        """Batches `start` .. `stop` - 1; a source that likes to read many samples at once may.
-
-        A sample does not depend on the batch in which it is read, so slices of a longer read are exact.
-        """
-        ahead = max(1, getattr(self.source, "samples_at_once", 1) // self.batch_size)
+    def run(self, start: int, stop: int) -> Iterator[Batch]:
+        """Batches `start` .. `stop` - 1; a source that likes to read many samples at once may."""
+        ahead = max(1, getattr(self.reader.source, "samples_at_once", 1) // self.batch_size)
         size = self.batch_size
         for first in range(start, stop, ahead):
             count = min(ahead, stop - first)
-            read = self.read(first * size, (first + count) * size)
-            for index in range(count):
-                yield {name: field[index * size : (index + 1) * size] for name, field in read.items()}
+            read = self.reader.read(first * size, (first + count) * size)
+            for number in range(count):
+                yield _part(read, slice(number * size, (number + 1) * size))
+
+
+def _part(batch: Batch, which: slice) -> Batch:
+    indices = batch.indices[which]
+    fields = {name: field[which] for name, field in batch.fields.items()}
+    return Batch(fields, indices, tuple(r for r in batch.replaced if r.instead in indices))
 
 
 def epoch_batches(
     source: Source, batch_size: int, batches: int, start: int, workers: int, place: tuple[int | str, ...]
-) -> Iterator[Mapping[str, Any]]:
+) -> Iterator[Batch]:
     """The batches `start` .. `batches` - 1 of the epoch at `place`, read by `workers` processes (0: here)."""
-    slices = _Slices(source, permutation(len(source), *place), batch_size, derive("samples", *place))
-    if workers == 0:
-        return slices.run(start, batches)
+    reader = Reader(source, permutation(len(source), *place), derive("samples", *place))
+    epoch = _Epoch(reader, batch_size)
+    return epoch.run(start, batches) if workers == 0 else _supervised(epoch, start, batches, workers)
+
+
+def _supervised(epoch: _Epoch, start: int, stop: int, workers: int) -> Iterator[Batch]:
+    """The batches as worker processes read them; where one dies, new ones go on at the cursor."""
+    deaths = 0
+    while start < stop:
+        with _loading(epoch, range(start, stop), workers) as batches:
+            try:
+                for batch in batches:
+                    if isinstance(batch, _Failure):
+                        raise DataError(batch.problems)
+                    yield batch
+                    start, deaths = start + 1, 0
+            except (RuntimeError, OSError, EOFError) as error:  # whatever torch stumbles over
+                if not wait([worker.sentinel for worker in batches._workers], timeout=1):  # none has died
+                    raise DataError(f"the processes that read samples cannot go on: {one_line(error)}") from error
+                deaths += 1
+                if deaths > RESTARTS:
+                    raise _died(batches._workers) from error
+
+
+@contextmanager
+def _loading(epoch: _Epoch, numbers: range, workers: int) -> Iterator[Any]:
+    """Torch's loader with its workers killed at the end: they ignore signals, and torch would wait for each."""
     loader = DataLoader(
-        slices,
+        epoch,
         batch_size=None,
-        sampler=range(start, batches),
+        sampler=numbers,
         num_workers=workers,
         collate_fn=_as_it_is,
-        worker_init_fn=_quiet_worker,
+        worker_init_fn=partial(_quiet_worker, os.getpid()),
         # Its own generator: a loader without one draws a seed from torch's global generator.
         generator=torch.Generator().manual_seed(0),
     )
-    return _unwrapped(loader)
+    try:
+        batches: Any = iter(loader)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"no process that reads samples can be started: {one_line(error)}") from error
+    # torch would raise out of whatever runs when a worker dies, in the middle of an optimizer's step for
+    # one. It also finds out when the next batch is asked for, which is early enough.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield batches
+    finally:
+        for worker in batches._workers:
+            worker.kill()
+        # The old one may be locked for ever by a worker that was killed.
+        batches._workers_done_event = Event()
+        batches._shutdown_workers()
+
+
+def _died(workers: Sequence[Any]) -> DataError:
+    codes = sorted({worker.exitcode for worker in workers if worker.exitcode is not None})
+    told = ", ".join(f"signal {-code}" if code < 0 else f"exit code {code}" for code in codes)
+    hint = ("often", "too little memory, or too little shared memory (/dev/shm); try fewer `workers`")
+    message = f"the processes that read samples have died {counted(RESTARTS + 1, 'time')} in a row ({told})"
+    return DataError(Problem(message, None, (hint,)))
 
 
 @frozen
@@ -98,24 +213,34 @@ class _Failure:
     problems: tuple[Problem, ...]
 
 
-def _unwrapped(loader: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
-    for batch in loader:
-        if isinstance(batch, _Failure):
-            raise DataError(batch.problems)
-        yield batch
-
-
 def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _quiet_worker(_: int) -> None:
-    """Leave signals to the main process: it finishes the batch and then ends its workers."""
-    import signal
+def _quiet_worker(parent: int, _: int) -> None:
+    """Leave signals to the main process, which ends its workers, and follow it where it dies.
 
+    torch's worker looks after its parent too, but only between batches, and it then waits for ever to
+    hand over what nobody reads any more.
+    """
+    Thread(target=_follow, args=(parent,), daemon=True).start()
+    # A batch that cannot be handed over would be waited for in vain.
+    Queue._on_queue_feeder_error = staticmethod(_cannot_hand_over)  # type: ignore[attr-defined]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
+
+
+def _cannot_hand_over(error: Exception, _: Any) -> None:
+    sys.stderr.write(f"a batch cannot be handed over by the process that has read it: {one_line(error)}\n")
+    sys.stderr.flush()
+    os._exit(70)
+
+
+def _follow(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

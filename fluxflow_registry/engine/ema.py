@@ -21,15 +21,17 @@ class Average:
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
         self._theta = [p.detach() for p in model.parameters()]
         self._w: list[Tensor] = list(self.module.parameters())
-        self._buffers = list(zip(self.module.buffers(), model.buffers(), strict=True))
+        self._model = model
 
     @torch.no_grad()
     def update(self, done: int) -> None:
         """Take in the weights after batch number `done` (from 0)."""
         decay = min(self.decay, (1 + done) / (10 + done)) if self.warmup else self.decay
         torch._foreach_lerp_(self._w, self._theta, 1 - decay)
-        for mine, theirs in self._buffers:
-            mine.copy_(theirs)
+        # Looked up anew: a module may put another tensor in a buffer's place instead of changing the one it has.
+        for mine, theirs in zip(self.module.modules(), self._model.modules(), strict=True):
+            for name, buffer in theirs._buffers.items():
+                mine._buffers[name] = None if buffer is None else buffer.clone()
 
     def adopt(self, model: nn.Module) -> None:
         """Make the averaged weights the model's own."""

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from fluxflow_registry.check import CheckedEvaluation
-from fluxflow_registry.engine.batches import to_device
+from fluxflow_registry.contracts import Position
+from fluxflow_registry.engine.batches import Reader, to_device
 from fluxflow_registry.engine.randomness import Draws, derive
 from fluxflow_registry.engine.run import Run
 from fluxflow_registry.engine.step import LiveStep
 from fluxflow_registry.engine.values import Values, bind, evaluate, failed
 
 
-def measure(
-    run: Run, live: LiveStep, checked: CheckedEvaluation, stopping: Callable[[], bool]
-) -> dict[str, float] | None:
+def measure(run: Run, live: LiveStep, checked: CheckedEvaluation) -> dict[str, float]:
     """Each metric's mean over the evaluation's samples; the same samples and noise every time.
 
-    Gives None when the run is to stop before the last batch is measured.
+    Raises Interrupted when the run is to stop before the last batch is measured.
     """
     settings = checked.evaluation.settings
     source = run.sources[settings.dataset]
@@ -37,14 +34,14 @@ def measure(
     wanted = [name for name in needed if checked.values[name].source == "value"]
     sums: dict[str, float] = {}
     seed = derive(run.seed, "evaluate", checked.evaluation.name)
-    sampler = run.checked.sampler.instance if run.checked.sampler else None
+    reader = Reader(source, range(len(source)), seed)
+    sampler = run.sampler
     with torch.no_grad():
         for start in range(0, count, settings.batch_size):
-            if stopping():
-                live.train_mode()
-                return None
-            indices = range(start, min(start + settings.batch_size, count))
-            batch = to_device(source.batch(list(indices), seed), run.device)
+            run.poll()
+            read = reader.read(start, min(start + settings.batch_size, count))
+            run.tell_replaced(settings.dataset, read, Position())
+            batch = to_device(read.fields, run.device)
             size = tuple(batch["image"].shape[-2:]) if "image" in batch else live.context["image_size"]
             draws.at(seed, start)
             values.begin(batch, step_batch=0, sampler=sampler, image_size=size)
@@ -54,6 +51,8 @@ def measure(
                 arguments = values.arguments(metric, frozenset(), as_float=True)
                 try:
                     found = metric.call(**arguments)
+                except torch.OutOfMemoryError:
+                    raise
                 except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
                     raise failed("metric", metric, arguments, error) from error
                 named = found if isinstance(found, dict) else {label: found}
@@ -61,6 +60,5 @@ def measure(
                     # Two metrics may call their figures the same: the second tells its own name too.
                     figures[f"{label}/{name}" if name in figures else name] = float(value)
             for name, figure in figures.items():
-                sums[name] = sums.get(name, 0.0) + figure * len(indices)
-    live.train_mode()
+                sums[name] = sums.get(name, 0.0) + figure * len(read.indices)
     return {name: total / count for name, total in sums.items()}

@@ -5,17 +5,32 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
-from attrs import frozen
+from attrs import asdict, frozen
 
-from fluxflow_registry.errors import Problem, RunError
+from fluxflow_registry.contracts import Position
+from fluxflow_registry.errors import Problem, RunError, one_line
+from fluxflow_registry.state import disk
 
 IDENTITY = "run.json"
+
+#: Where a run records the plugins, and what else, it is trained with.
+ENVIRONMENT = "environment.json"
 LOCK = ".lock"
+POSITION = "position.json"
+
+#: Seconds for which a lock is waited for whose holder is dead.
+ORPHANS_LEAVE = 5.0
+
+_SIGNED = re.compile(r"process (\d+) on (\S+)")
 
 
 @frozen
@@ -42,24 +57,89 @@ class RunFolder:
         except OSError as error:
             raise RunError(Problem(f"cannot be written: {error.strerror}", str(self.path))) from None
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(handle)
         except OSError:
             handle.seek(0)
             holder = handle.read().strip() or "another process"
             handle.close()
             raise RunError(Problem(f"is in use by {holder}", str(self.path))) from None
-        handle.seek(0)
-        handle.truncate()
-        handle.write(f"process {os.getpid()} on {os.uname().nodename}")
-        handle.flush()
+        with suppress(OSError):  # a full disk: the lock holds without a signature
+            os.ftruncate(handle.fileno(), 0)
+            os.write(handle.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())
         return handle
 
-    def write_identity(self, finished: bool) -> None:
-        """Record which recipe runs here, and whether it is through."""
-        content = json.dumps({"recipe": self.digest, "finished": finished}, indent=1) + "\n"
-        working = self.path / f".{IDENTITY}.writing"
-        working.write_text(content)
-        working.replace(self.path / IDENTITY)
+    def write_identity(self, finished: bool, facts: Mapping[str, Any] | None = None) -> None:
+        """Record which recipe runs here, and whether it is through; without `facts`, those recorded stand.
+
+        Whether it begins or ends here: the live position of the process before is of no more use.
+        """
+        known = read_identity(self.path) if facts is None else facts
+        content = {**known, "recipe": self.digest, "finished": finished}
+        try:
+            (self.path / POSITION).unlink(missing_ok=True)
+            disk.replace(self.path / IDENTITY, (json.dumps(content, indent=1) + "\n").encode())
+        except OSError as error:
+            raise RunError(Problem(f"cannot be written: {error.strerror}", str(self.path))) from None
+
+    def note(self, position: Position) -> None:
+        """Leave word of how far training is: a hint for `--status`, not synced, never read by training."""
+        working = self.path / f".{POSITION}.writing"
+        try:
+            working.write_text(json.dumps({**asdict(position), "time": time.time()}) + "\n")
+            working.replace(self.path / POSITION)
+        except OSError:
+            with suppress(OSError):
+                working.unlink(missing_ok=True)
+
+
+def _take(handle: IO[str]) -> None:
+    """Lock a file; raises OSError where another process holds it.
+
+    One that only looks at it (`held_by`) is gone in a moment, and so are the workers of one that was
+    killed: they hold what it held until they notice.
+    """
+    begun = time.monotonic()
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() - begun > (ORPHANS_LEAVE if _is_dead(handle) else 0.1):
+                raise
+            time.sleep(0.02)
+
+
+def _is_dead(handle: IO[str]) -> bool:
+    """Whether the process that has signed the lock was one of this machine and is no more."""
+    handle.seek(0)
+    signed = _SIGNED.match(handle.read(200))
+    if signed is None or signed[2] != os.uname().nodename:
+        return False
+    try:
+        os.kill(int(signed[1]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+def held_by(folder: Path) -> str | None:
+    """The process that holds a run's folder, if one does; nothing is changed, and nobody waited for."""
+    try:
+        handle = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with suppress(OSError):
+            return os.read(handle, 200).decode(errors="replace").strip() or "another process"
+        return "another process"
+    except OSError:  # a disk that knows no locks
+        return None
+    finally:
+        os.close(handle)
+    return None
 
 
 def digest_of(recipe: Any) -> str:
@@ -67,11 +147,23 @@ def digest_of(recipe: Any) -> str:
     return sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file says; raises RunError where it cannot be read."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise RunError(Problem("is no file", str(path)))
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise RunError(Problem(f"cannot be read: {error.strerror}", str(path))) from None
+    except (ValueError, RecursionError) as error:
+        raise RunError(Problem(f"is no valid JSON: {one_line(error)}", str(path))) from None
+
+
 def read_identity(folder: Path) -> dict[str, Any]:
     """What is recorded of a run; empty where nothing is."""
     try:
-        content = json.loads((folder / IDENTITY).read_bytes())
-    except (OSError, ValueError):
+        content = read_json(folder / IDENTITY)
+    except RunError:
         return {}
     return content if isinstance(content, dict) else {}
 

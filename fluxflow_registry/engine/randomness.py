@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from hashlib import blake2b
 
 import torch
@@ -11,6 +12,16 @@ def derive(*parts: int | str) -> int:
     """A 63-bit seed that is a pure function of its parts (BLAKE2b of their text)."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def prefer_repeatable(device: torch.device) -> None:
+    """On a GPU let torch choose kernels that give the same bits every time, and warn of those that cannot."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Nothing here reads what nobody has written.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = False
 
 
 class Draws:

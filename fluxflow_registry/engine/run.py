@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pluggy
 import torch
-from torch import nn
+from attrs import asdict, evolve
+from torch import Tensor, nn
 
 from fluxflow_registry import lifecycle
 from fluxflow_registry.check import Checked, Configured, world_of
-from fluxflow_registry.contracts import Position, Source
-from fluxflow_registry.engine.batches import to_device
+from fluxflow_registry.contracts import Position, Sampler, Source, VelocityField
+from fluxflow_registry.engine.batches import Batch, Reader, to_device
 from fluxflow_registry.engine.folder import RunFolder
-from fluxflow_registry.engine.randomness import Draws, derive
+from fluxflow_registry.engine.randomness import Draws, derive, prefer_repeatable
+from fluxflow_registry.engine.saving import Saved, Saver
+from fluxflow_registry.engine.stateful import Beginnings
 from fluxflow_registry.engine.step import LiveStep, StepFacts, facts_of
 from fluxflow_registry.engine.turn import made
 from fluxflow_registry.engine.values import Values, evaluate
 from fluxflow_registry.errors import DataError, FluxflowError, Problem, RecipeError, RunError, TrainingError, one_line
 from fluxflow_registry.plan.resolve import Ask, Provider, resolve
 from fluxflow_registry.signature import Signature
-from fluxflow_registry.state import store
+from fluxflow_registry.state import checkpoints, store
+from fluxflow_registry.state.models import write_model
 
-#: Passing checkpoints that are kept, beside the end of each step.
-KEPT = 2
+#: Events that the run tells again when it goes on, so that what observers do then may be broken off.
+TOLD_AGAIN = frozenset({"step_started", "epoch_started", "evaluated", "epoch_ended", "step_ended", "run_ended"})
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: whatever is being drawn or measured is not needed now
+    """The run is to stop: raised while something is drawn or measured, which is then done again."""
 
 
 class Run:
@@ -42,6 +51,7 @@ class Run:
         self.run_folder = folder
         self.folder: Path = folder.path
         self.device = device
+        prefer_repeatable(device)
         self.session = datetime.now().strftime("%Y%m%d_%H%M%S")
         self.sources = sources
         self.steps: list[StepFacts] = [
@@ -51,8 +61,18 @@ class Run:
         self.live: LiveStep | None = None
         #: For each step, evaluation and metric: the latest figure.
         self.results: dict[str, dict[str, dict[str, float]]] = {}
+        #: For each dataset: samples that cannot be read, by index, and why.
+        self.damaged: dict[str, dict[str, str]] = {}
+        #: The identity of each dataset whose samples could change.
+        self.data = {name: str(source.digest) for name, source in sources.items() if hasattr(source, "digest")}
         self.stopping: str | None = None
+        #: Whether this is a replay, which leaves nothing behind.
+        self.silent = False
         self.observers = observers_of(checked)
+        #: Observers that could not write, and why.
+        self.excused: set[tuple[str, int | None]] = set()
+        self.saver = Saver(folder.checkpoints)
+        self.beginnings = Beginnings(checked.steps)
 
     def reset_models(self) -> None:
         """Give the models their initial weights back."""
@@ -60,19 +80,71 @@ class Run:
             self.models[name].load_state_dict(model.state_dict())
 
     def tell(self, event: str, **facts: Any) -> None:
-        """Tell all observers; one that raises ends the run, named."""
-        try:
-            getattr(self.observers.hook, event)(run=self, **facts)
-        except FluxflowError:
-            raise
-        except Exception as error:
-            raise TrainingError(f"an observer failed in `{event}`: {one_line(error)}") from error
+        """Tell each observer; one that raises ends the run, named, unless the disk is to blame."""
+        offered = {"run": self, **facts}
+        for heard in reversed(getattr(self.observers.hook, event).get_hookimpls()):
+            try:
+                heard.function(**{name: offered[name] for name in heard.argnames})
+            except FluxflowError:
+                raise
+            except Interrupted:
+                # Elsewhere the batch has moved on already, and the stop comes at its end.
+                if event in TOLD_AGAIN:
+                    raise
+            except OSError as error:
+                self._excuse(heard.plugin_name, event, error, facts.get("position", Position()))
+            except Exception as error:
+                message = f"observer `{heard.plugin_name}` failed in `{event}`: {one_line(error)}"
+                raise TrainingError(message) from error
+
+    def _excuse(self, observer: str, event: str, error: OSError, position: Position) -> None:
+        """Warn once of an observer that cannot write: what is trained does not depend on it."""
+        if (observer, error.errno) not in self.excused:
+            self.excused.add((observer, error.errno))
+            message = f"observer `{observer}` failed in `{event}`: {one_line(error)}; training goes on without"
+            self.tell("warned", position=position, message=message)
+
+    def poll(self) -> None:
+        """Raise Interrupted where the run was asked to stop."""
+        if self.stopping is not None:
+            raise Interrupted
+
+    def reached(self, position: Position) -> None:
+        """A batch is about to be trained on; a replay ends here."""
+
+    @property
+    def sampler(self) -> Sampler | None:
+        """The recipe's sampler, which looks up at every step whether the run is to stop."""
+        if self.checked.sampler is None:
+            return None
+        sampler = self.checked.sampler.instance
+
+        def polled(velocity: VelocityField, noise: Tensor) -> Tensor:
+            def field(x: Tensor, t: Tensor) -> Tensor:
+                self.poll()
+                return velocity(x, t)
+
+            sample: Tensor = sampler(field, noise)
+            return sample
+
+        return polled
 
     def peek(self, dataset: str, count: int) -> dict[str, Any]:
         """The first `count` samples of a dataset, as a batch on the run's device."""
         source = self.sources[dataset]
-        indices = range(min(count, len(source)))
-        return to_device(source.batch(list(indices), derive(self.seed, "peek", dataset)), self.device)
+        reader = Reader(source, range(len(source)), derive(self.seed, "peek", dataset))
+        read = reader.read(0, min(count, len(source)))
+        self.tell_replaced(dataset, read, Position())
+        return to_device(read.fields, self.device)
+
+    def tell_replaced(self, dataset: str, batch: Batch, position: Position) -> None:
+        """Tell of samples that cannot be read and whose places others have taken, each once in a run."""
+        known = self.damaged.setdefault(dataset, {}) if batch.replaced else {}
+        for replaced in batch.replaced:
+            if str(replaced.index) not in known:
+                known[str(replaced.index)] = told = str(replaced.problem)
+                message = f"dataset `{dataset}`: sample {replaced.index} is replaced by the next one\n    {told}"
+                self.tell("warned", position=position, message=message)
 
     def draw(self, values: Sequence[str], batch: Mapping[str, Any]) -> dict[str, Any]:
         """Values computed from `batch` without gradient, with averaged weights where there are any."""
@@ -82,34 +154,64 @@ class Run:
         if size is None and self.live is not None:
             size = self.live.context["image_size"]
         fields = {name: field for name, field in batch.items() if name != "image_size"}
-        try:
-            return compute(self.checked, step.providers, models, values, fields, self.seed, self.device, size)
-        finally:
-            if self.live is not None:
-                self.live.train_mode()
+        self.poll()
+        with self.live.aside() if self.live else nullcontext():
+            return compute(
+                self.checked, step.providers, models, values, fields, self.seed, self.device, size, self.sampler
+            )
 
-    def save(self, position: Position, ended: str | None = None) -> Path:
-        """Commit a checkpoint of everything that is not a function of the position."""
-        step = ended or self.steps[position.step].name
+    def save(self, position: Position, kind: checkpoints.Kind, step: LiveStep, wait: bool = False) -> Path:
+        """Save everything that is not a function of the position; the disk is waited for only if told so.
+
+        Raises TrainingError where it is waited for and cannot be written; otherwise that is a warning.
+        """
         state: dict[str, dict[str, Any]] = {"model": {name: model.state_dict() for name, model in self.models.items()}}
-        if self.live is not None and ended is None:
-            state.update(self.live.state())
-        name = store.name_of(position.run_batch, step, ended is not None)
-        folder = store.save(self.run_folder.checkpoints, name, state, self.meta(position, step))
-        store.retain(self.run_folder.checkpoints, KEPT)
-        self.tell("checkpoint_saved", position=position, folder=folder)
-        return folder
+        if kind != "end":
+            state.update(step.state())
+        name = checkpoints.name_of(position.run_batch, step.facts.name, kind)
+        meta, keep = self.meta(position, step.facts.name), step.settings.keep_checkpoints
+        models = {("model", n): m for n, m in self.models.items()} | {
+            ("ema", n): average.module for n, average in step.averages.items()
+        }
+        buffers = {part: {key for key, _ in model.named_buffers()} for part, model in models.items()}
+        self._heed(self.saver.begin(name, position, state, meta, step.frozen, keep, buffers), needed=False)
+        if wait:
+            self.collect(wait=True, needed=True)
+        return self.run_folder.checkpoints / name
+
+    def collect(self, wait: bool = False, needed: bool = False) -> None:
+        """Tell of the checkpoint that is being written, if it is written, or once it is."""
+        self._heed(self.saver.wait() if wait else self.saver.poll(), needed)
+
+    def _heed(self, saved: Saved | None, needed: bool) -> None:
+        if saved is None:
+            return
+        if saved.error is None:
+            self.tell("checkpoint_saved", position=saved.position, folder=saved.folder)
+            return
+        left = checkpoints.listing(self.run_folder.checkpoints)
+        stands = f"checkpoint {left[0].folder.name} stands" if left else "there is no checkpoint yet"
+        if needed:
+            notes = (("what is left", f"{stands}; the same command goes on from there"),)
+            raise TrainingError([*saved.error.problems[:-1], evolve(saved.error.problems[-1], notes=notes)])
+        message = f"{saved.error}\n    {stands}; training goes on, and saves again when the next one is due"
+        self.tell("warned", position=saved.position, message=message)
 
     def meta(self, position: Position, step: str) -> dict[str, Any]:
         """The JSON side of a checkpoint."""
-        place = {
-            "step": position.step,
-            "epoch": position.epoch,
-            "batch": position.batch,
-            "step_batch": position.step_batch,
-            "run_batch": position.run_batch,
+        return {
+            "position": asdict(position),
+            "step": step,
+            "recipe": self.run_folder.digest,
+            "results": self.results,
+            "damaged": self.damaged,
+            "data": self.data,
         }
-        return {"position": place, "step": step, "recipe": self.run_folder.digest, "results": self.results}
+
+    def note(self, position: Position) -> None:
+        """Leave word of how far training is, for whoever asks meanwhile."""
+        if not self.silent:
+            self.run_folder.note(position)
 
     def load_weights(self, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         """Take the models' weights from a checkpoint; gives the rest of it."""
@@ -117,11 +219,19 @@ class Run:
         for name, model in self.models.items():
             try:
                 model.load_state_dict(state["model"][name])
-            except (KeyError, RuntimeError) as error:
+            except (KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
                 message = f"does not hold model `{name}` as the recipe describes it: {one_line(error)}"
                 hint = ("go on", "with the plugins and versions of environment.json, or begin anew with --fresh")
                 raise RunError(Problem(message, str(folder), (hint,))) from error
         return state, meta
+
+    def end_of(self, step: str) -> Path:
+        """The checkpoint in which a step ended; raises RunError where it is not there."""
+        root = self.run_folder.checkpoints
+        for found in checkpoints.listing(root):
+            if found.end and found.step == step:
+                return found.folder
+        raise RunError(Problem(f"the end of step `{step}` is not there; begin anew with --fresh", str(root)))
 
     def write_final(self) -> Path:
         """Write each model's weights and architecture to `final/`, or `final/<step>/` for each branch."""
@@ -129,11 +239,10 @@ class Run:
         final = self.folder / "final"
         for leaf in leaves:
             if len(leaves) > 1:
-                end = next(f for f in store.listing(self.run_folder.checkpoints) if f.end and f.step == leaf.name)
-                self.load_weights(end.folder)
+                self.load_weights(self.end_of(leaf.name))
             for name, model in self.models.items():
                 target = final / name if len(leaves) == 1 else final / leaf.name / name
-                store.write_model(target, config_of(self.checked.models[name]), model.state_dict())
+                write_model(target, config_of(self.checked.models[name]), model.state_dict())
         return final
 
 
@@ -198,6 +307,7 @@ def compute(
     seed: int,
     device: torch.device,
     image_size: tuple[int, int] | None,
+    sampler: Sampler | None,
 ) -> dict[str, Any]:
     """The named values of a batch, without gradient; raises RunError for a name that nothing provides."""
     world = world_of(batch, models, providers, checked.sampler is not None, image_size is not None, "the batch")
@@ -212,7 +322,6 @@ def compute(
     for model in models.values():
         model.eval()
     values = Values(plan, providers, models, draws)
-    sampler = checked.sampler.instance if checked.sampler else None
     values.begin(batch, step_batch=0, sampler=sampler, image_size=image_size)
     with torch.no_grad():
         return evaluate(values, names)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import torch
-from attrs import frozen
-from torch import nn
+from attrs import asdict, frozen
+from torch import Tensor, nn
 
 from fluxflow_registry.check import CheckedStep
 from fluxflow_registry.contracts import Ending, Position, Source
-from fluxflow_registry.engine.batches import batches_per_epoch, epoch_batches, to_device
+from fluxflow_registry.engine.batches import Batch, batches_per_epoch, epoch_batches, to_device
 from fluxflow_registry.engine.ema import Average
 from fluxflow_registry.engine.randomness import Draws
+from fluxflow_registry.engine.stateful import Guard, served_by, stateful_of
 from fluxflow_registry.engine.tally import Tally
 from fluxflow_registry.engine.turn import Turn, autocast_of
 from fluxflow_registry.engine.values import Values
-from fluxflow_registry.errors import counted
+from fluxflow_registry.errors import FluxflowError, Problem, TrainingError, counted, one_line
 
 
 @frozen(eq=False)
@@ -83,6 +85,42 @@ class LiveStep:
         ema = self.settings.ema
         self.averages = {name: Average(models[name], ema.decay, ema.warmup) for name in ema.models} if ema else {}
         self.tally = Tally()
+        self.stateful = stateful_of(checked)
+        trained = {name: models[name] for name in facts.trains}
+        serving = [(served_by(name), instance) for name, instance in self.stateful.items()]
+        self.guard = Guard(trained, [*serving, *((turn.name, turn.weigher) for turn in self.turns)])
+        #: The samples of the batches whose gradients are averaged.
+        self.samples: list[int] = []
+        #: How often the step was put back to its last good state.
+        self.rollbacks = 0
+        #: Why the step is over, once it is.
+        self.verdict: Ending | None = None
+        self._untrained = {
+            name: [buffer.clone() for buffer in model.buffers()]
+            for name, model in models.items()
+            if name not in facts.trains
+        }
+
+    @property
+    def frozen(self) -> list[tuple[str, str]]:
+        """The parts of the state that are what they were when the step began: models that nothing trains.
+
+        One whose buffers have moved nevertheless, because it counts its calls for one, is none of them.
+        """
+        return [("model", name) for name, before in self._untrained.items() if _same(self.models[name], before)]
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Measure or draw without a trace: buffers and what components keep are put back afterwards."""
+        values = [provider.instance for provider in self.checked.providers.values()]
+        keeping = {id(instance): (None, instance) for instance in (*values, *self.stateful.values())}
+        guard = Guard(self.evaluation_models(), keeping.values())
+        guard.remember()
+        try:
+            yield
+        finally:
+            guard.undo(())
+            self.train_mode()
 
     @cached_property
     def context(self) -> dict[str, Any]:
@@ -96,7 +134,7 @@ class LiveStep:
         for name, model in self.models.items():
             model.train(name in self.facts.trains)
 
-    def batches(self, epoch: int, start: int) -> Iterator[Mapping[str, Any]]:
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on."""
         settings = self.settings
         place = (self.seed, self.facts.name, settings.dataset, epoch)
@@ -111,16 +149,23 @@ class LiveStep:
         start = batch - batch % self.settings.accumulate
         return min(self.settings.accumulate, self.facts.batches - start)
 
-    def take(self, batch: Mapping[str, Any], position: Position) -> None:
+    def take(self, batch: Batch, position: Position) -> None:
         """Train on one batch: each update in turn, then the averages."""
         closing = self.closes_window(position.batch)
+        if position.batch % self.settings.accumulate == 0:
+            self.guard.remember()
+            self.samples = []
+        self.samples.extend(batch.indices)
         self.draws.at(self.seed, self.facts.name, position.step_batch)
-        self.values.begin(to_device(batch, self.device), step_batch=position.step_batch, **self.context)
+        self.values.begin(to_device(batch.fields, self.device), step_batch=position.step_batch, **self.context)
         metrics: dict[str, Any] = {}
         for turn in self.turns:
             metrics.update(turn.take(position.step_batch, closing, self.window(position.batch)))
         if closing:
-            skipped = {model for turn in self.turns if turn.outcome == "skipped" for model in turn.plan.trains}
+            left_out = [turn for turn in self.turns if turn.outcome == "skipped"]
+            skipped = {model for turn in left_out for model in turn.plan.trains}
+            if left_out:
+                self.guard.undo([turn.name for turn in left_out])
             for name, average in self.averages.items():
                 if name not in skipped:
                     average.update(position.step_batch)
@@ -135,27 +180,64 @@ class LiveStep:
         for name, average in self.averages.items():
             average.adopt(self.models[name])
 
-    def ending(self, epoch: int) -> Ending | None:
-        """Whether the step is over after `epoch` epochs."""
-        if self.checked.until is None:
-            return Ending(counted(epoch, "epoch")) if epoch >= self.settings.epochs else None
+    def judge(self, epoch: int) -> None:
+        """After an epoch, the only time that it is asked: whether the step is over."""
+        until = self.checked.until
+        if until is None:
+            self.verdict = Ending(counted(epoch, "epoch")) if epoch >= self.settings.epochs else None
+            return
         offered = {"epoch": epoch, "epochs": self.settings.epochs, "history": self.tally.history}
-        needs = self.checked.until.component.signature.needs
-        verdict: Ending | None = self.checked.until.instance(**{name: offered[name] for name in needs})
-        return verdict
+        try:
+            self.verdict = until.instance(**{name: offered[name] for name in until.component.signature.needs})
+        except FluxflowError:
+            raise
+        except Exception as error:
+            message = f"transition `{until.component.name}` failed after epoch {epoch}: {one_line(error)}"
+            raise TrainingError(Problem(message, until.where, (("defined in", until.component.where),))) from error
+
+    @property
+    def skipping(self) -> bool:
+        """Whether the latest batches are being left out."""
+        return any(turn.skipped_in_a_row for turn in self.turns)
 
     def state(self) -> dict[str, dict[str, Any]]:
         """The state of the step by section, for the checkpoint."""
         return {
             "update": {turn.name: turn.state() for turn in self.turns},
             "ema": {name: average.state_dict() for name, average in self.averages.items()},
-            "tally": {"metrics": self.tally.state_dict()},
+            "component": {name: instance.state_dict() for name, instance in self.stateful.items()},
+            "tally": {
+                "metrics": self.tally.state_dict(),
+                "rollbacks": self.rollbacks,
+                "verdict": asdict(self.verdict) if self.verdict else None,
+            },
         }
 
     def load(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Take the state back."""
         for turn in self.turns:
             turn.load(state["update"][turn.name])
+        self._load_moving(state)
+        self.tally.load_state_dict(state["tally"]["metrics"])
+        self.rollbacks = state["tally"]["rollbacks"]
+        verdict = state["tally"]["verdict"]
+        self.verdict = Ending(**verdict) if verdict else None
+
+    def roll_back(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take back everything that training moves, but not what is counted: that goes on."""
+        for turn in self.turns:
+            turn.load_parts(state["update"][turn.name])
+            turn.skipped_in_a_row = 0
+        self._load_moving(state)
+        self.rollbacks += 1
+
+    def _load_moving(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         for name, average in self.averages.items():
             average.load_state_dict(state["ema"][name])
-        self.tally.load_state_dict(state["tally"]["metrics"])
+        for name, instance in self.stateful.items():
+            instance.load_state_dict(state["component"][name])
+
+
+def _same(model: nn.Module, buffers: Sequence[Tensor]) -> bool:
+    now = list(model.buffers())
+    return len(now) == len(buffers) and all(map(torch.equal, now, buffers))

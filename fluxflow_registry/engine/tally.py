@@ -28,7 +28,7 @@ class Tally:
         self.figures: dict[str, list[float]] = {}  # name: [count, sum, minimum, maximum]
         self.last: dict[str, deque[float]] = {}
         self.history: dict[str, list[Summary]] = {}
-        #: What was fetched last: of a lazy loss, the value of its latest batch.
+        #: What was counted since the last log: of a lazy loss, the value of its latest batch.
         self.latest: dict[str, float] = {}
 
     def add(self, metrics: Mapping[str, Tensor | float]) -> None:
@@ -36,12 +36,11 @@ class Tally:
         self.pending.append(metrics)
 
     def fetch(self) -> dict[str, float]:
-        """Count what is pending; gives each metric's latest value since the last time, as numbers."""
+        """Count what is pending; gives each metric's latest value since the last log, as numbers."""
         if not self.pending:
             return self.latest
         tensors = [v for metrics in self.pending for v in metrics.values() if isinstance(v, Tensor)]
         numbers = iter(torch.stack([t.float() for t in tensors]).tolist() if tensors else ())
-        self.latest = {}
         for metrics in self.pending:
             values = {name: next(numbers) if isinstance(v, Tensor) else v for name, v in metrics.items()}
             self.latest.update(values)
@@ -49,6 +48,12 @@ class Tally:
                 self._count(name, number)
         self.pending.clear()
         return self.latest
+
+    def logged(self) -> dict[str, float]:
+        """The latest value of each metric since this was asked last."""
+        latest = self.fetch()
+        self.latest = {}
+        return latest
 
     def _count(self, name: str, number: float) -> None:
         if not math.isfinite(number):
@@ -68,19 +73,17 @@ class Tally:
         last = self.last.get(name)
         return sum(last) / len(last) if last else math.nan
 
-    def close_epoch(self) -> dict[str, Summary]:
-        """Turn the epoch's figures into one Summary a metric, and begin the next epoch."""
+    def summaries(self) -> dict[str, Summary]:
+        """The epoch's figures as one Summary a metric."""
         self.fetch()
-        summaries = {
+        return {
             name: Summary(total / count, least, most, self.smoothed(name))
             for name, (count, total, least, most) in self.figures.items()
         }
-        self.figures.clear()
-        self.record(summaries)
-        return summaries
 
-    def record(self, summaries: Mapping[str, Summary]) -> None:
-        """Add an epoch's summaries to the history."""
+    def close_epoch(self, summaries: Mapping[str, Summary]) -> None:
+        """Add an epoch's summaries to the history, and begin the next epoch."""
+        self.figures.clear()
         for name, summary in summaries.items():
             self.history.setdefault(name, []).append(summary)
 
@@ -89,6 +92,7 @@ class Tally:
         self.fetch()
         return {
             "figures": self.figures,
+            "latest": self.latest,
             "last": {name: list(values) for name, values in self.last.items()},
             "history": {
                 name: [[s.mean, s.minimum, s.maximum, s.smoothed] for s in summaries]
@@ -98,6 +102,7 @@ class Tally:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take everything back."""
+        self.latest = dict(state["latest"])
         self.figures = {name: list(figures) for name, figures in state["figures"].items()}
         self.last = {name: deque(values, maxlen=SMOOTHED) for name, values in state["last"].items()}
         history: Mapping[str, Sequence[Sequence[float]]] = state["history"]

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from fluxflow_registry.check import CheckedUpdate
 from fluxflow_registry.engine.backward import Term, split_of, walk_back
+from fluxflow_registry.engine.evidence import Evidence, evidence_of
 from fluxflow_registry.engine.values import Binding, Values, bind, failed
 from fluxflow_registry.errors import FluxflowError, Problem, TrainingError, one_line
 from fluxflow_registry.plan.step import StepPlan, UpdatePlan
 
-_COUNTS = ("skipped_in_a_row", "steps", "skips")
+_COUNTS = ("skipped_in_a_row", "skipping_since", "steps", "skips")
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -65,7 +66,8 @@ class Turn:
         self.values = values
         self.precision = precision
         self.clip = checked.clip_grad_norm
-        self.parameters = [p for name in checked.trains for p in models[name].parameters()]
+        self.named = {f"{name}.{key}": p for name in checked.trains for key, p in models[name].named_parameters()}
+        self.parameters = list(self.named.values())
         # For each split on this update's way, in order: how many splits lie before it.
         names = [name for name in self.plan.order if name in plan.splits]
         self.splits = {name: _stage(names, plan.values[name].upstream) for name in names}
@@ -80,7 +82,12 @@ class Turn:
         )
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
         self.weigher = made(checked.balancer, losses=list(checked.losses)) if checked.balancer else None
-        self.skipped_in_a_row = 0
+        #: Batches left out one after the other, and the step's batch at which that began.
+        self.skipped_in_a_row = self.skipping_since = 0
+        #: What was not finite in the first of them, until the next begins.
+        self.evidence: Evidence | None = None
+        #: For each batch whose gradients wait for the optimizer: its losses.
+        self.given: list[dict[str, Tensor]] = []
         #: How often the optimizer has stepped, and how often a batch was left out.
         self.steps = self.skips = 0
         #: What became of the latest batch: the optimizer stepped, skipped it, or waits for the window.
@@ -102,18 +109,25 @@ class Turn:
         metrics: dict[str, Tensor | float] = {}
         self.outcome = "waited"
         active = [loss for loss in self.losses if step_batch % loss.every == 0]
+        losses: dict[str, Tensor] = {}
         if active:
             self.values.compute(self._order(active), self.plan.carries)
             losses = {loss.label: self._call(loss) for loss in active}
             total, terms = self._terms(active, losses, step_batch)
+            if self.values.watch is not None:
+                self.values.watch("total", self.name, total)
             self._backward(terms, window)
             self.window = total if self.window is None else self.window + total
             metrics[f"{self.name}_loss"] = total
             metrics.update({f"{self.name}/{label}": loss.detach() for label, loss in losses.items()})
+        self.given.append({label: loss.detach() for label, loss in losses.items()})
         if closing and self.window is not None:
-            metrics[f"{self.name}/grad_norm"] = self._step(self.window)
+            norm = metrics[f"{self.name}/grad_norm"] = self._gradient_norm()
+            self._close(norm, step_batch)
             metrics[f"{self.name}/lr"] = float(self.optimizer.param_groups[0]["lr"])
+        if closing:
             self.window = None
+            self.given = []
         # The plan counts on it on every batch, whether the optimizer has stepped or only will.
         self.values.forget(self.plan.stale)
         return metrics
@@ -134,6 +148,8 @@ class Turn:
             raise
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
             raise failed("loss", loss.binding, arguments, error) from error
+        if self.values.watch is not None:
+            self.values.watch("loss", loss.binding.name, result)
         if not isinstance(result, Tensor) or result.ndim:
             found = f"a tensor of shape {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
             message = f"loss `{loss.label}` gives {found}; a loss is a 0-d tensor"
@@ -172,31 +188,46 @@ class Turn:
         ]
         walk_back(terms, splits, self.parameters)
 
-    def _step(self, total: Tensor) -> Tensor:
-        """Clip and step, unless something is not finite; gives the norm of the gradient."""
+    def _gradient_norm(self) -> Tensor:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        finite = math.isfinite(float(total + norm))
-        if finite and self.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm, foreach=True)
-        overflow = False
+        return torch.nn.utils.get_total_norm(gradients, foreach=True)
+
+    def _close(self, norm: Tensor, step_batch: int) -> None:
+        """At a window's end: step, or leave the window out because something is not finite."""
+        assert self.window is not None
+        finite = math.isfinite(float(self.window + norm))
+        # A gradient that overflows at a large scale is the scaler's affair: it lowers the scale.
+        overflow = (
+            not finite and self.scaler is not None and math.isfinite(float(self.window)) and self.scaler.get_scale() > 1
+        )
+        if finite:
+            self._step(norm)
+        elif not overflow:
+            if self.skipped_in_a_row == 0:
+                self.skipping_since = step_batch
+            if self.skipped_in_a_row == 0 or self.evidence is None:
+                self.evidence = evidence_of(self.values, self.given, self.named)
+            self.skips += 1
         if self.scaler is not None:
-            if finite:
-                self.scaler.step(self.optimizer)
-            # A gradient that overflows at a large scale is the scaler's affair: it lowers the scale.
-            overflow = not finite and math.isfinite(float(total)) and self.scaler.get_scale() > 1
-            self.scaler.update()
-        elif finite:
-            self.optimizer.step()
+            # Losses that are not finite say nothing about the scale.
+            self.scaler.update(None if finite or overflow else self.scaler.get_scale())
         self.optimizer.zero_grad(set_to_none=True)
         self.outcome = "stepped" if finite else "skipped"
-        self.steps, self.skips = self.steps + finite, self.skips + (not finite)
         self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + (not overflow)
-        if finite and self.scheduler is not None and self.interval == "batch":
+
+    def _step(self, norm: Tensor) -> None:
+        """Clip and step."""
+        if self.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm, foreach=True)
+        if self.scaler is not None:
+            self.scaler.step(self.optimizer)
+        else:
+            self.optimizer.step()
+        self.steps += 1
+        if self.scheduler is not None and self.interval == "batch":
             self.scheduler.step()
-        return norm
 
     def end_epoch(self, monitored: float) -> None:
         """Let a scheduler that counts epochs count one; `monitored` is the mean of the update's loss."""
@@ -220,11 +251,15 @@ class Turn:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take the state back."""
+        self.load_parts(state)
+        for name in _COUNTS:
+            setattr(self, name, int(state[name]))
+
+    def load_parts(self, state: Mapping[str, Any]) -> None:
+        """Take back what the optimizer and its companions keep, but no count."""
         for name in ("optimizer", "scheduler", "scaler", "weigher"):
             if name in state:
                 getattr(self, name).load_state_dict(state[name])
-        for name in _COUNTS:
-            setattr(self, name, int(state[name]))
         # The optimizer has stepped, in an earlier process; schedulers warn of one that never has.
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
 

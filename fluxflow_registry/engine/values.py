@@ -88,6 +88,8 @@ class Values:
         self.draws = draws
         self.splits = frozenset(splits)
         self.autocast = autocast
+        #: Is told what was computed: kind (`value`, `loss`, or `total`, an update's weighted sum), name, itself.
+        self.watch: Callable[[str, str, Any], None] | None = None
         self.context: dict[str, Any] = {}
         self.kept: dict[str, Instance] = {}
         self.bindings = {
@@ -117,6 +119,8 @@ class Values:
             raise
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
             raise failed("value", binding, arguments, error) from error
+        if self.watch is not None:
+            self.watch("value", binding.name, value)
         if carries and binding.name in self.splits:
             return Instance(map_tensors(_leaf, value), value)
         return Instance(value)

@@ -13,7 +13,8 @@ from fluxflow_registry.check import Checked, CheckedStep
 from fluxflow_registry.engine.folder import read_identity
 from fluxflow_registry.engine.run import build_models
 from fluxflow_registry.errors import Problem, RunError
-from fluxflow_registry.state import store
+from fluxflow_registry.state import checkpoints, store
+from fluxflow_registry.state.models import read_model
 
 
 def load_for_drawing(
@@ -29,14 +30,14 @@ def load_for_drawing(
     final = run / "final"
     if branch is None and read_identity(run).get("finished"):
         for name, model in models.items():
-            _take(model, store.read_model(final / name)[1], final / name)
+            _take(model, read_model(final / name)[1], final / name)
         return models, "final", None
-    ends = {found.step: found for found in store.listing(run / "checkpoints") if found.end}
+    ends = {found.step: found for found in checkpoints.listing(run / "checkpoints") if found.end}
     if branch is not None and branch in ends:
         return _from_checkpoint(models, ends[branch].folder), ends[branch].folder.name, None
     if branch is not None:
         raise RunError(Problem(f"step `{branch}` of the run has not ended", str(run)))
-    for found in store.listing(run / "checkpoints"):
+    for found in checkpoints.listing(run / "checkpoints"):
         try:
             note = f"note: the run is not finished; drawing with {found.folder}"
             return _from_checkpoint(models, found.folder), found.folder.name, note

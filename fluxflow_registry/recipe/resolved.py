@@ -57,7 +57,8 @@ def _flow(value: Any) -> Any:
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
     from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-    if isinstance(value, str) and not value.isprintable():
+    # A text that begins with a colon is written bare between braces, where it cannot be read back.
+    if isinstance(value, str) and (not value.isprintable() or value.startswith((":", "?"))):
         return DoubleQuotedScalarString(value)
     if isinstance(value, (list, tuple)):
         items = CommentedSeq([_flow(item) for item in value])

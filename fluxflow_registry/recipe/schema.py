@@ -35,6 +35,15 @@ class Ema:
 
 
 @frozen
+class Best:
+    """The checkpoint that is kept because a metric was better there than after any other epoch."""
+
+    #: Any metric that is logged or evaluated, such as `vae_loss` or `autoencoder/psnr`.
+    metric: str
+    mode: Literal["min", "max"] = "min"
+
+
+@frozen
 class StepSettings:
     """The keys of a step that are plain settings."""
 
@@ -50,6 +59,9 @@ class StepSettings:
     accumulate: int = field(default=1, validator=validators.ge(1))
     log_every: int = field(default=20, validator=validators.ge(1))
     checkpoint_every: int = field(default=1000, validator=validators.ge(1))
+    #: How many of them stay, beside the best one and the end of each step.
+    keep_checkpoints: int = field(default=2, validator=validators.ge(1))
+    best: Best | None = None
     ema: Ema | None = None
 
 

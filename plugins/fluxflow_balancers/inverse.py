@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,19 +21,24 @@ def fixed(losses: Sequence[str]) -> Weigher:
     return lambda _: factors
 
 
+def _in_order(inverse: Any, _: Any, high: float) -> None:
+    if high < inverse.low:
+        raise ValueError(f"high is {high:g}, less than low, which is {inverse.low:g}")
+
+
 @frozen
 class Inverse:
     """Factor of a loss: the mean of the losses' |running averages| over its own |average|, clamped.
 
-    a_i = mean of the last `window` values of loss i; factor_i = clamp(mean_j |a_j| / |a_i|, low, high).
-    Always positive, so that a negative generator loss keeps its sign; a vanishing loss meets `high`.
+    a_i = mean of the last `window` values of loss i; factor_i = clamp(mean_j |a_j| / |a_i|, low, high), and 1 where all
+    are 0. Always positive, so that a negative generator loss keeps its sign; a vanishing loss meets `high`.
     """
 
     window: int = field(default=100, validator=validators.ge(1))
     """Batches of the running average."""
     low: float = field(default=0.1, validator=validators.gt(0))
     """Least factor."""
-    high: float = field(default=10.0, validator=validators.gt(0))
+    high: float = field(default=10.0, validator=[validators.gt(0), _in_order])
     """Greatest factor."""
 
     def __call__(self, losses: Sequence[str]) -> InverseWeigher:
@@ -51,14 +57,16 @@ class InverseWeigher:
         """Take in the losses of a batch; gives the factor of each."""
         for name, loss in losses.items():
             value = float(loss)
-            if value == value and abs(value) != float("inf"):
+            if math.isfinite(value):
                 self.recent[name].append(value)
         averages = {name: abs(sum(values) / len(values)) for name, values in self.recent.items() if values}
-        if not averages:
-            return dict.fromkeys(losses, 1.0)
-        mean = sum(averages.values()) / len(averages)
-        low, high = self.options.low, self.options.high
-        return {name: min(max(mean / averages[name], low), high) if averages.get(name) else high for name in losses}
+        mean = sum(averages.values()) / max(len(averages), 1)
+        return {name: self._factor(averages.get(name, mean), mean) for name in losses}
+
+    def _factor(self, average: float, mean: float) -> float:
+        """A loss that has had no finite value yet counts as an average one."""
+        ratio = mean / average if average else math.inf if mean else 1.0
+        return min(max(ratio, self.options.low), self.options.high)
 
     def state_dict(self) -> dict[str, Any]:
         """The recent values."""

@@ -1,13 +1,15 @@
-"""Datasets on disk: a folder of pictures with captions."""
+"""Datasets on disk: pictures with captions, in a folder or in tar files."""
 
 from __future__ import annotations
 
 from fluxflow_registry import Register, hookimpl
 
 from .folder import Folder
+from .shards import WebDataset
 
 
 @hookimpl
 def fluxflow_register_datasets(register: Register) -> None:
-    """Offer the dataset."""
+    """Offer the datasets."""
     register("folder", Folder)
+    register("webdataset", WebDataset)

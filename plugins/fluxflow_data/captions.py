@@ -94,6 +94,11 @@ def _lines(table: Path, problems: list[Problem]) -> Iterator[tuple[str, str]]:
     content = _read(table, "there is no such captions file", problems)
     if content is None:
         return
+    try:
+        content = _unmarked(content)
+    except ValueError as error:
+        problems.append(Problem(str(error), shown(table)))
+        return
     for number, raw in enumerate(content.split(b"\n"), start=1):
         where = f"{shown(table)}:{number}"
         try:
@@ -121,9 +126,9 @@ def from_sidecars(
         if content is None:
             continue
         try:
-            caption = " ".join(content.decode("utf-8").split())
-        except UnicodeDecodeError as error:
-            problems.append(Problem(f"is not UTF-8, from byte {error.start + 1} on", shown(path)))
+            caption = text_of(content)
+        except ValueError as error:
+            problems.append(Problem(str(error), shown(path)))
             continue
         if caption:
             samples.append(Sample(root / files[name], caption))
@@ -132,17 +137,28 @@ def from_sidecars(
     return samples
 
 
-def _read(path: Path, missing: str, problems: list[Problem]) -> bytes | None:
-    """The bytes of a text file without its byte order mark, or None after telling why not."""
+def text_of(content: bytes) -> str:
+    """The caption in the bytes of a text file, its words one space apart; raises ValueError in a user's words."""
+    content = _unmarked(content)
     try:
-        content = path.read_bytes()
+        return " ".join(content.decode("utf-8").split())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8, from byte {error.start + 1} on") from None
+
+
+def _unmarked(content: bytes) -> bytes:
+    """A text without its byte order mark; raises ValueError where that is another encoding's."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("is UTF-16; captions are read as UTF-8")
+    return content.removeprefix(b"\xef\xbb\xbf")
+
+
+def _read(path: Path, missing: str, problems: list[Problem]) -> bytes | None:
+    """The bytes of a text file, or None after telling why not."""
+    try:
+        return path.read_bytes()
     except FileNotFoundError:
         problems.append(Problem(missing, shown(path)))
-        return None
     except OSError as error:
         problems.append(Problem(f"cannot be read: {error.strerror}", shown(path)))
-        return None
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        problems.append(Problem("is UTF-16; captions are read as UTF-8", shown(path)))
-        return None
-    return content.removeprefix(b"\xef\xbb\xbf")
+    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
 
-from fluxflow_registry import DataError, Problem
+from fluxflow_registry import FluxflowError, Problem
 
 from .decoding import FORMATS, Unsupported, decode, open_picture, square
 from .files import shown
@@ -37,18 +37,25 @@ def damaged(paths: Sequence[Path], whole: bool) -> list[Problem]:
     return problems
 
 
-def read_all(paths: Sequence[Path], size: int) -> list[NDArray[np.uint8]]:
-    """Each picture as a square [S, S, 3]; raises DataError with all that cannot be read."""
+def read_all(
+    indices: Sequence[int],
+    read: Callable[[int], bytes],
+    name: Callable[[int], str],
+    size: int,
+    damaged: dict[int, Problem],
+) -> list[NDArray[np.uint8]]:
+    """Each picture as a square [S, S, 3]; adds to `damaged`, by index, a problem for each that cannot be read."""
     pictures: list[NDArray[np.uint8]] = []
-    problems: list[Problem] = []
     with _pillow_warnings():
-        for path in paths:
+        for index in indices:
+            content = b""
             try:
-                pictures.append(square(path.read_bytes(), size))
+                content = read(index)
+                pictures.append(square(content, size))
+            except FluxflowError:  # nothing of this sample, but of the whole source
+                raise
             except Exception as error:
-                problems.append(_told(path, error))
-    if problems:
-        raise DataError(problems)
+                damaged[index] = _told(name(index), error, empty=not content)
     return pictures
 
 
@@ -64,12 +71,18 @@ def _try(path: Path, whole: bool) -> Problem | None:
             with path.open("rb") as stream, open_picture(stream):
                 pass
     except Exception as error:
-        return _told(path, error)
+        return _told(shown(path), error, empty=_is_empty(path))
     return None
 
 
-def _told(path: Path, error: Exception) -> Problem:
-    where = shown(path)
+def _is_empty(path: Path) -> bool:
+    try:
+        return path.stat().st_size == 0
+    except OSError:
+        return False
+
+
+def _told(where: str, error: Exception, empty: bool) -> Problem:
     if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
         return Problem(f"is too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down", where)
     if isinstance(error, Unsupported):
@@ -77,7 +90,7 @@ def _told(path: Path, error: Exception) -> Problem:
     if isinstance(error, FileNotFoundError):
         return Problem("is not there", where)
     if isinstance(error, UnidentifiedImageError):
-        if path.stat().st_size == 0:
+        if empty:
             return Problem("is empty: 0 bytes", where)
         return Problem("is not a picture", where, (("readable", ", ".join(FORMATS)),))
     if isinstance(error, OSError) and error.errno is not None:

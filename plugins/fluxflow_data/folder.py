@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrs import field, frozen, validators
 
-from fluxflow_registry import DataError, Field, Problem
+from fluxflow_registry import DataError, Field, Problem, SampleError
 
+from .batching import batch_of, fields_of
 from .captions import from_file, from_sidecars
 from .files import SUFFIXES, Sample, listing, shown
 
@@ -41,16 +44,9 @@ class Folder:
     verify: bool = True
     """Decode every picture when the dataset is opened; false: read its first bytes, and meet damage in training."""
 
-    def fields(self) -> dict[str, Field]:
+    def fields(self) -> Mapping[str, Field]:
         """Say what a batch holds, per sample."""
-        return {
-            "image": Field(
-                shape=(3, self.image_size, self.image_size),
-                dtype="float32",
-                meaning="centre of the picture, in [-1, 1]",
-            ),
-            "caption": Field(shape=None, dtype="text", meaning="what the picture shows"),
-        }
+        return fields_of(self)
 
     def __call__(self) -> FolderSource:
         """Open the folder; raises DataError with everything that is wrong in it."""
@@ -94,34 +90,36 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self.samples)
 
+    @cached_property
+    def digest(self) -> str:
+        """Identify the samples: a digest of names, captions and sizes of the files, wherever the folder lies."""
+        root, found = Path(self.options.path).expanduser(), blake2b(digest_size=16)
+        for sample in self.samples:
+            size = sample.path.stat().st_size if sample.path.exists() else -1
+            told = f"{os.path.relpath(sample.path, root)}\0{sample.caption}\0{size}\0"
+            found.update(told.encode("utf-8", "surrogateescape"))
+        return found.hexdigest()
+
+    def name(self, index: int) -> str:
+        """Say which picture is sample `index`: its path."""
+        return shown(self.samples[index].path)
+
     def batch(self, indices: Sequence[int], seed: int) -> dict[str, Tensor | list[str]]:
         """Read the samples at `indices`; `seed` and the index decide which ones are mirrored.
 
-        Returns image [B, 3, S, S] and caption, a list of B strings. Raises DataError for pictures
-        that have become unreadable, or were not verified.
+        Returns image [B, 3, S, S] and caption, a list of B strings. Raises SampleError with all
+        pictures of the batch that have become unreadable, or were not verified.
         """
-        import numpy as np
-        import torch
-
         from .checking import read_all
 
-        options = self.options
-        pictures = read_all([self.samples[index].path for index in indices], options.image_size)
-        for place, index in enumerate(indices):
-            if chance(seed, index) < options.flip:
-                pictures[place] = pictures[place][:, ::-1]
-        pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-        prefix = f"{options.caption_prefix}. " if options.caption_prefix else ""
-        return {
-            "image": pixels.to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1.0,
-            "caption": [prefix + self.samples[index].caption for index in indices],
-        }
+        def read(index: int) -> bytes:
+            return self.samples[index].path.read_bytes()
 
-
-def chance(seed: int, index: int) -> float:
-    """Draw the number in [0, 1) that belongs to sample `index` under `seed`: 53 bits of BLAKE2b."""
-    digest = blake2b(f"flip:{seed}:{index}".encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
+        damaged: dict[int, Problem] = {}
+        pictures = read_all(indices, read, self.name, self.options.image_size, damaged)
+        if damaged:
+            raise SampleError(damaged)
+        return batch_of(self.options, indices, pictures, [self.samples[index].caption for index in indices], seed)
 
 
 def _no_pictures(root: Path) -> Problem:

@@ -1,4 +1,4 @@
-"""torch's own optimizers and learning-rate schedulers, under their own names."""
+"""torch's own optimizers and learning-rate schedulers under their own names, and Lion."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from fluxflow_torch import optimizers, schedulers
 @hookimpl
 def fluxflow_register_optimizers(register: Register) -> None:
     """Register optimizers by torch's class names."""
-    for optimizer in (optimizers.AdamW, optimizers.Adam, optimizers.SGD, optimizers.RMSprop):
+    for optimizer in (
+        optimizers.AdamW,
+        optimizers.Adam,
+        optimizers.SGD,
+        optimizers.RMSprop,
+        optimizers.Lion,
+        optimizers.Muon,
+    ):
         register(optimizer.__name__, optimizer)
 
 

@@ -1,15 +1,16 @@
 """Options of torch's schedulers; `total` is the number of intervals of the step.
 
-`interval` says what a scheduler counts, epochs (torch's own meaning) or batches. All but
-ReduceLROnPlateau and OneCycleLR, which has a rise of its own, take `warmup`: so many intervals in which the
-rate rises linearly from a hundredth before the schedule proper begins.
+`interval` says what a scheduler counts, epochs (torch's own meaning) or batches. All take `warmup`: so many
+intervals in which the rate rises linearly from a hundredth before the schedule proper begins.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import field, frozen, validators
+from attrs import asdict, field, frozen, validators
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -17,6 +18,21 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import ReduceLROnPlateau as _Plateau
 
 Interval = Literal["batch", "epoch"]
+
+#: The share of the rate with which a warm-up begins.
+FIRST = 0.01
+
+#: Options of torch's that have no use here, and why; a test holds the others against torch's signatures.
+LEFT_OUT: Mapping[str, str] = {
+    "optimizer": "the update's",
+    "last_epoch": "checkpoints hold it",
+    "eta_min": "eta_min_factor, a share, holds for any lr",
+    "max_lr": "the optimizer's lr",
+    "total_steps": "the step's",
+    "epochs": "the step's",
+    "steps_per_epoch": "the step's",
+    "mode": "an update's loss is better where it is less",
+}
 
 
 def _count(default: int) -> Any:
@@ -31,14 +47,13 @@ def _optional_count() -> Any:
     return field(default=None, validator=validators.optional(validators.ge(1)))
 
 
-def warmed_up(optimizer: Optimizer, warmup: int, make: Any) -> LRScheduler:
+def warmed_up(optimizer: Optimizer, warmup: int, make: Callable[[], LRScheduler]) -> LRScheduler:
     """`make()` behind a linear rise from a hundredth of the rate over `warmup` intervals."""
     from torch.optim.lr_scheduler import LinearLR, SequentialLR
 
     if warmup == 0:
-        found: LRScheduler = make()
-        return found
-    rise = LinearLR(optimizer, start_factor=0.01, total_iters=warmup)
+        return make()
+    rise = LinearLR(optimizer, start_factor=FIRST, total_iters=warmup)
     return SequentialLR(optimizer, [rise, make()], milestones=[warmup])
 
 
@@ -57,10 +72,15 @@ class CosineAnnealingLR:
 
     def __call__(self, optimizer: Optimizer, total: int) -> LRScheduler:
         """Build the scheduler."""
-        from torch.optim.lr_scheduler import CosineAnnealingLR
+        from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
-        eta_min = self.eta_min_factor * optimizer.param_groups[0]["lr"]
         t_max = self.T_max or max(total - self.warmup, 1)
+        rates = {group["lr"] for group in optimizer.param_groups}
+        if len(rates) > 1:  # torch's has one last rate for all groups
+            share = self.eta_min_factor
+            wave = lambda n: share + (1 - share) * (1 + math.cos(math.pi * n / t_max)) / 2  # noqa: E731
+            return warmed_up(optimizer, self.warmup, lambda: LambdaLR(optimizer, wave))
+        eta_min = self.eta_min_factor * rates.pop()
         return warmed_up(optimizer, self.warmup, lambda: CosineAnnealingLR(optimizer, t_max, eta_min=eta_min))
 
 
@@ -108,7 +128,7 @@ class LinearLR:
 
     start_factor: float = _factor(1 / 3)
     """The first rate as a share of lr."""
-    end_factor: float = _factor(1.0)
+    end_factor: float = field(default=1.0, validator=[validators.ge(0), validators.le(1)])
     """The last rate as a share of lr."""
     total_iters: int | None = _optional_count()
     """Intervals of the change; None: to the step's planned end."""
@@ -147,36 +167,58 @@ class ConstantLR:
 
 @frozen
 class OneCycleLR:
-    """torch's OneCycleLR: lr rises to the optimizer's lr and falls far below its start (Smith, 2018).
-
-    Only the rate moves; momentum and betas stay as the optimizer has them.
-    """
+    """torch's OneCycleLR: lr rises to the optimizer's lr and falls far below its start (Smith, 2018)."""
 
     pct_start: float = field(default=0.3, validator=[validators.gt(0), validators.lt(1)])
     """Share of the step in which lr rises."""
     anneal_strategy: Literal["cos", "linear"] = "cos"
     """Form of the rise and the fall."""
+    cycle_momentum: bool = False
+    """Whether momentum, or the first beta, falls while lr rises, and rises while it falls."""
+    base_momentum: float = field(default=0.85, validator=[validators.ge(0), validators.lt(1)])
+    """The least momentum of the cycle."""
+    max_momentum: float = field(default=0.95, validator=[validators.ge(0), validators.lt(1)])
+    """The greatest momentum of the cycle."""
     div_factor: float = field(default=25.0, validator=validators.ge(1))
     """The first rate is lr / div_factor."""
     final_div_factor: float = field(default=1e4, validator=validators.ge(1))
     """The last rate is the first / final_div_factor."""
+    three_phase: bool = field(default=False)
+    """Whether lr falls to its start as fast as it rose, and only then below it; pct_start is 0.5 at most."""
     interval: Interval = "batch"
     """What is counted."""
+    warmup: int = _count(0)
+    """Intervals of a linear rise to the first rate before it."""
+
+    @three_phase.validator
+    def _short_enough(self, _: Any, three_phase: bool) -> None:
+        if three_phase and self.pct_start > 0.5:
+            raise ValueError(f"three_phase needs a pct_start of 0.5 at most, not {self.pct_start:g}")
 
     def __call__(self, optimizer: Optimizer, total: int) -> LRScheduler:
         """Build the scheduler."""
         from torch.optim.lr_scheduler import OneCycleLR
 
-        lr = optimizer.param_groups[0]["lr"]
-        return OneCycleLR(
+        rates = [group["lr"] for group in optimizer.param_groups]
+        steps = max(total - self.warmup, 1) + 1
+        # torch divides by the length of the rise, and this one would last no interval at all.
+        rise = math.nextafter(self.pct_start, 0) if self.pct_start * steps == 1 else self.pct_start
+        return warmed_up(
             optimizer,
-            max_lr=lr,
-            total_steps=total + 1,
-            pct_start=self.pct_start,
-            anneal_strategy=self.anneal_strategy,
-            cycle_momentum=False,
-            div_factor=self.div_factor,
-            final_div_factor=self.final_div_factor,
+            self.warmup,
+            lambda: OneCycleLR(
+                optimizer,
+                max_lr=rates,
+                total_steps=steps,
+                pct_start=rise,
+                anneal_strategy=self.anneal_strategy,
+                cycle_momentum=self.cycle_momentum,
+                base_momentum=self.base_momentum,
+                max_momentum=self.max_momentum,
+                div_factor=self.div_factor,
+                final_div_factor=self.final_div_factor,
+                three_phase=self.three_phase,
+            ),
         )
 
 
@@ -191,7 +233,7 @@ class ReduceLROnPlateau:
     threshold: float = field(default=1e-4, validator=validators.ge(0))
     """Progress that counts."""
     threshold_mode: Literal["rel", "abs"] = "rel"
-    """Whether progress is measured as a share or as a difference."""
+    """Whether progress is a share of the best loss or a difference; abs where the loss can be negative."""
     cooldown: int = _count(0)
     """Epochs after a fall in which nothing is counted."""
     min_lr: float = field(default=0.0, validator=validators.ge(0))
@@ -200,18 +242,16 @@ class ReduceLROnPlateau:
     """Falls smaller than this are left out."""
     interval: Literal["epoch"] = "epoch"
     """What is counted."""
+    warmup: int = _count(0)
+    """Epochs of a linear rise before it."""
 
     def __call__(self, optimizer: Optimizer) -> _Plateau:
         """Build the scheduler."""
         from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-        return ReduceLROnPlateau(
-            optimizer,
-            factor=self.factor,
-            patience=self.patience,
-            threshold=self.threshold,
-            threshold_mode=self.threshold_mode,
-            cooldown=self.cooldown,
-            min_lr=self.min_lr,
-            eps=self.eps,
-        )
+        from fluxflow_torch.plateau import WarmedUpPlateau
+
+        options = asdict(self, filter=lambda attribute, _: attribute.name not in ("interval", "warmup"))
+        if self.warmup == 0:
+            return ReduceLROnPlateau(optimizer, **options)
+        return WarmedUpPlateau(optimizer, self.warmup, **options)

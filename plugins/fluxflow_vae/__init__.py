@@ -1,9 +1,9 @@
-"""The variational autoencoder: compressor and expander, their values, reconstruction losses and KL."""
+"""The variational autoencoder: compressor and expander, their values, reconstruction losses, KL and MMD."""
 
 from __future__ import annotations
 
 from fluxflow_registry import Register, hookimpl
-from fluxflow_vae import losses, models, values
+from fluxflow_vae import discrepancy, losses, models, spectral, statistics, values
 
 
 @hookimpl
@@ -23,9 +23,15 @@ def fluxflow_register_values(register: Register) -> None:
 
 @hookimpl
 def fluxflow_register_losses(register: Register) -> None:
-    """Register reconstruction losses and the KL divergence."""
+    """Register reconstruction losses, and those of the posterior."""
     register("l1", losses.l1)
     register("mse", losses.Mse)
     register("frequency", losses.Frequency)
     register("ssim", losses.Ssim)
+    register("multiscale", losses.Multiscale)
+    register("spectral", spectral.Spectral)
+    register("color_statistics", statistics.ColorStatistics)
+    register("histogram", statistics.Histogram)
+    register("contrast", statistics.Contrast)
     register("kl", losses.Kl)
+    register("mmd", discrepancy.Mmd)

@@ -75,19 +75,54 @@ class Ssim:
 
 
 @frozen
+class Multiscale:
+    """(1 - mix) L1 + mix (1 - SSIM), the mean over scales 1, 1/2, 1/4, ... by average pooling.
+
+    p, t: [B, C, H, W]; each scale halves both sides by 2x2 means. Coarse scales see what is displaced by more
+    than a pixel. The mixture is that of Zhao et al., "Loss functions for image restoration with neural
+    networks", 2017, with SSIM in its window of 11 pixels, or the largest odd one that fits.
+    """
+
+    scales: int = field(default=3, validator=validators.ge(1))
+    """How many scales; the coarsest still has a pixel."""
+    mix: float = field(default=0.5, validator=[validators.ge(0), validators.le(1)])
+    """Share of 1 - SSIM; L1 has the rest."""
+
+    def __call__(self, reconstruction: Tensor, image: Tensor) -> Tensor:
+        """Give the mean over the scales."""
+        import torch
+        from torch.nn.functional import avg_pool2d, l1_loss
+
+        from fluxflow_vae.similarity import ssim
+
+        most = min(image.shape[-2:]).bit_length()
+        if self.scales > most:
+            raise ValueError(f"`scales` is {self.scales}, but images of {list(image.shape[-2:])} have {most}")
+        p, t = reconstruction, image
+        found = []
+        for scale in range(self.scales):
+            if scale:
+                p, t = avg_pool2d(p, 2), avg_pool2d(t, 2)
+            found.append((1 - self.mix) * l1_loss(p, t) + self.mix * (1 - ssim(p, t)))
+        return torch.stack(found).mean()
+
+
+@frozen
 class Kl:
     """KL divergence of q(z|x) = N(mu, s^2) from N(0, 1): -(1 + log s^2 - mu^2 - s^2) / 2 per element.
 
-    In nats. With `free_bits` no element, or no channel, is pressed below that much (Kingma et al.,
-    "Improved variational inference with inverse autoregressive flow", 2016).
+    In nats, Posterior of two [B, C, h, w] to 0-d. With `free_bits` no element, no channel, or no dimension is
+    pressed below that much (Kingma et al., "Improved variational inference with inverse autoregressive flow",
+    2016). The entry's `warmup` raises the weight over the step's first batches.
     """
 
     default_weight: ClassVar[float] = 1e-3
 
     free_bits: float = field(default=0.0, validator=validators.ge(0))
     """Nats that each element (or channel) may carry at no cost."""
-    free_bits_per: Literal["element", "channel"] = "element"
-    """Whether the floor holds for each element, or for each channel's mean over batch and places."""
+    free_bits_per: Literal["element", "channel", "dimension"] = "element"
+    """The floor holds for each element, each channel's mean over batch and places, or each place of each
+    channel (a dimension), in the mean over the batch."""
     reduction: Literal["mean", "sum"] = "mean"
     """Mean over all elements, or sum over a sample's elements (then the mean over the batch)."""
 
@@ -95,10 +130,7 @@ class Kl:
         """Give the divergence."""
         mean, logvar = posterior
         kl = -0.5 * (1 + logvar - mean.square() - logvar.exp())
-        if self.free_bits_per == "channel":
-            size = kl[0, 0].numel()
-            per_channel = kl.mean(dim=(0, *range(2, kl.ndim))).clamp(min=self.free_bits)
-            return per_channel.mean() if self.reduction == "mean" else per_channel.sum() * size
         if self.free_bits > 0:  # the divergence itself is never below zero
-            kl = kl.clamp(min=self.free_bits)
-        return kl.mean() if self.reduction == "mean" else kl.sum() / len(kl)
+            shared = {"element": (), "channel": (0, *range(2, kl.ndim)), "dimension": (0,)}[self.free_bits_per]
+            kl = (kl.mean(dim=shared, keepdim=True) if shared else kl).clamp(min=self.free_bits)
+        return kl.mean() if self.reduction == "mean" else kl.mean() * mean[0].numel()

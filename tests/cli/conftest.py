@@ -11,6 +11,10 @@ from attrs import frozen
 
 from fluxflow_registry.cli.main import run
 
+from .spoiling import spoiling
+
+__all__ = ["spoiling"]
+
 
 @frozen
 class Answer:

@@ -84,6 +84,7 @@ TRAINS = {
     "r1": "discriminator",
     "velocity": "flow_processor",
     "kl": "compressor",
+    "mmd": "compressor",
 }
 
 

@@ -27,10 +27,14 @@ TABLES: dict[str, type] = {
     "A recipe": schema.RecipeSettings,
     "A step": schema.StepSettings,
     "Averages": schema.Ema,
+    "The best checkpoint": schema.Best,
     "An update": schema.UpdateSettings,
     "A loss": schema.LossSettings,
     "Evaluations": schema.EvaluationSettings,
 }
+
+#: Parts of a step that have a table of their own, in words.
+NAMED: dict[Any, str] = {schema.Ema | None: "averages or nothing", schema.Best | None: "a best checkpoint or nothing"}
 
 #: Keys whose default depends on something else, in words.
 WORDS = {("A step", "after"): "the step before it in the file", ("A loss", "weight"): "the loss's own, or 1"}
@@ -81,7 +85,7 @@ def test_every_setting_is_documented_with_its_type_and_default(heading: str) -> 
 
     for attribute in fields_of(TABLES[heading]):
         key = key_of(attribute)
-        kind = "averages or nothing" if attribute.type == schema.Ema | None else describe_type(attribute.type)
+        kind = NAMED.get(attribute.type) or describe_type(attribute.type)
         default = WORDS.get((heading, key), default_of(attribute))
         if key == "recipe":  # it has a default in the class, but a file must state it
             default = "(needed)"
@@ -97,6 +101,7 @@ def test_every_setting_is_documented_with_its_type_and_default(heading: str) -> 
         ("An update", lambda s: s["$defs"]["update"]["properties"]),
         ("Evaluations", lambda s: s["$defs"]["evaluation"]["properties"]),
         ("Averages", lambda s: [key_of(attribute) for attribute in fields_of(schema.Ema)]),
+        ("The best checkpoint", lambda s: [key_of(attribute) for attribute in fields_of(schema.Best)]),
         ("A loss", lambda s: [key_of(attribute) for attribute in fields_of(schema.LossSettings)]),
     ],
 )

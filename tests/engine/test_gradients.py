@@ -25,7 +25,7 @@ def begin(step: LiveStep) -> None:
     """Put the first batch before the step's turns."""
     batch = next(iter(step.batches(0, 0)))
     step.draws.at(0, "test")
-    step.values.begin(batch, step_batch=0, **step.context)
+    step.values.begin(batch.fields, step_batch=0, **step.context)
 
 
 def gradients(step: LiveStep, turn: int) -> dict[str, Tensor]:
@@ -141,9 +141,9 @@ def test_a_lazy_loss_costs_nothing_on_the_batches_between(checked: Checker, live
     batches = iter(step.batches(0, 0))
 
     step.take(next(batches), Position(step_batch=0))
-    on_time = step.tally.fetch()
+    on_time = step.tally.logged()
     step.take(next(batches), Position(batch=1, step_batch=1))
-    between = step.tally.fetch()
+    between = step.tally.logged()
 
     assert "discriminator/r1" in on_time
     assert "discriminator/r1" not in between

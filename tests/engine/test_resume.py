@@ -167,7 +167,7 @@ def test_two_damaged_checkpoints_do_not_push_out_the_next_ones(checked: Checker,
     third = start(recipe, tmp_path / "d")
 
     assert second.stopped.run_batch == 6
-    assert len(list(folder.glob(".*.damaged"))) == 2
+    assert len(list(folder.glob(".*.damaged"))) == 3  # two that were due, and the stop's own
     assert finals(third.run) == finals(straight)
 
 
@@ -301,7 +301,7 @@ def test_the_order_of_samples_is_the_same_for_any_number_of_workers(workers: int
 
     read = list(epoch_batches(Counting(), 2, 5, start_at, workers, place))
 
-    assert torch.equal(torch.cat([batch["index"] for batch in read]), permutation(10, *place)[2 * start_at :])
+    assert torch.equal(torch.cat([batch.fields["index"] for batch in read]), permutation(10, *place)[2 * start_at :])
 
 
 def test_every_epoch_has_an_order_of_its_own_and_shows_each_sample_once() -> None:
@@ -325,3 +325,21 @@ def test_models_start_from_numbers_that_depend_on_seed_and_name_alone(checked: C
 
 def _first(model: nn.Module) -> torch.Tensor:
     return next(model.parameters())
+
+
+def test_on_a_gpu_torch_is_told_to_choose_kernels_that_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fluxflow_registry.engine.randomness import prefer_repeatable
+
+    asked: list[Any] = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *a, **k: asked.append((a, k)))
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+
+    prefer_repeatable(torch.device("cpu"))
+    assert asked == []
+    prefer_repeatable(torch.device("cuda"))
+
+    assert asked == [((True,), {"warn_only": True})]
+    assert not torch.backends.cudnn.benchmark

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from attrs import evolve
 
 from fluxflow_registry.check import Checked
 from fluxflow_registry.contracts import Position, Summary
@@ -172,7 +173,7 @@ def test_a_run_without_a_single_finite_batch_gives_up_and_names_the_loss(
     checked: Checker, registry: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_Poison, "__call__", lambda self, reconstruction: reconstruction.mean() * math.nan)
-    told = r"(?s)update `vae`: no finite loss or gradient for 20 batches in a row.*not finite  vae/poison"
+    told = r"(?s)update `vae`: `vae/poison` has not been finite for 20 batches in a row"
     text = VAE_GAN.replace("l1: {}", "l1: {}\n          poison: {}")
     recipe = checked(text, "steps.vae_gan.epochs=9", "defaults.log_every=20", using=poisoned(registry))
 
@@ -187,11 +188,12 @@ def test_an_image_that_is_not_finite_changes_neither_weights_nor_what_is_measure
     batches = iter(step.batches(0, 0))
     step.take(next(batches), Position())
     before = weights(step.models)
-    bad = dict(next(batches))
+    read = next(batches)
+    bad = dict(read.fields)
     bad["image"] = bad["image"].clone()
     bad["image"][0, 0, 0, 0] = math.nan
 
-    step.take(bad, Position(batch=1, step_batch=1))
+    step.take(evolve(read, fields=bad), Position(batch=1, step_batch=1))
 
     assert all(torch.equal(before[f"{n}.{k}"], v) for n, m in step.models.items() for k, v in m.state_dict().items())
     assert [turn.outcome for turn in step.turns] == ["skipped", "skipped"]
@@ -317,7 +319,8 @@ def test_the_tally_gives_mean_minimum_maximum_and_the_mean_of_the_last_twenty() 
         tally.add({"loss": torch.tensor(number), "lr": 0.5})
     tally.add({"loss": torch.tensor(math.nan)})
 
-    summary = tally.close_epoch()
+    summary = tally.summaries()
+    tally.close_epoch(summary)
 
     assert summary["loss"] == Summary(sum(numbers) / 30, 0.0, 29.0, sum(numbers[-20:]) / 20)
     assert summary["lr"] == Summary(0.5, 0.5, 0.5, 0.5)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from fluxflow_data.batching import chance
 from fluxflow_data.decoding import square
-from fluxflow_data.folder import Folder, FolderSource, chance
+from fluxflow_data.folder import Folder, FolderSource
 
 WHITE, RED, BLUE = (255, 255, 255), (255, 0, 0), (0, 0, 255)
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fluxflow_data.folder import Folder
-from fluxflow_registry import DataError
+from fluxflow_registry import DataError, SampleError
 
 
 def told(folder: Path, **options: object) -> dict[str, str]:
@@ -144,14 +144,17 @@ def test_what_is_no_picture_at_all_is_found_by_its_first_bytes(verify: bool, tmp
 def test_without_verifying_a_damaged_picture_is_named_when_it_is_reached(tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png")
     gone = picture(tmp_path / "b.png")
+    picture(tmp_path / "c.png")
     path.write_bytes(path.read_bytes()[:6000])
     source = Folder(path=str(tmp_path), verify=False)()
     gone.unlink()
 
-    with pytest.raises(DataError) as caught:
-        source.batch([0, 1], seed=0)
+    with pytest.raises(SampleError) as caught:
+        source.batch([2, 1, 0], seed=0)
 
-    first, second = caught.value.problems
+    first, second = caught.value.samples[0], caught.value.samples[1]
+    assert len(caught.value.samples) == 2
+    assert (source.name(0), source.name(1)) == (first.where, second.where)
     assert (first.where, second.where) == (str(path), str(gone))
     assert first.message.startswith("is damaged: ")
     assert second.message == "is not there"

@@ -97,8 +97,9 @@ def test_kl_is_the_divergence_of_torch_distributions() -> None:
 
     assert float(Kl()(q)) == pytest.approx(float(exact.mean()), rel=1e-5)
     assert float(Kl(reduction="sum")(q)) == pytest.approx(float(exact.sum() / 4), rel=1e-5)
-    channel = Kl(reduction="sum", free_bits_per="channel")(q)
-    assert float(channel) == pytest.approx(float(exact.sum() / 4), rel=1e-5)
+    for per in ("element", "channel", "dimension"):
+        floored = Kl(reduction="sum", free_bits=1e-9, free_bits_per=per)(q)
+        assert float(floored) == pytest.approx(float(exact.sum() / 4), rel=1e-5)
 
 
 def test_free_bits_are_a_floor_below_which_nothing_is_pressed() -> None:
@@ -123,6 +124,27 @@ def test_free_bits_per_channel_leave_a_channel_alone_that_carries_enough_elsewhe
 
     assert float(element.detach()) == pytest.approx((2.0 + 0.5) / 2)
     assert float(channel.detach()) == pytest.approx((2.0 + 0.0) / 2)
+
+
+def test_free_bits_are_a_floor_of_the_mean_over_what_shares_them() -> None:
+    mean = torch.zeros(2, 2, 1, 2)
+    mean[0, 0, 0, 0] = 4.0  # 8 nats in one place of one channel of one sample, none elsewhere
+    q = Posterior(mean, torch.zeros_like(mean))
+
+    def found(per: str, **options: Any) -> float:
+        return float(Kl(free_bits=1.5, free_bits_per=per, **options)(q))  # type: ignore[arg-type]
+
+    assert found("element") == pytest.approx((8 + 7 * 1.5) / 8)
+    assert found("channel") == pytest.approx((2 + 1.5) / 2)  # 8 nats in 4 elements
+    assert found("dimension") == pytest.approx((4 + 3 * 1.5) / 4)  # 8 nats in 2 samples
+    assert found("dimension", reduction="sum") == pytest.approx(4 + 3 * 1.5)
+
+
+@pytest.mark.parametrize(("per", "nats"), [("element", 0.5 * 6), ("channel", 0.5 * 6), ("dimension", 0.5 * 6)])
+def test_free_bits_of_a_sum_are_so_many_for_every_element(per: str, nats: float) -> None:
+    q = Posterior(torch.zeros(4, 2, 1, 3), torch.zeros(4, 2, 1, 3))
+
+    assert float(Kl(free_bits=0.5, free_bits_per=per, reduction="sum")(q)) == pytest.approx(nats)  # type: ignore[arg-type]
 
 
 def test_hinge_takes_the_relu_of_each_patch_before_the_mean() -> None:

@@ -23,6 +23,7 @@ keys = st.from_regex(r"[A-Za-z0-9_]{1,8}", fullmatch=True)
 
 @given(st.dictionaries(keys, values, min_size=1, max_size=4), st.text(max_size=8))
 @example({"a": "\x85"}, "")
+@example({"0": {":0": None}}, "")
 @example({"a": "\u2028", "b": ["\t", " x ", "a: b", "# c", "'", '"', "!x", "&x", "*x", "-", "", "1e3", "null"]}, "")
 def test_a_written_value_is_read_back_as_it_was(tree: dict[str, Any], origin: str) -> None:
     told = {key: (value, origin) if not isinstance(value, dict) else value for key, value in tree.items()}

@@ -13,7 +13,7 @@ from attrs import frozen
 from ..docs.story import REPOSITORY, blocks, folder_of, reader, shell
 
 #: The files of the page that are plugins of their own.
-MODULES = ("edges", "linear_expander", "stripes", "plateau", "journal")
+MODULES = ("edges", "linear_expander", "stripes", "stalled", "journal")
 
 PYPROJECT = """
 [build-system]
@@ -69,7 +69,7 @@ steps:
     epochs: 20
     log_every: 1
     checkpoint_every: 4
-    until: {type: plateau, metric: vae/edge_l1, patience: 2, margin: 0.9}
+    until: {type: stalled, metric: vae/edge_l1, patience: 2, margin: 0.9}
     updates:
       vae:
         trains: [compressor, expander]

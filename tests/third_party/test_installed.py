@@ -14,7 +14,7 @@ KINDS = {
     "edges": "value",
     "linear_expander": "model",
     "stripes": "dataset",
-    "plateau": "transition",
+    "stalled": "transition",
     "journal": "observer",
 }
 

@@ -1,0 +1,91 @@
+"""Whose it is that a resumed run differs: the component behind the first thing that is not the same."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from fluxflow_registry.checked import Checked, CheckedStep, Configured
+
+
+class Differs(Protocol):
+    """The first thing in which two runs differ."""
+
+    @property
+    def step(self) -> str:
+        """The step in which it shows."""
+
+    @property
+    def kind(self) -> str:
+        """Whether it is a field, a value, a loss, a part of the state ..."""
+
+    @property
+    def name(self) -> str:
+        """Its name among those of its kind."""
+
+
+HIDDEN = (
+    "it keeps something that no checkpoint holds, or draws random numbers of its own;",
+    "random numbers come from `generator`, and what is kept between batches is given",
+    "as `state_dict` and taken back by `load_state_dict`",
+)
+
+
+def blamed(checked: Checked, difference: Differs) -> list[str]:
+    """Lines that name what differs, the component with its plugin and place, and what it does wrong."""
+    step = checked.step(difference.step)
+    what, component = _component(checked, step, difference)
+    rows = [("first", what)]
+    if component is not None:
+        plugin = component.component.plugin
+        rows.append(("made by", f"{component.component.kind} `{component.component.name}`"))
+        rows.append(("defined in", component.component.where))
+        rows.append(("plugin", f"{plugin.name} ({plugin.distribution} {plugin.version}".rstrip() + ")"))
+        rows.append(("likely", "\n".join(HIDDEN)))
+    gap = "\n" + " " * 16
+    return [f"    {label:<10}  {gap.join(text.splitlines())}" for label, text in rows]
+
+
+def _component(checked: Checked, step: CheckedStep, difference: Differs) -> tuple[str, Configured | None]:
+    kind, name = difference.kind, difference.name
+    dataset = checked.datasets.get(step.step.settings.dataset)
+    if kind == "samples":
+        return "the batch holds other samples", dataset
+    if kind == "field":
+        return f"field `{name}` of the same samples", dataset
+    if kind == "value":
+        return f"value `{name}`, from the same inputs", step.providers.get(name)
+    if kind == "loss":
+        update, _, label = name.partition("/")
+        return f"loss `{name}`, from the same values", step.updates[update].losses.get(label)
+    if kind == "total":
+        return f"the weighted sum of update `{name}`, from the same losses", step.updates[name].balancer
+    if kind == "metric":
+        evaluation, _, metric = name.partition("/")
+        return f"figure `{name}`, of the same weights", step.evaluations[evaluation].metrics.get(metric)
+    return _of_state(checked, step, name)
+
+
+def _of_state(checked: Checked, step: CheckedStep, name: str) -> tuple[str, Configured | None]:
+    """The component behind a part of the state, such as `update.vae.optimizer.state.0.exp_avg`."""
+    section, _, rest = name.partition(".")
+    part, _, key = rest.partition(".")
+    what = f"`{name}`"
+    if section == "update" and part in step.updates:
+        update = step.updates[part]
+        owners = {"optimizer": update.optimizer, "scheduler": update.scheduler, "weigher": update.balancer}
+        return what, owners.get(key.partition(".")[0], update.optimizer)
+    if section == "model":
+        trained = [u for u in step.updates.values() if part in u.trains]
+        return what, trained[0].optimizer if trained else checked.models.get(part)
+    if section == "component":
+        return what, _stateful(step, rest)
+    return what, None
+
+
+def _stateful(step: CheckedStep, name: str) -> Configured | None:
+    for update in step.updates.values():
+        for label, loss in update.losses.items():
+            if name.startswith(f"loss.{update.name}.{label}"):
+                return loss
+    value = name.removeprefix("value.").partition(".")[0]
+    return step.providers.get(value) if name.startswith("value.") else step.until

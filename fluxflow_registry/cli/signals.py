@@ -1,0 +1,53 @@
+"""Signals of a training command: the first asks for a checkpoint, the second is obeyed at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn, Protocol
+
+from fluxflow_registry.cli.common import say
+
+#: Stopped by a signal, everything that was trained is saved (EX_TEMPFAIL of sysexits.h).
+STOPPED = 75
+
+#: Stopped at once, by a second signal.
+BROKEN_OFF = 130
+
+
+class Stoppable(Protocol):
+    """What a signal can ask to stop."""
+
+    stopping: str | None
+
+
+class Signals:
+    """Hears SIGINT and SIGTERM from the beginning of the command to its end."""
+
+    def __init__(self) -> None:
+        #: What is being trained; None as long as there is nothing that could be lost.
+        self.run: Stoppable | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.heard)
+
+    def heard(self, number: int, _: FrameType | None) -> None:
+        """Ask the run to stop, or leave where there is none, or where it was asked before."""
+        name = signal.Signals(number).name
+        if self.run is None:
+            leave(STOPPED, f"{name}: stopped before training has begun; the same command begins, or goes on")
+        if self.run.stopping is not None:
+            leave(BROKEN_OFF, f"{name} again: stopped at once; the last checkpoint stands")
+        self.run.stopping = name
+
+
+def leave(code: int, message: str) -> NoReturn:
+    """End this process and its workers without waiting for anything."""
+    if "multiprocessing" in sys.modules:
+        from multiprocessing import active_children
+
+        for child in active_children():
+            child.kill()
+    say(("\x1b[?25h" if sys.stderr.isatty() else "") + message)  # a live display hides the cursor
+    os._exit(code)

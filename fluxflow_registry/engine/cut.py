@@ -1,0 +1,67 @@
+"""A recipe cut to a few batches a step, with everything else in it: what a proof of resumption runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import evolve, frozen
+
+from fluxflow_registry.checked import Checked, CheckedEvaluation, CheckedStep, Configured
+from fluxflow_registry.contracts import Ending
+
+#: Epochs of a step, windows of batches in each, and samples of an evaluation.
+EPOCHS, WINDOWS, SAMPLES = 2, 3, 8
+
+
+def cut(checked: Checked) -> Checked:
+    """The recipe with steps of 2 x 3 windows of batches, a checkpoint after every second window."""
+    return evolve(checked, observers={}, steps=tuple(map(_cut_step, checked.steps)))
+
+
+def _cut_step(checked: CheckedStep) -> CheckedStep:
+    settings = checked.step.settings
+    most = WINDOWS * settings.accumulate
+    shorter = evolve(
+        settings,
+        epochs=EPOCHS,
+        max_steps=min(most, settings.max_steps or most),
+        checkpoint_every=2 * settings.accumulate,
+        log_every=1,
+    )
+    return evolve(
+        checked,
+        step=evolve(checked.step, settings=shorter),
+        until=_capped(checked.until) if checked.until is not None else None,
+        evaluations={name: _cut_evaluation(each) for name, each in checked.evaluations.items()},
+    )
+
+
+def _cut_evaluation(checked: CheckedEvaluation) -> CheckedEvaluation:
+    settings = checked.evaluation.settings
+    shorter = evolve(settings, samples=min(SAMPLES, settings.samples), batch_size=min(SAMPLES, settings.batch_size))
+    return evolve(checked, evaluation=evolve(checked.evaluation, settings=shorter))
+
+
+@frozen(eq=False)
+class _Capped:
+    """A transition that is asked as ever, but whose step ends after a few epochs."""
+
+    inner: Any
+    needs: tuple[str, ...]
+    max_epochs: int = EPOCHS
+
+    def __call__(self, epoch: int, **offered: Any) -> Ending | None:
+        stated = {"epoch": epoch, **offered}
+        ending: Ending | None = self.inner(**{name: stated[name] for name in self.needs})
+        return ending or (Ending("the proof is long enough") if epoch >= EPOCHS else None)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def _capped(until: Configured) -> Configured:
+    signature = until.component.signature
+    wider: Mapping[str, None] = dict.fromkeys((*signature.needs, "epoch"))
+    component = evolve(until.component, signature=evolve(signature, needs=tuple(wider)))
+    return evolve(until, component=component, instance=_Capped(until.instance, signature.needs))

@@ -1,0 +1,187 @@
+"""The folder of checkpoints: which there are, whether one is whole, which are kept."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from hashlib import sha256
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+from attrs import frozen
+
+from fluxflow_registry.errors import Problem, RunError, one_line
+from fluxflow_registry.state import disk
+
+#: Version of the checkpoint's form; readers keep reading older ones.
+FORMAT = 1
+MANIFEST = "manifest.json"
+STATE = "state.json"
+
+#: `due` as often as the recipe says, `stop` where a run was stopped, `best` by a metric, `end` of a step.
+Kind = Literal["due", "stop", "best", "end"]
+
+_PART = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\.safetensors\Z")
+_NAME = re.compile(r"(\d{9,})-([A-Za-z0-9_]+)(?:-(stop|best|end))?\Z")
+_ORDER: Mapping[Kind, int] = {"stop": 0, "due": 1, "best": 2, "end": 3}
+
+
+class DamagedError(RunError):
+    """A checkpoint that is not what was written: it is laid aside, and the one before it is used."""
+
+
+#: What a disk says of a file that is not there, or not there any more as it was written.
+_LOST = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
+
+
+def unreadable(path: Path, error: OSError) -> RunError:
+    """An error for a file that cannot be read: damage, or else a reason to leave everything as it is."""
+    kind = DamagedError if error.errno in _LOST else RunError
+    return kind(Problem(f"cannot be read: {error.strerror}", str(path)))
+
+
+@frozen
+class Found:
+    """A checkpoint by its folder's name: how many batches of the run it holds, of which step, and why it was made."""
+
+    folder: Path
+    run_batch: int
+    step: str
+    kind: Kind
+
+    @property
+    def end(self) -> bool:
+        """Whether it is the end of its step, which holds the models alone."""
+        return self.kind == "end"
+
+
+def name_of(run_batch: int, step: str, kind: Kind) -> str:
+    """The folder name of a checkpoint, such as `000003500-vae_warmup-end`."""
+    return f"{run_batch:09d}-{step}" + ("" if kind == "due" else f"-{kind}")
+
+
+def listing(root: Path) -> list[Found]:
+    """The committed checkpoints under `root`, newest first; by name alone, not verified."""
+    found = []
+    for folder in root.iterdir() if root.is_dir() else ():
+        match = _NAME.match(folder.name)
+        if match:
+            kind: Any = match[3] or "due"
+            found.append(Found(folder, int(match[1]), match[2], kind))
+    return sorted(found, key=lambda f: (f.run_batch, _ORDER[f.kind]), reverse=True)
+
+
+def retain(root: Path, keep: int, latest: Path) -> None:
+    """Remove all but the `latest`, the newest `keep` that were due, each step's best and each step's end.
+
+    Of those that were due, the newest whose numbers are finite stays too: there may be need to go back to it.
+    """
+    found = listing(root)
+    due = [f for f in found if f.kind == "due"]
+    good = next((f for f in due if is_finite(f.folder)), None)
+    due = [*due[:keep], *([good] if good else [])]
+    best = {f.step: f for f in reversed(found) if f.kind == "best"}.values()
+    for each in found:
+        if each.kind != "end" and each not in due and each not in best and each.folder != latest:
+            remove(each.folder)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, held against its own digest; raises DamagedError, or RunError for one that is not for us."""
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        own, version, files = manifest["digest"], manifest["format"], list(manifest["files"].items())
+        damaged = own != own_digest(manifest)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedError(Problem(f"the manifest cannot be read: {one_line(error)}", str(path))) from error
+    if damaged:
+        raise DamagedError(Problem("the manifest does not have its own digest", str(path)))
+    if version != FORMAT:
+        message = f"is a checkpoint of format {version}; this version reads format {FORMAT}"
+        raise RunError(Problem(message, str(folder)))
+    for file, _ in files:
+        if file != STATE and not _PART.match(file):
+            raise DamagedError(Problem(f"the manifest names `{file}`, which is no file of a checkpoint", str(folder)))
+    return manifest
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Hold every file against the manifest, and give that; raises DamagedError, or RunError, naming the file."""
+    manifest = read_manifest(folder)
+    for file, expected in manifest["files"].items():
+        try:
+            found = disk.digest(folder / file)
+        except OSError as error:
+            raise unreadable(folder / file, error) from error
+        if found != expected:
+            raise DamagedError(Problem("is damaged: its size or digest is not the manifest's", str(folder / file)))
+    return manifest
+
+
+def is_finite(folder: Path) -> bool:
+    """Whether a checkpoint says that all its numbers are finite."""
+    try:
+        return read_manifest(folder).get("not_finite") == []
+    except RunError:
+        return False
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself (position, results ...), without its tensors; raises RunError."""
+    try:
+        meta: dict[str, Any] = json.loads((folder / STATE).read_bytes())["meta"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(Problem(f"cannot be read: {one_line(error)}", str(folder / STATE))) from error
+    return meta
+
+
+def own_digest(manifest: Mapping[str, Any]) -> str:
+    """The digest of everything in a manifest but itself."""
+    content = {key: value for key, value in manifest.items() if key != "digest"}
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint; it stops being one before its first file goes."""
+    doomed = folder.with_name(f".{folder.name}.removing")
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def put(working: Path, final: Path) -> None:
+    """Rename a complete folder into its place; where an older one stands, one of the two is always found."""
+    replaced = final.with_name(f".{final.name}.replaced")
+    if final.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        final.rename(replaced)
+    working.rename(final)
+    disk.sync_folder(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def lay_aside(folder: Path) -> Path:
+    """Rename a damaged checkpoint, so that it is none any more but can still be looked at."""
+    for number in count(1):
+        aside = folder.with_name(f".{folder.name}{'' if number == 1 else f'.{number}'}.damaged")
+        if not aside.exists():
+            return folder.rename(aside)
+    raise AssertionError("numbers have no end")
+
+
+def tidy(root: Path) -> None:
+    """Clear away what an interrupted save or removal left."""
+    for replaced in root.glob(".*.replaced"):
+        final = replaced.with_name(replaced.name.removeprefix(".").removesuffix(".replaced"))
+        if not final.exists():
+            replaced.rename(final)
+    for pattern in (".*.writing", ".*.removing", ".*.replaced"):
+        for folder in root.glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,83 @@
+"""Files that are on the disk when they are said to be: synced, digested, replaced whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+#: Bytes written or read at a time.
+BLOCK = 1 << 22
+
+
+def write(path: Path, parts: Iterable[bytes | memoryview]) -> dict[str, Any]:
+    """Write a new file and sync it; gives its size and digest as they were meant, not as read back."""
+    digest, size = sha256(), 0
+    # Unbuffered: a process forked meanwhile has no copy of a half-full buffer to write out again.
+    with path.open("wb", buffering=0) as file:
+        for part in parts:
+            view = memoryview(part)
+            for start in range(0, len(view), BLOCK):
+                block = view[start : start + BLOCK]
+                digest.update(block)
+                _write_all(file.fileno(), block)
+            size += len(view)
+        os.fsync(file.fileno())
+    return {"size": size, "sha256": digest.hexdigest()}
+
+
+def _write_all(file: int, block: memoryview) -> None:
+    while block:
+        block = block[os.write(file, block) :]
+
+
+def digest(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file as it is."""
+    found, size = sha256(), 0
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(BLOCK):
+            found.update(block)
+            size += len(block)
+    return {"size": size, "sha256": found.hexdigest()}
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Replace a file whole: whoever reads it meanwhile, or after a crash, finds the old one or the new one."""
+    working = path.with_name(f".{path.name}.writing")
+    try:
+        write(working, [content])
+        working.replace(path)
+    except OSError:
+        working.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, or a copy where the disk knows no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        with target.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and its parents, whose names last."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)

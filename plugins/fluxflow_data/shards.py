@@ -1,0 +1,165 @@
+"""Dataset `webdataset`: pictures with captions in tar files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attrs import field, frozen, validators
+
+from fluxflow_registry import DataError, Field, Problem, SampleError
+
+from .batching import batch_of, fields_of
+from .captions import text_of
+from .locate import located, refuse
+from .reading import Reader
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .corpus import Corpus
+
+
+def _files(_: Any, __: Any, value: str | list[str]) -> None:
+    entries = [value] if isinstance(value, str) else value
+    if not entries:
+        raise ValueError("`shards` is empty")
+    for entry in entries:
+        refuse(entry)
+
+
+def _extensions(_: Any, attribute: Any, value: str) -> None:
+    if not all(part.strip(" .") for part in value.split(";")):
+        raise ValueError(f"`{attribute.name}` is `{value}`; extensions are expected, such as `jpg;png`")
+
+
+def _caption(_: Any, __: Any, value: str) -> None:
+    extension, names = parsed(value)
+    if not extension or ";" in value:
+        raise ValueError(f"`caption_key` is `{value}`; one extension is expected, such as `txt` or `json.caption`")
+    if not names and extension.rpartition(".")[2] == "json":
+        raise ValueError(f"`caption_key` is `{value}`, and lacks the name in the JSON: `{value}.caption`, for one")
+
+
+@frozen
+class WebDataset:
+    """Pictures with captions in tar files, stored as webdataset does, as squares.
+
+    image: float32 [B, 3, S, S] in [-1, 1]; caption: text; pictures become squares as in `folder`. The
+    members `a/007.jpg` and `a/007.txt` are one sample with the key `a/007`: the name up to the first
+    dot. Samples are in the order of the shards and of their first members. Opening hops through
+    the headers of new shards and refuses what is cut, damaged or incomplete; what is found is kept in
+    the cache, so that any sample of any later run is read at once. Shards must not change while
+    they are read from. A sample that cannot be decoded gives its place to another.
+    """
+
+    shards: str | list[str] = field(validator=_files)
+    """Tar files: a path, with ranges (`data/{000..012}.tar`) or wildcards (`data/*.tar`), or a list of these."""
+    image_key: str = field(default="jpg;jpeg;png;webp", validator=_extensions)
+    """Extensions of the pictures; of several in one sample the first in this order is read."""
+    caption_key: str = field(default="txt", validator=_caption)
+    """Extension of the captions; `json.caption` is `caption` in the member `json`, `json.a.b` is `b` in `a` there."""
+    image_size: int = field(default=64, validator=validators.ge(1))
+    """Side of the square in pixels."""
+    caption_prefix: str | None = None
+    """Put in front of every caption, as `{prefix}. {caption}`."""
+    flip: float = field(default=0.0, validator=validators.and_(validators.ge(0.0), validators.le(1.0)))
+    """Probability that a picture is mirrored left to right, drawn anew for each epoch."""
+
+    def fields(self) -> Mapping[str, Field]:
+        """Say what a batch holds, per sample."""
+        return fields_of(self)
+
+    def __call__(self) -> ShardSource:
+        """Open the shards; raises DataError with everything that is wrong in any of them."""
+        from .corpus import opened
+        from .index import Wanted
+
+        problems: list[Problem] = []
+        paths = located([self.shards] if isinstance(self.shards, str) else self.shards, problems)
+        images = tuple(part.strip(" .").lower() for part in self.image_key.split(";"))
+        corpus = opened(paths, Wanted(images, parsed(self.caption_key)[0]), problems)
+        if corpus is None:
+            raise DataError(problems)
+        return ShardSource(self, corpus)
+
+
+class ShardSource:
+    """The samples of opened shards, each read from its place when it is asked for."""
+
+    def __init__(self, options: WebDataset, corpus: Corpus) -> None:
+        self.options = options
+        self.corpus = corpus
+        #: Identity of what is read: headers and lengths of all shards in their order, and which members count.
+        self.digest = corpus.digest
+        self.reader = Reader()
+
+    def __len__(self) -> int:
+        return len(self.corpus)
+
+    def name(self, index: int) -> str:
+        """Say which one is sample `index`: its shard and its key, as `data/000.tar:key`."""
+        return self.corpus.name(index)
+
+    def batch(self, indices: Sequence[int], seed: int) -> dict[str, Tensor | list[str]]:
+        """Read the samples at `indices`; `seed` and the index decide which ones are mirrored.
+
+        Returns image [B, 3, S, S] and caption, a list of B strings. Raises SampleError with all
+        samples of the batch that cannot be decoded, and DataError for a shard that is gone or another.
+        """
+        from .checking import read_all
+
+        damaged: dict[int, Problem] = {}
+        pictures = read_all(indices, self._picture, self.name, self.options.image_size, damaged)
+        captions = [self._caption(index, damaged) for index in indices]
+        if damaged:
+            raise SampleError(damaged)
+        return batch_of(self.options, indices, pictures, captions, seed)
+
+    def _picture(self, index: int) -> bytes:
+        return self.reader.read(*self.corpus.picture(index))
+
+    def _caption(self, index: int, damaged: dict[int, Problem]) -> str:
+        """The caption of a sample, or an empty text after telling why there is none."""
+        extension, names = parsed(self.options.caption_key)
+        try:
+            content = self.reader.read(*self.corpus.caption(index))
+            caption = _field(content, names) if names else text_of(content)
+        except OSError as error:
+            message = f"its `{extension}` cannot be read: {error.strerror}"
+        except ValueError as error:
+            message = f"its `{extension}` {error}"
+        else:
+            if caption:
+                return caption
+            message = f"its caption in `{self.options.caption_key}` is empty"
+        damaged.setdefault(index, Problem(message, self.name(index)))
+        return ""
+
+
+def parsed(key: str) -> tuple[str, tuple[str, ...]]:
+    """An extension, and the names that lead to the caption in it: `json.a.b` is (`json`, (`a`, `b`))."""
+    parts = key.strip(" .").split(".")
+    lower = [part.lower() for part in parts]
+    end = lower.index("json") + 1 if "json" in lower else len(parts)
+    return ".".join(lower[:end]), tuple(parts[end:])
+
+
+def _field(content: bytes, names: Sequence[str]) -> str:
+    """The text in a JSON under a chain of names; raises ValueError in a user's words."""
+    import json
+
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        raise ValueError("is no JSON" if content else "is empty: 0 bytes") from None
+    for depth, name in enumerate(names):
+        if not isinstance(value, dict) or name not in value:
+            there = ", ".join(list(value)[:8]) if isinstance(value, dict) else type(value).__name__
+            raise ValueError(f"has no `{'.'.join(names[: depth + 1])}`; it has {there or 'nothing'}")
+        value = value[name]
+    if not isinstance(value, str):
+        raise ValueError(f"holds under `{'.'.join(names)}` no text but {type(value).__name__}")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"holds under `{'.'.join(names)}` halves of characters")
+    return " ".join(value.split())

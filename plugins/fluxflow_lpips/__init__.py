@@ -1,0 +1,12 @@
+"""LPIPS: how far apart two pictures are to a network that was trained to see."""
+
+from __future__ import annotations
+
+from fluxflow_lpips.losses import Lpips
+from fluxflow_registry import Register, hookimpl
+
+
+@hookimpl
+def fluxflow_register_losses(register: Register) -> None:
+    """Register the loss."""
+    register("lpips", Lpips)

@@ -1,0 +1,250 @@
+"""The command, killed or told to stop at random instants, over all kinds of steps, data and workers."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import tarfile
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from fluxflow_registry.state import checkpoints
+
+from ..forked import Server, Started, group_is_gone, outcome, serving
+from ..small import FLOW, VAE_GAN
+
+#: Kills and stops in all, of CI and of the slow proofs.
+FEW, MANY = 20, 200
+FEW_STOPS, MANY_STOPS = 10, 100
+
+SETTINGS = {
+    "shapes": [],
+    "shapes, workers": ["defaults.workers=2"],
+    "folder": ["datasets.shapes={type: folder, path: pictures, image_size: 16, flip: 0.5}"],
+    "folder, workers": [
+        "datasets.shapes={type: folder, path: pictures, image_size: 16, flip: 0.5}",
+        "defaults.workers=2",
+    ],
+    "webdataset": ["datasets.shapes={type: webdataset, shards: ['shards/*.tar'], image_size: 16, flip: 0.5}"],
+    "webdataset, workers": [
+        "datasets.shapes={type: webdataset, shards: ['shards/*.tar'], image_size: 16, flip: 0.5}",
+        "defaults.workers=2",
+    ],
+}
+
+#: The judge draws pictures, which takes longer than all the training; the mean squared error does not.
+RECIPE = VAE_GAN + FLOW.replace("metrics: {shapes_judge: {}}", "metrics: {psnr: {}}")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving() as made:
+        yield made
+
+
+def write_data(root: Path) -> None:
+    """The same 24 noisy pictures as a folder and as two shards."""
+    (root / "pictures").mkdir()
+    (root / "shards").mkdir()
+    draw = random.Random(0)
+    for shard in range(2):
+        with tarfile.open(root / "shards" / f"{shard}.tar", "w") as tar:
+            for number in range(12):
+                key = f"{shard}{number:02d}"
+                stream = BytesIO()
+                Image.frombytes("RGB", (20, 16), draw.randbytes(20 * 16 * 3)).save(stream, "PNG")
+                for name, content in ((f"{key}.png", stream.getvalue()), (f"{key}.txt", b"a picture of noise")):
+                    (root / "pictures" / name).write_bytes(content)
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    tar.addfile(member, BytesIO(content))
+
+
+def folder(root: Path, name: str) -> Path:
+    made = root / name
+    made.mkdir()
+    (made / "small.yaml").write_text(RECIPE)
+    write_data(made)
+    return made
+
+
+def command(kind: str) -> list[str]:
+    settings = ["defaults.log_every=1", "steps.flow.epochs=3", *SETTINGS[kind]]
+    return ["small.yaml", "--output", "out", *(word for setting in settings for word in ("--set", setting))]
+
+
+@pytest.fixture(scope="module")
+def straight(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], float]]:
+    """For each kind of data and workers: what an undisturbed run comes to, and the seconds that it takes."""
+    root = tmp_path_factory.mktemp("straight")
+    found = {}
+    for number, kind in enumerate(SETTINGS):
+        where = folder(root, str(number))
+        begun = time.monotonic()
+        started = server.start(where, *command(kind))
+        assert started.wait() == 0, started.said
+        found[kind] = outcome(where / "out"), time.monotonic() - begun
+    return found
+
+
+def test_workers_change_nothing(straight: dict[str, tuple[dict[str, Any], float]]) -> None:
+    for kind in ("shapes", "folder", "webdataset"):
+        assert straight[kind][0] == straight[f"{kind}, workers"][0]
+
+
+def kill_and_go_on(server: Server, where: Path, kind: str, draw: random.Random, seconds: float, most: int) -> int:
+    """Kill the command up to `most` times at random instants, then let it end; gives the number of kills."""
+    kills = 0
+    while kills < most:
+        started = server.start(where, *command(kind))
+        time.sleep(draw.uniform(0.1, 1.1) * seconds)
+        started.signal(signal.SIGKILL)
+        code = started.wait()
+        assert group_is_gone(started.pid, 10), "workers are left"
+        assert code in (0, -signal.SIGKILL), started.said
+        if code == 0:
+            break
+        kills += 1
+    started = server.start(where, *command(kind))
+    if kills == most:
+        assert started.wait() == 0, started.said
+    else:  # the run had ended before: this is a new one, which is not wanted
+        started.signal(signal.SIGKILL)
+        started.wait()
+    return kills
+
+
+def remove_others(out: Path) -> None:
+    """Take away folders of runs that were killed before they had saved anything, or are not wanted."""
+    for run in out.glob("small-*"):
+        if not (run / "results.json").exists():
+            run.rename(out / f"unwanted-{run.name}")
+
+
+def kill_at_random(
+    server: Server, straight: dict[str, tuple[dict[str, Any], float]], root: Path, kills: int, seed: int
+) -> None:
+    draw = random.Random(seed)
+    done = turn = 0
+    while done < kills:
+        kind = list(SETTINGS)[turn % len(SETTINGS)]
+        where = folder(root, str(turn))
+        done += kill_and_go_on(server, where, kind, draw, straight[kind][1], draw.randint(1, 3))
+        remove_others(where / "out")
+        assert outcome(where / "out") == straight[kind][0], f"{kind}, in {where}"
+        turn += 1
+
+
+def test_some_random_kills_change_nothing(
+    server: Server, straight: dict[str, tuple[dict[str, Any], float]], tmp_path: Path
+) -> None:
+    kill_at_random(server, straight, tmp_path, FEW, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_many_random_kills_change_nothing(
+    server: Server, straight: dict[str, tuple[dict[str, Any], float]], tmp_path: Path
+) -> None:
+    kill_at_random(server, straight, tmp_path, MANY, seed=2)
+
+
+def last_logged(run: Path) -> int:
+    """The last batch of the run that was completed, by the log, which is written batch by batch."""
+    lines = [line for path in run.glob("graph/*.jsonl") for line in path.read_text().splitlines()]
+    return max((json.loads(line)["global_step"] for line in lines), default=0)
+
+
+def stop(server: Server, where: Path, kind: str, after: float) -> tuple[Started, int, float]:
+    started = server.start(where, *command(kind))
+    time.sleep(0.1 + after)  # the interpreter's own start belongs to nobody's handler
+    begun = time.monotonic()
+    started.signal(signal.SIGTERM, group=True)
+    code = started.wait()
+    return started, code, time.monotonic() - begun
+
+
+def stop_at_random(
+    server: Server, straight: dict[str, tuple[dict[str, Any], float]], root: Path, stops: int, seed: int
+) -> None:
+    draw = random.Random(seed)
+    done = turn = 0
+    while done < stops:
+        kind = list(SETTINGS)[turn % len(SETTINGS)]
+        expected, seconds = straight[kind]
+        where = folder(root, str(turn))
+        turn += 1
+        for _ in range(3):
+            started, code, took = stop(server, where, kind, draw.uniform(0.0, 1.1) * seconds)
+            assert took < 10
+            assert group_is_gone(started.pid, 10), "workers are left"
+            if code == 0:
+                break
+            assert code == 75, started.said
+            done += 1
+            assert "Traceback" not in started.said
+            for run in (where / "out").glob("small-*"):
+                newest = checkpoints.listing(run / "checkpoints")
+                assert bool(newest) == bool(last_logged(run))
+                if newest:
+                    checkpoints.verify(newest[0].folder)
+                    assert newest[0].run_batch == last_logged(run)
+        else:
+            final = server.start(where, *command(kind))
+            assert final.wait() == 0, final.said
+        remove_others(where / "out")
+        assert outcome(where / "out") == expected, f"{kind}, in {where}"
+
+
+def test_some_stops_of_the_whole_group_at_random_instants_save_the_last_batch(
+    server: Server, straight: dict[str, tuple[dict[str, Any], float]], tmp_path: Path
+) -> None:
+    stop_at_random(server, straight, tmp_path, FEW_STOPS, seed=3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_many_stops_of_the_whole_group_at_random_instants_save_the_last_batch(
+    server: Server, straight: dict[str, tuple[dict[str, Any], float]], tmp_path: Path
+) -> None:
+    stop_at_random(server, straight, tmp_path, MANY_STOPS, seed=4)
+
+
+def test_a_second_command_is_refused_while_the_first_one_runs_and_names_it(server: Server, tmp_path: Path) -> None:
+    where = folder(tmp_path, "two")
+    first = server.start(where, *command("shapes"), "--set", "steps.vae_gan.epochs=200")
+    limit = time.monotonic() + 60
+    while not list(where.glob("out/small-*/checkpoints/0*")) and time.monotonic() < limit:
+        time.sleep(0.02)
+
+    second = server.start(where, *command("shapes"), "--set", "steps.vae_gan.epochs=200")
+
+    assert second.wait() == 2
+    assert f"is in use by process {first.pid} on " in second.said
+    first.signal(signal.SIGTERM)
+    assert first.wait() == 75
+
+
+def test_the_same_command_goes_on_at_once_after_a_kill_although_workers_still_hold_the_lock(
+    server: Server, straight: dict[str, tuple[dict[str, Any], float]], tmp_path: Path
+) -> None:
+    where = folder(tmp_path, "once")
+    for _ in range(4):
+        started = server.start(where, *command("webdataset, workers"))
+        limit = time.monotonic() + 60
+        while not list(where.glob("out/small-*/checkpoints/0*")) and time.monotonic() < limit:
+            time.sleep(0.01)
+        started.signal(signal.SIGKILL)
+        started.wait()
+
+    last = server.start(where, *command("webdataset, workers"))
+
+    assert last.wait() == 0, last.said
+    assert outcome(where / "out") == straight["webdataset"][0]

@@ -1,0 +1,54 @@
+"""Out of memory, whenever it comes: a message with sizes, exit code 1, and whole checkpoints to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fluxflow_registry.state import checkpoints
+
+from .conftest import Answer
+
+Call = Callable[..., Answer]
+GIVEN = ("hungry.yaml", "--plugin", "spoil.py", "--device", "cpu")
+
+#: When it happens, and the newest checkpoint that is there then.
+PHASES = {
+    "memory in a value:9": "000000008-vae_gan",
+    "memory in a loss:9": "000000008-vae_gan",
+    "memory in the walk back:9": "000000008-vae_gan",
+    "memory in the optimizer:9": "000000008-vae_gan",
+    "memory in an evaluation:": "000000016-flow",
+}
+
+
+def finals(root: Path) -> dict[str, bytes]:
+    (run,) = root.iterdir()
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.glob("final/**/*.safetensors")}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_command_ends_with_the_sizes_and_goes_on_to_the_same_weights(
+    call: Call, spoiling: Path, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    whole = call(*GIVEN, "--output", "whole")
+    monkeypatch.setenv("SPOIL", phase)
+
+    ended = call(*GIVEN, "--output", "cut")
+
+    assert whole.code == 0, whole.err
+    assert ended.code == 1
+    assert "out of memory: CUDA out of memory. Tried to allocate 2.00 GiB." in ended.err
+    assert "step vae_gan  batch_size 4, images 16 x 16" in ended.err
+    assert "Traceback" not in ended.err
+    (run,) = (spoiling / "cut").iterdir()
+    left = checkpoints.listing(run / "checkpoints")
+    assert left[0].folder.name == PHASES[phase]
+    assert all(checkpoints.verify(found.folder)["not_finite"] == [] for found in left)
+    assert list((run / "checkpoints").glob(".*")) == []
+    monkeypatch.delenv("SPOIL")
+    again = call(*GIVEN, "--output", "cut")
+    assert again.code == 0, again.err
+    assert finals(spoiling / "cut") == finals(spoiling / "whole")

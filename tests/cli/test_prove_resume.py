@@ -1,0 +1,226 @@
+"""`--prove-resume` passes where a resumed run is the same, and names the component where it is not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..small import FLOW, VAE_GAN
+from .test_train import environment
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+#: Components that keep something between batches: one that says so, and some that do not.
+KEEPING = '''
+import torch
+from attrs import define, field, frozen
+from fluxflow_registry import Ending, Field, hookimpl
+
+
+@define
+class Running:
+    """Divided by its own running mean, which it saves."""
+
+    mean: float = field(init=False, default=1.0)
+
+    def __call__(self, reconstruction, image):
+        now = (reconstruction - image).square().mean()
+        self.mean = 0.9 * self.mean + 0.1 * float(now.detach())
+        return now / self.mean
+
+    def state_dict(self):
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state):
+        self.mean = state["mean"]
+
+
+@define
+class Jitter:
+    """Multiplied by numbers from a generator of its own."""
+
+    own: torch.Generator = field(init=False, factory=lambda: torch.Generator().manual_seed(0))
+
+    def __call__(self, reconstruction, image):
+        return (reconstruction - image).square().mean() * torch.rand((), generator=self.own)
+
+
+@define
+class Drifting:
+    """A value that counts how often it was asked."""
+
+    asked: int = field(init=False, default=0)
+
+    def __call__(self, reconstruction):
+        self.asked += 1
+        return reconstruction * (1 + 0.01 * self.asked)
+
+
+@define
+class Learning:
+    """A weigher that learns, and does not say so."""
+
+    def __call__(self, losses):
+        from math import log1p
+        calls = []
+
+        def weigh(values):
+            calls.append(1)
+            return {name: log1p(len(calls)) for name in values}
+
+        return weigh
+
+
+@frozen
+class Streaming:
+    """A dataset that goes on where it stopped, in its own mind."""
+
+    def fields(self):
+        return {"image": Field((3, 16, 16)), "caption": Field(None, "text")}
+
+    def __call__(self):
+        return Stream()
+
+
+class Stream:
+    """Gives whatever comes next."""
+
+    given = 0
+
+    def __len__(self):
+        return 64
+
+    def batch(self, indices, seed):
+        self.given += 1
+        draw = torch.Generator().manual_seed(self.given)
+        image = torch.rand(len(indices), 3, 16, 16, generator=draw) * 2 - 1
+        return {"image": image, "caption": ["a picture"] * len(indices)}
+
+
+@hookimpl
+def fluxflow_register_losses(register):
+    register("running", Running)
+    register("jitter", Jitter)
+
+
+@hookimpl
+def fluxflow_register_values(register):
+    register("drift", Drifting)
+
+
+@hookimpl
+def fluxflow_register_balancers(register):
+    register("learning", Learning)
+
+
+@hookimpl
+def fluxflow_register_datasets(register):
+    register("streaming", Streaming)
+'''
+
+VAE = "steps.vae_gan.updates.vae"
+
+
+def prove(folder: Path, recipe: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    changes = [word for setting in settings for word in ("--set", setting)]
+    command = [sys.executable, "-m", "fluxflow_registry", str(recipe), "--prove-resume", *changes]
+    plugin = folder / "keeping.py"
+    if plugin.exists():
+        command += ["--plugin", "keeping.py"]
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=250)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "small.yaml").write_text(VAE_GAN)
+    (tmp_path / "keeping.py").write_text(KEEPING)
+    return tmp_path
+
+
+def test_a_component_that_saves_what_it_keeps_passes_and_nothing_is_left_behind(folder: Path) -> None:
+    done = prove(folder, Path("small.yaml"), f"{VAE}.losses.running={{}}", "steps.vae_gan.accumulate=2")
+
+    assert done.returncode == 0, done.stderr
+    assert "killed within the writing of the next checkpoint\n" in done.stderr
+    assert "killed after 10 batches of step `vae_gan`\n" in done.stderr
+    assert done.stdout.startswith("the same bit by bit, after 3 interruptions:\n         12  batches\n")
+    assert list((folder / "runs").iterdir()) == []
+
+
+GUILTY = {
+    "a loss": ([f"{VAE}.losses.jitter={{}}"], "loss `vae/jitter`, from the same values", "loss `jitter`"),
+    "a value": (
+        ["values={drift: {}}", f"{VAE}.losses.l1={{with: {{reconstruction: drift}}}}"],
+        "value `drift`, from the same inputs",
+        "value `drift`",
+    ),
+    "a balancer": (
+        [f"{VAE}.balancer={{type: learning}}"],
+        "the weighted sum of update `vae`, from the same losses",
+        "balancer `learning`",
+    ),
+    "a dataset": (["datasets.shapes={type: streaming}"], "field `image` of the same samples", "dataset `streaming`"),
+}
+
+
+@pytest.mark.parametrize("who", ["a dataset"])
+def test_a_component_with_a_hidden_state_is_found_and_named(folder: Path, who: str) -> None:
+    settings, first, made_by = GUILTY[who]
+
+    done = prove(folder, Path("small.yaml"), *settings)
+
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("a resumed run is not the same at batch ")
+    assert f"first       {first}" in done.stdout
+    assert f"made by     {made_by}" in done.stdout
+    assert "keeps something that no checkpoint holds" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["a loss", "a value", "a balancer"])
+def test_other_components_with_a_hidden_state_are_found_too(folder: Path, who: str) -> None:
+    test_a_component_with_a_hidden_state_is_found_and_named(folder, who)
+
+
+def test_the_first_difference_is_told_as_data_too(folder: Path) -> None:
+    changes = ["--set", f"{VAE}.losses.jitter={{}}", "--plugin", "keeping.py", "--prove-resume", "--json"]
+    command = [sys.executable, "-m", "fluxflow_registry", "small.yaml", *changes]
+
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=250)
+    told = json.loads(done.stdout)
+
+    assert done.returncode == 1
+    assert told["same"] is False
+    assert (told["first"]["kind"], told["first"]["name"]) == ("loss", "vae/jitter")
+
+
+def test_a_recipe_that_fails_while_it_trains_is_told_as_it_is(folder: Path) -> None:
+    (folder / "keeping.py").write_text(KEEPING.replace("now / self.mean", "now.missing"))
+
+    done = prove(folder, Path("small.yaml"), f"{VAE}.losses.running={{}}")
+
+    assert done.returncode == 1
+    assert "a run of the proof has not trained to its end" in done.stderr
+    assert "loss `vae/running` failed: AttributeError" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("recipe", sorted((REPOSITORY / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_that_is_shipped_resumes_exactly(tmp_path: Path, recipe: Path) -> None:
+    done = prove(tmp_path, recipe)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the same bit by bit, after 5 interruptions" in done.stdout
+
+
+@pytest.mark.slow
+def test_flow_and_averages_resume_exactly_with_workers(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(VAE_GAN + FLOW)
+
+    done = prove(tmp_path, Path("small.yaml"), "steps.vae_gan.workers=2", "steps.flow.workers=1")
+
+    assert done.returncode == 0, done.stdout + done.stderr

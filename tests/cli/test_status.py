@@ -1,0 +1,487 @@
+"""`--status` tells where a run stands from its folder alone, whatever is in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fluxflow_registry.cli.changes import plugin_rows
+from fluxflow_registry.cli.standing import look
+from fluxflow_registry.cli.status import glances
+from fluxflow_registry.contracts import Position
+from fluxflow_registry.engine.folder import RunFolder, held_by
+from fluxflow_registry.errors import FluxflowError
+from fluxflow_registry.registry import Registry
+from fluxflow_registry.state import checkpoints, store
+
+from ..small import VAE_GAN
+from .conftest import Answer
+
+Call = Callable[..., Answer]
+
+DIGEST = "0123456789abcdef" * 4
+STEPS = [{"name": "vae", "epochs": 5, "batches": 6}, {"name": "flow", "epochs": 2, "batches": 10}]
+COMMAND = "fluxflow-run small.yaml --output runs"
+
+
+def run_folder(root: Path, name: str = "small-20260801-120000", digest: str = DIGEST) -> RunFolder:
+    """The folder of a run that has just been started in `root`."""
+    folder = RunFolder(root / name, digest)
+    folder.path.mkdir(parents=True)
+    facts = {"name": "small", "steps": STEPS, "command": COMMAND, "directory": str(root.parent)}
+    folder.write_identity(finished=False, facts=facts)
+    return folder
+
+
+def save(folder: RunFolder, position: Position, kind: checkpoints.Kind = "due", **meta: Any) -> Path:
+    """A checkpoint of a run, as the engine writes it."""
+    place = {name: getattr(position, name) for name in ("step", "epoch", "batch", "step_batch", "run_batch")}
+    name = checkpoints.name_of(position.run_batch, "vae", kind)
+    state = {"model": {"expander": {"weight": torch.ones(3)}}}
+    told = {"position": place, "step": "vae", "results": {}, "damaged": {}, **meta}
+    return store.save(folder.checkpoints, name, state, told)
+
+
+def at(batch: int) -> Position:
+    """After so many batches of the first step."""
+    return Position(0, batch // 6, batch % 6, batch, batch)
+
+
+def spoil(checkpoint: Path) -> None:
+    path = checkpoint / "model.expander.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+
+
+def words(answer: Answer) -> str:
+    """What a command has told, without the spaces that align it."""
+    assert answer.code == 0, answer.err
+    return "\n".join(" ".join(line.split()) for line in answer.out.splitlines())
+
+
+@pytest.fixture
+def folder(call: Call, tmp_path: Path) -> RunFolder:
+    return run_folder(tmp_path / "runs")
+
+
+def test_a_run_that_has_saved_nothing(call: Call, folder: RunFolder) -> None:
+    told = words(call("--status", folder.path))
+
+    assert f"run {folder.path}\nstate not running; nothing is saved yet\n" in told
+    assert "recipe `small`, written out in recipe.yaml (identity 0123456789ab)" in told
+    assert "last checkpoint\nkept no checkpoint\n" in told
+    assert (
+        f"to go on\nfrom the beginning: there is no checkpoint\nrepeating nothing that was logged\ncommand {COMMAND}"
+        in told
+    )
+
+
+def test_a_stopped_run_with_everything_that_is_known_of_it(call: Call, folder: RunFolder) -> None:
+    save(folder, at(4))
+    results = {"vae": {"seen": {"psnr": 21.5, "nan": float("nan")}}}
+    save(folder, at(9), "stop", results=results, damaged={"shapes": {"3": "is cut", "5": "is cut"}})
+    bundle = folder.path / "not_finite" / "000000007-vae"
+    bundle.mkdir(parents=True)
+    (bundle / "bundle.json").write_text("{}")
+
+    told = words(call("--status", folder.path))
+
+    assert "state not running; it was stopped, and saved as it stopped" in told
+    assert (
+        "position\nsaved step `vae` (1 of 2), epoch 2 of 5, batch 3 of 6\n"
+        "9 of 30 batches of the step, 9 of 50 batches of the run\n\n"
+    ) in told
+    assert "last checkpoint\nname 000000009-vae-stop\nsaved 0 seconds ago, as the run was stopped\nsize " in told
+    assert (
+        "files verified: each has the SHA-256 that it was written with\nnumbers all finite\nkept 2 checkpoints" in told
+    )
+    assert f"to go on\nfrom checkpoint 000000009-vae-stop\nrepeating nothing\ncommand {COMMAND}\n" in told
+    assert "latest results\nvae/seen psnr 21.5, nan nan" in told
+    assert "worth knowing\ndamaged data dataset `shapes`: 2 samples replaced by others\n" in told
+    assert f"not finite fluxflow-run --replay {bundle}" in told
+
+
+def test_a_killed_run_says_how_far_it_was(call: Call, folder: RunFolder) -> None:
+    save(folder, at(6))
+    folder.note(at(11))
+
+    told = words(call("--status", folder.path))
+
+    assert "state not running; it was killed, crashed or failed after its last checkpoint" in told
+    assert "saved step `vae` (1 of 2), epoch 1 of 5 done\n6 of 30 batches of the step" in told
+    assert "reached step `vae` (1 of 2), epoch 2 of 5, batch 5 of 6\n11 of 30 batches of the step" in told
+    assert "logged 0 seconds ago" in told
+    assert "from checkpoint 000000006-vae\nrepeating at least 5 batches\n" in told
+
+
+def test_a_run_that_was_left_without_a_word_is_not_said_to_have_lost_nothing(call: Call, folder: RunFolder) -> None:
+    save(folder, at(6))
+    folder.note(at(6))
+
+    told = words(call("--status", folder.path))
+
+    assert "state not running; nothing was logged after its last checkpoint" in told
+    assert "repeating nothing that was logged\n" in told
+
+
+def test_the_end_of_a_step_is_the_start_of_the_next_one(call: Call, folder: RunFolder) -> None:
+    save(folder, Position(step=1, run_batch=30), "end")
+
+    told = words(call("--status", folder.path))
+
+    assert "saved step `flow` (2 of 2), at its start\n30 of 50 batches of the run" in told
+    assert "ago, at the end of step `vae`\n" in told
+
+
+def test_a_finished_run_has_nothing_to_go_on_with(call: Call, folder: RunFolder) -> None:
+    save(folder, Position(step=2, run_batch=50), "end")
+    folder.note(Position(1, 1, 10, 20, 50))
+    folder.write_identity(finished=True)
+
+    told = words(call("--status", folder.path))
+
+    assert "state finished\n" in told
+    assert "saved after the last step\n50 of 50 batches of the run" in told
+    assert "to go on" not in told
+    assert json.loads((folder.path / "run.json").read_text())["command"] == COMMAND
+    assert not (folder.path / "position.json").exists()
+
+
+HOLDER = "import sys; from pathlib import Path; from fluxflow_registry.engine.folder import RunFolder\n" + (
+    "lock = RunFolder(Path(sys.argv[1]), '').lock(); print('held', flush=True); sys.stdin.read()"
+)
+
+
+@pytest.fixture
+def held(folder: RunFolder) -> Iterator[int]:
+    """The number of a process that holds the run's folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process.pid
+    process.communicate(timeout=20)
+
+
+def test_a_running_run_is_seen_and_not_disturbed(call: Call, folder: RunFolder, held: int) -> None:
+    save(folder, at(6))
+    folder.note(at(8))
+    before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
+
+    told = words(call("--status", folder.path))
+
+    assert f"state running, held by process {held} on {os.uname().nodename}\n" in told
+    assert "now at step `vae` (1 of 2), epoch 2 of 5, batch 2 of 6\n" in told
+    assert "if it were killed now\nfrom checkpoint 000000006-vae\nrepeating at least 2 batches\n" in told
+    assert {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")} == before
+    with pytest.raises(FluxflowError, match=f"is in use by process {held}"):
+        folder.lock()
+
+
+def test_whoever_looks_does_not_keep_a_run_from_starting(folder: RunFolder) -> None:
+    folder.lock().close()
+
+    assert held_by(folder.path) is None
+    lock = folder.lock()
+    assert held_by(folder.path) == f"process {os.getpid()} on {os.uname().nodename}"
+    lock.close()
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_gone_on_from(call: Call, folder: RunFolder) -> None:
+    save(folder, at(4))
+    spoil(save(folder, at(9)))
+    checkpoints.lay_aside(save(folder, at(2)))
+
+    told = words(call("--status", folder.path))
+
+    file = "checkpoints/000000009-vae/model.expander.safetensors"
+    assert f"files DAMAGED\n{file} is damaged: its size or digest is not the manifest's\n" in told
+    assert "kept 2 checkpoints\nlaid aside .000000002-vae.damaged\n" in told
+    assert "from checkpoint 000000004-vae\nlaying aside 000000009-vae\nrepeating at least 5 batches\n" in told
+    assert "saved step `vae` (1 of 2), epoch 1 of 5, batch 4 of 6\n" in told
+    assert (folder.checkpoints / "000000009-vae").is_dir()
+
+
+def test_where_no_checkpoint_is_whole_a_run_would_begin_again(call: Call, folder: RunFolder) -> None:
+    spoil(save(folder, at(4)))
+    (save(folder, at(9)) / checkpoints.MANIFEST).unlink()
+
+    told = words(call("--status", folder.path))
+
+    assert "position\nsaved nothing that is whole\n" in told
+    assert (
+        "from the beginning: no checkpoint is whole\nlaying aside 000000009-vae\nlaying aside 000000004-vae\n" in told
+    )
+    assert "repeating at least 9 batches\n" in told
+
+
+def test_numbers_that_are_not_finite_are_told(call: Call, folder: RunFolder) -> None:
+    state = {"model": {"expander": {"weight": torch.tensor([1.0, float("nan")])}}}
+    store.save(folder.checkpoints, "000000004-vae", state, {"position": {}})
+
+    assert "numbers not all finite\n" in words(call("--status", folder.path))
+
+
+def test_a_newer_run_of_the_same_recipe_is_what_the_command_goes_on_with(call: Call, folder: RunFolder) -> None:
+    run_folder(folder.path.parent, "small-20260801-130000")
+
+    told = words(call("--status", folder.path))
+
+    assert "BUT the command goes on with small-20260801-130000, a newer run of the same recipe" in told
+
+
+def test_a_renamed_folder_is_not_found_by_the_command(call: Call, folder: RunFolder) -> None:
+    renamed = folder.path.rename(folder.path.with_name("good"))
+
+    told = words(call("--status", renamed))
+
+    assert "BUT the command looks for a folder `small-...`, and this is `good`" in told
+
+
+def test_the_folder_that_the_command_was_given_in_is_told_elsewhere(
+    call: Call, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = words(call("--status", folder.path))
+    monkeypatch.chdir("/")
+    elsewhere = words(call("--status", folder.path))
+
+    assert "given in" not in here
+    assert f"given in {folder.path.parents[1]}" in elsewhere
+
+
+def test_a_plugin_that_has_changed_is_told(call: Call, folder: RunFolder, everything: Registry) -> None:
+    rows = plugin_rows(everything)
+    rows[0]["source"] = "another"
+    (folder.path / "environment.json").write_text(json.dumps({"plugins": rows}))
+
+    told = words(call("--status", folder.path))
+
+    assert f"plugin changed `{rows[0]['name']}` is not the one that the run was started with" in told
+    assert told.count("plugin changed") == 1
+
+
+def test_a_run_that_recorded_less_is_still_told_of(call: Call, folder: RunFolder) -> None:
+    (folder.path / "run.json").write_text(json.dumps({"recipe": DIGEST, "finished": False}))
+    save(folder, at(9))
+
+    told = words(call("--status", folder.path))
+
+    assert "recipe written out in recipe.yaml (identity 0123456789ab)" in told
+    assert "saved step 1, epoch 2, batch 3\n9 batches of the step, 9 batches of the run" in told
+    assert "command" not in told
+
+
+def test_the_status_as_data(call: Call, folder: RunFolder) -> None:
+    save(folder, at(4))
+    spoil(save(folder, at(9), results={}))
+    folder.note(at(11))
+
+    data = json.loads(call("--status", folder.path, "--json").out)
+
+    assert data["folder"] == str(folder.path)
+    assert data["record"]["recipe"] == DIGEST
+    assert data["record"]["steps"] == STEPS
+    assert data["state"] == "broken off"
+    assert data["held_by"] is None
+    assert data["saved"] == {"step": 0, "epoch": 0, "batch": 4, "step_batch": 4, "run_batch": 4}
+    assert data["reached"]["position"]["run_batch"] == 11
+    assert data["checkpoint"]["name"] == "000000009-vae"
+    assert "model.expander.safetensors  is damaged" in data["checkpoint"]["problem"]
+    assert data["resume"]["checkpoint"] == "000000004-vae"
+    assert data["resume"]["repeats"] == 7
+    assert data["resume"]["command"] == COMMAND
+
+
+def test_the_folder_of_all_runs_is_a_line_a_run_the_newest_first(call: Call, folder: RunFolder) -> None:
+    old, new = run_folder(folder.path.parent, "vae-20250101-000000"), folder
+    save(old, at(9), "stop")
+    os.utime(old.checkpoints / "000000009-vae-stop", (time.time() - 7200,) * 2)
+    os.utime(old.path / "run.json", (time.time() - 7200,) * 2)
+    save(new, at(4))
+    new.note(at(5))
+    damaged = run_folder(folder.path.parent, "gan-20240101-000000")
+    (damaged.path / "run.json").write_text("{")
+    os.utime(damaged.path / "run.json", (time.time() - 3 * 86400,) * 2)
+
+    told = call("--status", folder.path.parent)
+    data = json.loads(call("--status", folder.path.parent, "--json").out)
+
+    assert told.out.splitlines() == [
+        "small-20260801-120000  broken off        0 seconds ago  5 of 50 batches  step vae",
+        "vae-20250101-000000    stopped           2 hours ago    9 of 50 batches  step vae",
+        "gan-20240101-000000    damaged run.json  3 days ago     0 batches",
+    ]
+    assert [run["state"] for run in data["runs"]] == ["broken off", "stopped", None]
+
+
+def test_a_run_that_is_removed_meanwhile_is_left_out(folder: RunFolder) -> None:
+    gone = folder.path.with_name("small-gone")
+
+    assert [each.folder for each in glances([gone, folder.path])] == [folder.path]
+
+
+def test_a_checkpoint_that_a_running_run_removes_meanwhile_is_not_called_damaged(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(folder, at(4))
+    verify = checkpoints.verify
+
+    def meanwhile(path: Path) -> dict[str, Any]:
+        if path.name == "000000004-vae":
+            save(folder, at(9))
+            checkpoints.remove(path)
+        return verify(path)
+
+    monkeypatch.setattr(checkpoints, "verify", meanwhile)
+
+    found = look(folder.path, [])
+
+    assert found.resume.checkpoint == "000000009-vae"
+    assert found.resume.lays_aside == ()
+    assert found.laid_aside == ()
+
+
+def test_a_run_that_is_not_there_is_named_with_the_nearest(call: Call, folder: RunFolder, tmp_path: Path) -> None:
+    slip = call("--status", "runs/small-20260801-12000")
+    bare = call("--status", "small-20260801-120000")
+    above = call("--status", tmp_path)
+
+    assert slip.code == 2
+    assert "runs/small-20260801-12000  there is no such folder\n" in slip.err
+    assert "nearest" in slip.err
+    assert "  small-20260801-120000\n" in slip.err
+    assert "runs in runs  small-20260801-120000\n" in bare.err
+    assert f"runs in {tmp_path / 'runs'}  small-20260801-120000\n" in above.err
+    assert above.err.startswith(f"{tmp_path}  is no run's folder: there is no run.json in it, and no run's folder\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("runs/small-20260801-120000/checkpoints", "is no run's folder, but within one"),
+        ("runs/small-20260801-120000/run.json", "is no run's folder, but within one"),
+        ("file", "is no folder"),
+        ("a\0b", "there is no such folder"),
+        ("x" * 300, "cannot be read: File name too long"),
+        ("a\x1b[2Jb", "a\\x1b[2Jb  there is no such folder"),
+    ],
+)
+def test_what_is_no_run_is_refused(call: Call, folder: RunFolder, path: str, message: str) -> None:
+    Path("file").touch()
+
+    refused = call("--status", path)
+
+    assert refused.code == 2
+    assert message in refused.err
+    assert refused.out == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is no valid JSON: JSONDecodeError"),
+        ("[]", "does not say which recipe runs here"),
+        ('{"recipe": 3}', "does not say which recipe runs here"),
+        ("[" * 100_000, "is no valid JSON: RecursionError"),
+        ("1" * 5000, "is no valid JSON: ValueError"),
+    ],
+)
+def test_a_damaged_record_is_told_with_what_there_is(call: Call, folder: RunFolder, content: str, message: str) -> None:
+    save(folder, at(9))
+    (folder.path / "run.json").write_text(content)
+
+    refused = call("--status", folder.path)
+
+    assert refused.code == 2
+    assert refused.err.startswith(f"{folder.path / 'run.json'}  {message}")
+    assert "checkpoints       1, the newest 000000009-vae\n" in refused.err
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(call: Call, folder: RunFolder) -> None:
+    checkpoint = save(folder, at(9))
+    (checkpoint / checkpoints.STATE).unlink()
+    for path in (checkpoint / checkpoints.STATE, folder.path / "position.json", folder.path / ".lock"):
+        os.mkfifo(path)
+
+    told = words(call("--status", folder.path))
+
+    assert "state.json is no file\n" in told
+
+
+def test_a_real_run_that_is_killed_stopped_and_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(VAE_GAN)
+    settings = ["--set", "steps.vae_gan.epochs=400", "--set", "defaults.checkpoint_every=7", "--fresh"]
+    command = [sys.executable, "-m", "fluxflow_registry", "small.yaml", *settings]
+
+    def ended(number: signal.Signals) -> Path:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        limit = time.monotonic() + 60
+        while time.monotonic() < limit and not list(tmp_path.glob("runs/*/checkpoints/000000014-*")):
+            time.sleep(0.01)
+        (path,) = tmp_path.glob("runs/small-*")
+        assert held_by(path) == f"process {process.pid} on {os.uname().nodename}"
+        process.send_signal(number)
+        process.wait(timeout=60)
+        return path
+
+    killed = look(ended(signal.SIGKILL), [])
+    shutil.rmtree(tmp_path / "runs")
+    stopped = look(ended(signal.SIGTERM), [])
+
+    assert killed.state in ("broken off", "stopped")
+    assert killed.resume.repeats <= 14
+    assert stopped.state == "stopped"
+    assert stopped.resume.repeats == 0
+    assert stopped.saved is not None
+    assert stopped.record.command == " ".join(["python", "-m", "fluxflow_registry", "small.yaml", *settings[:-1]])
+    assert stopped.record.directory == str(tmp_path)
+    assert [step.name for step in stopped.record.steps] == ["vae_gan"]
+    assert stopped.resume.checkpoint == stopped.checkpoint.name if stopped.checkpoint else False
+
+
+def test_a_position_that_cannot_be_written_is_no_matter(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path)
+    (folder.path / ".position.json.writing").mkdir()
+
+    folder.note(at(3))
+
+    assert not (folder.path / "position.json").exists()
+
+
+def test_a_run_that_starts_again_forgets_how_far_the_one_before_was(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path)
+    folder.note(at(3))
+
+    folder.write_identity(finished=False)
+
+    assert not (folder.path / "position.json").exists()
+
+
+def test_where_a_run_stands_is_told_without_torch(folder: RunFolder) -> None:
+    save(folder, at(9))
+    code = (
+        "import sys\n"
+        "from fluxflow_registry.cli.main import run\n"
+        f"try: run(['--status', {str(folder.path)!r}])\n"
+        "except SystemExit as left: assert not left.code, left.code\n"
+        "heavy = {'torch', 'torchvision', 'numpy', 'PIL', 'lpips', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+    assert "verified" in done.stdout

@@ -1,0 +1,223 @@
+"""What is told of a batch that was left out: the warning, and the bundle from which it is repeated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fluxflow_registry.check import Checked, check
+from fluxflow_registry.engine import recovery
+from fluxflow_registry.engine.bundle import read_bundle
+from fluxflow_registry.engine.evidence import names_of, not_finite
+from fluxflow_registry.engine.step import LiveStep
+from fluxflow_registry.errors import RunError
+from fluxflow_registry.registry import Registry
+from fluxflow_registry.state import checkpoints, disk
+
+from .conftest import StopAfter, start
+from .poison import SPOILT, Poison, first_batches, poisoned
+from .test_resume import Listener, finals
+
+Checker = Callable[..., Checked]
+Maker = Callable[..., LiveStep]
+NAMED = ("datasets.shapes={type: named}",)
+
+
+@pytest.fixture(scope="module")
+def spoilt() -> Registry:
+    return poisoned()
+
+
+@pytest.fixture
+def bad(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Say which batches of a step are not finite."""
+    return lambda *batches: monkeypatch.setattr(Poison, "bad", lambda batch: batch in batches)
+
+
+def test_the_warning_names_the_loss_and_the_samples_and_where_to_look(
+    checked: Checker, live: Maker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+) -> None:
+    bad(1)
+    recipe = checked(SPOILT, *NAMED, "steps.vae_gan.max_steps=4", using=spoilt)
+    samples = first_batches(live(recipe), 2)[1].indices
+    heard: list[str] = []
+
+    run = start(recipe, tmp_path, [Listener(heard)]).run
+
+    assert heard[0].splitlines() == [
+        "update `vae`: `vae/poison` is not finite; batch 2 was left out",
+        f"    samples  {', '.join(f'picture {index}' for index in samples)}",
+        f"    look into it  fluxflow-run --replay {run.folder}/not_finite/000000002-vae",
+    ]
+
+
+def test_a_bundle_holds_the_place_the_samples_the_numbers_the_recipe_and_the_checkpoint(
+    checked: Checker, live: Maker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+) -> None:
+    bad(7)
+    recipe = checked(SPOILT, *NAMED, using=spoilt)
+    samples = list(first_batches(live(recipe), 2)[1].indices)
+
+    run = start(recipe, tmp_path).run
+
+    (folder,) = (run.folder / "not_finite").iterdir()
+    found = json.loads((folder / "bundle.json").read_text(), parse_constant=pytest.fail)
+    assert found["names"] == [f"picture {index}" for index in found["samples"]]
+    assert len(found["samples"]) == len(samples)
+    assert (found["step"], found["update"], found["run_batch"], found["device"]) == ("vae_gan", "vae", 7, "cpu")
+    assert found["position"] == {"step": 0, "epoch": 1, "batch": 2, "step_batch": 8, "run_batch": 8}
+    assert found["losses"][0]["poison"] == "nan"
+    assert 0 < found["losses"][0]["l1"] < 10
+    (name, gradient), *_ = found["gradients"].items()
+    assert name.startswith("compressor.")
+    assert gradient["nan"] == gradient["of"] == torch.tensor(gradient["shape"]).prod()
+    assert check(folder / "recipe.yaml", spoilt).steps[0].step.settings == recipe.steps[0].step.settings
+    (held,) = checkpoints.listing(folder / "checkpoints")
+    assert held.folder.name == "000000004-vae_gan"
+    assert checkpoints.verify(held.folder)["not_finite"] == []
+    read = read_bundle(folder)
+    assert (read.run_batch, read.samples) == (7, tuple(found["samples"]))
+
+
+def test_a_bundle_keeps_its_checkpoint_when_the_run_has_none_of_it_any_more(
+    checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+) -> None:
+    bad(4)
+
+    run = start(checked(SPOILT, "steps.vae_gan.epochs=4", using=spoilt), tmp_path).run
+
+    (held,) = (run.folder / "not_finite").glob("*/checkpoints/*")
+    assert held.name not in {found.folder.name for found in checkpoints.listing(run.run_folder.checkpoints)}
+    assert checkpoints.verify(held)
+
+
+def test_only_the_first_of_a_streak_has_a_bundle_and_a_run_has_at_most_three(
+    checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+) -> None:
+    bad(1, 2, 4, 6, 7, 8, 10)
+    heard: list[str] = []
+
+    run = start(checked(SPOILT, using=spoilt), tmp_path, [Listener(heard)]).run
+
+    assert sorted(path.name for path in (run.folder / "not_finite").iterdir()) == [
+        "000000002-vae",
+        "000000005-vae",
+        "000000007-vae",
+    ]
+    assert ["look into it" in message for message in heard[:4]] == [True, True, True, False]
+
+
+def test_a_run_that_meets_the_batch_again_points_to_the_bundle_that_is_there(
+    checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+) -> None:
+    bad(1)
+    heard: list[str] = []
+    recipe = checked(SPOILT, using=spoilt)
+    first = start(recipe, tmp_path, [Listener(heard), StopAfter("batch_ended", 3)])
+    for folder in first.run.run_folder.checkpoints.iterdir():
+        checkpoints.remove(folder)
+    before = (first.run.folder / "not_finite" / "000000002-vae" / "bundle.json").stat()
+
+    start(recipe, tmp_path, [Listener(heard)])
+
+    assert heard[0] == heard[1]
+    assert (first.run.folder / "not_finite" / "000000002-vae" / "bundle.json").stat().st_ino == before.st_ino
+
+
+@pytest.mark.parametrize("operation", ["make_folder", "link", "replace"])
+def test_a_bundle_that_cannot_be_written_leaves_nothing_and_training_goes_on(
+    checked: Checker,
+    spoilt: Registry,
+    bad: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    operation: str,
+) -> None:
+    bad(5)
+    whole = start(checked(SPOILT, using=spoilt), tmp_path / "whole").run
+    real = getattr(disk, operation)
+
+    def full(path: Path, *rest: Any) -> None:
+        if "not_finite" in str((path, *rest)):
+            raise OSError(28, "No space left on device")
+        real(path, *rest)
+
+    monkeypatch.setattr(disk, operation, full)
+    heard: list[str] = []
+
+    run = start(checked(SPOILT, using=spoilt), tmp_path / "full", [Listener(heard)]).run
+
+    assert "the bundle to look into it could not be written: OSError: [Errno 28] No space left on device" in heard[0]
+    assert list((run.folder / "not_finite").glob("*")) == []
+    assert finals(run) == finals(whole)
+
+
+def test_a_bundle_holds_what_a_roll_back_on_the_way_needs(
+    checked: Checker,
+    spoilt: Registry,
+    bad: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recovery, "PATIENCE", 4)
+    bad(5, 6, 7, 8, 9, 10)
+    recipe = checked(SPOILT, using=spoilt)
+    start(recipe, tmp_path, [StopAfter("batch_ended", 7)])
+
+    run = start(recipe, tmp_path).run
+
+    second = sorted((run.folder / "not_finite").iterdir())[-1]
+    assert second.name == "000000010-vae"
+    assert {path.name for path in (second / "checkpoints").iterdir()} == {
+        "000000004-vae_gan",
+        "000000008-vae_gan-stop",
+    }
+
+
+def test_statistics_tell_nan_from_infinity_and_what_the_others_are_like() -> None:
+    value = (torch.tensor([1.0, float("nan"), 3.0]), torch.tensor([float("-inf")], dtype=torch.float64))
+
+    found = not_finite(value)
+
+    assert not_finite(torch.tensor([1e300], dtype=torch.float64)) == {}
+    assert not_finite(["a text", torch.tensor([1])]) == {}
+    assert found == {
+        "shape": [[3], [1]],
+        "dtype": "float32",
+        "nan": 1,
+        "inf": 1,
+        "of": 4,
+        "finite": {"mean": 2.0, "std": 1.0, "min": 1.0, "max": 3.0},
+    }
+
+
+def test_samples_without_names_are_called_by_their_numbers() -> None:
+    class Odd:
+        name = "a source may call itself something"
+
+    assert names_of(object(), [3, 4]) == names_of(Odd(), [3, 4]) == ["3", "4"]
+
+
+BROKEN = {
+    "no bundle": (None, "is no bundle: it holds no bundle.json"),
+    "no JSON": ("{", "cannot be read: JSONDecodeError"),
+    "no mapping": ("[]", "cannot be read: TypeError"),
+    "a key that is missing": ('{"format": 1}', "cannot be read: KeyError: 'step'"),
+    "another version": ('{"format": 2}', "is a bundle of format 2; this version reads format 1"),
+    "deep nesting": ("[" * 100_000, "cannot be read: RecursionError"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_no_bundle_is_refused(tmp_path: Path, case: str) -> None:
+    text, words = BROKEN[case]
+    if text is not None:
+        (tmp_path / "bundle.json").write_text(text)
+
+    with pytest.raises(RunError, match=words):
+        read_bundle(tmp_path)

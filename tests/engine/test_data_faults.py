@@ -1,0 +1,254 @@
+"""Data that fail: damaged samples, workers that die, more processes, a clock that is set; the run stays the same."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from fluxflow_registry import DataError, Problem, SampleError, hookimpl
+from fluxflow_registry.check import Checked
+from fluxflow_registry.engine import batches
+from fluxflow_registry.engine import folder as folders
+from fluxflow_registry.engine.batches import ATTEMPTS, epoch_batches, permutation
+from fluxflow_registry.registry import Registry, load
+from fluxflow_registry.state import checkpoints, store
+
+from ..small import PLUGINS, VAE_GAN
+from .conftest import StopAfter, start
+from .test_resume import Listener, finals
+
+Checker = Callable[..., Checked]
+PLACE = (0, "step", "data", 1)
+
+
+class Numbers:
+    """A source of numbers, of which some cannot be read."""
+
+    def __init__(self, length: int, damaged: Sequence[int] = ()) -> None:
+        self.length, self.damaged = length, damaged
+
+    def __len__(self) -> int:
+        return self.length
+
+    def batch(self, indices: Sequence[int], seed: int) -> dict[str, Any]:
+        bad = {index: Problem("is damaged", f"number {index}") for index in indices if index in self.damaged}
+        if bad:
+            raise SampleError(bad)
+        return {"number": torch.tensor(list(indices))}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("first", [0, 3])
+def test_the_next_sample_of_the_same_order_takes_the_place_of_a_damaged_one(workers: int, first: int) -> None:
+    order = permutation(20, *PLACE).tolist()
+    damaged = {order[5], order[6], order[19]}
+    expected = [index if index not in damaged else None for index in order]
+    expected[5] = expected[6] = order[7]
+    expected[19] = order[0]
+
+    read = list(epoch_batches(Numbers(20, sorted(damaged)), 4, 5, first, workers, PLACE))
+
+    assert [n for batch in read for n in batch.fields["number"].tolist()] == expected[4 * first :]
+    assert [list(batch.indices) for batch in read] == [batch.fields["number"].tolist() for batch in read]
+    replaced = {r.index: (r.instead, str(r.problem)) for batch in read for r in batch.replaced}
+    told = {order[19]: (order[0], f"number {order[19]}  is damaged")}
+    if first == 0:
+        told |= {order[p]: (order[7], f"number {order[p]}  is damaged") for p in (5, 6)}
+    assert replaced == told
+
+
+def test_a_dataset_in_which_nothing_can_be_read_is_an_error_and_no_endless_search() -> None:
+    with pytest.raises(DataError, match="is damaged"):
+        list(epoch_batches(Numbers(8, range(8)), 4, 2, 0, 0, PLACE))
+    with pytest.raises(DataError, match="is damaged"):
+        list(epoch_batches(Numbers(10 * ATTEMPTS, range(10 * ATTEMPTS - 4)), 1, 9 * ATTEMPTS, 0, 0, PLACE))
+
+
+class Foreign(Numbers):
+    """A source that complains of samples that nobody asked for."""
+
+    def batch(self, indices: Sequence[int], seed: int) -> dict[str, Any]:
+        raise SampleError({999: Problem("is damaged", "number 999")})
+
+
+def test_a_source_that_complains_of_other_samples_is_an_error() -> None:
+    with pytest.raises(DataError, match="number 999"):
+        list(epoch_batches(Foreign(8), 4, 2, 0, 0, PLACE))
+
+
+class Dying(Numbers):
+    """A source whose process dies when it reads a number, as often as there are marks to remove."""
+
+    def __init__(self, length: int, deadly: int, marks: Path, times: int) -> None:
+        super().__init__(length)
+        self.deadly, self.marks = deadly, marks
+        marks.mkdir()
+        for number in range(times):
+            (marks / str(number)).touch()
+
+    def batch(self, indices: Sequence[int], seed: int) -> dict[str, Any]:
+        left = list(self.marks.iterdir())
+        if self.deadly in indices and left:
+            left[0].unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch(indices, seed)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_where_a_worker_dies_the_same_samples_go_on_none_lost_none_twice(tmp_path: Path, workers: int) -> None:
+    order = permutation(20, *PLACE).tolist()
+
+    read = list(epoch_batches(Dying(20, order[13], tmp_path / "marks", 1), 2, 10, 0, workers, PLACE))
+
+    assert [n for batch in read for n in batch.fields["number"].tolist()] == order
+    assert list((tmp_path / "marks").iterdir()) == []
+    assert multiprocessing.active_children() == []
+
+
+def test_workers_that_die_again_and_again_are_an_error_that_says_how_they_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "RESTARTS", 0)  # it takes five seconds to find that one has died
+    order = permutation(20, *PLACE).tolist()
+    source = Dying(20, order[0], tmp_path / "marks", 99)
+
+    with pytest.raises(DataError, match=r"have died 1 time in a row \(signal 9\)") as caught:
+        list(epoch_batches(source, 2, 10, 0, 1, PLACE))
+
+    assert "try fewer `workers`" in str(caught.value)
+    assert multiprocessing.active_children() == []
+
+
+class KillsAWorker:
+    """Kills a worker of the run after a batch."""
+
+    def __init__(self, run_batch: int) -> None:
+        self.run_batch = run_batch
+
+    @hookimpl
+    def batch_ended(self, position: Any) -> None:
+        if position.run_batch == self.run_batch:
+            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+
+
+def test_a_run_one_of_whose_workers_is_killed_ends_the_same(checked: Checker, tmp_path: Path) -> None:
+    recipe = checked(VAE_GAN, "defaults.workers=2")
+    whole = start(recipe, tmp_path / "whole").run
+
+    killed = start(recipe, tmp_path / "killed", [KillsAWorker(2)]).run
+
+    assert finals(killed) == finals(whole)
+
+
+def half(rank: int) -> None:
+    """What one of two processes reads: its half of each batch."""
+    read = epoch_batches(Numbers(40, [3, 17]), 4, 10, 0, 0, PLACE)
+    print(json.dumps([batch.fields["number"].tolist()[rank::2] for batch in read]))
+
+
+def test_two_processes_that_share_the_batches_read_together_what_one_reads() -> None:
+    alone = [b.fields["number"].tolist() for b in epoch_batches(Numbers(40, [3, 17]), 4, 10, 0, 0, PLACE)]
+    root = Path(__file__).resolve().parents[2]
+
+    programs = [f"from tests.engine.test_data_faults import half; half({rank})" for rank in range(2)]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE, text=True)
+        for program in programs
+    ]
+    halves = [json.loads(process.communicate(timeout=100)[0]) for process in processes]
+
+    assert [[a[0], b[0], a[1], b[1]] for a, b in zip(*halves, strict=True)] == alone
+
+
+@pytest.fixture
+def with_folders() -> Registry:
+    return load([*PLUGINS, "data"])
+
+
+def write_pictures(folder: Path) -> Path:
+    """Twelve pictures of one colour each, with captions."""
+    folder.mkdir()
+    for number in range(12):
+        Image.new("RGB", (16, 16), (number * 20, 0, 0)).save(folder / f"{number:02d}.png")
+        (folder / f"{number:02d}.txt").write_text("a red picture")
+    return folder
+
+
+def test_pictures_that_break_while_a_run_reads_them_are_counted_named_and_replaced(
+    checked: Checker, tmp_path: Path, with_folders: Registry
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures")
+    settings = f"datasets.shapes={{type: folder, path: '{pictures}', image_size: 16, verify: false}}"
+    heard: list[str] = []
+    recipe = checked(VAE_GAN, settings, using=with_folders)
+    (pictures / "05.png").write_bytes((pictures / "05.png").read_bytes()[:45])
+
+    stopped = start(recipe, tmp_path / "runs", [Listener(heard), StopAfter("batch_ended", 4)])
+    run = start(recipe, tmp_path / "runs", [Listener(heard)]).run
+    whole = start(recipe, tmp_path / "whole").run
+
+    assert stopped.stopped is not None
+    assert len(heard) == 1, "each damaged sample is told of once in a run, stopped or not"
+    assert "dataset `shapes`: sample 5 is replaced by the next one" in heard[0]
+    assert "05.png  is damaged" in heard[0]
+    assert list(run.damaged["shapes"]) == ["5"]
+    newest = checkpoints.listing(run.run_folder.checkpoints)[0].folder
+    assert list(store.load(newest)[1]["damaged"]["shapes"]) == ["5"]
+    assert finals(run) == finals(whole)
+
+
+class Clock(datetime):
+    """A clock that was set to another day."""
+
+    off = timedelta()
+
+    @classmethod
+    def now(cls, tz: Any = None) -> Any:
+        return datetime.now(tz) + cls.off
+
+
+@pytest.mark.parametrize("days", [-400, 400])
+def test_a_clock_that_is_set_back_or_forward_changes_nothing(
+    checked: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    whole = start(checked(VAE_GAN), tmp_path / "whole").run
+    first = start(checked(VAE_GAN), tmp_path / "set", [StopAfter("batch_ended", 5)])
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + days * 86400)
+    monkeypatch.setattr(folders, "datetime", Clock)
+    monkeypatch.setattr(Clock, "off", timedelta(days=days))
+
+    again = start(checked(VAE_GAN), tmp_path / "set").run
+
+    assert again.folder == first.run.folder
+    assert finals(again) == finals(whole)
+
+
+def test_a_run_that_goes_on_is_told_that_its_data_are_others(
+    checked: Checker, tmp_path: Path, with_folders: Registry
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures")
+    settings = f"datasets.shapes={{type: folder, path: '{pictures}', image_size: 16}}"
+    same: list[str] = []
+    other: list[str] = []
+    for root, heard in (("a", same), ("b", other)):
+        start(checked(VAE_GAN, settings, using=with_folders), tmp_path / root, [StopAfter("batch_ended", 2)])
+        if heard is other:
+            (pictures / "03.txt").write_text("a darker picture")
+        start(checked(VAE_GAN, settings, using=with_folders), tmp_path / root, [Listener(heard)])
+
+    assert same == []
+    assert other == ["dataset `shapes` is not what it was when the run was saved: it goes on with other data"]

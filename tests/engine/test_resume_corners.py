@@ -1,0 +1,401 @@
+"""Corners of the promise: what keeps, counts or masks something, and what is damaged where it hurts most."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from attrs import define, field
+from torch import Tensor, nn
+
+from fluxflow_registry import Ending, hookimpl
+from fluxflow_registry.check import Checked
+from fluxflow_registry.engine import batches
+from fluxflow_registry.engine.batches import epoch_batches
+from fluxflow_registry.engine.saving import Saver
+from fluxflow_registry.errors import DataError, RunError, TrainingError
+from fluxflow_registry.registry import Plugin, Registry, _register, load
+from fluxflow_registry.state import checkpoints
+
+from ..small import FLOW, PLUGINS, VAE_GAN
+from .conftest import StopAfter, start
+from .test_resume import Listener, finals
+
+Checker = Callable[..., Checked]
+
+
+@define
+class Patient:
+    """A transition that counts how often it was asked."""
+
+    asked: int = field(init=False, default=0)
+
+    def __call__(self, history: Any) -> Ending | None:
+        self.asked += 1
+        assert history["vae_loss"]
+        return Ending("asked often enough") if self.asked >= 4 else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"asked": self.asked}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.asked = state["asked"]
+
+
+@define
+class Running:
+    """A value that keeps how often it was computed, and says so."""
+
+    calls: int = field(init=False, default=0)
+
+    def __call__(self, reconstruction: Tensor) -> Tensor:
+        self.calls += 1
+        return reconstruction * (1 + 0.01 * self.calls)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.calls = state["calls"]
+
+
+class Counts(nn.Module):
+    """A decoder with a buffer that is replaced at each call, and a mask that is not finite."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Conv2d(2, 3, 1)
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+
+    def forward(self, latent: Tensor) -> Tensor:
+        self.mean = 0.9 * self.mean + latent.detach().mean()
+        pictures: Tensor = nn.functional.interpolate(self.out(latent), scale_factor=4)
+        return pictures + self.mean
+
+
+def counts() -> nn.Module:
+    return Counts()
+
+
+@pytest.fixture
+def registry_of() -> Registry:
+    @hookimpl
+    def fluxflow_register_transitions(register: Any) -> None:
+        register("patient", Patient)
+
+    @hookimpl
+    def fluxflow_register_values(register: Any) -> None:
+        register("running", Running)
+
+    @hookimpl
+    def fluxflow_register_models(register: Any) -> None:
+        register("counts", counts)
+
+    made = load(PLUGINS)
+    hooks = SimpleNamespace(
+        fluxflow_register_transitions=fluxflow_register_transitions,
+        fluxflow_register_values=fluxflow_register_values,
+        fluxflow_register_models=fluxflow_register_models,
+    )
+    _register(made, Plugin("corners", "test", "1", "here"), hooks)
+    return made
+
+
+def often(recipe: Callable[[], Checked], root: Path, event: str = "batch_ended", count: int = 1) -> tuple[Any, int]:
+    """Stop and go on until the end; components are made anew each time, as a new process makes them."""
+    stops = 0
+    while (attempt := start(recipe(), root, [StopAfter(event, count)])).stopped is not None:
+        stops += 1
+        assert stops < 100
+    return attempt.run, stops
+
+
+def test_a_transition_that_keeps_something_is_asked_once_an_epoch_stopped_or_not(
+    checked: Checker, tmp_path: Path, registry_of: Registry
+) -> None:
+    recipe = partial(checked, VAE_GAN, "steps.vae_gan.until={type: patient}", using=registry_of)
+    whole = start(recipe(), tmp_path / "whole").run
+
+    again, stops = often(recipe, tmp_path / "often")
+
+    assert stops >= 20
+    assert whole.live.tally.history == again.live.tally.history
+    assert finals(again) == finals(whole)
+
+
+def test_a_transition_that_fails_is_named(checked: Checker, tmp_path: Path, registry_of: Registry) -> None:
+    @hookimpl
+    def fluxflow_register_transitions(register: Any) -> None:
+        register("broken", lambda history: history["nothing"])
+
+    _register(
+        registry_of,
+        Plugin("broken", "test", "1", "here"),
+        SimpleNamespace(fluxflow_register_transitions=fluxflow_register_transitions),
+    )
+
+    with pytest.raises(TrainingError, match="transition `broken` failed after epoch 1: KeyError: 'nothing'"):
+        start(checked(VAE_GAN, "steps.vae_gan.until={type: broken}", using=registry_of), tmp_path)
+
+
+EVALUATED = (
+    "steps.vae_gan.evaluate={seen: {dataset: shapes, samples: 8, batch_size: 2, every: 1, "
+    "metrics: {psnr: {with: {reconstruction: running}}}}}"
+)
+
+
+@pytest.mark.parametrize("stop", [("evaluated", 1), ("epoch_ended", 1), ("batch_ended", 9), ("step_ended", 1)])
+def test_measuring_leaves_what_values_keep_as_it_was(
+    checked: Checker, tmp_path: Path, registry_of: Registry, stop: tuple[str, int]
+) -> None:
+    losses = "steps.vae_gan.updates.vae.losses.l1={with: {reconstruction: running}}"
+    recipe = partial(checked, VAE_GAN, "values={running: {}}", EVALUATED, losses, using=registry_of)
+    unmeasured = checked(VAE_GAN, "values={running: {}}", losses, using=registry_of)
+    whole = start(recipe(), tmp_path / "whole").run
+
+    start(recipe(), tmp_path / "cut", [StopAfter(*stop)])
+    again = start(recipe(), tmp_path / "cut").run
+
+    assert finals(again) == finals(whole) == finals(start(unmeasured, tmp_path / "unmeasured").run)
+
+
+def test_buffers_that_are_replaced_instead_of_changed_are_averaged_and_resumed(
+    checked: Checker, tmp_path: Path, registry_of: Registry
+) -> None:
+    settings = ["models.expander={type: counts}", "steps.vae_gan.ema={models: [expander]}"]
+    recipe = partial(checked, VAE_GAN, *settings, using=registry_of)
+    whole = start(recipe(), tmp_path / "whole").run
+
+    again, _ = often(recipe, tmp_path / "often", count=4)
+
+    assert finals(again) == finals(whole)
+    average = whole.live.averages["expander"].module
+    assert torch.equal(average.mean, whole.models["expander"].mean)
+    assert not torch.equal(average.mean, torch.zeros(()))
+
+
+def test_a_model_that_nothing_trains_and_that_moves_is_no_frozen_one(
+    checked: Checker, tmp_path: Path, registry_of: Registry
+) -> None:
+    @hookimpl
+    def fluxflow_register_values(register: Any) -> None:
+        register("seen_by", lambda reconstruction, counter: reconstruction + 0 * counter(torch.ones(1, 2, 1, 1)).mean())
+
+    hooks = SimpleNamespace(fluxflow_register_values=fluxflow_register_values)
+    _register(registry_of, Plugin("seen", "test", "1", "here"), hooks)
+    losses = "steps.vae_gan.updates.vae.losses.l1={with: {reconstruction: seen_by}}"
+    recipe = partial(checked, VAE_GAN, "models.counter={type: counts}", losses, using=registry_of)
+    whole = start(recipe(), tmp_path / "whole").run
+
+    again, _ = often(recipe, tmp_path / "often", count=5)
+
+    assert finals(again) == finals(whole)
+
+
+def test_a_mask_of_infinities_does_not_make_a_checkpoint_a_bad_one(
+    checked: Checker, tmp_path: Path, registry_of: Registry
+) -> None:
+    recipe = checked(VAE_GAN, "models.expander={type: counts}", using=registry_of)
+
+    run = start(recipe, tmp_path, [StopAfter("batch_ended", 9)]).run
+
+    assert all(checkpoints.is_finite(found.folder) for found in checkpoints.listing(run.run_folder.checkpoints))
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused_and_stays_where_it_is(checked: Checker, tmp_path: Path) -> None:
+    run = start(checked(VAE_GAN), tmp_path, [StopAfter("batch_ended", 9)]).run
+    root = run.run_folder.checkpoints
+    before = sorted(path.name for path in root.iterdir())
+    for folder in root.iterdir():
+        manifest = json.loads((folder / checkpoints.MANIFEST).read_text())
+        manifest["format"] = 99
+        manifest["digest"] = checkpoints.own_digest(manifest)
+        (folder / checkpoints.MANIFEST).write_text(json.dumps(manifest))
+
+    with pytest.raises(RunError, match="is a checkpoint of format 99; this version reads format 1"):
+        start(checked(VAE_GAN), tmp_path)
+
+    assert sorted(path.name for path in root.iterdir()) == before
+
+
+def test_a_checkpoint_that_may_not_be_read_is_no_damaged_one(
+    checked: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(checked(VAE_GAN), tmp_path, [StopAfter("batch_ended", 9)]).run
+    before = sorted(path.name for path in run.run_folder.checkpoints.iterdir())
+    opened = Path.open
+
+    def refuse(self: Path, *arguments: Any, **named: Any) -> Any:
+        if self.suffix == ".safetensors":
+            raise PermissionError(13, "Permission denied")
+        return opened(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(RunError, match="cannot be read: Permission denied"):
+        start(checked(VAE_GAN), tmp_path)
+
+    assert sorted(path.name for path in run.run_folder.checkpoints.iterdir()) == before
+
+
+def siblings() -> str:
+    base = VAE_GAN.replace("    epochs: 2", "    epochs: 1")
+    branch = base.split("steps:\n")[1].replace("  vae_gan:", "  left:\n    after: vae_gan")
+    return base + branch + branch.replace("left:", "right:").replace("lr: 1.0e-3", "lr: 5.0e-4")
+
+
+@pytest.mark.parametrize("end", ["vae_gan", "left"])
+@pytest.mark.parametrize("after", [9, 14])
+def test_a_damaged_end_that_is_still_needed_is_trained_again(
+    checked: Checker, tmp_path: Path, end: str, after: int
+) -> None:
+    recipe = checked(siblings())
+    whole = start(recipe, tmp_path / "whole").run
+    run = start(recipe, tmp_path / "cut", [StopAfter("batch_ended", after)]).run
+    damaged = [f for f in checkpoints.listing(run.run_folder.checkpoints) if f.end and f.step == end]
+    for found in damaged:
+        (found.folder / "model.expander.safetensors").write_bytes(b"")
+    heard: list[str] = []
+
+    again = start(recipe, tmp_path / "cut", [Listener(heard)]).run
+
+    assert finals(again) == finals(whole)
+    assert any("model.expander.safetensors  is damaged" in told for told in heard) == bool(damaged)
+    assert any(f"step `{end}` is trained again from before its end" in told for told in heard) == bool(damaged)
+
+
+class Failing:
+    """An observer that cannot write."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    @hookimpl
+    def metrics_logged(self) -> None:
+        self.asked += 1
+        raise OSError(28, "No space left on device")
+
+
+def test_an_observer_that_cannot_write_costs_a_warning(checked: Checker, tmp_path: Path) -> None:
+    heard: list[str] = []
+    failing = Failing()
+
+    run = start(checked(VAE_GAN), tmp_path, [failing, Listener(heard)]).run
+
+    assert failing.asked == 6
+    assert len(heard) == 1
+    assert "failed in `metrics_logged`: OSError: [Errno 28] No space left on device; training goes on" in heard[0]
+    assert finals(run)
+
+
+class Logged:
+    """Collects what is logged."""
+
+    def __init__(self, lines: dict[int, dict[str, float]]) -> None:
+        self.lines = lines
+
+    @hookimpl
+    def metrics_logged(self, position: Any, metrics: dict[str, float]) -> None:
+        self.lines[position.run_batch] = dict(metrics)
+
+
+@pytest.mark.parametrize("settings", [[], ["steps.vae_gan.accumulate=2", "defaults.log_every=3"]])
+def test_what_is_logged_does_not_tell_that_the_run_was_stopped(
+    checked: Checker, tmp_path: Path, settings: list[str]
+) -> None:
+    recipe = checked(VAE_GAN, *settings)
+    whole: dict[int, dict[str, float]] = {}
+    cut: dict[int, dict[str, float]] = {}
+    start(recipe, tmp_path / "whole", [Logged(whole)])
+
+    while start(recipe, tmp_path / "cut", [Logged(cut), StopAfter("batch_ended", 1)]).stopped is not None:
+        pass
+
+    assert cut == whole
+    assert any("discriminator/r1" in line for line in whole.values())
+
+
+class Unpicklable:
+    """A source whose batches cannot be handed over by another process."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def batch(self, indices: Any, seed: int) -> dict[str, Any]:
+        return {"number": torch.tensor(list(indices)), "open": [lambda: None for _ in indices]}
+
+
+def test_a_batch_that_cannot_be_handed_over_is_an_error_and_no_endless_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "RESTARTS", 0)
+
+    with pytest.raises(DataError, match=r"have died 1 time in a row \(exit code 70\)"):
+        list(epoch_batches(Unpicklable(), 2, 4, 0, 1, (0,)))
+
+
+def test_whatever_fails_in_the_writing_thread_is_told_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fluxflow_registry.contracts import Position
+    from fluxflow_registry.state import store
+
+    state = {"model": {"net": {"w": torch.zeros(2)}}}
+    saver = Saver(tmp_path)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(13, "Permission denied")
+
+    def broken(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(checkpoints, "retain", full)
+    saver.begin("000000001-s", Position(), state, {}, (), 1)
+    kept = saver.wait()
+    monkeypatch.setattr(store, "write_tensors", broken)
+    saver.begin("000000002-s", Position(), state, {}, (), 1)
+    failed = saver.wait()
+    saver.close()
+
+    assert kept is not None
+    assert kept.error is None
+    assert failed is not None
+    assert "the checkpoint cannot be written: MemoryError" in str(failed.error)
+
+
+def test_a_tensor_that_cannot_be_saved_is_refused_at_the_first_checkpoint_and_named(
+    checked: Checker, tmp_path: Path, registry_of: Registry
+) -> None:
+    odd = nn.Module()
+    odd.register_buffer("turns", torch.zeros(2, dtype=torch.complex128))
+
+    @hookimpl
+    def fluxflow_register_models(register: Any) -> None:
+        register("odd", lambda: odd)
+
+    hooks = SimpleNamespace(fluxflow_register_models=fluxflow_register_models)
+    _register(registry_of, Plugin("odd", "test", "1", "here"), hooks)
+
+    told = r"the state of model `spare` holds `turns`, a tensor of torch.complex128, which cannot be saved"
+    with pytest.raises(RunError, match=told):
+        start(checked(VAE_GAN, "models.spare={type: odd}", using=registry_of), tmp_path)
+
+
+def test_an_observer_that_draws_when_it_should_stop_does_not_silence_the_others(
+    checked: Checker, tmp_path: Path
+) -> None:
+    from .test_interrupted_drawing import Draws
+
+    recipe = checked(VAE_GAN + FLOW)
+    lines: dict[int, dict[str, float]] = {}
+
+    stopped = start(recipe, tmp_path, [Logged(lines), Draws("metrics_logged", 2)])
+
+    assert stopped.stopped is not None
+    assert stopped.stopped.run_batch in lines

@@ -1,0 +1,315 @@
+"""After many batches in a row that are not finite the step goes back to its last good state, and on."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from fluxflow_registry import hookimpl
+from fluxflow_registry.check import Checked
+from fluxflow_registry.engine import recovery
+from fluxflow_registry.engine.run import build_models
+from fluxflow_registry.errors import TrainingError
+from fluxflow_registry.registry import Registry
+from fluxflow_registry.state import store
+from fluxflow_registry.state.codec import pack
+
+from ..small import VAE_GAN
+from .conftest import StopAfter, start, weights
+from .poison import KEEPING, SPOILT, Poison, differing, poisoned
+from .test_resume import Listener, finals
+
+Checker = Callable[..., Checked]
+
+
+@pytest.fixture(scope="module")
+def spoilt() -> Registry:
+    return poisoned()
+
+
+@pytest.fixture
+def bad(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Say which batches of a step are not finite."""
+    return lambda *batches: monkeypatch.setattr(Poison, "bad", lambda batch: batch in batches)
+
+
+@pytest.fixture
+def four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four batches in a row are enough: tests are short."""
+    monkeypatch.setattr(recovery, "PATIENCE", 4)
+
+
+class Back:
+    """Remembers every roll-back: what the run was like just after it, and what it should be like."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.after: list[dict[str, Any]] = []
+        self.positions: list[int] = []
+
+    @hookimpl
+    def batch_ended(self, position: Any) -> None:
+        self.positions.append(position.run_batch)
+
+    @hookimpl
+    def warned(self, run: Any, message: str) -> None:
+        if "again, training goes on" in message:
+            self.told.append(message)
+            models = {name: model.state_dict() for name, model in run.models.items()}
+            self.after.append(numbers({"model": models, **run.live.state()}))
+
+
+def numbers(state: Any) -> dict[str, Any]:
+    """Every number of a state but the counts, which go on."""
+    state = {**state, "update": {name: dict(part) for name, part in state["update"].items()}}
+    for part in state["update"].values():
+        for count in ("skipped_in_a_row", "skipping_since", "skips", "steps"):
+            part.pop(count)
+    state.pop("tally")
+    plain, tensors = pack(state, "a state")
+    return {"plain": plain, **{name: tensor.detach().clone() for name, tensor in tensors.items()}}
+
+
+class Keep:
+    """Reads a checkpoint back as soon as it is there: it may be gone when it is compared."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state: dict[str, Any] = {}
+
+    @hookimpl
+    def checkpoint_saved(self, folder: Path) -> None:
+        if folder.name == self.name:
+            self.state = numbers(store.load(folder)[0])
+
+
+def test_after_twenty_batches_everything_is_that_of_the_checkpoint_and_the_data_go_on(
+    checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+) -> None:
+    bad(*range(5, 25))
+    text = KEEPING.partition("\n  flow:")[0] + "\n"
+    recipe = checked(text, "steps.vae_gan.epochs=5", using=spoilt)
+    back, keep = Back(), Keep("000000004-vae_gan")
+
+    ended = start(recipe, tmp_path, [back, keep])
+
+    assert back.told == [
+        "update `vae`: `vae/poison` has not been finite for 20 batches in a row; weights and optimizers are those of "
+        "checkpoint 000000004-vae_gan again, training goes on with the next batch"
+    ]
+    assert differing(keep.state, back.after[0]) == []
+    assert back.positions == list(range(1, 31))
+    assert ended.run.live.rollbacks == 1
+    assert ended.run.live.turns[1].skips == 20
+    assert all(torch.isfinite(tensor).all() for tensor in weights(ended.run.models).values())
+    assert differing(back.after[0], numbers({"model": {}, **ended.run.live.state()} | {"model": models(ended.run)}))
+
+
+def models(run: Any) -> dict[str, Any]:
+    return {name: model.state_dict() for name, model in run.models.items()}
+
+
+@pytest.mark.usefixtures("four")
+def test_without_a_checkpoint_the_first_step_goes_back_to_new_weights(
+    checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+) -> None:
+    bad(2, 3, 4, 5)
+    back = Back()
+    recipe = checked(SPOILT, "defaults.checkpoint_every=1000", using=spoilt)
+
+    start(recipe, tmp_path, [back])
+
+    assert "are those of the step's beginning again" in back.told[0]
+    fresh = weights(build_models(recipe, torch.device("cpu")))
+    assert all(torch.equal(tensor, back.after[0][f"model.{name}"]) for name, tensor in fresh.items())
+    assert not any("exp_avg" in name for name in back.after[0])
+
+
+@pytest.mark.usefixtures("four")
+def test_without_a_checkpoint_a_later_step_goes_back_to_its_parents_end(
+    checked: Checker, spoilt: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    during = SimpleNamespace(step="")
+    monkeypatch.setattr(Poison, "bad", lambda batch: during.step == "flow" and batch in (2, 3, 4, 5))
+
+    class Watch:
+        @hookimpl
+        def step_started(self, step: Any) -> None:
+            during.step = step.name
+
+    back = Back()
+
+    ended = start(checked(KEEPING, "defaults.checkpoint_every=1000", using=spoilt), tmp_path, [back, Watch()])
+
+    assert "update `flow`: `flow/poison`" in back.told[0]
+    end, _ = store.load(ended.run.folder / "checkpoints" / "000000012-vae_gan-end")
+    before = {f"model.{n}.{k}": v for n, part in end["model"].items() for k, v in part.items()}
+    assert all(torch.equal(tensor, back.after[0][name]) for name, tensor in before.items())
+    assert torch.equal(_all(back, "ema.flow_processor."), _all(back, "model.flow_processor."))
+
+
+def _all(back: Back, prefix: str) -> torch.Tensor:
+    """The numbers just after the first roll-back whose names begin so, in one row."""
+    return torch.cat([v.reshape(-1) for k, v in sorted(back.after[0].items()) if k.startswith(prefix)])
+
+
+@pytest.mark.usefixtures("four")
+def test_it_gives_up_after_three_roll_backs_and_names_the_latest_bundle(
+    checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+) -> None:
+    bad(*range(5, 100))
+    back = Back()
+
+    with pytest.raises(TrainingError) as raised:
+        start(checked(SPOILT, "steps.vae_gan.epochs=9", using=spoilt), tmp_path, [back])
+
+    text = str(raised.value)
+    assert "update `vae`: `vae/poison` has not been finite for 4 batches in a row" in text
+    assert "rolled back   3 times before, in vain" in text
+    assert "not_finite/000000014-vae" in text
+    assert len(back.told) == 3
+    assert back.positions[-1] == 21
+
+
+@pytest.mark.usefixtures("four")
+def test_a_checkpoint_whose_numbers_are_not_finite_is_not_gone_back_to(
+    checked: Checker, spoilt: Registry, tmp_path: Path
+) -> None:
+    class Breaks:
+        """Breaks a weight just before the checkpoint after eight batches, as a step at a wild rate might."""
+
+        @hookimpl
+        def batch_ended(self, run: Any, position: Any) -> None:
+            if position.run_batch == 8:
+                with torch.no_grad():
+                    next(run.models["expander"].parameters()).fill_(math.nan)
+
+    back = Back()
+
+    ended = start(checked(SPOILT, "steps.vae_gan.epochs=3", using=spoilt), tmp_path, [Breaks(), back])
+
+    assert "those of checkpoint 000000004-vae_gan again" in back.told[0]
+    assert all(torch.isfinite(tensor).all() for tensor in weights(ended.run.models).values())
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class KillAfter(StopAfter):
+    """An observer that ends everything once a number of batches has been heard."""
+
+    def _heard(self, event: str, run: Any) -> None:
+        if event == self.event:
+            self.left -= 1
+            if self.left == 0:
+                raise Killed
+
+
+#: One batch alone, then a streak that begins just after a checkpoint and ends in a roll-back.
+BAD = (5, 8, 9, 10, 11)
+THREE_EPOCHS = ("steps.vae_gan.epochs=3", "steps.vae_gan.best={metric: vae_loss}")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(spoilt: Registry, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    root = tmp_path_factory.mktemp("undisturbed")
+    (root / "recipe.yaml").write_text(SPOILT)
+    from fluxflow_registry.check import check
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recovery, "PATIENCE", 4)
+        patch.setattr(Poison, "bad", lambda batch: batch in BAD)
+        ended = start(check(root / "recipe.yaml", spoilt, THREE_EPOCHS), root).run
+    assert ended.live.rollbacks == 1
+    return ended
+
+
+#: Before everything, after the single batch, at the checkpoint, within the streak, at the roll-back, after it.
+PLACES = [3, 6, 8, 10, 11, 12, 13]
+
+
+@pytest.mark.usefixtures("four")
+@pytest.mark.parametrize("how", [StopAfter, KillAfter])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run_that_is_stopped_or_killed_around_a_streak_ends_with_the_same_numbers(
+    checked: Checker, spoilt: Registry, bad: Callable[..., None], undisturbed: Any, tmp_path: Path, how: Any, place: int
+) -> None:
+    bad(*BAD)
+
+    try:
+        first = start(checked(SPOILT, *THREE_EPOCHS, using=spoilt), tmp_path, [how("batch_ended", place)])
+        assert first.stopped is not None
+    except Killed:
+        assert how is KillAfter
+    ended = start(checked(SPOILT, *THREE_EPOCHS, using=spoilt), tmp_path).run
+
+    assert finals(ended) == finals(undisturbed)
+    assert ended.live.tally.history == undisturbed.live.tally.history
+    assert (
+        differing(
+            numbers({"model": models(undisturbed), **undisturbed.live.state()}),
+            numbers({"model": models(ended), **ended.live.state()}),
+        )
+        == []
+    )
+    assert [(t.steps, t.skips) for t in ended.live.turns] == [(t.steps, t.skips) for t in undisturbed.live.turns]
+
+
+@pytest.mark.usefixtures("four")
+def test_stopping_after_every_batch_changes_nothing_and_says_what_is_not_finite(
+    checked: Checker, spoilt: Registry, bad: Callable[..., None], undisturbed: Any, tmp_path: Path
+) -> None:
+    bad(*BAD)
+    recipe = checked(SPOILT, *THREE_EPOCHS, using=spoilt)
+    heard: list[str] = []
+
+    while (attempt := start(recipe, tmp_path, [StopAfter("batch_ended", 1), Listener(heard)])).stopped is not None:
+        pass
+
+    assert finals(attempt.run) == finals(undisturbed)
+    assert any("`vae/poison` has not been finite for 4 batches in a row" in message for message in heard)
+    assert len([message for message in heard if "left out\n" in message]) == 2
+
+
+@pytest.mark.usefixtures("four")
+def test_a_run_killed_between_the_best_checkpoint_and_the_one_that_is_due_goes_back_to_the_same_state(
+    checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+) -> None:
+    class KillAt:
+        @hookimpl
+        def checkpoint_saved(self, folder: Path) -> None:
+            if folder.name == "000000006-vae_gan-best":
+                raise Killed
+
+    bad(6, 7, 8, 9)
+    settings = ("steps.vae_gan.best={metric: vae_loss}", "defaults.checkpoint_every=6")
+    recipe = checked(SPOILT, *settings, using=spoilt)
+    whole = start(recipe, tmp_path / "whole").run
+    with pytest.raises(Killed):
+        start(recipe, tmp_path / "cut", [KillAt()])
+    (folder,) = (tmp_path / "cut").iterdir()
+    for due in folder.glob("checkpoints/*-vae_gan"):
+        shutil.rmtree(due)
+
+    back = Back()
+    ended = start(recipe, tmp_path / "cut", [back]).run
+
+    assert "those of checkpoint 000000006-vae_gan-best again" in back.told[0]
+    assert finals(ended) == finals(whole)
+
+
+def test_plain_training_is_not_told_of_anything(checked: Checker, spoilt: Registry, tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    ended = start(checked(VAE_GAN, using=spoilt), tmp_path, [Listener(heard)])
+
+    assert heard == []
+    assert not (ended.run.folder / "not_finite").exists()

@@ -1,0 +1,354 @@
+"""Samples of shards are read where they lie, in any order and by any process."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fluxflow_data.locate import expanded
+from fluxflow_data.shards import ShardSource, WebDataset, parsed
+from fluxflow_registry import DataError, SampleError
+from fluxflow_registry.check import Checked
+from fluxflow_registry.engine.batches import epoch_batches
+
+from ..small import VAE_GAN
+from .made_shards import SIZE, captions, opened, png, sample, shard, with_json, written
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLUXFLOW_HOME", str(tmp_path / "home"))
+
+
+def images(source: ShardSource, *indices: int, seed: int = 0) -> torch.Tensor:
+    image = source.batch(indices, seed)["image"]
+    assert isinstance(image, torch.Tensor)
+    return image
+
+
+def test_what_webdataset_writes_is_read_as_squares_with_captions(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with webdataset.TarWriter(str(path)) as writer:
+        for number in range(3):
+            writer.write({"__key__": f"k{number}", "png": png(number), "txt": f" caption\n{number} ", "cls": 7})
+
+    source = opened(path, caption_prefix="a photo")
+
+    assert len(source) == 3
+    assert captions(source) == [f"a photo. caption {number}" for number in range(3)]
+    assert images(source, 2, 0).shape == (2, 3, SIZE, SIZE)
+    assert images(source, 0).dtype == torch.float32
+    assert -1 <= images(source, 0, 1, 2).min() < images(source, 0, 1, 2).max() <= 1
+    assert source.name(1) == f"{path}:k1"
+
+
+def test_a_picture_is_the_same_from_a_folder_and_from_a_shard(tmp_path: Path) -> None:
+    from fluxflow_data.folder import Folder
+
+    (tmp_path / "pictures").mkdir()
+    for name, data in {**sample(0), **sample(1)}.items():
+        (tmp_path / "pictures" / name).write_bytes(data)
+    options: dict[str, Any] = {"image_size": 5, "flip": 0.5, "caption_prefix": "of"}
+
+    packed = opened(shard(tmp_path / "a.tar", range(2)), **options)
+    loose = Folder(path=str(tmp_path / "pictures"), **options)()
+
+    for seed in range(4):
+        one, other = packed.batch([1, 0], seed), loose.batch([1, 0], seed)
+        assert torch.equal(torch.as_tensor(one["image"]), torch.as_tensor(other["image"]))
+        assert one["caption"] == other["caption"]
+
+
+def test_any_sample_alone_is_what_it_is_in_the_whole(tmp_path: Path) -> None:
+    paths = [shard(tmp_path / f"{n}.tar", range(5 * n, 5 * n + 5)) for n in range(3)]
+    source = opened(*paths, flip=0.5)
+
+    whole = images(source, *range(15), seed=3)
+
+    assert captions(source) == [f"picture {number}" for number in range(15)]
+    for index in (14, 0, 7, 5, 4, 10):
+        assert torch.equal(images(source, index, seed=3)[0], whole[index])
+    with pytest.raises(IndexError, match="there is no sample 15; there are 15"):
+        source.name(15)
+
+
+@given(names=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=300), unique=True, min_size=1))
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=["gnu", "pax"])
+def test_a_name_is_only_ever_a_name(form: int, names: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("names")
+    keys = [f"../{number}/{name.replace('.', '_').replace('/', '')}k" for number, name in enumerate(names)]
+    keys += ["/etc/passwd", "../../up", "a/../../b", "C:\\x", "\u00e9" * 90, "l" * 250]
+    if form == tarfile.GNU_FORMAT:  # whose names end at the first NUL
+        keys = [key.replace("\0", "") for key in keys]
+    else:  # pax keeps a name that is not ASCII beside the header, and every other one in it, like the GNU form
+        keys = [key.replace("\0", "") if key.isascii() else key for key in keys]
+    path = written(folder / "a.tar", {n: d for i, key in enumerate(keys) for n, d in sample(i, key).items()}, form)
+    before = sorted(folder.rglob("*"))
+
+    source = opened(path)
+
+    assert [source.corpus.shards[0].key(number) for number in range(len(source))] == keys
+    assert captions(source) == [f"picture {number}" for number in range(len(keys))]
+    assert all(source.name(index).isprintable() for index in range(len(keys)))
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_extensions_are_compared_in_any_case_and_the_first_that_is_asked_for_counts(tmp_path: Path) -> None:
+    members = {"a.PNG": png(0), "a.TXT": b"first", "b.webp": b"", "b.seg.png": b"", "b.png": png(1), "b.txt": b"second"}
+    path = written(tmp_path / "a.tar", members | {"README": b"no part", "d/.hidden.png": b"no part", "n.txt/": b""})
+
+    source = opened(path, image_key=".jpg; png;webp")
+
+    assert captions(source) == ["first", "second"]
+    assert torch.equal(images(source, 1), images(opened(shard(tmp_path / "b.tar", [1])), 0))
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=["gnu", "pax"])
+def test_samples_behind_nine_gibibytes_are_found(form: Literal[1, 2], tmp_path: Path) -> None:
+    path, huge = tmp_path / "a.tar", tarfile.TarInfo("0000.huge")
+    huge.size = 9 << 30
+    with open(path, "wb") as stream:  # with a hole in it: it takes little room
+        stream.write(huge.tobuf(form))
+        stream.seek(huge.size, os.SEEK_CUR)
+        stream.write(shard(tmp_path / "b.tar", range(2)).read_bytes())
+
+    source = opened(path)
+
+    assert path.stat().st_size > 9 << 30
+    assert captions(source) == ["picture 0", "picture 1"]
+
+
+def test_folders_in_a_tar_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name, data in sample(0).items():
+        (tmp_path / "in" / "deep" / name).write_bytes(data)
+    with tarfile.open(path, "w") as archive:
+        archive.add(tmp_path / "in", "./in")
+
+    assert opened(path).name(0) == f"{path}:./in/deep/0000"
+
+
+@pytest.mark.parametrize(
+    ("key", "caption"),
+    [("json.caption", "a cat"), ("JSON.deep.Er", "a dog"), (".json.caption", "a cat")],
+)
+def test_a_caption_may_stand_in_a_json(key: str, caption: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "a.tar", with_json(0, {"caption": " a\ncat ", "deep": {"Er": "a dog"}}))
+
+    assert captions(opened(path, caption_key=key)) == [caption]
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [("txt", ("txt", ())), ("a.Json.b.C", ("a.json", ("b", "C"))), ("caption.TXT", ("caption.txt", ()))],
+)
+def test_a_key_of_captions_is_an_extension_and_names_in_a_json(key: str, expected: object) -> None:
+    assert parsed(key) == expected
+
+
+def damaged(tmp_path: Path, key: str, members: dict[str, bytes]) -> dict[int, str]:
+    """What is said of each damaged sample, between two sound ones."""
+    ends = [with_json(9, {"caption": "x"}) if key != "txt" else sample(9) for _ in range(2)]
+    first = {f"0{name}": data for name, data in ends[0].items()}
+    path = written(tmp_path / "a.tar", first | members | ends[1])
+    source = opened(path, caption_key=key)
+    with pytest.raises(SampleError) as caught:
+        source.batch(range(len(source)), 0)
+    assert all(problem.where == source.name(index) for index, problem in caught.value.samples.items())
+    return {index: problem.message for index, problem in caught.value.samples.items()}
+
+
+def test_all_samples_of_a_batch_that_cannot_be_decoded_are_told_by_shard_and_key(tmp_path: Path) -> None:
+    members = {
+        **sample(1, png=png(1)[:90]),
+        **sample(2, png=b"no picture"),
+        **sample(3, png=b""),
+        **sample(4, txt=b"\xff\xfea"),
+        **sample(5, txt="été".encode("latin-1")),
+        **sample(6, txt=b" \n"),
+        **sample(7, png=b"", txt=b""),
+    }
+
+    told = damaged(tmp_path, "txt", members)
+
+    assert told.pop(1).startswith("is damaged: ")
+    assert told == {
+        2: "is not a picture",
+        3: "is empty: 0 bytes",
+        4: "its `txt` is UTF-16; captions are read as UTF-8",
+        5: "its `txt` is not UTF-8, from byte 1 on",
+        6: "its caption in `txt` is empty",
+        7: "is empty: 0 bytes",
+    }
+
+
+def test_a_json_without_the_caption_is_told_with_what_it_has(tmp_path: Path) -> None:
+    values: list[Any] = [
+        {"text": "x", "width": 3},
+        {"a": {}},
+        {"a": 3},
+        {"a": {"b": 7}},
+        {"a": {"b": ""}},
+        [1],
+        {"\ud800": 1},
+    ]
+    values.append({"a": {"b": "half of \udc00"}})
+    members = {n: d for i, value in enumerate(values) for n, d in with_json(i, value).items()}
+    members |= {"8.png": png(6), "8.json": b"{" * 100_000, "9.png": png(7), "9.json": b""}
+    ends = {"a.png": png(0), "a.json": b'{"a": {"b": "sound"}}'}
+    source = opened(written(tmp_path / "a.tar", ends | members), caption_key="json.a.b")
+
+    with pytest.raises(SampleError) as caught:
+        source.batch(range(len(source)), 0)
+
+    assert [problem.message for problem in caught.value.samples.values()] == [
+        "its `json` has no `a`; it has text, width",
+        "its `json` has no `a.b`; it has nothing",
+        "its `json` has no `a.b`; it has int",
+        "its `json` holds under `a.b` no text but int",
+        "its caption in `json.a.b` is empty",
+        "its `json` has no `a`; it has list",
+        "its `json` has no `a`; it has \ud800",
+        "its `json` holds under `a.b` halves of characters",
+        "its `json` is no JSON",
+        "its `json` is empty: 0 bytes",
+    ]
+
+
+@pytest.mark.parametrize("how", [os.unlink, lambda path: os.truncate(path, 2048), lambda path: os.utime(path, (1, 1))])
+def test_a_shard_that_goes_or_changes_after_opening_is_refused_by_name(
+    how: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = shard(tmp_path / "a.tar", range(4))
+    source = opened(path)
+    how(path)
+
+    with pytest.raises(DataError, match=r"a\.tar  (there is no such shard any more|has changed since)") as caught:
+        source.batch([2], 0)
+
+    assert not isinstance(caught.value, SampleError)
+
+
+def test_a_shard_that_shrinks_while_it_is_read_is_refused_by_name(tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.tar", range(4))
+    source = opened(path)
+    source.batch([0], 0)
+    os.truncate(path, 2048)
+
+    with pytest.raises(DataError, match=r"a\.tar  has changed since the dataset was opened"):
+        source.batch([3], 0)
+
+
+def test_more_shards_are_read_than_are_held_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fluxflow_data.reading.OPEN", 2)
+    source = opened(*[shard(tmp_path / f"{n}.tar", [n]) for n in range(5)])
+    before = len(os.listdir("/proc/self/fd"))
+
+    for _ in range(3):
+        assert captions(source) == [f"picture {number}" for number in range(5)]
+
+    assert len(os.listdir("/proc/self/fd")) == before + 2
+    del source
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_another_process_reads_the_same_from_a_copy(tmp_path: Path) -> None:
+    source = opened(shard(tmp_path / "a.tar", range(4)), flip=0.5)
+    before = images(source, 3, 1, seed=5)
+
+    copy = pickle.loads(pickle.dumps(source))
+
+    assert source.reader._open
+    assert not copy.reader._open
+    assert torch.equal(images(copy, 3, 1, seed=5), before)
+    assert (copy.digest, copy.name(3)) == (source.digest, source.name(3))
+
+
+def order(source: ShardSource, workers: int) -> tuple[list[str], list[Any]]:
+    """The captions of an epoch, and what was replaced."""
+    batches = list(epoch_batches(source, 4, len(source) // 4, 0, workers, ("vae", 1)))
+    return [c for batch in batches for c in batch.fields["caption"]], [r for batch in batches for r in batch.replaced]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_number_of_workers_reads_the_same_samples(workers: int, tmp_path: Path) -> None:
+    paths = [shard(tmp_path / f"{n}.tar", range(6 * n, 6 * n + 6)) for n in range(4)]
+    source = opened(*paths)
+
+    alone = order(source, 0)
+
+    assert sorted(alone[0]) == sorted(f"picture {number}" for number in range(24))
+    assert order(source, workers) == alone
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_sample_gives_its_place_to_the_next_in_the_order(workers: int, tmp_path: Path) -> None:
+    members = {name: data for number in range(12) for name, data in sample(number).items()}
+    sound = opened(written(tmp_path / "sound.tar", members))
+    bad = opened(written(tmp_path / "bad.tar", members | {"0005.png": b"no picture"}))
+
+    expected, _ = order(sound, 0)
+    given, replaced = order(bad, workers)
+
+    place = expected.index("picture 5")
+    after = expected[(place + 1) % 12]
+    assert given == [after if caption == "picture 5" else caption for caption in expected]
+    assert [(r.index, f"picture {r.instead}", r.problem.where) for r in replaced] == [
+        (5, after, f"{tmp_path}/bad.tar:0005")
+    ]
+
+
+def test_a_recipe_trains_with_shards(prove: Callable[..., Checked], tmp_path: Path) -> None:
+    from ..engine.conftest import start
+
+    for number in range(2):
+        shard(tmp_path / f"{number}.tar", range(6 * number, 6 * number + 6))
+    dataset = f"{{type: webdataset, shards: '{tmp_path}/{{0..1}}.tar', image_size: 16}}"
+
+    recipe = prove(VAE_GAN, f"datasets.shapes={dataset}", "steps.vae_gan.epochs=1", "observers={console: false}")
+    done = start(recipe, tmp_path / "runs")
+
+    assert done.stopped is None
+    assert len(done.run.sources["shapes"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("entry", "paths"),
+    [
+        ("a.tar", ["a.tar"]),
+        ("{08..11}.tar", ["08.tar", "09.tar", "10.tar", "11.tar"]),
+        ("{2..0}", ["2", "1", "0"]),
+        ("{a,b}-{0..1}", ["a-0", "a-1", "b-0", "b-1"]),
+        ("{x}{}", ["{x}{}"]),
+        ("{9..010}", ["009", "010"]),
+    ],
+)
+def test_braces_stand_for_ranges_and_lists(entry: str, paths: list[str]) -> None:
+    assert list(expanded(entry)) == paths
+
+
+def test_wildcards_match_in_the_order_of_names_and_lists_in_their_own(tmp_path: Path) -> None:
+    for number in (2, 0, 1):
+        shard(tmp_path / f"{number}.tar", [number])
+    shard(tmp_path / "[x]*.tar", [7])
+
+    assert captions(opened(tmp_path / "[0-9].tar")) == ["picture 0", "picture 1", "picture 2"]
+    assert captions(opened(tmp_path / "2.tar", tmp_path / "{0..1}.tar")) == ["picture 2", "picture 0", "picture 1"]
+    assert captions(opened(tmp_path / "[x]*.tar")) == ["picture 7"]
+
+
+def test_one_text_is_as_good_as_a_list(tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.tar", [3])
+
+    assert captions(WebDataset(shards=str(path), image_size=SIZE)()) == ["picture 3"]
