@@ -95,7 +95,7 @@ def limits_of(validator: Any) -> list[tuple[str, Any]]:
 def paste(component: Component) -> str:
     """A line of YAML that a recipe can take as it is."""
     stated = [
-        f"{row['name']}: {_yaml(row['default']) if 'default' in row else '...'}"
+        f"{row['name']}: {yaml(row['default']) if 'default' in row else '...'}"
         for row in options(component)
         if "computed" not in row
     ]
@@ -109,6 +109,16 @@ def paste(component: Component) -> str:
     return f"{name}: {{{', '.join(stated)}}}"
 
 
+def loss_keys() -> list[str]:
+    """The keys of a loss's entry that belong to the recipe."""
+    return [key_of(attribute) for attribute in fields_of(LossSettings)]
+
+
+def weight_of(component: Component) -> float | None:
+    """The weight that a loss has where a recipe states none; None for what is no loss."""
+    return getattr(component.factory, "default_weight", 1.0) if component.kind == "loss" else None
+
+
 def _describe(component: Component) -> str:
     kind = KINDS[component.kind]
     lines = [f"{component.kind} `{component.name}`", "", textwrap.indent(component.doc, "  ")]
@@ -116,15 +126,14 @@ def _describe(component: Component) -> str:
     if rows:
         lines += ["", "options"]
         for row in rows:
-            default = f" = {_yaml(row['default'])}" if "default" in row else " (needed)"
+            default = f" = {yaml(row['default'])}" if "default" in row else " (needed)"
             default = " (computed)" if "computed" in row else default
             limits = f", {row['bounds']}" if "bounds" in row else ""
             lines.append(f"  {row['name']}{default}  ({row['type']}{limits})")
             lines += [f"      {row['meaning']}"] if row["meaning"] else []
-    if component.kind == "loss":
-        weight = getattr(component.factory, "default_weight", 1.0)
-        mine = ", ".join(key_of(attribute) for attribute in fields_of(LossSettings))
-        lines += ["", f"every loss also takes  {mine}  (weight {weight:g} by default)"]
+    weight = weight_of(component)
+    if weight is not None:
+        lines += ["", f"every loss also takes  {', '.join(loss_keys())}  (weight {weight:g} by default)"]
     lines += ["", "needs     " + (", ".join(component.signature.needs) or "nothing")]
     lines.append(f"gives     {kind.returns}")
     lines.append(f"from      {component.plugin}")
@@ -147,16 +156,16 @@ _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*\Z")
 _TAKEN = {"true", "false", "null", "yes", "no", "on", "off"}
 
 
-def _yaml(value: Any) -> str:
+def yaml(value: Any) -> str:
     """A value as YAML on one line."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:
         return "null"
     if isinstance(value, (list, tuple, set, frozenset)):
-        return "[" + ", ".join(_yaml(item) for item in value) + "]"
+        return "[" + ", ".join(yaml(item) for item in value) + "]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_yaml(key)}: {_yaml(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{yaml(key)}: {yaml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, float) and not math.isfinite(value):
         return {"inf": ".inf", "-inf": "-.inf"}.get(str(value), ".nan")
     if isinstance(value, str) and value != "...":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from fluxflow_registry import __version__
 from fluxflow_registry.cli.common import emit, emit_json, finish, load_plugins, parse
@@ -24,7 +25,8 @@ environment:
 
 #: What the command does instead of training.
 INSTEAD = (
-    "validate", "explain", "mermaid", "check", "prove_resume", "schema", "list_plugins", "describe", "status", "replay"
+    "validate", "explain", "mermaid", "check", "prove_resume", "schema",
+    "list_plugins", "describe", "document", "status", "replay",
 )  # fmt: skip
 
 
@@ -54,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         help="list plugins and components, all or of one kind: " + ", ".join(KINDS),
     )
     what.add_argument("--describe", metavar="NAME", help="describe a component: NAME or KIND:NAME")
+    what.add_argument("--document", metavar="FOLDER", help="write a page of Markdown for each kind of component")
     what.add_argument("--status", metavar="RUN", help="tell where a run stands: its folder, or the folder of all runs")
     what.add_argument("--replay", metavar="BUNDLE", help="repeat a batch that was not finite: RUN/not_finite/...")
     made.add_argument(
@@ -85,6 +88,12 @@ def main(arguments: argparse.Namespace, usage: str) -> int:
 
         found = description_data(registry, arguments.describe) if arguments.json else None
         emit_json(found) if arguments.json else emit(describe(registry, arguments.describe))
+        return 0
+    if arguments.document is not None:
+        from fluxflow_registry.cli.pages import write_pages
+
+        written = [str(path) for path in write_pages(registry, Path(arguments.document))]
+        emit_json(written) if arguments.json else emit("\n".join(written))
         return 0
     if arguments.status is not None:
         from fluxflow_registry.cli.status import status, status_data, status_text

@@ -1,0 +1,90 @@
+"""`--document` writes what the components say of themselves as Markdown that shows what they say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import field, frozen, validators
+
+from fluxflow_registry.cli.pages import pages
+from fluxflow_registry.contracts import CONTEXT, KINDS
+from fluxflow_registry.registry import Component, Registry, from_modules
+
+from ..synthetic import plugin
+from .conftest import Answer
+
+
+@frozen
+class Odd:
+    """x_t <b> a*b*c, *so*, `x_y*z*`; mean of [B, C] (all); _under_."""
+
+    share: float = field(default=0.5, validator=validators.le(1))
+    """One | two
+    lines."""
+
+    def __call__(self, image: Any) -> Any:
+        return image.mean()
+
+
+def a_loss() -> Registry:
+    return from_modules({"odd": plugin(losses={"odd": Odd})})
+
+
+def test_a_component_stands_with_its_words_options_needs_and_a_line_to_paste() -> None:
+    text = pages(a_loss())["losses.md"]
+
+    assert "## odd\n\nx_t \\<b> a\\*b\\*c, *so*, `x_y*z*`; mean of [B, C] (all); \\_under\\_.\n" in text
+    assert "| `share` | `0.5` | a number, <= 1 | One \\| two lines. |" in text
+    assert "Weight 1 by default. Needs `image`. From `tests.cli.test_pages`, plugin `odd`" in text
+    assert "```yaml\nodd: {share: 0.5}\n```" in text
+    assert "Every loss also takes `weight`, `warmup`, `every`" in text
+
+
+def test_the_index_leads_to_every_kind_and_component() -> None:
+    made = pages(a_loss())
+
+    assert set(made) == {"README.md", *(f"{kind.plural}.md" for kind in KINDS.values())}
+    assert all(f"({name})" in made["README.md"] for name in set(made) - {"README.md"})
+    assert "[`odd`](losses.md#odd)" in made["README.md"]
+
+
+def test_every_component_option_and_need_is_on_the_page_of_its_kind(everything: Registry) -> None:
+    made = pages(everything)
+
+    for kind, named in everything.components.items():
+        text = made[f"{KINDS[kind].plural}.md"]
+        for component in named.values():
+            section = _section(text, component)
+            assert all(f"`{need}`" in section for need in component.signature.needs)
+    assert all(f"| `{name}` |" in made["values.md"] for name in CONTEXT)
+
+
+def test_the_command_writes_the_pages_over_older_ones_and_names_them(call: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "pages"
+
+    first: Answer = call("--document", folder)
+    (folder / "losses.md").write_text("old")
+    again: Answer = call("--document", folder, "--json")
+
+    assert first.code == again.code == 0
+    assert sorted(first.out.split()) == sorted(json.loads(again.out)) == sorted(map(str, folder.iterdir()))
+    assert "## kl\n" in (folder / "losses.md").read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_named(call: Any, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+
+    answer: Answer = call("--document", tmp_path / "taken")
+
+    assert answer.code == 2
+    assert f"the pages cannot be written to `{tmp_path / 'taken'}`" in answer.err
+
+
+def _section(text: str, component: Component) -> str:
+    found = text.split(f"\n## {component.name}\n")
+    if len(found) != 2:
+        pytest.fail(f"{component.name} stands {len(found) - 1} times on its page")
+    return found[1].split("\n## ")[0]
