@@ -18,6 +18,10 @@ from fluxflow_registry.registry import Registry, load
 
 from .synthetic import Site
 
+# Two processes of tests on two cores: threads that wait for each other by spinning would take each other's time.
+# Before torch is imported; commands that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # How long an example takes says something about the machine, not about the code.
 # Where a change is judged, the examples are the same every time; elsewhere every run looks for new ones.
 settings.register_profile("fluxflow", deadline=None, derandomize="CI" in os.environ)

@@ -17,6 +17,7 @@ import torch
 from fluxflow_registry import hookimpl
 from fluxflow_registry.check import Checked
 from fluxflow_registry.contracts import Position
+from fluxflow_registry.engine.run import Run
 from fluxflow_registry.engine.saving import Saver
 from fluxflow_registry.errors import TrainingError
 from fluxflow_registry.state import checkpoints, disk, store
@@ -163,7 +164,9 @@ class FullDisk:
         self.limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     @hookimpl(trylast=True)
-    def batch_ended(self, position: Position) -> None:
+    def batch_ended(self, run: Run, position: Position) -> None:
+        if position.run_batch in (self.full, self.free):
+            run.collect(wait=True)  # what was begun before is over, however busy the machine is
         if position.run_batch == self.full:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, self.limits[1]))
         if position.run_batch == self.free:

@@ -1,0 +1,23 @@
+"""`docs/components/`: a page for each kind, as the components themselves say it."""
+
+from __future__ import annotations
+
+import pytest
+
+from fluxflow_registry.cli.pages import pages
+from fluxflow_registry.registry import Registry
+
+from .story import REPOSITORY
+
+FOLDER = REPOSITORY / "docs" / "components"
+
+
+def test_there_is_a_page_for_each_kind_and_no_other(everything: Registry) -> None:
+    assert {path.name for path in FOLDER.iterdir()} == set(pages(everything))
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.iterdir()))
+def test_a_page_says_what_the_components_say_now(everything: Registry, name: str) -> None:
+    written = (FOLDER / name).read_text(encoding="utf-8")
+
+    assert written == pages(everything)[name], "run `fluxflow-run --document docs/components`"
