@@ -18,7 +18,12 @@ def fluxflow_register_values(register: Register) -> None:
     """Register what lies between image and reconstruction."""
     register("posterior", values.posterior)
     register("latent", values.Latent)
-    register("reconstruction", values.reconstruction)
+    register("context", values.context)
+    register("reconstruction", values.Reconstruction)
+    register("reconstruction_mean", values.reconstruction_mean)
+    register("reconstruction_without_context", values.reconstruction_without_context)
+    register("conditioned_reconstruction", values.conditioned_reconstruction)
+    register("prior_sample", values.prior_sample)
 
 
 @hookimpl

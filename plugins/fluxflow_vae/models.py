@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import Attribute, field, frozen, validators
+from attrs import Attribute, asdict, field, frozen, validators
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,6 +15,17 @@ def _power_of_two_patches(builder: Any, attribute: Attribute[int], downscale: in
     factor, rest = divmod(downscale, builder.patch)
     if rest or factor.bit_count() != 1:
         raise ValueError(f"downscale is {downscale}: it must be patch ({builder.patch}) times 1, 2, 4, 8, ...")
+
+
+def _a_resolution_that_attends(builder: Any, attribute: Attribute[int | None], at: int | None) -> None:
+    """Hold that attention stands at a resolution that there is, and that there is attention."""
+    if at is None:
+        return
+    if not builder.attention:
+        raise ValueError(f"attention_downscale is {at}, but there is no attention: say `attention: true` as well")
+    there = [builder.patch * 2**k for k in range((builder.downscale // builder.patch).bit_length())]
+    if at not in there:
+        raise ValueError(f"attention_downscale is {at}: the resolutions are {', '.join(map(str, there))}")
 
 
 @frozen
@@ -31,24 +42,23 @@ class CompressorBuilder:
     """Side of the square of pixels that enters as one position."""
     downscale: int = field(default=4, validator=_power_of_two_patches)
     """Side of the picture over side of the latent."""
-    activation: Literal["silu", "relu", "leaky_relu"] = "silu"
-    """Nonlinearity."""
+    activation: Literal["silu", "relu", "leaky_relu", "bezier", "bezier_channel"] = "silu"
+    """Nonlinearity; `bezier`: a cubic curve whose control points the layer in front computes, five channels for
+    each; `bezier_channel`: one with four trained control points a channel."""
+    norm: Literal["none", "group", "batch"] = "none"
+    """Normalisation after each convolution, in the main and the skip branches alike."""
     attention: bool = False
-    """Whether positions of the coarsest resolution look at each other."""
+    """Whether positions of one resolution look at each other."""
+    attention_downscale: int | None = field(default=None, validator=_a_resolution_that_attends)
+    """Which one: side of the picture over its side; null: the coarsest."""
+    scaling_factor: float | None = field(default=None, validator=validators.optional(validators.gt(0)))
+    """Factor that brings latents to unit size, such as 0.13025 (SDXL) or 0.18215 (SD 1); null: measured in training."""
 
     def __call__(self) -> nn.Module:
         """Build the model with fresh weights."""
         from fluxflow_vae.networks import Compressor
 
-        return Compressor(
-            latent_channels=self.latent_channels,
-            width=self.width,
-            depth=self.depth,
-            downscale=self.downscale,
-            patch=self.patch,
-            activation=self.activation,
-            attention=self.attention,
-        )
+        return Compressor(**asdict(self))
 
 
 @frozen
@@ -65,21 +75,25 @@ class ExpanderBuilder:
     """Side of the square of pixels that leaves as one position."""
     downscale: int = field(default=4, validator=_power_of_two_patches)
     """Side of the picture over side of the latent: the compressor's."""
-    activation: Literal["silu", "relu", "leaky_relu"] = "silu"
-    """Nonlinearity."""
+    activation: Literal["silu", "relu", "leaky_relu", "bezier", "bezier_channel"] = "silu"
+    """Nonlinearity; `bezier`: a cubic curve whose control points the layer in front computes, five channels for
+    each; `bezier_channel`: one with four trained control points a channel."""
+    norm: Literal["none", "group", "batch"] = "none"
+    """Normalisation after each convolution, in the main and the skip branches alike."""
+    upsample: Literal["interpolate", "bilinear", "transposed"] = "interpolate"
+    """How the resolution doubles: places are repeated, or interpolated, and convolved, or by a transposed
+    convolution, which tends to leave a checkerboard."""
     attention: bool = False
-    """Whether positions of the coarsest resolution look at each other."""
+    """Whether positions of one resolution look at each other."""
+    attention_downscale: int | None = field(default=None, validator=_a_resolution_that_attends)
+    """Which one: side of the picture over its side; null: the coarsest."""
+    spade: bool = False
+    """Whether each resolution has a SPADE block, steered by the latent; the value `reconstruction` switches them."""
+    film_width: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
+    """Width of the vector that FiLM layers take from `conditioned_reconstruction`; null: there are none."""
 
     def __call__(self) -> nn.Module:
         """Build the model with fresh weights."""
         from fluxflow_vae.networks import Expander
 
-        return Expander(
-            latent_channels=self.latent_channels,
-            width=self.width,
-            depth=self.depth,
-            downscale=self.downscale,
-            patch=self.patch,
-            activation=self.activation,
-            attention=self.attention,
-        )
+        return Expander(**asdict(self))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, scaled_dot_product_attention
 
-Activation = Literal["silu", "relu", "leaky_relu"]
+from fluxflow_vae.activations import Activation, activated
+from fluxflow_vae.blocks import Norm, ResidualBlock, SelfAttention, Upsampling, doubling, halving
+from fluxflow_vae.conditioning import Film, SpadeBlock
 
 
 class Posterior(NamedTuple):
@@ -17,82 +18,6 @@ class Posterior(NamedTuple):
 
     mean: Tensor
     logvar: Tensor
-
-
-def _activation(name: Activation) -> nn.Module:
-    """Make a fresh activation."""
-    if name == "silu":
-        return nn.SiLU()
-    return nn.ReLU() if name == "relu" else nn.LeakyReLU(0.2)
-
-
-class ResidualBlock(nn.Module):
-    """y = x + f(x), f = activation, 3x3, activation, 3x3; [B, C, H, W] to the same.
-
-    No normalisation: it costs an autoencoder this small more than it gives, as the level of a flat
-    area is just what a normalisation removes. Instead the last convolution starts small (Zhang et
-    al., "Fixup initialization", 2019).
-    """
-
-    def __init__(self, width: int, activation: Activation) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            _activation(activation),
-            nn.Conv2d(width, width, 3, padding=1),
-            _activation(activation),
-            nn.Conv2d(width, width, 3, padding=1),
-        )
-        last = self.branch[-1]
-        assert isinstance(last, nn.Conv2d)
-        with torch.no_grad():
-            last.weight.mul_(0.1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Add the branch to x."""
-        change: Tensor = self.branch(x)
-        return x + change
-
-
-class SelfAttention(nn.Module):
-    """y = x + W softmax(q k^T / sqrt(d)) v over all positions; [B, C, H, W] to the same.
-
-    W starts at zero, so that the block starts as the identity (Vaswani et al., 2017; Zhang et al.,
-    "Self-attention GANs", 2019).
-    """
-
-    def __init__(self, width: int, heads: int = 4) -> None:
-        super().__init__()
-        self.heads = heads if width % heads == 0 else 1
-        self.norm = nn.GroupNorm(1, width)
-        self.qkv = nn.Conv2d(width, 3 * width, 1)
-        self.out = _no_bias(nn.Conv2d(width, width, 1))
-        nn.init.zeros_(self.out.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Let every position look at every other."""
-        batch, width, height, wide = x.shape
-        shape = (batch, 3, self.heads, width // self.heads, height * wide)
-        q, k, v = self.qkv(self.norm(x)).view(shape).transpose(-1, -2).unbind(1)
-        mixed = scaled_dot_product_attention(q, k, v)
-        change: Tensor = self.out(mixed.transpose(-1, -2).reshape(batch, width, height, wide))
-        return x + change
-
-
-class Upsample(nn.Module):
-    """Double the resolution by nearest neighbours and a 3x3 convolution.
-
-    Free of the checkerboard of a transposed convolution (Odena et al., "Deconvolution and
-    checkerboard artifacts", 2016).
-    """
-
-    def __init__(self, width_in: int, width_out: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width_in, width_out, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, C', 2 H, 2 W]."""
-        doubled: Tensor = self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))
-        return doubled
 
 
 def _widths(width: int, downscale: int, patch: int) -> list[int]:
@@ -105,6 +30,13 @@ def _check(downscale: int, patch: int) -> None:
         raise ValueError(f"downscale {downscale} must be patch {patch} times a power of two (1, 2, 4, ...)")
 
 
+def _attends(attention: bool, at: int | None, downscale: int, patch: int) -> int | None:
+    """The level, from the finest, at which positions look at each other; None for none."""
+    if not attention:
+        return None
+    return int(math.log2((at or downscale) // patch))
+
+
 class Compressor(nn.Module):
     """Encoder q(z|x) = N(mean, exp(logvar)) of a variational autoencoder (Kingma, Welling, 2014).
 
@@ -114,10 +46,14 @@ class Compressor(nn.Module):
     near zero; logvar is clamped to [-10, 10].
 
     The buffer `latent_rms` (0-d) follows the root mean square of the mean over training batches;
-    its inverse is the one global scale that brings latents to unit size (Rombach et al., 2022).
+    its inverse is the one global scale that brings latents to unit size (Rombach et al., 2022). With
+    `scaling_factor` it is 1 / scaling_factor, and stays. `latent_shift` (0-d) is what is taken off before:
+    (mean - latent_shift) / latent_rms is what a flow learns, and x latent_rms + latent_shift what is decoded.
+    Here it is zero; weights without it are read as that.
     """
 
     latent_rms: Tensor
+    latent_shift: Tensor
 
     def __init__(
         self,
@@ -127,32 +63,42 @@ class Compressor(nn.Module):
         downscale: int = 4,
         patch: int = 2,
         activation: Activation = "silu",
+        norm: Norm = "none",
         attention: bool = False,
+        attention_downscale: int | None = None,
+        scaling_factor: float | None = None,
     ) -> None:
         super().__init__()
         _check(downscale, patch)
         self.latent_channels, self.downscale = latent_channels, downscale
+        self.scaling_factor = scaling_factor
         widths = _widths(width, downscale, patch)
+        attends = _attends(attention, attention_downscale, downscale, patch)
         layers: list[nn.Module] = [
             nn.PixelUnshuffle(patch),
             nn.Conv2d(3 * patch**2, width, 3, padding=1),
         ]
         for level, here in enumerate(widths):
-            layers += [ResidualBlock(here, activation) for _ in range(depth)]
+            layers += [ResidualBlock(here, activation, norm) for _ in range(depth)]
+            if level == attends:
+                layers.append(SelfAttention(here))
             if level + 1 < len(widths):
-                layers.append(nn.Conv2d(here, widths[level + 1], 4, stride=2, padding=1))
-        if attention:
-            layers.append(SelfAttention(widths[-1]))
-        self.body = nn.Sequential(*layers, _activation(activation))
+                layers.append(halving(here, widths[level + 1], activation, norm))
+        self.body = nn.Sequential(*layers, activated(activation, widths[-1]))
         self.mean = _small(nn.Conv2d(widths[-1], latent_channels, 3, padding=1))
         self.logvar = _small(nn.Conv2d(widths[-1], latent_channels, 3, padding=1))
-        self.register_buffer("latent_rms", torch.ones(()))
+        self.register_buffer("latent_rms", torch.ones(()) / (scaling_factor or 1.0))
+        self.register_buffer("latent_shift", torch.zeros(()))
 
     def forward(self, image: Tensor) -> Posterior:
-        """Encode the image."""
+        """Encode the image; raises ValueError for sides that are no multiples of downscale."""
+        height, width = image.shape[-2:]
+        if height % self.downscale or width % self.downscale:
+            message = f"a picture of {width} x {height} pixels: its sides must be multiples of {self.downscale}"
+            raise ValueError(message)
         features = self.body(image)
         mean = self.mean(features)
-        if self.training:
+        if self.training and self.scaling_factor is None:
             self._follow(mean.detach())
         return Posterior(mean, self.logvar(features).clamp(-10.0, 10.0))
 
@@ -163,6 +109,11 @@ class Compressor(nn.Module):
         square = torch.lerp(self.latent_rms.square(), here, 0.01)
         self.latent_rms.copy_(torch.where(here.isfinite(), square.sqrt(), self.latent_rms))
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Take weights; those from before there was a shift had none."""
+        state_dict.setdefault(f"{prefix}latent_shift", torch.zeros_like(self.latent_shift))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
 
 class Expander(nn.Module):
     """Decoder of a variational autoencoder, the mirror image of `Compressor`.
@@ -170,7 +121,14 @@ class Expander(nn.Module):
     latent [B, latent_channels, h, w], at the autoencoder's own scale, to image
     [B, 3, h * downscale, w * downscale], about [-1, 1] and unbounded. Interpolation and convolution
     up to H / patch, then the last convolution's channels become pixels (Shi et al., 2016).
+
+    With `spade` each resolution has a residual SPADE block, whose context is the latent itself (Zheng et al.,
+    "MoVQ", 2022). It may be on or off in each call; a call that does not say takes it as the last call in
+    training that did, which the buffer `spade_active` (0-d) remembers. With `film_width` each resolution has
+    a FiLM layer, which a call with a vector [B, film_width] uses.
     """
+
+    spade_active: Tensor
 
     def __init__(
         self,
@@ -180,36 +138,70 @@ class Expander(nn.Module):
         downscale: int = 4,
         patch: int = 2,
         activation: Activation = "silu",
+        norm: Norm = "none",
+        upsample: Upsampling = "interpolate",
         attention: bool = False,
+        attention_downscale: int | None = None,
+        spade: bool = False,
+        film_width: int | None = None,
     ) -> None:
         super().__init__()
         _check(downscale, patch)
         self.latent_channels, self.downscale = latent_channels, downscale
+        self.spade, self.film_width = spade, film_width
         widths = _widths(width, downscale, patch)[::-1]
+        attends = _attends(attention, attention_downscale, downscale, patch)
         layers: list[nn.Module] = [nn.Conv2d(latent_channels, widths[0], 3, padding=1)]
-        if attention:
-            layers.append(SelfAttention(widths[0]))
         for level, here in enumerate(widths):
-            layers += [ResidualBlock(here, activation) for _ in range(depth)]
+            if len(widths) - 1 - level == attends:
+                layers.append(SelfAttention(here))
+            layers += [ResidualBlock(here, activation, norm) for _ in range(depth)]
+            if spade:
+                layers.append(SpadeBlock(here, latent_channels, activation))
+            if film_width is not None:
+                layers.append(Film(here, film_width))
             if level + 1 < len(widths):
-                layers.append(Upsample(here, widths[level + 1]))
-        self.body = nn.Sequential(*layers, _activation(activation))
+                layers.append(doubling(here, widths[level + 1], activation, norm, upsample))
+        self.body = nn.Sequential(*layers, activated(activation, widths[-1]))
         self.out = nn.Sequential(nn.Conv2d(widths[-1], 3 * patch**2, 3, padding=1), nn.PixelShuffle(patch))
+        if spade:
+            self.register_buffer("spade_active", torch.ones((), dtype=torch.bool))
 
-    def forward(self, latent: Tensor) -> Tensor:
-        """Decode the latent."""
-        image: Tensor = self.out(self.body(latent))
+    def forward(self, latent: Tensor, spade: bool | None = None, vector: Tensor | None = None) -> Tensor:
+        """Decode the latent, with SPADE blocks on, off, or (None) as they were trained last.
+
+        Raises ValueError for what this expander has no layers for.
+        """
+        if spade and not self.spade:
+            raise ValueError("the expander has no SPADE blocks: `spade: true` in its own entry gives it some")
+        if vector is not None and vector.shape[-1] != self.film_width:
+            raise ValueError(
+                f"the expander cannot take a vector of width {vector.shape[-1]}: its `film_width` is {self.film_width}"
+            )
+        if self.spade and self.training and spade is not None:
+            self.spade_active.fill_(spade)
+        x = latent
+        for layer in self.body:
+            if isinstance(layer, SpadeBlock):
+                x = self._spaded(layer, x, latent, spade)
+            elif not isinstance(layer, Film):
+                x = layer(x)
+            elif vector is not None:
+                x = layer(x, vector)
+        image: Tensor = self.out(x)
         return image
+
+    def _spaded(self, block: SpadeBlock, x: Tensor, context: Tensor, spade: bool | None) -> Tensor:
+        """X with a SPADE block's change; off, the block costs nothing."""
+        if spade is None:
+            # No look at the number, which may not be there yet. A copy: the buffer may change before the walk back.
+            return x + torch.where(self.spade_active.clone(), block(x, context), 0.0)
+        return x + block(x, context) if spade else x
 
 
 def _small(head: nn.Conv2d) -> nn.Conv2d:
     """Let a head start near zero: a posterior close to N(0, 1) whatever the picture."""
     nn.init.normal_(head.weight, std=1e-2 / math.sqrt(head.in_channels))
-    return _no_bias(head)
-
-
-def _no_bias(layer: nn.Conv2d) -> nn.Conv2d:
-    """Let a layer's bias start at zero."""
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
+    return head

@@ -8,9 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
+from fluxflow_vae.blocks import Resampling, ResidualBlock, SelfAttention, Upsample, enlarged
 from fluxflow_vae.models import CompressorBuilder, ExpanderBuilder
-from fluxflow_vae.networks import SelfAttention
 
 options = st.fixed_dictionaries(
     {
@@ -19,18 +20,51 @@ options = st.fixed_dictionaries(
         "depth": st.integers(0, 2),
         "patch": st.sampled_from([1, 2]),
         "downscale": st.sampled_from([2, 4, 8]),
-        "activation": st.sampled_from(["silu", "relu", "leaky_relu"]),
+        "activation": st.sampled_from(["silu", "relu", "leaky_relu", "bezier", "bezier_channel"]),
+        "norm": st.sampled_from(["none", "group", "batch"]),
         "attention": st.booleans(),
     }
 )
+expanders = st.fixed_dictionaries(
+    {
+        "upsample": st.sampled_from(["interpolate", "bilinear", "transposed"]),
+        "spade": st.booleans(),
+        "film_width": st.none() | st.integers(1, 4),
+    }
+)
+
+#: Every choice of every option once, beside others of each.
+VARIANTS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    ({"activation": "bezier", "attention": True}, {"spade": True}),
+    ({"activation": "bezier_channel", "norm": "group", "depth": 2}, {"upsample": "bilinear", "film_width": 3}),
+    ({"activation": "leaky_relu", "norm": "batch", "attention": True}, {"upsample": "transposed", "spade": True}),
+    ({"activation": "relu", "depth": 0, "downscale": 8}, {"upsample": "transposed", "film_width": 2, "spade": True}),
+    ({"activation": "bezier", "norm": "batch", "patch": 1}, {"upsample": "interpolate"}),
+    ({"activation": "bezier", "norm": "group"}, {"upsample": "transposed"}),
+    ({"attention": True, "attention_downscale": 2}, {}),
+]
+EACH = pytest.mark.parametrize(("shared", "own"), VARIANTS, ids=lambda chosen: " ".join(map(str, chosen.values())))
 
 
-@settings(max_examples=20, deadline=None)
-@given(options, st.integers(1, 3), st.integers(1, 3))
+def made(shared: dict[str, Any], own: dict[str, Any], seed: int = 0) -> tuple[Any, Any, dict[str, Tensor]]:
+    """Both networks with weights away from any zero start, and what the expander is called with."""
+    torch.manual_seed(seed)
+    compressor: Any = CompressorBuilder(latent_channels=3, **{"width": 8, **shared})()
+    expander: Any = ExpanderBuilder(latent_channels=3, **{"width": 8, **shared}, **own)()
+    with torch.no_grad():
+        for weight in [*compressor.parameters(), *expander.parameters()]:
+            weight.add_(0.02 * torch.randn(weight.shape))
+    given = {"vector": torch.randn(2, own["film_width"])} if own.get("film_width") else {}
+    return compressor, expander, given
+
+
+@settings(max_examples=25, deadline=None)
+@given(options, expanders, st.integers(1, 3), st.integers(1, 3))
 def test_the_expander_gives_back_the_shape_that_the_compressor_took(
-    chosen: dict[str, Any], rows: int, columns: int
+    chosen: dict[str, Any], own: dict[str, Any], rows: int, columns: int
 ) -> None:
-    compressor, expander = CompressorBuilder(**chosen)(), ExpanderBuilder(**chosen)()
+    compressor, expander = CompressorBuilder(**chosen)(), ExpanderBuilder(**chosen, **own)()
     image = torch.randn(2, 3, rows * chosen["downscale"], columns * chosen["downscale"])
 
     posterior = compressor(image)
@@ -41,16 +75,63 @@ def test_the_expander_gives_back_the_shape_that_the_compressor_took(
     assert reconstruction.shape == image.shape
 
 
-@settings(max_examples=10, deadline=None)
-@given(options)
-def test_every_weight_of_the_autoencoder_learns(chosen: dict[str, Any]) -> None:
-    compressor, expander = CompressorBuilder(**chosen)(), ExpanderBuilder(**chosen)()
-    posterior = compressor(torch.randn(2, 3, 16, 16))
+@EACH
+def test_the_gradient_reaches_every_weight(shared: dict[str, Any], own: dict[str, Any]) -> None:
+    compressor, expander, given_ = made(shared, own)
 
-    (expander(posterior.mean + posterior.logvar).square().mean()).backward()
+    posterior = compressor(torch.randn(2, 3, 16, 24))
+    expander(posterior.mean + posterior.logvar, **given_).square().mean().backward()
 
     weights = [*compressor.named_parameters(), *expander.named_parameters()]
-    assert not [name for name, weight in weights if weight.grad is None]
+    assert not [name for name, weight in weights if weight.grad is None or not weight.grad.abs().sum() > 0]
+
+
+@EACH
+def test_everything_is_finite_in_bf16(shared: dict[str, Any], own: dict[str, Any]) -> None:
+    compressor, expander, given_ = made(shared, own)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        posterior = compressor(torch.randn(2, 3, 16, 24))
+        image = expander(posterior.mean, **given_)
+    image.float().square().mean().backward()
+
+    assert image.isfinite().all()
+    assert image.shape == (2, 3, 16, 24)
+    assert all(w.grad is None or w.grad.isfinite().all() for w in [*compressor.parameters(), *expander.parameters()])
+
+
+@EACH
+def test_channels_last_in_memory_gives_the_same_numbers(shared: dict[str, Any], own: dict[str, Any]) -> None:
+    compressor, expander, given_ = made(shared, own)
+    image = torch.randn(2, 3, 16, 24)
+    mean, decoded = compressor(image).mean, expander(compressor(image).mean, **given_)
+
+    compressor.to(memory_format=torch.channels_last)
+    expander.to(memory_format=torch.channels_last)
+    again = compressor(image.to(memory_format=torch.channels_last)).mean
+
+    torch.testing.assert_close(again, mean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(expander(again, **given_), decoded, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "total", "first"),
+    [
+        (CompressorBuilder, {}, 10.01964, 0.00166294),
+        (ExpanderBuilder, {}, -5.16835, -0.01748566),
+        (CompressorBuilder, {"width": 32, "activation": "leaky_relu"}, 2.67304, 0.00046785),
+        (ExpanderBuilder, {"width": 32, "activation": "leaky_relu", "attention": True}, 69.99724, 0.02019017),
+    ],
+)
+def test_the_default_autoencoder_starts_as_it_always_has(
+    build: Any, options: dict[str, Any], total: float, first: float
+) -> None:
+    torch.manual_seed(0)
+
+    weights = [weight.detach().double() for weight in build(**options)().parameters()]
+
+    assert float(torch.stack([weight.sum() for weight in weights]).sum()) == pytest.approx(total, abs=1e-3)
+    assert float(weights[-2].flatten()[0]) == pytest.approx(first, abs=1e-6)
 
 
 def test_the_posterior_starts_close_to_the_prior() -> None:
@@ -108,3 +189,138 @@ def test_latent_rms_follows_the_mean_in_training_and_rests_in_evaluation() -> No
 def test_a_downscale_that_halvings_cannot_reach_is_refused(build: Any, downscale: int) -> None:
     with pytest.raises(ValueError, match="downscale is"):
         build(downscale=downscale)
+
+
+@pytest.mark.parametrize(("height", "width"), [(18, 16), (16, 10)])
+def test_a_picture_whose_sides_do_not_fit_is_refused(height: int, width: int) -> None:
+    compressor = CompressorBuilder(width=4)()
+
+    with pytest.raises(ValueError, match=f"a picture of {width} x {height} pixels: its sides must be multiples of 4"):
+        compressor(torch.randn(1, 3, height, width))
+
+
+@pytest.mark.parametrize("build", [CompressorBuilder, ExpanderBuilder])
+def test_attention_stands_at_the_resolution_that_is_asked_for(build: Any) -> None:
+    coarsest, finer = (build(width=4, downscale=16, attention=True, attention_downscale=at)().body for at in (None, 4))
+
+    assert [layer.out.in_channels for layer in coarsest if isinstance(layer, SelfAttention)] == [16]  # width 4 x 4
+    assert [layer.out.in_channels for layer in finer if isinstance(layer, SelfAttention)] == [8]  # at a quarter
+
+
+def seen_by_attention(network: Any, given_: Tensor) -> list[list[int]]:
+    """The heights and widths that attention layers are given."""
+    seen: list[list[int]] = []
+    for layer in network.modules():
+        if isinstance(layer, SelfAttention):
+            layer.register_forward_pre_hook(lambda _, inputs: seen.append(list(inputs[0].shape[-2:])))
+    network(given_)
+    return seen
+
+
+@pytest.mark.parametrize(("at", "side"), [(None, 2), (16, 2), (8, 4), (2, 16)])
+def test_attention_sees_the_picture_at_the_scale_that_is_named(at: int | None, side: int) -> None:
+    chosen: dict[str, Any] = {"width": 4, "downscale": 16, "attention": True, "attention_downscale": at}
+
+    compressed = seen_by_attention(CompressorBuilder(**chosen)(), torch.randn(1, 3, 32, 32))
+    expanded = seen_by_attention(ExpanderBuilder(**chosen)(), torch.randn(1, 8, 2, 2))
+
+    assert compressed == expanded == [[side, side]]
+
+
+@pytest.mark.parametrize("build", [CompressorBuilder, ExpanderBuilder])
+def test_attention_where_there_is_none_is_refused(build: Any) -> None:
+    with pytest.raises(ValueError, match="attention_downscale is 3: the resolutions are 2, 4"):
+        build(attention=True, attention_downscale=3)
+    with pytest.raises(ValueError, match="attention_downscale is 4, but there is no attention: say `attention: true`"):
+        build(attention_downscale=4)
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_skip_and_main_branch_come_to_the_same_size_where_there_is_a_norm(norm: Any) -> None:
+    torch.manual_seed(0)
+    compressor: Any = CompressorBuilder(width=16, downscale=8, norm=norm)()
+    sizes: list[tuple[float, float]] = []
+
+    def look(block: Any, inputs: Any) -> None:
+        with torch.no_grad():
+            sizes.append((float(block.skip(inputs[0]).std()), float(block.branch(inputs[0]).std())))
+
+    blocks = [layer for layer in compressor.body if isinstance(layer, ResidualBlock | Resampling)]
+    for block in blocks:
+        block.register_forward_pre_hook(look)
+    compressor(30 * torch.randn(8, 3, 32, 32))  # far from unit size
+
+    assert len(sizes) == len(blocks) == 5
+    assert all(0.9 < size < 1.1 for pair in sizes for size in pair)
+
+
+def test_without_a_norm_the_skip_branch_is_the_identity() -> None:
+    block = ResidualBlock(4, "silu")
+    x = torch.randn(1, 4, 3, 3)
+
+    assert torch.equal(block.skip(x), x)
+
+
+def test_batch_statistics_are_measured_in_training_and_used_in_evaluation() -> None:
+    torch.manual_seed(0)
+    compressor = CompressorBuilder(width=8, norm="batch")()
+    image = torch.randn(4, 3, 16, 16)
+
+    for _ in range(100):
+        compressor(image)
+    alone = compressor.eval()(image[:1]).mean
+    together = compressor(image).mean[:1]
+
+    torch.testing.assert_close(alone, together)
+
+
+@pytest.mark.parametrize("upsample", ["interpolate", "bilinear", "transposed"])
+def test_upsampling_doubles_and_keeps_a_flat_area_flat_unless_it_is_transposed(upsample: Any) -> None:
+    torch.manual_seed(0)
+    layer = Upsample(3, 2, upsample)
+
+    inner = layer(torch.full((1, 3, 8, 8), 0.7))[..., 4:-4, 4:-4].detach()
+
+    assert inner.shape == (1, 2, 8, 8)
+    spread = float(inner.std(dim=(2, 3)).max())
+    assert spread > 0.01 if upsample == "transposed" else spread < 1e-6  # the checkerboard
+
+
+def test_bilinear_upsampling_interpolates_and_the_other_repeats() -> None:
+    x = torch.tensor([0.0, 4.0]).view(1, 1, 1, 2)
+
+    assert enlarged(x, "bilinear").tolist() == [[[[0.0, 1.0, 3.0, 4.0]] * 2]]
+    assert enlarged(x, "interpolate").tolist() == [[[[0.0, 0.0, 4.0, 4.0]] * 2]]
+
+
+@pytest.mark.parametrize("factor", [0.13025, 0.18215])
+def test_a_scaling_factor_that_is_given_stays(factor: float) -> None:
+    compressor: Any = CompressorBuilder(width=4, scaling_factor=factor)()
+    measured: Any = CompressorBuilder(width=4)()
+
+    for _ in range(3):
+        compressor(torch.randn(2, 3, 8, 8))
+
+    assert float(compressor.latent_rms) == pytest.approx(1 / factor)
+    assert float(measured.latent_rms) == 1.0  # until it is measured
+
+
+def test_a_scaling_factor_is_positive() -> None:
+    with pytest.raises(ValueError, match="scaling_factor"):
+        CompressorBuilder(scaling_factor=0.0)
+
+
+def test_the_latent_shift_is_zero_is_saved_and_is_read_as_zero_where_it_is_missing() -> None:
+    compressor: Any = CompressorBuilder(width=4)()
+    saved = compressor.state_dict()
+    shifted = {**saved, "latent_shift": torch.tensor(0.5)}
+    older = {name: value for name, value in saved.items() if name != "latent_shift"}
+
+    compressor.load_state_dict(shifted)
+    assert float(compressor.latent_shift) == 0.5
+    compressor.load_state_dict(older)
+
+    assert float(compressor.latent_shift) == 0
+    assert "latent_shift" not in older
+    with pytest.raises(RuntimeError, match="latent_rms"):  # of which nothing else can be said
+        compressor.load_state_dict({name: value for name, value in saved.items() if name != "latent_rms"})

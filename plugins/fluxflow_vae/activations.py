@@ -1,0 +1,102 @@
+"""Nonlinearities of the autoencoder, among them cubic Bezier curves whose shape is learned."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Activation = Literal["silu", "relu", "leaky_relu", "bezier", "bezier_channel"]
+
+#: In front of `Bezier` weights start at N(0, gain^2 / inputs). With gain g for t and this one for the control points,
+#: gain^2 E sum b_k(sigmoid(g n))^2 is one, b_k the weights of the four points, n ~ N(0, 1): a signal keeps its size.
+POINTS_GAIN = 1.7
+#: Half as much as would be natural: through t the gradient is amplified, through the points it is not.
+T_GAIN = 0.75
+
+
+def bezier(t: Tensor, p0: Tensor, p1: Tensor, p2: Tensor, p3: Tensor) -> Tensor:
+    """B(s) = (1-s)^3 p0 + 3 (1-s)^2 s p1 + 3 (1-s) s^2 p2 + s^3 p3 at s = sigmoid(t).
+
+    By repeated interpolation (de Casteljau), which gives the end points exactly: p0 at s = 0, p3 at s = 1.
+    """
+    s = t.sigmoid()
+    q0, q1, q2 = torch.lerp(p0, p1, s), torch.lerp(p1, p2, s), torch.lerp(p2, p3, s)
+    return torch.lerp(torch.lerp(q0, q1, s), torch.lerp(q1, q2, s), s)
+
+
+class Bezier(nn.Module):
+    """y = B(sigmoid(t); p0, p1, p2, p3): a curve whose place and control points the layer in front computes.
+
+    B(s) = (1-s)^3 p0 + 3 (1-s)^2 s p1 + 3 (1-s) s^2 p2 + s^3 p3, a cubic Bezier curve. x: [B, 5 C, H, W], which
+    is C channels of t, then C of p0, of p1, of p2, of p3; y: [B, C, H, W]. y goes to p0 for t -> -inf, to p3 for
+    t -> +inf.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give the point of each curve."""
+        return bezier(*x.chunk(5, dim=1))
+
+
+class ChannelBezier(nn.Module):
+    """y = B(sigmoid(x); p0, p1, p2, p3): the curve of `Bezier` with four trained control points for each channel.
+
+    x, y: [B, C, H, W]. It starts as 2 tanh(x / 2), the curve whose control points -2, -2/3, 2/3, 2 divide a line
+    evenly: slope one at zero, and between p0 and p3 always.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        line = torch.linspace(-2.0, 2.0, 4).view(4, 1, 1, 1)
+        self.points = nn.Parameter(line.repeat(1, width, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give the point of each channel's curve."""
+        p0, p1, p2, p3 = self.points.unbind(0)
+        # The same curve as a polynomial in s: no control point is spread over all places.
+        terms = p0, 3 * (p1 - p0), 3 * (p2 - 2 * p1 + p0), p3 - 3 * p2 + 3 * p1 - p0
+        level, first, second, third = (term.to(x.dtype) for term in terms)
+        s = x.sigmoid()
+        return level + s * (first + s * (second + s * third))
+
+
+def inputs_of(name: Activation) -> int:
+    """How many channels an activation takes for each that it gives."""
+    return 5 if name == "bezier" else 1
+
+
+def nonlinearity(name: Activation, width: int) -> nn.Module:
+    """A fresh activation that gives `width` channels and takes `inputs_of(name) * width`."""
+    if name == "bezier":
+        return Bezier()
+    if name == "bezier_channel":
+        return ChannelBezier(width)
+    if name == "silu":
+        return nn.SiLU()
+    return nn.ReLU() if name == "relu" else nn.LeakyReLU(0.2)
+
+
+def activated(name: Activation, width: int) -> nn.Module:
+    """A fresh activation from `width` channels to as many; a 1x1 convolution makes five of each for `bezier`."""
+    if name != "bezier":
+        return nonlinearity(name, width)
+    return nn.Sequential(feeding(nn.Conv2d(width, 5 * width, 1), name), Bezier())
+
+
+def feeding(layer: nn.Conv2d | nn.ConvTranspose2d, name: Activation, fan_in: int | None = None) -> nn.Module:
+    """Let a convolution in front of an activation start at the right size; only `bezier` asks for its own.
+
+    `fan_in` is how many weights meet in one output, where that is not all of a kernel.
+    """
+    if name == "bezier":
+        inputs = layer.in_channels * math.prod(layer.kernel_size) if fan_in is None else fan_in
+        gains = torch.tensor([T_GAIN, *[POINTS_GAIN] * 4]).repeat_interleave(layer.out_channels // 5)
+        outputs = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+        with torch.no_grad():
+            nn.init.normal_(layer.weight, std=1 / math.sqrt(inputs))
+            layer.weight.transpose(0, outputs).mul_(gains.view(-1, 1, 1, 1))
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    return layer

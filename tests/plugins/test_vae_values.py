@@ -1,0 +1,145 @@
+"""Values between an image and its reconstructions: what is drawn, what is decoded, and with what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fluxflow_registry.check import Checked
+from fluxflow_registry.engine.run import build_models
+from fluxflow_registry.registry import load
+from fluxflow_vae import values
+from fluxflow_vae.networks import Posterior
+
+from ..engine.conftest import changed, start, weights
+from ..small import PLUGINS
+
+MEAN = torch.full((2, 3, 4, 4), 0.5)
+POSTERIOR = Posterior(MEAN, torch.zeros(2, 3, 4, 4))
+
+
+class Told(nn.Module):
+    """An expander that says what it was called with."""
+
+    spade = True
+
+    def forward(self, latent: Tensor, **told: Any) -> Any:
+        return latent, told
+
+
+class Plain(nn.Module):
+    """An expander of somebody else's, which decodes and knows of no conditions."""
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return 2 * latent
+
+
+@pytest.mark.parametrize(("spade", "told"), [(None, {}), (True, {"spade": True}), (False, {"spade": False})])
+def test_a_reconstruction_tells_the_expander_about_spade_only_what_the_recipe_says(spade: Any, told: Any) -> None:
+    latent, found = values.Reconstruction(spade=spade)(MEAN, Told())
+
+    assert torch.equal(latent, MEAN)
+    assert found == told
+
+
+def test_a_reconstruction_of_the_mean_decodes_no_draw() -> None:
+    latent, told = values.reconstruction_mean(POSTERIOR, Told())
+
+    assert torch.equal(latent, MEAN)
+    assert told == {}
+
+
+def test_the_context_is_the_latent_and_without_it_spade_is_off() -> None:
+    latent, told = values.reconstruction_without_context(MEAN, Told())
+
+    assert torch.equal(values.context(MEAN), latent)
+    assert told == {"spade": False}
+
+
+def test_a_sample_from_the_prior_is_decoded_from_normal_noise_that_the_generator_repeats() -> None:
+    (z, told), (again, _), (other, _) = (
+        values.prior_sample(MEAN.expand(2, 3, 4, 4).repeat(50, 1, 4, 4), Told(), torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
+    )
+
+    assert z.shape == (100, 3, 16, 16)
+    assert float(z.mean()) == pytest.approx(0, abs=0.02)
+    assert float(z.std()) == pytest.approx(1, abs=0.02)
+    assert torch.equal(z, again)
+    assert not torch.equal(z, other)
+    assert told == {}
+
+
+def test_a_conditioned_reconstruction_hands_the_vector_on() -> None:
+    vector = torch.randn(2, 5)
+
+    _, told = values.conditioned_reconstruction(MEAN, vector, Told())
+
+    assert told["vector"] is vector
+
+
+def test_an_expander_of_another_kind_is_asked_for_nothing_that_it_does_not_know() -> None:
+    plain = Plain()
+
+    assert torch.equal(values.Reconstruction()(MEAN, plain), 2 * MEAN)
+    assert torch.equal(values.Reconstruction(spade=False)(MEAN, plain), 2 * MEAN)
+    assert torch.equal(values.reconstruction_without_context(MEAN, plain), 2 * MEAN)
+    with pytest.raises(ValueError, match="the expander, a Plain, has no SPADE blocks to switch on"):
+        values.Reconstruction(spade=True)(MEAN, plain)
+
+
+RECIPE = """
+recipe: 1
+name: described
+models:
+  compressor: {type: compressor, latent_channels: 2, width: 8}
+  expander: {type: expander, latent_channels: 2, width: 8, film_width: 16}
+  text_encoder: {type: text_transformer, width: 16, depth: 1, heads: 2, table_size: 32}
+datasets:
+  shapes: {type: shapes, image_size: 16, length: 16}
+values:
+  described: {type: conditioned_reconstruction, with: {context_vector: pooled_text}}
+steps:
+  vae:
+    dataset: shapes
+    batch_size: 4
+    updates:
+      vae:
+        trains: [compressor, expander, text_encoder]
+        losses: {l1: {with: {reconstruction: described}}}
+        optimizer: {type: AdamW, lr: 1.0e-2}
+"""
+
+POOLED = """
+from fluxflow_registry import hookimpl
+
+def pooled_text(text_embedding):
+    "Mean of the text's tokens: [B, D]."
+    return text_embedding.tokens.mean(dim=1)
+
+@hookimpl
+def fluxflow_register_values(register):
+    register("pooled_text", pooled_text)
+"""
+
+
+def test_a_recipe_conditions_the_expander_on_a_vector_of_the_text_and_trains_both(
+    prove: Callable[..., Checked], tmp_path: Path
+) -> None:
+    (tmp_path / "pooled.py").write_text(POOLED)
+    recipe = prove(RECIPE, using=load(PLUGINS, [tmp_path / "pooled.py"]))
+    before = weights(build_models(recipe, torch.device("cpu")))
+
+    run = start(recipe, tmp_path / "runs").run
+
+    assert changed(before, run.models) == {"compressor", "expander", "text_encoder"}
+    batch = {"image": run.peek("shapes", 1)["image"].repeat(2, 1, 1, 1), "caption": ["a red circle", "a blue square"]}
+    one, other = run.draw(["described"], batch)["described"]
+    plain, same = run.draw(["reconstruction_mean"], batch)["reconstruction_mean"]
+    assert torch.equal(plain, same)
+    assert not torch.allclose(one, other, atol=1e-4)
