@@ -34,7 +34,11 @@ def fluxflow_register_values(register: Register) -> None:
 
 @hookspec
 def fluxflow_register_models(register: Register) -> None:
-    """Model builders: fields are the architecture, the call gives a new nn.Module."""
+    """Model builders: fields are the architecture, the call gives a new nn.Module.
+
+    One whose architecture comes from elsewhere may ask for `weights`: the state dict that will be loaded
+    into the model, or None where it is new. Parameters that it freezes stay frozen whatever trains the model.
+    """
 
 
 @hookspec

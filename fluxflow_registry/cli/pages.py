@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxflow_registry import hookspecs
-from fluxflow_registry.cli.describe import loss_keys, options, paste, weight_of, yaml
+from fluxflow_registry.cli.describe import loss_keys, model_keys, options, paste, weight_of, yaml
 from fluxflow_registry.contracts import CONTEXT, KINDS, Kind
 from fluxflow_registry.errors import FluxflowError
 from fluxflow_registry.registry import Component, Registry
@@ -53,6 +53,8 @@ def _page(kind: Kind, components: Mapping[str, Component]) -> str:
     lines = [NOTE, "", f"# {kind.plural.capitalize()}", "", _prose(_meaning(kind)), ""]
     if kind.name == "loss":
         lines += [f"Every loss also takes {', '.join(f'`{key}`' for key in loss_keys())}.", ""]
+    if kind.name == "model":
+        lines += [f"Every model also takes {', '.join(f'`{key}`' for key in model_keys())}.", ""]
     if kind.name == "value":
         lines += ["The engine itself provides:", "", "| name | meaning |", "|---|---|"]
         lines += [f"| `{name}` | {_cell(meaning)} |" for name, meaning in CONTEXT.items()] + [""]

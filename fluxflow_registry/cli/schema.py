@@ -20,6 +20,7 @@ _SCALARS: dict[Any, str] = {bool: "boolean", int: "integer", float: "number", st
 _SETTINGS: dict[str, type] = {
     "loss": schema.LossSettings,
     "value": schema.NeedSettings,
+    "model": schema.ModelSettings,
     "metric": schema.NeedSettings,
 }
 

@@ -18,8 +18,10 @@ from fluxflow_registry.check import Checked, Configured, world_of
 from fluxflow_registry.contracts import Position, Sampler, Source, VelocityField
 from fluxflow_registry.engine.batches import Batch, Reader, to_device
 from fluxflow_registry.engine.folder import RunFolder
+from fluxflow_registry.engine.held import remember_held
 from fluxflow_registry.engine.randomness import Draws, derive, prefer_repeatable
 from fluxflow_registry.engine.saving import Saved, Saver
+from fluxflow_registry.engine.settings import apply_settings
 from fluxflow_registry.engine.stateful import Beginnings
 from fluxflow_registry.engine.step import LiveStep, StepFacts, facts_of
 from fluxflow_registry.engine.turn import made
@@ -270,22 +272,32 @@ def config_of(model: Configured) -> dict[str, Any]:
     return config
 
 
-def build_models(checked: Checked, device: torch.device) -> dict[str, nn.Module]:
-    """New models, each from random numbers that depend on the seed and its own name alone."""
+def build_models(
+    checked: Checked,
+    device: torch.device,
+    weights: Mapping[str, Mapping[str, Tensor]] | None = None,
+    compiled: bool = True,
+) -> dict[str, nn.Module]:
+    """New models, each from random numbers that depend on the seed and its own name alone.
+
+    `weights` are those that will be loaded into them, where there are any already.
+    """
     models = {}
     for name, configured in checked.models.items():
         torch.manual_seed(derive(checked.recipe.seed, "model", name))
-        models[name] = made_model(configured).to(device)
+        model = made_model(configured, (weights or {}).get(name)).to(device)
+        models[name] = apply_settings(model, configured, compiled)
     return models
 
 
-def made_model(configured: Configured) -> nn.Module:
+def made_model(configured: Configured, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
     """The module that a builder builds; raises RecipeError where it gives something else."""
-    model = made(configured)
+    model = made(configured, weights=weights)
     if not isinstance(model, nn.Module):
         message = f"model `{configured.label}`: its builder gives {type(model).__name__}, not an nn.Module"
         notes = (("defined in", configured.component.signature.where),)
         raise RecipeError(Problem(message, configured.where, notes))
+    remember_held(model)
     return model
 
 

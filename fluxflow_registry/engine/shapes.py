@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fluxflow_registry.check import Checked, CheckedStep
 from fluxflow_registry.contracts import Field
 from fluxflow_registry.engine.randomness import Draws
 from fluxflow_registry.engine.run import made_model
+from fluxflow_registry.engine.settings import useless_settings
 from fluxflow_registry.engine.tensors import describe
 from fluxflow_registry.engine.values import Values, bind
 from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, one_line
@@ -28,7 +29,8 @@ def prove_shapes(checked: Checked) -> dict[str, dict[str, str]]:
     meta = torch.device("meta")
     with meta:
         models = {name: made_model(model) for name, model in checked.models.items()}
-    problems: list[Problem] = []
+    problems = [problem for name, model in checked.models.items() for problem in useless_settings(models[name], model)]
+    problems += [problem for step in checked.steps for problem in untrainable(step, models)]
     shapes = {}
     for step in checked.steps:
         draws = Draws(meta)
@@ -42,6 +44,16 @@ def prove_shapes(checked: Checked) -> dict[str, dict[str, str]]:
     if problems:
         raise RecipeError(problems)
     return shapes
+
+
+def untrainable(step: CheckedStep, models: Mapping[str, nn.Module]) -> Iterator[Problem]:
+    """Models that an update trains although their builders have frozen all of them."""
+    for update in step.updates.values():
+        for index, name in enumerate(update.trains):
+            if not any(parameter.requires_grad for parameter in models[name].parameters()):
+                who = f"update `{update.name}` of step `{step.name}`"
+                message = f"{who} trains `{name}`, whose builder has frozen all of it"
+                yield Problem(message, step.step.updates[update.name].node.at("trains", index))
 
 
 def example(fields: Mapping[str, Field], batch_size: int, device: torch.device) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from fluxflow_registry.check import CheckedStep
 from fluxflow_registry.contracts import Ending, Position, Source
 from fluxflow_registry.engine.batches import Batch, batches_per_epoch, epoch_batches, to_device
 from fluxflow_registry.engine.ema import Average
+from fluxflow_registry.engine.held import let_train
 from fluxflow_registry.engine.randomness import Draws
 from fluxflow_registry.engine.stateful import Guard, served_by, stateful_of
 from fluxflow_registry.engine.tally import Tally
@@ -70,7 +71,7 @@ class LiveStep:
         #: For each evaluation, at which batch of the step it was measured last.
         self.measured: dict[str, int] = {}
         for name, model in models.items():
-            model.requires_grad_(name in facts.trains)
+            let_train(model, name in facts.trains)
         self.train_mode()
         self.draws = Draws(device)
         self.autocast = autocast_of(device, self.settings.precision)

@@ -66,7 +66,8 @@ class Turn:
         self.values = values
         self.precision = precision
         self.clip = checked.clip_grad_norm
-        self.named = {f"{name}.{key}": p for name in checked.trains for key, p in models[name].named_parameters()}
+        own = {f"{name}.{key}": p for name in checked.trains for key, p in models[name].named_parameters()}
+        self.named = {key: p for key, p in own.items() if p.requires_grad}
         self.parameters = list(self.named.values())
         # For each split on this update's way, in order: how many splits lie before it.
         names = [name for name in self.plan.order if name in plan.splits]
@@ -260,8 +261,20 @@ class Turn:
         for name in ("optimizer", "scheduler", "scaler", "weigher"):
             if name in state:
                 getattr(self, name).load_state_dict(state[name])
+        _lie_alike(self.optimizer)
         # The optimizer has stepped, in an earlier process; schedulers warn of one that never has.
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
+
+
+def _lie_alike(optimizer: torch.optim.Optimizer) -> None:
+    """Lay what the optimizer keeps of each parameter out in memory as the parameter is: checkpoints know no layout.
+
+    Fused kernels go through both in the order of memory, whatever the strides say.
+    """
+    for parameter, kept in optimizer.state.items():
+        for name, tensor in kept.items():
+            if isinstance(tensor, Tensor) and tensor.shape == parameter.shape and tensor.stride() != parameter.stride():
+                kept[name] = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
 
 
 def _stage(splits: Sequence[str], closure: frozenset[str]) -> int:

@@ -26,32 +26,35 @@ def load_for_drawing(
     weights are used where a checkpoint has them.
     Raises RunError where there are no weights, or where a model's are missing or do not fit.
     """
-    models = build_models(checked, device)
     final = run / "final"
     if branch is None and read_identity(run).get("finished"):
+        weights = {name: read_model(final / name)[1] for name in checked.models}
+        models = build_models(checked, device, weights, compiled=False)
         for name, model in models.items():
-            _take(model, read_model(final / name)[1], final / name)
+            _take(model, weights[name], final / name)
         return models, "final", None
     ends = {found.step: found for found in checkpoints.listing(run / "checkpoints") if found.end}
     if branch is not None and branch in ends:
-        return _from_checkpoint(models, ends[branch].folder), ends[branch].folder.name, None
+        return _from_checkpoint(checked, device, ends[branch].folder), ends[branch].folder.name, None
     if branch is not None:
         raise RunError(Problem(f"step `{branch}` of the run has not ended", str(run)))
     for found in checkpoints.listing(run / "checkpoints"):
         try:
             note = f"note: the run is not finished; drawing with {found.folder}"
-            return _from_checkpoint(models, found.folder), found.folder.name, note
+            return _from_checkpoint(checked, device, found.folder), found.folder.name, note
         except RunError:
             continue
     raise RunError(Problem("has no weights yet: no finished model and no checkpoint", str(run)))
 
 
-def _from_checkpoint(models: dict[str, nn.Module], folder: Path) -> dict[str, nn.Module]:
+def _from_checkpoint(checked: Checked, device: torch.device, folder: Path) -> dict[str, nn.Module]:
     state, _ = store.load(folder)
     weights: Mapping[str, Any] = {**state["model"], **state.get("ema", {})}
-    for name, model in models.items():
+    for name in checked.models:
         if name not in weights:
             raise RunError(Problem(f"holds no weights of model `{name}`", str(folder)))
+    models = build_models(checked, device, weights, compiled=False)
+    for name, model in models.items():
         _take(model, weights[name], folder)
     return models
 

@@ -96,7 +96,7 @@ class _Reader:
         head = self.settings(schema.RecipeSettings, root, "a recipe", self.unread)
         if not LABEL.match(head.name):
             self.problem(f"`{head.name}` is no name for a recipe: {_NAMES}", root.at("name"))
-        models = self.part("models", lambda: self.entries(root, "models", "model"))
+        models = self.part("models", lambda: self.entries(root, "models", "model", schema.ModelSettings))
         datasets = self.part("datasets", lambda: self.entries(root, "datasets", "dataset"))
         sampler = self.part("sampler", lambda: self.one(root, "sampler", "sampler"))
         values = self.part("values", lambda: self.entries(root, "values", "value", schema.NeedSettings))

@@ -74,6 +74,30 @@ class UpdateSettings:
 
 
 @frozen
+class Compile:
+    """How a model's forward is compiled: the options of `torch.compile`."""
+
+    backend: str = "inductor"
+    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
+    #: Whether one compiled form serves all shapes; None: from the second shape on.
+    dynamic: bool | None = None
+    #: Whether it is an error that a part cannot be compiled, rather than a slower run.
+    fullgraph: bool = False
+
+
+@frozen
+class ModelSettings:
+    """The keys of a model's entry that belong to the recipe: they change its speed and memory, not what it is."""
+
+    #: The forward is compiled at its first call; a mapping gives the compiler's options.
+    compile: bool | Compile = False
+    #: Weights of convolutions, and so what they compute, lie in memory with the channels last.
+    channels_last: bool = False
+    #: Repeated blocks keep their inputs alone for the backward pass, and compute the rest a second time.
+    checkpointing: bool = False
+
+
+@frozen
 class LossSettings:
     """The keys of a loss's entry that belong to the recipe, not to the loss."""
 

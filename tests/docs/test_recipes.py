@@ -25,6 +25,8 @@ PAGE = REPOSITORY / "docs" / "recipes.md"
 
 TABLES: dict[str, type] = {
     "A recipe": schema.RecipeSettings,
+    "Models": schema.ModelSettings,
+    "Compiling": schema.Compile,
     "A step": schema.StepSettings,
     "Averages": schema.Ema,
     "The best checkpoint": schema.Best,
@@ -34,7 +36,11 @@ TABLES: dict[str, type] = {
 }
 
 #: Parts of a step that have a table of their own, in words.
-NAMED: dict[Any, str] = {schema.Ema | None: "averages or nothing", schema.Best | None: "a best checkpoint or nothing"}
+NAMED: dict[Any, str] = {
+    schema.Ema | None: "averages or nothing",
+    schema.Best | None: "a best checkpoint or nothing",
+    bool | schema.Compile: "true or false or the compiler's options",
+}
 
 #: Keys whose default depends on something else, in words.
 WORDS = {("A step", "after"): "the step before it in the file", ("A loss", "weight"): "the loss's own, or 1"}
@@ -102,6 +108,8 @@ def test_every_setting_is_documented_with_its_type_and_default(heading: str) -> 
         ("Evaluations", lambda s: s["$defs"]["evaluation"]["properties"]),
         ("Averages", lambda s: [key_of(attribute) for attribute in fields_of(schema.Ema)]),
         ("The best checkpoint", lambda s: [key_of(attribute) for attribute in fields_of(schema.Best)]),
+        ("Models", lambda s: [key_of(attribute) for attribute in fields_of(schema.ModelSettings)]),
+        ("Compiling", lambda s: [key_of(attribute) for attribute in fields_of(schema.Compile)]),
         ("A loss", lambda s: [key_of(attribute) for attribute in fields_of(schema.LossSettings)]),
     ],
 )
