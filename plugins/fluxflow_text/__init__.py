@@ -8,8 +8,9 @@ from fluxflow_text import models, values
 
 @hookimpl
 def fluxflow_register_models(register: Register) -> None:
-    """Register the text encoder."""
+    """Register the text encoders."""
     register("text_transformer", models.TextTransformerBuilder)
+    register("pretrained_text_encoder", models.PretrainedTextEncoderBuilder)
 
 
 @hookimpl

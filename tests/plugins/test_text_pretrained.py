@@ -1,0 +1,290 @@
+"""A pretrained text encoder: tiny random ones, written to a folder as they are published."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fluxflow_registry.check import Checked
+from fluxflow_registry.engine.shapes import prove_shapes
+from fluxflow_registry.engine.weights import load_for_drawing
+from fluxflow_registry.registry import Registry, load
+from fluxflow_text.hub import PretrainedError, command
+from fluxflow_text.models import PretrainedTextEncoderBuilder
+
+from ..engine.conftest import StopAfter, changed, start, weights
+from ..engine.test_resume import finals
+from ..small import FLOW, PLUGINS, VAE_GAN
+
+transformers = pytest.importorskip("transformers", reason="the extra `text` is not installed")
+
+WORDS = ["a", "small", "large", "red", "blue", "circle", "square", "left", "of", "shapes", "and"]
+CAPTIONS = ["a small red circle", "", "a large blue square left of a small red circle and a square"]
+KINDS = ["bert", "t5", "clip"]
+
+
+def tokenizer(kind: str) -> Any:
+    """A tokenizer of words, with the marks that the kind puts around a text."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    marks = {"bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]"], "t5": ["<pad>", "</s>", "<unk>"], "clip": ["<|s|>", "<|e|>"]}
+    around = {"bert": "[CLS] $A [SEP]", "t5": "$A </s>", "clip": "<|s|> $A <|e|>"}[kind]
+    vocabulary = {word: number for number, word in enumerate([*marks[kind], *WORDS])}
+    unknown = {"bert": "[UNK]", "t5": "<unk>", "clip": "<|e|>"}[kind]
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
+    made.normalizer = normalizers.Lowercase()
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = [(mark, vocabulary[mark]) for mark in marks[kind]]
+    made.post_processor = processors.TemplateProcessing(single=around, special_tokens=special)
+    pads = {"bert": "[PAD]", "t5": "<pad>", "clip": "<|e|>"}
+    ends = {"bert": "[SEP]", "t5": "</s>", "clip": "<|e|>"}
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token=pads[kind], eos_token=ends[kind], unk_token=unknown
+    )
+
+
+def network(kind: str) -> Any:
+    """A tiny network with random weights; CLIP's with the half that sees pictures, as it is published."""
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    if kind == "bert":
+        return transformers.BertModel(transformers.BertConfig(vocab_size=20, max_position_embeddings=24, **size))
+    if kind == "t5":
+        heads = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+        return transformers.T5Model(transformers.T5Config(vocab_size=20, **heads))
+    text = {"vocab_size": 20, "max_position_embeddings": 24, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    vision = {**size, "image_size": 8, "patch_size": 4}
+    return transformers.CLIPModel(transformers.CLIPConfig(text_config={**size, **text}, vision_config=vision))
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """A folder of each kind, as `save_pretrained` writes it."""
+    folders = {kind: tmp_path_factory.mktemp(kind) for kind in KINDS}
+    for kind, folder in folders.items():
+        network(kind).save_pretrained(folder)
+        tokenizer(kind).save_pretrained(folder)
+    return folders
+
+
+def built(folder: Path, state: Mapping[str, Tensor] | None = None, **options: Any) -> Any:
+    options = {"max_tokens": 20, **options}
+    return PretrainedTextEncoderBuilder(name=str(folder), **options)(state)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_the_published_network_and_padding_changes_nothing(published: Mapping[str, Path], kind: str) -> None:
+    encoder = built(published[kind]).eval()
+    theirs = network(kind).eval()
+    theirs = {"t5": lambda: theirs.encoder, "clip": lambda: theirs.text_model, "bert": lambda: theirs}[kind]()
+
+    tokens, mask = encoder(CAPTIONS)
+
+    assert mask.dtype == torch.bool
+    for index, caption in enumerate(CAPTIONS):
+        ids = tokenizer(kind)([caption], return_tensors="pt")["input_ids"]
+        alone, own = encoder([caption])
+        expected = theirs(input_ids=ids).last_hidden_state[0]
+        length = int(mask[index].sum())
+        assert (length, bool(own.all())) == (ids.shape[1], True)
+        torch.testing.assert_close(tokens[index, :length], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(tokens[index, :length], alone[0], rtol=1e-4, atol=1e-5)
+        assert not tokens[index, length:].any()
+
+
+def test_the_empty_text_has_an_embedding_even_where_the_tokenizer_marks_nothing(tmp_path: Path) -> None:
+    from tokenizers import processors
+
+    network("bert").save_pretrained(tmp_path)
+    plain = tokenizer("bert")
+    plain.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    plain.save_pretrained(tmp_path)
+
+    tokens, mask = built(tmp_path).eval()(["", "a circle"])
+
+    assert mask.tolist() == [[True, False], [True, True]]
+    assert tokens[0, 0].abs().sum() > 0
+
+
+def test_layers_length_and_number_format_are_options(published: Mapping[str, Path]) -> None:
+    folder = published["bert"]
+    theirs = network("bert").eval()
+    ids = tokenizer("bert")([CAPTIONS[0]], return_tensors="pt")["input_ids"]
+
+    middle, _ = built(folder, layer=-2).eval()([CAPTIONS[0]])
+    short, _ = built(folder, max_tokens=4).eval()([CAPTIONS[2]])
+    half = built(folder, dtype="bf16").eval()
+
+    torch.testing.assert_close(middle, theirs(input_ids=ids, output_hidden_states=True).hidden_states[1])
+    assert short.shape == (1, 4, 16)
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    assert half(CAPTIONS).tokens.dtype == torch.float32
+
+
+def test_what_it_cannot_do_is_refused_in_words(published: Mapping[str, Path]) -> None:
+    folder = published["bert"]
+    refused = {
+        "max_tokens is 25: .* has positions for 24": {"max_tokens": 25},
+        "layer is -4: .* has 2 layers, so -1 to -3": {"layer": -4},
+        "`frozen` of pretrained_text_encoder: `embedings` is no part of BertModel\n    nearest +embeddings": {
+            "frozen": ["embedings"]
+        },
+    }
+
+    for told, options in refused.items():
+        with pytest.raises(PretrainedError, match=told):
+            built(folder, **options)
+
+
+def test_a_copy_and_a_state_dict_know_the_tokenizer(published: Mapping[str, Path], tmp_path: Path) -> None:
+    encoder = built(published["t5"]).eval()
+    state = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+
+    copied = copy.deepcopy(encoder)
+    again = built(tmp_path / "nowhere", state).eval()
+    fresh = again(CAPTIONS).tokens
+    again.load_state_dict(state)
+
+    assert torch.equal(copied(CAPTIONS).tokens, encoder(CAPTIONS).tokens)
+    assert torch.equal(again(CAPTIONS).tokens, encoder(CAPTIONS).tokens)
+    assert not torch.equal(fresh, encoder(CAPTIONS).tokens)
+
+
+RECIPE = (VAE_GAN + FLOW).replace(
+    "text_encoder: {type: text_transformer, width: 16, depth: 1, heads: 2, table_size: 32}",
+    "text_encoder: {type: pretrained_text_encoder, name: FOLDER, max_tokens: 20}",
+)
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return load(PLUGINS)
+
+
+@pytest.fixture
+def proven(prove: Callable[..., Checked], registry: Registry, tmp_path: Path) -> Callable[..., Checked]:
+    """A recipe whose text encoder lies in a folder, checked."""
+
+    def make(folder: Path, *settings: str) -> Checked:
+        return prove(RECIPE.replace("FOLDER", str(folder)), *settings, using=registry)
+
+    return make
+
+
+FROZEN = "steps.flow.updates.flow.trains=[flow_processor]"
+
+
+def test_its_weights_stay_as_loaded_where_nothing_trains_it(
+    proven: Callable[..., Checked], published: Mapping[str, Path], tmp_path: Path
+) -> None:
+    recipe = proven(published["bert"], FROZEN)
+    shapes = prove_shapes(recipe)
+
+    run = start(recipe, tmp_path / "runs").run
+
+    assert shapes["flow"]["text_embedding"].startswith("(tokens [4, ")
+    published_ones = network("bert").state_dict()
+    for name, tensor in run.models["text_encoder"].network.state_dict().items():
+        assert torch.equal(tensor, published_ones[name]), name
+    files = list(run.folder.glob("checkpoints/*/model.text_encoder.safetensors"))
+    assert len({path.stat().st_ino for path in files}) < len(files)  # what is frozen is on the disk once a step
+
+
+def test_an_update_fine_tunes_it_but_for_its_frozen_parts_and_goes_on_bit_by_bit(
+    proven: Callable[..., Checked], published: Mapping[str, Path], tmp_path: Path
+) -> None:
+    recipe = proven(published["bert"], "models.text_encoder.frozen=[embeddings]")
+    prove_shapes(recipe)
+    whole = start(recipe, tmp_path / "whole").run
+
+    first = start(recipe, tmp_path / "cut", [StopAfter("batch_ended", 15)])
+    second = start(recipe, tmp_path / "cut")
+
+    before = {f"text_encoder.network.{key}": tensor for key, tensor in network("bert").state_dict().items()}
+    after = weights({"text_encoder": whole.models["text_encoder"]})
+    moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert moved
+    assert not any(".embeddings." in name for name in moved)
+    assert first.stopped is not None
+    assert finals(second.run) == finals(whole)
+
+
+def test_a_run_draws_without_the_folder_it_was_trained_from(
+    proven: Callable[..., Checked], published: Mapping[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "published"
+    folder.symlink_to(published["bert"])
+    recipe = proven(folder)
+    stopped = start(recipe, tmp_path / "runs", [StopAfter("batch_ended", 15)]).run
+    folder.unlink()
+
+    models, source, _ = load_for_drawing(recipe, recipe.steps[1], stopped.folder, torch.device("cpu"), None)
+
+    trained = weights(stopped.models)
+    assert "flow" in source
+    assert not changed(trained, {"text_encoder": models["text_encoder"]})
+    assert models["text_encoder"](CAPTIONS).tokens.shape == (3, 15, 16)
+
+
+def test_missing_files_are_named_with_the_command_that_fetches_them_and_the_network_is_not_asked(
+    published: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+
+    def told(name: str, **options: Any) -> str:
+        with pytest.raises(PretrainedError) as refused:
+            PretrainedTextEncoderBuilder(name=name, **options)(None)
+        return str(refused.value)
+
+    assert told("nobody/nothing", revision="v1").endswith(
+        "(HF_HOME sets the place), and training downloads nothing; where there is a network, fetch it with: "
+        'hf download nobody/nothing --revision v1 --include "*.json" --include "*.txt" --include "*.model" '
+        '--include "*.safetensors"'
+    )
+    assert told("nobody/nothing").startswith("`nobody/nothing` is neither a folder nor in ")
+    assert told(str(tmp_path / "none")) == f"there is no folder {tmp_path / 'none'}"
+    assert told("no name") == "`no name` is neither a folder nor a name on the hub"
+    assert command("a/b", None).startswith("hf download a/b --include ")
+    (tmp_path / "empty").mkdir()
+    assert told(str(tmp_path / "empty")).startswith(f"{tmp_path / 'empty'} cannot be read as a text encoder")
+
+
+def test_weights_that_could_hold_code_and_weights_that_are_not_whole_are_refused(
+    published: Mapping[str, Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    for path in published["bert"].iterdir():
+        os.symlink(path, folder / path.name)
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+
+    with pytest.raises(PretrainedError, match=r"cannot be read as a text encoder of transformers: .*safetensors"):
+        built(folder)
+    missing = "encoder.layer.1.output.dense.weight"
+    save_file({k: v for k, v in state.items() if k != missing}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(PretrainedError, match=f"holds no `{missing}` of BertModel"):
+        built(folder)
+
+
+def test_a_missing_library_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+
+    with pytest.raises(PretrainedError) as refused:
+        PretrainedTextEncoderBuilder(name="nobody/nothing")(None)
+
+    assert str(refused.value) == ("pretrained_text_encoder needs transformers: pip install 'fluxflow-registry[text]'")
