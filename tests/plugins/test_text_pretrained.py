@@ -131,7 +131,7 @@ def test_layers_length_and_number_format_are_options(published: Mapping[str, Pat
 
 def test_what_it_cannot_do_is_refused_in_words(published: Mapping[str, Path]) -> None:
     folder = published["bert"]
-    refused = {
+    refused: dict[str, dict[str, Any]] = {
         "max_tokens is 25: .* has positions for 24": {"max_tokens": 25},
         "layer is -4: .* has 2 layers, so -1 to -3": {"layer": -4},
         "`frozen` of pretrained_text_encoder: `embedings` is no part of BertModel\n    nearest +embeddings": {

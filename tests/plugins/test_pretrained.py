@@ -1,0 +1,230 @@
+"""Halves of a pretrained autoencoder: a tiny random one, written to a folder as it is published."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fluxflow_pretrained.loading import PretrainedError
+from fluxflow_pretrained.models import PretrainedCompressorBuilder, PretrainedExpanderBuilder
+from fluxflow_registry.check import Checked
+from fluxflow_registry.engine.held import held
+from fluxflow_registry.engine.shapes import prove_shapes
+from fluxflow_registry.engine.weights import load_for_drawing
+from fluxflow_registry.registry import Registry, load
+
+from ..engine.conftest import StopAfter, start
+from ..engine.test_resume import finals
+from ..small import FLOW, PLUGINS, VAE_GAN
+
+diffusers = pytest.importorskip("diffusers", reason="the extra `diffusers` is not installed")
+
+HALVES = [PretrainedCompressorBuilder, PretrainedExpanderBuilder]
+
+
+def made(**options: Any) -> Any:
+    torch.manual_seed(0)
+    plain = {
+        "block_out_channels": (8, 8, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "norm_num_groups": 4,
+        "latent_channels": 2,
+        "scaling_factor": 0.5,
+        "shift_factor": 0.25,
+    }
+    return diffusers.AutoencoderKL(**{**plain, **options}).eval()
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as `save_pretrained` writes it, within a whole model's."""
+    folder = tmp_path_factory.mktemp("published")
+    made().save_pretrained(folder / "vae")
+    return folder
+
+
+def halves(published: Path, **options: Any) -> tuple[Any, Any]:
+    stated = {"name": str(published), "subfolder": "vae", **options}
+    own = {key: value for key, value in stated.items() if key not in ("scaling_factor", "shift")}
+    return PretrainedCompressorBuilder(**stated)(None).eval(), PretrainedExpanderBuilder(**own)(None).eval()
+
+
+def image(side: int = 16) -> Tensor:
+    return torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def test_both_halves_are_diffusers_own_with_scaling_and_shift(published: Path) -> None:
+    theirs = made()
+    compressor, expander = halves(published)
+
+    with torch.no_grad():
+        expected = theirs.encode(image()).latent_dist
+        mean, logvar = compressor(image())
+        decoded = expander(mean)
+
+    torch.testing.assert_close(mean, expected.mean)
+    torch.testing.assert_close(logvar, expected.logvar)
+    torch.testing.assert_close(decoded, theirs.decode(expected.mean).sample)
+    z = (mean - compressor.latent_shift) / compressor.latent_rms
+    torch.testing.assert_close(z, (expected.mean - 0.25) * 0.5)
+    assert (compressor.latent_rms.shape, compressor.latent_shift.shape) == ((), ())
+    assert [(half.downscale, half.latent_channels) for half in (compressor, expander)] == [(4, 2), (4, 2)]
+
+
+def test_scaling_shift_and_number_format_are_options(published: Path) -> None:
+    compressor, _ = halves(published, scaling_factor=0.125, shift=-1.0)
+    half, other = halves(published, dtype="bf16")
+
+    assert (float(compressor.latent_rms), float(compressor.latent_shift)) == (8.0, -1.0)
+    assert {p.dtype for p in (*half.parameters(), *other.parameters())} == {torch.bfloat16}
+    assert half(image()).mean.dtype == other(torch.zeros(1, 2, 2, 2)).dtype == torch.float32
+    assert half.latent_rms.dtype == torch.float32
+
+
+def test_an_autoencoder_without_the_two_convolutions_and_without_a_shift_is_read_too(tmp_path: Path) -> None:
+    theirs = made(use_quant_conv=False, use_post_quant_conv=False, shift_factor=None)
+    theirs.save_pretrained(tmp_path)
+
+    compressor, expander = halves(tmp_path, subfolder=None)
+
+    torch.testing.assert_close(compressor(image()).mean, theirs.encode(image()).latent_dist.mean)
+    assert float(compressor.latent_shift) == 0.0
+    assert expander.post_quant_conv is None
+
+
+RECIPE = (VAE_GAN + FLOW).replace(
+    "compressor: {type: compressor, latent_channels: 2, width: 8}",
+    "compressor: {type: pretrained_compressor, name: FOLDER, subfolder: vae}",
+).replace(
+    "expander: {type: expander, latent_channels: 2, width: 8}",
+    "expander: {type: pretrained_expander, name: FOLDER, subfolder: vae}",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return load([*PLUGINS, "pretrained"])
+
+
+@pytest.fixture
+def proven(prove: Callable[..., Checked], registry: Registry) -> Callable[..., Checked]:
+    """A recipe whose autoencoder lies in a folder, checked and its shapes proven."""
+
+    def make(folder: Path, *settings: str) -> Checked:
+        checked = prove(RECIPE.replace("FOLDER", str(folder)), *settings, using=registry)
+        prove_shapes(checked)
+        return checked
+
+    return make
+
+
+def test_what_no_update_trains_stays_as_published_and_what_one_trains_moves(
+    proven: Callable[..., Checked], published: Path, tmp_path: Path
+) -> None:
+    only = "steps.vae_gan.updates.vae.trains=[expander]"
+    frozen = "models.expander.frozen=[decoder.conv_out]"
+    less = ("steps.vae_gan.updates.vae.losses.kl=false", "steps.vae_gan.updates.vae.losses.hinge_generator.detach=[]")
+    recipe = proven(published, only, frozen, *less, "steps.vae_gan.epochs=1", "steps.flow.epochs=1")
+    whole = start(recipe, tmp_path / "whole").run
+
+    first = start(recipe, tmp_path / "cut", [StopAfter("batch_ended", 3)])
+    second = start(recipe, tmp_path / "cut")
+
+    before = load_file(published / "vae" / "diffusion_pytorch_model.safetensors")
+    same = {
+        key: torch.equal(tensor, before[key])
+        for model in ("compressor", "expander")
+        for key, tensor in whole.models[model].named_parameters()
+    }
+    assert held(whole.models["expander"]) == {"decoder.conv_out.weight", "decoder.conv_out.bias"}
+    assert all(stays for key, stays in same.items() if key.startswith(("encoder", "quant", "decoder.conv_out")))
+    assert not any(stays for key, stays in same.items() if key.startswith("decoder.conv_in"))
+    assert first.stopped is not None
+    assert finals(second.run) == finals(whole)
+
+
+def test_a_run_draws_without_the_folder_it_was_trained_from(
+    proven: Callable[..., Checked], published: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "published"
+    folder.symlink_to(published)
+    recipe = proven(folder)
+    stopped = start(recipe, tmp_path / "runs", [StopAfter("batch_ended", 3)]).run
+    folder.unlink()
+
+    models, _, _ = load_for_drawing(recipe, recipe.steps[1], stopped.folder, torch.device("cpu"), None)
+
+    latent = torch.ones(1, 2, 4, 4)
+    assert torch.equal(models["expander"](latent), stopped.models["expander"].eval()(latent))
+    assert float(models["compressor"].latent_rms) == 2.0  # type: ignore[arg-type]
+
+
+def test_checkpointing_finds_its_blocks(proven: Callable[..., Checked], published: Path) -> None:
+    proven(published, "models.expander.checkpointing=true", "models.compressor.channels_last=true")
+
+
+def told(builder: Any, name: str | Path, **options: Any) -> str:
+    with pytest.raises(PretrainedError) as refused:
+        builder(name=str(name), **options)(None)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("builder", HALVES)
+def test_missing_files_are_named_with_the_command_that_fetches_them_and_the_network_is_not_asked(
+    builder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+
+    missing = told(builder, "nobody/nothing", subfolder="vae", revision="v1")
+
+    assert missing.startswith("`nobody/nothing` (its subfolder `vae`) is neither a folder nor in ")
+    assert missing.endswith(
+        "and training downloads nothing; where there is a network, fetch it with: "
+        'hf download nobody/nothing --revision v1 --include "vae/config.json" --include "vae/*.safetensors"'
+    )
+    assert told(builder, tmp_path / "none") == f"there is no folder {tmp_path / 'none'}"
+    assert told(builder, "no name") == "`no name` is neither a folder nor a name on the hub"
+    assert told(builder, tmp_path).startswith(f"{tmp_path} holds no config.json of an AutoencoderKL")
+
+
+def test_files_that_do_not_fit_are_refused_in_words(published: Path, tmp_path: Path) -> None:
+    config = json.loads((published / "vae" / "config.json").read_text())
+    state = load_file(published / "vae" / "diffusion_pytorch_model.safetensors")
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    builder = PretrainedExpanderBuilder
+
+    (tmp_path / "config.json").write_text(json.dumps({**config, "_class_name": "VQModel"}))
+    assert told(builder, tmp_path) == f"{tmp_path} holds a VQModel, not an AutoencoderKL"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert told(builder, tmp_path).startswith(f"{tmp_path} holds no {file.name} (weights in torch's own format can")
+    assert "hf download" not in told(builder, tmp_path)
+    file.write_bytes(b"half a download")
+    assert told(builder, tmp_path).startswith(f"{file} cannot be read: ")
+    save_file({key: value for key, value in state.items() if key != "decoder.conv_in.bias"}, file)
+    assert told(builder, tmp_path).startswith(f"`{tmp_path}` holds no `decoder.conv_in.bias` of the autoencoder")
+    save_file({**state, "decoder.conv_in.bias": torch.zeros(3)}, file)
+    assert told(builder, tmp_path).startswith(f"`{tmp_path}` does not fit its own config: ")
+    part = told(builder, published, subfolder="vae", frozen=["decoder.conv_inn"])
+    assert part.startswith("`frozen`: `decoder.conv_inn` is no part of the autoencoder\n    nearest  decoder.conv_in\n")
+
+
+@pytest.mark.parametrize("builder", HALVES)
+def test_a_missing_library_is_named_with_the_extra(builder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+
+    message = told(builder, "nobody/nothing")
+
+    assert message.endswith(" needs diffusers: pip install 'fluxflow-registry[diffusers]'")
+    assert message.startswith("pretrained_")
