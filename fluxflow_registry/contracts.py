@@ -23,12 +23,27 @@ CONTEXT: Mapping[str, str] = {
 class Field:
     """One field of a dataset's batches: shape of a single sample, dtype, meaning.
 
-    `shape=None` with `dtype="text"` is a list of strings, one a sample.
+    `shape=None` with `dtype="text"` is a list of strings, one a sample. Where not all batches have one
+    shape, `also` holds the others that a batch may have: each is proven before training. Fields that
+    vary together have as many, in the same order.
     """
 
     shape: tuple[int, ...] | None
     dtype: str = "float32"
     meaning: str = ""
+    also: tuple[tuple[int, ...], ...] = ()
+
+
+def variants(fields: Mapping[str, Field]) -> list[Mapping[str, Field]]:
+    """The fields of every form that a batch may have, each with one shape; the usual form first."""
+    count = 1 + max((len(field.also) for field in fields.values()), default=0)
+    return [
+        {
+            name: evolve(field, shape=(field.shape, *field.also)[number], also=()) if field.also else field
+            for name, field in fields.items()
+        }
+        for number in range(count)
+    ]
 
 
 class Source(Protocol):
@@ -48,6 +63,17 @@ class Source(Protocol):
         `samples_at_once`; it is then asked for several batches in one call. One whose samples have
         names may have a method `name(index) -> str`, which messages use. One whose samples can change
         between two processes may have an attribute `digest`: a run that goes on tells where it is another.
+
+        Further doors, each of them optional:
+
+        - `buckets`: a sequence that gives for each sample the number of its bucket. A batch holds samples
+          of one bucket only; a method `bucket_name(number) -> str` says what a bucket is.
+        - `views` and `view(fields, number)`: how many forms of one batch are trained on, one after
+          the other, and form `number` of what `batch` has given, on whatever device its tensors are.
+          Each is a batch of its own for all that counts batches but `max_steps`.
+        - `left_out`: a sequence of Problems, one for each sample that was found damaged on opening and is
+          not among the samples.
+        - `sizes()`: int64 [samples, 2], width and height of each sample as it is stored, 0 where unknown.
         """
 
 
@@ -173,7 +199,14 @@ KINDS: Mapping[str, Kind] = {
         Kind("scheduler", "schedulers", "a torch LRScheduler", offers=("optimizer", "total")),
         Kind("transition", "transitions", "an Ending, or None to go on", offers=("epoch", "epochs", "history")),
         Kind("balancer", "balancers", "a weigher: weigher(losses) -> factor of each loss", offers=("losses",)),
-        Kind("dataset", "datasets", "an opened Source", offers=(), methods=("fields",)),
+        Kind(
+            "dataset",
+            "datasets",
+            "an opened Source",
+            offers=(),
+            reserved=("type", "batch_size", "workers"),
+            methods=("fields",),
+        ),
         Kind("sampler", "samplers", "a sample at t = 0", offers=("velocity", "noise")),
         Kind("metric", "metrics", "a 0-d tensor, or a dict of them", reserved=("type", "with")),
         Kind("observer", "observers", "nothing", called=False),

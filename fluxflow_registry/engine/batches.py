@@ -1,4 +1,4 @@
-"""Batches as a pure function of position: an epoch is a permutation, a batch a slice of it."""
+"""Batches as a pure function of position: an epoch is an order of samples, a batch a slice of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,11 +15,14 @@ from multiprocessing.queues import Queue
 from threading import Event, Thread
 from typing import Any
 
+import numpy as np
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from fluxflow_registry.contracts import Source
+from fluxflow_registry.engine.order import Order, buckets_of, epoch_order, views_of
 from fluxflow_registry.engine.randomness import derive
 from fluxflow_registry.errors import LISTED, DataError, FluxflowError, Problem, SampleError, counted, one_line
 
@@ -27,21 +31,6 @@ ATTEMPTS = 20
 
 #: How often workers are started anew before a single batch has come from them.
 RESTARTS = 3
-
-
-def batches_per_epoch(source: Source, name: str, batch_size: int, max_steps: int | None, where: str) -> int:
-    """Full batches in an epoch; raises DataError where the dataset does not fill one."""
-    count = len(source) // batch_size
-    if count == 0:
-        message = f"dataset `{name}` has {len(source)} samples, which is no batch of {batch_size}"
-        raise DataError(Problem(message, where))
-    return count if max_steps is None else min(count, max_steps)
-
-
-def permutation(length: int, *place: int | str) -> torch.Tensor:
-    """The order of an epoch: a permutation of 0 .. length-1 that depends on its place alone."""
-    generator = torch.Generator().manual_seed(derive("order", *place))
-    return torch.randperm(length, generator=generator)
 
 
 @frozen
@@ -55,25 +44,30 @@ class Replaced:
 
 @frozen
 class Batch:
-    """The fields of a batch, the samples in it, and those that are not because they cannot be read."""
+    """The fields of a batch, the samples in it, and those that are not because they cannot be read.
+
+    `view` is the number of the form in which the source shows it.
+    """
 
     fields: Mapping[str, Any]
     indices: tuple[int, ...]
     replaced: tuple[Replaced, ...] = ()
+    view: int = 0
 
 
 class Reader:
-    """Samples of a source in an order; what cannot be read gives its place to the next in the order.
+    """Samples of a source in an order; what cannot be read gives its place to the next of its bucket in the order.
 
     What stands at a place is a function of the order and of the damage alone: not of the batch in
     which it is read, nor of the process that reads it.
     """
 
-    def __init__(self, source: Source, order: Sequence[int] | torch.Tensor, seed: int) -> None:
+    def __init__(self, source: Source, order: Order, seed: int) -> None:
         self.source = source
         self.order = order
         self.seed = seed
         self.damaged: dict[int, Problem] = {}
+        self.buckets = buckets_of(source)
 
     def read(self, start: int, stop: int) -> Batch:
         """The samples at places `start` .. `stop` - 1; raises DataError whatever goes wrong."""
@@ -97,12 +91,23 @@ class Reader:
 
     def _sound(self, place: int) -> int:
         """The sample at a place of the order, or the first after it that is not known to be damaged."""
+        index = int(self.order[place])
+        if index not in self.damaged:
+            return index
         length = len(self.order)
-        for step in range(length):
-            index = int(self.order[(place + step) % length])
+        others = self._fellows(index) if self.buckets is not None else range(length)
+        first = bisect(others, place)
+        for step in range(len(others)):
+            index = int(self.order[others[(first + step) % len(others)]])
             if index not in self.damaged:
                 return index
         raise DataError(list(self.damaged.values())[:LISTED])
+
+    def _fellows(self, index: int) -> NDArray[np.int64]:
+        """The places of the order that hold samples of one sample's bucket."""
+        assert self.buckets is not None
+        order = np.asarray(self.order)
+        return np.flatnonzero(self.buckets[order] == self.buckets[index])
 
     def _replaced(self, start: int, chosen: Sequence[int]) -> tuple[Replaced, ...]:
         asked = [int(self.order[place]) for place in range(start, start + len(chosen))]
@@ -126,6 +131,7 @@ class _Epoch(Dataset[Any]):
     def run(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches `start` .. `stop` - 1; a source that likes to read many samples at once may."""
         ahead = max(1, getattr(self.reader.source, "samples_at_once", 1) // self.batch_size)
+        ahead = 1 if self.reader.buckets is not None else ahead
         size = self.batch_size
         for first in range(start, stop, ahead):
             count = min(ahead, stop - first)
@@ -143,10 +149,25 @@ def _part(batch: Batch, which: slice) -> Batch:
 def epoch_batches(
     source: Source, batch_size: int, batches: int, start: int, workers: int, place: tuple[int | str, ...]
 ) -> Iterator[Batch]:
-    """The batches `start` .. `batches` - 1 of the epoch at `place`, read by `workers` processes (0: here)."""
-    reader = Reader(source, permutation(len(source), *place), derive("samples", *place))
+    """The batches `start` .. `batches` - 1 of the epoch at `place`, read by `workers` processes (0: here).
+
+    Of a source with several views every batch is read once and shown in each; all of these are counted.
+    """
+    views = views_of(source)
+    reader = Reader(source, epoch_order(source, batch_size, place), derive("samples", *place))
     epoch = _Epoch(reader, batch_size)
-    return epoch.run(start, batches) if workers == 0 else _supervised(epoch, start, batches, workers)
+    first, last = start // views, -(-batches // views)
+    read = epoch.run(first, last) if workers == 0 else _supervised(epoch, first, last, workers)
+    return read if views == 1 else _shown(read, first * views, start, batches, views)
+
+
+def _shown(read: Iterator[Batch], number: int, start: int, stop: int, views: int) -> Iterator[Batch]:
+    """Each batch once for each view, from number `start` to `stop` - 1; the first that is read begins at `number`."""
+    for batch in read:
+        for view in range(views):
+            if start <= number < stop:
+                yield evolve(batch, view=view)
+            number += 1
 
 
 def _supervised(epoch: _Epoch, start: int, stop: int, workers: int) -> Iterator[Batch]:

@@ -7,9 +7,10 @@ import torch
 from fluxflow_registry.check import CheckedEvaluation
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.batches import Reader, to_device
+from fluxflow_registry.engine.order import first_samples
 from fluxflow_registry.engine.randomness import Draws, derive
 from fluxflow_registry.engine.run import Run
-from fluxflow_registry.engine.step import LiveStep
+from fluxflow_registry.engine.step import LiveStep, size_of
 from fluxflow_registry.engine.values import Values, bind, evaluate, failed
 
 
@@ -34,15 +35,16 @@ def measure(run: Run, live: LiveStep, checked: CheckedEvaluation) -> dict[str, f
     wanted = [name for name in needed if checked.values[name].source == "value"]
     sums: dict[str, float] = {}
     seed = derive(run.seed, "evaluate", checked.evaluation.name)
-    reader = Reader(source, range(len(source)), seed)
+    order, spans = first_samples(source, count, settings.batch_size)
+    reader = Reader(source, order, seed)
     sampler = run.sampler
     with torch.no_grad():
-        for start in range(0, count, settings.batch_size):
+        for start, stop in spans:
             run.poll()
-            read = reader.read(start, min(start + settings.batch_size, count))
+            read = reader.read(start, stop)
             run.tell_replaced(settings.dataset, read, Position())
             batch = to_device(read.fields, run.device)
-            size = tuple(batch["image"].shape[-2:]) if "image" in batch else live.context["image_size"]
+            size = size_of(batch) or live.context["image_size"]
             draws.at(seed, start)
             values.begin(batch, step_batch=0, sampler=sampler, image_size=size)
             evaluate(values, wanted)

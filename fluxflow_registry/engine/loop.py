@@ -54,6 +54,7 @@ def train_step(run: Run, live: LiveStep, position: Position) -> Position:
     """One step to its end; gives the position after it."""
     try:
         run.tell("step_started", step=live.facts, position=position)
+        run.tell_left_out(live, position)
         while live.verdict is None:
             run.tell("epoch_started", step=live.facts, position=position)
             for batch in live.batches(position.epoch, position.batch):

@@ -19,6 +19,7 @@ from fluxflow_registry.contracts import Position, Sampler, Source, VelocityField
 from fluxflow_registry.engine.batches import Batch, Reader, to_device
 from fluxflow_registry.engine.folder import RunFolder
 from fluxflow_registry.engine.held import remember_held
+from fluxflow_registry.engine.order import alike, buckets_of, filling, left_out
 from fluxflow_registry.engine.randomness import Draws, derive, prefer_repeatable
 from fluxflow_registry.engine.saving import Saved, Saver
 from fluxflow_registry.engine.settings import apply_settings
@@ -67,6 +68,8 @@ class Run:
         self.damaged: dict[str, dict[str, str]] = {}
         #: The identity of each dataset whose samples could change.
         self.data = {name: str(source.digest) for name, source in sources.items() if hasattr(source, "digest")}
+        #: What of each dataset is not trained on, as it was told.
+        self.told_left_out: set[tuple[str, str]] = set()
         self.stopping: str | None = None
         #: Whether this is a replay, which leaves nothing behind.
         self.silent = False
@@ -132,10 +135,11 @@ class Run:
         return polled
 
     def peek(self, dataset: str, count: int) -> dict[str, Any]:
-        """The first `count` samples of a dataset, as a batch on the run's device."""
+        """The first `count` samples of a dataset, as a batch on the run's device; of one bucket, where it has some."""
         source = self.sources[dataset]
-        reader = Reader(source, range(len(source)), derive(self.seed, "peek", dataset))
-        read = reader.read(0, min(count, len(source)))
+        order = alike(source)
+        reader = Reader(source, order, derive(self.seed, "peek", dataset))
+        read = reader.read(0, min(count, len(order)))
         self.tell_replaced(dataset, read, Position())
         return to_device(read.fields, self.device)
 
@@ -147,6 +151,18 @@ class Run:
                 known[str(replaced.index)] = told = str(replaced.problem)
                 message = f"dataset `{dataset}`: sample {replaced.index} is replaced by the next one\n    {told}"
                 self.tell("warned", position=position, message=message)
+
+    def tell_left_out(self, live: LiveStep, position: Position) -> None:
+        """Tell which samples of a step's dataset are not trained on, once in this process."""
+        name, size = live.settings.dataset, live.settings.batch_size
+        left = getattr(live.source, "left_out", ())
+        said = [left_out(left)] if left else []
+        if buckets_of(live.source) is not None:
+            said += [told for told in [filling(live.source, size).told()] if told]
+        for told in said:
+            if (name, told) not in self.told_left_out:
+                self.told_left_out.add((name, told))
+                self.tell("warned", position=position, message=f"dataset `{name}`: {told}")
 
     def draw(self, values: Sequence[str], batch: Mapping[str, Any]) -> dict[str, Any]:
         """Values computed from `batch` without gradient, with averaged weights where there are any."""

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fluxflow_registry.check import Checked, CheckedStep
-from fluxflow_registry.contracts import Field
+from fluxflow_registry.contracts import Field, variants
 from fluxflow_registry.engine.randomness import Draws
 from fluxflow_registry.engine.run import made_model
 from fluxflow_registry.engine.settings import useless_settings
+from fluxflow_registry.engine.step import size_of
 from fluxflow_registry.engine.tensors import describe
 from fluxflow_registry.engine.values import Values, bind
 from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, one_line
@@ -31,16 +32,20 @@ def prove_shapes(checked: Checked) -> dict[str, dict[str, str]]:
         models = {name: made_model(model) for name, model in checked.models.items()}
     problems = [problem for name, model in checked.models.items() for problem in useless_settings(models[name], model)]
     problems += [problem for step in checked.steps for problem in untrainable(step, models)]
-    shapes = {}
+    shapes: dict[str, dict[str, str]] = {}
     for step in checked.steps:
-        draws = Draws(meta)
-        values = Values(step.plan.values, step.providers, models, draws)
-        try:
-            shapes[step.name] = _prove_step(step, values, meta, checked.sampler.instance if checked.sampler else None)
-        except FluxflowError as error:
-            for problem in error.problems:
-                message = f"in step `{step.name}`, {problem.message}"
-                problems.append(Problem(message, problem.where or step.step.where, problem.notes))
+        sampler = checked.sampler.instance if checked.sampler else None
+        for number, fields in enumerate(variants(step.fields)):
+            values = Values(step.plan.values, step.providers, models, Draws(meta))
+            try:
+                found = _prove_step(step, fields, values, meta, sampler)
+            except FluxflowError as error:
+                form = f" where {_form(fields, step.fields)}" if number else ""
+                for problem in error.problems:
+                    message = f"in step `{step.name}`{form}, {problem.message}"
+                    problems.append(Problem(message, problem.where or step.step.where, problem.notes))
+                break  # the other forms would only say it again
+            shapes.setdefault(step.name, found)
     if problems:
         raise RecipeError(problems)
     return shapes
@@ -68,12 +73,16 @@ def example(fields: Mapping[str, Field], batch_size: int, device: torch.device) 
     return batch
 
 
-def _prove_step(step: CheckedStep, values: Values, device: torch.device, sampler: Any) -> dict[str, str]:
-    image = step.fields.get("image")
-    size = tuple(image.shape[-2:]) if image is not None and image.shape else None
-    values.begin(
-        example(step.fields, step.step.settings.batch_size, device), step_batch=0, image_size=size, sampler=sampler
-    )
+def _form(fields: Mapping[str, Field], usual: Mapping[str, Field]) -> str:
+    """Which of its forms a batch has: the shapes that vary."""
+    return " and ".join(f"`{name}` is {list(fields[name].shape or ())}" for name in fields if usual[name].also)
+
+
+def _prove_step(
+    step: CheckedStep, fields: Mapping[str, Field], values: Values, device: torch.device, sampler: Any
+) -> dict[str, str]:
+    batch = example(fields, step.step.settings.batch_size, device)
+    values.begin(batch, step_batch=0, image_size=size_of(batch), sampler=sampler)
     shapes: dict[str, str] = {}
     for update in step.plan.updates:
         order = [name for name in update.order if name not in values.kept]

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from fluxflow_registry.check import CheckedStep
 from fluxflow_registry.contracts import Ending, Position, Source
-from fluxflow_registry.engine.batches import Batch, batches_per_epoch, epoch_batches, to_device
+from fluxflow_registry.engine.batches import Batch, epoch_batches, to_device
 from fluxflow_registry.engine.ema import Average
 from fluxflow_registry.engine.held import let_train
+from fluxflow_registry.engine.order import batches_per_epoch, views_of
 from fluxflow_registry.engine.randomness import Draws
 from fluxflow_registry.engine.stateful import Guard, served_by, stateful_of
 from fluxflow_registry.engine.tally import Tally
@@ -26,7 +27,10 @@ from fluxflow_registry.errors import FluxflowError, Problem, TrainingError, coun
 
 @frozen(eq=False)
 class StepFacts:
-    """What observers may know of a step before and while it is trained; `epochs` is the most there can be."""
+    """What observers may know of a step before and while it is trained; `epochs` is the most there can be.
+
+    `batches` counts each view of a batch of the dataset.
+    """
 
     name: str
     index: int
@@ -125,10 +129,17 @@ class LiveStep:
 
     @cached_property
     def context(self) -> dict[str, Any]:
-        """The engine's own values that stay the same throughout the step."""
+        """The engine's own values of a batch in its usual form."""
         image = self.checked.fields.get("image")
         size = tuple(image.shape[-2:]) if image is not None and image.shape else None
         return {"image_size": size, "sampler": self.sampler}
+
+    def shown(self, batch: Batch) -> dict[str, Any]:
+        """The fields of a batch on the step's device, in the form that its view is."""
+        fields = to_device(batch.fields, self.device)
+        if views_of(self.source) == 1:
+            return fields
+        return dict(self.source.view(fields, batch.view))  # type: ignore[attr-defined]
 
     def train_mode(self) -> None:
         """Trained models in training mode, the others in evaluation mode."""
@@ -158,7 +169,9 @@ class LiveStep:
             self.samples = []
         self.samples.extend(batch.indices)
         self.draws.at(self.seed, self.facts.name, position.step_batch)
-        self.values.begin(to_device(batch.fields, self.device), step_batch=position.step_batch, **self.context)
+        fields = self.shown(batch)
+        own = {"image_size": size_of(fields) or self.context["image_size"]}
+        self.values.begin(fields, step_batch=position.step_batch, **self.context | own)
         metrics: dict[str, Any] = {}
         for turn in self.turns:
             metrics.update(turn.take(position.step_batch, closing, self.window(position.batch)))
@@ -237,6 +250,12 @@ class LiveStep:
             average.load_state_dict(state["ema"][name])
         for name, instance in self.stateful.items():
             instance.load_state_dict(state["component"][name])
+
+
+def size_of(fields: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Height and width of the pictures in a batch; None where it has none."""
+    image = fields.get("image")
+    return tuple(image.shape[-2:]) if isinstance(image, Tensor) else None
 
 
 def _same(model: nn.Module, buffers: Sequence[Tensor]) -> bool:

@@ -22,7 +22,8 @@ from fluxflow_registry import DataError, Problem, SampleError, hookimpl
 from fluxflow_registry.check import Checked
 from fluxflow_registry.engine import batches
 from fluxflow_registry.engine import folder as folders
-from fluxflow_registry.engine.batches import ATTEMPTS, epoch_batches, permutation
+from fluxflow_registry.engine.batches import ATTEMPTS, epoch_batches
+from fluxflow_registry.engine.order import permutation
 from fluxflow_registry.registry import Registry, load
 from fluxflow_registry.state import checkpoints, store
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from fluxflow_registry.check import Checked
 from fluxflow_registry.engine import folder as folders
-from fluxflow_registry.engine.batches import epoch_batches, permutation
+from fluxflow_registry.engine.batches import epoch_batches
+from fluxflow_registry.engine.order import permutation
 from fluxflow_registry.errors import RunError
 
 from ..small import FLOW, PLUGINS, VAE_GAN
