@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fluxflow_registry import Problem
 
 from .index import ShardIndex, Wanted, build
+from .measuring import measure
 
-#: A file is this line, the digest of all that follows, a line of JSON, and the arrays.
-MAGIC = b"fluxflow shard index 1\n"
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: A file is one of these lines, the digest of all that follows, a line of JSON, and the arrays.
+INDEX = b"fluxflow shard index 1\n"
+SIZES = b"fluxflow shard sizes 1\n"
 DIGEST = 32
 
 
@@ -36,15 +43,32 @@ def indexed(path: str, wanted: Wanted) -> tuple[ShardIndex | None, list[Problem]
     damaged, or of another version, is as good as none. Where nothing can be written, nothing is kept.
     """
     place = folder() / _name(path, wanted)
-    kept = _read(place)
+    kept = _kept(place)
     if kept is not None and kept.state == _state(path):
         return kept, []
     problems: list[Problem] = []
     made = build(path, wanted, problems)
     if made is not None:
         with suppress(OSError):
-            _write(place, made)
+            _keep(place, made)
     return made, problems
+
+
+def measured(path: str, index: ShardIndex) -> NDArray[np.int64]:
+    """Width and height of each picture of a shard by its header, 0 of what is none: int64 [samples, 2].
+
+    They are kept beside the shard's index, so that pictures' headers are read once.
+    """
+    asked = json.dumps([os.path.abspath(path), index.digest, *index.state, _digest(index.places.tobytes()).hex()])
+    place = folder() / (blake2b(asked.encode(), digest_size=16).hexdigest() + ".sizes")
+    kept = _read(place, SIZES)
+    if kept is not None:
+        _, content, start = kept
+        return np.frombuffer(content, np.dtype("<i8"), -1, start).reshape(-1, 2)
+    made = measure(path, index)
+    with suppress(OSError):
+        _write(place, SIZES, {"samples": len(index)}, [made.astype("<i8")])
+    return made
 
 
 def _name(path: str, wanted: Wanted) -> str:
@@ -64,18 +88,12 @@ def _digest(content: bytes | memoryview) -> bytes:
     return blake2b(content, digest_size=DIGEST).digest()
 
 
-def _read(place: Path) -> ShardIndex | None:
+def _kept(place: Path) -> ShardIndex | None:
     """The index in a file, its arrays as views of what was read; None unless the file is whole."""
-    try:
-        content = place.read_bytes()
-    except OSError:
+    found = _read(place, INDEX)
+    if found is None:
         return None
-    start = len(MAGIC) + DIGEST
-    body = memoryview(content)[start:]
-    if not content.startswith(MAGIC) or content[len(MAGIC) : start] != _digest(body):
-        return None
-    line = content.index(b"\n", start) + 1
-    facts = json.loads(content[start:line])
+    facts, content, line = found
     samples = facts["samples"]
     return ShardIndex(
         length=facts["length"],
@@ -87,16 +105,33 @@ def _read(place: Path) -> ShardIndex | None:
     )
 
 
-def _write(place: Path, index: ShardIndex) -> None:
-    """Beside its place, synced, and renamed: another process sees the old file or the new one."""
+def _read(place: Path, magic: bytes) -> tuple[dict[str, Any], bytes, int] | None:
+    """The facts in a file, its bytes, and where in them the arrays begin; None unless the file is whole."""
+    try:
+        content = place.read_bytes()
+    except OSError:
+        return None
+    start = len(magic) + DIGEST
+    body = memoryview(content)[start:]
+    if not content.startswith(magic) or content[len(magic) : start] != _digest(body):
+        return None
+    line = content.index(b"\n", start) + 1
+    return json.loads(content[start:line]), content, line
+
+
+def _keep(place: Path, index: ShardIndex) -> None:
     facts = {"length": index.length, "mtime": index.mtime, "digest": index.digest, "samples": len(index)}
-    arrays = (index.places.astype("<i8"), index.ends.astype("<i8"), index.keys)
+    _write(place, INDEX, facts, [index.places.astype("<i8"), index.ends.astype("<i8"), index.keys])
+
+
+def _write(place: Path, magic: bytes, facts: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> None:
+    """Beside its place, synced, and renamed: another process sees the old file or the new one."""
     body = b"".join([json.dumps(facts).encode(), b"\n", *(array.tobytes() for array in arrays)])
     place.parent.mkdir(parents=True, exist_ok=True)
     descriptor, working = tempfile.mkstemp(prefix=".", suffix=".writing", dir=place.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(MAGIC + _digest(body) + body)
+            stream.write(magic + _digest(body) + body)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(working, place)

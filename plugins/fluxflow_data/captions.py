@@ -19,21 +19,23 @@ def from_file(
     files: Mapping[str, str] | None,
     pictures: Collection[str],
     problems: list[Problem],
+    flaws: list[Problem],
 ) -> list[Sample]:
     """The samples that the file `table` describes, sorted by name; `files` None: the folder is not there.
 
-    A line is `name<TAB>caption`; blank lines are ignored. Adds to `problems` whatever is wrong.
+    A line is `name<TAB>caption`; blank lines are ignored. Adds to `problems` what is wrong with the file, to
+    `flaws` what is wrong with a line or with one picture.
     """
     first: dict[str, str] = {}
     captions: dict[str, str] = {}
-    for where, line in _lines(table, problems):
-        problem = _take(where, line, files, first, captions, problems)
+    for where, line in _lines(table, problems, flaws):
+        problem = _take(where, line, files, first, captions, flaws)
         if problem is not None:
-            problems.append(problem)
+            flaws.append(problem)
     if table.is_file() and files is not None:
         for name in pictures:
             if name not in first:
-                problems.append(Problem(f"has no caption in {shown(table)}", shown(root / name)))
+                flaws.append(Problem(f"has no caption in {shown(table)}", shown(root / name)))
     return [Sample(root / (files or {})[name], captions[name]) for name in sorted(captions)]
 
 
@@ -89,7 +91,7 @@ def _cut(line: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _lines(table: Path, problems: list[Problem]) -> Iterator[tuple[str, str]]:
+def _lines(table: Path, problems: list[Problem], flaws: list[Problem]) -> Iterator[tuple[str, str]]:
     """The lines that are not blank, each with its place `captions.txt:12`."""
     content = _read(table, "there is no such captions file", problems)
     if content is None:
@@ -104,7 +106,7 @@ def _lines(table: Path, problems: list[Problem]) -> Iterator[tuple[str, str]]:
         try:
             line = raw.decode("utf-8").rstrip("\r")
         except UnicodeDecodeError as error:
-            problems.append(Problem(f"the line is not UTF-8, from byte {error.start + 1} on", where))
+            flaws.append(Problem(f"the line is not UTF-8, from byte {error.start + 1} on", where))
             continue
         if line.strip():
             yield where, line

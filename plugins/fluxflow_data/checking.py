@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,43 +15,58 @@ from PIL import Image, UnidentifiedImageError
 
 from fluxflow_registry import FluxflowError, Problem
 
-from .decoding import FORMATS, Unsupported, decode, open_picture, square
+from .decoding import FORMATS, Unsupported, cut, decode, open_picture, size_in_header
 from .files import shown
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .aspects import Size
+
 #: Pictures handed to the threads at a time, so that a folder of millions does not fill the memory with tasks.
 AT_ONCE = 4096
 
 
-def damaged(paths: Sequence[Path], whole: bool) -> list[Problem]:
-    """A problem for each picture that cannot be read, tried in parallel; `whole`: down to its last pixel."""
+def surveyed(paths: Sequence[Path], whole: bool) -> list[tuple[int, int] | Problem]:
+    """Width and height of each picture, or why it cannot be read, in parallel; `whole`: down to its last pixel."""
     workers = min(8, os.cpu_count() or 1)  # decoders release the interpreter's lock
-    problems: list[Problem] = []
+    found: list[tuple[int, int] | Problem] = []
     with _pillow_warnings(), ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(paths), AT_ONCE):
-            found = pool.map(partial(_try, whole=whole), paths[start : start + AT_ONCE])
-            problems.extend(problem for problem in found if problem is not None)
-    return problems
+            found += pool.map(partial(_try, whole=whole), paths[start : start + AT_ONCE])
+    return found
+
+
+def sizes_of(headers: Iterable[bytes], whole: Callable[[int], bytes]) -> list[tuple[int, int]]:
+    """Width and height of each picture by its first bytes, 0 of what is none; `whole(i)` reads all, where they end."""
+    with _pillow_warnings():
+        return [_size(header, partial(whole, number)) for number, header in enumerate(headers)]
+
+
+def _size(header: bytes, whole: Callable[[], bytes]) -> tuple[int, int]:
+    with suppress(Exception):
+        return size_in_header(header)
+    with suppress(Exception):  # told when the sample is read
+        return size_in_header(whole())
+    return 0, 0
 
 
 def read_all(
     indices: Sequence[int],
     read: Callable[[int], bytes],
     name: Callable[[int], str],
-    size: int,
+    size: Size,
     damaged: dict[int, Problem],
 ) -> list[NDArray[np.uint8]]:
-    """Each picture as a square [S, S, 3]; adds to `damaged`, by index, a problem for each that cannot be read."""
+    """Each picture as [H, W, 3] of that size; adds to `damaged`, by index, a problem for each that cannot be read."""
     pictures: list[NDArray[np.uint8]] = []
     with _pillow_warnings():
         for index in indices:
             content = b""
             try:
                 content = read(index)
-                pictures.append(square(content, size))
+                pictures.append(cut(content, size))
             except FluxflowError:  # nothing of this sample, but of the whole source
                 raise
             except Exception as error:
@@ -59,20 +74,19 @@ def read_all(
     return pictures
 
 
-def _try(path: Path, whole: bool) -> Problem | None:
-    """What is wrong with one picture. Whatever a decoder raises on its bytes is the file's fault."""
+def _try(path: Path, whole: bool) -> tuple[int, int] | Problem:
+    """One picture's size, or what is wrong with it. Whatever a decoder raises on its bytes is the file's fault."""
     try:
         if whole:
             content = path.read_bytes()
             with open_picture(content) as picture:
                 picture.verify()  # checksums, which decoding passes over
             decode(content, 1)
-        else:
-            with path.open("rb") as stream, open_picture(stream):
-                pass
+            return size_in_header(content)
+        with path.open("rb") as stream:
+            return size_in_header(stream)
     except Exception as error:
         return _told(shown(path), error, empty=_is_empty(path))
-    return None
 
 
 def _is_empty(path: Path) -> bool:

@@ -12,7 +12,7 @@ from attrs import frozen
 
 from fluxflow_registry import Problem
 
-from .cache import indexed
+from .cache import indexed, measured
 from .files import shown
 from .index import CAPTION, CAPTION_SIZE, IMAGE, IMAGE_SIZE, ShardIndex, Wanted, identity
 
@@ -51,6 +51,11 @@ class Corpus:
     def caption(self, index: int) -> Place:
         """Where the caption of a sample lies."""
         return self._place(index, CAPTION, CAPTION_SIZE)
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Width and height of each picture by its header, 0 of what is none: int64 [samples, 2]."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return np.concatenate(list(pool.map(measured, self.paths, self.shards)))
 
     def _place(self, index: int, offset: int, size: int) -> Place:
         shard, number = self._find(index)

@@ -1,4 +1,4 @@
-"""From the bytes of a picture to a square of 8-bit RGB, whatever kind of picture it is."""
+"""From the bytes of a picture to 8-bit RGB of one size, whatever kind of picture it is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+from .aspects import Size, covered
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +28,9 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+#: Orientations that exchange width and height.
+LYING = (5, 6, 7, 8)
+
 
 class Unsupported(ValueError):  # noqa: N818 - the file is sound, but there is no one way to show it
     """A picture whose pixels have no known range."""
@@ -37,17 +42,31 @@ def open_picture(content: bytes | IO[bytes]) -> Image.Image:
     return Image.open(stream, formats=FORMATS)
 
 
-def square(content: bytes, size: int) -> NDArray[np.uint8]:
-    """The picture's short side resized to `size` and its centre cut out: uint8 [size, size, 3].
+def cut(content: bytes, size: Size) -> NDArray[np.uint8]:
+    """The picture resized until it covers `size`, and its centre cut out: uint8 [height, width, 3].
 
     The centre is cut out of the source by the resampling itself, which costs the same for any
     aspect ratio: a picture of 30000 x 1 pixels never becomes one of 30000 s x s.
     """
-    picture = decode(content, size)
-    side = min(picture.size)
-    left, top = (picture.width - side) / 2, (picture.height - side) / 2
-    box = (left, top, left + side, top + side)
-    return np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS, box=box))
+    picture = decode(content, max(size.width, size.height))
+    width, height = covered(picture.width, picture.height, size)
+    left, top = (picture.width - width) / 2, (picture.height - height) / 2
+    box = (left, top, left + width, top + height)
+    return np.asarray(picture.resize((size.width, size.height), Image.Resampling.LANCZOS, box=box))
+
+
+def square(content: bytes, size: int) -> NDArray[np.uint8]:
+    """The picture's short side resized to `size` and its centre cut out: uint8 [size, size, 3]."""
+    return cut(content, Size(size, size))
+
+
+def size_in_header(stream: bytes | IO[bytes]) -> tuple[int, int]:
+    """Width and height of a picture as it is shown, upright, from its first bytes: no pixel is decoded."""
+    with open_picture(stream) as picture:
+        # Pillow decodes a whole PNG to look for EXIF behind its pixels.
+        known = picture.format != "PNG" or "exif" in picture.info
+        stored = _stored(picture)
+        return stored[::-1] if known and _orientation(picture) in LYING else stored
 
 
 def decode(content: bytes, size: int) -> Image.Image:
@@ -83,9 +102,20 @@ def _from_16_bit(picture: Image.Image) -> Image.Image:
 
 def _upright(picture: Image.Image, pixels: Image.Image) -> Image.Image:
     """Turn the pixels as EXIF says; a picture is not refused for unreadable EXIF."""
+    undo = UPRIGHT.get(_orientation(picture))
+    return pixels if undo is None else pixels.transpose(undo)
+
+
+def _stored(picture: Image.Image) -> tuple[int, int]:
+    """Width and height as the pixels lie in the file; of a TIFF Pillow may have exchanged them already."""
+    tags = getattr(picture, "tag_v2", None)
+    return picture.size if tags is None else (int(tags[256]), int(tags[257]))
+
+
+def _orientation(picture: Image.Image) -> int:
+    """What EXIF says of how the picture lies; 0 where it says nothing that can be read."""
     try:
         orientation = picture.getexif().get(ORIENTATION)
     except Exception:
-        return pixels
-    undo = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return pixels if undo is None else pixels.transpose(undo)
+        return 0
+    return orientation if isinstance(orientation, int) else 0

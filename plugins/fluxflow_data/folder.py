@@ -6,27 +6,29 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen, validators
+from attrs import evolve, field, frozen, validators
 
-from fluxflow_registry import DataError, Field, Problem, SampleError
+from fluxflow_registry import DataError, Field, Problem
 
-from .batching import batch_of, fields_of
+from .batching import PictureSource, fields_of, smaller, whole_multiple
 from .captions import from_file, from_sidecars
 from .files import SUFFIXES, Sample, listing, shown
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @frozen
 class Folder:
-    """Pictures of a folder and of the folders in it, as squares, with captions.
+    """Pictures of a folder and of the folders in it, with captions, as squares or in aspect buckets.
 
-    image: float32 [B, 3, S, S] in [-1, 1]; caption: text. The short side is resized to S with
-    antialiasing and the centre is cut out; transparency lies on white, 16 bits are scaled, EXIF's
+    image: float32 [B, 3, H, W] in [-1, 1]; caption: text. A picture is resized with antialiasing until it
+    covers its size, and the centre is cut out; transparency lies on white, 16 bits are scaled, EXIF's
     orientation is obeyed, and an animation gives its first frame. Samples are in the order of their
     names. Hidden files and folders are left out, and links to folders are not followed.
     """
@@ -36,13 +38,23 @@ class Folder:
     captions: str | None = field(default=None, validator=validators.optional(validators.min_len(1)))
     """A file of lines `name<TAB>caption`, names relative to `path`; None: `a.txt` beside `a.jpg`."""
     image_size: int = field(default=64, validator=validators.ge(1))
-    """Side of the square in pixels."""
+    """Side of the square in pixels; its area is the most that any bucket has."""
+    bucket_multiple: int | None = field(
+        default=None, validator=validators.optional(validators.and_(validators.ge(1), whole_multiple))
+    )
+    """Each picture goes to the bucket nearest in aspect, whose sides are multiples of this; None: squares."""
+    bucket_aspect: float = field(default=2.0, validator=validators.and_(validators.ge(1.0), validators.le(16.0)))
+    """How many times as long as wide a bucket is at most."""
+    reduced_min_sizes: list[int] | None = field(default=None, validator=smaller)
+    """Sides, as `image_size` is one: each batch is first trained on in these smaller copies, the smallest first."""
     caption_prefix: str | None = None
     """Put in front of every caption, as `{prefix}. {caption}`."""
     flip: float = field(default=0.0, validator=validators.and_(validators.ge(0.0), validators.le(1.0)))
     """Probability that a picture is mirrored left to right, drawn anew for each epoch."""
     verify: bool = True
     """Decode every picture when the dataset is opened; false: read its first bytes, and meet damage in training."""
+    damaged_at_most: float = field(default=0.01, validator=validators.and_(validators.ge(0.0), validators.le(1.0)))
+    """Share of pictures that may be damaged or lack a caption: they are named and left out; more are refused."""
 
     def fields(self) -> Mapping[str, Field]:
         """Say what a batch holds, per sample."""
@@ -50,24 +62,40 @@ class Folder:
 
     def __call__(self) -> FolderSource:
         """Open the folder; raises DataError with everything that is wrong in it."""
-        from .checking import damaged
-
         root = Path(self.path).expanduser()
         problems: list[Problem] = []
+        flaws: list[Problem] = []
         files = self._files(root, problems)
         pictures = {name for name in files if Path(name).suffix.lower() in SUFFIXES}
         if self.captions is None:
-            samples = from_sidecars(root, files, pictures, problems)
+            samples = from_sidecars(root, files, pictures, flaws)
         else:
             table = Path(self.captions).expanduser()
-            samples = from_file(root, table, files if root.is_dir() else None, pictures, problems)
+            samples = from_file(root, table, files if root.is_dir() else None, pictures, problems, flaws)
         if root.is_dir() and not pictures and not samples:
             problems.append(_no_pictures(root))
-        known = {root / files[name] for name in pictures} | {sample.path for sample in samples}
-        problems += damaged(sorted(known), whole=self.verify)
-        if problems:
-            raise DataError(problems)
-        return FolderSource(self, samples)
+        captioned = {sample.path for sample in samples}
+        sizes = self._survey(sorted({root / files[name] for name in pictures} | captioned), flaws)
+        sound = [sample for sample in samples if sample.path in sizes]
+        if problems or not sound or len(flaws) > self.damaged_at_most * (len(sound) + len(flaws)):
+            raise DataError([*problems, *self._helped(flaws, len(sound), bool(problems))])
+        return FolderSource(self, sound, [sizes[sample.path] for sample in sound], flaws)
+
+    def _survey(self, paths: Sequence[Path], flaws: list[Problem]) -> dict[Path, tuple[int, int]]:
+        """The size of each picture that can be read; adds to `flaws` why the others cannot."""
+        from .checking import surveyed
+
+        found = list(zip(paths, surveyed(paths, whole=self.verify), strict=True))
+        flaws += [told for _, told in found if isinstance(told, Problem)]
+        return {path: size for path, size in found if not isinstance(size, Problem)}
+
+    def _helped(self, flaws: Sequence[Problem], sound: int, in_vain: bool) -> Sequence[Problem]:
+        """The flaws, the last of them with a word on how to do without what they are about."""
+        if not flaws or not sound or in_vain:
+            return flaws
+        share = ceil(100 * len(flaws) / (sound + len(flaws))) / 100
+        note = ("or else", f"`damaged_at_most: {share}` leaves out what is damaged, and names it")
+        return [*flaws[:-1], evolve(flaws[-1], notes=(*flaws[-1].notes, note))]
 
     def _files(self, root: Path, problems: list[Problem]) -> dict[str, str]:
         """The folder's files by name, after telling what keeps it from being read."""
@@ -80,11 +108,18 @@ class Folder:
         return {}
 
 
-class FolderSource:
+class FolderSource(PictureSource):
     """The samples of one opened `Folder`, each decoded when it is asked for."""
 
-    def __init__(self, options: Folder, samples: Sequence[Sample]) -> None:
-        self.options = options
+    def __init__(
+        self,
+        options: Folder,
+        samples: Sequence[Sample],
+        sizes: Sequence[tuple[int, int]],
+        left_out: Sequence[Problem] = (),
+    ) -> None:
+        super().__init__(options, _array(sizes), left_out)
+        self.path = options.path
         self.samples = samples
 
     def __len__(self) -> int:
@@ -93,7 +128,7 @@ class FolderSource:
     @cached_property
     def digest(self) -> str:
         """Identify the samples: a digest of names, captions and sizes of the files, wherever the folder lies."""
-        root, found = Path(self.options.path).expanduser(), blake2b(digest_size=16)
+        root, found = Path(self.path).expanduser(), blake2b(digest_size=16)
         for sample in self.samples:
             size = sample.path.stat().st_size if sample.path.exists() else -1
             told = f"{os.path.relpath(sample.path, root)}\0{sample.caption}\0{size}\0"
@@ -104,22 +139,17 @@ class FolderSource:
         """Say which picture is sample `index`: its path."""
         return shown(self.samples[index].path)
 
-    def batch(self, indices: Sequence[int], seed: int) -> dict[str, Tensor | list[str]]:
-        """Read the samples at `indices`; `seed` and the index decide which ones are mirrored.
+    def _picture(self, index: int) -> bytes:
+        return self.samples[index].path.read_bytes()
 
-        Returns image [B, 3, S, S] and caption, a list of B strings. Raises SampleError with all
-        pictures of the batch that have become unreadable, or were not verified.
-        """
-        from .checking import read_all
+    def _caption(self, index: int, damaged: dict[int, Problem]) -> str:
+        return self.samples[index].caption
 
-        def read(index: int) -> bytes:
-            return self.samples[index].path.read_bytes()
 
-        damaged: dict[int, Problem] = {}
-        pictures = read_all(indices, read, self.name, self.options.image_size, damaged)
-        if damaged:
-            raise SampleError(damaged)
-        return batch_of(self.options, indices, pictures, [self.samples[index].caption for index in indices], seed)
+def _array(sizes: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    import numpy as np
+
+    return np.array(sizes, dtype=np.int64).reshape(-1, 2)
 
 
 def _no_pictures(root: Path) -> Problem:

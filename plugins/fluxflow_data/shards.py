@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen, validators
 
-from fluxflow_registry import DataError, Field, Problem, SampleError
+from fluxflow_registry import DataError, Field, Problem
 
-from .batching import batch_of, fields_of
+from .batching import PictureSource, fields_of, smaller, whole_multiple
 from .captions import text_of
 from .locate import located, refuse
 from .reading import Reader
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
+    from numpy.typing import NDArray
 
     from .corpus import Corpus
 
@@ -43,9 +44,9 @@ def _caption(_: Any, __: Any, value: str) -> None:
 
 @frozen
 class WebDataset:
-    """Pictures with captions in tar files, stored as webdataset does, as squares.
+    """Pictures with captions in tar files, stored as webdataset does, as squares or in aspect buckets.
 
-    image: float32 [B, 3, S, S] in [-1, 1]; caption: text; pictures become squares as in `folder`. The
+    image: float32 [B, 3, H, W] in [-1, 1]; caption: text; pictures are cut as in `folder`. The
     members `a/007.jpg` and `a/007.txt` are one sample with the key `a/007`: the name up to the first
     dot. Samples are in the order of the shards and of their first members. Opening hops through
     the headers of new shards and refuses what is cut, damaged or incomplete; what is found is kept in
@@ -60,7 +61,15 @@ class WebDataset:
     caption_key: str = field(default="txt", validator=_caption)
     """Extension of the captions; `json.caption` is `caption` in the member `json`, `json.a.b` is `b` in `a` there."""
     image_size: int = field(default=64, validator=validators.ge(1))
-    """Side of the square in pixels."""
+    """Side of the square in pixels; its area is the most that any bucket has."""
+    bucket_multiple: int | None = field(
+        default=None, validator=validators.optional(validators.and_(validators.ge(1), whole_multiple))
+    )
+    """Each picture goes to the bucket nearest in aspect, whose sides are multiples of this; None: squares."""
+    bucket_aspect: float = field(default=2.0, validator=validators.and_(validators.ge(1.0), validators.le(16.0)))
+    """How many times as long as wide a bucket is at most."""
+    reduced_min_sizes: list[int] | None = field(default=None, validator=smaller)
+    """Sides, as `image_size` is one: each batch is first trained on in these smaller copies, the smallest first."""
     caption_prefix: str | None = None
     """Put in front of every caption, as `{prefix}. {caption}`."""
     flip: float = field(default=0.0, validator=validators.and_(validators.ge(0.0), validators.le(1.0)))
@@ -81,14 +90,16 @@ class WebDataset:
         corpus = opened(paths, Wanted(images, parsed(self.caption_key)[0]), problems)
         if corpus is None:
             raise DataError(problems)
-        return ShardSource(self, corpus)
+        sizes = corpus.sizes() if self.bucket_multiple is not None else None
+        return ShardSource(self, corpus, sizes)
 
 
-class ShardSource:
+class ShardSource(PictureSource):
     """The samples of opened shards, each read from its place when it is asked for."""
 
-    def __init__(self, options: WebDataset, corpus: Corpus) -> None:
-        self.options = options
+    def __init__(self, options: WebDataset, corpus: Corpus, sizes: NDArray[np.int64] | None) -> None:
+        super().__init__(options, sizes)
+        self.caption_key = options.caption_key
         self.corpus = corpus
         #: Identity of what is read: headers and lengths of all shards in their order, and which members count.
         self.digest = corpus.digest
@@ -101,27 +112,12 @@ class ShardSource:
         """Say which one is sample `index`: its shard and its key, as `data/000.tar:key`."""
         return self.corpus.name(index)
 
-    def batch(self, indices: Sequence[int], seed: int) -> dict[str, Tensor | list[str]]:
-        """Read the samples at `indices`; `seed` and the index decide which ones are mirrored.
-
-        Returns image [B, 3, S, S] and caption, a list of B strings. Raises SampleError with all
-        samples of the batch that cannot be decoded, and DataError for a shard that is gone or another.
-        """
-        from .checking import read_all
-
-        damaged: dict[int, Problem] = {}
-        pictures = read_all(indices, self._picture, self.name, self.options.image_size, damaged)
-        captions = [self._caption(index, damaged) for index in indices]
-        if damaged:
-            raise SampleError(damaged)
-        return batch_of(self.options, indices, pictures, captions, seed)
-
     def _picture(self, index: int) -> bytes:
         return self.reader.read(*self.corpus.picture(index))
 
     def _caption(self, index: int, damaged: dict[int, Problem]) -> str:
         """The caption of a sample, or an empty text after telling why there is none."""
-        extension, names = parsed(self.options.caption_key)
+        extension, names = parsed(self.caption_key)
         try:
             content = self.reader.read(*self.corpus.caption(index))
             caption = _field(content, names) if names else text_of(content)
@@ -132,7 +128,7 @@ class ShardSource:
         else:
             if caption:
                 return caption
-            message = f"its caption in `{self.options.caption_key}` is empty"
+            message = f"its caption in `{self.caption_key}` is empty"
         damaged.setdefault(index, Problem(message, self.name(index)))
         return ""
 

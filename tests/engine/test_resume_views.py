@@ -1,0 +1,166 @@
+"""Buckets and several resolutions of a batch: every view counts, and any may be the last before a stop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from fluxflow_registry import hookimpl
+from fluxflow_registry.check import Checked
+from fluxflow_registry.engine.shapes import prove_shapes
+from fluxflow_registry.engine.trace import Trace
+from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.registry import Registry, load
+
+from ..small import PLUGINS, VAE_GAN
+from .conftest import StopAfter, start
+from .test_resume import Listener, finals
+
+Checker = Callable[..., Checked]
+
+
+@pytest.fixture(scope="module")
+def with_data() -> Registry:
+    return load([*PLUGINS, "data"])
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Six square pictures, five tall and five wide ones."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(16):
+        size = (32, 32) if number < 6 else (24, 40) if number < 11 else (40, 24)
+        Image.new("RGB", size, (number * 16, 255 - number * 16, 0)).save(folder / f"{number:02d}.png")
+        (folder / f"{number:02d}.txt").write_text(f"picture {number}")
+    return folder
+
+
+@pytest.fixture
+def recipe(checked: Checker, pictures: Path, with_data: Registry) -> Callable[..., Checked]:
+    """Two updates on buckets in three resolutions each; two batches of two are all that one epoch takes."""
+
+    def make(*settings: str, views: str = "[8, 16]") -> Checked:
+        dataset = (
+            f"datasets.shapes={{type: folder, path: '{pictures}', image_size: 32, bucket_multiple: 8, flip: 0.5, "
+            f"reduced_min_sizes: {views}}}"
+        )
+        small = ("defaults.batch_size=2", "steps.vae_gan.max_steps=3", *settings)
+        return checked(VAE_GAN, dataset, *small, using=with_data)
+
+    return make
+
+
+class Sizes:
+    """Collects the sizes of the pictures that a model is called with, and where each batch ends."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[tuple[int, int]]] = [[]]
+
+    @hookimpl
+    def run_started(self, run: Any) -> None:
+        model = run.models["compressor"]
+        model.register_forward_pre_hook(lambda _, given: self.seen[-1].append(tuple(given[0].shape[-2:])))
+
+    @hookimpl
+    def batch_ended(self) -> None:
+        self.seen.append([])
+
+
+def test_a_model_sees_each_batch_smallest_first_with_an_optimizers_step_each(
+    recipe: Callable[..., Checked], tmp_path: Path
+) -> None:
+    seen = Sizes()
+
+    run = start(recipe(), tmp_path / "runs", [seen]).run
+
+    sizes = [calls[0] for calls in seen.seen if calls]
+    assert len(sizes) == 2 * 3 * 3
+    copies = {(32, 32): [(8, 8), (16, 16)], (40, 24): [(8, 8), (24, 16)], (24, 40): [(8, 8), (16, 24)]}
+    for place in range(0, len(sizes), 3):
+        smallest, middle, full = sizes[place : place + 3]
+        assert full in copies
+        assert smallest[0] * smallest[1] < middle[0] * middle[1] < full[0] * full[1]
+    assert len(set(sizes[2::3])) > 1
+    assert [turn.steps for turn in run.live.turns] == [18, 18]
+
+
+def test_max_steps_and_several_resolutions_are_counted_in_the_schedules_length(
+    recipe: Callable[..., Checked], tmp_path: Path
+) -> None:
+    run = start(recipe(), tmp_path / "runs").run
+    schedule = run.live.turns[1].scheduler
+
+    assert run.steps[0].batches == 3 * 3
+    assert schedule.T_max == 2 * 3 * 3
+    assert schedule.last_epoch == schedule.T_max
+    assert schedule.get_last_lr() == pytest.approx([schedule.eta_min], abs=1e-12)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_stopping_after_every_batch_in_every_view_arrives_at_the_same_weights(
+    recipe: Callable[..., Checked], tmp_path: Path, accumulate: int
+) -> None:
+    made = recipe(f"steps.vae_gan.accumulate={accumulate}", "steps.vae_gan.updates.vae.losses.kl.warmup=7")
+    whole = start(made, tmp_path / "whole", [Trace(tmp_path / "whole.jsonl")]).run
+    stops = 0
+
+    while (
+        again := start(made, tmp_path / "often", [StopAfter("batch_ended", 1), Trace(tmp_path / "often.jsonl")])
+    ).stopped:
+        stops += 1
+
+    assert stops >= 18 // accumulate - 1
+    assert finals(again.run) == finals(whole)
+    told = [
+        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("whole", "often")
+    ]
+    assert told[0] == told[1]
+
+
+def test_readers_in_processes_of_their_own_change_nothing(recipe: Callable[..., Checked], tmp_path: Path) -> None:
+    alone = start(recipe(), tmp_path / "alone").run
+
+    first = start(recipe("steps.vae_gan.workers=2"), tmp_path / "two", [StopAfter("batch_ended", 4)])
+    second = start(recipe("steps.vae_gan.workers=2"), tmp_path / "two").run
+
+    assert first.stopped.batch == 4
+    assert finals(second) == finals(alone)
+
+
+def test_what_an_epoch_leaves_out_is_told_once_by_bucket(recipe: Callable[..., Checked], tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    start(recipe("defaults.batch_size=6"), tmp_path / "runs", [Listener(heard)])
+
+    assert heard == [
+        "dataset `shapes`: an epoch leaves out 10 of 16 samples, which fill no batch; never trained on, "
+        "as the bucket has less than a batch of 6: 24 x 40 (5), 40 x 24 (5)"
+    ]
+
+
+def test_an_evaluation_measures_each_sample_in_the_shape_of_its_bucket(
+    recipe: Callable[..., Checked], tmp_path: Path
+) -> None:
+    seen = Sizes()
+    asked = "{dataset: shapes, samples: 16, batch_size: 4, metrics: {psnr: {}}}"
+
+    run = start(recipe(f"steps.vae_gan.evaluate={{all: {asked}}}"), tmp_path / "runs", [seen]).run
+
+    assert {(32, 32), (40, 24), (24, 40)} == set(seen.seen[-1])
+    assert len(seen.seen[-1]) == 2 + 2 + 2
+    assert torch.isfinite(torch.tensor(run.results["vae_gan"]["all"]["psnr"]))
+
+
+def test_a_form_that_does_not_fit_the_models_is_found_before_training(recipe: Callable[..., Checked]) -> None:
+    prove_shapes(recipe())
+
+    with pytest.raises(RecipeError, match=r"(?s)in step `vae_gan` where `image` is \[3, \d+, \d+\], "):
+        prove_shapes(recipe("datasets.shapes.bucket_multiple=null", views="[15]"))
