@@ -15,8 +15,9 @@ import numpy as np
 
 from fluxflow_registry import Problem
 
-from .index import ShardIndex, Wanted, build
+from .index import ShardIndex, Wanted, build, hopped
 from .measuring import measure
+from .remote import Ahead, RemoteFile, is_remote, told
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,27 +28,33 @@ SIZES = b"fluxflow shard sizes 1\n"
 DIGEST = 32
 
 
-def folder() -> Path:
-    """Where indexes are kept: under `FLUXFLOW_HOME`, else in the user's cache."""
+def folder(what: str = "index") -> Path:
+    """Where indexes, or shards, are kept: under `FLUXFLOW_HOME`, else in the user's cache."""
     home = os.environ.get("FLUXFLOW_HOME")
     if home:
-        return Path(home) / "index"
+        return Path(home) / what
     cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path("~/.cache").expanduser()) / "fluxflow" / "index"
+    return (Path(cache) if cache else Path("~/.cache").expanduser()) / "fluxflow" / what
 
 
-def indexed(path: str, wanted: Wanted) -> tuple[ShardIndex | None, list[Problem]]:
+def indexed(path: str, wanted: Wanted, file: RemoteFile | None = None) -> tuple[ShardIndex | None, list[Problem]]:
     """The index of a shard: the kept one where the shard's length and time are still the same, else a new one.
+
+    `file` is what a server says of one that lies there.
 
     With a shard in which anything is wrong there is no index, but every problem. A kept index that is
     damaged, or of another version, is as good as none. Where nothing can be written, nothing is kept.
     """
     place = folder() / _name(path, wanted)
     kept = _kept(place)
-    if kept is not None and kept.state == _state(path):
+    if kept is not None and kept.state == (file.state if file is not None else _state(path)):
         return kept, []
     problems: list[Problem] = []
-    made = build(path, wanted, problems)
+    if file is None:
+        made = build(path, wanted, problems)
+    else:
+        made = hopped(Ahead(file).read, file.state, told(path), wanted, problems)
+        made = None if problems else made
     if made is not None:
         with suppress(OSError):
             _keep(place, made)
@@ -72,7 +79,7 @@ def measured(path: str, index: ShardIndex) -> NDArray[np.int64]:
 
 
 def _name(path: str, wanted: Wanted) -> str:
-    asked = json.dumps([os.path.abspath(path), wanted.images, wanted.caption])
+    asked = json.dumps([path if is_remote(path) else os.path.abspath(path), wanted.images, wanted.caption])
     return blake2b(asked.encode(), digest_size=16).hexdigest() + ".index"
 
 

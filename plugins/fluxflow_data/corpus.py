@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
-from fluxflow_registry import Problem
+from fluxflow_registry import DataError, Problem
 
-from .cache import indexed, measured
+from .cache import folder, indexed, measured
+from .fetching import GIB, fetched
 from .files import shown
 from .index import CAPTION, CAPTION_SIZE, IMAGE, IMAGE_SIZE, ShardIndex, Wanted, identity
+from .reading import Place
+from .remote import RemoteFile, is_remote, probe, told
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,15 +26,17 @@ if TYPE_CHECKING:
 #: Shards that are indexed at the same time: hopping computes little and waits much where a disk is far away.
 AT_ONCE = 8
 
-#: What is read: a file, the offset and the number of bytes, and the file's length and time.
-Place = tuple[str, int, int, tuple[int, int]]
+#: The same of shards on a server.
+AT_ONCE_THERE = 32
 
 
 @frozen(eq=False)
 class Corpus:
     """Shards in order; sample i is found by its shard's first index, in a time that does not depend on i."""
 
+    #: Where each is read from, and what it is called.
     paths: Sequence[str]
+    names: Sequence[str]
     shards: Sequence[ShardIndex]
     #: int64 [shards + 1]: the index of each shard's first sample, and the number of all.
     firsts: NDArray[np.int64]
@@ -42,7 +48,7 @@ class Corpus:
     def name(self, index: int) -> str:
         """Shard and key of a sample."""
         shard, number = self._find(index)
-        return f"{shown(self.paths[shard])}:{shown(self.shards[shard].key(number))}"
+        return f"{self.names[shard]}:{shown(self.shards[shard].key(number))}"
 
     def picture(self, index: int) -> Place:
         """Where the picture of a sample lies."""
@@ -69,19 +75,68 @@ class Corpus:
         return shard, index - int(self.firsts[shard])
 
 
-def opened(paths: Sequence[str], wanted: Wanted, problems: list[Problem]) -> Corpus | None:
+@frozen
+class Fetch:
+    """How shards on a server are come by: where their token is, whether they are fetched whole, how many bytes."""
+
+    token_env: str | None = None
+    whole: bool = False
+    limit: float = 64.0
+
+
+def opened(paths: Sequence[str], wanted: Wanted, problems: list[Problem], fetch: Fetch | None = None) -> Corpus | None:
     """The corpus of the shards that are there; None where there is any problem, all of which are added."""
-    whole: list[ShardIndex] = []
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for shard, wrong in pool.map(partial(indexed, wanted=wanted), paths):
+    fetch = fetch or Fetch()
+    rooms = _Rooms(fetch)
+    found: list[tuple[str, ShardIndex]] = []
+    with ThreadPoolExecutor(AT_ONCE_THERE if any(map(is_remote, paths)) else AT_ONCE) as pool:
+        for place, shard, wrong in pool.map(partial(_opened, wanted=wanted, rooms=rooms), paths):
             problems += wrong
             if shard is not None:
-                whole.append(shard)
+                found.append((place, shard))
+    whole = [shard for _, shard in found]
     if not problems and not any(map(len, whole)):
         notes = (("looked for", f"pictures: {', '.join(wanted.images)}\ncaptions: {wanted.caption}"),)
-        problems.append(Problem("there are no samples in these shards", shown(paths[0]) if paths else None, notes))
+        problems.append(Problem("there are no samples in these shards", named(paths[0]) if paths else None, notes))
     if problems:
         return None
     firsts = np.concatenate([[0], np.cumsum([len(shard) for shard in whole])]).astype(np.int64)
     digest = identity(whole, *wanted.images, "", wanted.caption)
-    return Corpus(tuple(paths), tuple(whole), firsts, digest)
+    names = tuple(map(named, paths))
+    return Corpus(tuple(place for place, _ in found), names, tuple(whole), firsts, digest)
+
+
+def named(path: str) -> str:
+    """What messages call a shard."""
+    return told(path) if is_remote(path) else shown(path)
+
+
+class _Rooms:
+    """How many bytes may still be fetched, for all shards together."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self.fetch = fetch
+        self.lock = Lock()
+        self.left = int(fetch.limit * GIB)
+
+    def fetched(self, file: RemoteFile) -> str:
+        """The whole of a shard as a file; one after the other, as they share the line anyway."""
+        with self.lock:
+            place = fetched(file, folder("shards"), self.left)
+            self.left -= place.stat().st_size
+        return str(place)
+
+
+def _opened(path: str, wanted: Wanted, rooms: _Rooms) -> tuple[str, ShardIndex | None, list[Problem]]:
+    """Where a shard is read from, and its index."""
+    try:
+        if not is_remote(path):
+            return path, *indexed(path, wanted)
+        file = probe(path, rooms.fetch.token_env)
+        if file.ranged and not rooms.fetch.whole:
+            return path, *indexed(path, wanted, file)
+        place = rooms.fetched(file)
+    except DataError as error:
+        return path, None, list(error.problems)
+    index, wrong = indexed(place, wanted)
+    return place, index, [evolve(each, where=(each.where or "").replace(shown(place), told(path))) for each in wrong]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from attrs import frozen
 from fluxflow_registry import Problem
 
 from .files import shown
-from .tar import Broken, Member, members
+from .tar import Broken, Member, Read, members
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +36,7 @@ class Wanted:
 
 @frozen(eq=False)
 class ShardIndex:
-    """The samples of one shard.
+    """The samples of one shard, a file or one on a server.
 
     `digest` is the shard's identity: BLAKE2b over all its headers and its length, thus over names, sizes
     and times of all members. The data themselves are not in it, since that would cost a read of the
@@ -79,7 +80,10 @@ def build(path: str, wanted: Wanted, problems: list[Problem]) -> ShardIndex | No
         problems.append(Problem(f"cannot be read: {error.strerror}", shown(path)))
         return None
     try:
-        index = _build(descriptor, path, wanted, found)
+        before = _state(descriptor)
+        index = hopped(partial(os.pread, descriptor), before, shown(path), wanted, found)
+        if index is not None and _state(descriptor) != before:
+            found.append(Problem("has changed while it was read; is it still being written?", shown(path)))
     except OSError as error:
         found.append(Problem(f"cannot be read: {error.strerror}", shown(path)))
         index = None
@@ -89,30 +93,36 @@ def build(path: str, wanted: Wanted, problems: list[Problem]) -> ShardIndex | No
     return None if found else index
 
 
-def _build(descriptor: int, path: str, wanted: Wanted, problems: list[Problem]) -> ShardIndex | None:
-    before = os.fstat(descriptor)
-    if before.st_size == 0:
-        problems.append(Problem("is empty: 0 bytes", shown(path)))
+def _state(descriptor: int) -> tuple[int, int]:
+    now = os.fstat(descriptor)
+    return now.st_size, now.st_mtime_ns
+
+
+def hopped(read: Read, state: tuple[int, int], name: str, wanted: Wanted, problems: list[Problem]) -> ShardIndex | None:
+    """The index of the shard of that `state` (length and version), whose bytes `read(size, offset)` gives.
+
+    Adds to `problems` whatever is wrong in it; `name` is how messages call it.
+    """
+    length, version = state
+    if length == 0:
+        problems.append(Problem("is empty: 0 bytes", name))
         return None
-    digest = blake2b(str(before.st_size).encode(), digest_size=16)
+    digest = blake2b(str(length).encode(), digest_size=16)
     samples: dict[str, Parts] = {}
-    refused = _Told(path, problems)
+    refused = _Told(name, problems)
     try:
-        for member in members(descriptor, before.st_size, digest.update):
+        for member in members(read, length, digest.update):
             _enter(member, samples, refused)
     except Broken as error:
-        problems.append(Problem(str(error), shown(path), error.notes))
+        problems.append(Problem(str(error), name, error.notes))
         return None
     finally:
         refused.close()
-    rows = _rows(samples, wanted, path, problems)
-    after = os.fstat(descriptor)
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        problems.append(Problem("has changed while it was read; is it still being written?", shown(path)))
+    rows = _rows(samples, wanted, name, problems)
     encoded = [key.encode("utf-8", "surrogateescape") for key in samples]
     return ShardIndex(
-        length=before.st_size,
-        mtime=before.st_mtime_ns,
+        length=length,
+        mtime=version,
         digest=digest.hexdigest(),
         places=np.array(rows, dtype=np.int64).reshape(-1, 4),
         ends=np.cumsum([len(key) for key in encoded], dtype=np.int64),
@@ -138,10 +148,10 @@ def _enter(member: Member, samples: dict[str, Parts], refused: _Told) -> None:
         refused.tell("have two members of one kind", key, message)
 
 
-def _rows(samples: dict[str, Parts], wanted: Wanted, path: str, problems: list[Problem]) -> list[tuple[int, ...]]:
+def _rows(samples: dict[str, Parts], wanted: Wanted, name: str, problems: list[Problem]) -> list[tuple[int, ...]]:
     """A row of places for each sample that has both picture and caption; the others are told."""
     rows: list[tuple[int, ...]] = []
-    lacking = _Told(path, problems)
+    lacking = _Told(name, problems)
     for key, parts in samples.items():
         image = next((parts[extension] for extension in wanted.images if extension in parts), None)
         caption = parts.get(wanted.caption)
@@ -159,8 +169,8 @@ def _rows(samples: dict[str, Parts], wanted: Wanted, path: str, problems: list[P
 class _Told:
     """Problems of one shard's samples: the first few of a kind each by name, the others counted."""
 
-    def __init__(self, path: str, problems: list[Problem]) -> None:
-        self.path = path
+    def __init__(self, name: str, problems: list[Problem]) -> None:
+        self.name = name
         self.problems = problems
         self.counts: dict[str, int] = {}
 
@@ -169,13 +179,13 @@ class _Told:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if self.counts[kind] <= TOLD:
             told = tuple((label.replace("_", " "), shown(text)) for label, text in notes.items())
-            self.problems.append(Problem(message, f"{shown(self.path)}:{shown(key)}", told))
+            self.problems.append(Problem(message, f"{self.name}:{shown(key)}", told))
 
     def close(self) -> None:
         """Say how many more there are."""
         for kind, count in self.counts.items():
             if count > TOLD:
-                self.problems.append(Problem(f"{count - TOLD:,} more {kind}", shown(self.path)))
+                self.problems.append(Problem(f"{count - TOLD:,} more {kind}", self.name))
 
 
 def key_of(name: str) -> tuple[str, str] | None:

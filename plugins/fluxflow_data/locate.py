@@ -12,6 +12,7 @@ from math import prod
 from fluxflow_registry import Problem
 
 from .files import shown
+from .remote import is_remote, refuse_url, told
 
 #: A range of braces that stands for more is taken for a slip.
 MOST = 100_000
@@ -19,7 +20,7 @@ MOST = 100_000
 #: How many missing shards are named.
 NAMED = 24
 
-_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|pipe:")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 
@@ -28,8 +29,15 @@ def refuse(stated: str) -> None:
     """Raise ValueError for an entry of `shards` that cannot be meant."""
     if not stated:
         raise ValueError("`shards` has an empty entry")
-    if _REMOTE.match(stated):
-        raise ValueError(f"`shards` names `{stated}`; only files are read, so copy the shards to a folder")
+    if stated.startswith("pipe:"):
+        raise ValueError(
+            "`shards` names a pipe; no command is run by a recipe: name a URL, or copy the shards to a folder"
+        )
+    if _SCHEME.match(stated):
+        if not is_remote(stated):
+            scheme = stated.partition(":")[0]
+            raise ValueError(f"`shards` names a `{scheme}:`; files, http: and https: are read")
+        refuse_url(stated)
     count = prod(len(choices) for choices in _parts(stated))
     if count > MOST:
         raise ValueError(f"`{stated}` stands for {count:,} shards; {MOST:,} at most")
@@ -41,7 +49,13 @@ def located(stated: Sequence[str], problems: list[Problem]) -> list[str]:
     found: list[str] = []
     missing: list[str] = []
     for entry in stated:
-        for path in _files(os.path.expanduser(entry), problems):
+        for path in _files(entry if is_remote(entry) else os.path.expanduser(entry), problems):
+            if is_remote(path):
+                if path in known:
+                    problems.append(Problem("is named twice", told(path)))
+                known.add(path)
+                found.append(path)
+                continue
             if os.path.abspath(path) in known:
                 problems.append(Problem("is named twice", shown(path)))
             elif not os.path.exists(path):
@@ -60,7 +74,7 @@ def located(stated: Sequence[str], problems: list[Problem]) -> list[str]:
 def _files(entry: str, problems: list[Problem]) -> Iterator[str]:
     """The paths for which an entry stands: braces multiply it, and `*`, `?` and `[...]` match what there is."""
     for path in expanded(entry):
-        if not has_magic(path) or os.path.exists(path):
+        if is_remote(path) or not has_magic(path) or os.path.exists(path):
             yield path
             continue
         matching = sorted(glob(path, recursive=True))

@@ -1,13 +1,25 @@
-"""Reads at a place of a file, by descriptors that stay open within a process."""
+"""Reads at a place of a shard, by descriptors that stay open within a process or by requests to a server."""
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 from fluxflow_registry import DataError, Problem
 
 from .files import shown
+from .remote import is_remote, ranged
+
+#: What is read: a file, the offset and the number of bytes, and the file's length and time.
+Place = tuple[str, int, int, tuple[int, int]]
+
+#: Requests to a server at the same time.
+AT_ONCE = 16
+
+#: Bytes between two parts that are rather read along than asked for apart.
+APART = 1 << 16
 
 #: Files that a process keeps open; a system allows it some hundreds in all.
 OPEN = 64
@@ -20,11 +32,43 @@ class Reader:
     descriptors without harm. A process that was spawned opens its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, token_env: str | None = None) -> None:
+        self.token_env = token_env
         self._open: dict[str, int] = {}
+        #: Parts of remote files that have come already: path, offset, content.
+        self._here: list[tuple[str, int, bytes]] = []
+
+    @contextmanager
+    def ahead(self, places: Sequence[Sequence[Place]]) -> Iterator[None]:
+        """Within it, what `places` name is here: each row, which lies close together, comes in one request.
+
+        The requests are made side by side, since a server is far away and each waits for its answer.
+        """
+        rows = [row for row in places if row and is_remote(row[0][0])]
+        if not rows:
+            yield
+            return
+        with ThreadPoolExecutor(min(AT_ONCE, len(rows))) as pool:
+            self._here = [part for parts in pool.map(self._fetch, rows) for part in parts]
+        try:
+            yield
+        finally:
+            self._here = []
+
+    def _fetch(self, row: Sequence[Place]) -> list[tuple[str, int, bytes]]:
+        url, _, _, state = row[0]
+        start, stop = min(place[1] for place in row), max(place[1] + place[2] for place in row)
+        if any(place[0] != url for place in row) or stop - start > sum(place[2] for place in row) + APART:
+            return [part for place in row for part in self._fetch([place])]
+        return [(url, start, ranged(url, self.token_env, start, stop - start, state))]
 
     def read(self, path: str, offset: int, size: int, state: tuple[int, int]) -> bytes:
         """`size` bytes from `offset` of a file of the given length and time; raises DataError if it is another now."""
+        if is_remote(path):
+            for url, start, part in self._here:
+                if url == path and start <= offset and offset + size <= start + len(part):
+                    return part[offset - start : offset - start + size]
+            return ranged(path, self.token_env, offset, size, state)
         descriptor = self._descriptor(path, state)
         content = os.pread(descriptor, size, offset)
         while len(content) < size:  # a system reads 2 GiB at most in one go
@@ -43,9 +87,9 @@ class Reader:
             os.close(self._open.pop(next(iter(self._open))))
         return descriptor
 
-    def __reduce__(self) -> tuple[type[Reader], tuple[()]]:
+    def __reduce__(self) -> tuple[type[Reader], tuple[str | None]]:
         """Another process begins with no descriptors."""
-        return Reader, ()
+        return Reader, (self.token_env,)
 
     def __del__(self) -> None:
         for descriptor in self._open.values():

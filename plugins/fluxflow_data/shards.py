@@ -17,6 +17,7 @@ from .reading import Reader
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from .corpus import Corpus
 
@@ -51,11 +52,12 @@ class WebDataset:
     dot. Samples are in the order of the shards and of their first members. Opening hops through
     the headers of new shards and refuses what is cut, damaged or incomplete; what is found is kept in
     the cache, so that any sample of any later run is read at once. Shards must not change while
-    they are read from. A sample that cannot be decoded gives its place to another.
+    they are read from. Of a shard on a server (http, https) only what is needed is read, by
+    requests for parts of it. A sample that cannot be decoded gives its place to another.
     """
 
     shards: str | list[str] = field(validator=_files)
-    """Tar files: a path, with ranges (`data/{000..012}.tar`) or wildcards (`data/*.tar`), or a list of these."""
+    """Tar files: a path or URL, with ranges (`data/{000..012}.tar`) or wildcards (`data/*.tar`), or a list of these."""
     image_key: str = field(default="jpg;jpeg;png;webp", validator=_extensions)
     """Extensions of the pictures; of several in one sample the first in this order is read."""
     caption_key: str = field(default="txt", validator=_caption)
@@ -75,19 +77,28 @@ class WebDataset:
     flip: float = field(default=0.0, validator=validators.and_(validators.ge(0.0), validators.le(1.0)))
     """Probability that a picture is mirrored left to right, drawn anew for each epoch."""
 
+    token_env: str | None = field(default=None, validator=validators.optional(validators.min_len(1)))
+    """Variable with the token for the servers of `shards`; None: HF_TOKEN or HUGGINGFACE_HUB_TOKEN, for that hub."""
+    fetch: bool = False
+    """Fetch whole shards from a server into the cache first; false: read what is needed, where the server can."""
+    fetch_limit: float = field(default=64.0, validator=validators.gt(0.0))
+    """GiB of shards that may be fetched whole, all together."""
+
     def fields(self) -> Mapping[str, Field]:
         """Say what a batch holds, per sample."""
         return fields_of(self)
 
     def __call__(self) -> ShardSource:
         """Open the shards; raises DataError with everything that is wrong in any of them."""
-        from .corpus import opened
+        from .corpus import Fetch, opened
         from .index import Wanted
 
         problems: list[Problem] = []
         paths = located([self.shards] if isinstance(self.shards, str) else self.shards, problems)
         images = tuple(part.strip(" .").lower() for part in self.image_key.split(";"))
-        corpus = opened(paths, Wanted(images, parsed(self.caption_key)[0]), problems)
+        # Sizes are in the headers of all pictures: a request for each would take longer than the whole.
+        fetch = Fetch(self.token_env, self.fetch or self.bucket_multiple is not None, self.fetch_limit)
+        corpus = opened(paths, Wanted(images, parsed(self.caption_key)[0]), problems, fetch)
         if corpus is None:
             raise DataError(problems)
         sizes = corpus.sizes() if self.bucket_multiple is not None else None
@@ -103,7 +114,7 @@ class ShardSource(PictureSource):
         self.corpus = corpus
         #: Identity of what is read: headers and lengths of all shards in their order, and which members count.
         self.digest = corpus.digest
-        self.reader = Reader()
+        self.reader = Reader(options.token_env)
 
     def __len__(self) -> int:
         return len(self.corpus)
@@ -111,6 +122,12 @@ class ShardSource(PictureSource):
     def name(self, index: int) -> str:
         """Say which one is sample `index`: its shard and its key, as `data/000.tar:key`."""
         return self.corpus.name(index)
+
+    def batch(self, indices: Sequence[int], seed: int) -> dict[str, Tensor | list[str]]:
+        """The samples at `indices`, as PictureSource has it; parts of remote shards come side by side."""
+        places = [(self.corpus.picture(index), self.corpus.caption(index)) for index in indices]
+        with self.reader.ahead(places):
+            return super().batch(indices, seed)
 
     def _picture(self, index: int) -> bytes:
         return self.reader.read(*self.corpus.picture(index))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 from attrs import frozen
 
 from .files import shown
+
+#: Gives so many bytes from an offset on, fewer at the end.
+Read = Callable[[int, int], bytes]
 
 BLOCK = 512
 ZEROS = bytes(BLOCK)
@@ -65,8 +67,10 @@ class _Header:
     size: int
 
 
-def members(descriptor: int, length: int, seen: Callable[[bytes], None]) -> Iterator[Member]:
+def members(read: Read, length: int, seen: Callable[[bytes], None]) -> Iterator[Member]:
     """The members of the archive of `length` bytes, in order; `seen` is handed every byte that is read on the way.
+
+    `read(size, offset)` gives bytes of it, as `os.pread` does.
 
     Raises Broken where the archive is cut or damaged: every header has to agree with its checksum,
     data have to lie within the file, and two blocks of zeros, with nothing but zeros behind them,
@@ -75,12 +79,12 @@ def members(descriptor: int, length: int, seen: Callable[[bytes], None]) -> Iter
     offset, begin, last = 0, 0, ""
     name: bytes | None = None
     size: int | None = None
-    while (block := os.pread(descriptor, BLOCK, offset)) != ZEROS:
+    while (block := read(BLOCK, offset)) != ZEROS:
         header = _parse(block, offset, last)
         seen(block)
         data = offset + BLOCK
         if header.flag in (GNU_NAME, GNU_LINK, PAX, PAX_ALL):
-            content = _extension(descriptor, header, data, length)
+            content = _extension(read, header, data, length)
             seen(content)
             stated = _attributes(content, offset) if header.flag in (PAX, PAX_ALL) else {}
             if header.flag == PAX_ALL and stated.keys() & {b"path", b"size"}:
@@ -103,7 +107,7 @@ def members(descriptor: int, length: int, seen: Callable[[bytes], None]) -> Iter
         name, size, last = None, None, member.name
     if offset != begin:
         raise Broken(f"the archive ends behind byte {begin}, where a member's long name or attributes stand")
-    _check_end(descriptor, offset, length, last, seen)
+    _check_end(read, offset, length, last, seen)
 
 
 def _member(header: _Header, name: bytes | None, size: int | None, begin: int, data: int) -> Member:
@@ -152,11 +156,11 @@ def _number(text: bytes, offset: int) -> int:
     return int(text)
 
 
-def _extension(descriptor: int, header: _Header, data: int, length: int) -> bytes:
+def _extension(read: Read, header: _Header, data: int, length: int) -> bytes:
     """What stands in front of a header, such as a name too long for it."""
     if header.size > LONGEST_EXTENSION:
         raise Broken(f"the name or attributes at byte {data} take {header.size} bytes; {LONGEST_EXTENSION} are read")
-    content = os.pread(descriptor, header.size, data)
+    content = read(header.size, data)
     if len(content) < header.size:
         raise Broken(f"is cut at byte {length}, within a member's long name or attributes")
     return content
@@ -178,13 +182,13 @@ def _attributes(content: bytes, offset: int) -> dict[bytes, bytes]:
     return found
 
 
-def _check_end(descriptor: int, offset: int, length: int, last: str, seen: Callable[[bytes], None]) -> None:
+def _check_end(read: Read, offset: int, length: int, last: str, seen: Callable[[bytes], None]) -> None:
     """Two blocks of zeros, and behind them nothing else."""
     seen(ZEROS)
     if length < offset + 2 * BLOCK:
         message = f"is cut at byte {length}: of the two blocks of zeros that end an archive one is there"
         raise Broken(message, last_member=_short(last))
-    while content := os.pread(descriptor, CHUNK, offset):
+    while content := read(CHUNK, offset):
         if content.count(0) != len(content):
             at = offset + next(place for place, byte in enumerate(content) if byte)
             message = f"there are data at byte {at}, behind the block of zeros that ends an archive"

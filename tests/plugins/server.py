@@ -1,0 +1,96 @@
+"""A web server of this machine for tests: ranges, tokens, redirects, versions, and failures on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import blake2b
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from attrs import Factory, define
+
+
+@define
+class Server:
+    """The files of a folder at `url`, and what was asked of them."""
+
+    folder: Path
+    url: str = ""
+    #: Whether parts are given.
+    ranges: bool = True
+    #: The token without which nothing is given.
+    token: str | None = None
+    #: Where each path is sent on to.
+    redirects: dict[str, str] = Factory(dict)
+    #: How many of the next requests fail, and with which answer; 0 breaks the connection off half-way.
+    failing: int = 0
+    failure: int = 503
+    etags: dict[str, str] = Factory(dict)
+    #: Whether the length is told where the whole is given.
+    lengths: bool = True
+    #: Path, range and authorization of each request.
+    asked: list[tuple[str, str | None, str | None]] = Factory(list)
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        path, headers = handler.path.lstrip("/").partition("?")[0], handler.headers
+        self.asked.append((path, headers.get("Range"), headers.get("Authorization")))
+        if self.failing and self.failure:
+            self.failing -= 1
+            return self.send(handler, self.failure, {}, b"")
+        if path in self.redirects:
+            return self.send(handler, 302, {"Location": self.redirects[path]}, b"")
+        if self.token is not None and headers.get("Authorization") != f"Bearer {self.token}":
+            return self.send(handler, 401, {}, b"")
+        if not (self.folder / path).is_file():
+            return self.send(handler, 404, {}, b"")
+        content = (self.folder / path).read_bytes()
+        told = {"ETag": self.etags.get(path, f'"{blake2b(content, digest_size=8).hexdigest()}"')}
+        code = 200
+        if self.ranges and headers.get("Range"):
+            first, _, last = headers["Range"].removeprefix("bytes=").partition("-")
+            start, stop = int(first), min(int(last) + 1 if last else len(content), len(content))
+            if start >= len(content):
+                return self.send(handler, 416, {}, b"")
+            told["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
+            code, content = 206, content[start:stop]
+        return self.send(handler, code, told, content)
+
+    def send(self, handler: BaseHTTPRequestHandler, code: int, headers: Mapping[str, str], content: bytes) -> None:
+        handler.send_response(code)
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        if self.lengths or code != 200:
+            handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        if self.failing and len(content) > 1:
+            self.failing -= 1
+            content = content[: len(content) // 2]
+        handler.wfile.write(content)
+
+
+@contextmanager
+def serving(folder: Path, **options: Any) -> Iterator[Server]:
+    """Serve a folder on a port of this machine's own."""
+    made = Server(folder, **options)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            made.answer(self)
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    made.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield made
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
