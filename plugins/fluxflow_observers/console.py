@@ -12,6 +12,7 @@ from attrs import Factory, define, field, frozen, validators
 from fluxflow_registry import Ending, Position, Summary, hookimpl
 
 from . import formatting as words
+from .names import NAME
 from .screens import Screen, screen_for
 from .terminal import open_console
 from .tracker import Tracker, clock
@@ -37,16 +38,21 @@ class _Watch:
 class Console:
     """Live bars with the time that is left on a terminal, plain lines everywhere else.
 
-    Lines have the form `[HH:MM:SS] Step vae_gan (2/4) | Epoch 5/20 | Batch 127/500 | vae_loss:
-    0.0234 | vae/kl: 12.45 | 0.032s/batch`. Figures are means of the last 20 logged values; in the
-    line that ends an epoch, means of the epoch. All goes to standard error; NO_COLOR and
-    FORCE_COLOR are honoured.
+    Lines have the form `[HH:MM:SS] Step vae_gan (2/4) | Epoch 5/20 | Batch 127/500 | VAE: 0.0234 |
+    KL: 12.45 | G: 0.156 | D: 0.089 | LPIPS: 0.0812 | 3.2s/batch`. Figures are means of the last 20
+    logged values; in the line that ends an epoch, means of the epoch. `VAE`, `D` and `Flow` are
+    `vae_loss`, `discriminator_loss` and `flow_loss`; `KL`, `LPIPS` and `G` the losses `kl`, `lpips` and
+    `*_generator` of any update. Every other metric has its own name, and so have two that would share
+    one. What a later step takes is guessed from the present one's pace, hence `~`. All goes to
+    standard error; NO_COLOR and FORCE_COLOR are honoured.
     """
 
     default: ClassVar[bool] = True
 
     every_seconds: float = field(default=10.0, validator=validators.gt(0.0))
     """Seconds between two lines, where there is no terminal."""
+    names: dict[str, str] = field(factory=dict, validator=validators.deep_mapping(NAME, NAME))
+    """Names by which metrics are shown, such as `{vae/l1: L1}`; they add to the short names or change them."""
 
     _watch: _Watch = field(init=False, factory=_Watch, repr=False)
 
@@ -54,7 +60,7 @@ class Console:
     def run_started(self, run: RunView, position: Position, resumed: bool) -> None:
         """Say which run this is, and where it goes on."""
         watch = self._watch
-        watch.tracker, watch.began = Tracker(run), perf_counter()
+        watch.tracker, watch.began = Tracker(run, self.names), perf_counter()
         steps = len(run.steps)
         self._say(f"Run {run.name}: {words.count(steps, 'step')}, in {run.folder}")
         if resumed and position.step < steps:
@@ -161,7 +167,7 @@ class Console:
 
     def _tracker(self, run: RunView) -> Tracker:
         if self._watch.tracker is None:
-            self._watch.tracker = Tracker(run)
+            self._watch.tracker = Tracker(run, self.names)
         return self._watch.tracker
 
     def _screen(self) -> Screen:

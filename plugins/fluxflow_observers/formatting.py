@@ -6,15 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .names import shown
+
 if TYPE_CHECKING:
     from fluxflow_registry import Position
     from fluxflow_registry.lifecycle import StepView
 
 #: Metrics that are shares of pictures which are right, by their names (or by an ending in `accuracy`).
 SHARES = frozenset({"everything", "colour", "background", "place", "shape", "size", "match"})
-
-#: Figures that steer training rather than tell how it goes: in the logs, not on the console.
-STEERING = ("/lr", "/grad_norm")
 
 
 def figure(name: str, value: float) -> str:
@@ -29,9 +28,9 @@ def figure(name: str, value: float) -> str:
     return f"{value:.4g}"
 
 
-def figures(metrics: Mapping[str, float]) -> list[str]:
-    """`name: figure` of each metric that tells how training goes."""
-    return [f"{name}: {figure(name, value)}" for name, value in metrics.items() if not name.endswith(STEERING)]
+def figures(metrics: Mapping[str, float], names: Mapping[str, str]) -> list[str]:
+    """`name: figure` of each metric that tells how training goes; `names` adds to the short names."""
+    return [f"{name}: {figure(name, value)}" for name, value in shown(metrics, names).items()]
 
 
 def duration(seconds: float) -> str:

@@ -9,12 +9,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from attrs import Factory, define, field, frozen
+from attrs import Factory, define, field, frozen, validators
 
-from fluxflow_registry import Position, hookimpl
+from fluxflow_registry import FluxflowError, Position, Summary, hookimpl
 
 from .files import write_whole
 from .formatting import finite, placed
+from .names import NAME
 from .pace import Pace
 
 if TYPE_CHECKING:
@@ -28,21 +29,38 @@ class _Written:
     pace: Pace = Factory(Pace)
     #: Evaluations that are in a file already: (step, global step, name) and the figures.
     evaluations: dict[tuple[str, int, str], Any] = Factory(dict)
+    #: Epochs that are summed up in a file already: step and epoch.
+    epochs: set[tuple[str, int]] = Factory(set)
+    #: Metrics whose names were looked at.
+    seen: frozenset[str] = frozenset()
 
 
 @frozen(eq=False)
 class JsonLines:
-    """Writes `graph/training_metrics_<step>.jsonl`: one line for each logged batch and evaluation.
+    """Writes `graph/training_metrics_<step>.jsonl`: a line for each logged batch, evaluation and epoch.
 
     A line holds timestamp, session_id, epoch (from 1), batch, global_step (batches of the run),
-    step_batch, metrics; that of a batch seconds_per_batch, that of an evaluation its name. NaN and
-    infinities are null. Each line is on disk before training goes on; what a crash has left beyond
-    the checkpoint from which a run goes on is taken out, so that no batch appears twice.
+    step_batch, metrics. That of a batch has seconds_per_batch too, and among its metrics losses
+    (`vae_loss`, `vae/kl`), learning rates (`vae/lr`), gradient norms (`vae/grad_norm`) and weights as
+    they are at that batch (`vae/kl/weight`). That of an evaluation has its name as `evaluation`. That of
+    an epoch has no metrics; its `epoch_summary` holds min, mean and max of each over all batches.
+    NaN and infinities are null. Each line is on disk before training goes on; what a crash has left
+    beyond the checkpoint from which a run goes on is taken out, so that no batch appears twice.
     """
 
     default: ClassVar[bool] = True
 
+    names: dict[str, str] = field(factory=dict, validator=validators.deep_mapping(NAME, NAME))
+    """Names under which metrics are written instead of their own, such as `{vae/kl: kl_loss}`."""
+
     _written: _Written = field(init=False, factory=_Written, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse to write two metrics under one name."""
+        for name in self.names.values():
+            sharing = [metric for metric, given in self.names.items() if given == name]
+            if len(sharing) > 1:
+                raise ValueError(f"`names` writes both `{sharing[0]}` and `{sharing[1]}` as `{name}`")
 
     @hookimpl
     def run_started(self, run: RunView, position: Position) -> None:
@@ -61,7 +79,7 @@ class JsonLines:
     def metrics_logged(self, run: RunView, step: StepView, position: Position, metrics: Mapping[str, float]) -> None:
         """Write one line for a batch."""
         seconds = self._written.pace.measure(position.run_batch, perf_counter())
-        _append(run, step, position, {"metrics": metrics, "seconds_per_batch": seconds})
+        _append(run, step, position, {"metrics": self._named(metrics), "seconds_per_batch": seconds})
 
     @hookimpl
     def evaluated(
@@ -72,6 +90,25 @@ class JsonLines:
         if self._written.evaluations.get(key) != measured:
             self._written.evaluations[key] = measured
             _append(run, step, position, {"evaluation": name, "metrics": measured})
+
+    @hookimpl
+    def epoch_ended(self, run: RunView, step: StepView, position: Position, summaries: Mapping[str, Summary]) -> None:
+        """Write one line for an epoch; it may be told twice where the run was interrupted here."""
+        if (step.name, position.epoch) in self._written.epochs:
+            return
+        self._written.epochs.add((step.name, position.epoch))
+        figures = {name: {"min": s.minimum, "mean": s.mean, "max": s.maximum} for name, s in summaries.items()}
+        _append(run, step, position, {"metrics": {}, "epoch_summary": self._named(figures)})
+
+    def _named(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """The metrics under the names that the recipe gives them; raises FluxflowError where one is taken."""
+        if metrics.keys() != self._written.seen:
+            self._written.seen = frozenset(metrics)
+            for metric, name in self.names.items():
+                if metric in metrics and name in metrics and name not in self.names:
+                    told = f"observer `jsonl` writes `{metric}` as `{name}`, which is the name of another metric"
+                    raise FluxflowError(f"{told}: give `{name}` another name too")
+        return {self.names.get(metric, metric): value for metric, value in metrics.items()}
 
     def _rewind(self, path: Path, step: str, run_batch: int) -> None:
         content = path.read_bytes()
@@ -84,6 +121,8 @@ class JsonLines:
             if "evaluation" in facts:
                 key = (step, facts["global_step"], str(facts["evaluation"]))
                 self._written.evaluations[key] = facts.get("metrics")
+            if "epoch_summary" in facts:
+                self._written.epochs.add((step, facts.get("epoch", 0)))
         if b"".join(kept) != content:
             write_whole(path, b"".join(kept))
 

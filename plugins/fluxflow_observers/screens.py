@@ -117,7 +117,7 @@ def drawn(tracker: Tracker) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
     for bar in tracker.bars():
         share = bar.done / bar.total if bar.total else 1.0
-        left = "" if bar.left is None else f"{words.duration(bar.left)} left"
+        left = "" if bar.left is None else f"{'~' if bar.guessed else ''}{words.duration(bar.left)} left"
         grid.add_row(
             Text(bar.label, "bold", overflow="ellipsis", no_wrap=True),
             ProgressBar(total=max(1, bar.total), completed=bar.done, width=24),
@@ -125,7 +125,7 @@ def drawn(tracker: Tracker) -> RenderableType:
             Text(f"{bar.done:,}/{bar.total:,}", justify="right", no_wrap=True),
             Text(left, "cyan", justify="right", no_wrap=True),
         )
-    parts = words.figures(tracker.smoothed())
+    parts = words.figures(tracker.smoothed(), tracker.names)
     if tracker.pace.seconds is not None:
         parts.append(words.pace(tracker.pace.seconds))
     return Group(grid, Text(" | ".join(parts), "dim"))

@@ -9,7 +9,7 @@ from datetime import datetime
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 
 from fluxflow_registry import Position
 
@@ -34,6 +34,8 @@ class Bar:
     done: int
     total: int
     left: float | None
+    #: Whether that is a guess: what is to come later may be slower or faster.
+    guessed: bool = False
 
 
 @define
@@ -41,6 +43,8 @@ class Tracker:
     """The running figures of one run."""
 
     run: RunView
+    #: Names by which metrics are shown, beside the short names that they have anyway.
+    names: Mapping[str, str] = Factory(dict)
     position: Position = Factory(Position)
     step: StepView | None = None
     pace: Pace = Factory(lambda: Pace(window=STRETCH))
@@ -71,13 +75,13 @@ class Tracker:
         }
 
     def line(self, step: StepView, position: Position, metrics: Mapping[str, float]) -> str:
-        """`[12:30:01] Step vae_gan (2/4) | Epoch 5/20 | Batch 127/500 | vae_loss: 0.0234 | 0.032s/batch`."""
+        """`[12:30:01] Step vae_gan (2/4) | Epoch 5/20 | Batch 127/500 | VAE: 0.0234 | 0.032s/batch`."""
         epoch, batch = words.placed(step, position)
         parts = [
             f"{clock()} {words.heading(step, len(self.run.steps))}",
             f"Epoch {epoch}/{words.planned(step, epoch)}",
             f"Batch {batch}/{step.batches}",
-            *words.figures(metrics),
+            *words.figures(metrics, self.names),
         ]
         if self.pace.seconds is not None:
             parts.append(words.pace(self.pace.seconds))
@@ -100,7 +104,7 @@ class Tracker:
             return Bar(label, done, total, None if each is None else (total - done) * each)
 
         return [
-            bar(f"Run {self.run.name}", before + done, before + in_step + after),
+            evolve(bar(f"Run {self.run.name}", before + done, before + in_step + after), guessed=after > 0),
             bar(words.heading(step, len(self.run.steps)), done, in_step),
             bar(f"Epoch {epoch}/{epochs}", batch, step.batches),
         ]

@@ -12,6 +12,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from attrs import evolve
 from rich.console import Console as Rich
 
 from fluxflow_observers import console as console_module
@@ -94,8 +95,8 @@ def test_in_a_pipe_a_run_is_told_in_plain_lines_on_standard_error(
         f"Run small: 2 steps, in {run.folder}",
         "STEP 1/2: vae_warmup, 2 epochs of 4 batches, trains compressor",
         f"{head} | Epoch 1/2 | Evaluation held_out | psnr: 30.00 dB | accuracy: 50.0%",
-        f"{head} | Epoch 1/2 | Batch 4/4 | vae_loss: 0.5 | Xs/batch",
-        f"{head} | Epoch 2/2 | Batch 4/4 | vae_loss: 0.5 | Xs/batch",
+        f"{head} | Epoch 1/2 | Batch 4/4 | VAE: 0.5 | Xs/batch",
+        f"{head} | Epoch 2/2 | Batch 4/4 | VAE: 0.5 | Xs/batch",
         "Step vae_warmup (1/2) is over: 2 epochs | 8 batches | SPAN",
         f"Done in SPAN: {run.folder}",
     ]
@@ -108,7 +109,7 @@ def test_a_line_comes_every_so_many_seconds(
 
     found = [line for line in lines(capsys.readouterr().err) if "Batch 3/4" in line]
     assert found == [
-        f"[TIME] Step vae_warmup (1/2) | Epoch {epoch}/2 | Batch 3/4 | vae_loss: 0.0234 | vae/kl: 12.45 | Xs/batch"
+        f"[TIME] Step vae_warmup (1/2) | Epoch {epoch}/2 | Batch 3/4 | VAE: 0.0234 | KL: 12.45 | Xs/batch"
         for epoch in (1, 2)
     ]
 
@@ -225,10 +226,10 @@ def test_on_a_terminal_three_bars_show_what_is_done_and_what_is_left(
     observer._watch.screen.close()
 
     last = shown[shown.rindex("Run small") :]
-    assert re.search(r"Run small +[━╸╺ ]+ +9% +2/23 +0:00:00 left", last)
+    assert re.search(r"Run small +[━╸╺ ]+ +9% +2/23 +~0:00:00 left", last)
     assert re.search(r"Step vae_warmup \(1/2\) +[━╸╺ ]+ +25% +2/8 +0:00:00 left", last)
     assert re.search(r"Epoch 1/2 +[━╸╺ ]+ +50% +2/4 +0:00:00 left", last)
-    assert re.search(r"vae_loss: 0.0234 \| vae/kl: 12.45 \| [\d.e-]+s/batch", last)
+    assert re.search(r"VAE: 0.0234 \| KL: 12.45 \| [\d.e-]+s/batch", last)
 
 
 def test_messages_stay_above_the_bars_and_the_cursor_comes_back(
@@ -358,6 +359,45 @@ def test_a_figure_is_the_mean_of_the_last_twenty_unless_it_is_not_a_number(run: 
 
     assert tracker.smoothed()["loss"] == sum(range(10, 30)) / 20
     assert str(tracker.smoothed()["bad"]) == "nan"
+
+
+def test_the_line_of_a_gan_step_is_that_of_fluxflow(run: Any, steps: list[Any]) -> None:
+    tracker = Tracker(run)
+    tracker.pace.seconds = 3.2
+    metrics = {
+        "discriminator_loss": 0.089,
+        "vae_loss": 0.0234,
+        "vae/kl": 12.45,
+        "vae/hinge_generator": 0.156,
+        "vae/lpips": 0.0812,
+    }
+
+    line = tracker.line(evolve(steps[1], name="vae_gan", epochs=20, batches=500), Position(1, 4, 127), metrics)
+
+    assert re.fullmatch(
+        r"\[\d\d:\d\d:\d\d\] Step vae_gan \(2/2\) \| Epoch 5/20 \| Batch 127/500 \| "
+        r"VAE: 0\.0234 \| KL: 12\.45 \| G: 0\.156 \| D: 0\.089 \| LPIPS: 0\.0812 \| 3\.2s/batch",
+        line,
+    )
+
+
+def test_only_the_time_of_a_run_that_goes_on_to_another_step_is_a_guess(run: Any) -> None:
+    tracker = Tracker(run)
+
+    tracker.enter(run.steps[0], Position())
+    first = [bar.guessed for bar in tracker.bars()]
+    tracker.enter(run.steps[1], Position(1))
+
+    assert first == [True, False, False]
+    assert not any(bar.guessed for bar in tracker.bars())
+
+
+def test_a_recipe_names_what_the_console_shows(
+    told: Callable[..., Tell], run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    play(told(Console(every_seconds=1e-9, names={"vae/kl": "divergence"})), run)
+
+    assert "| VAE: 0.0234 | divergence: 12.45 |" in capsys.readouterr().err
 
 
 def test_steps_that_end_early_or_late_keep_the_bars_in_range(run: Any) -> None:

@@ -42,7 +42,9 @@ def test_a_figure_has_its_unit(name: str, value: float, expected: str) -> None:
 
 
 def test_what_steers_training_is_not_among_the_figures() -> None:
-    assert words.figures({"vae_loss": 1.0, "vae/lr": 1e-3, "vae/grad_norm": 2.0}) == ["vae_loss: 1"]
+    metrics = {"vae_loss": 1.0, "vae/lr": 1e-3, "vae/grad_norm": 2.0, "vae/kl/weight": 0.1}
+
+    assert words.figures(metrics, {}) == ["VAE: 1"]
 
 
 @given(st.floats(0, 1e7))

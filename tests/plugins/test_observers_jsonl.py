@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fluxflow_observers.jsonl import JsonLines
-from fluxflow_registry import Position
+from fluxflow_registry import FluxflowError, Position, Summary
 
 Tell = Callable[..., None]
 
@@ -147,3 +147,63 @@ def test_a_file_in_order_is_not_touched_when_a_run_goes_on(tell: Tell, run: Any)
     tell("run_started", run, position=at(3), resumed=True)
 
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == before
+
+
+def test_an_epoch_is_a_line_with_the_range_of_each_figure_and_no_batch_of_it(tell: Tell, run: Any) -> None:
+    summaries = {"vae_loss": Summary(mean=0.5, minimum=0.25, maximum=1.0, smoothed=0.4)}
+
+    for _ in range(2):  # as a run tells it that was stopped while others heard it
+        tell("epoch_ended", run, step=run.steps[0], position=at(0, epoch=2), summaries=summaries)
+
+    (line,) = lines(run.folder)
+    assert (line["epoch"], line["batch"], line["global_step"], line["metrics"]) == (2, 4, 8, {})
+    assert line["epoch_summary"] == {"vae_loss": {"min": 0.25, "mean": 0.5, "max": 1.0}}
+
+
+def test_an_epoch_that_is_in_the_file_is_not_summed_up_again_when_a_run_goes_on(
+    told: Callable[..., Tell], run: Any
+) -> None:
+    for _ in range(2):
+        tell = told(JsonLines())
+        tell("run_started", run, position=at(4), resumed=True)
+        tell("epoch_ended", run, step=run.steps[0], position=at(0, epoch=1), summaries={})
+
+    assert [line["epoch"] for line in lines(run.folder)] == [1]
+
+
+def test_metrics_are_written_under_the_names_of_fluxflow_where_the_recipe_says_so(
+    told: Callable[..., Tell], run: Any
+) -> None:
+    tell = told(JsonLines(names={"vae/kl": "kl_loss", "vae/hinge_generator": "g_loss", "discriminator_loss": "d_loss"}))
+    metrics = {"vae_loss": 0.5, "vae/kl": 1.0, "vae/hinge_generator": 2.0, "discriminator_loss": 3.0, "vae/lr": 0.1}
+
+    tell("metrics_logged", run, step=run.steps[0], position=at(1), metrics=metrics)
+    tell("epoch_ended", run, step=run.steps[0], position=at(0, 1), summaries={"vae/kl": Summary(1, 1, 1, 1)})
+
+    batch, epoch = lines(run.folder)
+    assert batch["metrics"] == {"vae_loss": 0.5, "kl_loss": 1.0, "g_loss": 2.0, "d_loss": 3.0, "vae/lr": 0.1}
+    assert list(epoch["epoch_summary"]) == ["kl_loss"]
+
+
+def test_a_name_that_is_taken_is_refused_rather_than_written_twice(told: Callable[..., Tell], run: Any) -> None:
+    tell = told(JsonLines(names={"vae/l1": "vae_loss"}))
+
+    with pytest.raises(FluxflowError, match=r"writes `vae/l1` as `vae_loss`, which is the name of another metric"):
+        tell("metrics_logged", run, step=run.steps[0], position=at(1), metrics={"vae_loss": 1.0, "vae/l1": 0.5})
+
+
+def test_two_metrics_may_change_their_names_with_each_other(told: Callable[..., Tell], run: Any) -> None:
+    tell = told(JsonLines(names={"vae/l1": "vae_loss", "vae_loss": "vae/total"}))
+
+    tell("metrics_logged", run, step=run.steps[0], position=at(1), metrics={"vae_loss": 1.0, "vae/l1": 0.5})
+
+    assert lines(run.folder)[0]["metrics"] == {"vae/total": 1.0, "vae_loss": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [({"a": "x", "b": "x"}, "`names` writes both `a` and `b` as `x`"), ({"a": ""}, "names"), ({"": "a"}, "names")],
+)
+def test_names_that_make_no_sense_are_refused(names: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        JsonLines(names=names)
