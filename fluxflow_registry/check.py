@@ -354,9 +354,10 @@ class _Checker:
         if fields is None:
             return
         world = world_of(fields, self.recipe.models, shared, self.recipe.sampler is not None, True)
-        for name in draw.values:
+        for name in (*draw.values, *draw.optional):
             asks = [Ask(f"observer `{observer.label}`", _wanting(observer, name), _mention(observer, name))]
-            self.problems.extend(resolve(world, asks)[1])
+            problems = resolve(world, asks)[1]
+            self.problems.extend(problems if name in draw.values else [])
 
 
 def _mention(observer: Configured, name: str) -> str:

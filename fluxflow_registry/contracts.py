@@ -107,12 +107,16 @@ class Draw:
 
     An observer that draws has a method `draws()` that gives these. They are computed from batches of
     `dataset`, or, without one, from the named `fields` alone; in the named `steps`, or in all.
+
+    What is `optional` is drawn where the recipe has the models for it, and left out elsewhere: the
+    observer asks the run by `upstream`. One that nothing at all provides is left out too.
     """
 
     values: tuple[str, ...]
     dataset: str | None = None
     fields: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
 
 @frozen

@@ -6,7 +6,7 @@ never change the run: what they raise ends it with their name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +37,10 @@ class StepView(Protocol):
     def trains(self) -> frozenset[str]:
         """The models that the step's updates train."""
 
+    @property
+    def accumulate(self) -> int:
+        """Batches whose gradients are averaged: within them no weight moves."""
+
 
 class RunView(Protocol):
     """A run as observers see it."""
@@ -58,6 +62,10 @@ class RunView(Protocol):
         """For each step, evaluation and metric: the latest figure."""
 
     @property
+    def history(self) -> Mapping[str, Mapping[str, Sequence[float]]]:
+        """For each step and metric: its mean over each epoch that is closed, in all sessions of the run."""
+
+    @property
     def session(self) -> str:
         """When this process began the run or went on with it, as YYYYMMDD_HHMMSS."""
 
@@ -71,6 +79,12 @@ class RunView(Protocol):
         exception, to be let through, where the run is asked to stop meanwhile; the events of steps,
         epochs and evaluations, and the run's end, are then told again when the run goes on.
         """
+
+    def upstream(self, value: str, fields: Iterable[str]) -> frozenset[str] | None:
+        """The models on which a value depends that is drawn from these fields; None where it cannot be drawn."""
+
+    def warn(self, position: Position, message: str) -> None:
+        """Let all observers hear of something that the user should know."""
 
 
 class Lifecycle:

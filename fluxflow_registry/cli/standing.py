@@ -108,6 +108,8 @@ class Standing:
     damaged_samples: Mapping[str, int]
     results: Mapping[str, Mapping[str, Mapping[str, float]]]
     bundles: tuple[Path, ...]
+    #: What the checkpoint says of epochs and metrics, step by step; empty where an older version has saved it.
+    pipeline_metadata: Mapping[str, Any]
 
 
 def look(folder: Path, plugins: Sequence[dict[str, Any]]) -> Standing:
@@ -134,6 +136,7 @@ def look(folder: Path, plugins: Sequence[dict[str, Any]]) -> Standing:
             for step, measured in _maps(meta.get("results")).items()
         },
         bundles=tuple(sorted(path for path in folder.glob("not_finite/*") if (path / "bundle.json").is_file())),
+        pipeline_metadata=_pipeline(meta.get("pipeline_metadata")),
     )
 
 
@@ -328,6 +331,26 @@ def _is_count(value: Any) -> TypeGuard[int]:
 
 def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _pipeline(value: Any) -> dict[str, Any]:
+    """The counts and means that a checkpoint holds, as far as they are what a run writes."""
+    if not isinstance(value, dict):
+        return {}
+    counts = ("current_step", "step_start_epoch", "current_step_epoch")
+    found: dict[str, Any] = {name: value[name] for name in counts if _is_count(value.get(name))}
+    found["current_step_name"] = _text(value.get("current_step_name"))
+    epochs = value.get("step_epochs")
+    found["step_epochs"] = {k: n for k, n in epochs.items() if _is_count(n)} if isinstance(epochs, dict) else {}
+    found["step_metrics"] = {
+        step: {
+            metric: [mean if _is_number(mean) else None for mean in means]
+            for metric, means in metrics.items()
+            if isinstance(means, list)
+        }
+        for step, metrics in _maps(value.get("step_metrics")).items()
+    }
+    return found
 
 
 def _text(value: Any) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxflow_registry.contracts import Position
+from fluxflow_registry.engine.chronicle import Chronicle
 from fluxflow_registry.engine.run import Run
 from fluxflow_registry.engine.step import LiveStep, StepFacts
 from fluxflow_registry.errors import Problem, RunError, one_line
@@ -32,6 +33,7 @@ def find_position(run: Run) -> tuple[Position, State]:
         run.saver.before = None if found.end else found.folder
         with fitting(found.folder):
             run.results, run.damaged = dict(meta["results"]), dict(meta["damaged"])
+            run.chronicle = Chronicle.of(meta.get("pipeline_metadata", {}))
             position = Position(**meta["position"])
             tell_changed_data(run, meta.get("data", {}), position)
         return position, {} if found.end else state
@@ -97,6 +99,8 @@ def enter(run: Run, position: Position, state: State) -> LiveStep:
     if state:
         with fitting(run.run_folder.checkpoints):
             live.load(state)
+            if position.epoch:  # an older version has left this to the step's own state
+                run.chronicle.close_epoch(facts.name, position.epoch, live.tally.history)
     run.live = live
     return live
 

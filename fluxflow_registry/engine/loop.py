@@ -120,6 +120,7 @@ def end_epoch(run: Run, live: LiveStep, position: Position) -> Position:
     summaries = live.tally.summaries()
     run.tell("epoch_ended", step=live.facts, position=done, summaries=summaries)
     live.tally.close_epoch({**summaries, **{key: Summary(v, v, v, v) for key, v in figures.items()}})
+    run.chronicle.close_epoch(live.facts.name, done.epoch, live.tally.history)
     for turn in live.turns:
         summary = summaries.get(f"{turn.name}_loss")
         turn.end_epoch(summary.mean if summary else float("inf"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from fluxflow_registry import lifecycle
 from fluxflow_registry.check import Checked, Configured, world_of
 from fluxflow_registry.contracts import Position, Sampler, Source, VelocityField
 from fluxflow_registry.engine.batches import Batch, Reader, to_device
+from fluxflow_registry.engine.chronicle import Chronicle, Means
 from fluxflow_registry.engine.folder import RunFolder
 from fluxflow_registry.engine.held import remember_held
 from fluxflow_registry.engine.order import alike, buckets_of, filling, left_out
@@ -28,7 +29,7 @@ from fluxflow_registry.engine.step import LiveStep, StepFacts, facts_of
 from fluxflow_registry.engine.turn import made
 from fluxflow_registry.engine.values import Values, evaluate
 from fluxflow_registry.errors import DataError, FluxflowError, Problem, RecipeError, RunError, TrainingError, one_line
-from fluxflow_registry.plan.resolve import Ask, Provider, resolve
+from fluxflow_registry.plan.resolve import Ask, Provider, Value, resolve
 from fluxflow_registry.signature import Signature
 from fluxflow_registry.state import checkpoints, store
 from fluxflow_registry.state.models import write_model
@@ -64,6 +65,7 @@ class Run:
         self.live: LiveStep | None = None
         #: For each step, evaluation and metric: the latest figure.
         self.results: dict[str, dict[str, dict[str, float]]] = {}
+        self.chronicle = Chronicle()
         #: For each dataset: samples that cannot be read, by index, and why.
         self.damaged: dict[str, dict[str, str]] = {}
         #: The identity of each dataset whose samples could change.
@@ -108,6 +110,15 @@ class Run:
             self.excused.add((observer, error.errno))
             message = f"observer `{observer}` failed in `{event}`: {one_line(error)}; training goes on without"
             self.tell("warned", position=position, message=message)
+
+    @property
+    def history(self) -> Means:
+        """For each step and metric: its mean over each closed epoch."""
+        return self.chronicle.means
+
+    def warn(self, position: Position, message: str) -> None:
+        """Tell all observers of something that the user should know."""
+        self.tell("warned", position=position, message=message)
 
     def poll(self) -> None:
         """Raise Interrupted where the run was asked to stop."""
@@ -163,6 +174,16 @@ class Run:
             if (name, told) not in self.told_left_out:
                 self.told_left_out.add((name, told))
                 self.tell("warned", position=position, message=f"dataset `{name}`: {told}")
+
+    def upstream(self, value: str, fields: Iterable[str]) -> frozenset[str] | None:
+        """The models on which a value depends that is drawn from these fields; None where it cannot be drawn."""
+        step = self.live.checked if self.live else self.checked.steps[-1]
+        known = set(fields)
+        sized = bool(known & {"image", "image_size"}) or (self.live is not None and self.live.context["image_size"])
+        plan, problems = planned(
+            self.checked, step.providers, self.models, [value], known - {"image_size"}, bool(sized)
+        )
+        return None if problems else plan[value].models
 
     def draw(self, values: Sequence[str], batch: Mapping[str, Any]) -> dict[str, Any]:
         """Values computed from `batch` without gradient, with averaged weights where there are any."""
@@ -220,6 +241,9 @@ class Run:
         return {
             "position": asdict(position),
             "step": step,
+            "epoch": sum(self.chronicle.epochs.values()),
+            "global_step": position.run_batch,
+            "pipeline_metadata": self.chronicle.metadata(position, [facts.name for facts in self.steps]),
             "recipe": self.run_folder.digest,
             "results": self.results,
             "damaged": self.damaged,
@@ -338,11 +362,7 @@ def compute(
     sampler: Sampler | None,
 ) -> dict[str, Any]:
     """The named values of a batch, without gradient; raises RunError for a name that nothing provides."""
-    world = world_of(batch, models, providers, checked.sampler is not None, image_size is not None, "the batch")
-    asks = [
-        Ask("the run", Provider(name, Signature((name,), frozenset(), "", "")), checked.recipe.path) for name in names
-    ]
-    plan, problems = resolve(world, asks)
+    plan, problems = planned(checked, providers, models, names, batch, image_size is not None)
     if problems:
         raise RunError(problems)
     draws = Draws(device)
@@ -353,3 +373,19 @@ def compute(
     values.begin(batch, step_batch=0, sampler=sampler, image_size=image_size)
     with torch.no_grad():
         return evaluate(values, names)
+
+
+def planned(
+    checked: Checked,
+    providers: Mapping[str, Configured],
+    models: Iterable[str],
+    names: Sequence[str],
+    fields: Iterable[str],
+    sized: bool,
+) -> tuple[dict[str, Value], list[Problem]]:
+    """The plan of the named values of a batch with these fields, and every name that fails."""
+    world = world_of(fields, models, providers, checked.sampler is not None, sized, "the batch")
+    asks = [
+        Ask("the run", Provider(name, Signature((name,), frozenset(), "", "")), checked.recipe.path) for name in names
+    ]
+    return resolve(world, asks)

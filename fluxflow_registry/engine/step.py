@@ -39,6 +39,11 @@ class StepFacts:
     trains: frozenset[str]
     checked: CheckedStep
 
+    @property
+    def accumulate(self) -> int:
+        """Batches whose gradients are averaged."""
+        return self.checked.step.settings.accumulate
+
 
 def facts_of(checked: CheckedStep, source: Source) -> StepFacts:
     """The facts of a step; raises DataError where its dataset does not fill a batch."""

@@ -485,3 +485,34 @@ def test_where_a_run_stands_is_told_without_torch(folder: RunFolder) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "verified" in done.stdout
+
+
+def test_json_has_the_epochs_and_metrics_of_every_step_as_the_checkpoint_says_them(
+    tmp_path: Path, everything: Registry, call: Call
+) -> None:
+    folder = run_folder(tmp_path / "runs")
+    told = {
+        "current_step": 1,
+        "current_step_name": "flow",
+        "step_start_epoch": 5,
+        "current_step_epoch": 1,
+        "step_epochs": {"vae": 5, "flow": 1},
+        "step_metrics": {"vae": {"vae_loss": [0.5, None]}, "flow": {"flow_loss": [1.0]}},
+    }
+    save(folder, at(8), pipeline_metadata=told)
+
+    found = json.loads(call("--status", folder.path, "--json").out)
+
+    assert found["pipeline_metadata"] == told
+
+
+@pytest.mark.parametrize("spoilt", [None, [], {"step_metrics": [], "step_epochs": 3, "current_step": "x"}])
+def test_json_passes_over_metadata_that_no_run_has_written(
+    tmp_path: Path, everything: Registry, call: Call, spoilt: Any
+) -> None:
+    folder = run_folder(tmp_path / "runs")
+    save(folder, at(8), pipeline_metadata=spoilt)
+
+    found = json.loads(call("--status", folder.path, "--json").out)["pipeline_metadata"]
+
+    assert found in ({}, {"current_step_name": None, "step_epochs": {}, "step_metrics": {}})

@@ -126,9 +126,11 @@ class Painter:
     what: str = "code"
     where: str = "data"
     steps: list[str] = field(factory=list)
+    if_possible: list[str] = field(factory=list)
 
     def draws(self) -> list[Draw]:
-        return [Draw((self.what,), dataset=self.where, steps=tuple(self.steps))]
+        optional = tuple(self.if_possible)
+        return [Draw((self.what,), dataset=self.where, steps=tuple(self.steps), optional=optional)]
 
 
 VALUES = {v.__name__: v for v in (code, score, far, farther, teacher_code, egg, hen)} | {"scaled": Scaled}

@@ -318,6 +318,16 @@ def test_what_an_observer_wants_to_draw_is_checked_too(refuse: Refuse, options: 
     assert "nearest" in dict(problem.notes)
 
 
+def test_what_an_observer_draws_only_if_it_can_is_no_problem_of_a_recipe_without_it(
+    prove: Prove, registry: Registry
+) -> None:
+    recipe = RECIPE.replace("steps:", "observers: {painter: {if_possible: [teacher_code, nothing]}}\nsteps:")
+
+    checked = prove(recipe, using=registry)
+
+    assert "painter" in checked.observers
+
+
 @pytest.mark.parametrize("error", [ValueError("bad options"), KeyError("k"), FileNotFoundError(2, "No such file")])
 def test_whatever_a_component_raises_while_it_is_asked_is_told(prove: Prove, error: Exception) -> None:
     class Raising(Data):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ class FakeStep:
     epochs: int = 2
     batches: int = 4
     trains: frozenset[str] = frozenset({"expander", "compressor"})
+    accumulate: int = 1
 
 
 @define
@@ -31,6 +32,10 @@ class FakeRun:
     results: Mapping[str, Mapping[str, Mapping[str, float]]] = Factory(dict)
     samples: Mapping[str, Any] = Factory(dict)
     values: Mapping[str, Any] = Factory(dict)
+    history: Mapping[str, Mapping[str, Sequence[float]]] = Factory(dict)
+    #: For each value that can be drawn, the models on which it depends.
+    depends: Mapping[str, frozenset[str]] = Factory(dict)
+    warnings: list[str] = Factory(list)
     #: What was peeked at and drawn.
     asked: list[Any] = Factory(list)
 
@@ -41,6 +46,12 @@ class FakeRun:
     def draw(self, values: Sequence[str], batch: Mapping[str, Any]) -> dict[str, Any]:
         self.asked.append((list(values), sorted(batch)))
         return {name: self.values[name] for name in values}
+
+    def upstream(self, value: str, fields: Iterable[str]) -> frozenset[str] | None:
+        return self.depends.get(value)
+
+    def warn(self, position: Any, message: str) -> None:
+        self.warnings.append(message)
 
 
 @pytest.fixture

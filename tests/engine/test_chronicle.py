@@ -1,0 +1,117 @@
+"""What the steps have reached, epoch by epoch, is in every checkpoint, beyond the end of a step and a resumption."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fluxflow_registry import hookimpl
+from fluxflow_registry.check import Checked
+from fluxflow_registry.contracts import Position, Summary
+from fluxflow_registry.engine.chronicle import Chronicle
+from fluxflow_registry.state import checkpoints
+
+from ..small import FLOW, VAE_GAN
+from .conftest import StopAfter, start
+
+Checker = Callable[..., Checked]
+
+
+class Epochs:
+    """Collects the means that each epoch is told with."""
+
+    def __init__(self) -> None:
+        self.means: dict[str, list[float]] = {}
+        self.seen: dict[str, Any] = {}
+
+    @hookimpl
+    def epoch_ended(self, run: Any, step: Any, summaries: Any) -> None:
+        for name, summary in summaries.items():
+            self.means.setdefault(f"{step.name} {name}", []).append(summary.mean)
+
+    @hookimpl
+    def step_started(self, run: Any, step: Any) -> None:
+        self.seen[step.name] = dict(run.history)
+
+
+def block(folder: Path, kind: str = "") -> dict[str, Any]:
+    """The newest checkpoint's JSON, of one kind."""
+    found = next(f for f in checkpoints.listing(folder / "checkpoints") if not kind or f.kind == kind)
+    meta: dict[str, Any] = checkpoints.read_meta(found.folder)
+    return meta
+
+
+def test_a_checkpoint_in_the_second_step_holds_the_metrics_of_the_first(checked: Checker, tmp_path: Path) -> None:
+    told = Epochs()
+
+    stopped = start(checked(VAE_GAN + FLOW), tmp_path, [told, StopAfter("batch_ended", 20)])
+
+    meta = block(stopped.run.folder)
+    found = meta["pipeline_metadata"]
+    assert (meta["epoch"], meta["global_step"]) == (3, 20)
+    assert {name: found[name] for name in list(found)[:5]} == {
+        "current_step": 1,
+        "current_step_name": "flow",
+        "step_start_epoch": 2,
+        "current_step_epoch": 1,
+        "step_epochs": {"vae_gan": 2, "flow": 1},
+    }
+    for step in ("vae_gan", "flow"):
+        logged = {name: means for name, means in found["step_metrics"][step].items() if f"{step} {name}" in told.means}
+        assert logged == {name: told.means[f"{step} {name}"] for name in logged}
+        assert f"{step.split('_')[0]}_loss" in logged
+    assert found["step_metrics"]["flow"]["seen/everything"], "evaluations are among them"
+
+
+def test_a_resumed_run_ends_with_the_history_of_one_that_was_never_stopped(checked: Checker, tmp_path: Path) -> None:
+    whole = start(checked(VAE_GAN + FLOW), tmp_path / "whole").run
+    for batches in (9, 8, 2):
+        start(checked(VAE_GAN + FLOW), tmp_path / "cut", [StopAfter("batch_ended", batches)])
+    seen = Epochs()
+
+    again = start(checked(VAE_GAN + FLOW), tmp_path / "cut", [seen]).run
+
+    assert again.chronicle == whole.chronicle
+    assert seen.seen["flow"]["vae_gan"] == whole.history["vae_gan"]
+    end = block(again.folder, "end")
+    assert (end["epoch"], end["pipeline_metadata"]["current_step"]) == (4, 2)
+    assert end["pipeline_metadata"]["current_step_name"] is None
+
+
+def test_a_checkpoint_of_an_older_version_still_loads(
+    checked: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fluxflow_registry.engine.run import Run
+
+    with monkeypatch.context() as older:
+        new = Run.meta
+
+        def meta(run: Run, position: Position, step: str) -> dict[str, Any]:
+            added = ("epoch", "global_step", "pipeline_metadata")
+            return {key: value for key, value in new(run, position, step).items() if key not in added}
+
+        older.setattr(Run, "meta", meta)
+        start(checked(VAE_GAN), tmp_path, [StopAfter("batch_ended", 8)])
+
+    run = start(checked(VAE_GAN), tmp_path).run
+
+    assert run.chronicle.epochs == {"vae_gan": 2}
+    assert len(run.history["vae_gan"]["vae_loss"]) == 2, "the step's own state had the first epoch"
+
+
+def test_what_is_no_number_is_null_and_comes_back() -> None:
+    chronicle = Chronicle()
+    chronicle.close_epoch("vae", 2, {"vae_loss": [Summary(math.nan, 0, 0, 0), Summary(0.5, 0, 0, 0)]})
+
+    written = json.loads(json.dumps(chronicle.metadata(Position(epoch=2), ["vae"]), allow_nan=False))
+    again = Chronicle.of(written)
+
+    assert written["step_metrics"] == {"vae": {"vae_loss": [None, 0.5]}}
+    assert again.epochs == {"vae": 2}
+    assert math.isnan(again.means["vae"]["vae_loss"][0])
+    assert again.means["vae"]["vae_loss"][1] == 0.5
