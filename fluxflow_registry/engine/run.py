@@ -192,7 +192,7 @@ class Run:
         size = tuple(batch["image"].shape[-2:]) if "image" in batch else batch.get("image_size")
         if size is None and self.live is not None:
             size = self.live.context["image_size"]
-        fields = {name: field for name, field in batch.items() if name != "image_size"}
+        fields = to_device({name: field for name, field in batch.items() if name != "image_size"}, self.device)
         self.poll()
         with self.live.aside() if self.live else nullcontext():
             return compute(

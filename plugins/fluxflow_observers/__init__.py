@@ -1,4 +1,4 @@
-"""Observers: the console, metrics as JSON lines, grids of pictures, and a report at the end."""
+"""Observers: the console, metrics as JSON lines, pictures one by one and in grids, and a report at the end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from .console import Console
 from .jsonl import JsonLines
 from .pictures import Pictures
 from .report import Report
+from .samples import Samples
 
 
 @hookimpl
@@ -17,3 +18,4 @@ def fluxflow_register_observers(register: Register) -> None:
     register("jsonl", JsonLines)
     register("pictures", Pictures)
     register("report", Report)
+    register("samples", Samples)

@@ -139,13 +139,13 @@ class Pictures:
         return path if _is_free(path, self._hash()) else folder / f"{name}-{self._hash()}.png"
 
 
-def pixels_of(name: str, value: Any) -> list[Pixels]:
+def pixels_of(name: str, value: Any, observer: str = "pictures") -> list[Pixels]:
     """Pictures [B, 3 or 1, H, W] in [-1, 1] as bytes [H, W, 3] each; NaN is black."""
     import torch
 
     if not isinstance(value, torch.Tensor) or value.ndim != 4 or value.shape[1] not in (1, 3):
         found = f"a tensor {list(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
-        message = f"observer `pictures` cannot show `{name}`: pictures are [B, 3 or 1, H, W], this is {found}"
+        message = f"observer `{observer}` cannot show `{name}`: pictures are [B, 3 or 1, H, W], this is {found}"
         raise FluxflowError(message)
     shades = value.detach().float().nan_to_num(nan=-1.0).clamp(-1, 1)
     eight = ((shades + 1) * 127.5).round().to("cpu", torch.uint8)

@@ -1,0 +1,293 @@
+"""Samples have FluxFlow's names, show what the suffix says, and survive a stop to the last byte."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fluxflow_observers.context import context_pictures
+from fluxflow_observers.samples import Samples
+from fluxflow_observers.subjects import read
+from fluxflow_registry import DataError, FluxflowError, Position
+from fluxflow_registry.check import Checked, check
+from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.registry import Registry
+
+from ..engine.conftest import StopAfter, start
+
+Checker = Callable[..., Checked]
+
+RECIPE = """
+recipe: 1
+name: small
+models:
+  compressor: {type: compressor, latent_channels: 4, width: 8}
+  expander: {type: expander, latent_channels: 4, width: 8}
+  text_encoder: {type: text_transformer, width: 16, depth: 1, heads: 2, table_size: 32}
+  flow_processor: {type: flow_transformer, latent_channels: 4, width: 16, depth: 1, heads: 2, text_width: 16}
+datasets:
+  shapes: {type: shapes, image_size: 16, length: 24}
+sampler: {type: euler, steps: 2}
+values:
+  mean_latent: {type: latent, sample: false}
+  mean_picture: {type: reconstruction, with: {latent: mean_latent}}
+observers:
+  console: false
+  jsonl: false
+  report: false
+  samples:
+    dataset: shapes
+    count: 2
+    images: [IMAGE]
+    prompts: [a red circle]
+    sizes: [16, [24, 16]]
+    every_batches: 4
+    reconstruction_mean: mean_picture
+    context: mean_latent
+    without_context: null
+    prior: null
+defaults: {dataset: shapes, batch_size: 4, checkpoint_every: 4}
+steps:
+  vae:
+    epochs: 2
+    updates:
+      vae:
+        trains: [compressor, expander]
+        losses: {l1: {}}
+        optimizer: {type: AdamW, lr: 1.0e-2}
+  flow:
+    epochs: 1
+    updates:
+      flow:
+        trains: [flow_processor, text_encoder]
+        losses: {velocity: {}}
+        optimizer: {type: AdamW, lr: 1.0e-2}
+"""
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A picture file."""
+    return half_red(tmp_path / "half.png")
+
+
+def half_red(path: Path) -> Path:
+    """Write a picture that is red on its left and blue on its right."""
+    pixels = np.zeros((40, 80, 3), dtype=np.uint8)
+    pixels[:, :40, 0] = pixels[:, 40:, 2] = 255
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def recipe(prove: Checker, picture: Path) -> Checked:
+    """The recipe, with one observer."""
+    torch.set_num_threads(1)
+    return prove(RECIPE.replace("IMAGE", str(picture)))
+
+
+@pytest.fixture(scope="module")
+def whole(everything: Registry, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run that was never stopped, beside the picture file that it draws."""
+    root = tmp_path_factory.mktemp("whole")
+    half_red(root / "half.png")
+    (root / "r.yaml").write_text(RECIPE.replace("IMAGE", str(root / "half.png")))
+    return start(check(root / "r.yaml", everything), root / "runs").run
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All samples of a run."""
+    return {path.name: path.read_bytes() for path in sorted((folder / "samples").iterdir())}
+
+
+def pixels(content: bytes) -> Any:
+    from io import BytesIO
+
+    with Image.open(BytesIO(content)) as image:
+        return np.asarray(image).astype(int)
+
+
+def test_samples_have_the_names_of_fluxflow_and_change_as_training_goes_on(whole: Any) -> None:
+    found = files(whole.folder)
+
+    places = {re.sub(r"[0-9a-f]{6}(?=[-_][a-z])", "HASH", name) for name in found}
+    suffixes = ("-ctx", "-nr_o", "-original", "_ns_i", "_ns_o")
+    assert places == {
+        *(f"vae_001_00{e}{b}_HASH{s}.webp" for e in (1, 2) for b in ("", "_00004") for s in suffixes),
+        *(f"flow_002_001{b}_HASH-generated.webp" for b in ("", "_00004")),
+    }
+    at_end = [name for name in found if name.startswith("vae_001_002_") and len(name.split("_")[3]) != 5]
+    assert len([name for name in at_end if name.endswith("_ns_o.webp")]) == 4, "two samples, one file at two sizes"
+    for name in at_end:
+        before = found[name.replace("_002_", "_001_", 1)]
+        assert (found[name] == before) == name.endswith(("-original.webp", "_ns_i.webp")), name
+
+
+def test_each_suffix_shows_its_own_value(whole: Any) -> None:
+    batch = whole.peek("shapes", 2)
+    drawn = whole.draw(["mean_picture", "reconstruction"], batch)
+
+    found = files(whole.folder)
+    names = sorted({name.rsplit("_", 1)[-1][:6] for name in found if name.endswith("-original.webp")})
+    shown = {name[12:]: pixels(content) for name, content in found.items() if name.startswith("vae_001_002_")}
+
+    def closest(image: torch.Tensor, suffix: str) -> int:
+        bytes_ = ((image.clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0).numpy()
+        same_size = [shown[f"{h}{suffix}.webp"] for h in names if shown[f"{h}{suffix}.webp"].shape[1] == 16]
+        return min(int(np.abs(other - bytes_).max()) for other in same_size)
+
+    for index in range(2):
+        assert closest(batch["image"][index], "-original") == 0
+        assert closest(batch["image"][index], "_ns_i") == 0
+        assert closest(drawn["mean_picture"][index], "-nr_o") <= 1
+        assert closest(drawn["reconstruction"][index], "_ns_o") <= 1
+
+
+@pytest.mark.parametrize(("batches", "accumulate"), [(2, 1), (4, 3), (10, 3)])
+def test_a_run_that_is_stopped_and_goes_on_has_the_same_files_to_the_last_byte(
+    recipe: Checked, prove: Checker, tmp_path: Path, batches: int, accumulate: int
+) -> None:
+    text = Path(recipe.recipe.path).read_text()
+    settings = (f"defaults.accumulate={accumulate}", "defaults.checkpoint_every=1000")
+    whole = start(prove(text, *settings), tmp_path / "whole").run
+
+    start(prove(text, *settings), tmp_path / "cut", [StopAfter("batch_ended", batches)])
+    again = start(prove(text, *settings), tmp_path / "cut").run
+
+    assert files(again.folder) == files(whole.folder)
+
+
+def test_a_drawing_that_is_broken_off_within_an_epoch_is_done_when_the_run_goes_on(
+    recipe: Checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fluxflow_registry.engine.run import Run
+
+    straight = start(recipe, tmp_path / "whole").run
+    drawn, draw = [], Run.draw
+
+    def asked_to_stop(run: Run, values: Any, batch: Any) -> Any:
+        drawn.append(values)
+        if len(drawn) == 2:  # in the middle of the first place
+            run.stopping = "SIGTERM"
+        return draw(run, values, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "draw", asked_to_stop)
+        stopped = start(recipe, tmp_path / "cut")
+    left = files(stopped.run.folder)
+
+    again = start(recipe, tmp_path / "cut").run
+
+    assert stopped.stopped == Position(0, 0, 4, 4, 4)
+    assert 0 < len(left) < len([name for name in files(straight.folder) if name.startswith("vae_001_001_00004")])
+    assert files(again.folder) == files(straight.folder)
+
+
+def test_what_is_drawn_of_stands_in_the_file(whole: Any) -> None:
+    told = set()
+    for path in (whole.folder / "samples").glob("flow*"):
+        with Image.open(path) as image:
+            told.add((image.getexif()[270], image.size))
+
+    assert told == {("prompt 'a red circle' at 16x16", (16, 16)), ("prompt 'a red circle' at 24x16", (24, 16))}
+
+
+def test_drawing_does_not_change_what_is_trained(whole: Any, prove: Checker, tmp_path: Path) -> None:
+    silent = start(prove(RECIPE, "observers.samples=false"), tmp_path).run
+
+    for name, model in whole.models.items():
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, silent.models[name].state_dict()[key]), f"{name}.{key}"
+
+
+def test_a_recipe_without_a_flow_still_draws_its_reconstructions(prove: Checker, picture: Path, tmp_path: Path) -> None:
+    text = RECIPE.replace("IMAGE", str(picture))
+    text = text[: text.index("  flow:\n")].replace("  flow_processor:", "  another:")
+
+    run = start(prove(text), tmp_path / "runs").run
+
+    assert {name.rsplit("_", 1)[0][:7] for name in files(run.folder)} == {"vae_001"}
+    assert not [name for name in files(run.folder) if "generated" in name]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("observers.samples.context=mean_latnet", "observer `samples` asks for `mean_latnet`, which nothing provides"),
+        ("observers.samples.dataset=shaeps", "`shaeps` is no dataset of the recipe"),
+        ("observers.samples.steps=[vea]", "draws in step `vea`, which there is not"),
+        ("observers.samples.sizes=[big]", "sizes"),
+        ("observers.samples.sizes=[]", "`images` need `sizes`"),
+        ("observers.samples.count=0", "count"),
+        ("observers.samples.quality=101", "quality"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_with_the_recipe(
+    prove: Checker, picture: Path, setting: str, words: str
+) -> None:
+    with pytest.raises(RecipeError, match=re.escape(words)):
+        prove(RECIPE.replace("IMAGE", str(picture)), setting)
+
+
+def test_a_file_that_is_no_picture_is_told_before_training(told: Callable[..., Any], run: Any, tmp_path: Path) -> None:
+    (tmp_path / "no.png").write_text("no picture")
+    tell = told(Samples(images=[str(tmp_path / "no.png")], sizes=[16]))
+
+    with pytest.raises(DataError, match=r"no\.png  observer `samples` cannot read the picture"):
+        tell("run_started", run, position=Position(), resumed=False)
+
+
+def test_a_recipe_that_has_no_model_for_anything_is_warned_of(told: Callable[..., Any], run: Any) -> None:
+    told(Samples(prompts=["a circle"]))("run_started", run, position=Position(), resumed=False)
+
+    assert run.warnings == ["observer `samples` draws nothing: the recipe has the models for none of its values"]
+
+
+def test_a_picture_file_is_cut_to_the_size_in_its_middle(picture: Path) -> None:
+    found = read(str(picture), 20, 20)
+
+    assert found.shape == (3, 20, 20)
+    assert torch.allclose(found[:, 10, 2], torch.tensor([1.0, -1.0, -1.0]), atol=0.01)
+    assert torch.allclose(found[:, 10, 17], torch.tensor([-1.0, -1.0, 1.0]), atol=0.01)
+
+
+def test_a_context_is_shown_by_its_principal_directions() -> None:
+    across = torch.linspace(-1, 1, 8).expand(8, 8)
+    context = torch.zeros(1, 6, 8, 8)
+    context[0, 4], context[0, 1], context[0, 2] = 9 * across, 3 * across.T, 5.0
+
+    shown = context_pictures(context, 16, 16)
+
+    assert shown.shape == (1, 3, 16, 16)
+    assert torch.allclose(shown[0, 0, ::2, ::2], across, atol=1e-5), "red is the strongest direction"
+    assert torch.allclose(shown[0, 1, ::2, ::2], across.T, atol=1e-5)
+    assert (shown[0, 2] == 0).all(), "nothing is left for blue"
+
+
+def test_a_context_of_few_channels_is_shown_as_it_is_and_a_flat_one_is_grey() -> None:
+    across = torch.linspace(2, 4, 4).expand(4, 4)
+
+    shown = context_pictures(torch.stack([across, torch.full((4, 4), 7.0)])[None], 4, 4)
+
+    assert torch.allclose(shown[0, 0], across - 3)
+    assert (shown[0, 1:] == 0).all()
+
+
+def test_a_context_that_is_no_map_is_refused() -> None:
+    with pytest.raises(
+        FluxflowError, match=r"cannot show the context: it is \[B, C, h, w\], this is a tensor \[2, 3\]"
+    ):
+        context_pictures(torch.zeros(2, 3), 4, 4)
+
+
+@pytest.mark.parametrize("options", [{}, {"images": ["a.png"]}])
+def test_options_that_leave_open_what_is_drawn_are_refused(options: Any) -> None:
+    with pytest.raises(ValueError, match=r"give a `dataset`|`images` need `sizes`"):
+        Samples(**options)
