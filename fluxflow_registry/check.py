@@ -38,9 +38,11 @@ __all__ = ["Checked", "CheckedEvaluation", "CheckedStep", "CheckedUpdate", "Conf
 T = TypeVar("T")
 
 
-def check(path: str | Path, registry: Registry, settings: Sequence[str | Setting] = ()) -> Checked:
-    """Read and prove a recipe; raises RecipeError with every problem of the file, in its order."""
-    recipe, problems = load(path, settings)
+def check(
+    path: str | Path, registry: Registry, settings: Sequence[str | Setting] = (), root: Node | None = None
+) -> Checked:
+    """Read and prove a recipe, or the tree `root`; raises RecipeError with every problem of it, in its order."""
+    recipe, problems = load(path, settings, root)
     checker = _Checker(registry, recipe, problems)
     checked = checker.run()
     found = unique(checker.problems)

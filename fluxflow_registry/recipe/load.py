@@ -35,13 +35,17 @@ STEP_PARTS = ("updates", "until", "values", "evaluate")
 UPDATE_PARTS = ("losses", "optimizer", "scheduler", "balancer")
 
 
-def load(path: str | Path, settings: Sequence[str | Setting] = ()) -> tuple[Recipe, list[Problem]]:
+def load(
+    path: str | Path, settings: Sequence[str | Setting] = (), root: Node | None = None
+) -> tuple[Recipe, list[Problem]]:
     """Read a recipe with `--set` settings applied; the problems of its form come beside it.
 
     What could not be read is left out of the Recipe, so that checking can go on and find the rest.
+    With a `root`, the recipe is that tree and `path` only its name: a program that makes recipes of
+    something else gives each value the place in that from which it comes.
     Raises RecipeError where there is nothing to go on with: no file, no YAML, another version.
     """
-    root = read(path)
+    root = root if root is not None else read(path)
     if not isinstance(root.value, dict):
         raise RecipeError(Problem(f"a recipe is a mapping, not {describe(root.value)}", root.where))
     for setting in settings:

@@ -40,10 +40,15 @@ class Inverse:
     """Least factor."""
     high: float = field(default=10.0, validator=[validators.gt(0), _in_order])
     """Greatest factor."""
+    spare: list[str] = field(factory=list)
+    """Losses that are left alone: their factor is 1, and they have no part in the mean."""
 
     def __call__(self, losses: Sequence[str]) -> InverseWeigher:
-        """Begin with no history."""
-        return InverseWeigher(self, losses)
+        """Begin with no history; raises ValueError for a spared loss that there is not."""
+        for name in self.spare:
+            if name not in losses:
+                raise ValueError(f"`{name}` is to be spared, but the losses are {', '.join(losses)}")
+        return InverseWeigher(self, [name for name in losses if name not in self.spare])
 
 
 class InverseWeigher:
@@ -55,13 +60,13 @@ class InverseWeigher:
 
     def __call__(self, losses: Mapping[str, Tensor]) -> Mapping[str, float]:
         """Take in the losses of a batch; gives the factor of each."""
-        for name, loss in losses.items():
-            value = float(loss)
+        for name in self.recent.keys() & losses.keys():
+            value = float(losses[name])
             if math.isfinite(value):
                 self.recent[name].append(value)
         averages = {name: abs(sum(values) / len(values)) for name, values in self.recent.items() if values}
         mean = sum(averages.values()) / max(len(averages), 1)
-        return {name: self._factor(averages.get(name, mean), mean) for name in losses}
+        return {name: self._factor(averages.get(name, mean), mean) if name in self.recent else 1.0 for name in losses}
 
     def _factor(self, average: float, mean: float) -> float:
         """A loss that has had no finite value yet counts as an average one."""

@@ -54,6 +54,21 @@ def test_inverse_brings_losses_to_one_size_and_remembers_across_a_save() -> None
     assert after(again, 3, large=8.0, small=1.0) == after(weigher, 3, large=8.0, small=1.0)
 
 
+def test_a_spared_loss_is_left_alone_and_moves_no_other() -> None:
+    weigher = Inverse(window=10, spare=["kl"])(["large", "kl", "small"])
+
+    factors = after(weigher, 10, large=4.0, kl=1000.0, small=1.0)
+    weigher.load_state_dict(weigher.state_dict())
+
+    assert factors == pytest.approx({"large": 2.5 / 4, "small": 2.5, "kl": 1.0})
+    assert after(weigher, 1, large=4.0, kl=7.0, small=1.0) == pytest.approx(factors)
+
+
+def test_a_spared_loss_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="`kl` is to be spared, but the losses are l1, lpips"):
+        Inverse(spare=["kl"])(["l1", "lpips"])
+
+
 def test_a_negative_generator_loss_keeps_its_direction() -> None:
     factors = after(Inverse()(["l1", "hinge_generator"]), 5, l1=0.5, hinge_generator=-2.0)
 

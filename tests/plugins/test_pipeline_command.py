@@ -1,0 +1,275 @@
+"""The command `fluxflow-train`: what it prints, what it trains, when it ends, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fluxflow_pipeline import command
+from fluxflow_registry.cli import main as fluxflow_run
+from fluxflow_registry.engine.run import Run
+from fluxflow_registry.registry import Registry
+
+from .fluxflow import DATA, MODEL, Done, draw_pictures, drive, example, moved, step, whole
+
+#: What `fluxflow-train` does, then which of the heavy packages it has imported.
+PROBE = """
+import sys
+from fluxflow_pipeline.command import run
+
+try:
+    run(sys.argv[1:])
+except SystemExit as left:
+    heavy = sorted({"torch", "torchvision", "numpy", "PIL", "lpips", "matplotlib"} & set(sys.modules))
+    print(f"code {left.code} imported {heavy}", file=sys.stderr)
+"""
+
+Train = Callable[..., Done]
+
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
+    """The command, in a folder with pictures and captions."""
+    monkeypatch.chdir(tmp_path)
+    draw_pictures(tmp_path)
+    return lambda text, *arguments, **options: drive(tmp_path, capsys, text, *arguments, **options)
+
+
+def test_the_summary_tells_what_each_step_does(train: Train) -> None:
+    text = whole(example("readme_pipeline")).replace("use_lpips: true", "use_lpips: true\n        freeze: [compressor]")
+
+    done = train(text, "--validate-pipeline", short_by=None)
+
+    assert done.code == 0
+    assert (
+        done.out.splitlines()
+        == """\
+Pipeline validation passed: config.yaml
+
+Pipeline Summary:
+  Total steps: 3
+  Total epochs: 60
+  Models: compressor (compressor), expander (expander), discriminator (patch_discriminator), \
+text_encoder (text_transformer), flow_processor (flow_transformer)
+  Output: outputs
+
+Step 1: vae_warmup (10 epochs)
+  Training: VAE
+    vae: trains compressor, expander; losses frequency, mse, kl; AdamW lr 1e-05, CosineAnnealingLR
+  Freeze: flow_processor, text_encoder
+  Dataset: images (local, pictures, 32 x 32), batches of 2
+  Transition: after 10 epochs
+
+Step 2: vae_gan (20 epochs)
+  Training: VAE, GAN, LPIPS
+    discriminator: trains discriminator; losses hinge_discriminator, r1; AdamW lr 1e-05, CosineAnnealingLR
+    vae: trains expander; losses frequency, mse, lpips, hinge_generator; AdamW lr 1e-05, CosineAnnealingLR
+  Freeze: compressor
+  Dataset: images (local, pictures, 32 x 32), batches of 2
+  Transition: after 20 epochs
+
+Step 3: flow (30 epochs)
+  Training: Flow
+    flow: trains flow_processor, text_encoder; losses velocity; AdamW lr 1e-05, CosineAnnealingLR
+  Dataset: images (local, pictures, 32 x 32), batches of 2
+  Transition: after 30 epochs
+""".splitlines()
+    )
+    assert not done.runs
+
+
+def test_the_summary_as_json_says_when_a_step_ends(train: Train) -> None:
+    done = train(
+        whole(step(example("step_loss_threshold"), train_vae=True)), "--validate-pipeline", "--json", short_by=None
+    )
+
+    (told,) = json.loads(done.out)["steps"]
+    assert told["transition"] == "loss_threshold (vae_loss < 0.05, max 50 epochs)"
+    assert told["trains"] == {"vae": ["compressor", "expander"]}
+    assert told["metrics"] == ["vae_loss", "kl_loss"]
+
+
+def test_validation_needs_no_torch_and_less_than_a_second(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(whole(example("complete")))
+
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, "--config", "config.yaml", "--validate-pipeline"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+    assert done.stderr.splitlines()[-1] in ("code 0 imported []", "code None imported []")
+    assert "Total steps: 2" in done.stdout
+
+
+def test_all_mistakes_are_one_report_and_exit_code_2(train: Train) -> None:
+    text = whole(step("freeze: [decoder]\nkl_bta: 1", train_vae=True))
+
+    done = train(text, "--validate-pipeline", short_by=None)
+
+    assert done.code == 2
+    assert "config.yaml:7:18  `freeze`" in done.err
+    assert "unknown key `kl_bta` in step `one`\n    nearest  kl_beta" in done.err
+    assert "names `decoder`, which is no model" in done.err
+    assert done.err.rstrip().endswith("2 problems")
+
+
+def test_the_shown_recipe_goes_on_with_the_run_as_fluxflow_run_reads_it(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = whole(step("", train_vae=True)).replace("n_epochs: 1", "n_epochs: 2\n        workers: 0")
+    shown = train(text, "--show-recipe", short_by=None)
+    stop_after(monkeypatch, 3)
+    begun = train(text, short_by=None)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.recipe.yaml").write_text(shown.out)
+
+    with pytest.raises(SystemExit) as left:
+        fluxflow_run.run(["config.recipe.yaml", "--output", "outputs", "--device", "cpu"])
+
+    assert begun.code == 75
+    assert left.value.code == 0
+    assert "goes on" in capsys.readouterr().err.replace("going on", "goes on")
+    assert len(begun.runs) == 1
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
+    """Let the run be asked to stop, as by a signal, after so many of its batches."""
+    tell = Run.tell
+
+    def heard(run: Run, event: str, **facts: Any) -> None:
+        tell(run, event, **facts)
+        if event == "batch_ended" and facts["position"].run_batch == batches:
+            run.stopping = "SIGTERM"
+
+    monkeypatch.setattr(Run, "tell", heard)
+
+
+def test_a_second_command_goes_on_where_the_first_was_stopped_and_says_so(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = whole(example("complete")).replace("workers: 1", "workers: 0")
+    whole_run = train(text, "--output", "other", short_by=None)
+    stop_after(monkeypatch, 5)
+
+    stopped = train(text, short_by=None)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    done = train(text, short_by=None)
+
+    assert (stopped.code, done.code) == (75, 0)
+    assert len([run for run in done.runs if run.parent.name == "outputs"]) == 1
+    assert "Resuming from checkpoint: step=2 (vae_gan), epoch=1, batch=1" in done.err
+    assert "Skipping steps: vae_only" in done.err
+    assert "Starting step: vae_gan, epoch 1, batch 1" in done.err
+    finals = [sorted((run / "final").rglob("*.safetensors")) for run in done.runs]
+    assert [file.read_bytes() for file in finals[0]] == [file.read_bytes() for file in finals[1]]
+    assert whole_run.code == 0
+
+
+def test_a_step_that_begins_says_what_it_is_for(train: Train) -> None:
+    done = train(whole(step("description: Warmup VAE without GAN", train_vae=True)))
+
+    told = """\
+PIPELINE STEP 1/1: one
+Description: Warmup VAE without GAN
+Duration: 1 epoch
+================================================================================
+"""
+    assert told in done.err
+
+
+def test_a_transition_ends_a_step_before_its_epochs_are_over(train: Train) -> None:
+    keys = "transition_on: {mode: loss_threshold, metric: vae_loss, threshold: 100.0, max_epochs: 9}"
+    text = whole(step(keys, train_vae=True, n_epochs=9, workers=0, max_steps=1))
+
+    done = train(text, short_by=None)
+
+    assert done.code == 0
+    assert "is over: vae/frequency" in done.err
+    assert "after 1 epoch | 1 batch" in done.err
+
+
+def test_a_transition_that_is_never_reached_ends_by_its_limit_with_a_warning(train: Train) -> None:
+    keys = "transition_on: {mode: loss_threshold, metric: vae_loss, threshold: 0.0, max_epochs: 2}"
+    text = whole(step(keys, train_vae=True, n_epochs=1, workers=0, max_steps=1))
+
+    done = train(text, short_by=None)
+
+    assert "warning: step `one` ends by its limit" in done.err
+    assert "2 batches" in done.err
+
+
+def test_gan_only_mode_teaches_the_encoder_and_beside_a_reconstruction_it_learns_nothing_from_the_discriminator(
+    train: Train, everything: Registry
+) -> None:
+    """KL and reconstruction are weighted by nothing, so that what moves the encoder is the discriminator alone."""
+    alone = {"gan_training": True, "kl_beta": 0.0, "use_ema": False, "adaptive_weights": False}
+    both = {**alone, "train_vae": True, "mse_weight": 0.0}
+    nothing = ("--set", "steps.one.updates.vae.losses.frequency={weight: 0.0}")
+
+    gan_only = train(whole(step("", **alone)), "--output", "a").inside("a")
+    beside = train(whole(step("", **both)), *nothing, "--output", "b").inside("b")
+
+    learned = [moved(done.before(everything), done.weights("one")) for done in (gan_only, beside)]
+    assert learned == [{"compressor", "expander", "discriminator"}, {"expander", "discriminator"}]
+
+
+def test_a_token_reaches_the_environment_and_no_file_and_no_message(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(command.TOKEN, raising=False)
+    text = whole(step("", train_vae=True)).replace("data: {", "data: {webdataset_token: hf_secret, ")
+
+    done = train(text)
+    shown = train(text, "--show-recipe", short_by=None)
+    summed = train(text, "--validate-pipeline", short_by=None)
+
+    assert os.environ.pop(command.TOKEN) == "hf_secret"
+    files = [path.read_bytes() for path in done.run.rglob("*") if path.is_file()]
+    assert not any(b"hf_secret" in content for content in files)
+    assert not any("hf_secret" in each.out + each.err for each in (done, shown, summed))
+
+
+def test_what_is_not_needed_is_told_and_does_not_hinder(train: Train) -> None:
+    data = DATA.replace("data: {", "data: {channels: 3, tokenizer_name: distilbert-base-uncased, ")
+    text = f"training: {{train_vae: true, preserve_lr: true}}\n{data}{MODEL}"
+
+    done = train(text)
+
+    assert done.code == 0
+    assert (
+        "note: config.yaml:1:29  `preserve_lr` is not needed: a run that goes on keeps its learning rates" in done.err
+    )
+    assert "`tokenizer_name` is not needed: the text encoder brings its own tokenizer" in done.err
+
+
+def test_a_pipeline_leaves_out_what_training_says_of_one_step_and_says_so(train: Train) -> None:
+    text = whole(step("", train_diff=True)).replace("training:\n", "training:\n  train_vae: true\n  n_epochs: 5\n")
+
+    done = train(text, "--validate-pipeline", short_by=None)
+
+    assert "Training: Flow\n" in done.out
+    assert "`train_vae` of `training` is left out: with a pipeline each step has its own" in done.out
+    assert "`n_epochs` of `training` is left out" in done.out
+
+
+def test_an_autoencoder_that_nothing_has_trained_is_told(train: Train) -> None:
+    done = train(whole(step("", train_diff=True)), "--validate-pipeline", short_by=None)
+
+    assert "nothing trains the autoencoder before step `one`: its latents are random" in done.out
+
+
+def test_an_optimizer_of_what_the_step_does_not_train_is_told(train: Train) -> None:
+    done = train(whole(step(example("step_optimization"), train_vae=True)), "--validate-pipeline", short_by=None)
+
+    for name in ("discriminator", "flow", "text_encoder"):
+        assert f"`{name}` under `optimizers` has nothing to do: step `one` trains none of its models" in done.out
+    assert "`vae` under" not in done.out
