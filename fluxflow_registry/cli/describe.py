@@ -17,7 +17,7 @@ from cattrs import unstructure
 from fluxflow_registry.cli.listing import component_data
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.errors import Problem, RecipeError, choices
-from fluxflow_registry.recipe.schema import LossSettings, ModelSettings
+from fluxflow_registry.recipe.schema import DatasetSettings, LossSettings, ModelSettings
 from fluxflow_registry.recipe.structure import describe_type
 from fluxflow_registry.registry import Component, Registry
 from fluxflow_registry.signature import fields_of, is_configurable, key_of
@@ -119,6 +119,11 @@ def model_keys() -> list[str]:
     return [key_of(attribute) for attribute in fields_of(ModelSettings)]
 
 
+def dataset_keys() -> list[str]:
+    """The keys of a dataset's entry that belong to the recipe."""
+    return [key_of(attribute) for attribute in fields_of(DatasetSettings)]
+
+
 def weight_of(component: Component) -> float | None:
     """The weight that a loss has where a recipe states none; None for what is no loss."""
     return getattr(component.factory, "default_weight", 1.0) if component.kind == "loss" else None
@@ -141,6 +146,8 @@ def _describe(component: Component) -> str:
         lines += ["", f"every loss also takes  {', '.join(loss_keys())}  (weight {weight:g} by default)"]
     if component.kind == "model":
         lines += ["", f"every model also takes  {', '.join(model_keys())}"]
+    if component.kind == "dataset":
+        lines += ["", f"every dataset also takes  {', '.join(dataset_keys())}, for steps that state none of their own"]
     lines += ["", "needs     " + (", ".join(component.signature.needs) or "nothing")]
     lines.append(f"gives     {kind.returns}")
     lines.append(f"from      {component.plugin}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxflow_registry import hookspecs
-from fluxflow_registry.cli.describe import loss_keys, model_keys, options, paste, weight_of, yaml
+from fluxflow_registry.cli.describe import dataset_keys, loss_keys, model_keys, options, paste, weight_of, yaml
 from fluxflow_registry.contracts import CONTEXT, KINDS, Kind
 from fluxflow_registry.errors import FluxflowError
 from fluxflow_registry.registry import Component, Registry
@@ -55,6 +55,9 @@ def _page(kind: Kind, components: Mapping[str, Component]) -> str:
         lines += [f"Every loss also takes {', '.join(f'`{key}`' for key in loss_keys())}.", ""]
     if kind.name == "model":
         lines += [f"Every model also takes {', '.join(f'`{key}`' for key in model_keys())}.", ""]
+    if kind.name == "dataset":
+        keys = " and ".join(f"`{key}`" for key in dataset_keys())
+        lines += [f"Every dataset also takes {keys}, for steps that state none of their own.", ""]
     if kind.name == "value":
         lines += ["The engine itself provides:", "", "| name | meaning |", "|---|---|"]
         lines += [f"| `{name}` | {_cell(meaning)} |" for name, meaning in CONTEXT.items()] + [""]

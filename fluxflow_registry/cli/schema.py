@@ -19,6 +19,7 @@ _SCALARS: dict[Any, str] = {bool: "boolean", int: "integer", float: "number", st
 #: For each kind, the settings of its entries that belong to the recipe.
 _SETTINGS: dict[str, type] = {
     "loss": schema.LossSettings,
+    "dataset": schema.DatasetSettings,
     "value": schema.NeedSettings,
     "model": schema.ModelSettings,
     "metric": schema.NeedSettings,

@@ -101,7 +101,7 @@ class _Reader:
         if not LABEL.match(head.name):
             self.problem(f"`{head.name}` is no name for a recipe: {_NAMES}", root.at("name"))
         models = self.part("models", lambda: self.entries(root, "models", "model", schema.ModelSettings))
-        datasets = self.part("datasets", lambda: self.entries(root, "datasets", "dataset"))
+        datasets = self.part("datasets", lambda: self.entries(root, "datasets", "dataset", schema.DatasetSettings))
         sampler = self.part("sampler", lambda: self.one(root, "sampler", "sampler"))
         values = self.part("values", lambda: self.entries(root, "values", "value", schema.NeedSettings))
         return Recipe(
@@ -147,7 +147,7 @@ class _Reader:
         if not isinstance(own.value, dict):
             self.problem(f"{what} is described by a mapping, not {describe(own.value)}", own.where)
             return None
-        node = _laid_on(defaults, own, root.get("values"))
+        node = _of_dataset(_laid_on(defaults, own, root.get("values")), own, root.get("datasets"))
         misspelt = self.keys(node, [*_keys(schema.StepSettings), *STEP_PARTS], what)
         updates = {label: self.update(label, child, what) for label, child in self.children(node, "updates", "update")}
         if _empty(node, "updates") and "updates" not in misspelt:
@@ -346,6 +346,21 @@ def _empty(node: Node, key: str) -> bool:
     """Whether there is nothing under `key`."""
     child = node.get(key)
     return child is None or child.value is None or child.value == {}
+
+
+def _of_dataset(node: Node, own: Node, datasets: Node | None) -> Node:
+    """A step with what its dataset's entry says of batches, where the step itself says nothing."""
+    name, known = node.get("dataset"), datasets.value if datasets is not None else None
+    dataset = known.get(name.value) if name and isinstance(name.value, str) and isinstance(known, dict) else None
+    if dataset is None or not isinstance(dataset.value, dict):
+        return node
+    stated, _ = read_fields(schema.DatasetSettings, dataset, "")  # what is wrong is told of the dataset
+    keys = [key for key, value in stated.items() if value is not None and own.get(key) is None]
+    return Node(
+        {**node.value, **{key: dataset.value[key] for key in keys}},
+        node.where,
+        {**node.keys, **{key: dataset.keys[key] for key in keys}},
+    )
 
 
 def _laid_on(defaults: Node, step: Node, values: Node | None) -> Node:

@@ -86,7 +86,8 @@ def component_of(entry: Entry | None, type_: str, instance: Any, where: str) -> 
     """A component's type, the recipe's settings of it, and all its options."""
     told: dict[str, Told] = {"type": (type_, entry.where if entry else where)}
     if entry is not None and entry.settings is not None:
-        told.update({k: v for k, v in settings_of(entry.settings, entry.node).items() if k != "weight"})
+        own = settings_of(entry.settings, entry.node)
+        told.update({k: v for k, v in own.items() if v[0] is not None and k != "weight"})
     if has(type(instance)):
         empty = Node({}, where, {})
         options = settings_of(instance, entry.options if entry else empty)

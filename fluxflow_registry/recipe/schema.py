@@ -121,6 +121,16 @@ class NeedSettings:
 
 
 @frozen
+class DatasetSettings:
+    """The keys of a dataset's entry that belong to the recipe: they hold for steps that do not say otherwise."""
+
+    #: Samples in a batch; a step's own counts before it, `defaults` behind it.
+    batch_size: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
+    #: Processes that read the data, of the same rank.
+    workers: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
+
+
+@frozen
 class EvaluationSettings:
     """The plain settings of a named evaluation of a step."""
 
