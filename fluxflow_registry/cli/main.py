@@ -26,7 +26,7 @@ environment:
 #: What the command does instead of training.
 INSTEAD = (
     "validate", "explain", "mermaid", "check", "prove_resume", "schema",
-    "list_plugins", "describe", "document", "status", "replay",
+    "list_plugins", "describe", "document", "status", "replay", "inspect_data",
 )  # fmt: skip
 
 
@@ -47,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--prove-resume", action="store_true", help="kill short runs of the recipe, and compare their ends bit by bit"
     )
+    what.add_argument(
+        "--inspect-data", action="store_true", help="tell what is in the datasets, and draw contact sheets of them"
+    )
     what.add_argument("--schema", action="store_true", help="print the JSON schema of recipes, for editors")
     what.add_argument(
         "--list-plugins",
@@ -66,6 +69,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--output", default="runs", metavar="DIR", help="folder of the runs' folders (runs)")
     made.add_argument("--fresh", action="store_true", help="begin a new run even if an unfinished one is there")
     made.add_argument("--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1, mps ... (the best there is)")
+    made.add_argument(
+        "--samples", type=int, default=None, metavar="N", help="samples that --inspect-data reads (10,000)"
+    )
     made.add_argument("--json", action="store_true", help="print results as JSON on stdout")
     made.add_argument("--mermaid", action="store_true", help="explain as a Mermaid diagram")
     made.add_argument("--version", action="version", version=f"fluxflow-registry {__version__}")
@@ -138,6 +144,13 @@ def _with_recipe(arguments: argparse.Namespace, registry: Registry, signals: Sig
         from fluxflow_registry.cli.train import check_run
 
         return check_run(checked, arguments.device, arguments.json)
+    if arguments.inspect_data:
+        from fluxflow_registry.cli.inspect import SAMPLES, inspect_data
+
+        most = SAMPLES if arguments.samples is None else arguments.samples
+        if most < 1:
+            raise RecipeError(Problem(f"at least one sample is read, not {most}", "--samples"))
+        return inspect_data(checked, Path(arguments.output), most, arguments.json)
     if arguments.prove_resume:
         from fluxflow_registry.cli.prove import prove_resume
 

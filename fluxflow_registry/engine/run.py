@@ -290,6 +290,14 @@ class Run:
 
 def open_sources(checked: Checked) -> dict[str, Source]:
     """Open every dataset of the recipe, before anything is written; raises DataError with all that is wrong."""
+    sources = open_datasets(checked)
+    for step in checked.steps:
+        facts_of(step, sources[step.step.settings.dataset])
+    return sources
+
+
+def open_datasets(checked: Checked) -> dict[str, Source]:
+    """Open every dataset, whether or not it fills a batch of the steps that use it; raises DataError."""
     sources: dict[str, Source] = {}
     problems: list[Problem] = []
     for name, dataset in checked.datasets.items():
@@ -299,8 +307,6 @@ def open_sources(checked: Checked) -> dict[str, Source]:
             problems.extend(error.problems)
     if problems:
         raise DataError(problems)
-    for step in checked.steps:
-        facts_of(step, sources[step.step.settings.dataset])
     return sources
 
 

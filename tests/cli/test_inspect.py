@@ -1,0 +1,157 @@
+"""`--inspect-data` tells what is in each dataset before anything is trained, and shows its first pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageFont
+
+from fluxflow_registry import Problem, SampleError
+from fluxflow_registry.engine.order import epoch_order
+from fluxflow_registry.engine.sheet import CELL, GAP, LETTER, LINES, contact_sheet, lines
+from fluxflow_registry.engine.survey import survey, use
+
+from ..recipes import TINY
+from .conftest import Answer
+
+Call = Callable[..., Answer]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """A recipe with a folder of three shapes of pictures, some damaged, and a dataset that only measures."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(20):
+        size = (32, 32) if number < 9 else (24, 48) if number < 18 else (96, 32)
+        Image.new("RGB", size, (255, 0, 0) if number % 2 else (0, 0, 255)).save(folder / f"{number:02}.png")
+        (folder / f"{number:02}.txt").write_text("the same" if number in (3, 4, 5) else f"picture number {number}")
+    (folder / "07.txt").write_text("a caption that is the longest by far")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "empty.txt").write_text("caption")
+    cut = (folder / "12.png").read_bytes()
+    (folder / "12.png").write_bytes(cut[:-30])
+    dataset = (
+        "{type: folder, path: pictures, image_size: 32, bucket_multiple: 8, reduced_min_sizes: [16], verify: false, "
+        "damaged_at_most: 0.5, batch_size: 4}\n  held: {type: shapes, length: 50}"
+    )
+    text = TINY.replace("{type: shapes}", dataset)
+    measured = "    evaluate: {seen: {dataset: held, metrics: {psnr: {}}}}\n"
+    path = tmp_path / "r.yaml"
+    path.write_text(text + measured)
+    return path
+
+
+def test_counts_buckets_captions_order_and_damage_are_told(call: Call, recipe: Path) -> None:
+    told = call(recipe, "--inspect-data")
+
+    assert told.code == 0
+    out = " ".join(told.out.split())
+    assert "dataset shapes (folder): 20 samples" in out
+    assert "float32 [3, 32, 32] or [3, 40, 24], [3, 24, 40], " in out
+    assert "stored as 32 x 32 to 96 x 32, median 24 x 48" in out
+    assert "bucket 24 x 40 9 samples bucket 32 x 32 9 samples bucket 40 x 24 2 samples" in out
+    assert "step vae 4 batches of 4 in an epoch, each in 2 sizes" in out
+    assert "of each bucket 24 x 40: 2, 32 x 32: 2, 40 x 24: 0" in out
+    assert "never trained on, as the bucket has less than a batch of 4: 40 x 24 (2)" in out
+    assert "36 at most (pictures/07.png), 0 empty, 3 not the only one of their kind: 3 times `the same`" in out
+    assert "1 sample found damaged on opening and left out: pictures/empty.png is empty: 0 bytes" in out
+    assert "1 sample damaged: pictures/12.png is damaged: " in out
+    assert "dataset held (shapes): 50 samples" in out
+
+
+def test_the_order_that_is_told_is_the_order_that_is_trained_on(call: Call, recipe: Path, prove: Any) -> None:
+    from fluxflow_registry.engine.run import open_datasets
+
+    told = json.loads(call(recipe, "--inspect-data", "--json").out)
+
+    source = open_datasets(prove(recipe.read_bytes()))["shapes"]
+    order = epoch_order(source, 4, (0, "vae", "shapes", 0)).tolist()
+    assert told["shapes"]["uses"][0]["first"] == [source.name(index) for index in order[:8]]  # type: ignore[attr-defined]
+
+
+def test_json_holds_every_figure(call: Call, recipe: Path) -> None:
+    told = call(recipe, "--inspect-data", "--json", "--output", "out")
+
+    found = json.loads(told.out)
+    assert found["shapes"]["survey"]["buckets"] == {"24 x 40": 9, "32 x 32": 9, "40 x 24": 2}
+    assert found["shapes"]["survey"]["stored"]["largest"] == [96, 32]
+    assert found["shapes"]["survey"]["texts"]["caption"]["repeated"] == 3
+    assert [p["where"] for p in found["shapes"]["survey"]["damaged"]] == ["pictures/12.png"]
+    assert found["held"]["uses"] == []
+    assert found["held"]["sheet"] == "out/inspect-tiny/held.png"
+
+
+def test_the_sheet_shows_what_training_sees_first(call: Call, recipe: Path, tmp_path: Path) -> None:
+    call(recipe, "--inspect-data")
+    first = json.loads(call(recipe, "--inspect-data", "--json").out)["shapes"]["uses"][0]["first"]
+    first = [name for name in first if not name.endswith("12.png")]
+
+    sheet = Image.open(tmp_path / "runs" / "inspect-tiny" / "shapes.png").convert("RGB")
+
+    for place, name in enumerate(first):
+        colour = (255, 0, 0) if int(Path(name).stem) % 2 else (0, 0, 255)
+        assert sheet.getpixel((GAP + place * (CELL + GAP) + CELL // 2, GAP + CELL - 20)) == colour
+
+
+def test_fewer_samples_are_read_where_the_command_says_so(call: Call, recipe: Path) -> None:
+    told = call(recipe, "--inspect-data", "--samples", "5")
+    none = call(recipe, "--inspect-data", "--samples", "0")
+
+    assert "5 of them were read, evenly spread; --samples reads more" in told.out
+    assert (none.code, none.err) == (2, "--samples  at least one sample is read, not 0\n")
+
+
+def test_a_dataset_that_cannot_be_opened_is_an_error(call: Call, recipe: Path) -> None:
+    told = call(recipe, "--inspect-data", "--set", "datasets.shapes.path=nowhere")
+
+    assert told.code == 2
+    assert "nowhere  there is no such folder" in told.err
+
+
+class Plain:
+    """The least that is a source: numbers and no picture; one cannot be read."""
+
+    def __len__(self) -> int:
+        return 100
+
+    def batch(self, indices: Sequence[int], seed: int) -> dict[str, Any]:
+        if 50 in indices:
+            raise SampleError({50: Problem("is damaged", "number 50")})
+        return {"number": torch.tensor(list(indices)), "word": ["" if index == 3 else "x" * index for index in indices]}
+
+
+def test_any_source_can_be_surveyed() -> None:
+    found, used = survey(Plain(), 1000), use(Plain(), "step", "plain", 16, 2, 0)
+
+    assert (found.samples, found.read, found.stored, found.buckets) == (100, 100, None, {})
+    assert [str(problem) for problem in found.damaged] == ["number 50  is damaged"]
+    assert (found.texts["word"].empty, found.texts["word"].longest, found.texts["word"].longest_name) == (2, 99, "99")
+    assert (used.batches, used.filling.left_over) == (2, 4)
+
+
+@given(st.text(max_size=200), st.integers(20, 200))
+def test_no_line_of_a_caption_is_wider_than_its_picture(text: str, width: int) -> None:
+    font = ImageFont.load_default(LETTER)
+
+    found = lines(text, width, font)
+
+    assert len(found) <= LINES
+    assert all(font.getlength(line) <= width or len(line) == 1 for line in found)
+
+
+def test_pictures_of_any_size_fit_into_their_cells() -> None:
+    pictures = [torch.full((3, height, width), -1.0) for height, width in ((8, 8), (1, 900), (900, 1), (160, 160))]
+
+    sheet = contact_sheet(pictures, ["a"] * 4, columns=2)
+
+    assert sheet.width == GAP + 2 * (CELL + GAP)
+    assert sheet.getpixel((GAP + CELL // 2, GAP + CELL - 1)) == (0, 0, 0)
+    assert sheet.getpixel((GAP + CELL + GAP // 2, GAP + CELL // 2)) == (255, 255, 255)
