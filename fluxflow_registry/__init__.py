@@ -1,6 +1,6 @@
 """A declarative plugin framework for training VAE + GAN + flow text-to-image models."""
 
-from fluxflow_registry.contracts import Draw, Ending, Field, History, Position, Source, Stateful, Summary
+from fluxflow_registry.contracts import Draw, Ending, Field, Gradients, History, Position, Source, Stateful, Summary
 from fluxflow_registry.errors import DataError, FluxflowError, Problem, SampleError, counted
 from fluxflow_registry.hookspecs import Register, hookimpl
 
@@ -12,6 +12,7 @@ __all__ = [
     "Ending",
     "Field",
     "FluxflowError",
+    "Gradients",
     "History",
     "Position",
     "Problem",

@@ -16,6 +16,7 @@ from fluxflow_registry.checked import (
     CheckedStep,
     CheckedUpdate,
     Configured,
+    Start,
     provider_of,
     world_of,
 )
@@ -26,12 +27,12 @@ from fluxflow_registry.plan.step import LossAsk, UpdateAsk, plan_step
 from fluxflow_registry.recipe.graph import order
 from fluxflow_registry.recipe.load import load, unique
 from fluxflow_registry.recipe.override import Setting
-from fluxflow_registry.recipe.schema import Entry, Evaluation, Recipe, Step, Update
+from fluxflow_registry.recipe.schema import OWN, Entry, Evaluation, Recipe, Step, Update
 from fluxflow_registry.recipe.source import Node
 from fluxflow_registry.recipe.structure import structure, unknown_keys
 from fluxflow_registry.registry import Component, Registry
 from fluxflow_registry.signature import is_configurable
-from fluxflow_registry.watching import watched
+from fluxflow_registry.watching import unwatchable
 
 __all__ = ["Checked", "CheckedEvaluation", "CheckedStep", "CheckedUpdate", "Configured", "check", "world_of"]
 
@@ -188,7 +189,7 @@ class _Checker:
         updates = [self.update(update, what) for update in step.updates.values()]
         until = self.configure("transition", step.until, what) if step.until else None
         self.check_ema(step)
-        self.check_metrics(step, until)
+        self.problems.extend(unwatchable(step, until, updates, self.watches))
         evaluations = {
             name: self.evaluation(step, evaluation, datasets, providers) for name, evaluation in step.evaluate.items()
         }
@@ -226,7 +227,14 @@ class _Checker:
             optimizer=optimizer,
             scheduler=scheduler,
             balancer=balancer,
+            starts=self.starts(update, what),
         )
+
+    def starts(self, update: Update, what: str) -> dict[str, Start]:
+        """When the update and each of its losses start."""
+        batches = {OWN: update.settings.start, **{name: loss.settings.start for name, loss in update.losses.items()}}
+        waiting = {name: self.configure("transition", entry, what) for name, entry in update.starts.items()}
+        return {name: Start(batch, waiting.get(name)) for name, batch in batches.items()}
 
     def ask(self, step: Step, update: Update) -> UpdateAsk:
         losses = []
@@ -317,16 +325,12 @@ class _Checker:
                 where = step.node.at("ema", "models", index)
                 self.problems.append(Problem(message, where, choices(model, trained, "trained")))
 
-    def check_metrics(self, step: Step, until: Configured | None) -> None:
-        """A transition, or a best checkpoint, that watches a metric which nothing logs would wait for ever."""
-        wishes = [(step.settings.best.metric, "`best`", step.node.at("best", "metric"))] if step.settings.best else []
-        if until is not None and hasattr(until.instance, "metrics"):
-            what = f"`metrics` of transition `{until.component.name}`"
-            who, where = f"transition `{until.component.name}`", step.node.at("until", "metric")
-            names = self.attempt(what, until.where, lambda: list(until.instance.metrics())) or ()
-            wishes.extend((name, who, where) for name in names)
-        found = [watched(step, *wish) for wish in wishes]
-        self.problems.extend(problem for problem in found if problem is not None)
+    def watches(self, transition: Configured) -> list[str]:
+        """The metrics that a transition watches."""
+        what = f"`metrics` of transition `{transition.component.name}`"
+        if not hasattr(transition.instance, "metrics"):
+            return []
+        return self.attempt(what, transition.where, lambda: list(transition.instance.metrics())) or []
 
     def observer_draws(
         self,

@@ -10,7 +10,7 @@ from attrs import frozen
 from fluxflow_registry.contracts import CONTEXT, Field
 from fluxflow_registry.plan.resolve import Provider, Value, World
 from fluxflow_registry.plan.step import StepPlan
-from fluxflow_registry.recipe.schema import Entry, Evaluation, Recipe, Step
+from fluxflow_registry.recipe.schema import OWN, Entry, Evaluation, Recipe, Step
 from fluxflow_registry.registry import Component
 
 
@@ -31,6 +31,23 @@ class Configured:
 
 
 @frozen(eq=False)
+class Start:
+    """When a loss or an update starts: before a batch of the step, or once a transition's condition holds."""
+
+    batch: int = 0
+    #: Asked after each epoch, as a step's `until` is; in place of `batch`.
+    condition: Configured | None = None
+
+    def __str__(self) -> str:
+        """What is waited for, in words; empty where nothing is."""
+        if self.condition is None:
+            return f"starts at batch {self.batch}" if self.batch else ""
+        name = self.condition.component.name
+        watched = list(self.condition.instance.metrics()) if hasattr(self.condition.instance, "metrics") else []
+        return f"starts by {name}" + (f" of {', '.join(watched)}" if watched else "")
+
+
+@frozen(eq=False)
 class CheckedUpdate:
     """One optimizer's turn, all components ready."""
 
@@ -41,6 +58,8 @@ class CheckedUpdate:
     optimizer: Configured
     scheduler: Configured | None
     balancer: Configured | None
+    #: When each loss starts, by label, and under OWN when the update itself does.
+    starts: Mapping[str, Start]
 
     def weight(self, label: str) -> float:
         """The weight of a loss: the recipe's, else the loss's own default, else 1."""
@@ -95,6 +114,11 @@ class Checked:
         """The steps that no other step goes on from."""
         parents = {step.parent for step in self.steps}
         return [step for step in self.steps if step.name not in parents]
+
+
+def called(update: str, name: str) -> str:
+    """What starts, in words: a loss of an update by its label, or the update itself under OWN."""
+    return f"update `{update}`" if name == OWN else f"loss `{name}` of update `{update}`"
 
 
 def provider_of(label: str, component: Component, entry: Entry | None) -> Provider:

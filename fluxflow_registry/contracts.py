@@ -101,6 +101,29 @@ class Stateful(Protocol):
         """Take it back."""
 
 
+class Gradients(Protocol):
+    """How the losses of an update pull at one of its parameters: what a balancer may ask for as `gradients`.
+
+    It is asked while the balancer's weigher is called, and costs a walk back for each loss each time.
+    """
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The weight of each loss of this batch, its warm-up included, before any factor of the balancer."""
+
+    def check(self, layer: str) -> None:
+        """Hold that the update trains a parameter of this name; to be asked when the balancer is made.
+
+        A name is that of the model and that within it, such as `expander.out.weight`. Raises FluxflowError.
+        """
+
+    def __call__(self, layer: str) -> Mapping[str, Tensor]:
+        """The gradient of each loss of this batch at that parameter, without weight and without history.
+
+        Cuts hold. A loss that does not reach the parameter, or that this batch leaves out, is not among them.
+        """
+
+
 @frozen
 class Draw:
     """Values that an observer will ask a run to draw, so that a recipe is checked for them.
@@ -189,7 +212,7 @@ KINDS: Mapping[str, Kind] = {
             "loss",
             "losses",
             "a 0-d tensor to be minimised",
-            reserved=("type", "weight", "warmup", "every", "detach", "with"),
+            reserved=("type", "weight", "warmup", "every", "start", "detach", "with"),
         ),
         Kind("value", "values", "what its name says", reserved=("type", "with")),
         Kind(
@@ -202,7 +225,12 @@ KINDS: Mapping[str, Kind] = {
         Kind("optimizer", "optimizers", "a torch Optimizer", offers=("parameters",)),
         Kind("scheduler", "schedulers", "a torch LRScheduler", offers=("optimizer", "total")),
         Kind("transition", "transitions", "an Ending, or None to go on", offers=("epoch", "epochs", "history")),
-        Kind("balancer", "balancers", "a weigher: weigher(losses) -> factor of each loss", offers=("losses",)),
+        Kind(
+            "balancer",
+            "balancers",
+            "a weigher: weigher(losses) -> factor of each loss",
+            offers=("losses", "gradients"),
+        ),
         Kind(
             "dataset",
             "datasets",

@@ -58,7 +58,7 @@ def fluxflow_register_transitions(register: Register) -> None:
 
 @hookspec
 def fluxflow_register_balancers(register: Register) -> None:
-    """Balancers: called with the names of an update's `losses`, give a weigher of those losses."""
+    """Balancers: called with the names of an update's `losses`, and its `gradients`, give a weigher of those losses."""
 
 
 @hookspec

@@ -8,7 +8,7 @@ from typing import Any
 from fluxflow_registry.check import Checked, CheckedStep, CheckedUpdate, Configured
 from fluxflow_registry.recipe import resolved
 from fluxflow_registry.recipe.resolved import DEFAULT, settings_of
-from fluxflow_registry.recipe.schema import VERSION
+from fluxflow_registry.recipe.schema import OWN, VERSION
 
 
 def resolve_recipe(checked: Checked) -> dict[str, Any]:
@@ -73,8 +73,9 @@ def _update(step: CheckedStep, update: CheckedUpdate) -> dict[str, Any]:
     for label, loss in update.losses.items():
         stated = loss.entry.node.get("weight") if loss.entry else None
         weight = (update.weight(label), stated.where if stated else DEFAULT)
-        losses[label] = {**_component(loss), "weight": weight}
-    tree: dict[str, Any] = {**settings_of(step.step.updates[update.name].settings, node), "losses": losses}
+        losses[label] = {**_component(loss), "weight": weight, **_start(update, label)}
+    own = {**settings_of(step.step.updates[update.name].settings, node), **_start(update, OWN)}
+    tree: dict[str, Any] = {**own, "losses": losses}
     for key, configured in (
         ("optimizer", update.optimizer),
         ("scheduler", update.scheduler),
@@ -83,3 +84,9 @@ def _update(step: CheckedStep, update: CheckedUpdate) -> dict[str, Any]:
         if configured is not None:
             tree[key] = _component(configured)
     return tree
+
+
+def _start(update: CheckedUpdate, label: str) -> dict[str, Any]:
+    """The condition that stands in place of a number of batches."""
+    condition = update.starts[label].condition
+    return {"start": _component(condition)} if condition is not None else {}

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+
+from fluxflow_registry.checked import CheckedUpdate, Configured, called
 from fluxflow_registry.errors import Problem, choices
-from fluxflow_registry.recipe.schema import FIGURES, Step
+from fluxflow_registry.recipe.schema import FIGURES, OWN, Step, Update
+
+#: A metric that is watched: its name, who watches it, and where the recipe says so.
+Wish = tuple[str, str, str]
+
+#: What starts by a condition: the name of an update, and the label of a loss or OWN.
+Late = tuple[str, str]
 
 
-def logged_metrics(step: Step) -> list[str]:
-    """The metrics that training logs: `<update>_loss`, `<update>/<loss>`, `<update>/grad_norm`, `<update>/lr`."""
+def logged_metrics(step: Step, without: Collection[Late] = ()) -> list[str]:
+    """The metrics that training logs while what is `without` has not started.
+
+    `<update>_loss`, `<update>/<loss>`, `<update>/grad_norm`, `<update>/lr`, and `<update>/<loss>/weight` of a weight
+    that changes.
+    """
     names = []
     for update in step.updates.values():
-        names.append(f"{update.name}_loss")
-        names.extend(f"{update.name}/{label}" for label in (*update.losses, *sorted(FIGURES)))
+        losses = [label for label in update.losses if not {(update.name, OWN), (update.name, label)} & set(without)]
+        if losses:
+            changing = [f"{label}/weight" for label in losses if weight_changes(update, label)]
+            names.append(f"{update.name}_loss")
+            names.extend(f"{update.name}/{name}" for name in (*losses, *sorted(FIGURES), *changing))
     return names
+
+
+def weight_changes(update: Update, label: str) -> bool:
+    """Whether the weight of a loss is another from batch to batch, so that it is logged."""
+    return update.balancer is not None or update.losses[label].settings.warmup > 0
 
 
 def watched(step: Step, name: str, who: str, where: str) -> Problem | None:
@@ -26,3 +47,51 @@ def watched(step: Step, name: str, who: str, where: str) -> Problem | None:
         message = f"{who} watches `{name}`, which step `{step.name}` does not log"
         return Problem(message, where, choices(name, logged, "logged"))
     return None
+
+
+def unwatchable(
+    step: Step,
+    until: Configured | None,
+    updates: Iterable[CheckedUpdate | None],
+    watches: Callable[[Configured], Iterable[str]],
+) -> list[Problem]:
+    """What is wrong with the metrics that a best checkpoint, a transition and starts wait for.
+
+    `watches` tells the metrics of a transition.
+    """
+    wishes = [(step.settings.best.metric, "`best`", step.node.at("best", "metric"))] if step.settings.best else []
+    if until is not None:
+        wishes += _wishes(until, f"transition `{until.component.name}`", watches)
+    late = {
+        (update.name, label): _wishes(start.condition, f"`start` of {called(update.name, label)}", watches)
+        for update in (update for update in updates if update is not None)
+        for label, start in update.starts.items()
+        if start.condition is not None
+    }
+    found = [watched(step, *wish) for wish in (*wishes, *(wish for each in late.values() for wish in each))]
+    return [*(problem for problem in found if problem is not None), *_vain(step, late)]
+
+
+def _wishes(transition: Configured, who: str, watches: Callable[[Configured], Iterable[str]]) -> list[Wish]:
+    where = transition.entry.node.at("metric") if transition.entry else transition.where
+    return [(name, who, where) for name in watches(transition)]
+
+
+def _vain(step: Step, late: Mapping[Late, Sequence[Wish]]) -> Iterator[Problem]:
+    """Starts that wait for a metric which is logged, but not before they themselves, or others in a ring, start."""
+    waiting = {each: wishes for each, wishes in late.items() if not any(watched(step, *wish) for wish in wishes)}
+    vain: dict[Late, list[Wish]] = {}
+    while True:
+        vain = {each: [wish for wish in wishes if _later(step, wish[0], waiting)] for each, wishes in waiting.items()}
+        ready = [each for each, wishes in vain.items() if not wishes]
+        if not ready:
+            break
+        waiting = {each: wishes for each, wishes in waiting.items() if each not in ready}
+    for name, who, where in (wish for wishes in vain.values() for wish in wishes):
+        hint = choices(name, logged_metrics(step, waiting), "logged before")
+        yield Problem(f"{who} watches `{name}`, which nothing logs before that start", where, hint)
+
+
+def _later(step: Step, name: str, waiting: Collection[Late]) -> bool:
+    """Whether a metric is not there before some of what is `waiting` has started."""
+    return name.partition("/")[0] not in step.evaluate and name not in logged_metrics(step, waiting)

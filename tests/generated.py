@@ -127,12 +127,23 @@ def losses(draw: Draw, registry: Registry) -> tuple[dict[str, Any], list[str]]:
             "weight": draw(st.none() | st.floats(-10, 10, allow_subnormal=False)),
             "warmup": draw(st.integers(0, 9)),
             "every": draw(st.integers(1, 9)),
+            "start": draw(begins()),
             "detach": cuts,
         }
         kept = {key: value for key, value in settings.items() if draw(st.booleans())} | {"detach": cuts}
         label = draw(st.sampled_from([name, f"my_{name}"]))
         found[label] = {"type": name, **kept, **draw(options(component.factory))}
     return found, draw(st.permutations(sorted(trains)))
+
+
+def begins() -> st.SearchStrategy[Any]:
+    """When a loss or an update starts: at a batch, or by a condition that watches nothing which it logs itself."""
+    conditions = st.lists(st.fixed_dictionaries({"epochs": st.integers(1, 9)}), min_size=1, max_size=2)
+    return st.one_of(
+        st.integers(0, 9),
+        st.sampled_from(["epoch", {"type": "epoch"}]),
+        st.fixed_dictionaries({"type": st.sampled_from(["all", "any"]), "conditions": conditions}),
+    )
 
 
 def _entry(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,6 +168,8 @@ def updates(draw: Draw, registry: Registry) -> dict[str, Any]:
             update[key] = draw(component(registry, key))
     if draw(st.booleans()):
         update["clip_grad_norm"] = draw(st.floats(0.1, 10))
+    if draw(st.booleans()):
+        update["start"] = draw(begins())
     return update
 
 

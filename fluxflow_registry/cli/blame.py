@@ -87,5 +87,8 @@ def _stateful(step: CheckedStep, name: str) -> Configured | None:
         for label, loss in update.losses.items():
             if name.startswith(f"loss.{update.name}.{label}"):
                 return loss
+        for label, start in update.starts.items():
+            if name.startswith(f"start.{update.name}.{label}".rstrip(".")) and start.condition is not None:
+                return start.condition
     value = name.removeprefix("value.").partition(".")[0]
     return step.providers.get(value) if name.startswith("value.") else step.until

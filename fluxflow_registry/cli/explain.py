@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from fluxflow_registry.check import Checked, CheckedStep, CheckedUpdate
+from fluxflow_registry.checked import Start
 from fluxflow_registry.errors import counted
 from fluxflow_registry.plan.step import LossPlan, StepPlan, UpdatePlan
-from fluxflow_registry.recipe.schema import StepSettings
+from fluxflow_registry.recipe.schema import OWN, StepSettings
 
 
 def summary(checked: Checked) -> str:
@@ -25,7 +26,7 @@ def summary(checked: Checked) -> str:
             f"`{settings.dataset}` in {_batches(settings)} of {settings.batch_size}{end})",
         ]
         lines += [
-            f"    {update.name}: trains {', '.join(update.trains)}; losses {', '.join(update.losses)}"
+            f"    {update.name}: trains {', '.join(update.trains)}; losses {', '.join(update.losses)}{_late(update)}"
             for update in step.updates.values()
         ]
         frozen = sorted(step.plan.models - step.plan.trains)
@@ -35,6 +36,12 @@ def summary(checked: Checked) -> str:
             for name, e in step.evaluations.items()
         ]
     return "\n".join(lines)
+
+
+def _late(update: CheckedUpdate) -> str:
+    """What of an update does not start with the step."""
+    told = [f"{label} {start}".strip() for label, start in update.starts.items() if str(start)]
+    return f"; {', '.join(told)}" if told else ""
 
 
 def summary_data(checked: Checked) -> dict[str, Any]:
@@ -77,7 +84,7 @@ def _update(step: CheckedStep, plan: StepPlan, update: UpdatePlan, checked: Chec
     scheduler = f", {checked.scheduler.component.name}" if checked.scheduler else ""
     lines = [
         f"  update {update.name}: trains {', '.join(sorted(update.trains))} "
-        f"({checked.optimizer.component.name}{scheduler})"
+        f"({checked.optimizer.component.name}{scheduler})" + _and(checked.starts[OWN])
     ]
     rows = [_value(plan, update, name) for name in update.order]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
@@ -112,11 +119,16 @@ def _loss(checked: CheckedUpdate, loss: LossPlan) -> str:
     told = f"{checked.weight(loss.label):g} * {loss.label}({', '.join(loss.needs.values())})"
     if settings and settings.every > 1:
         told += f", every {settings.every} batches"
+    told += _and(checked.starts[loss.label])
     if settings and settings.warmup:
         told += f", weight rising over {settings.warmup} batches"
     if loss.detach:
         told += f", cut at {', '.join(sorted(loss.detach))}"
     return f"{told} -> {', '.join(sorted(loss.reaches))}"
+
+
+def _and(start: Start) -> str:
+    return f", {start}" if str(start) else ""
 
 
 def explain_data(checked: Checked) -> dict[str, Any]:
@@ -127,7 +139,7 @@ def explain_data(checked: Checked) -> dict[str, Any]:
             {
                 "name": step.name,
                 "after": step.parent,
-                "updates": [_update_data(step.plan, update) for update in step.plan.updates],
+                "updates": [_update_data(step.plan, update, step.updates[update.name]) for update in step.plan.updates],
                 "frozen": sorted(step.plan.models - step.plan.trains),
             }
             for step in checked.steps
@@ -135,9 +147,10 @@ def explain_data(checked: Checked) -> dict[str, Any]:
     }
 
 
-def _update_data(plan: StepPlan, update: UpdatePlan) -> dict[str, Any]:
+def _update_data(plan: StepPlan, update: UpdatePlan, checked: CheckedUpdate) -> dict[str, Any]:
     return {
         "name": update.name,
+        **_start_data(checked.starts[OWN]),
         "trains": sorted(update.trains),
         "values": [
             {
@@ -155,10 +168,18 @@ def _update_data(plan: StepPlan, update: UpdatePlan) -> dict[str, Any]:
                 "needs": dict(loss.needs),
                 "detach": sorted(loss.detach),
                 "reaches": sorted(loss.reaches),
+                **_start_data(checked.starts[loss.label]),
             }
             for loss in update.losses
         ],
     }
+
+
+def _start_data(start: Start) -> dict[str, Any]:
+    """The batch at which something starts, or the transition by which it does; nothing where it starts at once."""
+    if start.condition is not None:
+        return {"start": start.condition.component.name}
+    return {"start": start.batch} if start.batch else {}
 
 
 def mermaid(checked: Checked) -> str:

@@ -39,6 +39,7 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
         optimizer=_ref("optimizer"),
         scheduler=_or_null(_ref("scheduler")),
         balancer=_or_null(_ref("balancer")),
+        start=_or_condition(update["properties"]["start"]),
     )
     evaluation["properties"]["metrics"] = _named(registry, "metric")
     step["properties"].update(
@@ -82,6 +83,11 @@ def _or_false(inner: Mapping[str, Any]) -> dict[str, Any]:
     return {"anyOf": [inner, {"const": False}]}
 
 
+def _or_condition(start: Mapping[str, Any]) -> dict[str, Any]:
+    """What starts late starts at a batch, or once a transition's condition holds."""
+    return {"anyOf": [start, _ref("transition")]}
+
+
 def _named(registry: Registry, kind: str) -> dict[str, Any]:
     """A mapping of labels to entries; a label without `type` is its own type, and has that one's options."""
     return {
@@ -119,6 +125,8 @@ def _entry(registry: Registry, kind: str) -> dict[str, Any]:
 def _component(component: Component) -> dict[str, Any]:
     """The keys of an entry of this component."""
     own = _object(_SETTINGS[component.kind])["properties"] if component.kind in _SETTINGS else {}
+    if "start" in own:
+        own["start"] = _or_condition(own["start"])
     return {
         "description": component.summary,
         "type": "object",

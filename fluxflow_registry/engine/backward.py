@@ -85,3 +85,34 @@ def _walk_stage(
     if roots:
         leaves = [leaf for split in going_on if split.number <= stage for leaf in split.leaves]
         torch.autograd.backward(roots, gradients, inputs=[*parameters, *leaves], retain_graph=retain)
+
+
+def gradient_at(term: Term, splits: Sequence[Split], parameter: Tensor) -> Tensor | None:
+    """The gradient of one term at one parameter, across splits but not across the term's own cuts.
+
+    The graph stands afterwards, and no `.grad` is touched. None where the term does not reach the parameter.
+    """
+    going_on = [split for split in splits if split.name not in term.cuts and split.number <= term.stage]
+    arrived: dict[Tensor, Tensor] = {}
+    found: Tensor | None = None
+    for stage in range(term.stage, -1, -1):
+        pairs = [
+            (origin, arrived[leaf])
+            for split in going_on
+            if split.stage == stage
+            for leaf, origin in zip(split.leaves, split.origins, strict=True)
+            if leaf in arrived
+        ]
+        roots: list[Tensor] = [origin for origin, _ in pairs]
+        gradients: list[Tensor | None] = [gradient for _, gradient in pairs]
+        if stage == term.stage:
+            roots, gradients = [term.value, *roots], [None, *gradients]
+        if not roots:
+            continue
+        leaves = [leaf for split in going_on if split.number <= stage for leaf in split.leaves]
+        at, *beyond = torch.autograd.grad(roots, [parameter, *leaves], gradients, retain_graph=True, allow_unused=True)
+        found = at if found is None else found if at is None else found + at
+        for leaf, gradient in zip(leaves, beyond, strict=True):
+            if gradient is not None:
+                arrived[leaf] = arrived[leaf] + gradient if leaf in arrived else gradient
+    return found

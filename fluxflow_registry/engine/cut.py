@@ -7,8 +7,9 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from fluxflow_registry.checked import Checked, CheckedEvaluation, CheckedStep, Configured
+from fluxflow_registry.checked import Checked, CheckedEvaluation, CheckedStep, CheckedUpdate, Configured, Start
 from fluxflow_registry.contracts import Ending
+from fluxflow_registry.recipe.schema import OWN
 
 #: Epochs of a step, windows of batches in each, and samples of an evaluation.
 EPOCHS, WINDOWS, SAMPLES = 2, 3, 8
@@ -32,9 +33,30 @@ def _cut_step(checked: CheckedStep) -> CheckedStep:
     return evolve(
         checked,
         step=evolve(checked.step, settings=shorter),
-        until=_capped(checked.until) if checked.until is not None else None,
+        updates={name: _cut_update(update, shorter.max_steps or most) for name, update in checked.updates.items()},
+        until=_capped(checked.until, EPOCHS) if checked.until is not None else None,
         evaluations={name: _cut_evaluation(each) for name, each in checked.evaluations.items()},
     )
+
+
+def _cut_update(checked: CheckedUpdate, epoch: int) -> CheckedUpdate:
+    """What starts late starts with the second epoch; a loss that does, and is computed now and then, more often."""
+    starts = {name: _cut_start(start, epoch) for name, start in checked.starts.items()}
+    own = str(starts[OWN]) != ""
+    losses = {n: _cut_lazy(loss, epoch) if own or str(starts[n]) else loss for n, loss in checked.losses.items()}
+    return evolve(checked, starts=starts, losses=losses)
+
+
+def _cut_start(start: Start, epoch: int) -> Start:
+    condition = _capped(start.condition, EPOCHS - 1) if start.condition is not None else None
+    return Start(min(start.batch, epoch), condition)
+
+
+def _cut_lazy(loss: Configured, most: int) -> Configured:
+    if loss.entry is None:
+        return loss
+    settings = evolve(loss.entry.settings, every=min(loss.entry.settings.every, most))
+    return evolve(loss, entry=evolve(loss.entry, settings=settings))
 
 
 def _cut_evaluation(checked: CheckedEvaluation) -> CheckedEvaluation:
@@ -45,23 +67,23 @@ def _cut_evaluation(checked: CheckedEvaluation) -> CheckedEvaluation:
 
 @frozen(eq=False)
 class _Capped:
-    """A transition that is asked as ever, but whose step ends after a few epochs."""
+    """A transition that is asked as ever, but that says yes after a few epochs at the latest."""
 
     inner: Any
     needs: tuple[str, ...]
-    max_epochs: int = EPOCHS
+    max_epochs: int
 
     def __call__(self, epoch: int, **offered: Any) -> Ending | None:
         stated = {"epoch": epoch, **offered}
         ending: Ending | None = self.inner(**{name: stated[name] for name in self.needs})
-        return ending or (Ending("the proof is long enough") if epoch >= EPOCHS else None)
+        return ending or (Ending("the proof is long enough") if epoch >= self.max_epochs else None)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
 
-def _capped(until: Configured) -> Configured:
+def _capped(until: Configured, epochs: int) -> Configured:
     signature = until.component.signature
     wider: Mapping[str, None] = dict.fromkeys((*signature.needs, "epoch"))
     component = evolve(until.component, signature=evolve(signature, needs=tuple(wider)))
-    return evolve(until, component=component, instance=_Capped(until.instance, signature.needs))
+    return evolve(until, component=component, instance=_Capped(until.instance, signature.needs, epochs))

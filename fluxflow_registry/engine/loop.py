@@ -123,8 +123,11 @@ def end_epoch(run: Run, live: LiveStep, position: Position) -> Position:
     run.chronicle.close_epoch(live.facts.name, done.epoch, live.tally.history)
     for turn in live.turns:
         summary = summaries.get(f"{turn.name}_loss")
-        turn.end_epoch(summary.mean if summary else float("inf"))
+        turn.end_epoch(summary.mean if summary else float("inf"), done.step_batch)
     live.judge(done.epoch)
+    late = live.start_due(done.epoch, done.step_batch) if live.verdict is None else []
+    for message in late:
+        run.tell("warned", position=done, message=message)
     if is_best(live, {name: s.mean for name, s in summaries.items()} | figures) and not live.skipping:
         run.save(done, "best", live)
     if live.verdict is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fluxflow_registry.checked import called
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.bundle import bundles, write_bundle
 from fluxflow_registry.engine.entering import State, made_ready, start_from
@@ -10,6 +11,7 @@ from fluxflow_registry.engine.run import Run
 from fluxflow_registry.engine.step import LiveStep
 from fluxflow_registry.engine.turn import Turn
 from fluxflow_registry.errors import Problem, RunError, TrainingError, counted
+from fluxflow_registry.recipe.schema import OWN
 from fluxflow_registry.state import checkpoints
 
 #: Batches in a row that may be left out before training rolls back.
@@ -100,9 +102,18 @@ def held(run: Run, live: LiveStep, position: Position) -> list[checkpoints.Found
 
 
 def report_skipped(run: Run, live: LiveStep, position: Position) -> None:
-    """At a step's end tell how many batches were left out; raise TrainingError where that was all of them."""
+    """At a step's end tell what has not started, and how many batches were left out.
+
+    Raises TrainingError where an update has started and not moved a single weight.
+    """
     for turn in live.turns:
-        if turn.steps == 0:
+        for name in turn.starts.idle(position.step_batch):
+            starts = turn.checked.starts
+            when = str(starts[name]) or str(starts[OWN]) or " or ".join(map(str, starts.values())).strip(" or")
+            ended = f"step `{live.facts.name}` ends after {counted(position.step_batch, 'batch')}"
+            message = f"{called(turn.name, name)} has not started: it {when}, and {ended}"
+            run.tell("warned", position=position, message=message)
+        if turn.steps == 0 and turn.begun(position.step_batch):
             message = f"update `{turn.name}` of step `{live.facts.name}` has not moved a single weight"
             notes = (("left out", counted(turn.skips, "batch")),) if turn.skips else ()
             raise TrainingError(Problem(message, None, notes))

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fluxflow_registry.check import Checked, CheckedStep
+from fluxflow_registry.check import Checked, CheckedStep, CheckedUpdate
 from fluxflow_registry.contracts import Field, variants
+from fluxflow_registry.engine.gradients import LossGradients
 from fluxflow_registry.engine.randomness import Draws
 from fluxflow_registry.engine.run import made_model
 from fluxflow_registry.engine.settings import useless_settings
 from fluxflow_registry.engine.step import size_of
 from fluxflow_registry.engine.tensors import describe
+from fluxflow_registry.engine.turn import weigher_of
 from fluxflow_registry.engine.values import Values, bind
 from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, one_line
 
@@ -78,6 +80,14 @@ def _form(fields: Mapping[str, Field], usual: Mapping[str, Field]) -> str:
     return " and ".join(f"`{name}` is {list(fields[name].shape or ())}" for name in fields if usual[name].also)
 
 
+def _prove_balancer(update: CheckedUpdate, values: Values) -> None:
+    """Make the balancer, which may ask for a parameter by a name that is not there."""
+    models = {name: values.models[name] for name in update.trains}
+    own = {f"{name}.{key}": p for name, model in models.items() for key, p in model.named_parameters()}
+    named = {key: p for key, p in own.items() if p.requires_grad}
+    weigher_of(update, LossGradients(named, update.balancer.where if update.balancer else ""))
+
+
 def _prove_step(
     step: CheckedStep, fields: Mapping[str, Field], values: Values, device: torch.device, sampler: Any
 ) -> dict[str, str]:
@@ -88,6 +98,7 @@ def _prove_step(
         order = [name for name in update.order if name not in values.kept]
         values.compute(order, update.carries)
         shapes.update({name: describe(values.kept[name].whole) for name in update.order})
+        _prove_balancer(step.updates[update.name], values)
         for loss in update.losses:
             configured = step.updates[update.name].losses[loss.label]
             where = configured.component.signature.where

@@ -11,13 +11,15 @@ import torch
 from attrs import asdict, frozen
 from torch import Tensor, nn
 
-from fluxflow_registry.check import CheckedStep
+from fluxflow_registry.check import CheckedStep, Configured
+from fluxflow_registry.checked import called
 from fluxflow_registry.contracts import Ending, Position, Source
 from fluxflow_registry.engine.batches import Batch, epoch_batches, to_device
 from fluxflow_registry.engine.ema import Average
 from fluxflow_registry.engine.held import let_train
 from fluxflow_registry.engine.order import batches_per_epoch, views_of
 from fluxflow_registry.engine.randomness import Draws
+from fluxflow_registry.engine.starting import Extent
 from fluxflow_registry.engine.stateful import Guard, served_by, stateful_of
 from fluxflow_registry.engine.tally import Tally
 from fluxflow_registry.engine.turn import Turn, autocast_of
@@ -86,10 +88,9 @@ class LiveStep:
         self.autocast = autocast_of(device, self.settings.precision)
         plan = checked.plan
         self.values = Values(plan.values, checked.providers, models, self.draws, plan.splits, self.autocast)
-        windows = -(-facts.batches // self.settings.accumulate)
-        intervals = {"batch": facts.epochs * windows, "epoch": facts.epochs}
+        extent = Extent(facts.epochs, facts.batches, self.settings.accumulate)
         self.turns = [
-            Turn(update, plan, self.values, models, self.settings.precision, intervals)
+            Turn(update, plan, self.values, models, self.settings.precision, extent)
             for update in checked.updates.values()
         ]
         ema = self.settings.ema
@@ -177,6 +178,8 @@ class LiveStep:
         fields = self.shown(batch)
         own = {"image_size": size_of(fields) or self.context["image_size"]}
         self.values.begin(fields, step_batch=position.step_batch, **self.context | own)
+        awake = [turn.plan.trains for turn in self.turns if turn.starts.started(position.step_batch)]
+        self.values.asleep = self.facts.trains.difference(*awake)
         metrics: dict[str, Any] = {}
         for turn in self.turns:
             metrics.update(turn.take(position.step_batch, closing, self.window(position.batch)))
@@ -187,8 +190,13 @@ class LiveStep:
                 self.guard.undo([turn.name for turn in left_out])
             for name, average in self.averages.items():
                 if name not in skipped:
-                    average.update(position.step_batch)
+                    average.update(max(position.step_batch - self._first(name, position.step_batch), 0))
         self.tally.add(metrics)
+
+    def _first(self, model: str, step_batch: int) -> int:
+        """The first batch on which an update that trains the model had its turn; `step_batch` while there is none."""
+        firsts = [turn.starts.first for turn in self.turns if model in turn.plan.trains]
+        return min([step_batch, *(first for first in firsts if first is not None)])
 
     def evaluation_models(self) -> dict[str, nn.Module]:
         """The models with averaged weights in place of those that are averaged."""
@@ -204,15 +212,36 @@ class LiveStep:
         until = self.checked.until
         if until is None:
             self.verdict = Ending(counted(epoch, "epoch")) if epoch >= self.settings.epochs else None
-            return
+        else:
+            self.verdict = self._asked(until, epoch)
+
+    def start_due(self, epoch: int, step_batch: int) -> list[str]:
+        """After an epoch: start what waits for a condition that holds now; gives what to warn of."""
+        told = []
+        for turn in self.turns:
+            for name in turn.starts.waiting():
+                ending = self._asked(turn.starts.conditions[name], epoch)
+                if ending is not None:
+                    turn.starts.meet(name, step_batch)
+                    turn.schedule()
+                if ending is not None and ending.limit:
+                    told.append(f"{called(turn.name, name)} starts by its limit: {ending.reason}")
+        return told
+
+    def _asked(self, transition: Configured, epoch: int) -> Ending | None:
+        """What a transition says after an epoch."""
         offered = {"epoch": epoch, "epochs": self.settings.epochs, "history": self.tally.history}
         try:
-            self.verdict = until.instance(**{name: offered[name] for name in until.component.signature.needs})
+            said: Ending | None = transition.instance(
+                **{name: offered[name] for name in transition.component.signature.needs}
+            )
         except FluxflowError:
             raise
         except Exception as error:
-            message = f"transition `{until.component.name}` failed after epoch {epoch}: {one_line(error)}"
-            raise TrainingError(Problem(message, until.where, (("defined in", until.component.where),))) from error
+            message = f"transition `{transition.component.name}` failed after epoch {epoch}: {one_line(error)}"
+            notes = (("defined in", transition.component.where),)
+            raise TrainingError(Problem(message, transition.where, notes)) from error
+        return said
 
     @property
     def skipping(self) -> bool:

@@ -13,8 +13,10 @@ from attrs import evolve, frozen
 from torch import Tensor, nn
 
 from fluxflow_registry.check import CheckedUpdate
-from fluxflow_registry.engine.backward import Term, split_of, walk_back
+from fluxflow_registry.engine.backward import Split, Term, split_of, walk_back
 from fluxflow_registry.engine.evidence import Evidence, evidence_of
+from fluxflow_registry.engine.gradients import LossGradients
+from fluxflow_registry.engine.starting import Extent, Starts, intervals
 from fluxflow_registry.engine.values import Binding, Values, bind, failed
 from fluxflow_registry.errors import FluxflowError, Problem, TrainingError, one_line
 from fluxflow_registry.plan.step import StepPlan, UpdatePlan
@@ -37,16 +39,15 @@ class _Loss:
     binding: Binding
     weight: float
     warmup: int
-    every: int
     cuts: frozenset[str]
     stage: int
     closure: frozenset[str]
 
-    def weight_at(self, step_batch: int) -> float:
-        """W (1 - cos(pi s / warmup)) / 2 over the first `warmup` batches s of the step, then w."""
-        if step_batch >= self.warmup:
+    def weight_at(self, batch: int) -> float:
+        """W (1 - cos(pi s / warmup)) / 2 over the first `warmup` batches s since the loss has started, then w."""
+        if batch >= self.warmup:
             return self.weight
-        return self.weight * (1 - math.cos(math.pi * step_batch / self.warmup)) / 2
+        return self.weight * (1 - math.cos(math.pi * batch / self.warmup)) / 2
 
 
 class Turn:
@@ -59,9 +60,11 @@ class Turn:
         values: Values,
         models: Mapping[str, nn.Module],
         precision: str,
-        intervals: Mapping[str, int],
+        extent: Extent,
     ) -> None:
         self.name = checked.name
+        self.checked = checked
+        self.extent = extent
         self.plan = next(update for update in plan.updates if update.name == checked.name)
         self.values = values
         self.precision = precision
@@ -75,14 +78,13 @@ class Turn:
         self.losses = [_loss(checked, self.plan, label, values, names) for label in checked.losses]
         self.device = values.draws.device
         self.optimizer: torch.optim.Optimizer = made(checked.optimizer, parameters=self.parameters)
+        self.starts = Starts(checked)
         self.interval = getattr(checked.scheduler.instance, "interval", "epoch") if checked.scheduler else "epoch"
-        self.scheduler = (
-            made(checked.scheduler, optimizer=self.optimizer, total=intervals[self.interval])
-            if checked.scheduler
-            else None
-        )
+        self.scheduler: Any = None
+        self.schedule()
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
-        self.weigher = made(checked.balancer, losses=list(checked.losses)) if checked.balancer else None
+        self.gradients = LossGradients(self.named, checked.balancer.where if checked.balancer else "")
+        self.weigher = weigher_of(checked, self.gradients)
         #: Batches left out one after the other, and the step's batch at which that began.
         self.skipped_in_a_row = self.skipping_since = 0
         #: What was not finite in the first of them, until the next begins.
@@ -109,18 +111,22 @@ class Turn:
         """
         metrics: dict[str, Tensor | float] = {}
         self.outcome = "waited"
-        active = [loss for loss in self.losses if step_batch % loss.every == 0]
+        active = [loss for loss in self.losses if self.starts.counts(loss.label, step_batch)]
         losses: dict[str, Tensor] = {}
         if active:
             self.values.compute(self._order(active), self.plan.carries)
             losses = {loss.label: self._call(loss) for loss in active}
-            total, terms = self._terms(active, losses, step_batch)
+            splits = [] if self.alone else self._splits()
+            weights = self._weights(active, losses, splits, step_batch)
+            total, terms = self._terms(active, losses, weights)
             if self.values.watch is not None:
                 self.values.watch("total", self.name, total)
-            self._backward(terms, window)
+            self._backward(terms, splits, window)
             self.window = total if self.window is None else self.window + total
             metrics[f"{self.name}_loss"] = total
             metrics.update({f"{self.name}/{label}": loss.detach() for label, loss in losses.items()})
+            changing = {loss.label for loss in active if loss.warmup or self.weigher}
+            metrics.update({f"{self.name}/{label}/weight": weights[label] for label in weights if label in changing})
         self.given.append({label: loss.detach() for label, loss in losses.items()})
         if closing and self.window is not None:
             norm = metrics[f"{self.name}/grad_norm"] = self._gradient_norm()
@@ -160,12 +166,26 @@ class Turn:
             raise TrainingError(Problem(message, None, (("defined in", loss.binding.where),)))
         return result
 
-    def _terms(self, active: list[_Loss], losses: Mapping[str, Tensor], step_batch: int) -> tuple[Tensor, list[Term]]:
+    def _weights(
+        self, active: list[_Loss], losses: Mapping[str, Tensor], splits: Sequence[Split], step_batch: int
+    ) -> Mapping[str, float | Tensor]:
+        """The weight of each loss on this batch: the recipe's, its warm-up, and the balancer's factor."""
+        own = {loss.label: loss.weight_at(step_batch - (self.starts.since(loss.label) or 0)) for loss in active}
+        if self.weigher is None:
+            return own
+        parts = {loss.label: Term(losses[loss.label], loss.cuts, loss.stage) for loss in active}
+        self.gradients.of(parts, splits, own, self.scaler)
+        factors = self.weigher({label: loss.detach() for label, loss in losses.items()})
+        self.gradients.forget()
+        return {label: weight * factors.get(label, 1.0) for label, weight in own.items()}
+
+    def _terms(
+        self, active: list[_Loss], losses: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]
+    ) -> tuple[Tensor, list[Term]]:
         """The weighted sum, and its parts by their cuts and by where their walk back begins."""
-        factors = self.weigher({label: loss.detach() for label, loss in losses.items()}) if self.weigher else {}
         sums: dict[tuple[frozenset[str], int], Tensor] = {}
         for loss in active:
-            weighted = losses[loss.label] * (loss.weight_at(step_batch) * factors.get(loss.label, 1.0))
+            weighted = losses[loss.label] * weights[loss.label]
             key = loss.cuts, loss.stage
             sums[key] = sums[key] + weighted if key in sums else weighted
         terms = [Term(value, *key) for key, value in sums.items()]
@@ -174,20 +194,23 @@ class Turn:
             total = total + term.value.detach()
         return total, terms
 
-    def _backward(self, terms: list[Term], window: int) -> None:
+    def _splits(self) -> list[Split]:
+        """The splits of this batch's graph, in the order of computation."""
+        return [
+            split_of(name, kept, number, stage)
+            for number, (name, stage) in enumerate(self.splits.items(), 1)
+            if (kept := self.values.kept.get(name)) is not None and kept.origin is not None
+        ]
+
+    def _backward(self, terms: list[Term], splits: Sequence[Split], window: int) -> None:
         if window > 1:
             terms = [evolve(term, value=term.value / window) for term in terms]
         if self.scaler is not None:
             terms = [evolve(term, value=self.scaler.scale(term.value)) for term in terms]
         if self.alone:
             torch.autograd.backward([term.value for term in terms])
-            return
-        splits = [
-            split_of(name, kept, number, stage)
-            for number, (name, stage) in enumerate(self.splits.items(), 1)
-            if (kept := self.values.kept.get(name)) is not None and kept.origin is not None
-        ]
-        walk_back(terms, splits, self.parameters)
+        else:
+            walk_back(terms, splits, self.parameters)
 
     def _gradient_norm(self) -> Tensor:
         if self.scaler is not None:
@@ -230,9 +253,22 @@ class Turn:
         if self.scheduler is not None and self.interval == "batch":
             self.scheduler.step()
 
-    def end_epoch(self, monitored: float) -> None:
+    def schedule(self) -> None:
+        """Make the scheduler once it is known when the update starts: it is as long as what is left of the step."""
+        stated = self.checked.scheduler
+        total = intervals(self.extent, self.starts, self.interval) if stated else None
+        if total is None:
+            self.scheduler = None
+        elif self.scheduler is None:
+            self.scheduler = made(stated, optimizer=self.optimizer, total=total)
+
+    def begun(self, step_batch: int) -> bool:
+        """Whether some loss was computed on one of the first `step_batch` batches of the step."""
+        return self.starts.first is not None and self.starts.first < step_batch
+
+    def end_epoch(self, monitored: float, step_batch: int) -> None:
         """Let a scheduler that counts epochs count one; `monitored` is the mean of the update's loss."""
-        if self.scheduler is None or self.interval != "epoch":
+        if self.scheduler is None or self.interval != "epoch" or not self.begun(step_batch):
             return
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.scheduler.step(monitored)
@@ -248,6 +284,8 @@ class Turn:
             "weigher": self.weigher,
         }
         state = {name: part.state_dict() for name, part in parts.items() if hasattr(part, "state_dict")}
+        if self.starts.conditions:
+            state["starts"] = self.starts.state()
         return {**state, **{name: getattr(self, name) for name in _COUNTS}}
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -257,7 +295,9 @@ class Turn:
             setattr(self, name, int(state[name]))
 
     def load_parts(self, state: Mapping[str, Any]) -> None:
-        """Take back what the optimizer and its companions keep, but no count."""
+        """Take back what has started, and what the optimizer and its companions keep, but no count."""
+        self.starts.load(state.get("starts", {}))
+        self.schedule()
         for name in ("optimizer", "scheduler", "scaler", "weigher"):
             if name in state:
                 getattr(self, name).load_state_dict(state[name])
@@ -293,11 +333,17 @@ def _loss(checked: CheckedUpdate, plan: UpdatePlan, label: str, values: Values, 
         binding=bind(name, planned.needs, configured.instance, values.plan, where),
         weight=checked.weight(label),
         warmup=settings.warmup if settings else 0,
-        every=settings.every if settings else 1,
         cuts=planned.detach,
         stage=_stage(splits, planned.closure),
         closure=planned.closure,
     )
+
+
+def weigher_of(checked: CheckedUpdate, gradients: LossGradients) -> Any:
+    """The weigher of an update's losses, or None where their weights stay as the recipe has them."""
+    if checked.balancer is None:
+        return None
+    return made(checked.balancer, losses=list(checked.losses), gradients=gradients)
 
 
 def made(configured: Any, **offered: Any) -> Any:

@@ -88,6 +88,8 @@ class Values:
         self.draws = draws
         self.splits = frozenset(splits)
         self.autocast = autocast
+        #: Models whose update has not started: no graph is kept for them.
+        self.asleep: frozenset[str] = frozenset()
         #: Is told what was computed: kind (`value`, `loss`, or `total`, an update's weighted sum), name, itself.
         self.watch: Callable[[str, str, Any], None] | None = None
         self.context: dict[str, Any] = {}
@@ -108,7 +110,7 @@ class Values:
         with self.autocast():
             for name in order:
                 if name not in self.kept:
-                    self.kept[name] = self._compute(self.bindings[name], carries[name])
+                    self.kept[name] = self._compute(self.bindings[name], carries[name] - self.asleep)
 
     def _compute(self, binding: Binding, carries: frozenset[str]) -> Instance:
         arguments = self.arguments(binding, carries)

@@ -189,6 +189,8 @@ class _Reader:
             self.problem(f"{what} needs an `optimizer`, such as `{{type: AdamW, lr: 1.0e-4}}`", node.at("optimizer"))
         settings = self.settings(schema.UpdateSettings, node, what, misspelt)
         self.trains(settings.trains, node, what)
+        starting = {schema.OWN: node, **{label: entry.node for label, entry in losses.items()}}
+        starts = {label: self.one(each, "start", "transition") for label, each in starting.items() if _waits(each)}
         return Update(
             name=name,
             settings=settings,
@@ -196,6 +198,7 @@ class _Reader:
             optimizer=optimizer,
             scheduler=self.one(node, "scheduler", "scheduler"),
             balancer=self.one(node, "balancer", "balancer"),
+            starts={label: entry for label, entry in starts.items() if entry is not None},
             node=node,
             partial=len(self.problems) > before,
         )
@@ -299,6 +302,8 @@ class _Reader:
 
     def settings(self, cls: type[R], node: Node, what: str, misspelt: Collection[str] = ()) -> R:
         """The settings; where one is wrong its default stands in, so that checking can go on."""
+        if _waits(node):
+            node = node.without(["start"])
         arguments, problems = read_fields(cls, node, what, misspelt)
         self.problems.extend(problems)
         for attribute in fields_of(cls):
@@ -329,6 +334,12 @@ class _Reader:
                 message = f"{what} `{label}` says nothing: `{{}}` takes its defaults, `false` takes it away"
                 self.problem(message, node.value[label].where)
         return [(label, child) for label, child in node.value.items() if label not in (*bad, *empty)]
+
+
+def _waits(node: Node) -> bool:
+    """Whether its `start` is a condition rather than a number of batches."""
+    start = node.get("start")
+    return start is not None and isinstance(start.value, (dict, str))
 
 
 def _article(noun: str) -> str:

@@ -11,6 +11,9 @@ from fluxflow_registry.recipe.source import Node
 #: What is logged of an update beside its losses, each as `<update>/<figure>`.
 FIGURES = {"grad_norm", "lr"}
 
+#: In what holds for an update and for each of its losses by label: the update itself.
+OWN = ""
+
 #: The version of the recipe language that this framework reads.
 VERSION = 1
 
@@ -71,6 +74,8 @@ class UpdateSettings:
 
     trains: list[str]
     clip_grad_norm: float | None = field(default=None, validator=validators.optional(validators.gt(0)))
+    #: Batches of the step before its first turn; a condition in its place stands in `Update.starts`.
+    start: int = field(default=0, validator=validators.ge(0))
 
 
 @frozen
@@ -103,8 +108,10 @@ class LossSettings:
 
     #: None: the loss's own default weight, or 1.
     weight: float | None = None
-    #: The weight rises as (1 - cos(pi s / warmup)) / 2 over the step's first `warmup` batches s.
+    #: The weight rises as (1 - cos(pi s / warmup)) / 2 over the first `warmup` batches s since the loss started.
     warmup: int = field(default=0, validator=validators.ge(0))
+    #: Batches of the step before it counts; a condition in its place stands in `Update.starts`.
+    start: int = field(default=0, validator=validators.ge(0))
     #: Computed on each n-th batch of the step only.
     every: int = field(default=1, validator=validators.ge(1))
     #: Values through which no gradient of this loss passes.
@@ -174,6 +181,8 @@ class Update:
     optimizer: Entry | None
     scheduler: Entry | None
     balancer: Entry | None
+    #: Conditions on which losses start, by label, and under OWN the one on which the update does.
+    starts: dict[str, Entry]
     node: Node
     #: Whether some part of it could not be read, so that conclusions from what is missing are void.
     partial: bool = False

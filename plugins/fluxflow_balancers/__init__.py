@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fluxflow_balancers.gradient_norm import GradientNorm
 from fluxflow_balancers.inverse import Inverse, fixed
 from fluxflow_registry import Register, hookimpl
 
@@ -11,3 +12,4 @@ def fluxflow_register_balancers(register: Register) -> None:
     """Register the balancers."""
     register("fixed", fixed)
     register("inverse", Inverse)
+    register("gradient_norm", GradientNorm)

@@ -81,7 +81,10 @@ LEFT_ALONE = {
 #: What a loss can train; the others train the autoencoder.
 TRAINS = {
     "hinge_discriminator": "discriminator",
+    "nonsaturating_discriminator": "discriminator",
+    "least_squares_discriminator": "discriminator",
     "r1": "discriminator",
+    "projected_r1": "discriminator",
     "velocity": "flow_processor",
     "kl": "compressor",
     "mmd": "compressor",
@@ -159,7 +162,7 @@ def test_an_option_without_a_default_is_told_to_be_needed(call: Call) -> None:
 def test_a_loss_is_told_with_the_keys_that_every_loss_takes(call: Call) -> None:
     told = call("--describe", "kl").out
 
-    assert "every loss also takes  weight, warmup, every, detach, with  (weight 0.001 by default)\n" in told
+    assert "every loss also takes  weight, warmup, start, every, detach, with  (weight 0.001 by default)\n" in told
 
 
 def test_a_name_of_several_kinds_is_told_for_each(call: Call) -> None:

@@ -111,6 +111,29 @@ def test_the_plan_as_json(call: Call) -> None:
     }
 
 
+def test_what_starts_late_is_told(call: Call) -> None:
+    condition = "{type: loss_threshold, metric: vae_loss, threshold: 0.05}"
+    place = "steps.vae_gan.updates"
+    late = [
+        "--set",
+        f"{place}.discriminator.start=500",
+        "--set",
+        f"{place}.vae.losses.hinge_generator.start={condition}",
+    ]
+
+    valid = call("--validate", DEFAULT, *late)
+    told = call("--explain", DEFAULT, *late)
+    data = json.loads(call("--explain", DEFAULT, "--json", *late).out)
+
+    assert "losses hinge_discriminator, r1; starts at batch 500\n" in valid.out
+    assert "mse, l1, kl, hinge_generator; hinge_generator starts by loss_threshold of vae_loss\n" in valid.out
+    assert "update discriminator: trains discriminator (AdamW), starts at batch 500\n" in told.out
+    assert "hinge_generator(fake_logits), starts by loss_threshold of vae_loss, cut at latent -> expander\n" in told.out
+    discriminator, vae = next(step for step in data["steps"] if step["name"] == "vae_gan")["updates"]
+    assert discriminator["start"] == 500
+    assert [loss.get("start") for loss in vae["losses"]] == [None, None, None, "loss_threshold"]
+
+
 def test_siblings_are_told_with_their_parent(call: Call, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(steps("a", "b", "c", c="a"))
 

@@ -67,6 +67,9 @@ def test_it_accepts_every_shipped_recipe(schema: Any, path: Path) -> None:
         (["steps", "vae_gan", "updates", "vae", "optimizer", "betas"], [0.9]),
         (["steps", "vae_gan", "updates", "vae", "clip_grad_norm"], 0),
         (["steps", "vae_gan", "updates", "vae", "trains"], "compressor"),
+        (["steps", "vae_gan", "updates", "vae", "start"], -1),
+        (["steps", "vae_gan", "updates", "vae", "start"], {"type": "epok"}),
+        (["steps", "vae_gan", "updates", "vae", "losses", "mse", "start"], 1.5),
         (["steps", "vae_gan", "until"], {"type": "epoch", "more": 1}),
         (["steps", "flow", "ema", "decay"], 2),
     ],
@@ -89,6 +92,9 @@ def test_it_accepts_the_short_forms_of_a_recipe(schema: Any) -> None:
     tree["observers"] = {"console": False, "report": {}}
     tree["steps"]["vae"]["updates"]["vae"]["losses"] = {"l1": {}, "mse": False, "mine": {"type": "kl", "free_bits": 1}}
     tree["steps"]["vae"]["until"] = None
+    tree["steps"]["vae"]["updates"]["vae"]["start"] = 7
+    tree["steps"]["vae"]["updates"]["vae"]["losses"]["l1"] = {"start": {"type": "plateau", "metric": "vae_loss"}}
+    tree["steps"]["vae"]["updates"]["vae"]["losses"]["kl"] = {"start": "epoch"}
     tree["defaults"] = {"ema": {"decay": 0.9}, "updates": {"vae": {"clip_grad_norm": 1}}}
 
     assert complaints(schema, tree) == []

@@ -42,6 +42,9 @@ NAMED: dict[Any, str] = {
     bool | schema.Compile: "true or false or the compiler's options",
 }
 
+#: Keys that take something beside what their class has, in words.
+WIDER = {(heading, "start"): "a whole number or a transition" for heading in ("An update", "A loss")}
+
 #: Keys whose default depends on something else, in words.
 WORDS = {("A step", "after"): "the step before it in the file", ("A loss", "weight"): "the loss's own, or 1"}
 
@@ -91,7 +94,7 @@ def test_every_setting_is_documented_with_its_type_and_default(heading: str) -> 
 
     for attribute in fields_of(TABLES[heading]):
         key = key_of(attribute)
-        kind = NAMED.get(attribute.type) or describe_type(attribute.type)
+        kind = WIDER.get((heading, key)) or NAMED.get(attribute.type) or describe_type(attribute.type)
         default = WORDS.get((heading, key), default_of(attribute))
         if key == "recipe":  # it has a default in the class, but a file must state it
             default = "(needed)"

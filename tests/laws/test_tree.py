@@ -30,9 +30,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plan": {"errors", "signature"},
     "checked": {"errors", "contracts", "signature", "registry", "recipe", "plan"},
     "state": {"errors"},
-    "watching": {"errors", "recipe"},
 }
-MAY_IMPORT["check"] = {*MAY_IMPORT["checked"], "checked", "watching"}
+MAY_IMPORT["watching"] = {*MAY_IMPORT["checked"], "checked"}
+MAY_IMPORT["check"] = {*MAY_IMPORT["watching"], "watching"}
 MAY_IMPORT["resolve"] = {*MAY_IMPORT["check"], "check"}
 MAY_IMPORT["engine"] = {*MAY_IMPORT["resolve"], "resolve", "state", "lifecycle", "hookspecs"}
 MAY_IMPORT["cli"] = {*MAY_IMPORT["engine"], "engine", ""}

@@ -251,7 +251,7 @@ def test_an_interval_is_a_step_of_the_optimizer_or_an_epoch(options: Any, prove:
         for index, batch in zip(range(2), each.batches(0, 0), strict=False):
             each.take(batch, Position(batch=index, step_batch=index, run_batch=index))
             seen[interval].append(turn.optimizer.param_groups[0]["lr"])
-        turn.end_epoch(1.0)
+        turn.end_epoch(1.0, 2)
         seen[interval].append(turn.optimizer.param_groups[0]["lr"])
 
     assert seen["batch"][0] != seen["batch"][1]

@@ -1,0 +1,328 @@
+"""What starts late: nothing of it is computed before, nothing of it moves, and a resumed run does the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fluxflow_registry import hookimpl
+from fluxflow_registry.check import Checked
+from fluxflow_registry.contracts import Position
+from fluxflow_registry.engine import recovery
+from fluxflow_registry.engine.cut import cut
+from fluxflow_registry.engine.starting import Extent, Starts, intervals
+from fluxflow_registry.engine.step import LiveStep
+from fluxflow_registry.errors import RecipeError
+
+from ..small import VAE_GAN
+from .conftest import StopAfter, changed, start, weights
+from .poison import SPOILT, Poison, poisoned
+from .test_resume import Listener, finals
+
+Checker = Callable[..., Checked]
+Maker = Callable[..., LiveStep]
+STEP = "steps.vae_gan"
+GENERATOR = f"{STEP}.updates.vae.losses.hinge_generator"
+DISCRIMINATOR = f"{STEP}.updates.discriminator"
+ALWAYS = "{type: loss_threshold, metric: vae/l1, threshold: 100.0}"
+NEVER = "{type: loss_threshold, metric: vae/l1, threshold: -100.0, max_epochs: 99}"
+
+
+def take(step: LiveStep, count: int, first: int = 0) -> list[dict[str, float]]:
+    """The figures of each of so many batches."""
+    found = []
+    for index, batch in zip(range(first, first + count), step.batches(0, first), strict=False):
+        step.take(batch, Position(batch=index, step_batch=index, run_batch=index))
+        found.append(dict(step.tally.logged()))
+    return found
+
+
+def test_a_loss_starts_at_its_batch_and_nothing_of_it_is_computed_before(checked: Checker, live: Maker) -> None:
+    step = live(checked(VAE_GAN, f"{GENERATOR}.start=2"))
+    told: list[list[str]] = []
+
+    for index, batch in zip(range(4), step.batches(0, 0), strict=False):
+        told.append([])
+        step.values.watch = lambda kind, name, _: told[-1].append(name)
+        step.take(batch, Position(batch=index, step_batch=index))
+
+    assert [told[index].count("fake_logits") for index in range(4)] == [1, 1, 2, 2]
+    assert [told[index].count("vae/hinge_generator") for index in range(4)] == [0, 0, 1, 1]
+
+
+def test_the_warm_up_of_a_weight_counts_from_the_start(checked: Checker, live: Maker) -> None:
+    step = live(checked(VAE_GAN, f"{STEP}.updates.vae.losses.kl={{weight: 1.0, warmup: 2, start: 2}}"))
+
+    told = take(step, 5)
+
+    assert [figures.get("vae/kl/weight") for figures in told] == [None, None, 0.0, pytest.approx(0.5), 1.0]
+
+
+def test_an_update_that_has_not_started_leaves_models_optimizer_and_scheduler_alone(
+    checked: Checker, live: Maker
+) -> None:
+    scheduler = f"{DISCRIMINATOR}.scheduler={{type: StepLR, step_size: 1, gamma: 0.5, interval: batch}}"
+    step = live(checked(VAE_GAN, f"{DISCRIMINATOR}.start=3", f"{GENERATOR}.start=3", scheduler))
+    before = weights(step.models)
+    turn = step.turns[0]
+
+    told = take(step, 3)
+    still = changed(before, step.models), dict(turn.optimizer.state), turn.optimizer.param_groups[0]["lr"]
+    after = take(step, 2, first=3)
+
+    assert still == ({"compressor", "expander"}, {}, 1e-3)
+    assert not [name for figures in told for name in figures if name.startswith("discriminator")]
+    assert [figures["discriminator/lr"] for figures in after] == [5e-4, 2.5e-4]
+    assert "discriminator" in changed(before, step.models)
+
+
+def test_no_graph_is_kept_for_an_update_that_has_not_started(checked: Checker, live: Maker) -> None:
+    step = live(checked(VAE_GAN, f"{STEP}.updates.vae.start=1"))
+    carried = []
+    step.values.watch = lambda kind, name, value: (
+        carried.append(value.requires_grad) if name == "reconstruction" else None
+    )
+
+    take(step, 2)
+
+    assert carried == [False, True]
+
+
+@pytest.mark.parametrize("where", ["loss", "update"])
+def test_a_condition_is_asked_after_an_epoch_and_starts_the_next(checked: Checker, tmp_path: Any, where: str) -> None:
+    place = GENERATOR if where == "loss" else DISCRIMINATOR
+    name = "vae/hinge_generator" if where == "loss" else "discriminator_loss"
+    recipe = checked(VAE_GAN, f"{place}.start={ALWAYS}", f"{STEP}.epochs=3")
+
+    history = start(recipe, tmp_path).run.live.tally.history
+
+    assert len(history["vae/l1"]) == 3
+    assert len(history[name]) == 2
+
+
+def test_a_start_by_the_limit_of_its_condition_is_worth_a_warning(checked: Checker, tmp_path: Any) -> None:
+    listener = Listener([])
+    condition = "{type: loss_threshold, metric: vae/l1, threshold: 0.0, max_epochs: 1}"
+
+    ended = start(checked(VAE_GAN, f"{GENERATOR}.start={condition}"), tmp_path, [listener]).run
+
+    assert len(ended.live.tally.history["vae/hinge_generator"]) == 1
+    (told,) = listener.heard
+    assert told.startswith("loss `hinge_generator` of update `vae` starts by its limit: 1 epoch with vae/l1 ")
+
+
+def test_what_never_starts_is_a_warning_and_no_error(checked: Checker, tmp_path: Any) -> None:
+    listener = Listener([])
+    settings = [f"{DISCRIMINATOR}.start=500", f"{GENERATOR}.start={NEVER}"]
+
+    ended = start(checked(VAE_GAN, *settings), tmp_path, [listener]).run
+
+    assert ended.live.turns[0].steps == 0
+    assert listener.heard == [
+        "update `discriminator` has not started: it starts at batch 500, and step `vae_gan` ends after 12 batches",
+        "loss `hinge_generator` of update `vae` has not started: it starts by loss_threshold of vae/l1, "
+        "and step `vae_gan` ends after 12 batches",
+    ]
+
+
+LATE = {
+    "by number": [f"{GENERATOR}.start=7", f"{DISCRIMINATOR}.start=5"],
+    "by condition": [f"{GENERATOR}.start={ALWAYS}", f"{DISCRIMINATOR}.start={ALWAYS}"],
+    "accumulated": [f"{GENERATOR}.start=7", f"{DISCRIMINATOR}.start={ALWAYS}", f"{STEP}.accumulate=2"],
+}
+SCHEDULED = [
+    f"{DISCRIMINATOR}.scheduler={{type: OneCycleLR, warmup: 1}}",
+    f"{STEP}.ema={{models: [discriminator, expander], decay: 0.9}}",
+]
+
+
+@pytest.mark.parametrize("late", LATE)
+def test_stopping_again_and_again_ends_with_the_same_weights(checked: Checker, tmp_path: Any, late: str) -> None:
+    recipe = checked(VAE_GAN, *LATE[late], *SCHEDULED)
+    whole = start(recipe, tmp_path / "whole").run
+
+    while (again := start(recipe, tmp_path / "often", [StopAfter("batch_ended", 2)])).stopped is not None:
+        pass
+
+    assert 0 < whole.live.turns[0].steps < 12
+    assert finals(again.run) == finals(whole)
+    assert again.run.live.tally.history == whole.live.tally.history
+
+
+def test_going_back_to_before_the_start_takes_the_start_back(
+    checked: Checker, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The condition holds after batch 6; batches 7 to 10 are not finite, and the last good state is that after 4."""
+    monkeypatch.setattr(recovery, "PATIENCE", 4)
+    monkeypatch.setattr(Poison, "bad", lambda batch: batch in range(7, 11))
+    settings = [f"{GENERATOR}.start={ALWAYS}", f"{STEP}.epochs=4", f"{STEP}.checkpoint_every=4"]
+    recipe = checked(SPOILT, *settings, using=poisoned())
+    seen = Started()
+
+    ended = start(recipe, tmp_path / "whole", [seen]).run
+    while (again := start(recipe, tmp_path / "often", [StopAfter("batch_ended", 1)])).stopped is not None:
+        pass
+
+    assert ended.live.rollbacks == 1
+    assert seen.told == [*[{}] * 6, *[{"hinge_generator": 6}] * 5, {}, *[{"hinge_generator": 12}] * 12]
+    assert finals(again.run) == finals(ended)
+
+
+class Started:
+    """Remembers after each batch what has started by its condition."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, int]] = []
+
+    @hookimpl
+    def batch_ended(self, run: Any) -> None:
+        self.told.append(run.live.turns[1].starts.state())
+
+
+def test_averages_of_a_model_warm_up_from_its_own_start(checked: Checker, live: Maker) -> None:
+    """At n = 0 of the warm-up d = 1/10: nine tenths of the first step are in the average at once."""
+    ema = f"{STEP}.ema={{models: [discriminator], decay: 0.9999}}"
+    step = live(checked(VAE_GAN, f"{DISCRIMINATOR}.start=3", f"{GENERATOR}.start=3", ema))
+    first = next(step.models["discriminator"].parameters()).clone()
+
+    take(step, 3)
+    waiting = next(step.averages["discriminator"].module.parameters()).clone()
+    take(step, 1, first=3)
+
+    moved = next(step.models["discriminator"].parameters())
+    assert torch.equal(waiting, first)
+    torch.testing.assert_close(
+        next(step.averages["discriminator"].module.parameters()), 0.1 * first + 0.9 * moved, rtol=1e-4, atol=1e-7
+    )
+
+
+def test_a_proof_of_resumption_covers_what_starts_late(checked: Checker, tmp_path: Any) -> None:
+    lazy = f"{DISCRIMINATOR}.losses.r1={{every: 16, start: 100}}"
+    recipe = cut(checked(VAE_GAN, f"{DISCRIMINATOR}.start=500", f"{GENERATOR}.start={NEVER}", lazy))
+
+    history = start(recipe, tmp_path).run.live.tally.history
+
+    assert {name: len(history[name]) for name in ("discriminator/r1", "discriminator_loss", "vae/hinge_generator")} == {
+        "discriminator/r1": 1,
+        "discriminator_loss": 1,
+        "vae/hinge_generator": 1,
+    }
+
+
+@given(data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_scheduler_is_as_long_as_its_optimizer_steps(data: Any) -> None:
+    extent = Extent(*(data.draw(st.integers(1, 6)) for _ in range(3)))
+    starts = made_up({label: data.draw(st.integers(0, 40)) for label in ("", "a", "b")})
+    starts.every = {"a": data.draw(st.integers(1, 9)), "b": data.draw(st.integers(1, 9))}
+
+    steps = epochs = 0
+    for epoch in range(extent.epochs):
+        taken = [
+            any(starts.counts(label, epoch * extent.batches + batch) for label in ("a", "b"))
+            for batch in range(extent.batches)
+        ]
+        steps += sum(any(taken[n : n + extent.accumulate]) for n in range(0, extent.batches, extent.accumulate))
+        epochs += any(taken) or epochs > 0
+
+    assert intervals(extent, starts, "batch") == max(steps, 1)
+    assert intervals(extent, starts, "epoch") == max(epochs, 1)
+
+
+def made_up(stated: dict[str, int], *waiting: str) -> Starts:
+    """The starts of an update with losses `a` and `b`; what is `waiting` has a condition."""
+    losses = {label: SimpleNamespace(entry=None) for label in ("a", "b")}
+    each = {
+        label: SimpleNamespace(batch=stated.get(label, 0), condition=object() if label in waiting else None)
+        for label in ("", "a", "b")
+    }
+    return Starts(SimpleNamespace(losses=losses, starts=each))  # type: ignore[arg-type]
+
+
+def test_a_scheduler_waits_until_its_length_is_known_and_keeps_it() -> None:
+    extent = Extent(epochs=4, batches=10)
+    alone, beside, both = made_up({}, ""), made_up({"a": 5}, "b"), made_up({}, "a", "b")
+    unknown = [intervals(extent, alone, "batch"), intervals(extent, both, "batch")]
+
+    alone.meet("", 20)
+    both.meet("b", 10)
+    found = [intervals(extent, starts, "batch") for starts in (alone, beside, both)]
+    both.meet("a", 30)
+    beside.meet("b", 30)
+
+    assert unknown == [None, None]
+    assert found == [20, 40, 30]  # beside `a`, which starts for certain, `b` might start at once
+    assert [intervals(extent, starts, "batch") for starts in (alone, beside, both)] == found
+    assert intervals(extent, alone, "epoch") == 2
+
+
+def test_the_rate_of_a_lazy_update_comes_to_its_end_with_the_step(checked: Checker, live: Maker) -> None:
+    scheduler = f"{DISCRIMINATOR}.scheduler={{type: LinearLR, start_factor: 1.0, end_factor: 0.0, interval: batch}}"
+    step = live(checked(VAE_GAN, f"{DISCRIMINATOR}.losses={{r1: {{every: 4}}}}", scheduler, f"{STEP}.epochs=1"))
+
+    told = take(step, 6)
+
+    rates = [figures["discriminator/lr"] for figures in told if "discriminator/lr" in figures]
+    assert rates == pytest.approx([5e-4, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            [f"{GENERATOR}.start={{type: loss_threshold, metric: vae/l2, threshold: 1.0}}"],
+            r"(?s)`start` of loss `hinge_generator` of update `vae` watches `vae/l2`, which step `vae_gan` does not log"
+            r".*nearest +vae/lr",
+        ),
+        (
+            [f"{GENERATOR}.start={{type: loss_threshold, metric: vae/hinge_generator, threshold: 1.0}}"],
+            r"watches `vae/hinge_generator`, which nothing logs before that start",
+        ),
+        (
+            [f"{DISCRIMINATOR}.start={{type: plateau, metric: discriminator_loss}}"],
+            r"`start` of update `discriminator` watches `discriminator_loss`, which nothing logs before that start",
+        ),
+        (
+            [
+                f"{DISCRIMINATOR}.start={{type: plateau, metric: vae/hinge_generator}}",
+                f"{GENERATOR}.start={{type: plateau, metric: discriminator/lr}}",
+            ],
+            r"(?s)watches `discriminator/lr`, which nothing.*watches `vae/hinge_generator`, which nothing",
+        ),
+        (
+            [
+                f"{STEP}.evaluate={{seen: {{dataset: shapes, metrics: {{psnr: {{}}}}}}}}",
+                f"{GENERATOR}.start={{type: plateau, metric: seen/psnr}}",
+            ],
+            r"watches `seen/psnr`, which is measured at the end only",
+        ),
+        ([f"{GENERATOR}.start=-1"], r"`start` of loss `hinge_generator`: .*must be >= 0"),
+        ([f"{GENERATOR}.start=1.5"], r"`start` of loss `hinge_generator`: expected a whole number"),
+        ([f"{GENERATOR}.start={{metric: vae/l1}}"], r"`start` needs `type`: the name of its transition"),
+        ([f"{DISCRIMINATOR}.start=epok"], r"(?s)unknown transition `epok`.*nearest +epoch"),
+        (
+            [f"{GENERATOR}.start={{type: loss_threshold, metric: vae/l1, treshold: 1.0}}"],
+            r"unknown key `treshold` in transition `loss_threshold`",
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_start_that_cannot_be_is_refused(checked: Checker, settings: list[str], told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
+        checked(VAE_GAN, *settings)
+
+
+def test_a_chain_of_starts_of_which_each_logs_what_the_next_watches_is_accepted(checked: Checker) -> None:
+    chain = [
+        f"{DISCRIMINATOR}.start={ALWAYS}",
+        f"{GENERATOR}.start={{type: plateau, metric: discriminator_loss}}",
+        f"{STEP}.updates.vae.losses.kl={{start: {{type: plateau, metric: vae/hinge_generator}}}}",
+    ]
+
+    assert checked(VAE_GAN, *chain).steps

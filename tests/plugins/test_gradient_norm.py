@@ -1,0 +1,169 @@
+"""The adaptive weight of an adversarial loss: the ratio of pulls at the last layer, bounded and without a sign."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fluxflow_balancers.gradient_norm import GradientNorm
+from fluxflow_registry.check import Checked
+from fluxflow_registry.contracts import Position
+from fluxflow_registry.engine.run import build_models, open_sources
+from fluxflow_registry.engine.shapes import prove_shapes
+from fluxflow_registry.engine.step import LiveStep, facts_of
+from fluxflow_registry.errors import FluxflowError, RecipeError
+
+from ..small import VAE_GAN
+
+STEP = "steps.vae_gan"
+VAE = f"{STEP}.updates.vae"
+LAYER = "expander.out.0.weight"
+BALANCER = f"{VAE}.balancer={{type: gradient_norm, layer: {LAYER}, balanced: [hinge_generator]}}"
+Prove = Callable[..., Checked]
+
+
+class Shown:
+    """Gradients that a test makes up."""
+
+    def __init__(self, weights: Mapping[str, float], **gradients: list[float]) -> None:
+        self.weights = weights
+        self.gradients = {label: torch.tensor(gradient) for label, gradient in gradients.items()}
+
+    def check(self, layer: str) -> None:
+        assert layer == "layer"
+
+    def __call__(self, layer: str) -> Mapping[str, Tensor]:
+        return self.gradients
+
+
+def factor(shown: Shown, loss: float = 1.0, **options: Any) -> float:
+    """The factor of loss `gan`, beside `l1` and `ssim`."""
+    weigher = GradientNorm(layer="layer", balanced=["gan"], **options)(["l1", "ssim", "gan"], shown)
+    return float(weigher({"l1": torch.tensor(0.5), "ssim": torch.tensor(0.5), "gan": torch.tensor(loss)})["gan"])
+
+
+def test_the_factor_is_the_weighted_pull_of_the_others_over_its_own() -> None:
+    shown = Shown({"l1": 2.0, "ssim": 0.5, "gan": 0.1}, l1=[1.0, 0.0], ssim=[2.0, 4.0], gan=[0.3, 0.4])
+
+    assert factor(shown, delta=0.5) == pytest.approx((3.0**2 + 2.0**2) ** 0.5 / (0.5 + 0.5))
+    assert factor(shown, against=["l1"], delta=0.5) == pytest.approx(2.0 / (0.5 + 0.5))
+
+
+@given(pull=st.floats(-1e9, 1e9, width=32), own=st.floats(-1e9, 1e9, width=32), loss=st.floats(-1e9, 1e9, width=32))
+@settings(max_examples=100, deadline=None)
+def test_the_factor_lies_between_zero_and_the_clamp_whatever_sign_the_loss_has(
+    pull: float, own: float, loss: float
+) -> None:
+    shown = Shown({"l1": 1.0, "gan": 1.0}, l1=[pull], gan=[own])
+
+    assert 0.0 <= factor(shown, loss) <= 1e4
+
+
+@pytest.mark.parametrize("vanished", [0.0, 1e-30])
+def test_a_vanishing_pull_meets_the_clamp_and_not_ten_million(vanished: float) -> None:
+    assert factor(Shown({"l1": 1.0, "gan": 1.0}, l1=[1e3], gan=[vanished])) == 1e4
+    assert factor(Shown({"l1": 1.0, "gan": 1.0}, l1=[1e3], gan=[vanished]), clamp=5.0) == 5.0
+
+
+@pytest.mark.parametrize("pull", [float("nan"), float("inf")])
+def test_a_pull_that_is_not_finite_gives_a_factor_that_is(pull: float) -> None:
+    assert factor(Shown({"l1": 1.0, "gan": 1.0}, l1=[pull], gan=[pull])) == 0.0
+    assert 0.0 <= factor(Shown({"l1": 1.0, "gan": 1.0}, l1=[pull], gan=[1.0])) <= 1e4
+
+
+def test_a_batch_without_what_is_compared_keeps_the_weights() -> None:
+    shown = Shown({"gan": 1.0}, gan=[1.0])
+    weigher = GradientNorm(layer="layer", balanced=["gan"])(["l1", "gan"], shown)
+
+    assert weigher({"l1": torch.tensor(1.0)}) == {}
+    assert weigher({"gan": torch.tensor(1.0)}) == {}
+
+
+def test_a_balanced_loss_that_does_not_reach_the_layer_is_told() -> None:
+    shown = Shown({"l1": 1.0, "gan": 1.0}, l1=[1.0])
+
+    with pytest.raises(FluxflowError, match="balancer `gradient_norm`: loss `gan` does not reach `layer`"):
+        factor(shown)
+
+
+def live(checked: Checked) -> LiveStep:
+    (source,) = open_sources(checked).values()
+    device = torch.device("cpu")
+    return LiveStep(facts_of(checked.steps[0], source), source, build_models(checked, device), 0, device)
+
+
+def figures(step: LiveStep, count: int) -> list[dict[str, float]]:
+    found = []
+    for index, batch in zip(range(count), step.batches(0, 0), strict=False):
+        step.take(batch, Position(batch=index, step_batch=index, run_batch=index))
+        found.append(dict(step.tally.logged()))
+    return found
+
+
+@pytest.mark.parametrize("setting", [f"{STEP}.accumulate=1", f"{STEP}.accumulate=2", f"{STEP}.precision=fp16"])
+@pytest.mark.parametrize("detach", ["[latent]", "[]"])
+def test_in_training_the_balanced_loss_pulls_its_weight_times_as_hard_as_the_others(
+    prove: Prove, setting: str, detach: str
+) -> None:
+    """The gradient of each weighted loss alone at the layer, from a step whose other losses weigh nothing."""
+    cut = f"{VAE}.losses.hinge_generator.detach={detach}"
+    still = f"{STEP}.updates.discriminator.optimizer.lr=1.0e-12"
+    step = live(prove(VAE_GAN, BALANCER, setting, cut, still))
+    weight = figures(step, 1)[0]["vae/hinge_generator/weight"]
+
+    def pull(label: str, weight: float) -> float:
+        others = [
+            f"{VAE}.losses.{name}.weight={weight if name == label else 0.0}" for name in ("l1", "hinge_generator")
+        ]
+        alone = live(prove(VAE_GAN, *others, setting, cut, still, f"{STEP}.accumulate=9"))
+        figures(alone, 1)
+        turn = alone.turns[1]
+        gradient = turn.named[LAYER].grad
+        assert gradient is not None
+        return float(gradient.norm()) * 6 / (turn.scaler.get_scale() if turn.scaler else 1)
+
+    assert weight > 0
+    assert pull("hinge_generator", weight) == pytest.approx(0.1 * pull("l1", 1.0), rel=0.05)
+
+
+def test_the_factor_is_no_part_of_the_gradient(prove: Prove) -> None:
+    balanced = live(prove(VAE_GAN, BALANCER))
+    weight = figures(balanced, 1)[0]["vae/hinge_generator/weight"]
+    fixed = live(prove(VAE_GAN, f"{VAE}.losses.hinge_generator.weight={weight!r}"))
+
+    figures(fixed, 1)
+
+    for a, b in zip(balanced.models["expander"].parameters(), fixed.models["expander"].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_a_lazy_or_late_loss_is_balanced_when_its_turn_comes(prove: Prove) -> None:
+    late = [f"{VAE}.losses.hinge_generator={{weight: 0.1, every: 2, start: 1, detach: [latent]}}"]
+
+    told = figures(live(prove(VAE_GAN, BALANCER, *late)), 4)
+
+    assert ["vae/hinge_generator/weight" in each for each in told] == [False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            "layer: expander.oot.0.weight, balanced: [hinge_generator]",
+            r"(?s)no parameter.*nearest +expander.out.0.weight",
+        ),
+        (f"layer: {LAYER}, balanced: [hinge]", "`hinge` is no loss of the update; it has l1, kl, hinge_generator"),
+        (f"layer: {LAYER}, balanced: [l1], against: [l1]", "`l1` cannot be balanced against itself"),
+        (f"layer: {LAYER}, balanced: []", "balanced"),
+        (f"layer: {LAYER}", "needs `balanced`"),
+    ],
+)
+def test_what_cannot_be_balanced_is_told_before_training(prove: Prove, options: str, told: str) -> None:
+    with pytest.raises((RecipeError, FluxflowError), match=told):
+        prove_shapes(prove(VAE_GAN, f"{VAE}.balancer={{type: gradient_norm, {options}}}"))
