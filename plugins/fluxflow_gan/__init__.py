@@ -1,8 +1,8 @@
-"""The adversary: a patch discriminator, its logits, hinge losses, and the lazy R1 penalty."""
+"""The adversary: a patch discriminator, its logits, three games to play with it, and the lazy R1 penalty."""
 
 from __future__ import annotations
 
-from fluxflow_gan import losses, models, values
+from fluxflow_gan import losses, models, penalties, values
 from fluxflow_registry import Register, hookimpl
 
 
@@ -14,14 +14,23 @@ def fluxflow_register_models(register: Register) -> None:
 
 @hookimpl
 def fluxflow_register_values(register: Register) -> None:
-    """Register what the discriminator says of real and of reconstructed images."""
+    """Register what the discriminator says of real and of reconstructed images, and what it is told."""
+    register("instance_noise", values.InstanceNoise)
     register("real_logits", values.real_logits)
     register("fake_logits", values.fake_logits)
+    register("context_vector", values.context_vector)
+    register("real_projected_logits", values.real_projected_logits)
+    register("fake_projected_logits", values.fake_projected_logits)
 
 
 @hookimpl
 def fluxflow_register_losses(register: Register) -> None:
-    """Register both sides of the game and the gradient penalty."""
-    register("hinge_discriminator", losses.hinge_discriminator)
+    """Register both sides of each game and the gradient penalty."""
+    register("hinge_discriminator", losses.HingeDiscriminator)
     register("hinge_generator", losses.HingeGenerator)
-    register("r1", losses.R1)
+    register("nonsaturating_discriminator", losses.NonsaturatingDiscriminator)
+    register("nonsaturating_generator", losses.NonsaturatingGenerator)
+    register("least_squares_discriminator", losses.LeastSquaresDiscriminator)
+    register("least_squares_generator", losses.LeastSquaresGenerator)
+    register("r1", penalties.R1)
+    register("projected_r1", penalties.ProjectedR1)

@@ -1,30 +1,48 @@
-"""Both sides of the adversarial game, and the penalty that keeps it smooth."""
+"""Both sides of the adversarial games: hinge, non-saturating, least squares."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from attrs import field, frozen, validators
+from attrs import frozen
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
+
+#: `each`: every patch is judged, then the mean is taken. `mean`: a picture is judged by the mean of its patches.
+Patches = Literal["each", "mean"]
 
 
-def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """E[relu(1 - real)] / 2 + E[relu(1 + fake)] / 2, the relu taken patch by patch before the mean.
+def scores(logits: Tensor, patches: Patches) -> Tensor:
+    """What is judged: all logits [B, 1, h, w] (`each`), or the mean logit of each picture, [B] (`mean`)."""
+    return logits if patches == "each" else logits.flatten(1).mean(dim=1)
 
+
+@frozen
+class HingeDiscriminator:
+    """E[relu(1 - real)] / 2 + E[relu(1 + fake)] / 2.
+
+    With `patches: each` the relu is taken patch by patch and the mean after it, so that a picture cannot
+    make up for a bad patch by a good one; with `mean` a picture's patches are averaged before the relu.
     Lim and Ye, "Geometric GAN", 2017; halved as in Esser et al., "Taming transformers", 2021.
     """
-    real = (1 - real_logits).relu().mean()
-    fake = (1 + fake_logits).relu().mean()
-    return 0.5 * (real + fake)
+
+    patches: Patches = "each"
+    """each: the mean over patches comes after the relu; mean: it comes before."""
+
+    def __call__(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """Give half the sum of both sides."""
+        real = (1 - scores(real_logits, self.patches)).relu().mean()
+        fake = (1 + scores(fake_logits, self.patches)).relu().mean()
+        return 0.5 * (real + fake)
 
 
 @frozen
 class HingeGenerator:
     """-E[fake], the generator's side of the hinge game, the mean over all patches (Lim and Ye, 2017).
 
-    It falls below zero when the discriminator is deceived. `detach: [latent]` keeps it from the encoder.
+    It has no relu: before or after is the same. It falls below zero when the discriminator is deceived.
+    `detach: [latent]` keeps it from the encoder.
     """
 
     default_weight: ClassVar[float] = 0.5
@@ -35,25 +53,72 @@ class HingeGenerator:
 
 
 @frozen
-class R1:
-    """gamma / 2 E ||grad_x D(x)||^2 on real images, D(x) the *mean* of an image's patch logits.
+class NonsaturatingDiscriminator:
+    """E[softplus(-real)] + E[softplus(fake)] = -E[log D(x)] - E[log(1 - D(G))], D = sigmoid of a logit.
 
-    Mescheder et al., "Which training methods for GANs do actually converge?", 2018. The mean, for the
-    gradient of a sum of patches grows with their number until the penalty silences the
-    discriminator. Made for `every: 16` (lazy regularisation, Karras et al., 2020).
+    Goodfellow et al., "Generative adversarial nets", 2014. 2 log 2 where it says nothing (all logits 0).
     """
 
-    gamma: float = field(default=5.0, validator=validators.ge(0))
-    """Strength of the penalty."""
-    interval: int = field(default=1, validator=validators.ge(1))
-    """Factor of the penalty; the same number as `every` makes up for the batches between."""
+    patches: Patches = "each"
+    """each: the mean over patches comes after the softplus; mean: it comes before."""
 
-    def __call__(self, image: Tensor, discriminator: nn.Module) -> Tensor:
-        """Give the penalty; runs the discriminator once more, on images that carry gradient."""
-        import torch
+    def __call__(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """Give the sum of both sides."""
+        from torch.nn.functional import softplus
 
-        x = image.detach().requires_grad_()
-        with torch.enable_grad():
-            score = discriminator(x).mean(dim=(1, 2, 3)).sum()
-            (gradient,) = torch.autograd.grad(score, x, create_graph=True)
-        return 0.5 * self.gamma * self.interval * gradient.square().sum(dim=(1, 2, 3)).mean()
+        real = softplus(-scores(real_logits, self.patches)).mean()
+        fake = softplus(scores(fake_logits, self.patches)).mean()
+        return real + fake
+
+
+@frozen
+class NonsaturatingGenerator:
+    """E[softplus(-fake)] = -E[log D(G)], whose gradient is greatest where the generator is worst (Goodfellow, 2014).
+
+    `detach: [latent]` keeps it from the encoder.
+    """
+
+    default_weight: ClassVar[float] = 0.5
+
+    patches: Patches = "each"
+    """each: the mean over patches comes after the softplus; mean: it comes before."""
+
+    def __call__(self, fake_logits: Tensor) -> Tensor:
+        """Give the mean over what is judged."""
+        from torch.nn.functional import softplus
+
+        return softplus(-scores(fake_logits, self.patches)).mean()
+
+
+@frozen
+class LeastSquaresDiscriminator:
+    """E[(real - 1)^2] / 2 + E[fake^2] / 2: logits are pulled to 1 for real and to 0 for fake.
+
+    Mao et al., "Least squares generative adversarial networks", 2017.
+    """
+
+    patches: Patches = "each"
+    """each: the mean over patches comes after the square; mean: it comes before."""
+
+    def __call__(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """Give half the sum of both sides."""
+        real = (scores(real_logits, self.patches) - 1).square().mean()
+        fake = scores(fake_logits, self.patches).square().mean()
+        return 0.5 * (real + fake)
+
+
+@frozen
+class LeastSquaresGenerator:
+    """E[(fake - 1)^2] / 2: the generator's side of the least-squares game (Mao et al., 2017).
+
+    `detach: [latent]` keeps it from the encoder.
+    """
+
+    default_weight: ClassVar[float] = 0.5
+
+    patches: Patches = "each"
+    """each: the mean over patches comes after the square; mean: it comes before."""
+
+    def __call__(self, fake_logits: Tensor) -> Tensor:
+        """Give half the mean over what is judged."""
+        return 0.5 * (scores(fake_logits, self.patches) - 1).square().mean()

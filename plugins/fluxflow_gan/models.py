@@ -22,6 +22,8 @@ class PatchDiscriminatorBuilder:
     """Whether every convolution is divided by its largest singular value."""
     details: float = field(default=4.0, validator=validators.ge(0.0))
     """Gain at which fine detail is shown beside the picture; 0 shows the picture alone."""
+    context_width: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
+    """Width of the context that it is told by `*_projected_logits`: that of the text encoder; None: it is told none."""
 
     def __call__(self) -> nn.Module:
         """Build the model with fresh weights."""
@@ -32,4 +34,5 @@ class PatchDiscriminatorBuilder:
             depth=self.depth,
             spectral_norm=self.spectral_norm,
             details=self.details,
+            context_width=self.context_width,
         )

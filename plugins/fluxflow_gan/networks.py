@@ -22,6 +22,9 @@ class PatchDiscriminator(nn.Module):
     a sharp one in the fine scales alone, which are small in x, and seeing them apart lets the
     discriminator learn in hundreds of batches instead of tens of thousands (after the wavelet
     discriminator of Gal et al., "SWAGAN", 2021).
+
+    With `context_width` D it is a projection discriminator (Miyato and Koyama, "cGANs with projection
+    discriminator", 2018): a patch with features f scores psi(f) + <V c, f> for a context c [B, D].
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class PatchDiscriminator(nn.Module):
         depth: int = 2,
         spectral_norm: bool = False,
         details: float = 4.0,
+        context_width: int | None = None,
     ) -> None:
         super().__init__()
         self.downscale, self.details = 2**depth, details
@@ -48,13 +52,27 @@ class PatchDiscriminator(nn.Module):
         if spectral_norm:
             layers = [normalised(x) if isinstance(x, nn.Conv2d) else x for x in layers]
         self.body = nn.Sequential(*layers)
+        self.projection: nn.Module | None = None
+        if context_width is not None:
+            projection = nn.Linear(context_width, widths[-1], bias=False)
+            # A context of unit scale moves a score by about as much as the picture does.
+            nn.init.normal_(projection.weight, std=(context_width * widths[-1]) ** -0.5)
+            self.projection = normalised(projection) if spectral_norm else projection
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Score every patch of the image."""
+    def forward(self, image: Tensor, context: Tensor | None = None) -> Tensor:
+        """Score every patch of the image, by a context [B, D] where one is given.
+
+        Raises ValueError for a context without a `context_width`; without a context psi(f) alone is given.
+        """
+        if context is not None and self.projection is None:
+            raise ValueError("the discriminator has no `context_width`, so it cannot be told a context")
         if self.details:
             smooth = avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
             image = torch.cat([image, self.details * (image - smooth)], dim=1)
-        logits: Tensor = self.body(image)
+        features = self.body[:-1](image)
+        logits: Tensor = self.body[-1](features)
+        if context is not None and self.projection is not None:
+            logits = logits + torch.einsum("bfhw,bf->bhw", features, self.projection(context))[:, None]
         return logits
 
 

@@ -19,18 +19,20 @@ GAN = """\
 STEP vae_gan: on each batch of `shapes` (image, caption)
 
   update discriminator: trains discriminator (AdamW)
-     * real_logits(image, discriminator)           [discriminator]          for loss hinge_discriminator
-       posterior(image, compressor)                keeps its graph for vae  for latent
-       latent(posterior, generator)                keeps its graph for vae  for reconstruction
-       reconstruction(latent, expander)            keeps its graph for vae  for fake_logits
-     * fake_logits(reconstruction, discriminator)  [discriminator]          for loss hinge_discriminator
-"""
+       instance_noise(step_batch)                                                                      for real_logits, fake_logits
+     * real_logits(image, discriminator, instance_noise, generator)           [discriminator]          for loss hinge_discriminator
+       posterior(image, compressor)                                           keeps its graph for vae  for latent
+       latent(posterior, generator)                                           keeps its graph for vae  for reconstruction
+       reconstruction(latent, expander)                                       keeps its graph for vae  for fake_logits
+     * fake_logits(reconstruction, discriminator, instance_noise, generator)  [discriminator]          for loss hinge_discriminator
+"""  # noqa: E501
 VAE = """
-    =* posterior(image, compressor)                [compressor]            for latent, loss kl
-    =* latent(posterior, generator)                [compressor]            for reconstruction
-    =* reconstruction(latent, expander)            [compressor, expander]  for fake_logits, loss mse, loss l1
-     * fake_logits(reconstruction, discriminator)  [compressor, expander]  for loss hinge_generator
-"""
+    =  instance_noise(step_batch)                                                                     for fake_logits
+    =* posterior(image, compressor)                                           [compressor]            for latent, loss kl
+    =* latent(posterior, generator)                                           [compressor]            for reconstruction
+    =* reconstruction(latent, expander)                                       [compressor, expander]  for fake_logits, loss mse, loss l1
+     * fake_logits(reconstruction, discriminator, instance_noise, generator)  [compressor, expander]  for loss hinge_generator
+"""  # noqa: E501
 
 
 def test_a_valid_recipe_is_told_on_a_few_lines(call: Call) -> None:
@@ -90,12 +92,13 @@ def test_the_plan_as_json(call: Call) -> None:
     gan = next(step for step in data["steps"] if step["name"] == "vae_gan")
     discriminator, vae = gan["updates"]
     assert {value["name"]: value["reused"] for value in vae["values"]} == {
+        "instance_noise": True,
         "posterior": True,
         "latent": True,
         "reconstruction": True,
         "fake_logits": False,
     }
-    assert discriminator["values"][1] == {
+    assert discriminator["values"][2] == {
         "name": "posterior",
         "needs": {"image": "image", "compressor": "compressor"},
         "asked_by": ["latent"],

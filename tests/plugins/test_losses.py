@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fluxflow_flow.losses import velocity
-from fluxflow_gan.losses import R1, HingeGenerator, hinge_discriminator
+from fluxflow_gan.losses import HingeDiscriminator, HingeGenerator
+from fluxflow_gan.penalties import R1
 from fluxflow_metrics import psnr, sharpness
 from fluxflow_vae.losses import Frequency, Kl, Mse, Ssim, l1
 from fluxflow_vae.networks import Posterior
@@ -151,7 +152,7 @@ def test_hinge_takes_the_relu_of_each_patch_before_the_mean() -> None:
     real = torch.tensor([2.0, 0.0]).view(1, 1, 1, 2)
     fake = torch.tensor([-3.0, 0.5]).view(1, 1, 1, 2)
 
-    assert float(hinge_discriminator(real, fake)) == pytest.approx(0.5 * (0.5 + 0.75))
+    assert float(HingeDiscriminator()(real, fake)) == pytest.approx(0.5 * (0.5 + 0.75))
     assert float(HingeGenerator()(fake)) == pytest.approx(1.25)
 
 
