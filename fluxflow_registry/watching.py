@@ -55,16 +55,22 @@ def unwatchable(
     updates: Iterable[CheckedUpdate | None],
     watches: Callable[[Configured], Iterable[str]],
 ) -> list[Problem]:
-    """What is wrong with the metrics that a best checkpoint, a transition and starts wait for.
+    """What is wrong with the metrics that a best checkpoint, a transition, schedulers and starts wait for.
 
     `watches` tells the metrics of a transition.
     """
     wishes = [(step.settings.best.metric, "`best`", step.node.at("best", "metric"))] if step.settings.best else []
     if until is not None:
         wishes += _wishes(until, f"transition `{until.component.name}`", watches)
+    whole = [update for update in updates if update is not None]
+    for update in whole:
+        metric = getattr(update.scheduler.instance, "metric", None) if update.scheduler else None
+        if update.scheduler and metric is not None:
+            where = step.updates[update.name].node.at("scheduler", "metric")
+            wishes.append((metric, f"scheduler `{update.scheduler.component.name}`", where))
     late = {
         (update.name, label): _wishes(start.condition, f"`start` of {called(update.name, label)}", watches)
-        for update in (update for update in updates if update is not None)
+        for update in whole
         for label, start in update.starts.items()
         if start.condition is not None
     }

@@ -121,14 +121,14 @@ def end_epoch(run: Run, live: LiveStep, position: Position) -> Position:
     run.tell("epoch_ended", step=live.facts, position=done, summaries=summaries)
     live.tally.close_epoch({**summaries, **{key: Summary(v, v, v, v) for key, v in figures.items()}})
     run.chronicle.close_epoch(live.facts.name, done.epoch, live.tally.history)
+    measured = {name: s.mean for name, s in summaries.items()} | figures
     for turn in live.turns:
-        summary = summaries.get(f"{turn.name}_loss")
-        turn.end_epoch(summary.mean if summary else float("inf"), done.step_batch)
+        turn.end_epoch(measured, done.step_batch)
     live.judge(done.epoch)
     late = live.start_due(done.epoch, done.step_batch) if live.verdict is None else []
     for message in late:
         run.tell("warned", position=done, message=message)
-    if is_best(live, {name: s.mean for name, s in summaries.items()} | figures) and not live.skipping:
+    if is_best(live, measured) and not live.skipping:
         run.save(done, "best", live)
     if live.verdict is None:
         save_or_stop(run, live, done, live.window(live.facts.batches - 1))

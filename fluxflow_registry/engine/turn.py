@@ -82,6 +82,8 @@ class Turn:
         self.interval = getattr(checked.scheduler.instance, "interval", "epoch") if checked.scheduler else "epoch"
         self.scheduler: Any = None
         self.schedule()
+        #: The metric that the scheduler is told after each epoch, if it looks at one.
+        self.watches = getattr(checked.scheduler and checked.scheduler.instance, "metric", None) or f"{self.name}_loss"
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
         self.gradients = LossGradients(self.named, checked.balancer.where if checked.balancer else "")
         self.weigher = weigher_of(checked, self.gradients)
@@ -266,12 +268,15 @@ class Turn:
         """Whether some loss was computed on one of the first `step_batch` batches of the step."""
         return self.starts.first is not None and self.starts.first < step_batch
 
-    def end_epoch(self, monitored: float, step_batch: int) -> None:
-        """Let a scheduler that counts epochs count one; `monitored` is the mean of the update's loss."""
+    def end_epoch(self, metrics: Mapping[str, float], step_batch: int) -> None:
+        """Let a scheduler that counts epochs count one; `metrics` are the epoch's means and evaluations."""
         if self.scheduler is None or self.interval != "epoch" or not self.begun(step_batch):
             return
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.scheduler.step(monitored)
+            if self.watches in metrics:
+                self.scheduler.step(metrics[self.watches])
+            elif self.watches == f"{self.name}_loss":  # nothing of it was finite
+                self.scheduler.step(math.inf)
         else:
             self.scheduler.step()
 

@@ -10,3 +10,9 @@ from fluxflow_registry import Register, hookimpl
 def fluxflow_register_losses(register: Register) -> None:
     """Register the loss."""
     register("lpips", Lpips)
+
+
+@hookimpl
+def fluxflow_register_metrics(register: Register) -> None:
+    """Register the same distance as a measure of held-out images: the less, the better."""
+    register("lpips", Lpips)

@@ -31,7 +31,6 @@ LEFT_OUT: Mapping[str, str] = {
     "total_steps": "the step's",
     "epochs": "the step's",
     "steps_per_epoch": "the step's",
-    "mode": "an update's loss is better where it is less",
 }
 
 
@@ -224,8 +223,16 @@ class OneCycleLR:
 
 @frozen
 class ReduceLROnPlateau:
-    """torch's ReduceLROnPlateau: lr falls when the update's mean loss of an epoch stops falling."""
+    """torch's ReduceLROnPlateau: lr falls when a metric stops getting better, epoch by epoch.
 
+    The metric is the mean of the update's loss over the epoch, or any other that is logged or evaluated; in epochs
+    after which an evaluation is not due, nothing is counted.
+    """
+
+    metric: str | None = None
+    """A metric that the step logs, or `<evaluation>/<metric>` of one with `every`; null: the update's loss."""
+    mode: Literal["min", "max"] = "min"
+    """Whether less of the metric is better, or more."""
     factor: float = field(default=0.1, validator=[validators.gt(0), validators.lt(1)])
     """Factor of each fall."""
     patience: int = _count(10)
@@ -251,7 +258,7 @@ class ReduceLROnPlateau:
 
         from fluxflow_torch.plateau import WarmedUpPlateau
 
-        options = asdict(self, filter=lambda attribute, _: attribute.name not in ("interval", "warmup"))
+        options = asdict(self, filter=lambda attribute, _: attribute.name not in ("metric", "interval", "warmup"))
         if self.warmup == 0:
             return ReduceLROnPlateau(optimizer, **options)
         return WarmedUpPlateau(optimizer, self.warmup, **options)

@@ -194,7 +194,7 @@ def test_an_unknown_name_is_told_with_the_nearest(call: Call, stated: str, told:
 
 def test_a_description_as_json_holds_the_same(call: Call) -> None:
     data = json.loads(call("--describe", "velocity", "--json").out)
-    (kl,) = json.loads(call("--describe", "kl", "--json").out)
+    (kl,) = json.loads(call("--describe", "loss:kl", "--json").out)
 
     assert [row["kind"] for row in data] == ["loss", "value"]
     assert kl["options"][0] == {

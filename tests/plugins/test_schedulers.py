@@ -47,6 +47,7 @@ OTHER: dict[str, Any] = {
     "div_factor": 5.0,
     "final_div_factor": 5.0,
     "three_phase": True,
+    "mode": "max",
     "patience": 3,
     "threshold": 0.9,
     "threshold_mode": "abs",
@@ -94,7 +95,7 @@ def test_every_option_of_torchs_is_offered_or_left_out_on_purpose(options: Any) 
     theirs = dict(inspect.signature(getattr(torch.optim.lr_scheduler, options.__name__)).parameters)
     ours = {field.name: field.default for field in attrs.fields(options)}
 
-    assert set(theirs) - set(schedulers.LEFT_OUT) == set(ours) - {"interval", "warmup", "eta_min_factor"}
+    assert set(theirs) - set(schedulers.LEFT_OUT) == set(ours) - {"interval", "warmup", "eta_min_factor", "metric"}
     changed = {
         name for name in set(theirs) & set(ours) if theirs[name].default not in (ours[name], inspect.Parameter.empty)
     }
@@ -109,7 +110,7 @@ def test_every_option_of_torchs_is_offered_or_left_out_on_purpose(options: Any) 
         (options, field.name)
         for options in BASE
         for field in attrs.fields(options)
-        if field.name != "interval" and field.name not in MOMENTA
+        if field.name not in ("interval", "metric", *MOMENTA)  # those have tests of their own
     ],
     ids=lambda each: getattr(each, "__name__", each),
 )
@@ -251,7 +252,7 @@ def test_an_interval_is_a_step_of_the_optimizer_or_an_epoch(options: Any, prove:
         for index, batch in zip(range(2), each.batches(0, 0), strict=False):
             each.take(batch, Position(batch=index, step_batch=index, run_batch=index))
             seen[interval].append(turn.optimizer.param_groups[0]["lr"])
-        turn.end_epoch(1.0, 2)
+        turn.end_epoch({"vae_loss": 1.0}, 2)
         seen[interval].append(turn.optimizer.param_groups[0]["lr"])
 
     assert seen["batch"][0] != seen["batch"][1]

@@ -1,0 +1,221 @@
+"""Measures: against the library torchmetrics, by hand, and as what the best checkpoint is chosen by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fluxflow_lpips.losses import Lpips
+from fluxflow_metrics import Elbo, Ssim, kl, psnr
+from fluxflow_registry import hookimpl
+from fluxflow_registry.check import Checked
+from fluxflow_registry.registry import Registry, load
+from fluxflow_registry.state import store
+from fluxflow_vae import losses
+from fluxflow_vae.networks import Posterior
+
+from ..engine.conftest import start
+from ..small import PLUGINS
+
+
+def images(seed: int = 0, side: int = 24) -> Tensor:
+    return torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def posterior(seed: int = 0) -> Posterior:
+    generator = torch.Generator().manual_seed(seed)
+    return Posterior(*torch.randn(2, 3, 2, 4, 4, generator=generator))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.5])
+def test_psnr_and_ssim_are_those_of_torchmetrics(noise: float) -> None:
+    library = pytest.importorskip("torchmetrics.functional.image", reason="torchmetrics is not installed")
+    t = images(0)
+    p = (t + noise * images(1)).clamp(-1, 1)
+
+    _, everywhere = library.structural_similarity_index_measure(p, t, data_range=2.0, return_full_image=True)
+    similarity = everywhere[..., 5:-5, 5:-5].mean()  # the library's mean counts windows beyond the border too
+
+    torch.testing.assert_close(Ssim()(p, t), similarity, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(1 - losses.Ssim()(p, t), similarity, rtol=1e-4, atol=1e-5)
+    if noise:
+        ratio = library.peak_signal_noise_ratio(p, t, data_range=2.0, dim=(1, 2, 3), reduction="elementwise_mean")
+        torch.testing.assert_close(psnr(p, t), ratio, rtol=1e-4, atol=1e-4)
+
+
+def test_ssim_is_one_for_the_image_itself_and_its_window_fits_small_images() -> None:
+    t = images(0)
+
+    assert float(Ssim()(t, t)) == pytest.approx(1.0)
+    assert float(Ssim()(t + 1e9, t)) == float(Ssim()(torch.ones_like(t), t))
+    assert float(Ssim(window=5)(images(1), t)) != float(Ssim(window=7)(images(1), t))
+    assert float(Ssim(sigma=1.0)(images(1), t)) != float(Ssim(sigma=2.0)(images(1), t))
+    assert Ssim()(images(1, side=6), images(0, side=6)).isfinite()
+    with pytest.raises(ValueError, match="window is 4: it must be odd"):
+        Ssim(window=4)
+
+
+def test_kl_is_the_mean_over_elements_by_torchs_own_formula() -> None:
+    q = posterior()
+    normal = torch.distributions.Normal(q.mean, (0.5 * q.logvar).exp())
+
+    expected = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0))
+
+    torch.testing.assert_close(kl(q), expected.mean())
+    assert float(kl(Posterior(torch.zeros(2, 1, 1, 1), torch.zeros(2, 1, 1, 1)))) == 0.0
+
+
+@given(beta=st.floats(0, 4), kind=st.sampled_from(["mse", "l1"]))
+@settings(max_examples=20)
+def test_the_bound_by_means_is_the_sum_of_the_losses_of_these_weights(beta: float, kind: str) -> None:
+    p, t, q = images(1), images(0), posterior()
+    reconstruction = {"mse": torch.nn.functional.mse_loss, "l1": torch.nn.functional.l1_loss}[kind]
+
+    found = Elbo(reconstruction=kind, beta=beta)(p, t, q)  # type: ignore[arg-type]
+
+    torch.testing.assert_close(found, reconstruction(p, t) + beta * losses.Kl()(q))
+
+
+@pytest.mark.parametrize("kind", ["mse", "l1"])
+def test_the_bound_by_sums_is_the_negative_bound_in_nats_but_for_a_constant(kind: Any) -> None:
+    p, t, q = images(1), images(0), posterior()
+    likelihood: Any = {
+        "mse": torch.distributions.Normal(p, math.sqrt(0.5)),
+        "l1": torch.distributions.Laplace(p, 1.0),
+    }[kind]
+    constant = {"mse": 0.5 * math.log(math.pi), "l1": math.log(2.0)}[kind] * t[0].numel()
+    normal = torch.distributions.Normal(q.mean, (0.5 * q.logvar).exp())
+    divergence = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0))
+
+    bound = -likelihood.log_prob(t).flatten(1).sum(dim=1) + divergence.flatten(1).sum(dim=1)
+
+    found = Elbo(reconstruction=kind, reduction="sum")(p, t, q)
+    torch.testing.assert_close(found, bound.mean() - constant)
+
+
+RECIPE = """
+recipe: 1
+name: chosen
+models:
+  compressor: {type: compressor, latent_channels: 2, width: 8}
+  expander: {type: expander, latent_channels: 2, width: 8}
+datasets:
+  shapes: {type: shapes, image_size: 32, length: 24}
+  unseen: {type: shapes, image_size: 32, length: 8, seed: 1}
+values: {latent: {sample: false}}
+steps:
+  vae:
+    dataset: shapes
+    batch_size: 4
+    epochs: 5
+    checkpoint_every: 1000
+    updates:
+      vae:
+        trains: [compressor, expander]
+        losses: {mse: {weight: 1.0}, kl: {weight: 0.01}}
+        optimizer: {type: AdamW, lr: 0.05}
+        scheduler: SCHEDULER
+    evaluate:
+      val:
+        dataset: unseen
+        samples: 8
+        batch_size: 3
+        every: 1
+        metrics: {elbo: {beta: 0.01}, kl: {}, ssim: {}, psnr: {}, lpips: {net: squeeze, random: true}}
+    best: {metric: val/elbo}
+"""
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return load([*PLUGINS, "lpips"])
+
+
+class Heard:
+    """An observer that notes what is measured."""
+
+    def __init__(self) -> None:
+        self.figures: list[dict[str, float]] = []
+
+    @hookimpl
+    def evaluated(self, metrics: Any) -> None:
+        self.figures.append(dict(metrics))
+
+
+def test_the_best_checkpoint_is_the_one_of_the_least_bound_over_the_held_out_split(
+    prove: Callable[..., Checked], registry: Registry, tmp_path: Path
+) -> None:
+    recipe = prove(RECIPE.replace("SCHEDULER", "{type: StepLR, step_size: 100}"), using=registry)
+    heard = Heard()
+
+    run = start(recipe, tmp_path / "runs", [heard]).run
+
+    (best,) = (run.folder / "checkpoints").glob("*-best")
+    state, meta = store.load(best)
+    bounds = [figures["elbo"] for figures in heard.figures[:5]]
+    assert meta["position"]["epoch"] == bounds.index(min(bounds)) + 1 < 5  # it is not merely the last
+    for name, model in run.models.items():
+        model.load_state_dict(state["model"][name])
+        model.eval()
+    image = run.peek("unseen", 8)["image"]
+    with torch.no_grad():
+        q = run.models["compressor"](image)
+        p = run.models["expander"](q.mean)
+    expected = {
+        "elbo": (p - image).square().mean() + 0.01 * losses.Kl()(q),
+        "kl": losses.Kl()(q),
+        "ssim": 1 - losses.Ssim()(p.clamp(-1, 1), image),
+        "psnr": psnr(p, image),
+        "lpips": Lpips(net="squeeze", random=True)(p, image),
+    }
+    found = heard.figures[bounds.index(min(bounds))]
+    assert found == pytest.approx({name: float(value) for name, value in expected.items()}, rel=1e-3)
+
+
+@pytest.mark.parametrize(("mode", "falls"), [("max", False), ("min", True)])
+def test_a_scheduler_falls_where_a_measure_of_the_held_out_split_stops_getting_better(
+    prove: Callable[..., Checked], registry: Registry, tmp_path: Path, mode: str, falls: bool
+) -> None:
+    watching = f"{{type: ReduceLROnPlateau, metric: val/psnr, mode: {mode}, patience: 0, threshold: 0.0}}"
+    text = RECIPE.replace("SCHEDULER", watching).replace("lr: 0.05", "lr: 0.002").replace("epochs: 5", "epochs: 3")
+    recipe = prove(text, using=registry)
+    heard = Heard()
+
+    run = start(recipe, tmp_path / "runs", [heard]).run
+
+    ratios = [figures["psnr"] for figures in heard.figures]
+    assert ratios == sorted(ratios)  # it gets better and better
+    assert (run.live.turns[0].optimizer.param_groups[0]["lr"] < 0.002) == falls
+
+
+def test_a_scheduler_that_watches_what_is_not_measured_each_time_counts_what_is(
+    prove: Callable[..., Checked], registry: Registry, tmp_path: Path
+) -> None:
+    watching = "{type: ReduceLROnPlateau, metric: val/psnr, patience: 0, threshold: 0.0}"
+    recipe = prove(RECIPE.replace("SCHEDULER", watching).replace("every: 1\n", "every: 2\n"), using=registry)
+
+    run = start(recipe, tmp_path / "runs").run
+
+    assert run.live.turns[0].scheduler.last_epoch == 2  # of five epochs
+
+
+def test_a_scheduler_that_watches_what_nothing_measures_is_refused_with_its_place(
+    prove: Callable[..., Checked], registry: Registry
+) -> None:
+    from fluxflow_registry.errors import RecipeError
+
+    with pytest.raises(RecipeError) as refused:
+        prove(RECIPE.replace("SCHEDULER", "{type: ReduceLROnPlateau, metric: vae_lss}"), using=registry)
+
+    (problem,) = refused.value.problems
+    assert problem.message == "scheduler `ReduceLROnPlateau` watches `vae_lss`, which step `vae` does not log"
+    assert ("nearest", "vae_loss") in problem.notes
+    assert str(problem.where).endswith(":22:54")
