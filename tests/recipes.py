@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-#: Recipes that come with the framework.
-SHIPPED = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
-DEFAULT = Path(__file__).parents[1] / "recipes" / "vae_gan_flow.yaml"
+RECIPES = Path(__file__).parents[1] / "recipes"
+#: Recipes that come with the framework, small variants among them.
+SHIPPED = sorted(RECIPES.rglob("*.yaml"))
+DEFAULT = RECIPES / "vae_gan_flow.yaml"
 
 #: The least that is a recipe: an autoencoder in one step.
 TINY = """\

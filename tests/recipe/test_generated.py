@@ -20,7 +20,7 @@ from fluxflow_registry.registry import Registry, load
 from fluxflow_registry.resolve import resolve_recipe
 
 from ..generated import recipes
-from ..recipes import SHIPPED
+from ..recipes import DEFAULT, SHIPPED
 
 REGISTRY = load()
 VALIDATOR = jsonschema.Draft202012Validator(recipe_schema(REGISTRY))
@@ -81,7 +81,7 @@ def test_every_value_of_a_written_recipe_says_where_it_came_from(path: Path, eve
 @given(origin=st.text(min_size=1, max_size=12))
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_setting_can_break_out_of_its_comment(origin: str, prove: Callable[..., Checked]) -> None:
-    text = SHIPPED[0].read_text()
+    text = DEFAULT.read_text()
     setting = f"seed=7 # {origin}"
 
     try:
