@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluxflow_registry import hookimpl
+from fluxflow_registry import Ending, hookimpl
 from fluxflow_registry.check import Checked
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine import recovery
@@ -19,8 +20,10 @@ from fluxflow_registry.engine.cut import cut
 from fluxflow_registry.engine.starting import Extent, Starts, intervals
 from fluxflow_registry.engine.step import LiveStep
 from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.registry import Plugin, _register, load
 
-from ..small import VAE_GAN
+from ..small import PLUGINS, VAE_GAN
+from ..synthetic import plugin
 from .conftest import StopAfter, changed, start, weights
 from .poison import SPOILT, Poison, poisoned
 from .test_resume import Listener, finals
@@ -153,6 +156,42 @@ def test_stopping_again_and_again_ends_with_the_same_weights(checked: Checker, t
     assert 0 < whole.live.turns[0].steps < 12
     assert finals(again.run) == finals(whole)
     assert again.run.live.tally.history == whole.live.tally.history
+
+
+@define
+class Patient:
+    """A condition that counts how often it was asked, and holds the second time."""
+
+    asked: int = field(init=False, default=0)
+
+    def __call__(self, epoch: int) -> Ending | None:
+        self.asked += 1
+        return Ending(f"asked {self.asked} times by epoch {epoch}") if self.asked >= 2 else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"asked": self.asked}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.asked = state["asked"]
+
+
+def test_a_condition_that_keeps_something_is_asked_once_an_epoch_stopped_or_not(
+    checked: Checker, tmp_path: Any
+) -> None:
+    patient = load(PLUGINS)
+    _register(patient, Plugin("patient", "test", "1", "here"), plugin(transitions={"patient": Patient}))
+    settings = [f"{GENERATOR}.start=patient", f"{STEP}.epochs=3"]
+    whole = start(checked(VAE_GAN, *settings, using=patient), tmp_path / "whole").run
+
+    stops = 0
+    while (
+        again := start(checked(VAE_GAN, *settings, using=patient), tmp_path / "often", [StopAfter("batch_ended", 5)])
+    ).stopped is not None:
+        stops += 1
+
+    assert stops >= 3
+    assert whole.live.turns[1].starts.state() == {"hinge_generator": 12}
+    assert finals(again.run) == finals(whole)
 
 
 def test_going_back_to_before_the_start_takes_the_start_back(
