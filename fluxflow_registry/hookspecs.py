@@ -73,7 +73,11 @@ def fluxflow_register_samplers(register: Register) -> None:
 
 @hookspec
 def fluxflow_register_metrics(register: Register) -> None:
-    """Metrics: called with the values that they name, without gradient, on held-out batches."""
+    """Metrics: called with the values that they name, without gradient, on held-out batches.
+
+    One that needs files may have a method `ready()`, which raises where they are missing: it is asked before a
+    run begins.
+    """
 
 
 @hookspec

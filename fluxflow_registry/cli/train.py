@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
@@ -81,6 +82,7 @@ def train_run(checked: Checked, registry: Registry, arguments: argparse.Namespac
 
     Everything that can fail without training is tried before the run's folder is made.
     """
+    alone()
     device = device_of(arguments.device)
     prove_shapes(checked)
     sources = open_sources(checked)
@@ -102,6 +104,14 @@ def train_run(checked: Checked, registry: Registry, arguments: argparse.Namespac
     if arguments.json:
         emit_json({"run": str(folder.path), "results": run.results})
     return 0
+
+
+def alone() -> None:
+    """Refuse to be one of several processes that torchrun has started: each would train a run of its own."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" in os.environ and size != "1":
+        message = f"a run is trained by one process, and torchrun has started {size}: start `fluxflow-run` without it"
+        raise RecipeError(Problem(message, "WORLD_SIZE"))
 
 
 def find_folder(checked: Checked, digest: str, root: Path, fresh: bool) -> folders.RunFolder:

@@ -33,7 +33,8 @@ def prove_shapes(checked: Checked) -> dict[str, dict[str, str]]:
     with meta:
         models = {name: made_model(model) for name, model in checked.models.items()}
     problems = [problem for name, model in checked.models.items() for problem in useless_settings(models[name], model)]
-    problems += [problem for step in checked.steps for problem in untrainable(step, models)]
+    for step in checked.steps:
+        problems += [*untrainable(step, models), *unready(step)]
     shapes: dict[str, dict[str, str]] = {}
     for step in checked.steps:
         sampler = checked.sampler.instance if checked.sampler else None
@@ -61,6 +62,18 @@ def untrainable(step: CheckedStep, models: Mapping[str, nn.Module]) -> Iterator[
                 who = f"update `{update.name}` of step `{step.name}`"
                 message = f"{who} trains `{name}`, whose builder has frozen all of it"
                 yield Problem(message, step.step.updates[update.name].node.at("trains", index))
+
+
+def unready(step: CheckedStep) -> Iterator[Problem]:
+    """What metrics that need files say of them: they may look at numbers, so they are not proven without any."""
+    for name, evaluation in step.evaluations.items():
+        for label, metric in evaluation.metrics.items():
+            try:
+                getattr(metric.instance, "ready", lambda: None)()
+            except FluxflowError as error:
+                for problem in error.problems:
+                    message = f"metric `{label}` of evaluation `{name}` in step `{step.name}`: {problem.message}"
+                    yield Problem(message, metric.where, problem.notes)
 
 
 def example(fields: Mapping[str, Field], batch_size: int, device: torch.device) -> dict[str, Any]:

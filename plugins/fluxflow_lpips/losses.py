@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attrs import Attribute, field, frozen, validators
@@ -58,8 +58,13 @@ class Lpips:
 
     def __call__(self, reconstruction: Tensor, image: Tensor) -> Tensor:
         """Give the distance of the reconstruction from the image; raises WeightsError where a file is missing."""
-        from fluxflow_lpips.network import find, network
+        from fluxflow_lpips.network import network
 
-        path = None if self.random else find(self.net, self.weights)
-        distance: Tensor = network(self.net, path, image.device)(reconstruction, image)
+        distance: Tensor = network(self.net, self.ready(), image.device)(reconstruction, image)
         return distance
+
+    def ready(self) -> Path | None:
+        """The file of the classifier's weights, None where they are drawn; raises WeightsError where it is missing."""
+        from fluxflow_lpips.network import find
+
+        return None if self.random else find(self.net, self.weights)

@@ -41,12 +41,12 @@ def found(
         return config, None
     folder = folder_of(name, subfolder, revision)
     config = _config(folder)
-    if torch.get_default_device().type == "meta":
-        return config, None
     file = next((folder / each for each in FILES if (folder / each).is_file()), None)
     if file is None:
         fetch = "" if Path(name).expanduser().is_dir() else f"; fetch it with: {command(name, revision, subfolder)}"
         raise PretrainedError(f"{folder} holds no {FILES[0]} (weights in torch's own format can hold code){fetch}")
+    if torch.get_default_device().type == "meta":
+        return config, None
     try:
         return config, load_file(file)
     except Exception as error:  # a file can be damaged in more ways than its reader counts

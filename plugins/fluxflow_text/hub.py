@@ -28,6 +28,8 @@ def folder_of(name: str, revision: str | None) -> Path:
 
     path = Path(name).expanduser()
     if path.is_dir():
+        if not any(path.glob("*.safetensors")):
+            raise PretrainedError(f"{path} holds no .safetensors, and weights in torch's own format can hold code")
         return path
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise PretrainedError(f"there is no folder {path}")

@@ -219,3 +219,21 @@ def test_a_scheduler_that_watches_what_nothing_measures_is_refused_with_its_plac
     assert problem.message == "scheduler `ReduceLROnPlateau` watches `vae_lss`, which step `vae` does not log"
     assert ("nearest", "vae_loss") in problem.notes
     assert str(problem.where).endswith(":22:54")
+
+
+def test_a_measure_whose_weights_are_missing_is_told_before_a_run_begins(
+    prove: Callable[..., Checked], registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fluxflow_registry.engine.shapes import prove_shapes
+    from fluxflow_registry.errors import RecipeError
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    text = RECIPE.replace("SCHEDULER", "{type: StepLR, step_size: 1}").replace("{net: squeeze, random: true}", "{}")
+
+    with pytest.raises(RecipeError) as refused:
+        prove_shapes(prove(text, using=registry))
+
+    (problem,) = refused.value.problems
+    assert problem.message.startswith("metric `lpips` of evaluation `val` in step `vae`: lpips with vgg needs vgg16-")
+    assert "fetch it with: python -c" in problem.message
+    assert str(problem.where).endswith(":29:67")

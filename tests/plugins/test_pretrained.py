@@ -210,6 +210,8 @@ def test_files_that_do_not_fit_are_refused_in_words(published: Path, tmp_path: P
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert told(builder, tmp_path).startswith(f"{tmp_path} holds no {file.name} (weights in torch's own format can")
     assert "hf download" not in told(builder, tmp_path)
+    with torch.device("meta"):  # before a run begins
+        assert told(builder, tmp_path).startswith(f"{tmp_path} holds no {file.name}")
     file.write_bytes(b"half a download")
     assert told(builder, tmp_path).startswith(f"{file} cannot be read: ")
     save_file({key: value for key, value in state.items() if key != "decoder.conv_in.bias"}, file)
