@@ -233,8 +233,13 @@ def test_blocks_are_the_outermost_children_of_lists_that_have_layers_of_their_ow
     assert blocks_of(nn.Linear(2, 2)) == []
 
 
-def test_a_recipes_blocks_are_checkpointed_and_train_alike(checked: Checker, live: Maker) -> None:
-    text = VAE_GAN + FLOW
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_a_recipes_blocks_are_checkpointed_and_train_alike(
+    checked: Checker, live: Maker, precision: str, norm: str
+) -> None:
+    text = (VAE_GAN + FLOW).replace("width: 8}", f"width: 8, norm: {norm}}}", 2)
+    text = text.replace("vae_gan:\n    epochs: 2", f"vae_gan:\n    epochs: 2\n    precision: {precision}")
     switched = [f"models.{name}.checkpointing=true" for name in ("compressor", "expander", "flow_processor")]
     plain, remembered = live(checked(text)), live(checked(text, *switched))
     calls: Counter[nn.Module] = Counter()
