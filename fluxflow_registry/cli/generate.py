@@ -176,14 +176,18 @@ def draw(
 
 
 def untrained(checked: Checked, step: CheckedStep) -> set[str]:
-    """The models that draw although no step up to this one has trained them."""
+    """The models that draw although no step up to this one has trained them, nor anybody before.
+
+    A builder that asks for weights has them from elsewhere.
+    """
     trained: set[str] = set()
     place: CheckedStep | None = step
     while place is not None:
         trained |= place.plan.trains
         place = checked.step(place.parent) if place.parent else None
     drawn = step.providers.get(DRAWN)
-    return set(drawn.provider.needs.values()) & set(checked.models) - trained if drawn else set()
+    own = {name for name, model in checked.models.items() if "weights" not in model.component.signature.needs}
+    return set(drawn.provider.needs.values()) & own - trained if drawn else set()
 
 
 def drawing_options(checked: Checked, step: CheckedStep) -> dict[str, Any]:

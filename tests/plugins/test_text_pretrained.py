@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fluxflow_registry.check import Checked
+from fluxflow_registry.cli.generate import untrained
 from fluxflow_registry.engine.shapes import prove_shapes
 from fluxflow_registry.engine.weights import load_for_drawing
 from fluxflow_registry.registry import Registry, load
@@ -232,6 +233,14 @@ def test_a_run_draws_without_the_folder_it_was_trained_from(
     assert "flow" in source
     assert not changed(trained, {"text_encoder": models["text_encoder"]})
     assert models["text_encoder"](CAPTIONS).tokens.shape == (3, 15, 16)
+
+
+def test_drawing_does_not_call_it_untrained(proven: Callable[..., Checked], published: Mapping[str, Path]) -> None:
+    recipe = proven(published["bert"], FROZEN, "steps.vae_gan.updates.vae.trains=[compressor, expander]")
+    own = proven(published["bert"], FROZEN, "models.text_encoder={type: text_transformer, width: 16, heads: 2}")
+
+    assert untrained(recipe, recipe.steps[1]) == set()
+    assert untrained(own, own.steps[1]) == {"text_encoder"}
 
 
 def test_missing_files_are_named_with_the_command_that_fetches_them_and_the_network_is_not_asked(
