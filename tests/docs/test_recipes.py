@@ -27,6 +27,7 @@ TABLES: dict[str, type] = {
     "A recipe": schema.RecipeSettings,
     "Models": schema.ModelSettings,
     "Compiling": schema.Compile,
+    "Several datasets": schema.DatasetSettings,
     "A step": schema.StepSettings,
     "Averages": schema.Ema,
     "The best checkpoint": schema.Best,
