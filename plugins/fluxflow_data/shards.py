@@ -35,7 +35,18 @@ def _extensions(_: Any, attribute: Any, value: str) -> None:
         raise ValueError(f"`{attribute.name}` is `{value}`; extensions are expected, such as `jpg;png`")
 
 
-def _caption(_: Any, __: Any, value: str) -> None:
+def _label(_: Any, __: Any, value: str | None) -> None:
+    if value is not None and parsed(value)[0].rpartition(".")[2] != "json":
+        raise ValueError(
+            f"`label_key` is `{value}`; the extension of a member that holds JSON is expected, such as `json`"
+        )
+
+
+def _caption(options: WebDataset, _: Any, value: str) -> None:
+    if options.label_key is not None:
+        if not all(part.strip() for part in value.split(".")):
+            raise ValueError(f"`caption_key` is `{value}`; with `label_key` a name in the JSON is expected")
+        return
     extension, names = parsed(value)
     if not extension or ";" in value:
         raise ValueError(f"`caption_key` is `{value}`; one extension is expected, such as `txt` or `json.caption`")
@@ -62,6 +73,8 @@ class WebDataset:
     """Extensions of the pictures; of several in one sample the first in this order is read."""
     caption_key: str = field(default="txt", validator=_caption)
     """Extension of the captions; `json.caption` is `caption` in the member `json`, `json.a.b` is `b` in `a` there."""
+    label_key: str | None = field(default=None, validator=validators.optional(_label))
+    """Extension of a JSON in which `caption_key` is a name: `json` and `caption` say what `json.caption` says."""
     image_size: int = field(default=64, validator=validators.ge(1))
     """Side of the square in pixels; its area is the most that any bucket has."""
     bucket_multiple: int | None = field(
@@ -84,6 +97,11 @@ class WebDataset:
     fetch_limit: float = field(default=64.0, validator=validators.gt(0.0))
     """GiB of shards that may be fetched whole, all together."""
 
+    @property
+    def caption_place(self) -> str:
+        """Extension of the captions, and behind a JSON's the names that lead to them."""
+        return self.caption_key if self.label_key is None else f"{self.label_key.strip(' .')}.{self.caption_key}"
+
     def fields(self) -> Mapping[str, Field]:
         """Say what a batch holds, per sample."""
         return fields_of(self)
@@ -98,7 +116,7 @@ class WebDataset:
         images = tuple(part.strip(" .").lower() for part in self.image_key.split(";"))
         # Sizes are in the headers of all pictures: a request for each would take longer than the whole.
         fetch = Fetch(self.token_env, self.fetch or self.bucket_multiple is not None, self.fetch_limit)
-        corpus = opened(paths, Wanted(images, parsed(self.caption_key)[0]), problems, fetch)
+        corpus = opened(paths, Wanted(images, parsed(self.caption_place)[0]), problems, fetch)
         if corpus is None:
             raise DataError(problems)
         sizes = corpus.sizes() if self.bucket_multiple is not None else None
@@ -110,7 +128,7 @@ class ShardSource(PictureSource):
 
     def __init__(self, options: WebDataset, corpus: Corpus, sizes: NDArray[np.int64] | None) -> None:
         super().__init__(options, sizes)
-        self.caption_key = options.caption_key
+        self.caption_key = options.caption_place
         self.corpus = corpus
         #: Identity of what is read: headers and lengths of all shards in their order, and which members count.
         self.digest = corpus.digest

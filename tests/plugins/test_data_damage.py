@@ -289,6 +289,11 @@ def test_a_shard_that_may_not_be_read_is_named(tmp_path: Path) -> None:
         ({"shards": "https://me:secret@example.org/a.tar"}, "holds a URL with a name or password"),
         ({"shards": "https:///a.tar"}, "which has no host"),
         ({"shards": "a", "token_env": ""}, "token_env"),
+        ({"shards": "a", "label_key": "cls"}, "the extension of a member that holds JSON is expected"),
+        (
+            {"shards": "a", "label_key": "json", "caption_key": "a..b"},
+            "with `label_key` a name in the JSON is expected",
+        ),
         ({"shards": "a", "fetch_limit": 0.0}, "fetch_limit"),
         ({"shards": "{0..999999999}.tar"}, "stands for 1,000,000,000 shards; 100,000 at most"),
         ({"shards": "{0..999}/{0..999}.tar"}, "stands for 1,000,000 shards; 100,000 at most"),

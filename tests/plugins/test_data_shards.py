@@ -149,6 +149,19 @@ def test_a_caption_may_stand_in_a_json(key: str, caption: str, tmp_path: Path) -
     assert captions(opened(path, caption_key=key)) == [caption]
 
 
+@pytest.mark.parametrize(("label", "key"), [("json", "caption"), (".JSON", "deep.Er"), ("meta.json", "caption")])
+def test_the_json_and_the_name_in_it_may_be_said_apart(label: str, key: str, tmp_path: Path) -> None:
+    content = {"caption": "a cat", "deep": {"Er": "a cat"}}
+    members = with_json(0, content)
+    if label == "meta.json":
+        members = {name.replace(".json", ".meta.json"): data for name, data in members.items()}
+
+    source = opened(written(tmp_path / "a.tar", members), label_key=label, caption_key=key)
+
+    assert captions(source) == ["a cat"]
+    assert source.digest == opened(tmp_path / "a.tar", caption_key=f"{label.strip('.')}.{key}").digest
+
+
 @pytest.mark.parametrize(
     ("key", "expected"),
     [("txt", ("txt", ())), ("a.Json.b.C", ("a.json", ("b", "C"))), ("caption.TXT", ("caption.txt", ()))],
