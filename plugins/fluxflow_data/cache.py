@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 #: A file is one of these lines, the digest of all that follows, a line of JSON, and the arrays.
 INDEX = b"fluxflow shard index 1\n"
 SIZES = b"fluxflow shard sizes 1\n"
+SURVEY = b"fluxflow folder survey 1\n"
 DIGEST = 32
 
 
@@ -68,13 +69,13 @@ def measured(path: str, index: ShardIndex) -> NDArray[np.int64]:
     """
     asked = json.dumps([os.path.abspath(path), index.digest, *index.state, _digest(index.places.tobytes()).hex()])
     place = folder() / (blake2b(asked.encode(), digest_size=16).hexdigest() + ".sizes")
-    kept = _read(place, SIZES)
+    kept = read(place, SIZES)
     if kept is not None:
         _, content, start = kept
         return np.frombuffer(content, np.dtype("<i8"), -1, start).reshape(-1, 2)
     made = measure(path, index)
     with suppress(OSError):
-        _write(place, SIZES, {"samples": len(index)}, [made.astype("<i8")])
+        write(place, SIZES, {"samples": len(index)}, [made.astype("<i8")])
     return made
 
 
@@ -97,7 +98,7 @@ def _digest(content: bytes | memoryview) -> bytes:
 
 def _kept(place: Path) -> ShardIndex | None:
     """The index in a file, its arrays as views of what was read; None unless the file is whole."""
-    found = _read(place, INDEX)
+    found = read(place, INDEX)
     if found is None:
         return None
     facts, content, line = found
@@ -112,7 +113,7 @@ def _kept(place: Path) -> ShardIndex | None:
     )
 
 
-def _read(place: Path, magic: bytes) -> tuple[dict[str, Any], bytes, int] | None:
+def read(place: Path, magic: bytes) -> tuple[dict[str, Any], bytes, int] | None:
     """The facts in a file, its bytes, and where in them the arrays begin; None unless the file is whole."""
     try:
         content = place.read_bytes()
@@ -128,10 +129,10 @@ def _read(place: Path, magic: bytes) -> tuple[dict[str, Any], bytes, int] | None
 
 def _keep(place: Path, index: ShardIndex) -> None:
     facts = {"length": index.length, "mtime": index.mtime, "digest": index.digest, "samples": len(index)}
-    _write(place, INDEX, facts, [index.places.astype("<i8"), index.ends.astype("<i8"), index.keys])
+    write(place, INDEX, facts, [index.places.astype("<i8"), index.ends.astype("<i8"), index.keys])
 
 
-def _write(place: Path, magic: bytes, facts: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> None:
+def write(place: Path, magic: bytes, facts: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> None:
     """Beside its place, synced, and renamed: another process sees the old file or the new one."""
     body = b"".join([json.dumps(facts).encode(), b"\n", *(array.tobytes() for array in arrays)])
     place.parent.mkdir(parents=True, exist_ok=True)

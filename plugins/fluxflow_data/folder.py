@@ -52,7 +52,7 @@ class Folder:
     flip: float = field(default=0.0, validator=validators.and_(validators.ge(0.0), validators.le(1.0)))
     """Probability that a picture is mirrored left to right, drawn anew for each epoch."""
     verify: bool = True
-    """Decode every picture when the dataset is opened; false: read its first bytes, and meet damage in training."""
+    """Decode every new picture when the dataset is opened; false: read its first bytes, meet damage in training."""
     damaged_at_most: float = field(default=0.01, validator=validators.and_(validators.ge(0.0), validators.le(1.0)))
     """Share of pictures that may be damaged or lack a caption: they are named and left out; more are refused."""
 
@@ -75,17 +75,17 @@ class Folder:
         if root.is_dir() and not pictures and not samples:
             problems.append(_no_pictures(root))
         captioned = {sample.path for sample in samples}
-        sizes = self._survey(sorted({root / files[name] for name in pictures} | captioned), flaws)
+        sizes = self._survey(root, sorted({root / files[name] for name in pictures} | captioned), flaws)
         sound = [sample for sample in samples if sample.path in sizes]
         if problems or not sound or len(flaws) > self.damaged_at_most * (len(sound) + len(flaws)):
             raise DataError([*problems, *self._helped(flaws, len(sound), bool(problems))])
         return FolderSource(self, sound, [sizes[sample.path] for sample in sound], flaws)
 
-    def _survey(self, paths: Sequence[Path], flaws: list[Problem]) -> dict[Path, tuple[int, int]]:
+    def _survey(self, root: Path, paths: Sequence[Path], flaws: list[Problem]) -> dict[Path, tuple[int, int]]:
         """The size of each picture that can be read; adds to `flaws` why the others cannot."""
-        from .checking import surveyed
+        from .remembered import survey
 
-        found = list(zip(paths, surveyed(paths, whole=self.verify), strict=True))
+        found = list(zip(paths, survey(root, paths, whole=self.verify), strict=True))
         flaws += [told for _, told in found if isinstance(told, Problem)]
         return {path: size for path, size in found if not isinstance(size, Problem)}
 
