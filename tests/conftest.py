@@ -28,6 +28,13 @@ settings.register_profile("fluxflow", deadline=None, derandomize="CI" in os.envi
 settings.load_profile("fluxflow")
 
 
+@pytest.fixture(autouse=True)
+def _no_charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts at the end of a run take seconds; tests that look at them are marked `charts`."""
+    if request.node.get_closest_marker("charts") is None:
+        monkeypatch.setattr("fluxflow_observers.graphs.write_graphs", lambda logs, folder: [])
+
+
 @pytest.fixture(scope="session")
 def everything() -> Registry:
     """All first-party plugins."""

@@ -1,10 +1,11 @@
-"""Observers: the console, metrics as JSON lines, pictures one by one and in grids, and a report at the end."""
+"""Observers: the console, metrics as JSON lines and charts, pictures one by one and in grids, a report."""
 
 from __future__ import annotations
 
 from fluxflow_registry import Register, hookimpl
 
 from .console import Console
+from .graphs import Graphs
 from .jsonl import JsonLines
 from .pictures import Pictures
 from .report import Report
@@ -15,6 +16,7 @@ from .samples import Samples
 def fluxflow_register_observers(register: Register) -> None:
     """Offer all of them; those with `default = True` join every run."""
     register("console", Console)
+    register("graphs", Graphs)
     register("jsonl", JsonLines)
     register("pictures", Pictures)
     register("report", Report)

@@ -42,6 +42,7 @@ observers:
   console: false
   jsonl: false
   report: false
+  graphs: false
   samples:
     dataset: shapes
     count: 2

@@ -1,0 +1,200 @@
+"""Charts of a run as figures of matplotlib, and as PNG files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from .panels import Line, Panel, panels_of
+from .series import Series, StepLog
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Points of a line at most: beyond that each stretch of points is drawn by its least and its greatest.
+POINTS = 2000
+
+#: From so many points on a line is drawn smoothed, over its faint self; below this, its points are marked.
+SMOOTHED, MARKED = 60, 30
+
+#: How many times its least value the greatest is, from which on a scale is logarithmic.
+WIDE = 20.0
+
+#: Kinds that are shown as they are, neither smoothed nor on a logarithmic scale.
+LINEAR = ("evaluation", "weight", "rate")
+
+#: Colours that the colour-blind tell apart too (Okabe and Ito, 2008), and black for what is total.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F5F3F", "#444444")
+
+Numbers = NDArray[np.float64]
+
+
+def charts(logs: Sequence[StepLog]) -> Iterator[tuple[str, Figure]]:
+    """Each chart with the name of its file; one that would be empty is left out."""
+    panels = panels_of(logs)
+    by_kind = {kind: [panel for panel in panels if panel.kind == kind] for kind in {p.kind for p in panels}}
+    kl = by_kind.get("kl", [])
+    weights = [
+        Panel("weight of the KL divergence (beta)", "weight", [line for line in panel.lines if _is_beta(line.name)])
+        for panel in by_kind.get("weight", [])
+    ]
+    for name, chosen in (
+        ("training_losses", by_kind.get("loss", [])),
+        ("kl_loss", kl and [*kl, *(panel for panel in weights if panel.lines)]),
+        ("learning_rates", by_kind.get("rate", [])),
+        ("batch_times", by_kind.get("pace", [])),
+    ):
+        if chosen:
+            yield name, chart(chosen, logs, columns=1)
+    if panels:
+        yield "training_overview", chart(panels, logs, columns=2)
+
+
+def chart(panels: Sequence[Panel], logs: Sequence[StepLog], columns: int) -> Figure:
+    """Panels under each other, or in two columns, over the batches of the run."""
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(10.0 if columns == 1 else 17.0, 0.7 + 2.8 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    places = [axes for row in grid for axes in row]
+    for number, axes in enumerate(places):
+        if number >= len(panels):
+            axes.remove()
+            continue
+        top = number < columns
+        draw(axes, panels[number], above=16.0 if top else 6.0)
+        mark_steps(axes, logs, named=top)
+        if number + columns >= len(panels):
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel("batches of the run")
+    return figure
+
+
+def draw(axes: Axes, panel: Panel, above: float) -> None:
+    """One panel: a line for each figure, with a legend beside it; its title stands so many points above."""
+    axes.set_title(panel.title, loc="left", fontsize=10, fontweight="bold", pad=above)
+    for number, line in enumerate(panel.lines):
+        draw_line(axes, line, COLOURS[number % len(COLOURS)], noisy=panel.kind not in LINEAR)
+    values = np.array([value for line in panel.lines for value in line.values])
+    if panel.kind not in LINEAR and len(values) and values.min() > 0 and values.max() / values.min() > WIDE:
+        axes.set_yscale("log")
+        # A single value next to zero would take most of the height for itself.
+        axes.set_ylim(bottom=max(values.min() / 1.5, float(np.percentile(values, 1)) / 3))
+    else:
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, fontsize=8, frameon=False)
+
+
+def draw_line(axes: Axes, line: Line, colour: str, noisy: bool) -> None:
+    """One figure, a stretch for each step: points where there are few, smoothed where there are many."""
+    named = False
+    total = "/" not in line.name
+    for series in line.stretches:
+        at, values = arrays(series)
+        finite = np.isfinite(values)
+        label = line.name + ("" if finite.any() else " (no number)")
+        label = f" {label}" if label.startswith("_") else label  # a legend leaves out what begins with `_`
+        style: dict[str, Any] = {"color": colour, "linewidth": 2.0 if total else 1.3}
+        if noisy and len(at) >= SMOOTHED:
+            axes.plot(*decimated(at, values), color=colour, linewidth=0.6, alpha=0.3, label=f"_{label}")
+            at, values = smoothed(*binned(at, values))
+        elif len(at) <= MARKED:
+            style["marker"], style["markersize"] = "o", 3
+        else:
+            at, values = decimated(at, values)
+        axes.plot(at, values, label=f"_{label}" if named else label, **style)
+        named = True
+
+
+def mark_steps(axes: Axes, logs: Sequence[StepLog], named: bool) -> None:
+    """Shade every other step, with its name where there is room for it; a dotted line where a session began."""
+    if not logs:
+        return
+    first, last = logs[0].first, max(log.last for log in logs)
+    span = max(last - first, 1.0)
+    axes.set_xlim(first - 0.01 * span, last + 0.01 * span)
+    start = first
+    for number, log in enumerate(logs):
+        if number:
+            axes.axvline(start, color="0.35", linewidth=0.8, linestyle="--", label="_step")
+        if number % 2:
+            axes.axvspan(start, log.last, color="0.5", alpha=0.08, linewidth=0, label="_step")
+        room = (log.last - start) / span
+        if named and room * (100 if len(axes.figure.axes) == 1 else 60) > len(log.name):
+            axes.text(
+                (start + log.last) / 2,
+                1.0,
+                log.name,
+                transform=axes.get_xaxis_transform(),
+                ha="center",
+                va="bottom",
+                fontsize=8,
+                color="0.35",
+            )
+        for at in log.resumed:
+            axes.axvline(at, color="0.6", linewidth=0.8, linestyle=":", label="_session")
+        start = log.last
+
+
+def arrays(series: Series) -> tuple[Numbers, Numbers]:
+    """A series as arrays; what is no number, infinities too, is NaN, which is a gap."""
+    values = np.array(series.values, dtype=np.float64)
+    values[~np.isfinite(values)] = math.nan
+    return np.array(series.at, dtype=np.float64), values
+
+
+def smoothed(at: Numbers, values: Numbers) -> tuple[Numbers, Numbers]:
+    """The mean around each point, of those that are numbers, weighted by a triangle; a gap stays a gap."""
+    window = np.bartlett(max(5, len(values) // 25) | 1)
+    numbers = np.isfinite(values)
+    sums, counts = (
+        np.convolve(part, window, mode="same") for part in (np.where(numbers, values, 0.0), numbers.astype(np.float64))
+    )
+    return at, np.where(numbers, sums / np.maximum(counts, 1e-12), math.nan)
+
+
+def binned(at: Numbers, values: Numbers) -> tuple[Numbers, Numbers]:
+    """At most 2000 points: the mean of each stretch of points, of those that are numbers."""
+    if len(at) <= POINTS:
+        return at, values
+    starts = np.linspace(0, len(at), POINTS, endpoint=False).astype(int)
+    numbers = np.isfinite(values)
+    counts = np.add.reduceat(numbers.astype(np.float64), starts)
+    sums = np.add.reduceat(np.where(numbers, values, 0.0), starts)
+    return at[starts], np.where(counts > 0, sums / np.maximum(counts, 1.0), math.nan)
+
+
+def decimated(at: Numbers, values: Numbers) -> tuple[Numbers, Numbers]:
+    """At most 2000 points: of each stretch the least and the greatest, in their order, so that no peak is lost."""
+    if len(at) <= POINTS:
+        return at, values
+    kept: list[int] = []
+    for part in np.array_split(np.arange(len(at)), POINTS // 2):
+        numbers = values[part]
+        if np.isfinite(numbers).any():
+            kept.extend(sorted({int(part[np.nanargmin(numbers)]), int(part[np.nanargmax(numbers)])}))
+        else:
+            kept.append(int(part[0]))
+    return at[kept], values[kept]
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG."""
+    stream = BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    return stream.getvalue()
+
+
+def _is_beta(name: str) -> bool:
+    parts = name.split("/")
+    return name in ("kl_beta", "beta") or (len(parts) == 3 and parts[1] in ("kl", "kl_loss")) or "kl/" in name
