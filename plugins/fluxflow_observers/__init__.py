@@ -1,4 +1,4 @@
-"""Observers: the console, metrics as JSON lines and charts, pictures one by one and in grids, a report."""
+"""Observers: the console, metrics as JSON lines and charts, pictures, a report, and warnings of losses."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from .jsonl import JsonLines
 from .pictures import Pictures
 from .report import Report
 from .samples import Samples
+from .watchdog import Watchdog
 
 
 @hookimpl
@@ -21,3 +22,4 @@ def fluxflow_register_observers(register: Register) -> None:
     register("pictures", Pictures)
     register("report", Report)
     register("samples", Samples)
+    register("watchdog", Watchdog)
