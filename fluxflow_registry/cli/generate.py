@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -13,11 +14,19 @@ from typing import Any
 from fluxflow_registry import __version__
 from fluxflow_registry.check import Checked, CheckedStep, check
 from fluxflow_registry.cli.common import emit, emit_json, finish, load_plugins, say
-from fluxflow_registry.errors import DataError, Problem, RecipeError, RunError, choices
+from fluxflow_registry.cli.place import Place, place_of
+from fluxflow_registry.cli.prompts import Prompt, read_prompts
+from fluxflow_registry.errors import Problem, RecipeError, RunError, choices
 from fluxflow_registry.recipe.override import Setting
 
 #: The value that draws pictures from captions.
 DRAWN = "generated_image"
+
+EPILOG = """\
+Every flag may be spelt with - or with _. With --model-checkpoint or --text-prompts-path there is no guidance unless
+--use-cfg is given, as in FluxFlow; otherwise it is that of the recipe. Files of a prompt from a file begin with the
+file's name. The architecture is read from the run.
+"""
 
 #: Pixels of a side; far beyond what any model draws, and short of what any memory holds.
 LARGEST = 8192
@@ -28,9 +37,11 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="fluxflow-generate",
         description="Draw pictures from a run. The same prompt, seed and options give the same picture.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("run", metavar="RUN", help="a run's folder, such as runs/vae_gan_flow-20261121-120000")
+    made.add_argument("run", nargs="?", metavar="RUN", help="a run's folder, such as runs/vae_gan_flow-20261121-120000")
     made.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="what to draw; may be repeated")
     made.add_argument("--prompts", metavar="FILE", help="a text file with one prompt a line")
     made.add_argument("--guidance", type=float, metavar="W", help="v_u + W (v_c - v_u); 1 is none (the recipe's)")
@@ -39,29 +50,38 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, metavar="N", help="steps of the sampler (the recipe's)")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="the noise to begin with (0)")
     made.add_argument("--count", type=int, default=1, metavar="N", help="pictures of each prompt, seeds N, N+1 ... (1)")
-    made.add_argument("--image-size", metavar="S|WxH", help="size in pixels (the recipe's)")
+    made.add_argument("--image-size", "--img-size", metavar="S|WxH", help="size in pixels (the recipe's)")
     made.add_argument("--step", metavar="NAME", help="the step whose end is used, in a recipe with branches")
-    made.add_argument("--output", metavar="DIR", help="folder of the pictures (RUN/generated)")
+    made.add_argument("--output", "--output-path", metavar="DIR", help="folder of the pictures (RUN/generated)")
     made.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a plugin from a file")
     made.add_argument("--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1, mps ... (the best there is)")
     made.add_argument("--json", action="store_true", help="print the list of pictures as JSON")
     made.add_argument("--version", action="version", version=f"fluxflow-registry {__version__}")
+    old = made.add_argument_group("as FluxFlow spelt it")
+    old.add_argument("--model-checkpoint", metavar="PATH", help="a run's folder, a checkpoint in it, or its final/")
+    old.add_argument("--text-prompts-path", metavar="PATH", help="a folder of .txt files, each a prompt; or one file")
+    old.add_argument("--use-cfg", action="store_true", help="draw with guidance")
+    old.add_argument("--guidance-scale", type=float, metavar="W", help="as --guidance, in effect with --use-cfg")
+    old.add_argument("--batch-size", type=int, metavar="N", help="changes nothing: pictures are drawn one by one")
     return made
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Draw what the arguments say; gives the exit code."""
-    run = Path(arguments.run)
-    if not (run / "recipe.yaml").is_file():
-        raise RunError(Problem("is no run's folder: it holds no recipe.yaml", str(run)))
+    place = place_of(arguments)
     prompts = read_prompts(arguments)
     if arguments.count < 1:
         raise RecipeError(Problem("at least one picture is drawn of each prompt", "--count"))
+    settle_guidance(arguments)
+    if arguments.batch_size is not None:
+        if arguments.batch_size < 1:
+            raise RecipeError(Problem("a batch holds at least one picture", "--batch-size"))
+        say("note: pictures are drawn one by one, so that none depends on another; --batch-size changes nothing")
     registry = load_plugins(arguments.plugin)
-    plain = check(run / "recipe.yaml", registry)
-    leaf = leaf_of(plain, arguments.step)
-    checked = check(run / "recipe.yaml", registry, settings_of(arguments, plain, leaf))
-    pictures = draw(checked, checked.step(leaf.name), run, prompts, arguments)
+    plain = check(place.run / "recipe.yaml", registry)
+    leaf = leaf_of(plain, arguments.step or place.step)
+    checked = check(place.run / "recipe.yaml", registry, settings_of(arguments, plain, leaf))
+    pictures = draw(checked, checked.step(leaf.name), place, prompts, arguments)
     if arguments.json:
         emit_json(pictures)
     else:
@@ -69,18 +89,20 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def read_prompts(arguments: argparse.Namespace) -> list[str]:
-    """The prompts of the command line, then those of the file."""
-    prompts = list(arguments.prompt)
-    if arguments.prompts:
-        try:
-            lines = Path(arguments.prompts).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(Problem(f"the prompts cannot be read: {error}", arguments.prompts)) from None
-        prompts += [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise RecipeError('nothing to draw: give --prompt "a small red circle" or --prompts FILE')
-    return prompts
+def settle_guidance(arguments: argparse.Namespace) -> None:
+    """Set `guidance` from FluxFlow's flags: with a checkpoint or prompts as there, it is 1 without --use-cfg."""
+    old = arguments.model_checkpoint is not None or arguments.text_prompts_path is not None
+    scale = arguments.guidance_scale
+    if arguments.guidance is not None:
+        if scale is not None:
+            raise RecipeError(Problem("the guidance is stated by --guidance already", "--guidance-scale"))
+        return
+    if arguments.use_cfg or not old:
+        arguments.guidance = scale
+        return
+    if scale is not None:
+        say("note: --guidance-scale is in effect with --use-cfg; without it pictures are drawn without guidance")
+    arguments.guidance = 1.0
 
 
 def leaf_of(checked: Checked, name: str | None) -> CheckedStep:
@@ -134,7 +156,7 @@ def size_of(stated: str | None, step: CheckedStep, run: Path) -> tuple[int, int]
 
 
 def draw(
-    checked: Checked, step: CheckedStep, run: Path, prompts: Sequence[str], arguments: argparse.Namespace
+    checked: Checked, step: CheckedStep, place: Place, prompts: Sequence[Prompt], arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Draw each prompt with each seed and write the pictures; gives their files and what made them."""
     import torch
@@ -145,13 +167,15 @@ def draw(
     from fluxflow_registry.engine.weights import load_for_drawing
 
     device = device_of(arguments.device)
-    size = size_of(arguments.image_size, step, run)
-    models, source, note = load_for_drawing(checked, step, run, device, branch=arguments.step)
+    size = size_of(arguments.image_size, step, place.run)
+    models, source, note = load_for_drawing(
+        checked, place.run, device, arguments.step or place.step, place.folder, finished=place.kind == "final"
+    )
     if note:
         say(note)
     for model in sorted(untrained(checked, step)):
         say(f"note: no step up to `{step.name}` trains `{model}`; it draws with the numbers it began with")
-    folder = Path(arguments.output) if arguments.output else run / "generated"
+    folder = Path(arguments.output) if arguments.output else place.run / "generated"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -161,15 +185,15 @@ def draw(
     for prompt in prompts:
         for seed in range(arguments.seed, arguments.seed + arguments.count):
             # One at a time: a picture does not depend on what else is drawn with it.
-            batch = {"caption": [prompt]}
+            batch = {"caption": [prompt.text]}
             try:
                 image = compute(checked, step.providers, models, [DRAWN], batch, seed, device, size, sampler)[DRAWN][0]
             except torch.OutOfMemoryError:
                 message = f"not enough memory to draw {size[1]} x {size[0]} pixels"
                 raise RunError(Problem(message, "--image-size")) from None
-            made = {"prompt": prompt, "seed": seed, "size": list(size), **drawing_options(checked, step)}
+            made = {"prompt": prompt.text, "seed": seed, "size": list(size), **drawing_options(checked, step)}
             made["weights"] = source
-            file = folder / f"{slug(prompt)}-seed{seed}-{fingerprint(made)}.png"
+            file = folder / f"{prompt.name}-seed{seed}-{fingerprint(made)}.png"
             save_png(image, file, {key: str(value) for key, value in made.items()})
             pictures.append({"file": str(file), **made})
     return pictures
@@ -200,17 +224,24 @@ def drawing_options(checked: Checked, step: CheckedStep) -> dict[str, Any]:
     return {**options, **told}
 
 
-def slug(prompt: str) -> str:
-    """A prompt as part of a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "empty"
-
-
 def fingerprint(made: dict[str, Any]) -> str:
     """Six letters that tell pictures of one prompt and seed apart by their other options."""
     return sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:6]
 
 
+def hyphened(argv: Sequence[str]) -> list[str]:
+    """The command line with each `--flag_name` as `--flag-name`; what follows a `=`, or `--`, is left alone."""
+    flags = list(argv[: argv.index("--")] if "--" in argv else argv)
+    rest = list(argv[len(flags) :])
+    return [_hyphened(each) if each.startswith("--") else each for each in flags] + rest
+
+
+def _hyphened(flag: str) -> str:
+    name, equals, value = flag.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
 def run(argv: Sequence[str] | None = None) -> None:
     """Entry point of `fluxflow-generate`."""
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_args(hyphened(sys.argv[1:] if argv is None else argv))
     finish(lambda: main(arguments), arguments.json)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fluxflow_registry.check import Checked, CheckedStep
+from fluxflow_registry.check import Checked
 from fluxflow_registry.engine.folder import read_identity
 from fluxflow_registry.engine.run import build_models
 from fluxflow_registry.errors import Problem, RunError
@@ -18,14 +18,22 @@ from fluxflow_registry.state.models import read_model
 
 
 def load_for_drawing(
-    checked: Checked, step: CheckedStep, run: Path, device: torch.device, branch: str | None
+    checked: Checked,
+    run: Path,
+    device: torch.device,
+    branch: str | None,
+    checkpoint: Path | None = None,
+    finished: bool = False,
 ) -> tuple[dict[str, nn.Module], str, str | None]:
     """The models with the weights of `final/`, of the end of a step, or of the newest checkpoint.
 
+    With a `checkpoint` they are its own; with `finished` no checkpoint takes the place of `final/`.
     Gives the name of what they come from too, and a note where the run is not finished. Averaged
     weights are used where a checkpoint has them.
     Raises RunError where there are no weights, or where a model's are missing or do not fit.
     """
+    if checkpoint is not None:
+        return _from_checkpoint(checked, device, checkpoint), checkpoint.name, None
     final = run / "final"
     if branch is None and read_identity(run).get("finished"):
         weights = {name: read_model(final / name)[1] for name in checked.models}
@@ -38,6 +46,8 @@ def load_for_drawing(
         return _from_checkpoint(checked, device, ends[branch].folder), ends[branch].folder.name, None
     if branch is not None:
         raise RunError(Problem(f"step `{branch}` of the run has not ended", str(run)))
+    if finished:
+        raise RunError(Problem("is not written yet: the run is not finished", str(final)))
     for found in checkpoints.listing(run / "checkpoints"):
         try:
             note = f"note: the run is not finished; drawing with {found.folder}"

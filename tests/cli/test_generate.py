@@ -123,7 +123,16 @@ def test_the_text_changes_the_picture(finished: Path, tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["RUN"], 'nothing to draw: give --prompt "a small red circle" or --prompts FILE'),
+        (["RUN"], 'nothing to draw: give --prompt "a small red circle", --prompts FILE or --text-prompts-path DIR'),
+        (["--prompt", "x"], "a run is needed: fluxflow-generate RUN, or --model-checkpoint"),
+        (["RUN", "--prompt", "x", "--model_checkpoint", "RUN"], "a run is named already"),
+        (["--model_checkpoint", "RUN/checkpoints/000000099-vae", "--prompt", "x"], "there is no such checkpoint"),
+        (["--model_checkpoint", "RUN/graph", "--prompt", "x"], "holds no models of its run"),
+        (["RUN", "--text_prompts_path", "RUN/final"], "holds no prompts: there is no .txt file in it"),
+        (["RUN", "--text_prompts_path", "gone"], "the prompts cannot be read"),
+        (["RUN", "--prompt", "x", "--batch_size", "0"], "a batch holds at least one picture"),
+        (["RUN", "--prompt", "x", "--guidance", "2", "--guidance_scale", "3"], "stated by --guidance already"),
+        (["RUN", "--prompt", "x", "--guidance_scal", "3"], "unrecognized arguments: --guidance-scal"),
         (["nowhere", "--prompt", "x"], "is no run's folder: it holds no recipe.yaml"),
         (["RUN", "--prompt", "x", "--sampler", "huen"], "unknown sampler `huen`"),
         (["RUN", "--prompt", "x", "--guidance", "-1"], "must be >= 0"),
@@ -142,7 +151,7 @@ def test_the_text_changes_the_picture(finished: Path, tmp_path: Path, capsys: py
 def test_what_cannot_be_drawn_is_a_clear_error(
     finished: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
-    code, pictures, err = draw(capsys, *[str(finished) if a == "RUN" else a for a in arguments])
+    code, pictures, err = draw(capsys, *[a.replace("RUN", str(finished)) for a in arguments])
 
     assert code == 2
     assert words in err
@@ -191,3 +200,114 @@ def test_an_unfinished_run_draws_with_its_newest_checkpoint_and_says_so(
     assert code == 0
     assert len(pictures) == 1
     assert "the run is not finished; drawing with" in err
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """A folder of prompts, as FluxFlow reads them."""
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    (folder / "sunset.txt").write_text("a small red circle\non a white background\n")
+    (folder / "night.txt").write_text("\ufeffa large blue star", encoding="utf-8")
+    (folder / "notes.md").write_text("no prompt")
+    return folder
+
+
+def told(path: Path) -> dict[str, Any]:
+    with Image.open(path) as image:
+        image.load()
+        return {str(key): value for key, value in image.info.items()}
+
+
+def test_the_command_line_of_fluxflow_draws_each_file_of_a_folder(
+    finished: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--text_prompts_path", prompts, "--output_path", tmp_path / "out", "--use_cfg", "--guidance_scale", "5.0"]
+
+    code, pictures, err = draw(capsys, "--model_checkpoint", finished, *flags, "--batch_size", "4", "--img_size", "16")
+
+    assert code == 0, err
+    assert [picture.name[: picture.name.index("-seed0")] for picture in pictures] == ["night", "sunset"]
+    assert [told(picture)["prompt"] for picture in pictures] == [
+        "a large blue star",
+        "a small red circle on a white background",
+    ]
+    assert {told(picture)["guidance"] for picture in pictures} == {"5.0"}
+    assert "--batch-size changes nothing" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "guidance"),
+    [
+        ([], "3.0"),
+        (["--guidance_scale", "5"], "5.0"),
+        (["--use-cfg"], "3.0"),
+        (["--text-prompts-path", "PROMPTS"], "1.0"),
+        (["--text-prompts-path", "PROMPTS", "--use-cfg"], "3.0"),
+        (["--text-prompts-path", "PROMPTS", "--use-cfg", "--guidance-scale", "5"], "5.0"),
+        (["--text-prompts-path", "PROMPTS", "--guidance-scale", "5"], "1.0"),
+        (["--text-prompts-path", "PROMPTS", "--guidance", "4"], "4.0"),
+    ],
+)
+def test_guidance_is_the_recipes_unless_flags_of_fluxflow_ask_for_what_they_meant_there(
+    finished: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], guidance: str
+) -> None:
+    stated = [flag.replace("PROMPTS", str(prompts / "night.txt")) for flag in flags]
+
+    _, pictures, err = draw(capsys, finished, "--prompt", "a circle", *stated, "--output", tmp_path)
+
+    assert {told(picture)["guidance"] for picture in pictures} == {guidance}
+    assert ("is in effect with --use-cfg" in err) == ("--guidance-scale" in flags and guidance == "1.0")
+
+
+def test_a_batch_size_does_not_change_a_picture(
+    finished: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [
+        draw(capsys, finished, "--text-prompts-path", prompts, "--batch-size", size, "--output", tmp_path / size)[1]
+        for size in ("1", "2")
+    ]
+
+    assert [pixels(path) for path in found[0]] == [pixels(path) for path in found[1]]
+
+
+def test_a_checkpoint_of_the_run_draws_with_its_own_weights_and_final_with_the_finished(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends = sorted(path for path in (finished / "checkpoints").iterdir() if path.name.endswith("-end"))
+    drawn = {}
+    for place in (finished, finished / "final", *ends, finished / "final/expander/model.safetensors"):
+        code, (picture,), err = draw(capsys, "--model_checkpoint", place, "--prompt", "a circle", "--output", tmp_path)
+        assert code == 0, err
+        drawn[place.name] = pixels(picture)
+
+    assert drawn[finished.name] == drawn["final"] == drawn[ends[1].name] == drawn["model.safetensors"]
+    assert drawn[ends[0].name] != drawn["final"], "the flow was not trained then"
+
+
+def test_final_of_a_run_that_is_not_finished_is_not_replaced_by_a_checkpoint(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    RunFolder(copy, "x").write_identity(finished=False)
+
+    code, _, err = draw(capsys, "--model_checkpoint", copy / "final", "--prompt", "a circle")
+
+    assert code == 2
+    assert "is not written yet: the run is not finished" in err
+
+
+def test_a_file_of_several_prompts_numbers_its_pictures_and_an_empty_file_is_told(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "both.txt").write_text("a star\n\na ring\n")
+    _, pictures, _ = draw(capsys, finished, "--text_prompts_path", tmp_path / "both.txt", "--output", tmp_path / "out")
+    (tmp_path / "both.txt").write_text("\n")
+    code, _, err = draw(capsys, finished, "--text_prompts_path", tmp_path)
+
+    assert [picture.name[:6] for picture in pictures] == ["both-1", "both-2"]
+    assert code == 2
+    assert "both.txt  holds no prompt: the file is empty" in err
