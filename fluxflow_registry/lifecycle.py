@@ -38,6 +38,10 @@ class StepView(Protocol):
         """The models that the step's updates train."""
 
     @property
+    def parent(self) -> str | None:
+        """The step from whose end it starts; None: from new weights."""
+
+    @property
     def accumulate(self) -> int:
         """Batches whose gradients are averaged: within them no weight moves."""
 

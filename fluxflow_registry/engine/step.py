@@ -42,6 +42,11 @@ class StepFacts:
     checked: CheckedStep
 
     @property
+    def parent(self) -> str | None:
+        """The step from whose end it starts."""
+        return self.checked.parent
+
+    @property
     def accumulate(self) -> int:
         """Batches whose gradients are averaged."""
         return self.checked.step.settings.accumulate

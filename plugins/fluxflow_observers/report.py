@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -43,6 +43,9 @@ class _Clock:
 class Report:
     """Prints every evaluation of every step, and the time each step took; writes `results.json`.
 
+    Steps that start from one and the same step are branches: an evaluation that several of them have by
+    the same name is printed once more, with a column for each branch.
+
     The time of a step is that of all sessions of the run: it is written with each checkpoint, so that
     what is lost in a crash is lost with its time. `finished` tells a complete run.
     """
@@ -75,7 +78,10 @@ class Report:
 
         self._clock.enter(None)
         self._write(run, finished=True)
-        open_console().print(table(run, self._clock.seconds))
+        console = open_console()
+        console.print(table(run, self._clock.seconds))
+        for each in branches(run):
+            console.print(each)
 
     def _write(self, run: RunView, finished: bool) -> None:
         content = {
@@ -95,7 +101,7 @@ class Report:
 
 
 def table(run: RunView, seconds: Mapping[str, float]) -> Table:
-    """All figures: a row for each metric, and the time of each step."""
+    """All figures: a row for each metric, and the time of each step; branches stand beside each other below."""
     from rich.table import Table
     from rich.text import Text
 
@@ -117,6 +123,37 @@ def table(run: RunView, seconds: Mapping[str, float]) -> Table:
         made.add_section()
     made.add_row("total", duration(sum(seconds.values())))
     return made
+
+
+def branches(run: RunView) -> Iterator[Table]:
+    """For each step from which several others start: what they share, a column for each, a row for each metric."""
+    from rich.table import Table
+    from rich.text import Text
+
+    for parent in dict.fromkeys(step.parent for step in run.steps):
+        names = [step.name for step in run.steps if step.parent == parent]
+        rows = compared([run.results.get(name, {}) for name in names])
+        if len(names) < 2 or not rows:
+            continue
+        title = f"Branches from {parent}" if parent is not None else "Branches from new weights"
+        made = Table("evaluation", "metric", title=title, title_justify="left")
+        for name in names:
+            made.add_column(Text(name), justify="right")
+        shown = None
+        for name, metric, values in rows:
+            cells = ["" if value is None else figure(metric, value) for value in values]
+            made.add_row(*map(Text, ("" if name == shown else name, metric, *cells)))
+            shown = name
+        yield made
+
+
+def compared(
+    results: Sequence[Mapping[str, Mapping[str, float]]],
+) -> list[tuple[str, str, list[float | None]]]:
+    """The evaluations and metrics that at least two branches have, with the figure of each that has it."""
+    keys = dict.fromkeys((name, metric) for result in results for name, metrics in result.items() for metric in metrics)
+    rows = [(name, metric, [result.get(name, {}).get(metric) for result in results]) for name, metric in keys]
+    return [row for row in rows if sum(value is not None for value in row[2]) > 1]
 
 
 def read_seconds(path: Path) -> dict[str, float]:

@@ -21,6 +21,7 @@ class FakeStep:
     batches: int = 4
     trains: frozenset[str] = frozenset({"expander", "compressor"})
     accumulate: int = 1
+    parent: str | None = None
 
 
 @define
@@ -57,7 +58,10 @@ class FakeRun:
 @pytest.fixture
 def steps() -> list[FakeStep]:
     """Two steps: of 2 epochs of 4 batches, and of 3 epochs of 5 batches."""
-    return [FakeStep("vae_warmup", 0, 2, 4, frozenset({"compressor"})), FakeStep("flow", 1, 3, 5, frozenset({"flow"}))]
+    return [
+        FakeStep("vae_warmup", 0, 2, 4, frozenset({"compressor"})),
+        FakeStep("flow", 1, 3, 5, frozenset({"flow"}), parent="vae_warmup"),
+    ]
 
 
 @pytest.fixture

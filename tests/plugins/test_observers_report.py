@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from fluxflow_observers import report
 from fluxflow_observers.console import Console
@@ -146,3 +147,34 @@ def test_the_last_line_of_a_run_is_its_folder(
     told_lines = capsys.readouterr().err.splitlines()
     assert "total" in told_lines[-3]
     assert told_lines[-1].endswith(str(run.folder))
+
+
+def test_branches_of_one_step_stand_beside_each_other(
+    told: Callable[..., Tell], run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = run.steps[0]
+    run.steps = [start, *(evolve(start, name=name, index=n, parent="vae_warmup") for n, name in enumerate("abc", 1))]
+    run.results = {
+        "vae_warmup": {"held_out": {"psnr": 20.0}},
+        "a": {"held_out": {"psnr": 30.0, "sharpness": 0.5}, "alone": {"psnr": 1.0}},
+        "b": {"held_out": {"psnr": 31.0, "sharpness": 0.25}},
+        "c": {"held_out": {"psnr": 32.0}},
+    }
+
+    told(Report())("run_ended", run, position=Position(step=4), steps=run.steps)
+
+    err = capsys.readouterr().err
+    text = err[err.index("Branches from vae_warmup") :]
+    rows = [[cell.strip() for cell in line.strip("│┃").split("│")] for line in text.splitlines() if "│" in line]
+    assert rows == [["held_out", "psnr", "30.00 dB", "31.00 dB", "32.00 dB"], ["", "sharpness", "0.5", "0.25", ""]]
+    assert err.count("Branches") == 1
+
+
+def test_steps_in_a_row_are_no_branches(
+    told: Callable[..., Tell], run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.results = {step.name: {"held_out": {"psnr": 20.0}} for step in run.steps}
+
+    told(Report())("run_ended", run, position=Position(step=2), steps=run.steps)
+
+    assert "Branches" not in capsys.readouterr().err
