@@ -169,7 +169,7 @@ def draw(
     device = device_of(arguments.device)
     size = size_of(arguments.image_size, step, place.run)
     models, source, note = load_for_drawing(
-        checked, place.run, device, arguments.step or place.step, place.folder, finished=place.kind == "final"
+        checked, step, place.run, device, arguments.step or place.step, place.folder, finished=place.kind == "final"
     )
     if note:
         say(note)

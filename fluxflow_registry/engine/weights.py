@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check import Checked, CheckedStep
 from fluxflow_registry.engine.folder import read_identity
 from fluxflow_registry.engine.run import build_models
 from fluxflow_registry.errors import Problem, RunError
@@ -19,6 +19,7 @@ from fluxflow_registry.state.models import read_model
 
 def load_for_drawing(
     checked: Checked,
+    step: CheckedStep,
     run: Path,
     device: torch.device,
     branch: str | None,

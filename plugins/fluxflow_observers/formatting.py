@@ -23,9 +23,14 @@ def figure(name: str, value: float) -> str:
         return str(value)
     if short == "psnr":
         return f"{value:.2f} dB"
-    if short in SHARES or short.endswith("accuracy"):
+    if is_share(short):
         return f"{100 * value:.1f}%"
     return f"{value:.4g}"
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share, from 0 to 1."""
+    return metric in SHARES or metric.endswith("accuracy")
 
 
 def figures(metrics: Mapping[str, float], names: Mapping[str, str]) -> list[str]:

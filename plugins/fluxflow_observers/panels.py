@@ -7,6 +7,7 @@ from typing import Literal
 
 from attrs import Factory, define, frozen
 
+from .formatting import is_share
 from .series import PACE, Series, StepLog
 
 #: What a figure is about.
@@ -81,7 +82,8 @@ def panels_of(logs: Sequence[StepLog]) -> list[Panel]:
         put(kind_of(name), update if update in updates else "", name, stretches)
     for name in _names(log.evaluations for log in logs):
         stretches = (log.evaluations[name] for log in logs if name in log.evaluations)
-        put("evaluation", name.partition("/")[2], name, stretches)
+        metric = name.partition("/")[2]
+        put("evaluation", "shares" if is_share(metric) else metric, name, stretches)
     if any(log.pace.at for log in logs):
         put("pace", "", PACE, (log.pace for log in logs if log.pace.at))
     order = list(TITLES)
