@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attrs import frozen
 
-from fluxflow_registry import hookimpl
+from fluxflow_registry import Position, hookimpl
+from fluxflow_registry.errors import one_line
 
 from .files import write_whole
 
@@ -33,11 +34,17 @@ class Graphs:
     default: ClassVar[bool] = True
 
     @hookimpl(tryfirst=True)
-    def run_ended(self, run: RunView) -> None:
-        """Draw all charts; matplotlib is imported here alone."""
+    def run_ended(self, run: RunView, position: Position) -> None:
+        """Draw all charts; matplotlib is imported here alone. One that cannot be drawn is a warning."""
         from .series import read_run
 
-        write_graphs(read_run(run.folder), run.folder / "graph")
+        try:
+            write_graphs(read_run(run.folder), run.folder / "graph")
+        except OSError:  # the engine's own affair
+            raise
+        except Exception as error:  # all is trained: a chart is no reason for the run to fail now
+            told = f"the charts could not be drawn: {one_line(error)}"
+            run.warn(position, f"{told}\n    fluxflow-graphs {run.folder} draws them once that is mended")
 
 
 def write_graphs(logs: list[StepLog], folder: Path) -> list[Path]:

@@ -274,6 +274,20 @@ def test_the_observer_draws_at_the_end_of_a_run_and_joins_every_run(told: Callab
     }
 
 
+def test_a_run_that_is_trained_does_not_fail_for_a_chart(
+    told: Callable[..., Any], run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(logs: Any, folder: Path) -> list[Path]:
+        raise ValueError("no font")
+
+    monkeypatch.setattr("fluxflow_observers.graphs.write_graphs", broken)
+
+    told(Graphs())("run_ended", run, position=Position(), steps=run.steps)
+
+    (message,) = run.warnings
+    assert message.splitlines()[0] == "the charts could not be drawn: ValueError: no font"
+
+
 def test_a_run_that_has_logged_nothing_leaves_no_chart(tmp_path: Path) -> None:
     assert write_graphs(read_run(tmp_path), tmp_path / "graph") == []
     assert not (tmp_path / "graph").exists()
