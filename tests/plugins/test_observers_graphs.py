@@ -183,7 +183,7 @@ def test_a_batch_that_was_trained_again_counts_once(tmp_path: Path) -> None:
     assert log.resumed == [40]
     assert log.seconds == 10.0, "the time between two sessions is not one of training"
     (axes,) = drawn(tmp_path)["training_losses"].axes
-    assert [line.get_xdata()[0] for line in axes.lines if line.get_label() == "_session"] == [40]
+    assert [float(np.asarray(line.get_xdata())[0]) for line in axes.lines if line.get_label() == "_session"] == [40]
 
 
 def test_steps_are_marked_where_they_begin_and_named(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_steps_are_marked_where_they_begin_and_named(tmp_path: Path) -> None:
 
     (axes,) = drawn(tmp_path)["training_losses"].axes
 
-    assert [line.get_xdata()[0] for line in axes.lines if line.get_label() == "_step"] == [100, 200]
+    assert [float(np.asarray(line.get_xdata())[0]) for line in axes.lines if line.get_label() == "_step"] == [100, 200]
     assert [text.get_text() for text in axes.texts] == ["vae", "gan", "flow"]
 
 
