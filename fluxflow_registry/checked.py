@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import frozen
 
-from fluxflow_registry.contracts import CONTEXT, Field
+from fluxflow_registry.contracts import CONTEXT, Field, Sampler
 from fluxflow_registry.plan.resolve import Provider, Value, World
 from fluxflow_registry.plan.step import StepPlan
 from fluxflow_registry.recipe.schema import OWN, Entry, Evaluation, Recipe, Step
@@ -109,6 +109,19 @@ class Checked:
     def step(self, name: str) -> CheckedStep:
         """The step of that name."""
         return next(step for step in self.steps if step.name == name)
+
+    @property
+    def solver(self) -> Sampler | None:
+        """The recipe's sampler as values call it: given those of `velocity`, `noise` and `path` that it asks for."""
+        if self.sampler is None:
+            return None
+        call, needs = self.sampler.instance, self.sampler.component.signature.needs
+
+        def solve(velocity: Any, noise: Any, path: Any) -> Any:
+            offered = {"velocity": velocity, "noise": noise, "path": path}
+            return call(**{name: offered[name] for name in needs})
+
+        return solve
 
     def leaves(self) -> list[CheckedStep]:
         """The steps that no other step goes on from."""

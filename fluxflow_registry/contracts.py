@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from attrs import evolve, frozen
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 #: Names that the engine itself provides to every value, loss and metric.
 CONTEXT: Mapping[str, str] = {
     "generator": "torch.Generator seeded from (run seed, step, position, name); None on the meta device",
     "step_batch": "int, batches that this step has done before this one",
-    "sampler": "the recipe's sampler: sampler(velocity, noise) -> sample",
+    "sampler": "the recipe's sampler: sampler(velocity, noise, path) -> sample",
     "image_size": "(height, width) in pixels of the pictures to draw",
 }
 
@@ -239,7 +240,7 @@ KINDS: Mapping[str, Kind] = {
             reserved=("type", "batch_size", "workers"),
             methods=("fields",),
         ),
-        Kind("sampler", "samplers", "a sample at t = 0", offers=("velocity", "noise")),
+        Kind("sampler", "samplers", "a sample at t = 0", offers=("velocity", "noise", "path")),
         Kind("metric", "metrics", "a 0-d tensor, or a dict of them", reserved=("type", "with")),
         Kind("observer", "observers", "nothing", called=False),
     )
@@ -248,5 +249,24 @@ KINDS: Mapping[str, Kind] = {
 #: A velocity field dx/dt = velocity(x, t), t a 0-d tensor in [0, 1].
 VelocityField = Callable[["Tensor", "Tensor"], "Tensor"]
 
-#: Integrates a velocity field from noise at t = 1 to a sample at t = 0: sampler(velocity, noise).
-Sampler = Callable[[VelocityField, "Tensor"], "Tensor"]
+
+class NoisePath(Protocol):
+    """What a sampler may know of the path that it walks back: x_t = alpha(t) x_0 + sigma(t) noise.
+
+    Both are linear in t, with alpha(0) = 1 and sigma(0) = 0, so that the field is smooth up to t = 0 and
+    x_0 = x_t - t dx/dt. alpha(1) need not be 0: then what stands at t = 1 still holds some of x_0.
+    """
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """The share of x_0."""
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """The share of the noise."""
+
+    def times(self, steps: int, device: torch.device) -> Tensor:
+        """`steps` + 1 times from 1 to 0, even in the time that the network was trained with."""
+
+
+#: Integrates a velocity field from noise at t = 1 to a sample at t = 0: sampler(velocity, noise, path). A component
+#: of the kind is called by name with those of the three that it asks for.
+Sampler = Callable[[VelocityField, "Tensor", NoisePath], "Tensor"]

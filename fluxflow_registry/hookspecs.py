@@ -68,7 +68,7 @@ def fluxflow_register_datasets(register: Register) -> None:
 
 @hookspec
 def fluxflow_register_samplers(register: Register) -> None:
-    """Samplers: integrate `velocity` from `noise` at t = 1 to a sample at t = 0."""
+    """Samplers: integrate `velocity` from `noise` at t = 1 to a sample at t = 0, along `path` if they ask for it."""
 
 
 @hookspec

@@ -174,7 +174,9 @@ def updates(draw: Draw, registry: Registry) -> dict[str, Any]:
 
 
 @st.composite
-def steps(draw: Draw, registry: Registry, datasets: Sequence[str], before: Sequence[str]) -> dict[str, Any]:
+def steps(
+    draw: Draw, registry: Registry, datasets: Sequence[str], before: Sequence[str], shared: Mapping[str, Any]
+) -> dict[str, Any]:
     turns = draw(st.dictionaries(st.sampled_from(["vae", "gan", "flow"]), updates(registry), min_size=1, max_size=3))
     step: dict[str, Any] = {"updates": turns, "dataset": draw(st.sampled_from(datasets))}
     for attribute in fields_of(StepSettings):
@@ -199,8 +201,16 @@ def steps(draw: Draw, registry: Registry, datasets: Sequence[str], before: Seque
         chosen = {name: draw(options(registry.components["metric"][name].factory)) for name in metrics}
         step["evaluate"] = {"seen": {"dataset": draw(st.sampled_from(datasets)), "metrics": chosen}}
     if draw(st.booleans()):
-        step["values"] = draw(values(registry))
+        # A step's options are laid on the recipe's, and have to be right together.
+        step["values"] = {
+            name: own for name, own in draw(values(registry)).items() if _together(registry, name, shared, own)
+        }
     return step
+
+
+def _together(registry: Registry, name: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    factory = registry.components["value"][name].factory
+    return not is_configurable(factory) or builds(factory, {**shared.get(name, {}), **own})
 
 
 def until(metric: str) -> st.SearchStrategy[dict[str, Any]]:
@@ -268,5 +278,5 @@ def recipes(draw: Draw, registry: Registry) -> dict[str, Any]:
     if draw(st.booleans()):
         recipe["observers"] = draw(observers(registry))
     for name in draw(st.lists(st.sampled_from(["one", "two", "three"]), min_size=1, unique=True)):
-        recipe["steps"][name] = draw(steps(registry, sorted(datasets), list(recipe["steps"])))
+        recipe["steps"][name] = draw(steps(registry, sorted(datasets), list(recipe["steps"]), recipe.get("values", {})))
     return recipe

@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--prompts", metavar="FILE", help="a text file with one prompt a line")
     made.add_argument("--guidance", type=float, metavar="W", help="v_u + W (v_c - v_u); 1 is none (the recipe's)")
     made.add_argument("--negative-prompt", metavar="TEXT", help="what guidance leads away from (the empty text)")
-    made.add_argument("--sampler", metavar="NAME", help="euler, heun ... (the recipe's)")
+    made.add_argument("--sampler", metavar="NAME", help="euler, heun, ddim, dpmpp_2m ... (the recipe's)")
     made.add_argument("--steps", type=int, metavar="N", help="steps of the sampler (the recipe's)")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="the noise to begin with (0)")
     made.add_argument("--count", type=int, default=1, metavar="N", help="pictures of each prompt, seeds N, N+1 ... (1)")
@@ -180,14 +180,14 @@ def draw(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(Problem(f"the output folder cannot be written: {error.strerror}", str(folder))) from None
-    sampler = checked.sampler.instance if checked.sampler else None
+    solver = checked.solver
     pictures = []
     for prompt in prompts:
         for seed in range(arguments.seed, arguments.seed + arguments.count):
             # One at a time: a picture does not depend on what else is drawn with it.
             batch = {"caption": [prompt.text]}
             try:
-                image = compute(checked, step.providers, models, [DRAWN], batch, seed, device, size, sampler)[DRAWN][0]
+                image = compute(checked, step.providers, models, [DRAWN], batch, seed, device, size, solver)[DRAWN][0]
             except torch.OutOfMemoryError:
                 message = f"not enough memory to draw {size[1]} x {size[0]} pixels"
                 raise RunError(Problem(message, "--image-size")) from None

@@ -108,9 +108,8 @@ def enter(run: Run, position: Position, state: State) -> LiveStep:
 def made_ready(run: Run, facts: StepFacts) -> LiveStep:
     """A step at its beginning, with the models as they are."""
     run.beginnings.restore(facts.checked)
-    sampler = run.checked.sampler.instance if run.checked.sampler else None
     source = run.sources[facts.checked.step.settings.dataset]
-    return LiveStep(facts, source, run.models, run.seed, run.device, sampler)
+    return LiveStep(facts, source, run.models, run.seed, run.device, run.checked.solver)
 
 
 def start_from(run: Run, parent: str | None) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fluxflow_registry import lifecycle
 from fluxflow_registry.check import Checked, Configured, world_of
-from fluxflow_registry.contracts import Position, Sampler, Source, VelocityField
+from fluxflow_registry.contracts import NoisePath, Position, Sampler, Source, VelocityField
 from fluxflow_registry.engine.batches import Batch, Reader, to_device
 from fluxflow_registry.engine.chronicle import Chronicle, Means
 from fluxflow_registry.engine.folder import RunFolder
@@ -131,17 +131,16 @@ class Run:
     @property
     def sampler(self) -> Sampler | None:
         """The recipe's sampler, which looks up at every step whether the run is to stop."""
-        if self.checked.sampler is None:
+        solver = self.checked.solver
+        if solver is None:
             return None
-        sampler = self.checked.sampler.instance
 
-        def polled(velocity: VelocityField, noise: Tensor) -> Tensor:
+        def polled(velocity: VelocityField, noise: Tensor, path: NoisePath) -> Tensor:
             def field(x: Tensor, t: Tensor) -> Tensor:
                 self.poll()
                 return velocity(x, t)
 
-            sample: Tensor = sampler(field, noise)
-            return sample
+            return solver(field, noise, path)
 
         return polled
 

@@ -37,11 +37,10 @@ def prove_shapes(checked: Checked) -> dict[str, dict[str, str]]:
         problems += [*untrainable(step, models), *unready(step)]
     shapes: dict[str, dict[str, str]] = {}
     for step in checked.steps:
-        sampler = checked.sampler.instance if checked.sampler else None
         for number, fields in enumerate(variants(step.fields)):
             values = Values(step.plan.values, step.providers, models, Draws(meta))
             try:
-                found = _prove_step(step, fields, values, meta, sampler)
+                found = _prove_step(step, fields, values, meta, checked.solver)
             except FluxflowError as error:
                 form = f" where {_form(fields, step.fields)}" if number else ""
                 for problem in error.problems:

@@ -1,4 +1,4 @@
-"""The rectified flow: from noise to latents along straight lines, and the pictures drawn with it."""
+"""Flow and diffusion: paths from latents to noise, networks that walk them back, and the pictures drawn so."""
 
 from __future__ import annotations
 
@@ -8,26 +8,35 @@ from fluxflow_registry import Register, hookimpl
 
 @hookimpl
 def fluxflow_register_models(register: Register) -> None:
-    """Register the transformer that learns the velocity."""
+    """Register the networks over latents, and the layer between pictures and texts."""
     register("flow_transformer", models.FlowTransformerBuilder)
+    register("unet", models.UnetBuilder)
+    register("projection", models.ProjectionBuilder)
 
 
 @hookimpl
 def fluxflow_register_values(register: Register) -> None:
-    """Register the values of a rectified flow and the pictures that it draws."""
+    """Register the values of a path and the pictures that are drawn along it."""
+    register("path", values.PathOptions)
     register("clean_latent", values.clean_latent)
     register("noise", values.noise)
     register("time", values.Time)
     register("noisy_latent", values.noisy_latent)
-    register("velocity_target", values.velocity_target)
+    register("prediction", values.prediction)
+    register("prediction_target", values.prediction_target)
+    register("predicted_latent", values.predicted_latent)
     register("velocity", values.velocity)
+    register("velocity_target", values.velocity_target)
     register("generated_image", generation.GeneratedImage)
 
 
 @hookimpl
 def fluxflow_register_losses(register: Register) -> None:
-    """Register the flow's loss."""
-    register("velocity", losses.velocity)
+    """Register a loss for each thing that a network may predict, and the alignment with the text."""
+    register("velocity", losses.Velocity)
+    register("epsilon", losses.Epsilon)
+    register("v_prediction", losses.VPrediction)
+    register("alignment", losses.alignment)
 
 
 @hookimpl
@@ -35,3 +44,5 @@ def fluxflow_register_samplers(register: Register) -> None:
     """Register the solvers."""
     register("euler", samplers.Euler)
     register("heun", samplers.Heun)
+    register("ddim", samplers.Ddim)
+    register("dpmpp_2m", samplers.DpmPp2m)

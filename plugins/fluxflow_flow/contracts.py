@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class Posterior(Protocol):
@@ -16,7 +18,7 @@ class Posterior(Protocol):
 
 
 class CompressorModule(Protocol):
-    """A compressor that knows the size of its latents."""
+    """A compressor that knows the size of its latents, and, in `latent_shift`, their mean if that is not 0."""
 
     @property
     def latent_rms(self) -> Tensor:
@@ -35,7 +37,7 @@ class ExpanderModule(Protocol):
 
 
 class FlowModule(Protocol):
-    """A velocity field that knows the channels of its latents."""
+    """A network over latents that knows their channels and which sizes fit it."""
 
     @property
     def latent_channels(self) -> int:
@@ -43,10 +45,10 @@ class FlowModule(Protocol):
 
     @property
     def patch(self) -> int:
-        """Side of the patch of the latent that is one token; 1 where there are none."""
+        """What a side of the latent must be a multiple of; 1 where any size fits."""
 
     def __call__(self, noisy_latent: Tensor, time: Tensor, text_tokens: Tensor, text_mask: Tensor) -> Tensor:
-        """Give the velocity."""
+        """Give the prediction."""
 
 
 class TextEmbedding(Protocol):
@@ -59,3 +61,16 @@ class TextEmbedding(Protocol):
     @property
     def mask(self) -> Tensor:
         """True for a real token."""
+
+
+class WalkedPath(Protocol):
+    """The straight path that a sampler walks back: x_t = alpha(t) x_0 + sigma(t) noise, alpha + sigma = 1."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """The share of x_0."""
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """The share of the noise."""
+
+    def times(self, steps: int, device: torch.device) -> Tensor:
+        """`steps` + 1 times from 1 to 0, even in the time that the network was trained with."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrs import field, frozen, validators
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fluxflow_flow.contracts import WalkedPath
+
+#: log(alpha / sigma) beyond which nothing is left to solve: a share of 0.001 of noise, or of latent.
+FARTHEST = 7.0
 
 
 def times(steps: int, like: Tensor) -> Tensor:
@@ -21,6 +26,8 @@ def times(steps: int, like: Tensor) -> Tensor:
 @frozen
 class Euler:
     """Euler's method: x <- x + (t' - t) v(x, t); order 1, one evaluation a step."""
+
+    order: ClassVar[int] = 1
 
     steps: int = field(default=16, validator=validators.ge(1))
     """Steps from noise to data."""
@@ -40,6 +47,8 @@ class Heun:
     Order 2, two evaluations a step; not Heun's third-order method.
     """
 
+    order: ClassVar[int] = 2
+
     steps: int = field(default=8, validator=validators.ge(1))
     """Steps from noise to data."""
 
@@ -51,3 +60,75 @@ class Heun:
             slope = velocity(x, t[i])
             x = x + h * (slope + velocity(x + h * slope, t[i + 1])) / 2
         return x
+
+
+@frozen
+class Ddim:
+    """Deterministic DDIM (eta = 0): x_t' = alpha(t') x_0 + sigma(t') noise, both estimated at t (Song et al., 2021).
+
+    Order 1, one evaluation a step. The steps are even in the path's own time and begin at its last one ("trailing":
+    Lin et al., 2024). On a rectified path this is Euler's method.
+    """
+
+    order: ClassVar[int] = 1
+
+    steps: int = field(default=25, validator=validators.ge(1))
+    """Steps from noise to data."""
+
+    def __call__(self, velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, path: WalkedPath) -> Tensor:
+        """Walk back from noise to a sample."""
+        x, t = noise, path.times(self.steps, noise.device)
+        alpha, sigma = path.alpha(t), path.sigma(t)
+        for i in range(self.steps):
+            x_0 = x - t[i] * velocity(x, t[i])
+            eps = (x - alpha[i] * x_0) / sigma[i]
+            x = alpha[i + 1] * x_0 + sigma[i + 1] * eps
+        return x
+
+
+@frozen
+class DpmPp2m:
+    """DPM-Solver++(2M): the estimate of x_0, extrapolated over the log-SNR from two steps (Lu et al., 2022).
+
+    With l = log(alpha / sigma), h = l' - l and h_0 the h before it: D = x_0 + h / (2 h_0) (x_0 - x_0 before) and
+    x' = sigma'/sigma x + alpha' (1 - exp(-h)) D. One evaluation a step; order 2 in steps of l (`spacing: log_snr`).
+    The first and the last step, at whose outer ends l is infinite, are of order 1.
+    """
+
+    order: ClassVar[int] = 2
+
+    steps: int = field(default=12, validator=validators.ge(1))
+    """Steps from noise to data."""
+    spacing: Literal["noise", "time", "log_snr"] = "noise"
+    """What is even from step to step: the noise's level, the path's own time, or the log-SNR."""
+
+    def __call__(self, velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, path: WalkedPath) -> Tensor:
+        """Integrate from noise to a sample."""
+        x, t = noise, self._times(noise, path)
+        alpha, sigma = path.alpha(t), path.sigma(t)
+        h = (alpha.log() - sigma.log()).diff()
+        earlier = None
+        for i in range(self.steps):
+            x_0 = x - t[i] * velocity(x, t[i])
+            ahead = x_0
+            if earlier is not None and i + 1 < self.steps:
+                ahead = x_0 + h[i] / (2 * h[i - 1]) * (x_0 - earlier)
+            kept = sigma[i + 1] / sigma[i]
+            # alpha' (1 - exp(-h)), without the infinities at the ends.
+            x = kept * x + (alpha[i + 1] - alpha[i] * kept) * ahead
+            earlier = x_0
+        return x
+
+    def _times(self, noise: Tensor, path: WalkedPath) -> Tensor:
+        """Times from 1 to 0, spaced as the option says: [steps + 1]."""
+        import torch
+
+        if self.spacing == "time":
+            return path.times(self.steps, noise.device)
+        even = times(self.steps, noise)
+        if self.spacing == "noise":
+            return even
+        first = (path.alpha(even[0]).log() - path.sigma(even[0]).log()).clamp(min=-FARTHEST)
+        log_ratio = FARTHEST - (FARTHEST - first) * even[1:-1]
+        # The share of the noise is linear in t, and alpha + sigma is 1.
+        return torch.cat([even[:1], torch.sigmoid(-log_ratio) / path.sigma(even[0]), even[-1:]])

@@ -32,6 +32,7 @@ models:
   discriminator: {type: patch_discriminator}
   text_encoder: {type: text_transformer}
   flow_processor: {type: flow_transformer}
+  projection: {type: projection}
   MODEL
 datasets:
   shapes: {type: shapes}
@@ -86,6 +87,9 @@ TRAINS = {
     "r1": "discriminator",
     "projected_r1": "discriminator",
     "velocity": "flow_processor",
+    "epsilon": "flow_processor",
+    "v_prediction": "flow_processor",
+    "alignment": "flow_processor",
     "kl": "compressor",
     "mmd": "compressor",
 }

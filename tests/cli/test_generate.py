@@ -76,6 +76,7 @@ def test_a_picture_does_not_depend_on_what_is_drawn_with_it(
     [
         ["--guidance", "1"],
         ["--sampler", "heun"],
+        ["--sampler", "dpmpp_2m", "--steps", "5"],
         ["--steps", "5"],
         ["--negative-prompt", "a star"],
         ["--image-size", "32x24"],

@@ -55,8 +55,7 @@ def live() -> Callable[..., LiveStep]:
         device = torch.device("cpu")
         made = dict(models) if models else build_models(recipe, device)
         source = open_sources(recipe)[recipe.steps[step].step.settings.dataset]
-        sampler = recipe.sampler.instance if recipe.sampler else None
-        return LiveStep(facts_of(recipe.steps[step], source), source, made, recipe.recipe.seed, device, sampler)
+        return LiveStep(facts_of(recipe.steps[step], source), source, made, recipe.recipe.seed, device, recipe.solver)
 
     return make
 

@@ -91,9 +91,9 @@ def test_a_flow_step_leaves_the_autoencoder_alone(checked: Checked) -> None:
     (update,) = plan.updates
 
     assert plan.models - plan.trains == {"compressor"}
-    for name in ("posterior", "clean_latent", "noise", "time", "noisy_latent", "velocity_target", "prompt"):
+    for name in ("posterior", "clean_latent", "noise", "time", "path", "noisy_latent", "prediction_target", "prompt"):
         assert update.carries[name] == set()
-    assert update.carries["velocity"] == {"flow_processor", "text_encoder"}
+    assert update.carries["prediction"] == {"flow_processor", "text_encoder"}
     assert "reconstruction" not in plan.values
 
 

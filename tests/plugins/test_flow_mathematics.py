@@ -12,9 +12,18 @@ from torch import Tensor, nn
 
 from fluxflow_flow import values
 from fluxflow_flow.generation import GeneratedImage
-from fluxflow_flow.samplers import Euler, Heun
+from fluxflow_flow.paths import Path, RectifiedPath
+from fluxflow_flow.samplers import Euler
+from fluxflow_flow.scale import decodable
 from fluxflow_registry import DataError
 from fluxflow_text.values import Prompt
+
+RECTIFIED = RectifiedPath("velocity")
+
+
+def solve(velocity: Any, noise: Tensor, path: Any, steps: int = 4) -> Tensor:
+    """The recipe's sampler, as the engine gives it."""
+    return Euler(steps=steps)(velocity, noise)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -26,13 +35,13 @@ def test_the_path_begins_at_the_latent_ends_at_noise_and_moves_at_the_target_vel
     x_1 = torch.randn(3, 2, 4, 4, dtype=torch.float64)
 
     def at(t: float) -> Tensor:
-        return values.noisy_latent(x_0, x_1, torch.full((3,), t, dtype=torch.float64))
+        return values.noisy_latent(x_0, x_1, torch.full((3,), t, dtype=torch.float64), RECTIFIED)
 
     slope = (at(0.5001) - at(0.4999)) / 0.0002
 
     assert torch.equal(at(0.0), x_0)
     assert torch.allclose(at(1.0), x_1)
-    torch.testing.assert_close(slope, values.velocity_target(x_0, x_1), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(slope, values.velocity_target(x_0, x_1, torch.rand(3), RECTIFIED), rtol=1e-6, atol=1e-8)
 
 
 def test_the_clean_latent_has_unit_size_when_the_compressor_has_measured_its_latents() -> None:
@@ -50,33 +59,22 @@ def test_the_clean_latent_has_unit_size_when_the_compressor_has_measured_its_lat
 def test_times_lie_in_the_unit_interval_and_are_distributed_as_named(
     distribution: Any, mean: float, std: float
 ) -> None:
-    t = values.Time(distribution=distribution)(torch.zeros(20_000, 1, 1, 1), generator())
+    t = values.Time(distribution=distribution)(torch.zeros(20_000, 1, 1, 1), RECTIFIED, generator())
 
     assert 0 <= float(t.min()) <= float(t.max()) <= 1
     assert float(t.mean()) == pytest.approx(mean, abs=0.01)
     assert float(t.std()) == pytest.approx(std, abs=0.01)
 
 
-@pytest.mark.parametrize(("solver", "order"), [(Euler, 1), (Heun, 2)])
-def test_the_error_of_a_solver_falls_with_the_power_of_its_order(solver: Any, order: int) -> None:
-    """dx/dt = x cos t from t = 1 to 0 has the solution x_1 exp(-sin 1)."""
-    x_1 = torch.ones(1, dtype=torch.float64)
-    exact = math.exp(-math.sin(1.0))
+def test_a_shift_of_the_compressor_is_taken_off_before_the_scale_and_put_back_after_it() -> None:
+    shifted: Any = SimpleNamespace(latent_rms=torch.tensor(2.0), latent_shift=torch.tensor(3.0))
+    centred: Any = SimpleNamespace(latent_rms=torch.tensor(2.0))
+    mean = torch.full((1, 1, 1, 1), 7.0)
 
-    def error(steps: int) -> float:
-        found = solver(steps=steps)(lambda x, t: x * t.double().cos(), x_1)
-        return abs(float(found) - exact)
-
-    measured = math.log2(error(32) / error(64))
-
-    assert measured == pytest.approx(order, abs=0.1)
-
-
-def test_a_constant_velocity_is_integrated_exactly_from_noise_to_data() -> None:
-    noise, velocity = torch.randn(2, 3), torch.randn(2, 3)
-
-    for solver in (Euler(steps=3), Heun(steps=3)):
-        torch.testing.assert_close(solver(lambda *_: velocity, noise), noise - velocity)
+    assert float(values.clean_latent(SimpleNamespace(mean=mean), shifted)) == 2.0
+    assert float(values.clean_latent(SimpleNamespace(mean=mean), centred)) == 3.5
+    assert float(decodable(torch.full((1,), 2.0), shifted)) == 7.0
+    assert float(decodable(torch.full((1,), 3.5), centred)) == 7.0
 
 
 class Embedding(NamedTuple):
@@ -88,6 +86,7 @@ class Encoder(nn.Module):
     """Embeds a text as its length."""
 
     def forward(self, captions: list[str]) -> Embedding:
+        self.calls = [*getattr(self, "calls", []), list(captions)]
         tokens = torch.tensor([[[float(len(text))]] for text in captions])
         return Embedding(tokens, torch.ones(len(captions), 1, dtype=torch.bool))
 
@@ -98,6 +97,7 @@ class Field(nn.Module):
     latent_channels, patch = 2, 1
 
     def forward(self, x: Tensor, time: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        self.batches = [*getattr(self, "batches", []), len(x)]
         self.times = [*getattr(self, "times", []), float(time[0])]
         return tokens.mean(dim=1)[:, :, None, None].expand_as(x)
 
@@ -109,7 +109,7 @@ class Expander(nn.Module):
         return latent
 
 
-def drawn(**options: Any) -> tuple[Tensor, Field]:
+def drawn(path: Path = RECTIFIED, shift: float = 0.0, **options: Any) -> tuple[Tensor, Field]:
     """What is drawn for the caption `abc`, and the field that was asked."""
     field = Field()
     image = GeneratedImage(**options)(
@@ -117,9 +117,10 @@ def drawn(**options: Any) -> tuple[Tensor, Field]:
         (8, 12),
         Encoder(),
         field,
-        SimpleNamespace(latent_rms=torch.tensor(0.01)),
+        SimpleNamespace(latent_rms=torch.tensor(0.01), latent_shift=torch.tensor(shift)),
         Expander(),
-        Euler(steps=4),
+        path,
+        solve,
         generator(),
     )
     return image, field
@@ -128,10 +129,20 @@ def drawn(**options: Any) -> tuple[Tensor, Field]:
 def test_guidance_leads_from_the_empty_text_through_the_caption() -> None:
     noise = torch.randn(1, 2, 2, 3, generator=generator())
 
-    for guidance in (0.0, 1.0, 4.0):
-        image, _ = drawn(guidance=guidance)
+    for guidance in (0.0, 1.0, 4.0, 7.5, 15.0):
+        image, field = drawn(guidance=guidance)
         # v_u = 0 for the empty text, v_c = 3 for `abc`: v = guidance * 3.
         torch.testing.assert_close(image, ((noise - 3 * guidance) * 0.01).clamp(-1, 1), rtol=1e-4, atol=1e-6)
+        # Both halves are one batch; without guidance there is one half.
+        assert field.batches == [1 if guidance == 1.0 else 2] * 4
+
+
+def test_the_picture_is_decoded_from_the_latents_own_scale_and_shift() -> None:
+    noise = torch.randn(1, 2, 2, 3, generator=generator())
+
+    image, _ = drawn(guidance=1.0, shift=0.25)
+
+    torch.testing.assert_close(image, (noise - 3) * 0.01 + 0.25, rtol=1e-4, atol=1e-6)
 
 
 def test_a_negative_prompt_takes_the_place_of_the_empty_text() -> None:
@@ -157,7 +168,8 @@ def test_a_size_that_is_no_whole_number_of_patches_is_refused() -> None:
             Field(),
             SimpleNamespace(latent_rms=torch.ones(())),
             Expander(),
-            Euler(),
+            RECTIFIED,
+            solve,
             generator(),
         )
 

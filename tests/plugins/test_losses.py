@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fluxflow_flow.losses import velocity
 from fluxflow_gan.losses import HingeDiscriminator, HingeGenerator
 from fluxflow_gan.penalties import R1
 from fluxflow_metrics import psnr, sharpness
@@ -176,10 +175,6 @@ def test_r1_does_not_grow_with_the_number_of_patches() -> None:
     small, large = R1()(images(side=8), net), R1()(images(side=32), net)
 
     assert float(large.detach()) <= float(small.detach())
-
-
-def test_velocity_is_the_mean_squared_error() -> None:
-    assert float(velocity(torch.ones(2, 2), torch.full((2, 2), 3.0))) == pytest.approx(4.0)
 
 
 @given(noise=st.floats(0.001, 1.0))

@@ -9,10 +9,11 @@ import attrs
 import pytest
 
 import fluxflow_flow.networks
+import fluxflow_flow.unet
 import fluxflow_gan.networks
 import fluxflow_text.networks
 import fluxflow_vae.networks
-from fluxflow_flow.models import FlowTransformerBuilder
+from fluxflow_flow.models import FlowTransformerBuilder, UnetBuilder
 from fluxflow_gan.models import PatchDiscriminatorBuilder
 from fluxflow_text.models import TextTransformerBuilder
 from fluxflow_vae.models import CompressorBuilder, ExpanderBuilder
@@ -23,6 +24,7 @@ BUILDERS = [
     (PatchDiscriminatorBuilder, fluxflow_gan.networks, "PatchDiscriminator"),
     (TextTransformerBuilder, fluxflow_text.networks, "TextTransformer"),
     (FlowTransformerBuilder, fluxflow_flow.networks, "FlowTransformer"),
+    (UnetBuilder, fluxflow_flow.unet, "Unet"),
 ]
 
 

@@ -1,0 +1,291 @@
+"""Paths, predictions and networks in recipes: what trains, what is drawn, and that both mean the same times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fluxflow_registry import hookimpl
+from fluxflow_registry.check import Checked
+from fluxflow_registry.contracts import Position
+from fluxflow_registry.engine.run import Interrupted, build_models, compute, open_sources
+from fluxflow_registry.engine.shapes import prove_shapes
+from fluxflow_registry.engine.step import LiveStep, facts_of
+from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.registry import Registry, load
+
+from ..engine.conftest import changed, start, weights
+from ..recipes import SHIPPED
+from ..small import PLUGINS
+from .flow_path import NAMES, OPTIONS
+
+CPU = torch.device("cpu")
+
+RECIPE = """
+recipe: 1
+name: paths
+models:
+  compressor: {type: compressor, latent_channels: 2, width: 8}
+  expander: {type: expander, latent_channels: 2, width: 8}
+  text_encoder: {type: text_transformer, width: 16, depth: 1, heads: 2, table_size: 32}
+  flow_processor: {type: flow_transformer, latent_channels: 2, width: 16, depth: 1, heads: 2, text_width: 16}
+  projection: {type: projection, width_in: 2, width_out: 16}
+datasets:
+  shapes: {type: shapes, image_size: 16, length: 40}
+sampler: {type: euler, steps: 4}
+values:
+  path: {}
+  prompt: {dropout: 0.0}
+steps:
+  flow:
+    dataset: shapes
+    batch_size: 20
+    epochs: 2
+    updates:
+      flow:
+        trains: [flow_processor, text_encoder]
+        losses: {velocity: {}}
+        optimizer: {type: AdamW, lr: 1.0e-2}
+"""
+
+UNET = "{type: unet, latent_channels: 2, width: 16, channel_mults: [1, 2], depth: 1, heads: 2, text_width: 16}"
+
+LOSS = {"velocity": "velocity", "epsilon": "epsilon", "v": "v_prediction"}
+
+every_path = pytest.mark.parametrize("path", OPTIONS, ids=NAMES)
+
+Prove = Callable[..., Checked]
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Registry:
+    """What these recipes name, without observers."""
+    return load(PLUGINS)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def along(path: dict[str, Any], text: str = RECIPE) -> str:
+    """The recipe with another path and the loss that is right for it."""
+    stated = ", ".join(f"{key}: {value}" for key, value in path.items())
+    return text.replace("path: {}", f"path: {{{stated}}}").replace(
+        "losses: {velocity: {}}", f"losses: {{{LOSS[path['predicts']]}: {{}}}}"
+    )
+
+
+def live(checked: Checked, models: dict[str, nn.Module]) -> LiveStep:
+    source = open_sources(checked)["shapes"]
+    return LiveStep(facts_of(checked.steps[0], source), source, models, 0, CPU, checked.solver)
+
+
+def take(step: LiveStep, count: int) -> None:
+    for number, batch in zip(range(count), step.batches(0, 0), strict=False):
+        step.take(batch, Position(batch=number, step_batch=number, run_batch=number))
+
+
+def drawing(checked: Checked, models: dict[str, nn.Module], captions: list[str]) -> Tensor:
+    """What is drawn for captions, at the size that was trained."""
+    found: Tensor = compute(
+        checked,
+        checked.steps[0].providers,
+        models,
+        ["generated_image"],
+        {"caption": captions},
+        seed=0,
+        device=CPU,
+        image_size=(16, 16),
+        sampler=checked.solver,
+    )["generated_image"]
+    return found
+
+
+class Recorder(nn.Module):
+    """A perfect network for one latent, everywhere `known`; it keeps what it was given."""
+
+    latent_channels, patch = 2, 1
+
+    def __init__(self, path: Any, known: float) -> None:
+        super().__init__()
+        self.path, self.known = path, known
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def forward(self, x: Tensor, time: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        self.seen.append((x.detach(), time.detach(), tokens.detach()))
+        x_0 = torch.full_like(x, self.known)
+        prediction: Tensor = self.path.target(x_0, noise_in(self.path, x, time, x_0), time)
+        return prediction + 0 * self.weight
+
+
+def noise_in(path: Any, x: Tensor, time: Tensor, x_0: Tensor) -> Tensor:
+    """The noise in x, if x is what its time says."""
+    alpha, sigma = path.alpha(time)[:, None, None, None], path.sigma(time)[:, None, None, None]
+    noise: Tensor = (x - alpha * x_0) / sigma
+    return noise
+
+
+@every_path
+@pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m"])
+def test_a_time_means_the_same_in_training_and_in_drawing(
+    path: dict[str, Any], sampler: str, prove: Prove, plugins: Registry
+) -> None:
+    text = along(path).replace("type: euler", f"type: {sampler}") + "    values: {generated_image: {guidance: 1.0}}\n"
+    checked = prove(text, using=plugins)
+    models = build_models(checked, CPU)
+    known = checked.steps[0].providers["path"].instance()
+    models["flow_processor"] = recorder = Recorder(known, 0.5)
+
+    step = live(checked, models)
+    step.draws.at(0, "flow", 0)
+    take(step, 1)
+    (x_t, time, tokens), kept = recorder.seen.pop(), step.values.kept
+    caption = kept["caption"].bare[0]
+    drawing(checked, models, [caption])
+
+    # In training, the noise in x_t according to the time that was told is the noise that was drawn.
+    found = noise_in(known, x_t, time, kept["clean_latent"].bare)
+    torch.testing.assert_close(found, kept["noise"].bare, rtol=1e-2, atol=1e-2)
+    # In drawing, it is one noise from the first step to the last, as x_0 and noise lie on one line of the path.
+    noises = [noise_in(known, x, t, torch.full_like(x, 0.5)) for x, t, _ in recorder.seen]
+    times = [float(t[0]) for _, t, _ in recorder.seen]
+    assert times[0] == pytest.approx(1.0, abs=1e-4)
+    assert times == sorted(times, reverse=True)
+    assert len(noises) == 4
+    for noise in noises[1:]:
+        torch.testing.assert_close(noise, noises[0], rtol=1e-2, atol=1e-2)
+    # And the caption is the same text to the network.
+    torch.testing.assert_close(recorder.seen[0][2], tokens[:1, : recorder.seen[0][2].shape[1]])
+
+
+@every_path
+@pytest.mark.parametrize("network", ["transformer", "unet"])
+def test_every_path_trains_and_draws(path: dict[str, Any], network: str, prove: Prove, plugins: Registry) -> None:
+    text = along(path)
+    if network == "unet":
+        head, rest = text.split("  flow_processor: ", 1)
+        text = f"{head}  flow_processor: {UNET}\n{rest.split(chr(10), 1)[1]}"
+    checked = prove(text, using=plugins)
+    models = build_models(checked, CPU)
+    step = live(checked, models)
+    before = weights(models)
+
+    prove_shapes(checked)
+    take(step, 2)
+
+    assert changed(before, models) == {"flow_processor", "text_encoder"}
+    picture = drawing(checked, models, ["a red circle", ""])
+    assert picture.shape == (2, 3, 16, 16)
+    assert picture.isfinite().all()
+
+
+@every_path
+@pytest.mark.parametrize("loss", LOSS.values())
+def test_a_loss_of_another_prediction_is_refused_when_shapes_are_proven(
+    path: dict[str, Any], loss: str, prove: Prove, plugins: Registry
+) -> None:
+    right = LOSS[path["predicts"]]
+    if loss == right:
+        return
+    checked = prove(along(path).replace(f"losses: {{{right}", f"losses: {{{loss}"), using=plugins)
+
+    with pytest.raises(RecipeError) as caught:
+        prove_shapes(checked)
+
+    (problem,) = caught.value.problems
+    told = f"in step `flow`, loss `{loss}` of update `flow` cannot be computed"
+    assert problem.message.startswith(told)
+    assert f"`path` predicts {path['predicts']}: its loss is `{right}`" in problem.message
+
+
+def test_min_snr_changes_what_is_learnt(prove: Prove, plugins: Registry) -> None:
+    text = along({"kind": "ddpm", "predicts": "epsilon"})
+    ends = []
+    for gamma in ("{}", "{min_snr_gamma: 1.0}"):
+        models = build_models(checked := prove(text.replace("epsilon: {}", f"epsilon: {gamma}"), using=plugins), CPU)
+        take(live(checked, models), 2)
+        ends.append(weights(models))
+
+    assert any(not torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
+def test_alignment_alone_moves_flow_model_text_encoder_and_projection(prove: Prove, plugins: Registry) -> None:
+    text = RECIPE.replace("[flow_processor, text_encoder]", "[flow_processor, text_encoder, projection]")
+    checked = prove(text.replace("velocity: {}", "alignment: {}"), using=plugins)
+    models = build_models(checked, CPU)
+    step = live(checked, models)
+    before = weights(models)
+
+    prove_shapes(checked)
+    take(step, 2)
+
+    assert changed(before, models) == {"flow_processor", "text_encoder", "projection"}
+
+
+def test_alignment_is_off_unless_it_is_named(prove: Prove, plugins: Registry) -> None:
+    checked = prove(RECIPE, using=plugins)
+
+    assert "predicted_latent" not in checked.steps[0].plan.values
+
+
+class Listener:
+    """Keeps the captions of each batch that the text encoder embeds in training."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+
+    @hookimpl
+    def step_started(self, run: Any) -> None:
+        encoder = run.models["text_encoder"]
+        encoder.register_forward_pre_hook(lambda module, given: self.batches.append(list(given[0])))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1, 0.4])
+def test_captions_are_dropped_at_their_rate_in_the_batches_of_a_run(
+    dropout: float, prove: Prove, plugins: Registry, tmp_path: Path
+) -> None:
+    text = RECIPE.replace("dropout: 0.0", f"dropout: {dropout}").replace("length: 40", "length: 1000")
+    listener = Listener()
+
+    start(prove(text, using=plugins), tmp_path, [listener])
+
+    emptied = [[caption == "" for caption in batch] for batch in listener.batches]
+    assert [len(batch) for batch in emptied] == [20] * 100
+    assert sum(map(sum, emptied)) / 2000 == pytest.approx(dropout, abs=0.035)
+    if dropout:  # of each sample apart, not of whole batches, and anew in each epoch
+        assert sum(0 < sum(batch) < 20 for batch in emptied) > 50
+        assert emptied[:50] != emptied[50:]
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "ddim", "dpmpp_2m"])
+def test_a_stop_is_heard_within_a_drawing_of_every_sampler(
+    sampler: str, prove: Prove, plugins: Registry, tmp_path: Path
+) -> None:
+    checked = prove(RECIPE.replace("type: euler", f"type: {sampler}").replace("epochs: 2", "epochs: 1"), using=plugins)
+    run = start(checked, tmp_path).run
+    calls: list[int] = []
+
+    def stop(*given: Any) -> None:
+        calls.append(1)
+        run.stopping = "SIGTERM" if len(calls) == 2 else None
+
+    run.models["flow_processor"].register_forward_hook(stop)
+
+    with pytest.raises(Interrupted):
+        run.draw(["generated_image"], {"caption": ["a circle"], "image_size": (16, 16)})
+
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("file", [file for file in SHIPPED if file.stem == "latent_unet"], ids=lambda p: p.parent.name)
+def test_the_shapes_of_the_recipes_of_the_latent_unet_are_proven(file: Path, prove: Prove) -> None:
+    shapes = prove_shapes(prove(file.read_text()))
+
+    assert shapes["unet"]["prediction"] == shapes["unet"]["clean_latent"]
