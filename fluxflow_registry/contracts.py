@@ -74,6 +74,7 @@ class Source(Protocol):
           Each is a batch of its own for all that counts batches but `max_steps`.
         - `left_out`: a sequence of Problems, one for each sample that was found damaged on opening and is
           not among the samples.
+        - `notes`: a sequence of sentences that a user should know of how it was opened.
         - `sizes()`: int64 [samples, 2], width and height of each sample as it is stored, 0 where unknown.
         """
 

@@ -115,7 +115,7 @@ def text(name: str, found: Inspected) -> str:
     for each in found.uses:
         rows += _use(each, bool(seen.buckets))
     rows += [(key, _texts(texts)) for key, texts in seen.texts.items()]
-    lines += _table(rows)
+    lines += _table([*rows, *(("note", note) for note in seen.notes)])
     for problems, words in ((seen.left_out, "found damaged on opening and left out"), (seen.damaged, "damaged")):
         if problems:
             lines += [f"    {counted(len(problems), 'sample')} {words}:", *_named(problems)]

@@ -163,10 +163,10 @@ class Run:
                 self.tell("warned", position=position, message=message)
 
     def tell_left_out(self, live: LiveStep, position: Position) -> None:
-        """Tell which samples of a step's dataset are not trained on, once in this process."""
+        """Tell what the source of a step notes, and which samples are not trained on, once in this process."""
         name, size = live.settings.dataset, live.settings.batch_size
         left = getattr(live.source, "left_out", ())
-        said = [left_out(left)] if left else []
+        said = [*getattr(live.source, "notes", ()), *([left_out(left)] if left else [])]
         if buckets_of(live.source) is not None:
             said += [told for told in [filling(live.source, size).told()] if told]
         for told in said:

@@ -59,6 +59,7 @@ class Survey:
 
     samples: int
     read: int
+    notes: tuple[str, ...]
     left_out: tuple[Problem, ...]
     damaged: tuple[Problem, ...]
     stored: Stored | None
@@ -81,6 +82,7 @@ def survey(source: Source, most: int) -> Survey:
     return Survey(
         samples=len(source),
         read=len(chosen),
+        notes=tuple(getattr(source, "notes", ())),
         left_out=tuple(getattr(source, "left_out", ())),
         damaged=tuple(damaged[index] for index in sorted(damaged)),
         stored=stored(source.sizes()) if hasattr(source, "sizes") else None,

@@ -45,6 +45,11 @@ class Corpus:
     def __len__(self) -> int:
         return int(self.firsts[-1])
 
+    @property
+    def fetched(self) -> int:
+        """How many shards lie on a server and are read from a copy here."""
+        return sum(is_remote(name) and not is_remote(path) for path, name in zip(self.paths, self.names, strict=True))
+
     def name(self, index: int) -> str:
         """Shard and key of a sample."""
         shard, number = self._find(index)

@@ -130,6 +130,8 @@ class ShardSource(PictureSource):
         super().__init__(options, sizes)
         self.caption_key = options.caption_place
         self.corpus = corpus
+        #: Why shards were fetched whole where the recipe does not ask for it.
+        self.notes = [] if options.fetch else _fetched(corpus, options.bucket_multiple is not None)
         #: Identity of what is read: headers and lengths of all shards in their order, and which members count.
         self.digest = corpus.digest
         self.reader = Reader(options.token_env)
@@ -166,6 +168,16 @@ class ShardSource(PictureSource):
             message = f"its caption in `{self.caption_key}` is empty"
         damaged.setdefault(index, Problem(message, self.name(index)))
         return ""
+
+
+def _fetched(corpus: Corpus, sized: bool) -> list[str]:
+    from .cache import folder
+
+    count = corpus.fetched
+    if not count:
+        return []
+    why = "as `bucket_multiple` needs the size of every picture" if sized else "as their server gives no parts of files"
+    return [f"{count:,} of {len(corpus.paths):,} shards were fetched whole into {folder('shards')}, {why}"]
 
 
 def parsed(key: str) -> tuple[str, tuple[str, ...]]:

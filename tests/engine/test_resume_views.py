@@ -13,6 +13,10 @@ from PIL import Image
 
 from fluxflow_registry import hookimpl
 from fluxflow_registry.check import Checked
+from fluxflow_registry.contracts import Position
+from fluxflow_registry.engine import folder as folders
+from fluxflow_registry.engine.entering import made_ready
+from fluxflow_registry.engine.run import Run, open_sources
 from fluxflow_registry.engine.shapes import prove_shapes
 from fluxflow_registry.engine.trace import Trace
 from fluxflow_registry.errors import RecipeError
@@ -144,6 +148,22 @@ def test_what_an_epoch_leaves_out_is_told_once_by_bucket(recipe: Callable[..., C
         "dataset `shapes`: an epoch leaves out 10 of 16 samples, which fill no batch; never trained on, "
         "as the bucket has less than a batch of 6: 24 x 40 (5), 40 x 24 (5)"
     ]
+
+
+def test_what_a_source_notes_is_told_once(recipe: Callable[..., Checked], tmp_path: Path) -> None:
+    heard: list[str] = []
+    made = recipe()
+    source = open_sources(made)["shapes"]
+    source.notes = ["it was a long way"]  # type: ignore[attr-defined]
+    run = Run(made, folders.new(tmp_path, "noted", "digest"), {"shapes": source}, torch.device("cpu"))
+    run.observers.register(Listener(heard))
+    live = made_ready(run, run.steps[0])
+
+    for _ in range(2):
+        run.tell_left_out(live, Position())
+
+    assert heard[0] == "dataset `shapes`: it was a long way"
+    assert len(heard) == 2, "and what the epoch leaves out"
 
 
 def test_an_evaluation_measures_each_sample_in_the_shape_of_its_bucket(

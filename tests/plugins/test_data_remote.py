@@ -197,6 +197,10 @@ def test_a_server_without_parts_has_its_shards_fetched_whole_once(server: Server
     second = opened(f"{server.url}/a.tar")
 
     assert captions(first) == captions(second) == [f"picture {number}" for number in range(4)]
+    home = server.folder.parent / "home"
+    assert first.notes == [
+        f"1 of 1 shards were fetched whole into {home}/shards, as their server gives no parts of files"
+    ]
     assert first.name(1) == f"{server.url}/a.tar:0001"
     assert len(server.asked) == asked + 1
     assert not list((server.folder.parent / "home").rglob("*.fetching"))
@@ -213,6 +217,7 @@ def test_a_fetch_that_breaks_off_goes_on(ranges: bool, server: Server, monkeypat
 
     assert captions(source) == [f"picture {number}" for number in range(8)]
     assert not source.corpus.paths[0].startswith("http")
+    assert source.notes == []
 
 
 def test_more_than_the_limit_is_not_fetched(server: Server) -> None:
@@ -242,6 +247,7 @@ def test_buckets_of_remote_pictures_are_known(server: Server) -> None:
 
     assert source.sizes().tolist() == [[SIZE, SIZE]] * 4
     assert source.corpus.paths[0].endswith(".tar")
+    assert source.notes[0].endswith("as `bucket_multiple` needs the size of every picture")
 
 
 def test_the_token_of_the_named_variable_is_sent_to_the_host_of_the_url_alone(
