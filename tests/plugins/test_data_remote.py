@@ -224,6 +224,7 @@ def test_more_than_the_limit_is_not_fetched(server: Server) -> None:
     shard(server.folder / "a.tar", range(8))
     server.ranges = False
     known = problem(f"{server.url}/a.tar", fetch_limit=1e-6)
+    assert len(server.asked) == 1, "its length is known before it is fetched"
     server.lengths = False
     unknown = problem(f"{server.url}/a.tar", fetch_limit=1e-6)
 
