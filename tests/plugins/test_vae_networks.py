@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fluxflow_registry.engine.blocks import checkpoint_blocks
 from fluxflow_vae.blocks import Resampling, ResidualBlock, SelfAttention, Upsample, enlarged
 from fluxflow_vae.models import CompressorBuilder, ExpanderBuilder
 
@@ -112,6 +113,22 @@ def test_channels_last_in_memory_gives_the_same_numbers(shared: dict[str, Any], 
 
     torch.testing.assert_close(again, mean, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(expander(again, **given_), decoded, atol=1e-4, rtol=1e-4)
+
+
+@EACH
+def test_blocks_that_are_computed_twice_give_the_same_gradient(shared: dict[str, Any], own: dict[str, Any]) -> None:
+    found = []
+    for twice in (False, True):
+        compressor, expander, given_ = made(shared, own)
+        if twice:
+            checkpoint_blocks(compressor)
+            checkpoint_blocks(expander)
+        torch.manual_seed(1)
+        expander(compressor(torch.randn(2, 3, 16, 16)).mean, **given_).square().mean().backward()
+        found.append({name: w.grad for model in (compressor, expander) for name, w in model.named_parameters()})
+
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient)
 
 
 @pytest.mark.parametrize(
