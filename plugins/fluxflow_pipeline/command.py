@@ -41,7 +41,10 @@ def parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--show-recipe", "--show_recipe", action="store_true", help="print the recipe that says the same")
     made.add_argument(
-        "--generate_diagrams", "--generate-diagrams", action="store_true", help="draw graphs of the run's figures"
+        "--generate_diagrams",
+        "--generate-diagrams",
+        action="store_true",
+        help="draw graphs of the run's figures at its end",
     )
     made.add_argument(
         "--set",
@@ -70,7 +73,7 @@ def main(arguments: argparse.Namespace) -> int:
     trains = not (arguments.validate_pipeline or arguments.show_recipe)
     signals = Signals() if trains else None
     config = read_config(arguments.config)
-    made = translate(config)
+    made = translate(config, arguments.generate_diagrams)
     registry = load_plugins(arguments.plugin)
     checked = check(config.path, registry, arguments.set, made.root)
     if arguments.show_recipe:

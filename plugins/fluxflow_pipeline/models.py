@@ -130,6 +130,17 @@ def _flow_processor(config: Config, where: str) -> Piece:
     )
 
 
+def _projection(config: Config, where: str) -> Piece:
+    """Between the latent and the text, whose widths differ."""
+    model = config.model
+    return component(
+        "projection",
+        where,
+        width_in=said(model.settings.vae_dim, model.where("vae_dim")),
+        width_out=said(model.settings.text_embedding_dim, model.where("text_embedding_dim")),
+    )
+
+
 def heads(width: int) -> int:
     """Attention heads of at least 32 channels each, as many as divide the width."""
     return max(count for count in range(1, max(width // 32, 1) + 1) if width % count == 0)
@@ -141,4 +152,5 @@ _BUILDERS: Mapping[str, Callable[[Config, str], Piece]] = {
     "discriminator": _discriminator,
     "text_encoder": _text_encoder,
     "flow_processor": _flow_processor,
+    "projection": _projection,
 }

@@ -20,7 +20,7 @@ def _optional(least: int = 1) -> Any:
 class ModelKeys:
     """The section `model`."""
 
-    model_type: Literal["bezier", "baseline"] = "baseline"
+    model_type: Literal["bezier", "baseline"] = "bezier"
     """Activation of the autoencoder: Bezier curves, or `baseline_activation`."""
     baseline_activation: Literal["silu", "relu"] = "silu"
     """Activation where `model_type` is `baseline`."""

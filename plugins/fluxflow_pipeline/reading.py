@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from attrs import evolve
 
 from fluxflow_registry.errors import Problem, RecipeError, choices
 from fluxflow_registry.recipe.load import unique
 from fluxflow_registry.recipe.source import Node, describe, merge
-from fluxflow_registry.recipe.structure import read_fields, unknown_keys
 from fluxflow_registry.recipe.yaml import read
-from fluxflow_registry.signature import fields_of, key_of
+from fluxflow_registry.signature import fields_of
 
 from .config import Config, Section, Step
 from .options import (
@@ -34,29 +32,13 @@ from .options import (
     StepKeys,
     TransitionKeys,
 )
-
-T = TypeVar("T")
+from .sections import PIPELINE, SECTIONS, STEP, Reader, label
 
 #: The dataset that the section `data` describes.
 IMAGES = "images"
 
 #: Keys that say what a step trains: with a pipeline each step says so itself.
 MODES = ("train_vae", "gan_training", "train_spade", "use_lpips", "train_diff", "train_diff_full")
-
-_SECTIONS: Mapping[str, type] = {"model": ModelKeys, "data": DataKeys, "training": StepKeys, "output": OutputKeys}
-
-
-def keys_of(cls: type) -> list[str]:
-    """The keys that a section may have."""
-    return [key_of(attribute) for attribute in fields_of(cls)]
-
-
-_STEP = [*keys_of(StepKeys), "transition_on", "optimization"]
-_PIPELINE = ["defaults", "steps", "datasets", "default_dataset", "mode"]
-
-#: Where a key stands that is unknown elsewhere.
-_HOMES = {**{name: keys_of(cls) for name, cls in _SECTIONS.items()}, "training.pipeline": _PIPELINE}
-_HOMES["training"] = [*_STEP, "pipeline"]
 
 
 def read_config(path: str | Path) -> Config:
@@ -71,21 +53,11 @@ def read_config(path: str | Path) -> Config:
     return evolve(config, notes=tuple(unique(reader.notes)))
 
 
-class _Reader:
+class _Reader(Reader):
     """Walks the file once and collects problems and notes."""
 
-    def __init__(self) -> None:
-        self.problems: list[Problem] = []
-        self.notes: list[Problem] = []
-
-    def problem(self, message: str, where: str, notes: tuple[tuple[str, str], ...] = ()) -> None:
-        self.problems.append(Problem(message, where, notes))
-
-    def note(self, message: str, where: str) -> None:
-        self.notes.append(Problem(message, where))
-
     def config(self, root: Node, path: str) -> Config:
-        self.keys(root, [*_SECTIONS, "optimization", "model_checkpoint"], "a configuration", "")
+        self.keys(root, [*SECTIONS, "optimization", "model_checkpoint"], "a configuration", "")
         checkpoint = root.get("model_checkpoint")
         if checkpoint is not None and checkpoint.value is not None:
             message = "`model_checkpoint`: weights of FluxFlow's own files cannot be read"
@@ -105,47 +77,6 @@ class _Reader:
             steps=steps,
             output=self.section(OutputKeys, self.mapping(root, "output", "`output`"), "output"),
         )
-
-    # -- sections ------------------------------------------------------------------------------------------------
-
-    def mapping(self, parent: Node, key: str, what: str) -> Node:
-        """The mapping under a key; nothing there is an empty one."""
-        node = parent.get(key)
-        if node is None or node.value is None:
-            return Node({}, parent.where, {})
-        if not isinstance(node.value, dict):
-            self.problem(f"{what} is a mapping, not {describe(node.value)}", node.where)
-            return Node({}, node.where, {})
-        return node
-
-    def section(self, cls: type[T], node: Node, name: str, also: Iterable[str] = (), what: str = "") -> Section[T]:
-        """A section's settings; where one is wrong its default stands in, so that reading can go on."""
-        what = what or f"`{name}`"
-        meant = self.keys(node, [*keys_of(cls), *also], what, name)
-        return self.settings(cls, node, what, meant)
-
-    def settings(self, cls: type[T], node: Node, what: str, misspelt: Iterable[str] = ()) -> Section[T]:
-        arguments, problems = read_fields(cls, _without_nothing(cls, node), what, set(misspelt))
-        self.problems.extend(problems)
-        return Section(cls(**arguments), node)
-
-    def keys(self, node: Node, known: Iterable[str], what: str, name: str) -> set[str]:
-        """Tell unknown keys, keys of earlier versions and keys that are not needed; gives what was probably meant."""
-        moot = MOOT.get(name, {})
-        for key in node.value:
-            if key in moot and node.value[key].value is not None:
-                self.note(f"`{key}` is not needed: {moot[key]}", node.keys[key])
-        former = [key for key in node.value if key in FORMER and key not in known]
-        for key in former:
-            self.problem(f"`{key}` is a spelling of an earlier version", node.keys[key], (("now", FORMER[key]),))
-        known = [*known, *moot]
-        problems, meant = unknown_keys(node.without(former), known, what)
-        for problem in problems:
-            key = problem.message.split("`")[1]
-            homes = [f"`{home}`" for home, keys in _HOMES.items() if home != name and key in keys]
-            notes = (*problem.notes, ("belongs to", " or ".join(homes))) if homes else problem.notes
-            self.problems.append(evolve(problem, notes=notes))
-        return meant | {FORMER[key].partition(":")[0] for key in former}
 
     # -- datasets ------------------------------------------------------------------------------------------------
 
@@ -193,7 +124,7 @@ class _Reader:
         datasets: Mapping[str, Section[DatasetKeys]],
         data: Section[DataKeys],
     ) -> tuple[Step, ...]:
-        self.keys(training, [*_STEP, "pipeline"], "`training`", "training")
+        self.keys(training, [*STEP, "pipeline"], "`training`", "training")
         shared = training.without(["pipeline", "name", *MOOT["training"]])
         shared = _with(shared, "optimization", root)
         self.json(shared)
@@ -208,12 +139,12 @@ class _Reader:
         if not isinstance(pipeline.value, dict):
             self.old_form(pipeline)
             return ()
-        self.keys(pipeline, _PIPELINE, "`pipeline`", "training.pipeline")
+        self.keys(pipeline, PIPELINE, "`pipeline`", "training.pipeline")
         self.sequential(pipeline)
         self.ignored(training)
         default = self.default_dataset(pipeline, datasets)
         defaults = self.mapping(pipeline, "defaults", "`defaults`")
-        self.keys(defaults, _STEP, "`defaults`", "training")
+        self.keys(defaults, STEP, "`defaults`", "training")
         self.json(defaults)
         return self.listed(pipeline, shared.without(MODES), defaults, datasets, default)
 
@@ -235,7 +166,7 @@ class _Reader:
             name = self.name(node, number, found)
             if name is None:
                 continue
-            meant = self.keys(node, [*_STEP, "name"], f"step `{name}`", "training")
+            meant = self.keys(node, [*STEP, "name"], f"step `{name}`", "training")
             own = node.without(["name"])
             self.json(own)
             above = {"defaults": defaults, "training": shared}
@@ -396,19 +327,8 @@ class _Reader:
         return str(stated.value)
 
 
-def label(text: str) -> str:
-    """A text as a name in a recipe: letters, digits and _."""
-    return re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_")[:64]
-
-
 def _is_map(node: Node | None) -> bool:
     return node is not None and isinstance(node.value, dict)
-
-
-def _without_nothing(cls: type, node: Node) -> Node:
-    """The mapping without keys that say nothing (`webdataset_token: null`), which stand for their defaults."""
-    known = keys_of(cls)
-    return node.only(key for key, child in node.value.items() if key in known and child.value is not None)
 
 
 def _put(node: Node, key: str, child: Node) -> Node:

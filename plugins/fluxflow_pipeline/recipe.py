@@ -13,6 +13,7 @@ from .config import Config
 from .datasets import datasets
 from .draft import Piece, component, entry, mapping, said
 from .models import auto_created, models
+from .observers import idle_samples, observers
 from .rules import broken, idle
 from .steps import step_of
 from .writing import text_of
@@ -42,8 +43,11 @@ class Translation:
         return text_of(self.root, "\n".join([*told, *([""] if created else []), *created]))
 
 
-def translate(config: Config) -> Translation:
-    """The recipe of a configuration; raises RecipeError with every rule that the configuration breaks."""
+def translate(config: Config, diagrams: bool = False) -> Translation:
+    """The recipe of a configuration; raises RecipeError with every rule that the configuration breaks.
+
+    With `diagrams` the run draws graphs of its figures, as it does where the configuration asks for them.
+    """
     problems = unique(broken(config))
     if problems:
         raise RecipeError(problems)
@@ -61,11 +65,12 @@ def translate(config: Config) -> Translation:
         datasets=datasets(config),
         sampler=component("euler", where, steps=said(30, where)) if flow else None,
         values=mapping(where, values) if values else None,
-        observers=_observers(config),
+        observers=observers(config, diagrams),
         defaults=mapping(where, shared) if shared else None,
         steps=mapping(where, dict(steps)),
     )
-    return Translation(config, root, tuple(unique([*config.notes, *auto_created(config), *idle(config)])))
+    notes = [*config.notes, *auto_created(config), *idle(config), *idle_samples(config)]
+    return Translation(config, root, tuple(dict.fromkeys(notes)))
 
 
 def _agreed(steps: dict[str, Piece]) -> dict[str, Node | None]:
@@ -104,14 +109,3 @@ def _without(piece: Piece, shared: dict[str, Node | None], values: dict[str, Nod
         rest = {name: child for name, child in own.value.items() if name not in values}
         children["values"] = mapping(own.where, rest) if rest else None
     return mapping(piece.where, children)
-
-
-def _observers(config: Config) -> Piece | None:
-    """The steps' descriptions, which are told when they begin."""
-    told: dict[str, Node | None] = {
-        step.name: said(step.settings.description, step.keys.where("description"))
-        for step in config.steps
-        if step.settings.description
-    }
-    where = config.steps[0].where
-    return entry(where, pipeline=entry(where, descriptions=mapping(where, told) if told else None))

@@ -38,6 +38,13 @@ def idle(config: Config) -> Iterator[Problem]:
     if config.steps and config.steps[0].flow and not config.steps[0].autoencoder:
         message = f"nothing trains the autoencoder before step `{config.steps[0].name}`: its latents are random"
         yield Problem(message, config.steps[0].where)
+    flows = [step for step in config.steps if step.flow]
+    fixed = flows and not any(trained_by(step)["text_encoder"] for step in flows)
+    if fixed and config.model.settings.pretrained_bert_model is None:
+        message = (
+            "`text_encoder` is frozen wherever a flow is trained, and is not pretrained: its embeddings are random"
+        )
+        yield Problem(message, flows[0].keys.where("freeze"))
 
 
 def trained_by(step: Step) -> dict[str, tuple[str, ...]]:

@@ -32,7 +32,7 @@ def step_of(config: Config, step: Step) -> Piece:
         accumulate=said(batches, where(accumulate)) if batches > 1 else None,
         log_every=said(output.settings.log_interval, output.where("log_interval")),
         checkpoint_every=said(output.settings.checkpoint_save_interval, output.where("checkpoint_save_interval")),
-        values=_some(step, _values(step)),
+        values=_some(step, _values(config, step)),
         updates=mapping(step.where, _updates(step)),
         ema=_ema(step),
         until=_until(step),
@@ -51,13 +51,13 @@ def _some(step: Step, children: dict[str, Node | None]) -> Piece | None:
     return piece if piece.value else None
 
 
-def _values(step: Step) -> dict[str, Node | None]:
+def _values(config: Config, step: Step) -> dict[str, Node | None]:
     settings, where = step.settings, step.keys.where
     values: dict[str, Node | None] = {}
-    if step.autoencoder:
-        spade = said(settings.train_spade, where("train_spade"))
-        values["reconstruction"] = entry(where("train_spade"), spade=spade) if spaded(step) else None
-    if settings.gan_training and step.keys.stated("instance_noise_std"):
+    if step.autoencoder and any(spaded(each) for each in config.steps):
+        # Said where it is off too: left open, it would be as the step before has left it.
+        values["reconstruction"] = entry(where("train_spade"), spade=said(settings.train_spade, where("train_spade")))
+    if settings.gan_training:
         std = said(settings.instance_noise_std, where("instance_noise_std"))
         decay = said(settings.instance_noise_decay, where("instance_noise_decay"))
         values["instance_noise"] = entry(std.where, std=std, decay=decay)

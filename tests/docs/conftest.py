@@ -9,7 +9,7 @@ from attrs import frozen
 
 from .story import REPOSITORY, Played, folder_of, play, reader
 
-PAGES = ("write-a-loss", "recipes", "durability")
+PAGES = ("write-a-loss", "recipes", "durability", "from-fluxflow")
 
 
 @frozen

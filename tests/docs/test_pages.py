@@ -39,7 +39,7 @@ def test_a_command_prints_what_the_page_shows(readings: dict[str, Reading], page
 def test_mistakes_are_refused_with_2_failures_end_with_1_and_everything_else_succeeds(
     readings: dict[str, Reading], page: str, command: Command
 ) -> None:
-    mistaken = command.text.startswith("fluxflow-run") and MISTAKEN.search(command.text) is not None
+    mistaken = command.text.startswith(("fluxflow-run", "fluxflow-train")) and MISTAKEN.search(command.text) is not None
 
     code = 2 if mistaken else 1 if DISPROVED.search(command.text) else 0
     assert readings[page].played[command.line].code == code

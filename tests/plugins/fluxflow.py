@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from fluxflow_pipeline import command
 from fluxflow_pipeline.reading import read_config
 from fluxflow_pipeline.recipe import Translation, translate
 from fluxflow_registry.check import check
-from fluxflow_registry.engine.run import build_models
+from fluxflow_registry.engine.run import Run, build_models
 from fluxflow_registry.recipe.yaml import read
 from fluxflow_registry.registry import Registry
 
@@ -141,3 +142,18 @@ def moved(before: Mapping[str, Mapping[str, Tensor]], after: Mapping[str, Mappin
         for name, tensor in before[model].items()
         if tensor.ndim and not torch.equal(tensor, after[model][name])
     }
+
+
+@contextmanager
+def stopped_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> Iterator[None]:
+    """Let a run be asked to stop, as by a signal, after so many of its batches."""
+    tell = Run.tell
+
+    def heard(run: Run, event: str, **facts: Any) -> None:
+        tell(run, event, **facts)
+        if event == "batch_ended" and facts["position"].run_batch == batches:
+            run.stopping = "SIGTERM"
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "tell", heard)
+        yield

@@ -8,16 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fluxflow_pipeline import command
 from fluxflow_registry.cli import main as fluxflow_run
-from fluxflow_registry.engine.run import Run
 from fluxflow_registry.registry import Registry
 
-from .fluxflow import DATA, MODEL, Done, draw_pictures, drive, example, moved, step, whole
+from .fluxflow import DATA, MODEL, Done, draw_pictures, drive, example, moved, step, stopped_after, whole
 
 #: What `fluxflow-train` does, then which of the heavy packages it has imported.
 PROBE = """
@@ -125,10 +123,8 @@ def test_the_shown_recipe_goes_on_with_the_run_as_fluxflow_run_reads_it(
 ) -> None:
     text = whole(step("", train_vae=True)).replace("n_epochs: 1", "n_epochs: 2\n        workers: 0")
     shown = train(text, "--show-recipe", short_by=None)
-    stop_after(monkeypatch, 3)
-    begun = train(text, short_by=None)
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
+    with stopped_after(monkeypatch, 3):
+        begun = train(text, short_by=None)
     (tmp_path / "config.recipe.yaml").write_text(shown.out)
 
     with pytest.raises(SystemExit) as left:
@@ -140,28 +136,14 @@ def test_the_shown_recipe_goes_on_with_the_run_as_fluxflow_run_reads_it(
     assert len(begun.runs) == 1
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
-    """Let the run be asked to stop, as by a signal, after so many of its batches."""
-    tell = Run.tell
-
-    def heard(run: Run, event: str, **facts: Any) -> None:
-        tell(run, event, **facts)
-        if event == "batch_ended" and facts["position"].run_batch == batches:
-            run.stopping = "SIGTERM"
-
-    monkeypatch.setattr(Run, "tell", heard)
-
-
 def test_a_second_command_goes_on_where_the_first_was_stopped_and_says_so(
-    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = whole(example("complete")).replace("workers: 1", "workers: 0")
     whole_run = train(text, "--output", "other", short_by=None)
-    stop_after(monkeypatch, 5)
 
-    stopped = train(text, short_by=None)
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
+    with stopped_after(monkeypatch, 5):
+        stopped = train(text, short_by=None)
     done = train(text, short_by=None)
 
     assert (stopped.code, done.code) == (75, 0)
@@ -265,6 +247,12 @@ def test_an_autoencoder_that_nothing_has_trained_is_told(train: Train) -> None:
     done = train(whole(step("", train_diff=True)), "--validate-pipeline", short_by=None)
 
     assert "nothing trains the autoencoder before step `one`: its latents are random" in done.out
+
+
+def test_a_text_encoder_that_nothing_has_trained_is_told(train: Train) -> None:
+    done = train(whole(step("freeze: [text_encoder]", train_diff=True)), "--validate-pipeline", short_by=None)
+
+    assert "`text_encoder` is frozen wherever a flow is trained, and is not pretrained" in done.out
 
 
 def test_an_optimizer_of_what_the_step_does_not_train_is_told(train: Train) -> None:

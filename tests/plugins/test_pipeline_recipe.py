@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxflow_pipeline.draft import Piece, mapping, said
-from fluxflow_pipeline.reading import label
+from fluxflow_pipeline.sections import label
 from fluxflow_pipeline.writing import text_of
 from fluxflow_registry.check import check
 from fluxflow_registry.recipe import resolved
@@ -59,6 +59,14 @@ VAE, LOSSES = "steps/one/updates/vae", "steps/one/updates/vae/losses"
         ("r1_gamma: 2.0", "steps/one/updates/discriminator/losses/r1", {"gamma": 2.0, "every": 16}),
         ("r1_interval: 4", "steps/one/updates/discriminator/losses/r1/every", 4),
         ("r1_gamma: 0", "steps/one/updates/discriminator/losses/r1", None),
+        ("gan_training: true", "values/instance_noise", {"std": 0.01, "decay": 0.9999}),
+        ("instance_noise_std: 0.05", "values/instance_noise/std", 0.05),
+        ("instance_noise_decay: 0.5", "values/instance_noise/decay", 0.5),
+        ("gan_training: false", "values/instance_noise", None),
+        ("lambda_align: 0.2", "steps/one/updates/flow/losses/alignment", {"weight": 0.2}),
+        ("lambda_align: 0.2", "steps/one/updates/flow/trains", ["flow_processor", "text_encoder", "projection"]),
+        ("lambda_align: 0.2", "models/projection", {"type": "projection", "width_in": 4, "width_out": 8}),
+        ("lambda_align: 0.0", "models/projection", None),
         ("adaptive_weights: true", f"{VAE}/balancer", {"type": "inverse", "spare": ["mse", "kl"]}),
         ("adaptive_weights: false", f"{VAE}/balancer", None),
         ("use_lpips: false\ngan_training: false", f"{VAE}/balancer", None),
@@ -108,6 +116,20 @@ def test_a_key_of_a_step_is_this_in_the_recipe(keys: str, path: str, value: Any,
         ("model: {text_embedding_dim: 48}", "models/text_encoder/width", 48),
         ("model: {text_embedding_dim: 48}", "models/flow_processor/text_width", 48),
         ("model: {model_type: baseline, baseline_activation: relu}", "models/expander/activation", "relu"),
+        ("model: {vae_dim: 32}", "models/expander/activation", "bezier"),
+        ("model: {vae_dim: 32}", "models/compressor/checkpointing", None),
+        ("model: {use_gradient_checkpointing: true}", "models/compressor/checkpointing", True),
+        ("model: {use_gradient_checkpointing: true}", "models/flow_processor/checkpointing", True),
+        ("model: {pretrained_bert_model: a/bert, text_embedding_dim: 768}", "models/text_encoder",
+         {"type": "pretrained_text_encoder", "name": "a/bert"}),
+        ("data: {data_path: a, img_size: 128, reduced_min_sizes: [32, 64]}", "datasets/images/reduced_min_sizes",
+         [32, 64]),
+        ("output: {checkpoint_save_interval: 10, samples_per_checkpoint: 3}", "observers/samples",
+         {"dataset": "images", "every_batches": 30}),
+        ("output: {no_samples: true}", "observers/samples", None),
+        ("output: {sample_captions: [a, b], sample_sizes: [32, [64, 32]]}", "observers/samples/sizes", [32, [64, 32]]),
+        ("output: {sample_captions: [a, b]}", "observers/samples/prompts", ["a", "b"]),
+        ("output: {test_image_address: [a.png]}", "observers/samples/sizes", [32]),
         ("output: {log_interval: 3}", "steps/one/log_every", 3),
         ("output: {checkpoint_save_interval: 7}", "steps/one/checkpoint_every", 7),
         ("data: {data_path: a, captions_file: b, img_size: 64, fixed_prompt_prefix: style anime}", "datasets/images",
