@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         "--generate_diagrams",
         "--generate-diagrams",
         action="store_true",
-        help="draw graphs of the run's figures at its end",
+        help="draw graphs of the run's figures at its end, as every run does",
     )
     made.add_argument(
         "--set",

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
+from fluxflow_registry.check import check
+from fluxflow_registry.engine.run import open_sources
 from fluxflow_registry.registry import Registry
 
 from .fluxflow import Done, draw_pictures, drive, example, moved, step, stopped_after, whole
@@ -94,8 +97,6 @@ def test_metrics_have_the_names_of_fluxflow_in_files_and_on_the_console(train: T
 
 
 def test_a_tenth_of_the_captions_is_emptied_where_the_step_says_so(train: Train, everything: Registry) -> None:
-    from fluxflow_registry.check import check
-
     done = train(whole(step("cfg_dropout_prob: 0.5", train_diff=True)))
 
     (checked,) = check(done.run / "recipe.yaml", everything).steps
@@ -107,8 +108,6 @@ def test_a_tenth_of_the_captions_is_emptied_where_the_step_says_so(train: Train,
 def test_train_diff_looks_at_the_middle_of_the_schedule_and_train_diff_full_at_all_of_it(
     train: Train, everything: Registry
 ) -> None:
-    from fluxflow_registry.check import check
-
     shares = []
     for mode in ("train_diff", "train_diff_full"):
         done = train(whole(step("", **{mode: True})), "--output", mode).inside(mode)
@@ -166,9 +165,6 @@ def test_no_samples_are_drawn_where_none_are_wanted(train: Train) -> None:
 
 
 def test_captions_are_read_with_the_fixed_prefix(train: Train, everything: Registry) -> None:
-    from fluxflow_registry.check import check
-    from fluxflow_registry.engine.run import open_sources
-
     text = whole(step("", train_diff=True)).replace("img_size: 32", "img_size: 32, fixed_prompt_prefix: style anime")
     done = train(text)
 
@@ -230,3 +226,25 @@ def test_the_same_command_without_the_flag_goes_on_with_the_run(train: Train, mo
 
     assert (begun.code, done.code) == (75, 0)
     assert len(done.runs) == 1
+
+
+def test_tar_files_are_trained_on_with_captions_out_of_their_json(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, everything: Registry
+) -> None:
+    monkeypatch.setenv("FLUXFLOW_HOME", str(tmp_path / "home"))
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"{shard:02}.tar", "w") as tar:
+            for index in range(4 * shard, 4 * shard + 4):
+                (tmp_path / "label.json").write_text(json.dumps({"prompt": f"sample {index}"}))
+                tar.add(tmp_path / "pictures" / f"{index}.png", f"{index}.png")
+                tar.add(tmp_path / "label.json", f"{index}.json")
+    data = 'data: {webdataset_url: "{00..01}.tar", img_size: 32}\n'
+
+    done = train(whole(step("", train_vae=True, train_diff=True) + data))
+
+    sources = open_sources(check(done.run / "recipe.yaml", everything))
+    assert done.code == 0, done.err
+    assert sources["images"].batch([0, 7], 0)["caption"] == ["sample 0", "sample 7"]
+    assert moved(done.before(everything), done.weights("one")) == {
+        "compressor", "expander", "flow_processor", "text_encoder"
+    }  # fmt: skip
