@@ -13,6 +13,9 @@ from .story import REPOSITORY, Command, agrees, blocks, commands
 
 DOCS = [*sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "CONTRIBUTING.md"]
 
+#: All commands of a page are played before its first test, and some of them train.
+pytestmark = pytest.mark.timeout(1200)
+
 #: Commands that show a mistake.
 MISTAKEN = re.compile(r"typo|eps=0|warmup=soon")
 
