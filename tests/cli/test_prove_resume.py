@@ -132,7 +132,7 @@ def prove(folder: Path, recipe: Path, *settings: str) -> subprocess.CompletedPro
     plugin = folder / "keeping.py"
     if plugin.exists():
         command += ["--plugin", "keeping.py"]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=250)
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_the_first_difference_is_told_as_data_too(folder: Path) -> None:
     changes = ["--set", f"{VAE}.losses.jitter={{}}", "--plugin", "keeping.py", "--prove-resume", "--json"]
     command = [sys.executable, "-m", "fluxflow_registry", "small.yaml", *changes]
 
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=250)
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=900)
     told = json.loads(done.stdout)
 
     assert done.returncode == 1
