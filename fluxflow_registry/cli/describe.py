@@ -65,6 +65,8 @@ def options(component: Component) -> list[dict[str, Any]]:
         limits = bounds(attribute.validator)
         if limits:
             row["bounds"] = ", ".join(limits)
+        if "example" in attribute.metadata:
+            row["example"] = attribute.metadata["example"]
         row["meaning"] = meanings.get(attribute.name, "")
         rows.append(row)
     return rows
@@ -93,9 +95,12 @@ def limits_of(validator: Any) -> list[tuple[str, Any]]:
 
 
 def paste(component: Component) -> str:
-    """A line of YAML that a recipe can take as it is."""
+    """A line of YAML that a recipe can take as it is.
+
+    An option whose default alone makes no component has an `example` in its field's metadata.
+    """
     stated = [
-        f"{row['name']}: {yaml(row['default']) if 'default' in row else '...'}"
+        f"{row['name']}: {yaml(row.get('example', row.get('default'))) if 'default' in row else '...'}"
         for row in options(component)
         if "computed" not in row
     ]
@@ -188,6 +193,11 @@ def yaml(value: Any) -> str:
 
 
 def _meanings(cls: type) -> dict[str, str]:
+    """The string literals that stand right after the fields of a class and of what it is derived from."""
+    return {name: text for base in reversed(cls.__mro__) for name, text in _own_meanings(base).items()}
+
+
+def _own_meanings(cls: type) -> dict[str, str]:
     """The string literals that stand right after the fields of a class, read from its source."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))

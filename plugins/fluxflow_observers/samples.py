@@ -63,7 +63,11 @@ class Samples:
     """How many samples of the dataset; they are computed in one batch."""
     images: list[str] = field(factory=list, validator=validators.deep_iterable(NAME))
     """Picture files that are drawn at each of the sizes, cut to them in the middle."""
-    prompts: list[str] = field(factory=list, validator=validators.deep_iterable(NAME))
+    prompts: list[str] = field(
+        factory=list,
+        validator=validators.deep_iterable(NAME),
+        metadata={"example": ["a small red circle on a white background"]},
+    )
     """Captions for which pictures are drawn at each of the sizes; they begin with the same noise."""
     sizes: list[int | tuple[int, int]] = field(factory=list, validator=validators.deep_iterable(_SIZE))
     """Sizes of `images` and `prompts` in pixels: a side, or [width, height]; none: as the step's pictures."""

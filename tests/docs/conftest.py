@@ -22,13 +22,22 @@ class Reading:
     played: dict[int, Played]
 
 
-@pytest.fixture(scope="session")
-def readings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reading]:
-    """Each page, followed to its end in an empty folder of its own."""
-    found = {}
-    for name in PAGES:
-        home = tmp_path_factory.mktemp(name)
+class Readings(dict[str, Reading]):
+    """Each page, followed to its end in an empty folder of its own when it is asked for first."""
+
+    def __init__(self, made: pytest.TempPathFactory) -> None:
+        super().__init__()
+        self.made = made
+
+    def __missing__(self, name: str) -> Reading:
+        home = self.made.mktemp(name)
         folder, environment = folder_of(home), reader(home)
         played = play(REPOSITORY / "docs" / f"{name}.md", folder, environment)
-        found[name] = Reading(home, folder, environment, {one.command.line: one for one in played})
-    return found
+        self[name] = Reading(home, folder, environment, {one.command.line: one for one in played})
+        return self[name]
+
+
+@pytest.fixture(scope="session")
+def readings(tmp_path_factory: pytest.TempPathFactory) -> Readings:
+    """The pages, each followed once."""
+    return Readings(tmp_path_factory)

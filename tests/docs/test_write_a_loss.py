@@ -18,6 +18,9 @@ from fluxflow_registry.registry import load
 from .conftest import Reading
 from .story import shell
 
+#: All commands of the page are played before the first test.
+pytestmark = pytest.mark.timeout(1200)
+
 
 @pytest.fixture
 def reading(readings: dict[str, Reading]) -> Reading:
