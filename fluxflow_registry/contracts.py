@@ -75,6 +75,7 @@ class Source(Protocol):
         - `left_out`: a sequence of Problems, one for each sample that was found damaged on opening and is
           not among the samples.
         - `notes`: a sequence of sentences that a user should know of how it was opened.
+        - `about`: a sequence of sentences on what its samples are, which `--inspect-data` tells.
         - `sizes()`: int64 [samples, 2], width and height of each sample as it is stored, 0 where unknown.
         """
 

@@ -82,7 +82,7 @@ def survey(source: Source, most: int) -> Survey:
     return Survey(
         samples=len(source),
         read=len(chosen),
-        notes=tuple(getattr(source, "notes", ())),
+        notes=(*getattr(source, "about", ()), *getattr(source, "notes", ())),
         left_out=tuple(getattr(source, "left_out", ())),
         damaged=tuple(damaged[index] for index in sorted(damaged)),
         stored=stored(source.sizes()) if hasattr(source, "sizes") else None,

@@ -94,8 +94,15 @@ class PictureSource:
     may be None where all are cut to squares.
     """
 
-    def __init__(self, options: Options, measured: NDArray[np.int64] | None, left_out: Sequence[Problem] = ()) -> None:
+    def __init__(
+        self,
+        options: Options,
+        measured: NDArray[np.int64] | None,
+        left_out: Sequence[Problem] = (),
+        about: Sequence[str] = (),
+    ) -> None:
         self.options = options
+        self.about = about
         self.left_out = left_out
         self.views = 1 + len(options.reduced_min_sizes or ())
         self._sizes = buckets_of(options)

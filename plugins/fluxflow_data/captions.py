@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from fluxflow_registry import Problem
 
-from .files import Sample, composed, shown
+from .files import Flaw, Sample, composed, shown, stem
 
 #: How many lines are reported with the nearest name: finding it takes long in a large folder.
 HELPED = 10
@@ -19,7 +19,7 @@ def from_file(
     files: Mapping[str, str] | None,
     pictures: Collection[str],
     problems: list[Problem],
-    flaws: list[Problem],
+    flaws: list[Flaw],
 ) -> list[Sample]:
     """The samples that the file `table` describes, sorted by name; `files` None: the folder is not there.
 
@@ -31,12 +31,12 @@ def from_file(
     for where, line in _lines(table, problems, flaws):
         problem = _take(where, line, files, first, captions, flaws)
         if problem is not None:
-            flaws.append(problem)
+            flaws.append(Flaw(problem))
     if table.is_file() and files is not None:
         for name in pictures:
             if name not in first:
-                flaws.append(Problem(f"has no caption in {shown(table)}", shown(root / name)))
-    return [Sample(root / (files or {})[name], captions[name]) for name in sorted(captions)]
+                flaws.append(Flaw(Problem(f"has no caption in {shown(table)}", shown(root / name)), name))
+    return [Sample(root / (files or {})[name], captions[name], name) for name in sorted(captions)]
 
 
 def _take(
@@ -45,7 +45,7 @@ def _take(
     files: Mapping[str, str] | None,
     first: dict[str, str],
     captions: dict[str, str],
-    problems: Collection[Problem],
+    flaws: Collection[Flaw],
 ) -> Problem | None:
     """Enter one line into `captions`, or give what is wrong with it."""
     stated, tab, text = line.partition("\t")
@@ -65,15 +65,15 @@ def _take(
     if files is None:
         return None
     if name not in files:
-        return Problem(f"there is no file `{shown(stated)}` in the folder", where, _nearest(name, files, problems))
+        return Problem(f"there is no file `{shown(stated)}` in the folder", where, _nearest(name, files, flaws))
     captions[name] = caption
     return None
 
 
-def _nearest(name: str, files: Mapping[str, str], problems: Collection[Problem]) -> tuple[tuple[str, str], ...]:
+def _nearest(name: str, files: Mapping[str, str], flaws: Collection[Flaw]) -> tuple[tuple[str, str], ...]:
     from difflib import get_close_matches
 
-    close = get_close_matches(name, files, n=1) if len(problems) < HELPED else []
+    close = get_close_matches(name, files, n=1) if len(flaws) < HELPED else []
     return (("nearest", shown(close[0])),) if close else ()
 
 
@@ -91,7 +91,7 @@ def _cut(line: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _lines(table: Path, problems: list[Problem], flaws: list[Problem]) -> Iterator[tuple[str, str]]:
+def _lines(table: Path, problems: list[Problem], flaws: list[Flaw]) -> Iterator[tuple[str, str]]:
     """The lines that are not blank, each with its place `captions.txt:12`."""
     content = _read(table, "there is no such captions file", problems)
     if content is None:
@@ -106,37 +106,37 @@ def _lines(table: Path, problems: list[Problem], flaws: list[Problem]) -> Iterat
         try:
             line = raw.decode("utf-8").rstrip("\r")
         except UnicodeDecodeError as error:
-            flaws.append(Problem(f"the line is not UTF-8, from byte {error.start + 1} on", where))
+            flaws.append(Flaw(Problem(f"the line is not UTF-8, from byte {error.start + 1} on", where)))
             continue
         if line.strip():
             yield where, line
 
 
-def from_sidecars(
-    root: Path, files: Mapping[str, str], pictures: Collection[str], problems: list[Problem]
-) -> list[Sample]:
-    """The samples with the captions beside them: `a.txt` for `a.jpg`; adds to `problems` what is wrong."""
+def from_sidecars(root: Path, files: Mapping[str, str], pictures: Collection[str], flaws: list[Flaw]) -> list[Sample]:
+    """The samples with the captions beside them: `a.txt` for `a.jpg`; adds to `flaws` what is wrong."""
     samples = []
     for name in sorted(pictures):
-        beside = PurePosixPath(name).with_suffix(".txt").as_posix()
-        if beside not in files:
-            note = (("expected", shown(root / beside)),)
-            problems.append(Problem("has no caption", shown(root / name), note))
-            continue
-        path = root / files[beside]
-        content = _read(path, "has gone", problems)
-        if content is None:
-            continue
-        try:
-            caption = text_of(content)
-        except ValueError as error:
-            problems.append(Problem(str(error), shown(path)))
-            continue
-        if caption:
-            samples.append(Sample(root / files[name], caption))
+        found = _beside(root, files, name)
+        if isinstance(found, Problem):
+            flaws.append(Flaw(found, name))
         else:
-            problems.append(Problem("the caption is empty", shown(path)))
+            samples.append(Sample(root / files[name], found, name))
     return samples
+
+
+def _beside(root: Path, files: Mapping[str, str], name: str) -> str | Problem:
+    """The caption beside a picture, or why there is none."""
+    beside = f"{stem(name)}.txt"
+    if beside not in files:
+        return Problem("has no caption", shown(root / name), (("expected", shown(root / beside)),))
+    path, wrong = root / files[beside], list[Problem]()
+    content = _read(path, "has gone", wrong)
+    if content is None:
+        return wrong[0]
+    try:
+        return text_of(content) or Problem("the caption is empty", shown(path))
+    except ValueError as error:
+        return Problem(str(error), shown(path))
 
 
 def text_of(content: bytes) -> str:

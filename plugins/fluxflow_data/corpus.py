@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from hashlib import blake2b
+from itertools import chain
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -41,9 +43,23 @@ class Corpus:
     #: int64 [shards + 1]: the index of each shard's first sample, and the number of all.
     firsts: NDArray[np.int64]
     digest: str
+    #: int64: which of all samples there are, in order; None: every one.
+    chosen: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
-        return int(self.firsts[-1])
+        return int(self.firsts[-1]) if self.chosen is None else len(self.chosen)
+
+    def keys(self) -> Iterator[bytes]:
+        """The keys of all samples in the shards as UTF-8."""
+        return chain.from_iterable(shard.names() for shard in self.shards)
+
+    def only(self, which: NDArray[np.bool_] | None) -> Corpus:
+        """The corpus with some of the samples that are in its shards; None: with all of them."""
+        if which is None:
+            return self
+        found = np.flatnonzero(which).astype(np.int64)
+        digest = blake2b(self.digest.encode() + found.astype("<i8").tobytes(), digest_size=16).hexdigest()
+        return evolve(self, chosen=found, digest=digest)
 
     @property
     def fetched(self) -> int:
@@ -66,7 +82,8 @@ class Corpus:
     def sizes(self) -> NDArray[np.int64]:
         """Width and height of each picture by its header, 0 of what is none: int64 [samples, 2]."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            return np.concatenate(list(pool.map(measured, self.paths, self.shards)))
+            sizes = np.concatenate(list(pool.map(measured, self.paths, self.shards)))
+        return sizes if self.chosen is None else sizes[self.chosen]
 
     def _place(self, index: int, offset: int, size: int) -> Place:
         shard, number = self._find(index)
@@ -76,6 +93,7 @@ class Corpus:
     def _find(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"there is no sample {index}; there are {len(self)}")
+        index = index if self.chosen is None else int(self.chosen[index])
         shard = int(np.searchsorted(self.firsts, index, side="right")) - 1
         return shard, index - int(self.firsts[shard])
 

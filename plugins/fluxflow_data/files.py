@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from attrs import frozen
 
@@ -20,6 +20,21 @@ class Sample:
 
     path: Path
     caption: str
+    #: The path below the folder, in composed Unicode and with `/` between folders.
+    name: str
+
+
+@frozen
+class Flaw:
+    """What is wrong with one picture, or with a line that may be about any."""
+
+    problem: Problem
+    name: str | None = None
+
+
+def stem(name: str) -> str:
+    """A picture's name without its ending, which it shares with its caption: the key that it would have in a shard."""
+    return PurePosixPath(name).with_suffix("").as_posix()
 
 
 def listing(root: Path, problems: list[Problem]) -> dict[str, str]:

@@ -16,7 +16,8 @@ from fluxflow_registry import DataError, Field, Problem
 
 from .batching import PictureSource, fields_of, smaller, whole_multiple
 from .captions import from_file, from_sidecars
-from .files import SUFFIXES, Sample, listing, shown
+from .files import SUFFIXES, Flaw, Sample, listing, shown, stem
+from .parting import Split, chosen, nothing_left, something_held_out, told
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +52,10 @@ class Folder:
     """Put in front of every caption, as `{prefix}. {caption}`."""
     flip: float = field(default=0.0, validator=validators.and_(validators.ge(0.0), validators.le(1.0)))
     """Probability that a picture is mirrored left to right, drawn anew for each epoch."""
+    holdout: float = field(default=0.0, validator=validators.and_(validators.ge(0.0), validators.lt(1.0)))
+    """Share of the samples that is held out of training; which ones, a hash of each one's name says."""
+    split: Split = field(default="train", validator=something_held_out)
+    """What is read: the samples that are not held out, those that are, or all."""
     verify: bool = True
     """Decode every new picture when the dataset is opened; false: read its first bytes, meet damage in training."""
     damaged_at_most: float = field(default=0.01, validator=validators.and_(validators.ge(0.0), validators.le(1.0)))
@@ -64,7 +69,7 @@ class Folder:
         """Open the folder; raises DataError with everything that is wrong in it."""
         root = Path(self.path).expanduser()
         problems: list[Problem] = []
-        flaws: list[Problem] = []
+        flaws: list[Flaw] = []
         files = self._files(root, problems)
         pictures = {name for name in files if Path(name).suffix.lower() in SUFFIXES}
         if self.captions is None:
@@ -74,19 +79,31 @@ class Folder:
             samples = from_file(root, table, files if root.is_dir() else None, pictures, problems, flaws)
         if root.is_dir() and not pictures and not samples:
             problems.append(_no_pictures(root))
-        captioned = {sample.path for sample in samples}
-        sizes = self._survey(root, sorted({root / files[name] for name in pictures} | captioned), flaws)
+        names = {root / files[name]: name for name in pictures} | {sample.path: sample.name for sample in samples}
+        sizes = self._survey(root, names, flaws)
         sound = [sample for sample in samples if sample.path in sizes]
         if problems or not sound or len(flaws) > self.damaged_at_most * (len(sound) + len(flaws)):
-            raise DataError([*problems, *self._helped(flaws, len(sound), bool(problems))])
-        return FolderSource(self, sound, [sizes[sample.path] for sample in sound], flaws)
+            wrong = [flaw.problem for flaw in flaws]
+            raise DataError([*problems, *self._helped(wrong, len(sound), bool(problems))])
+        mine = self._part([sample.name for sample in sound] + [flaw.name for flaw in flaws if flaw.name])
+        read = [sample for sample in sound if sample.name in mine]
+        if not read:
+            raise DataError(nothing_left(self, len(sound), shown(root)))
+        left_out = [flaw.problem for flaw in flaws if flaw.name is None or flaw.name in mine]
+        return FolderSource(self, read, [sizes[sample.path] for sample in read], left_out, told(self, read, sound))
 
-    def _survey(self, root: Path, paths: Sequence[Path], flaws: list[Problem]) -> dict[Path, tuple[int, int]]:
+    def _part(self, names: Sequence[str]) -> set[str]:
+        """The names of the pictures that are read, sound or not. The whole folder is judged, whatever is held out."""
+        read = chosen(self, (stem(name).encode("utf-8", "surrogateescape") for name in names))
+        return set(names if read is None else (name for name, one in zip(names, read.tolist(), strict=True) if one))
+
+    def _survey(self, root: Path, names: Mapping[Path, str], flaws: list[Flaw]) -> dict[Path, tuple[int, int]]:
         """The size of each picture that can be read; adds to `flaws` why the others cannot."""
         from .remembered import survey
 
+        paths = sorted(names)
         found = list(zip(paths, survey(root, paths, whole=self.verify), strict=True))
-        flaws += [told for _, told in found if isinstance(told, Problem)]
+        flaws += [Flaw(wrong, names[path]) for path, wrong in found if isinstance(wrong, Problem)]
         return {path: size for path, size in found if not isinstance(size, Problem)}
 
     def _helped(self, flaws: Sequence[Problem], sound: int, in_vain: bool) -> Sequence[Problem]:
@@ -117,8 +134,9 @@ class FolderSource(PictureSource):
         samples: Sequence[Sample],
         sizes: Sequence[tuple[int, int]],
         left_out: Sequence[Problem] = (),
+        about: Sequence[str] = (),
     ) -> None:
-        super().__init__(options, _array(sizes), left_out)
+        super().__init__(options, _array(sizes), left_out, about)
         self.path = options.path
         self.samples = samples
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -65,6 +65,13 @@ class ShardIndex:
         """The key of a sample; bytes that are no UTF-8 are surrogates."""
         start = int(self.ends[number - 1]) if number else 0
         return self.keys[start : int(self.ends[number])].tobytes().decode("utf-8", "surrogateescape")
+
+    def names(self) -> Iterator[bytes]:
+        """The keys of all samples as UTF-8."""
+        content, start = self.keys.tobytes(), 0
+        for end in self.ends.tolist():
+            yield content[start:end]
+            start = end
 
 
 #: The members of one sample by extension.

@@ -12,6 +12,7 @@ from fluxflow_registry import DataError, Field, Problem
 from .batching import PictureSource, fields_of, smaller, whole_multiple
 from .captions import text_of
 from .locate import located, refuse
+from .parting import Split, chosen, nothing_left, something_held_out, told
 from .reading import Reader
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ class WebDataset:
     """Put in front of every caption, as `{prefix}. {caption}`."""
     flip: float = field(default=0.0, validator=validators.and_(validators.ge(0.0), validators.le(1.0)))
     """Probability that a picture is mirrored left to right, drawn anew for each epoch."""
+    holdout: float = field(default=0.0, validator=validators.and_(validators.ge(0.0), validators.lt(1.0)))
+    """Share of the samples that is held out of training; which ones, a hash of each one's key says."""
+    split: Split = field(default="train", validator=something_held_out)
+    """What is read: the samples that are not held out, those that are, or all."""
 
     token_env: str | None = field(default=None, validator=validators.optional(validators.min_len(1)))
     """Variable with the token for the servers of `shards`; None: HF_TOKEN or HUGGINGFACE_HUB_TOKEN, for that hub."""
@@ -119,15 +124,20 @@ class WebDataset:
         corpus = opened(paths, Wanted(images, parsed(self.caption_place)[0]), problems, fetch)
         if corpus is None:
             raise DataError(problems)
-        sizes = corpus.sizes() if self.bucket_multiple is not None else None
-        return ShardSource(self, corpus, sizes)
+        read = corpus.only(chosen(self, corpus.keys()))
+        if not len(read):
+            raise DataError(nothing_left(self, len(corpus), corpus.names[0]))
+        sizes = read.sizes() if self.bucket_multiple is not None else None
+        return ShardSource(self, read, sizes, told(self, read, corpus))
 
 
 class ShardSource(PictureSource):
     """The samples of opened shards, each read from its place when it is asked for."""
 
-    def __init__(self, options: WebDataset, corpus: Corpus, sizes: NDArray[np.int64] | None) -> None:
-        super().__init__(options, sizes)
+    def __init__(
+        self, options: WebDataset, corpus: Corpus, sizes: NDArray[np.int64] | None, about: Sequence[str] = ()
+    ) -> None:
+        super().__init__(options, sizes, about=about)
         self.caption_key = options.caption_place
         self.corpus = corpus
         #: Why shards were fetched whole where the recipe does not ask for it.
