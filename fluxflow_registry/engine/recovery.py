@@ -109,7 +109,7 @@ def report_skipped(run: Run, live: LiveStep, position: Position) -> None:
     for turn in live.turns:
         for name in turn.starts.idle(position.step_batch):
             starts = turn.checked.starts
-            when = str(starts[name]) or str(starts[OWN]) or " or ".join(map(str, starts.values())).strip(" or")
+            when = str(starts[name]) or str(starts[OWN]) or " or ".join(filter(None, map(str, starts.values())))
             ended = f"step `{live.facts.name}` ends after {counted(position.step_batch, 'batch')}"
             message = f"{called(turn.name, name)} has not started: it {when}, and {ended}"
             run.tell("warned", position=position, message=message)

@@ -134,6 +134,22 @@ def test_what_never_starts_is_a_warning_and_no_error(checked: Checker, tmp_path:
     ]
 
 
+@pytest.mark.parametrize(("r1", "also"), [("false", ""), ("{start: 500}", " or starts at batch 500")])
+def test_an_update_none_of_whose_losses_has_started_is_told_with_what_each_waits_for(
+    checked: Checker, tmp_path: Any, r1: str, also: str
+) -> None:
+    listener = Listener([])
+    never = "{type: loss_threshold, metric: vae/floor, threshold: -100.0, max_epochs: 99}"
+    losses = f"{DISCRIMINATOR}.losses={{hinge_discriminator: {{start: {never}}}, r1: {r1}}}"
+
+    start(checked(VAE_GAN, f"{STEP}.updates.vae.losses.floor={{type: l1}}", losses), tmp_path, [listener])
+
+    assert listener.heard == [
+        f"update `discriminator` has not started: it starts by loss_threshold of vae/floor{also}, "
+        "and step `vae_gan` ends after 12 batches"
+    ]
+
+
 LATE = {
     "by number": [f"{GENERATOR}.start=7", f"{DISCRIMINATOR}.start=5"],
     "by condition": [f"{GENERATOR}.start={ALWAYS}", f"{DISCRIMINATOR}.start={ALWAYS}"],
