@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from torch import nn
 
 _NAME = "_fluxflow_held"
@@ -23,3 +25,9 @@ def let_train(model: nn.Module, trained: bool) -> None:
     kept = held(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trained and name not in kept)
+
+
+def trained_parameters(models: Mapping[str, nn.Module], names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """The parameters of the named models that carry gradient, each as `<model>.<its name in the model>`."""
+    found = {f"{name}.{key}": p for name in names for key, p in models[name].named_parameters()}
+    return {key: p for key, p in found.items() if p.requires_grad}

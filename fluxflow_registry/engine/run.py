@@ -25,7 +25,7 @@ from fluxflow_registry.engine.randomness import Draws, derive, prefer_repeatable
 from fluxflow_registry.engine.saving import Saved, Saver
 from fluxflow_registry.engine.settings import apply_settings
 from fluxflow_registry.engine.stateful import Beginnings
-from fluxflow_registry.engine.step import LiveStep, StepFacts, facts_of
+from fluxflow_registry.engine.step import LiveStep, StepFacts, facts_of, size_of
 from fluxflow_registry.engine.turn import made
 from fluxflow_registry.engine.values import Values, evaluate
 from fluxflow_registry.errors import DataError, FluxflowError, Problem, RecipeError, RunError, TrainingError, one_line
@@ -188,7 +188,7 @@ class Run:
         """Values computed from `batch` without gradient, with averaged weights where there are any."""
         step = self.live.checked if self.live else self.checked.steps[-1]
         models = self.live.evaluation_models() if self.live else self.models
-        size = tuple(batch["image"].shape[-2:]) if "image" in batch else batch.get("image_size")
+        size = size_of(batch) or batch.get("image_size")
         if size is None and self.live is not None:
             size = self.live.context["image_size"]
         fields = to_device({name: field for name, field in batch.items() if name != "image_size"}, self.device)

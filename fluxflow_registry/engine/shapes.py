@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fluxflow_registry.check import Checked, CheckedStep, CheckedUpdate
 from fluxflow_registry.contracts import Field, variants
 from fluxflow_registry.engine.gradients import LossGradients
+from fluxflow_registry.engine.held import trained_parameters
 from fluxflow_registry.engine.randomness import Draws
 from fluxflow_registry.engine.run import made_model
 from fluxflow_registry.engine.settings import useless_settings
@@ -94,9 +95,7 @@ def _form(fields: Mapping[str, Field], usual: Mapping[str, Field]) -> str:
 
 def _prove_balancer(update: CheckedUpdate, values: Values) -> None:
     """Make the balancer, which may ask for a parameter by a name that is not there."""
-    models = {name: values.models[name] for name in update.trains}
-    own = {f"{name}.{key}": p for name, model in models.items() for key, p in model.named_parameters()}
-    named = {key: p for key, p in own.items() if p.requires_grad}
+    named = trained_parameters(values.models, update.trains)
     weigher_of(update, LossGradients(named, update.balancer.where if update.balancer else ""))
 
 

@@ -291,10 +291,10 @@ class LiveStep:
             instance.load_state_dict(state["component"][name])
 
 
-def size_of(fields: Mapping[str, Any]) -> tuple[int, ...] | None:
+def size_of(fields: Mapping[str, Any]) -> tuple[int, int] | None:
     """Height and width of the pictures in a batch; None where it has none."""
     image = fields.get("image")
-    return tuple(image.shape[-2:]) if isinstance(image, Tensor) else None
+    return (image.shape[-2], image.shape[-1]) if isinstance(image, Tensor) and image.ndim > 1 else None
 
 
 def _same(model: nn.Module, buffers: Sequence[Tensor]) -> bool:

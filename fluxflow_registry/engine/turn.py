@@ -16,6 +16,7 @@ from fluxflow_registry.check import CheckedUpdate
 from fluxflow_registry.engine.backward import Split, Term, split_of, walk_back
 from fluxflow_registry.engine.evidence import Evidence, evidence_of
 from fluxflow_registry.engine.gradients import LossGradients
+from fluxflow_registry.engine.held import trained_parameters
 from fluxflow_registry.engine.starting import Extent, Starts, intervals
 from fluxflow_registry.engine.values import Binding, Values, bind, failed
 from fluxflow_registry.errors import FluxflowError, Problem, TrainingError, one_line
@@ -69,8 +70,7 @@ class Turn:
         self.values = values
         self.precision = precision
         self.clip = checked.clip_grad_norm
-        own = {f"{name}.{key}": p for name in checked.trains for key, p in models[name].named_parameters()}
-        self.named = {key: p for key, p in own.items() if p.requires_grad}
+        self.named = trained_parameters(models, checked.trains)
         self.parameters = list(self.named.values())
         # For each split on this update's way, in order: how many splits lie before it.
         names = [name for name in self.plan.order if name in plan.splits]
