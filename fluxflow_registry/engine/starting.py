@@ -52,7 +52,7 @@ class Starts:
         self.stated = {name: start.batch for name, start in starts.items() if start.condition is None}
         #: What has started by its condition: since which batch.
         self.met: dict[str, int] = {}
-        self._since = self._all()
+        self._settle()
 
     def since(self, label: str) -> int | None:
         """The batch from which on a loss counts, where that is known: the later of its own start and its update's."""
@@ -65,16 +65,7 @@ class Starts:
 
     def started(self, step_batch: int) -> bool:
         """Whether some loss counts on a batch of the step, or between two of its batches where it is lazy."""
-        return any(since is not None and since <= step_batch for since in self._since.values())
-
-    def firsts(self) -> dict[str, int]:
-        """For each loss of which it is known: the first batch on which it is computed."""
-        return {label: _next(since, self.every[label]) for label, since in self._since.items() if since is not None}
-
-    @property
-    def first(self) -> int | None:
-        """The first batch on which some loss is computed, as far as that is known."""
-        return min(self.firsts().values(), default=None)
+        return self._soonest is not None and self._soonest <= step_batch
 
     def waiting(self) -> list[str]:
         """What is to be asked about: losses, or the update, whose condition has not held yet."""
@@ -82,14 +73,13 @@ class Starts:
 
     def idle(self, step_batch: int) -> list[str]:
         """What has not been computed on the first `step_batch` batches of the step: losses, or OWN for all of them."""
-        firsts = self.firsts()
-        labels = [label for label in self.every if firsts.get(label, step_batch) >= step_batch]
+        labels = [label for label in self.every if self.firsts.get(label, step_batch) >= step_batch]
         return [OWN] if len(labels) == len(self.every) else labels
 
     def meet(self, name: str, step_batch: int) -> None:
         """The condition of a loss, or of the update, holds: it starts with this batch."""
         self.met[name] = step_batch
-        self._since = self._all()
+        self._settle()
 
     def earliest(self) -> dict[str, int] | None:
         """For each loss the first batch on which it can be computed; None while nobody can tell.
@@ -112,13 +102,21 @@ class Starts:
     def load(self, state: Mapping[str, Any]) -> None:
         """Take it back."""
         self.met = {name: int(batch) for name, batch in state.items()}
-        self._since = self._all()
+        self._settle()
 
-    def _all(self) -> dict[str, int | None]:
+    def _settle(self) -> None:
+        """Work out what follows from the starts that are known: it is asked for on every batch, and seldom changes."""
         known = {**self.stated, **self.met}
-        return {
-            label: max(known[OWN], known[label]) if OWN in known and label in known else None for label in self.every
+        own = known.get(OWN)
+        self._since = {
+            label: None if own is None or label not in known else max(own, known[label]) for label in self.every
         }
+        sure = {label: since for label, since in self._since.items() if since is not None}
+        self._soonest = min(sure.values(), default=None)
+        #: For each loss of which it is known: the first batch on which it is computed.
+        self.firsts = {label: _next(since, self.every[label]) for label, since in sure.items()}
+        #: The first of all of them.
+        self.first = min(self.firsts.values(), default=None)
 
 
 def intervals(extent: Extent, starts: Starts, interval: str) -> int | None:
