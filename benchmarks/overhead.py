@@ -71,6 +71,7 @@ def written_loop(checked: Checked, index: int) -> Iterator[None]:
     gamma = adversary.losses["r1"].instance.gamma if adversary else 0.0
     every = adversary.losses["r1"].entry.settings.every if adversary and adversary.losses["r1"].entry else 1
     scale = adversary.weight("r1") if adversary else 0.0
+    blur = step.providers["instance_noise"].instance if adversary else None
     size = step.step.settings.batch_size
     recent: list[Tensor] = []
     per_read = max(1, 256 // size)
@@ -82,6 +83,9 @@ def written_loop(checked: Checked, index: int) -> Iterator[None]:
                 read = source.batch(order[start : start + per_read * size].tolist(), 0)["image"]
                 yield from read.split(size)
 
+    def noisy(image: Tensor, number: int) -> Tensor:
+        return image + blur.std * blur.decay**number * torch.randn_like(image) if blur else image
+
     for number, image in enumerate(batches()):
         mean, logvar = compressor(image)
         latent = mean + (0.5 * logvar).exp() * torch.randn_like(mean)
@@ -89,7 +93,8 @@ def written_loop(checked: Checked, index: int) -> Iterator[None]:
         at_cut = latent.detach().requires_grad_() if adversary else latent
         reconstruction = expander(at_cut)
         if adversary and d_optimizer:
-            real, fake = discriminator(image), discriminator(reconstruction.detach())
+            real = discriminator(noisy(image, number))
+            fake = discriminator(noisy(reconstruction.detach(), number))
             loss = 0.5 * (relu(1 - real).mean() + relu(1 + fake).mean())
             if number % every == 0:
                 x = image.detach().requires_grad_()
@@ -103,7 +108,7 @@ def written_loop(checked: Checked, index: int) -> Iterator[None]:
         main = weight["mse"] * mse_loss(reconstruction, image) + weight["l1"] * l1_loss(reconstruction, image)
         if adversary:
             discriminator.requires_grad_(False)
-            generator = -weight["hinge_generator"] * discriminator(reconstruction).mean()
+            generator = -weight["hinge_generator"] * discriminator(noisy(reconstruction, number)).mean()
             discriminator.requires_grad_(True)
             generator.backward(retain_graph=True, inputs=list(expander.parameters()))
             main.backward(inputs=[at_cut, *expander.parameters()])  # type: ignore[no-untyped-call]
