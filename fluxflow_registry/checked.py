@@ -92,6 +92,16 @@ class CheckedStep:
     plan: StepPlan
     evaluations: Mapping[str, CheckedEvaluation]
 
+    @property
+    def parts(self) -> dict[str, Configured]:
+        """What may keep something between batches, by a name for each: `loss.vae.kl`, `value.latent`, `until`."""
+        named = {f"value.{name}": self.providers[name] for name, v in self.plan.values.items() if v.source == "value"}
+        for update in self.updates.values():
+            named.update({f"loss.{update.name}.{label}": loss for label, loss in update.losses.items()})
+            waiting = {label: start.condition for label, start in update.starts.items() if start.condition is not None}
+            named.update({f"start.{update.name}.{label}".rstrip("."): each for label, each in waiting.items()})
+        return {**named, "until": self.until} if self.until is not None else named
+
 
 @frozen(eq=False)
 class Checked:

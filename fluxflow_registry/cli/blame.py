@@ -72,8 +72,11 @@ def _of_state(checked: Checked, step: CheckedStep, name: str) -> tuple[str, Conf
     what = f"`{name}`"
     if section == "update" and part in step.updates:
         update = step.updates[part]
+        kept, _, label = key.partition(".")
+        if kept == "starts" and label in update.starts:
+            return what, update.starts[label].condition
         owners = {"optimizer": update.optimizer, "scheduler": update.scheduler, "weigher": update.balancer}
-        return what, owners.get(key.partition(".")[0], update.optimizer)
+        return what, owners.get(kept, update.optimizer)
     if section == "model":
         trained = [u for u in step.updates.values() if part in u.trains]
         return what, trained[0].optimizer if trained else checked.models.get(part)
@@ -83,12 +86,8 @@ def _of_state(checked: Checked, step: CheckedStep, name: str) -> tuple[str, Conf
 
 
 def _stateful(step: CheckedStep, name: str) -> Configured | None:
-    for update in step.updates.values():
-        for label, loss in update.losses.items():
-            if name.startswith(f"loss.{update.name}.{label}"):
-                return loss
-        for label, start in update.starts.items():
-            if name.startswith(f"start.{update.name}.{label}".rstrip(".")) and start.condition is not None:
-                return start.condition
-    value = name.removeprefix("value.").partition(".")[0]
-    return step.providers.get(value) if name.startswith("value.") else step.until
+    """The part of the step of which something has that name, as `loss.vae.kl.count` is of `loss.vae.kl`."""
+    parts = step.parts
+    return next(
+        (parts[part] for part in sorted(parts, key=len, reverse=True) if f"{name}.".startswith(f"{part}.")), None
+    )

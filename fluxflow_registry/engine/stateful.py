@@ -19,15 +19,8 @@ def is_stateful(instance: Any) -> bool:
 
 
 def stateful_of(step: CheckedStep) -> dict[str, Stateful]:
-    """The components of a step that keep something, by a name for each: `loss.vae.kl`, `value.latent`, `until`."""
-    named = {f"value.{name}": step.providers[name] for name, v in step.plan.values.items() if v.source == "value"}
-    for update in step.updates.values():
-        named.update({f"loss.{update.name}.{label}": loss for label, loss in update.losses.items()})
-        waiting = {label: start.condition for label, start in update.starts.items() if start.condition is not None}
-        named.update({f"start.{update.name}.{label}".rstrip("."): each for label, each in waiting.items()})
-    if step.until is not None:
-        named["until"] = step.until
-    return {name: configured.instance for name, configured in named.items() if is_stateful(configured.instance)}
+    """The components of a step that keep something, by their names among its parts."""
+    return {name: part.instance for name, part in step.parts.items() if is_stateful(part.instance)}
 
 
 def served_by(name: str) -> str | None:

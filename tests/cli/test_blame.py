@@ -1,0 +1,51 @@
+"""What differs after a resumption is put down to the component that keeps it, not to one with a name like its."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from attrs import frozen
+
+from fluxflow_registry.check import Checked
+from fluxflow_registry.cli.blame import blamed
+
+from ..recipes import TINY
+
+WAITS = "{type: loss_threshold, metric: vae/l1, threshold: 1.0}"
+UNTIL = "    until: {type: loss_threshold, metric: vae_loss, threshold: 1.0}\n"
+
+
+@frozen
+class Difference:
+    """The first thing in which two runs differ."""
+
+    name: str
+    kind: str = "state"
+    step: str = "vae"
+
+
+@pytest.mark.parametrize(
+    ("name", "component"),
+    [
+        ("component.loss.vae.l1.count", "loss `l1`"),
+        ("component.loss.vae.l1_late.count", "loss `mse`"),
+        ("component.start.vae.asked", "transition `plateau`"),
+        ("component.start.vae.l1_late.asked", "transition `loss_threshold`"),
+        ("component.value.latent.count", "value `latent`"),
+        ("component.until.asked", "transition `loss_threshold`"),
+        ("update.vae.starts.l1_late", "transition `loss_threshold`"),
+        ("update.vae.starts.", "transition `plateau`"),
+        ("update.vae.steps", "optimizer `AdamW`"),
+    ],
+)
+def test_a_part_of_the_state_is_of_the_component_whose_name_it_has(
+    prove: Callable[..., Checked], name: str, component: str
+) -> None:
+    late = f"          l1: {{}}\n          l1_late: {{type: mse, start: {WAITS}}}\n"
+    text = TINY.replace("          l1: {}\n", late) + "        start: {type: plateau, metric: seen/psnr}\n" + UNTIL
+    text += "    evaluate: {seen: {dataset: shapes, every: 1, metrics: {psnr: {}}}}\n"
+
+    told = blamed(prove(text), Difference(name))
+
+    assert told[1].split("made by")[1].strip() == component
