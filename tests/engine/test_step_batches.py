@@ -1,0 +1,52 @@
+"""What counts batches counts those of its own step: warm-ups and decays begin anew in the next."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fluxflow_registry import hookimpl
+from fluxflow_registry.check import Checked
+
+from ..small import VAE_GAN
+from .conftest import start
+
+#: The step a second time, under another name.
+AGAIN = VAE_GAN.split("steps:\n")[1].replace("  vae_gan:", "  again:")
+
+
+class Listener:
+    """For each step, batch by batch: the weight of the KL divergence, and the noise that the discriminator sees."""
+
+    def __init__(self) -> None:
+        self.kl: dict[str, list[float]] = defaultdict(list)
+        self.noise: dict[str, list[float]] = defaultdict(list)
+
+    @hookimpl
+    def step_started(self, run: Any, step: Any) -> None:
+        def watch(_: str, name: str, value: Any) -> None:
+            if name == "instance_noise":
+                self.noise[step.name].append(float(value))
+
+        run.live.values.watch = watch
+
+    @hookimpl
+    def metrics_logged(self, step: Any, metrics: Any) -> None:
+        self.kl[step.name].append(metrics["vae/kl/weight"])
+
+
+def test_a_warm_up_and_a_decay_begin_anew_in_each_step(checked: Callable[..., Checked], tmp_path: Path) -> None:
+    heard = Listener()
+    noise = "values={instance_noise: {std: 0.5, decay: 0.5}}"
+    short = [f"steps.{name}.epochs=1" for name in ("vae_gan", "again")]
+
+    start(checked(VAE_GAN + AGAIN, noise, *short, "defaults.log_every=1"), tmp_path, [heard])
+
+    rising = [1e-3 * (1 - math.cos(math.pi * s / 5)) / 2 for s in range(5)] + [1e-3]
+    assert heard.kl["vae_gan"] == heard.kl["again"] == pytest.approx(rising)
+    assert heard.noise["vae_gan"] == heard.noise["again"] == pytest.approx([0.5 * 0.5**s for s in range(6)])
