@@ -314,7 +314,7 @@ def test_adding_a_loss_does_not_change_the_noise_of_another_value(checked: Check
 
 def test_the_tally_gives_mean_minimum_maximum_and_the_mean_of_the_last_twenty() -> None:
     tally = Tally()
-    numbers = [float(n) for n in range(30)]
+    numbers = [float(n * 7 % 30) + 1 for n in range(5, 35)]  # neither end is the least or the greatest
     for number in numbers:
         tally.add({"loss": torch.tensor(number), "lr": 0.5})
     tally.add({"loss": torch.tensor(math.nan)})
@@ -322,7 +322,7 @@ def test_the_tally_gives_mean_minimum_maximum_and_the_mean_of_the_last_twenty() 
     summary = tally.summaries()
     tally.close_epoch(summary)
 
-    assert summary["loss"] == Summary(sum(numbers) / 30, 0.0, 29.0, sum(numbers[-20:]) / 20)
+    assert summary["loss"] == Summary(sum(numbers) / 30, 1.0, 30.0, sum(numbers[-20:]) / 20)
     assert summary["lr"] == Summary(0.5, 0.5, 0.5, 0.5)
     assert tally.history["loss"] == [summary["loss"]]
 

@@ -37,11 +37,15 @@ steps:
       vae:
         trains: TRAINS
         losses: {LOSS}
-        optimizer: {type: AdamW, lr: 1.0e-3}
+        optimizer: {type: AdamW, lr: 1.0e-3, weight_decay: 0.0}  # so that nothing moves but by a gradient
 """
 
 BOTH = "[compressor, expander]"
 LOSSES = {
+    "l1: {}": BOTH,
+    "mse: {}": BOTH,
+    "frequency: {}": BOTH,
+    "ssim: {}": BOTH,
     "color_statistics: {}": BOTH,
     "histogram: {}": BOTH,
     "contrast: {}": BOTH,

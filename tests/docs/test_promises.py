@@ -1,0 +1,106 @@
+"""`docs/promises.md`: what it names is there, and no component is missing from it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fluxflow_registry.cli.describe import options
+from fluxflow_registry.cli.schema import recipe_schema
+from fluxflow_registry.contracts import KINDS
+from fluxflow_registry.registry import Registry
+
+from .story import REPOSITORY
+
+PAGE = REPOSITORY / "docs" / "promises.md"
+
+#: Kinds of which every component stands on the page; values are too many, and stand where they keep a promise.
+WHOLE = sorted(set(KINDS) - {"value"})
+
+COMPONENT = re.compile(rf"`({'|'.join(KINDS)}):(\w+)(?:\.(\w+))?`")
+TEST = re.compile(r"`([\w/]+\.py)::(\w+)`")
+
+
+def rows() -> Iterator[tuple[int, str, str, str]]:
+    """The rows of all tables: line, promise, what keeps it, and the tests."""
+    for number, line in enumerate(PAGE.read_text().splitlines(), 1):
+        if line.startswith("| ") and not line.startswith(("| promise", "| ---")):
+            promise, kept, shown = (cell.strip() for cell in line.strip("|").split(" | "))
+            yield number, promise, kept, shown
+
+
+@cache
+def names_in(path: Path) -> set[str]:
+    """The names of the tests in a file, without running any of it."""
+    return {
+        node.name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+
+
+def keys_in(schema: Any) -> Iterator[str]:
+    """Every key of a JSON schema's objects, at any depth."""
+    if isinstance(schema, dict):
+        yield from schema.get("properties", {})
+        for part in schema.values():
+            yield from keys_in(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from keys_in(part)
+
+
+def test_every_row_has_what_keeps_its_promise_and_a_test() -> None:
+    found = list(rows())
+
+    assert len(found) > 100
+    for number, promise, kept, shown in found:
+        assert promise, number
+        assert kept, number
+        assert TEST.sub("", shown).strip(", ") == "", f"line {number} names something that is no test: {shown}"
+        assert TEST.search(shown), number
+
+
+def test_every_test_that_is_named_exists() -> None:
+    named = set(TEST.findall(PAGE.read_text()))
+
+    missing = [
+        f"{file}::{name}"
+        for file, name in sorted(named)
+        if not (REPOSITORY / "tests" / file).exists() or name not in names_in(REPOSITORY / "tests" / file)
+    ]
+    assert missing == []
+    assert PAGE.read_text().count(".py::") == len(TEST.findall(PAGE.read_text())), "a test is spelt in another way"
+
+
+def test_every_component_and_option_that_is_named_is_there(everything: Registry) -> None:
+    named = set(COMPONENT.findall(PAGE.read_text()))
+
+    unknown = []
+    for kind, name, option in sorted(named):
+        component = everything.get(kind, name)
+        known = {each["name"] for each in options(component)} if component else set()
+        if component is None or (option and option not in known):
+            unknown.append(f"{kind}:{name}{'.' if option else ''}{option}")
+    assert unknown == []
+
+
+def test_every_key_that_is_named_is_one_of_the_language(everything: Registry) -> None:
+    known = set(keys_in(recipe_schema(everything)))
+
+    words = {(number, word) for number, _, kept, _ in rows() for word in re.findall(r"`(\w+)`", kept)}
+
+    assert [(number, word) for number, word in sorted(words) if word not in known] == []
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_every_component_stands_on_the_page(everything: Registry, kind: str) -> None:
+    named = {name for found, name, _ in COMPONENT.findall(PAGE.read_text()) if found == kind}
+
+    assert named == set(everything.names(kind))
