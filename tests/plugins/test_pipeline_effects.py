@@ -248,3 +248,23 @@ def test_tar_files_are_trained_on_with_captions_out_of_their_json(
     assert moved(done.before(everything), done.weights("one")) == {
         "compressor", "expander", "flow_processor", "text_encoder"
     }  # fmt: skip
+
+
+def test_each_of_fluxflows_metrics_can_end_a_step(train: Train) -> None:
+    """A step for each, which would go on to its limit if nothing of that name were logged."""
+    watched = ["vae_loss", "kl_loss", "g_loss", "d_loss", "flow_loss"]
+    modes = "train_vae: true, gan_training: true, train_diff: true, workers: 0, max_steps: 1"
+    until = "transition_on: {{mode: loss_threshold, metric: {}, threshold: 1.0e+9, max_epochs: 3}}"
+    text = steps(*(f"{modes}, {until.format(metric)}" for metric in watched))
+
+    shallow = [f"models.{model}.depth=1" for model in ("flow_processor", "text_encoder")]
+    given = [item for setting in shallow for item in ("--set", setting)]
+
+    done = train(f"{text}output: {{no_samples: true}}\n", *given, short_by=None)
+
+    assert done.code == 0, done.err
+    ends = re.findall(r"is over: ([\w/]+) \S+ < 1e\+09 after 1 epoch \| 1 batch", done.err)
+    assert ends == [
+        *("vae/frequency", "vae/kl", "vae/hinge_generator"),
+        *("discriminator/hinge_discriminator", "flow/velocity"),
+    ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fluxflow_registry.check import check
 from fluxflow_registry.engine.shapes import prove_shapes
+from fluxflow_registry.recipe.schema import Best
 from fluxflow_registry.registry import Registry
 
 from ..recipes import RECIPES, SHIPPED
@@ -41,3 +43,43 @@ def test_every_small_recipe_is_the_small_variant_of_another() -> None:
     large = {path.name for path in SHIPPED if path.parent == RECIPES}
 
     assert {path.name for path in SHIPPED if path.parent == RECIPES / "small"} <= large
+
+
+def losses(step: Any, update: str) -> dict[str, Any]:
+    """The configured losses of an update, by label."""
+    return {label: loss.instance for label, loss in step.updates[update].losses.items()}
+
+
+@pytest.mark.parametrize("folder", [RECIPES, RECIPES / "small"], ids=["whole", "small"])
+def test_the_convolutional_vae_is_trained_as_its_page_says(folder: Path, everything: Registry) -> None:
+    checked = check(folder / "conv_vae.yaml", everything)
+    (step,) = checked.steps
+    vae = step.updates["vae"]
+
+    assert list(losses(step, "vae")) == ["multiscale", "spectral", "kl"]
+    assert (losses(step, "vae")["multiscale"].scales, losses(step, "vae")["kl"].free_bits > 0) == (3, True)
+    assert vae.losses["kl"].entry is not None
+    assert vae.losses["kl"].entry.settings.warmup > 0
+    assert vae.clip_grad_norm == 1.0
+    assert step.step.settings.best == Best(metric="val/elbo")
+    drawn = {label: observer.instance.value for label, observer in checked.observers.items() if label in DRAWN}
+    assert drawn == DRAWN
+
+
+#: What the observers of the recipe draw.
+DRAWN = {"reconstructions": "reconstruction_mean", "samples": "prior_sample"}
+
+
+@pytest.mark.parametrize("folder", [RECIPES, RECIPES / "small"], ids=["whole", "small"])
+def test_the_latent_unet_is_trained_as_its_page_says(folder: Path, everything: Registry) -> None:
+    checked = check(folder / "latent_unet.yaml", everything)
+    step = checked.step("unet")
+
+    assert list(losses(step, "unet")) == ["epsilon"]
+    assert checked.models["flow_processor"].component.name == "unet"
+    assert len(checked.models["flow_processor"].instance.channel_mults) > 1
+    assert step.providers["path"].instance.predicts == "epsilon"
+    assert step.providers["prompt"].instance.dropout == 0.1
+    assert step.providers["generated_image"].instance.guidance > 1
+    assert checked.observers["drawings"].instance.every > 0
+    assert "watchdog" in checked.observers
