@@ -28,14 +28,19 @@ def double(*numbers: float) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "first", "last"),
-    [("linear", 1e-4, 0.02), ("scaled_linear", 0.00085, 0.012), ("cosine", 4.13e-5, 0.999)],
+    ("schedule", "first", "third", "last"),
+    [
+        ("linear", 1e-4, 0.0067333, 0.02),
+        ("scaled_linear", 0.00085, 0.0031306, 0.012),
+        ("cosine", 4.13e-5, 0.0018335, 0.999),
+    ],
 )
-def test_a_schedule_adds_the_variances_of_its_paper(schedule: Any, first: float, last: float) -> None:
+def test_a_schedule_adds_the_variances_of_its_paper(schedule: Any, first: float, third: float, last: float) -> None:
     added = betas(schedule)
 
     assert len(added) == STEPS
     assert added[0] == pytest.approx(first, rel=2e-3)
+    assert added[333] == pytest.approx(third, rel=1e-3)  # a third of the way from the first to the last
     assert added[-1] == pytest.approx(last)
     assert added == sorted(added)
 
