@@ -1,4 +1,4 @@
-"""What counts batches counts those of its own step: warm-ups and decays begin anew in the next."""
+"""A step has batches of its own: of its data, in its size, and counted from its beginning."""
 
 from __future__ import annotations
 
@@ -50,3 +50,29 @@ def test_a_warm_up_and_a_decay_begin_anew_in_each_step(checked: Callable[..., Ch
     rising = [1e-3 * (1 - math.cos(math.pi * s / 5)) / 2 for s in range(5)] + [1e-3]
     assert heard.kl["vae_gan"] == heard.kl["again"] == pytest.approx(rising)
     assert heard.noise["vae_gan"] == heard.noise["again"] == pytest.approx([0.5 * 0.5**s for s in range(6)])
+
+
+class Sizes:
+    """For each step the sizes of the pictures that the encoder is trained on, batch by batch."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+
+    @hookimpl
+    def step_started(self, run: Any, step: Any) -> None:
+        seen = self.seen[step.name]
+        run.models["compressor"].register_forward_pre_hook(
+            lambda _, given: seen.append(tuple(given[0].shape)) if run.live.facts.name == step.name else None
+        )
+
+
+def test_each_step_trains_on_its_own_data_in_batches_of_their_size(
+    checked: Callable[..., Checked], tmp_path: Path
+) -> None:
+    seen = Sizes()
+    other = "datasets.other={type: shapes, image_size: 32, length: 12, batch_size: 3}"
+    short = [f"steps.{name}.epochs=1" for name in ("vae_gan", "again")]
+
+    start(checked(VAE_GAN + AGAIN, other, "steps.again.dataset=other", *short), tmp_path, [seen])
+
+    assert seen.seen == {"vae_gan": [(4, 3, 16, 16)] * 6, "again": [(3, 3, 32, 32)] * 4}

@@ -118,6 +118,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], list[tuple[int, ...]]]] = {
     "animated GIF": (lambda path: save_animation(path, ".gif"), [RED, BLUE, BLUE]),
     "animated WebP": (lambda path: save_animation(path, ".webp"), [RED, BLUE, BLUE]),
     "one bit": (lambda path: Image.new("1", (32, 32), 1).save(path.with_suffix(".png")), [WHITE] * 3),
+    "grey": (lambda path: Image.new("L", (9, 9), 100).save(path.with_suffix(".png")), [(100, 100, 100)] * 3),
     "grey with alpha": (lambda path: Image.new("LA", (9, 9), (7, 0)).save(path.with_suffix(".png")), [WHITE] * 3),
     "one pixel": (lambda path: Image.new("RGB", (1, 1), RED).save(path.with_suffix(".bmp")), [RED] * 3),
     "very wide": (lambda path: Image.new("RGB", (30_000, 1), RED).save(path.with_suffix(".png")), [RED] * 3),
