@@ -190,6 +190,8 @@ def test_psnr_is_the_ratio_in_decibels_for_images_that_span_two(noise: float) ->
 def test_sharpness_is_one_for_the_image_and_falls_with_blur() -> None:
     t = images()
     blurred = torch.nn.functional.avg_pool2d(t, 3, 1, 1)
+    flat = t.mean(dim=-1, keepdim=True).expand_as(t), t.mean(dim=-2, keepdim=True).expand_as(t)
 
     assert float(sharpness(t, t)) == pytest.approx(1)
     assert float(sharpness(blurred, t)) < 0.5
+    assert all(float(sharpness(each, t)) > 0 for each in flat), "both directions count"
