@@ -49,7 +49,7 @@ def epoch_order(source: Source, batch_size: int, place: tuple[int | str, ...]) -
     if buckets is None:
         return order
     shuffled = order.numpy()
-    narrow = buckets.astype(np.min_scalar_type(int(buckets.max())))  # short numbers are sorted in linear time
+    narrow = buckets.astype(np.min_scalar_type(int(buckets.max(initial=0))))  # short numbers are sorted in linear time
     grouped = shuffled[np.argsort(narrow[shuffled], kind="stable")]
     counts = np.bincount(buckets)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])

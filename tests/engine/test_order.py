@@ -229,3 +229,11 @@ def test_the_order_of_a_million_samples_in_buckets_takes_less_than_two_seconds()
 
     assert time.process_time() - begun < 2
     assert len(order) == batches_per_epoch(source, "data", 16, None, "here") * 16
+
+
+def test_a_source_without_a_sample_has_an_order_without_one_and_no_batch() -> None:
+    source = Bucketed([])
+
+    assert epoch_order(source, 4, PLACE).tolist() == []
+    with pytest.raises(DataError, match="dataset `data` has 0 samples, which is no batch of 4"):
+        batches_per_epoch(source, "data", 4, None, "here")
