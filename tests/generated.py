@@ -179,6 +179,9 @@ def steps(
 ) -> dict[str, Any]:
     turns = draw(st.dictionaries(st.sampled_from(["vae", "gan", "flow"]), updates(registry), min_size=1, max_size=3))
     step: dict[str, Any] = {"updates": turns, "dataset": draw(st.sampled_from(datasets))}
+    for name, turn in turns.items():
+        if turn.get("scheduler", {}).get("metric") is not None:  # one that is logged
+            turn["scheduler"]["metric"] = f"{name}_loss"
     for attribute in fields_of(StepSettings):
         key = key_of(attribute)
         if key not in ("dataset", "after", "ema", "best") and draw(st.booleans()):

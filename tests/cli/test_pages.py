@@ -40,7 +40,7 @@ def test_a_component_stands_with_its_words_options_needs_and_a_line_to_paste() -
     assert "| `share` | `0.5` | a number, <= 1 | One \\| two lines. |" in text
     assert "Weight 1 by default. Needs `image`. From `tests.cli.test_pages`, plugin `odd`" in text
     assert "```yaml\nodd: {share: 0.5}\n```" in text
-    assert "Every loss also takes `weight`, `warmup`, `every`" in text
+    assert "Every loss also takes `weight`, `warmup`, `start`, `every`" in text
 
 
 def test_the_index_leads_to_every_kind_and_component() -> None:
