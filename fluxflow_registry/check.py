@@ -31,7 +31,7 @@ from fluxflow_registry.recipe.schema import OWN, Entry, Evaluation, Recipe, Step
 from fluxflow_registry.recipe.source import Node
 from fluxflow_registry.recipe.structure import structure, unknown_keys
 from fluxflow_registry.registry import Component, Registry
-from fluxflow_registry.signature import is_configurable
+from fluxflow_registry.signature import gives_tensor, is_configurable
 from fluxflow_registry.watching import unwatchable
 
 __all__ = ["Checked", "CheckedEvaluation", "CheckedStep", "CheckedUpdate", "Configured", "check", "world_of"]
@@ -189,7 +189,7 @@ class _Checker:
         updates = [self.update(update, what) for update in step.updates.values()]
         until = self.configure("transition", step.until, what) if step.until else None
         self.check_ema(step)
-        self.problems.extend(unwatchable(step, until, updates, self.watches))
+        self.problems.extend(unwatchable(step, until, updates, self.watches, self.figures))
         evaluations = {
             name: self.evaluation(step, evaluation, datasets, providers) for name, evaluation in step.evaluate.items()
         }
@@ -331,6 +331,12 @@ class _Checker:
         if not hasattr(transition.instance, "metrics"):
             return []
         return self.attempt(what, transition.where, lambda: list(transition.instance.metrics())) or []
+
+    def figures(self, evaluation: Evaluation) -> list[str] | None:
+        """What an evaluation measures, by its metrics' labels; None where one may give a dict of figures."""
+        components = [self.registry.get("metric", entry.type) for entry in evaluation.metrics.values()]
+        single = all(component is not None and gives_tensor(component.factory) for component in components)
+        return list(evaluation.metrics) if single else None
 
     def observer_draws(
         self,

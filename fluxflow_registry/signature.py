@@ -68,6 +68,13 @@ def read(component: Any) -> Signature:
     )
 
 
+def gives_tensor(component: Any) -> bool:
+    """Whether the call says that it returns one tensor, and no dict of them."""
+    annotation = inspect.signature(call_of(component)).return_annotation
+    name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    return name.strip("'\" ").rpartition(".")[2] == "Tensor"
+
+
 def definition(call: Callable[..., Any]) -> tuple[str, str]:
     """Where a function is defined (`file:line`) and its `def` line with the names alone."""
     code = getattr(call, "__code__", None)

@@ -6,10 +6,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 
 from fluxflow_registry.checked import CheckedUpdate, Configured, called
 from fluxflow_registry.errors import Problem, choices
-from fluxflow_registry.recipe.schema import FIGURES, OWN, Step, Update
+from fluxflow_registry.recipe.schema import FIGURES, OWN, Evaluation, Step, Update
 
 #: A metric that is watched: its name, who watches it, and where the recipe says so.
 Wish = tuple[str, str, str]
+
+#: The names of what an evaluation measures; None where a metric of it names its figures itself.
+Figures = Callable[[Evaluation], Collection[str] | None]
 
 #: What starts by a condition: the name of an update, and the label of a loss or OWN.
 Late = tuple[str, str]
@@ -36,13 +39,20 @@ def weight_changes(update: Update, label: str) -> bool:
     return update.balancer is not None or update.losses[label].settings.warmup > 0
 
 
-def watched(step: Step, name: str, who: str, where: str) -> Problem | None:
-    """What is wrong where `who` watches metric `name` after each epoch: it would wait for ever."""
+def watched(step: Step, name: str, who: str, where: str, figures: Figures | None = None) -> Problem | None:
+    """What is wrong where `who` watches metric `name` after each epoch: it would wait for ever.
+
+    `figures` tells what an evaluation measures; None where that is known only once it has measured.
+    """
     logged = logged_metrics(step)
     measured = step.evaluate.get(name.partition("/")[0])
     if measured is not None and measured.settings.every is None:
         hint = ("state it", f"`every: 1` in evaluation `{measured.name}`")
         return Problem(f"{who} watches `{name}`, which is measured at the end only", where, (hint,))
+    known = figures(measured) if figures is not None and measured is not None else None
+    if measured is not None and known is not None and name.partition("/")[2] not in known:
+        message = f"{who} watches `{name}`, which evaluation `{measured.name}` does not measure"
+        return Problem(message, where, choices(name, [f"{measured.name}/{each}" for each in known], "measured"))
     if name not in logged and measured is None:
         message = f"{who} watches `{name}`, which step `{step.name}` does not log"
         return Problem(message, where, choices(name, logged, "logged"))
@@ -54,10 +64,11 @@ def unwatchable(
     until: Configured | None,
     updates: Iterable[CheckedUpdate | None],
     watches: Callable[[Configured], Iterable[str]],
+    figures: Figures,
 ) -> list[Problem]:
     """What is wrong with the metrics that a best checkpoint, a transition, schedulers and starts wait for.
 
-    `watches` tells the metrics of a transition.
+    `watches` tells the metrics of a transition, `figures` those of an evaluation.
     """
     wishes = [(step.settings.best.metric, "`best`", step.node.at("best", "metric"))] if step.settings.best else []
     if until is not None:
@@ -74,7 +85,7 @@ def unwatchable(
         for label, start in update.starts.items()
         if start.condition is not None
     }
-    found = [watched(step, *wish) for wish in (*wishes, *(wish for each in late.values() for wish in each))]
+    found = [watched(step, *wish, figures) for wish in (*wishes, *(wish for each in late.values() for wish in each))]
     return [*(problem for problem in found if problem is not None), *_vain(step, late)]
 
 

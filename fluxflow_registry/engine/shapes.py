@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,9 +17,9 @@ from fluxflow_registry.engine.randomness import Draws
 from fluxflow_registry.engine.run import made_model
 from fluxflow_registry.engine.settings import useless_settings
 from fluxflow_registry.engine.step import size_of
-from fluxflow_registry.engine.tensors import describe
+from fluxflow_registry.engine.tensors import describe, tensors
 from fluxflow_registry.engine.turn import weigher_of
-from fluxflow_registry.engine.values import Values, bind
+from fluxflow_registry.engine.values import Values, bind, raised_at
 from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, one_line
 
 #: What to tell someone whose component asks for numbers while only shapes are proven.
@@ -93,6 +94,24 @@ def _form(fields: Mapping[str, Field], usual: Mapping[str, Field]) -> str:
     return " and ".join(f"`{name}` is {list(fields[name].shape or ())}" for name in fields if usual[name].also)
 
 
+@contextmanager
+def _unchanged(values: Values, who: str, defined: str, where: str) -> Iterator[None]:
+    """Hold that a component leaves what it is given as it is: others are given the same tensors."""
+    before = _versions(values)
+    yield
+    after = _versions(values)
+    changed = [f"`{name}`" for name, version in before.items() if after[name] != version]
+    if changed:
+        message = f"{who} changes {', '.join(changed)} in place, which others are given too"
+        hint = ("instead", "make a new tensor: `x = x * 2`, not `x *= 2` or `x.mul_(2)`")
+        raise RecipeError(Problem(message, where, (("defined in", defined), hint)))
+
+
+def _versions(values: Values) -> dict[str, list[int]]:
+    """How often each tensor of a value was changed in place."""
+    return {name: [tensor._version for tensor in tensors(kept.whole)] for name, kept in values.kept.items()}
+
+
 def _prove_balancer(update: CheckedUpdate, values: Values) -> None:
     """Make the balancer, which may ask for a parameter by a name that is not there."""
     named = trained_parameters(values.models, update.trains)
@@ -106,8 +125,9 @@ def _prove_step(
     values.begin(batch, step_batch=0, image_size=size_of(batch), sampler=sampler)
     shapes: dict[str, str] = {}
     for update in step.plan.updates:
-        order = [name for name in update.order if name not in values.kept]
-        values.compute(order, update.carries)
+        for name in [name for name in update.order if name not in values.kept]:
+            with _unchanged(values, f"value `{name}`", values.bindings[name].where, step.providers[name].where):
+                values.compute([name], update.carries)
         shapes.update({name: describe(values.kept[name].whole) for name in update.order})
         _prove_balancer(step.updates[update.name], values)
         for loss in update.losses:
@@ -117,11 +137,14 @@ def _prove_step(
             arguments = values.arguments(binding, update.trains)
             given = tuple((f"given {name}", describe(value)) for name, value in arguments.items())
             try:
-                result = binding.call(**arguments)
+                with _unchanged(values, f"loss `{loss.label}` of update `{update.name}`", where, configured.where):
+                    result = binding.call(**arguments)
+            except RecipeError:
+                raise
             except Exception as error:
                 message = f"loss `{loss.label}` of update `{update.name}` cannot be computed: {one_line(error)}"
                 hint = (("without numbers", WITHOUT_NUMBERS),) if "meta tensors" in str(error) else ()
-                notes = (("defined in", where), *given, *hint)
+                notes = (("defined in", where), *raised_at(error), *given, *hint)
                 raise RecipeError(Problem(message, configured.where, notes)) from error
             if not isinstance(result, Tensor) or result.ndim:
                 found = describe(result) if isinstance(result, Tensor) else type(result).__name__

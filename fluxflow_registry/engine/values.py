@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +18,7 @@ from fluxflow_registry.engine.randomness import Draws
 from fluxflow_registry.engine.tensors import describe, detach, map_tensors
 from fluxflow_registry.errors import Problem, TrainingError, one_line
 from fluxflow_registry.plan.resolve import Value
+from fluxflow_registry.signature import shorten
 
 
 @define
@@ -161,8 +165,21 @@ def evaluate(values: Values, names: Iterable[str]) -> dict[str, Any]:
 def failed(kind: str, binding: Binding, arguments: Mapping[str, Any], error: Exception) -> TrainingError:
     """What went wrong in a component, with what it was given."""
     given = tuple((f"given {name}", describe(value)) for name, value in arguments.items())
-    notes = (("defined in", binding.where), *given)
+    notes = (("defined in", binding.where), *raised_at(error), *given)
     return TrainingError(Problem(f"{kind} `{binding.name}` failed: {one_line(error)}", None, notes))
+
+
+def raised_at(error: BaseException) -> tuple[tuple[str, str], ...]:
+    """The note that says which line of a component raised: the last one that is neither torch's nor ours."""
+    engine = str(Path(__file__).parent)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(engine) and f"{os.sep}site-packages{os.sep}torch{os.sep}" not in frame.filename
+    ]
+    if not frames or frames[-1].lineno is None:
+        return ()
+    return (("raised at", f"{shorten(frames[-1].filename)}:{frames[-1].lineno}  {frames[-1].line or ''}".rstrip()),)
 
 
 def _leaf(tensor: Tensor) -> Tensor:

@@ -192,10 +192,10 @@ def batch_of(
     pairs = zip(pictures, indices, strict=True)
     turned = [picture[:, ::-1] if chance(seed, index) < options.flip else picture for picture, index in pairs]
     pixels = torch.from_numpy(np.stack(turned)).permute(0, 3, 1, 2)
-    prefix = f"{options.caption_prefix}. " if options.caption_prefix else ""
+    prefix = options.caption_prefix
     return {
         "image": pixels.to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1.0,
-        "caption": [prefix + caption for caption in captions],
+        "caption": [". ".join(filter(None, (prefix, caption))) for caption in captions],
     }
 
 

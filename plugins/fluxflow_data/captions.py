@@ -112,11 +112,17 @@ def _lines(table: Path, problems: list[Problem], flaws: list[Flaw]) -> Iterator[
             yield where, line
 
 
-def from_sidecars(root: Path, files: Mapping[str, str], pictures: Collection[str], flaws: list[Flaw]) -> list[Sample]:
-    """The samples with the captions beside them: `a.txt` for `a.jpg`; adds to `flaws` what is wrong."""
+def from_sidecars(
+    root: Path, files: Mapping[str, str], pictures: Collection[str], flaws: list[Flaw], uncaptioned: bool = False
+) -> list[Sample]:
+    """The samples with the captions beside them: `a.txt` for `a.jpg`; adds to `flaws` what is wrong.
+
+    Where pictures may be `uncaptioned`, one without a text file has the empty caption.
+    """
     samples = []
     for name in sorted(pictures):
-        found = _beside(root, files, name)
+        missing = f"{stem(name)}.txt" not in files
+        found = "" if missing and uncaptioned else _beside(root, files, name)
         if isinstance(found, Problem):
             flaws.append(Flaw(found, name))
         else:
@@ -128,7 +134,8 @@ def _beside(root: Path, files: Mapping[str, str], name: str) -> str | Problem:
     """The caption beside a picture, or why there is none."""
     beside = f"{stem(name)}.txt"
     if beside not in files:
-        return Problem("has no caption", shown(root / name), (("expected", shown(root / beside)),))
+        hint = ("or else", "`uncaptioned: true`, where no captions are needed")
+        return Problem("has no caption", shown(root / name), (("expected", shown(root / beside)), hint))
     path, wrong = root / files[beside], list[Problem]()
     content = _read(path, "has gone", wrong)
     if content is None:

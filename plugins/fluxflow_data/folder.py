@@ -21,7 +21,14 @@ from .parting import Split, chosen, nothing_left, something_held_out, told
 
 if TYPE_CHECKING:
     import numpy as np
+    from attrs import Attribute
     from numpy.typing import NDArray
+
+
+def _beside_pictures(folder: Folder, _: Attribute[bool], value: bool) -> None:
+    """Hold that captions stand beside the pictures: a file of captions names every picture."""
+    if value and folder.captions is not None:
+        raise ValueError("uncaptioned is true, but `captions` names a file: leave one of them out")
 
 
 @frozen
@@ -38,6 +45,8 @@ class Folder:
     """The folder, relative to the folder in which the command runs."""
     captions: str | None = field(default=None, validator=validators.optional(validators.min_len(1)))
     """A file of lines `name<TAB>caption`, names relative to `path`; None: `a.txt` beside `a.jpg`."""
+    uncaptioned: bool = field(default=False, validator=_beside_pictures)
+    """Whether a picture needs no text beside it; without one its caption is empty. An autoencoder reads none."""
     image_size: int = field(default=64, validator=validators.ge(1))
     """Side of the square in pixels; its area is the most that any bucket has."""
     bucket_multiple: int | None = field(
@@ -73,7 +82,7 @@ class Folder:
         files = self._files(root, problems)
         pictures = {name for name in files if Path(name).suffix.lower() in SUFFIXES}
         if self.captions is None:
-            samples = from_sidecars(root, files, pictures, flaws)
+            samples = from_sidecars(root, files, pictures, flaws, self.uncaptioned)
         else:
             table = Path(self.captions).expanduser()
             samples = from_file(root, table, files if root.is_dir() else None, pictures, problems, flaws)

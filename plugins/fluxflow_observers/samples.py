@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, fields, frozen, validators
 
-from fluxflow_registry import Draw, Position, hookimpl
+from fluxflow_registry import Draw, FluxflowError, Position, Problem, hookimpl
 
 from .files import write_whole
 from .names import NAME
@@ -119,6 +119,19 @@ class Samples:
         ]
         if all(run.upstream(value, known) is None for value in self._values(wished).values()):
             run.warn(position, "observer `samples` draws nothing: the recipe has the models for none of its values")
+        if position == Position():
+            self._try(run)
+
+    def _try(self, run: RunView) -> None:
+        """Draw at each of the sizes before anything is trained: what cannot be drawn is told now, not hours later."""
+        for subjects in (*of_files(self.images, self.sizes), *of_prompts(self.prompts[:1], self.sizes)):
+            options = ["generated"] if "caption" in subjects.batch else self._of_pictures()
+            values = [value for value in self._values(options).values() if run.upstream(value, subjects.batch)]
+            try:
+                run.draw(values, subjects.batch)
+            except FluxflowError as error:
+                message = f"observer `samples` cannot draw {subjects.told[0]}: {error.problems[0].message}"
+                raise FluxflowError(Problem(message, error.problems[0].where, error.problems[0].notes)) from error
 
     @hookimpl
     def epoch_started(self, run: RunView, step: StepView, position: Position) -> None:

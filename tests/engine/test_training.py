@@ -251,6 +251,46 @@ def test_a_loss_that_detaches_what_it_is_given_is_refused_before_training(
         prove_shapes(checked(text, using=poisoned(registry)))
 
 
+def test_a_loss_that_changes_what_others_are_given_is_refused_before_training(
+    checked: Checker, registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fluxflow_registry.engine.shapes import prove_shapes
+    from fluxflow_registry.errors import RecipeError
+
+    def spoils(self: Any, reconstruction: torch.Tensor) -> torch.Tensor:
+        value = reconstruction.mean()
+        reconstruction.detach().mul_(0)
+        return value
+
+    monkeypatch.setattr(_Poison, "__call__", spoils)
+    text = VAE_GAN.replace("l1: {}", "l1: {}\n          poison: {}")
+
+    told = (
+        r"(?s)loss `poison` of update `vae` changes `reconstruction` in place, which others are given too.*defined in"
+    )
+    with pytest.raises(RecipeError, match=told):
+        prove_shapes(checked(text, using=poisoned(registry)))
+
+
+def test_a_loss_that_raises_is_told_with_the_line_that_raised(
+    checked: Checker, registry: Any, monkeypatch: pytest.MonkeyPatch, live: Maker
+) -> None:
+    from fluxflow_registry.engine.shapes import prove_shapes
+    from fluxflow_registry.errors import RecipeError
+
+    def breaks(self: Any, reconstruction: torch.Tensor) -> torch.Tensor:
+        return reconstruction.men()  # type: ignore[attr-defined,no-any-return]
+
+    monkeypatch.setattr(_Poison, "__call__", breaks)
+    recipe = checked(VAE_GAN.replace("l1: {}", "l1: {}\n          poison: {}"), using=poisoned(registry))
+
+    told = r"(?s)'men'.*raised at +tests/engine/test_training.py:\d+ +return reconstruction.men\(\)"
+    with pytest.raises(RecipeError, match=told):
+        prove_shapes(recipe)
+    with pytest.raises(TrainingError, match=told):
+        take(live(recipe), 1)
+
+
 def test_a_lazy_loss_stands_in_the_next_line_that_is_logged(checked: Checker, live: Maker) -> None:
     step = live(checked(VAE_GAN, "steps.vae_gan.updates.discriminator.losses.r1.every=3"))
 

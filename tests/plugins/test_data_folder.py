@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from fluxflow_data.batching import chance
 from fluxflow_data.decoding import square
 from fluxflow_data.folder import Folder, FolderSource
+from fluxflow_registry import DataError
 
 WHITE, RED, BLUE = (255, 255, 255), (255, 0, 0), (0, 0, 255)
 
@@ -50,6 +51,25 @@ def test_a_batch_holds_squares_in_minus_one_to_one_and_captions(tmp_path: Path) 
     assert image.amin(dim=(1, 2, 3)).tolist() == [-1.0, 1.0]
     assert image.amax(dim=(1, 2, 3)).tolist() == [-1.0, 1.0]
     assert source.batch([1, 0], seed=0)["caption"] == ["a photo. all black", "a photo. all white"]
+
+
+def test_pictures_need_no_captions_where_none_are_asked_for(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Image.new("RGB", (20, 20), "black").save(tmp_path / f"{name}.png")
+    (tmp_path / "a.txt").write_text("all black")
+
+    with pytest.raises(DataError, match=r"(?s)b.png  has no caption.*`uncaptioned: true`, where no captions"):
+        Folder(path=str(tmp_path))()
+    plain = Folder(path=str(tmp_path), uncaptioned=True)()
+    prefixed = Folder(path=str(tmp_path), uncaptioned=True, caption_prefix="a photo")()
+
+    assert plain.batch([0, 1], 0)["caption"] == ["all black", ""]
+    assert prefixed.batch([0, 1], 0)["caption"] == ["a photo. all black", "a photo"]
+
+
+def test_a_file_of_captions_leaves_no_picture_uncaptioned() -> None:
+    with pytest.raises(ValueError, match="uncaptioned is true, but `captions` names a file"):
+        Folder(path="x", captions="x.txt", uncaptioned=True)
 
 
 def test_captions_come_from_one_file_of_lines_with_a_tab(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_a_drawing_that_is_broken_off_within_an_epoch_is_done_when_the_run_goes_
     drawn, draw = [], Run.draw
 
     def asked_to_stop(run: Run, values: Any, batch: Any) -> Any:
-        drawn.append(values)
+        drawn.extend([values] if run.live else [])  # before training each size is tried
         if len(drawn) == 2:  # in the middle of the first place
             run.stopping = "SIGTERM"
         return draw(run, values, batch)
@@ -243,6 +243,21 @@ def test_a_file_that_is_no_picture_is_told_before_training(told: Callable[..., A
 
     with pytest.raises(DataError, match=r"no\.png  observer `samples` cannot read the picture"):
         tell("run_started", run, position=Position(), resumed=False)
+
+
+@pytest.mark.parametrize("option", ["prompts", "images"])
+def test_a_size_that_cannot_be_drawn_is_told_before_anything_is_trained(
+    prove: Checker, picture: Path, tmp_path: Path, option: str
+) -> None:
+    kept = {"prompts": "[a red circle]", "images": f"[{picture}]"}
+    sent_away = [f"observers.samples.{other}=[]" for other in kept if other != option]
+    text = RECIPE.replace("IMAGE", str(picture))
+    checked = prove(text, "observers.samples.sizes=[16, 33]", *sent_away)
+
+    with pytest.raises(FluxflowError, match=r"observer `samples` cannot draw .* at 33x33: "):
+        start(checked, tmp_path / "out")
+
+    assert not list((tmp_path / "out").rglob("checkpoints/0*"))
 
 
 def test_a_recipe_that_has_no_model_for_anything_is_warned_of(told: Callable[..., Any], run: Any) -> None:

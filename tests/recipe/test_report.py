@@ -254,3 +254,23 @@ def test_a_transition_that_watches_what_is_measured_too_late_is_refused(prove: P
     assert place(problem) == "11:57"
     assert dict(problem.notes) == {"state it": "`every: 1` in evaluation `seen`"}
     prove(text, "steps.vae.evaluate.seen.every=1")
+
+
+@pytest.mark.parametrize("asks", ["best: {metric: seen/psn}", "until: {type: plateau, metric: seen/psn}"])
+def test_a_metric_that_a_known_evaluation_does_not_measure_is_refused(prove: Prove, asks: str) -> None:
+    evaluate = "evaluate: {seen: {dataset: shapes, every: 1, metrics: {psnr: {}, sharp: {type: sharpness}}}}"
+    text = TINY.replace("dataset: shapes", f"dataset: shapes\n    {asks}\n    {evaluate}")
+
+    (problem,) = problems(prove, text)
+
+    assert problem.message.endswith(" watches `seen/psn`, which evaluation `seen` does not measure")
+    assert dict(problem.notes) == {"nearest": "seen/psnr", "measured": "seen/psnr, seen/sharp"}
+    prove(text.replace("seen/psn}", "seen/sharp}"))
+
+
+def test_a_metric_that_names_its_own_figures_may_measure_anything(prove: Prove) -> None:
+    evaluate = "evaluate: {seen: {dataset: shapes, every: 1, metrics: {psnr: {}, judge: shapes_judge}}}"
+    models = "  text_encoder: {type: text_transformer}\n  flow_processor: {type: flow_transformer}\n"
+    text = TINY.replace("dataset: shapes", f"dataset: shapes\n    best: {{metric: seen/colour}}\n    {evaluate}")
+
+    prove(text.replace("datasets:", f"{models}sampler: euler\ndatasets:"))
