@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from attrs import frozen
 from torch import Tensor, nn
 
-from fluxflow_registry.check import Checked, CheckedStep, CheckedUpdate
+from fluxflow_registry.check import Checked, CheckedStep, CheckedUpdate, Configured
 from fluxflow_registry.contracts import Field, variants
+from fluxflow_registry.engine.fitting import Change, fitting, notes_on
 from fluxflow_registry.engine.gradients import LossGradients
 from fluxflow_registry.engine.held import trained_parameters
 from fluxflow_registry.engine.randomness import Draws
@@ -21,9 +24,25 @@ from fluxflow_registry.engine.tensors import describe, tensors
 from fluxflow_registry.engine.turn import weigher_of
 from fluxflow_registry.engine.values import Values, bind, raised_at
 from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, one_line
+from fluxflow_registry.plan.resolve import Value
+from fluxflow_registry.plan.step import LossPlan, UpdatePlan
+from fluxflow_registry.recipe.load import unique
+
+META = torch.device("meta")
 
 #: What to tell someone whose component asks for numbers while only shapes are proven.
 WITHOUT_NUMBERS = "shapes are proven without numbers: no `.item()`, `float()` or `if tensor` in a component"
+
+
+@frozen
+class Misfit:
+    """What cannot be computed from shapes: the problem, what it needs, and how many things were computed before it."""
+
+    problems: tuple[Problem, ...]
+    #: What a component raised, where one did.
+    error: BaseException | None
+    needs: tuple[Value, ...]
+    before: int
 
 
 def prove_shapes(checked: Checked) -> dict[str, dict[str, str]]:
@@ -31,28 +50,69 @@ def prove_shapes(checked: Checked) -> dict[str, dict[str, str]]:
 
     Gives the shapes of each step's values, for `--explain` and `--check`.
     """
-    meta = torch.device("meta")
-    with meta:
-        models = {name: made_model(model) for name, model in checked.models.items()}
+    models = _on_meta(checked.models)
     problems = [problem for name, model in checked.models.items() for problem in useless_settings(models[name], model)]
-    for step in checked.steps:
-        problems += [*untrainable(step, models), *unready(step)]
     shapes: dict[str, dict[str, str]] = {}
     for step in checked.steps:
-        for number, fields in enumerate(variants(step.fields)):
-            values = Values(step.plan.values, step.providers, models, Draws(meta))
-            try:
-                found = _prove_step(step, fields, values, meta, checked.solver)
-            except FluxflowError as error:
-                form = f" where {_form(fields, step.fields)}" if number else ""
-                for problem in error.problems:
-                    message = f"in step `{step.name}`{form}, {problem.message}"
-                    problems.append(Problem(message, problem.where or step.step.where, problem.notes))
+        problems += [*untrainable(step, models), *unready(step)]
+        for fields in variants(step.fields):
+            with warnings.catch_warnings(record=True) as said:
+                found = _prove_step(step, fields, models, checked.solver)
+            if isinstance(found, Misfit):  # what torch warned of before says less
+                problems += _told(checked, step, fields, found)
                 break  # the other forms would only say it again
+            for each in said:
+                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
             shapes.setdefault(step.name, found)
     if problems:
-        raise RecipeError(problems)
+        raise RecipeError(unique(problems))
     return shapes
+
+
+def _on_meta(models: Mapping[str, Configured]) -> dict[str, nn.Module]:
+    with META:
+        return {name: made_model(model) for name, model in models.items()}
+
+
+def _told(checked: Checked, step: CheckedStep, fields: Mapping[str, Field], misfit: Misfit) -> Iterator[Problem]:
+    """A misfit in a user's words, with the options of models that would mend it."""
+    number = variants(step.fields).index(fields)
+    form = f" where {_form(fields, step.fields)}" if number else ""
+    places = checked.recipe.node.value["models"].keys
+    raised = misfit.error is not None
+    involved = {name: checked.models[name] for name in sorted({name for need in misfit.needs for name in need.models})}
+    changes = _mending(checked, step, fields, misfit, involved)
+    asked = [places[need.name] for need in misfit.needs if need.source == "model"]
+    standing = [change.where(checked) for change in changes] or asked
+    for problem in misfit.problems:
+        where = problem.where if problem.where and not changes else [*standing, step.step.where][0]
+        stated = [("loss in", problem.where)] if problem.where and where != problem.where else []
+        models = [(f"model {name}", f"{places[name]}  {model.component.name}") for name, model in involved.items()]
+        notes = (*notes_on(changes), *stated, *problem.notes, *(models if raised else ()))
+        yield Problem(f"in step `{step.name}`{form}, {problem.message}", where, notes)
+
+
+def _mending(
+    checked: Checked, step: CheckedStep, fields: Mapping[str, Field], misfit: Misfit, models: Mapping[str, Configured]
+) -> list[Change]:
+    """The changes to models with which what failed can be computed, where its shapes may be to blame."""
+    told = str(misfit.error)
+    if not isinstance(misfit.error, (RuntimeError, ValueError, Warning)) or "meta tensors" in told:
+        return []
+
+    def prove(changed: Mapping[str, Configured], which: CheckedStep, form: Mapping[str, Field]) -> Misfit | None:
+        found = _prove_step(which, form, _on_meta({**checked.models, **changed}), checked.solver)
+        return found if isinstance(found, Misfit) else None
+
+    def farther(changed: Mapping[str, Configured]) -> bool:
+        left = prove(changed, step, fields)
+        return left is None or left.before > misfit.before
+
+    def wholly(changed: Mapping[str, Configured]) -> bool:
+        return not any(prove(changed, each, form) for each in checked.steps for form in variants(each.fields))
+
+    with warnings.catch_warnings(action="ignore"):
+        return fitting(models, told, farther, wholly)
 
 
 def untrainable(step: CheckedStep, models: Mapping[str, nn.Module]) -> Iterator[Problem]:
@@ -119,38 +179,52 @@ def _prove_balancer(update: CheckedUpdate, values: Values) -> None:
 
 
 def _prove_step(
-    step: CheckedStep, fields: Mapping[str, Field], values: Values, device: torch.device, sampler: Any
-) -> dict[str, str]:
-    batch = example(fields, step.step.settings.batch_size, device)
+    step: CheckedStep, fields: Mapping[str, Field], models: Mapping[str, nn.Module], sampler: Any
+) -> dict[str, str] | Misfit:
+    """The shapes of a step's values for one form of its batches, or the first thing that cannot be computed."""
+    values = Values(step.plan.values, step.providers, models, Draws(META))
+    batch = example(fields, step.step.settings.batch_size, META)
     values.begin(batch, step_batch=0, image_size=size_of(batch), sampler=sampler)
     shapes: dict[str, str] = {}
-    for update in step.plan.updates:
-        for name in [name for name in update.order if name not in values.kept]:
-            with _unchanged(values, f"value `{name}`", values.bindings[name].where, step.providers[name].where):
-                values.compute([name], update.carries)
-        shapes.update({name: describe(values.kept[name].whole) for name in update.order})
-        _prove_balancer(step.updates[update.name], values)
-        for loss in update.losses:
-            configured = step.updates[update.name].losses[loss.label]
-            where = configured.component.signature.where
-            binding = bind(loss.label, loss.needs, configured.instance, values.plan, where)
-            arguments = values.arguments(binding, update.trains)
-            given = tuple((f"given {name}", describe(value)) for name, value in arguments.items())
-            try:
-                with _unchanged(values, f"loss `{loss.label}` of update `{update.name}`", where, configured.where):
-                    result = binding.call(**arguments)
-            except RecipeError:
-                raise
-            except Exception as error:
-                message = f"loss `{loss.label}` of update `{update.name}` cannot be computed: {one_line(error)}"
-                hint = (("without numbers", WITHOUT_NUMBERS),) if "meta tensors" in str(error) else ()
-                notes = (("defined in", where), *raised_at(error), *given, *hint)
-                raise RecipeError(Problem(message, configured.where, notes)) from error
-            if not isinstance(result, Tensor) or result.ndim:
-                found = describe(result) if isinstance(result, Tensor) else type(result).__name__
-                message = f"loss `{loss.label}` gives {found}; a loss is a 0-d tensor"
-                raise RecipeError(Problem(message, configured.where, (("defined in", where), *given)))
-            if not result.requires_grad:
-                message = f"loss `{loss.label}` carries no gradient: something in it detaches what it was given"
-                raise RecipeError(Problem(message, configured.where, (("defined in", where), *given)))
+    begun: list[Iterable[str]] = []  # the needs of each thing that is computed, in turn
+    try:
+        for update in step.plan.updates:
+            for name in [name for name in update.order if name not in values.kept]:
+                begun.append(values.plan[name].needs.values())
+                with _unchanged(values, f"value `{name}`", values.bindings[name].where, step.providers[name].where):
+                    values.compute([name], update.carries)
+            shapes.update({name: describe(values.kept[name].whole) for name in update.order})
+            _prove_balancer(step.updates[update.name], values)
+            for loss in update.losses:
+                begun.append(loss.needs.values())
+                _prove_loss(step, update, loss, values)
+    except FluxflowError as error:
+        needs = tuple(values.plan[name] for name in (begun[-1] if begun else ()))
+        return Misfit(error.problems, error.__cause__, needs, len(begun))
     return shapes
+
+
+def _prove_loss(step: CheckedStep, update: UpdatePlan, loss: LossPlan, values: Values) -> None:
+    """Compute a loss; raises RecipeError where it cannot be, or gives what no loss is."""
+    configured = step.updates[update.name].losses[loss.label]
+    where = configured.component.signature.where
+    binding = bind(loss.label, loss.needs, configured.instance, values.plan, where)
+    arguments = values.arguments(binding, update.trains)
+    given = tuple((f"given {name}", describe(value)) for name, value in arguments.items())
+    try:
+        with _unchanged(values, f"loss `{loss.label}` of update `{update.name}`", where, configured.where):
+            result = binding.call(**arguments)
+    except RecipeError:
+        raise
+    except Exception as error:
+        message = f"loss `{loss.label}` of update `{update.name}` cannot be computed: {one_line(error)}"
+        hint = (("without numbers", WITHOUT_NUMBERS),) if "meta tensors" in str(error) else ()
+        notes = (("defined in", where), *raised_at(error), *given, *hint)
+        raise RecipeError(Problem(message, configured.where, notes)) from error
+    if not isinstance(result, Tensor) or result.ndim:
+        found = describe(result) if isinstance(result, Tensor) else type(result).__name__
+        message = f"loss `{loss.label}` gives {found}; a loss is a 0-d tensor"
+        raise RecipeError(Problem(message, configured.where, (("defined in", where), *given)))
+    if not result.requires_grad:
+        message = f"loss `{loss.label}` carries no gradient: something in it detaches what it was given"
+        raise RecipeError(Problem(message, configured.where, (("defined in", where), *given)))

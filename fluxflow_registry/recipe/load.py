@@ -75,7 +75,7 @@ def unique(problems: Iterable[Problem]) -> list[Problem]:
     return sorted(seen.values(), key=lambda problem: _line(problem.where))
 
 
-_OWNER = re.compile(r"(?: of| in|^)(?: update `\w+` of)? ?step `\w+`")
+_OWNER = re.compile(r"(?: of| in|^in|^)(?: update `\w+` of)? ?step `\w+`")
 
 
 def _line(where: str | None) -> tuple[bool, list[int]]:

@@ -1,0 +1,107 @@
+"""Where models do not fit each other, the options that would make them fit are found by trying them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from attrs import frozen
+from torch import nn
+
+from fluxflow_registry.check import Checked
+from fluxflow_registry.engine.shapes import prove_shapes
+from fluxflow_registry.errors import Problem, RecipeError
+from fluxflow_registry.registry import Plugin, Registry, _register, load
+
+from ..recipes import line_of
+from ..small import FLOW, PLUGINS, VAE_GAN
+from ..synthetic import plugin
+
+#: The values alone: a step without a discriminator is proven in a moment.
+VAE = VAE_GAN.replace("hinge_generator: {weight: 0.1, detach: [latent]}", "").replace(
+    VAE_GAN[VAE_GAN.index("      discriminator:\n") : VAE_GAN.index("      vae:\n")], ""
+)
+
+#: An option that is wrong, and the change of it that mends.
+MENDED = {
+    "expander.latent_channels=3": "`models.expander.latent_channels: 2`, as `models.compressor.latent_channels` is",
+    "flow_processor.text_width=12": "`models.flow_processor.text_width: 16`, as `models.text_encoder.width` is",
+    "text_encoder.width=12": "`models.flow_processor.text_width: 12`, as `models.text_encoder.width` is",
+    "compressor.downscale=8": "`models.compressor.downscale: 4`, as `models.expander.downscale` is",
+}
+
+
+def misfits(recipe: Checked) -> tuple[Problem, ...]:
+    with pytest.raises(RecipeError) as caught:
+        prove_shapes(recipe)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("wrong", MENDED)
+def test_the_option_that_mends_is_told_first_or_beside_its_counterpart(
+    wrong: str, checked: Callable[..., Checked]
+) -> None:
+    recipe = checked(VAE + FLOW, f"models.{wrong}")
+
+    (problem,) = misfits(recipe)
+
+    assert MENDED[wrong] in [text for label, text in problem.notes if label in ("it fits with", "or with")]
+
+
+def test_a_misfit_stands_at_the_option_with_the_models_involved_and_their_lines(
+    checked: Callable[..., Checked],
+) -> None:
+    text = (VAE + FLOW).replace("{type: expander, latent_channels: 2", "{type: expander, latent_channels: 3")
+
+    (problem,) = misfits(checked(text))
+
+    notes = dict(problem.notes)
+    lines = {name: line_of(text, f"  {name}: ") for name in ("compressor", "expander")}
+    assert problem.message.startswith("in step `vae_gan`, value `reconstruction` failed: ")
+    assert str(problem.where).endswith(f"recipe.yaml:{lines['expander']}:47")
+    assert notes["given latent"] == "[4, 2, 4, 4]"
+    assert notes["model compressor"].endswith(f"recipe.yaml:{lines['compressor']}:3  compressor")
+    assert notes["model expander"].endswith(f"recipe.yaml:{lines['expander']}:3  expander")
+    assert "or with" not in notes, "with three channels the compressor would not fit the flow model"
+
+
+def with_reader(call: Callable[..., torch.Tensor]) -> Registry:
+    """The registry with a model `reader`, whose option no other model has, and a loss `reads`."""
+
+    @frozen
+    class Reader:
+        room: int = 7
+
+        def __call__(self) -> nn.Module:
+            return nn.Linear(self.room, 1)
+
+    using = load(PLUGINS)
+    _register(using, Plugin("read", "test", "1", "here"), plugin(losses={"reads": call}, models={"reader": Reader}))
+    return using
+
+
+READ = VAE.replace("models:\n", "models:\n  reader: {}\n").replace("l1: {}", "reads: {}\n          l1: {}")
+
+
+def test_options_without_a_like_name_are_found_by_the_numbers_of_the_error(checked: Callable[..., Checked]) -> None:
+    def reads(reader: nn.Module, latent: torch.Tensor) -> torch.Tensor:
+        return reader(latent.movedim(1, -1)).mean()  # type: ignore[no-any-return]
+
+    (problem,) = misfits(checked(READ, using=with_reader(reads)))
+
+    assert dict(problem.notes)["it fits with"] == "`models.reader.room: 2`, as `models.compressor.latent_channels` is"
+
+
+def test_a_mistake_in_code_is_not_blamed_on_the_options_of_models(
+    checked: Callable[..., Checked], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reads(reader: nn.Module, latent: torch.Tensor) -> torch.Tensor:
+        return latent.men()  # type: ignore[attr-defined,no-any-return]
+
+    monkeypatch.setattr("fluxflow_registry.engine.shapes.fitting", lambda *_: pytest.fail("options were tried"))
+
+    (problem,) = misfits(checked(READ, using=with_reader(reads)))
+
+    assert "no attribute 'men'" in problem.message
+    assert "reader" in str(problem)
