@@ -13,7 +13,7 @@ from attrs import evolve
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.errors import Problem, RecipeError, choices, nearest
 from fluxflow_registry.recipe import schema
-from fluxflow_registry.recipe.override import Setting, override
+from fluxflow_registry.recipe.override import Setting, overridden
 from fluxflow_registry.recipe.schema import Entry, Evaluation, Recipe, Step, Update
 from fluxflow_registry.recipe.source import Node, describe, merge, spelt_out
 from fluxflow_registry.recipe.structure import read_fields, unknown_keys
@@ -48,8 +48,7 @@ def load(
     root = root if root is not None else read(path)
     if not isinstance(root.value, dict):
         raise RecipeError(Problem(f"a recipe is a mapping, not {describe(root.value)}", root.where))
-    for setting in settings:
-        root = override(root, setting)
+    root = overridden(root, settings)
     _check_version(root)
     reader = _Reader()
     recipe = reader.recipe(root, str(path))
@@ -130,7 +129,7 @@ class _Reader:
         defaults = self.part("defaults", lambda: self.defaults(root))
         found: dict[str, Step] = {}
         previous = None
-        own = self.children(root, "steps", "step")
+        own = self.kept(root, "steps", "step")
         for name, node in own:
             step = self.step(name, node, defaults, root, previous)
             if step is not None:
@@ -149,7 +148,7 @@ class _Reader:
             return None
         node = _of_dataset(_laid_on(defaults, own, root.get("values")), own, root.get("datasets"))
         misspelt = self.keys(node, [*_keys(schema.StepSettings), *STEP_PARTS], what)
-        updates = {label: self.update(label, child, what) for label, child in self.children(node, "updates", "update")}
+        updates = {label: self.update(label, child, what) for label, child in self.kept(node, "updates", "update")}
         if _empty(node, "updates") and "updates" not in misspelt:
             others = [label for label in root.value["steps"].value if label != name]
             meant = nearest(name, others)
@@ -213,9 +212,7 @@ class _Reader:
 
     def evaluations(self, step: Node, what: str) -> dict[str, Evaluation]:
         found = {}
-        for name, node in self.children(step, "evaluate", "evaluation"):
-            if node.value is False:
-                continue
+        for name, node in self.kept(step, "evaluate", "evaluation"):
             whose = f"evaluation `{name}` of {what}"
             if not isinstance(node.value, dict):
                 self.problem(f"{whose} is described by a mapping, not {describe(node.value)}", node.where)
@@ -240,8 +237,8 @@ class _Reader:
     ) -> dict[str, Entry]:
         """The components under `key`, by label; a label that has no `type` is its own type."""
         found = {}
-        for label, node in self.children(parent, key, kind):
-            if label not in skip and node.value is not False:
+        for label, node in self.kept(parent, key, kind):
+            if label not in skip:
                 entry = self.entry(label, node, parent.value[key].keys[label], kind, settings)
                 if entry is not None:
                     found[label] = entry
@@ -250,7 +247,7 @@ class _Reader:
     def one(self, parent: Node, key: str, kind: str) -> Entry | None:
         """The single component under `key`, or None."""
         node = parent.get(key)
-        if node is None or node.value is None:
+        if node is None or node.value is None or node.value is False:
             return None
         if isinstance(node.value, dict) and node.get("type") is None:
             problems, meant = unknown_keys(node, ["type"], f"`{key}`")
@@ -317,6 +314,10 @@ class _Reader:
         self.problems.extend(problems)
         return meant
 
+    def kept(self, parent: Node, key: str, what: str) -> list[tuple[str, Node]]:
+        """The children that `false` does not take away."""
+        return [(label, node) for label, node in self.children(parent, key, what) if node.value is not False]
+
     def children(self, parent: Node, key: str, what: str, quiet: bool = False) -> list[tuple[str, Node]]:
         node = parent.get(key)
         if node is None or node.value is None:
@@ -354,9 +355,11 @@ def _keys(cls: type) -> list[str]:
 
 
 def _empty(node: Node, key: str) -> bool:
-    """Whether there is nothing under `key`."""
+    """Whether there is nothing under `key`, or nothing that `false` does not take away."""
     child = node.get(key)
-    return child is None or child.value is None or child.value == {}
+    if child is None or child.value is None or child.value is False:
+        return True
+    return isinstance(child.value, dict) and all(each.value is False for each in child.value.values())
 
 
 def _of_dataset(node: Node, own: Node, datasets: Node | None) -> Node:

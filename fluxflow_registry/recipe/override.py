@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from attrs import evolve, frozen
 
 from fluxflow_registry.errors import Problem, RecipeError
@@ -30,6 +32,27 @@ def override(root: Node, setting: str | Setting) -> Node:
     except RecipeError as error:
         raise RecipeError([evolve(problem, where=origin) for problem in error.problems]) from None
     return _put(root, parts, _placed(value, origin), origin)
+
+
+def overridden(root: Node, settings: Iterable[str | Setting]) -> Node:
+    """The tree with all settings applied in their order; what they take away is gone."""
+    written = root
+    for setting in settings:
+        root = override(root, setting)
+    return _without_withdrawn(written, root)
+
+
+def _without_withdrawn(written: Node, root: Node) -> Node:
+    """The tree without observers of the file's own label that a setting takes away.
+
+    One whose label is its type stays `false`: it may be one that joins every run.
+    """
+    before, after = written.get("observers"), root.get("observers")
+    if before is None or after is None or not (isinstance(before.value, dict) and isinstance(after.value, dict)):
+        return root
+    own = {label for label, node in before.value.items() if node.get("type") or isinstance(node.value, str)}
+    gone = {label for label in own if after.value[label].value is False}
+    return Node({**root.value, "observers": after.without(gone)}, root.where, root.keys)
 
 
 def _placed(node: Node, origin: str) -> Node:

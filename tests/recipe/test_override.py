@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from subprocess import CompletedProcess
 from typing import Any
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 from fluxflow_registry.check import Checked
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.recipe.override import override
+from fluxflow_registry.recipe.resolved import plain
 from fluxflow_registry.recipe.yaml import parse
+from fluxflow_registry.resolve import resolve_recipe
 
 from ..recipes import DEFAULT, TINY
 
@@ -133,6 +136,71 @@ def test_a_component_that_a_setting_brings_needs_no_mention_in_the_file(prove: P
     assert checked.steps[0].updates["vae"].weight("mse") == 3.0
     assert checked.sampler is not None
     assert checked.sampler.instance.steps == 2
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("observers.drawings", "values.prompt", "datasets.spare", "models.spare", "sampler"),
+        *("steps.last", "steps.last.updates.other", "steps.last.updates.vae.losses.kl", "steps.last.evaluate.seen"),
+        *("steps.last.evaluate.seen.metrics.psnr", "steps.last.values.latent", "steps.last.until"),
+        *("steps.last.updates.vae.scheduler", "steps.last.updates.vae.balancer"),
+    ],
+)
+def test_what_the_file_declares_a_setting_takes_away_as_if_it_were_not_there(prove: Prove, path: str) -> None:
+    update = {
+        "trains": ["compressor", "expander"],
+        "losses": {"l1": {}, "kl": {}},
+        "optimizer": "AdamW",
+        "scheduler": "CosineAnnealingLR",
+        "balancer": "inverse",
+    }
+    step = {
+        "dataset": "shapes",
+        "updates": {"vae": update, "other": update},
+        "evaluate": {"seen": {"dataset": "shapes", "metrics": {"psnr": {}, "ssim": {}}}},
+        "values": {"latent": {}},
+        "until": {"type": "loss_threshold", "metric": "vae_loss", "threshold": 0.1},
+    }
+    tree: dict[str, Any] = {
+        "recipe": 1,
+        "models": {"compressor": {}, "expander": {}, "spare": {"type": "compressor"}},
+        "datasets": {"shapes": {}, "spare": {"type": "shapes"}},
+        "sampler": "euler",
+        "values": {"prompt": {"dropout": 0.5}},
+        "observers": {"drawings": {"type": "pictures", "value": "reconstruction", "dataset": "shapes"}},
+        "steps": {"first": step, "last": step},
+    }
+    whole = prove(json.dumps(tree))
+    *above, label = path.split(".")
+    left = json.loads(json.dumps(tree))
+    part = left
+    for key in above:
+        part = part[key]
+    del part[label]
+
+    found = plain(resolve_recipe(prove(json.dumps(tree), f"{path}=false")))
+
+    assert found == plain(resolve_recipe(prove(json.dumps(left)))) != plain(resolve_recipe(whole))
+
+
+def test_an_observer_that_joins_every_run_is_taken_away_even_where_the_file_sets_its_options(prove: Prove) -> None:
+    text = TINY + "observers: {console: {names: {vae/l1: L1}}, drawing: {type: jsonl}}\n"
+
+    checked = prove(text, "observers.console=false", "observers.drawing=false")
+
+    assert not {"console", "drawing"} & set(checked.observers)
+    assert "jsonl" in checked.observers
+
+
+def test_an_observer_that_nobody_knows_cannot_be_taken_away(prove: Prove) -> None:
+    with pytest.raises(RecipeError, match="unknown observer `drawing`"):
+        prove(TINY, "observers.drawing=false")
+
+
+def test_the_optimizer_of_an_update_cannot_be_taken_away(prove: Prove) -> None:
+    with pytest.raises(RecipeError, match="update `vae` of step `vae` needs an `optimizer`"):
+        prove(TINY, "steps.vae.updates.vae.optimizer=false")
 
 
 def test_the_command_reports_a_wrong_setting(command: Callable[..., CompletedProcess[str]]) -> None:
