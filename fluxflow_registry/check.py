@@ -17,6 +17,7 @@ from fluxflow_registry.checked import (
     CheckedUpdate,
     Configured,
     Start,
+    mention,
     provider_of,
     world_of,
 )
@@ -32,7 +33,7 @@ from fluxflow_registry.recipe.source import Node
 from fluxflow_registry.recipe.structure import structure, unknown_keys
 from fluxflow_registry.registry import Component, Registry
 from fluxflow_registry.signature import gives_tensor, is_configurable
-from fluxflow_registry.watching import unwatchable
+from fluxflow_registry.watching import unlogged, unwatchable
 
 __all__ = ["Checked", "CheckedEvaluation", "CheckedStep", "CheckedUpdate", "Configured", "check", "world_of"]
 
@@ -79,6 +80,7 @@ class _Checker:
             if step is not None:
                 steps.append(step)
         self.observer_draws(observers, datasets, shared)
+        self.problems.extend(unlogged(recipe, observers.values(), self.watches))
         if self.problems:
             return None
         values = {label: shared[label] for label in recipe.values}
@@ -325,12 +327,12 @@ class _Checker:
                 where = step.node.at("ema", "models", index)
                 self.problems.append(Problem(message, where, choices(model, trained, "trained")))
 
-    def watches(self, transition: Configured) -> list[str]:
-        """The metrics that a transition watches."""
-        what = f"`metrics` of transition `{transition.component.name}`"
-        if not hasattr(transition.instance, "metrics"):
+    def watches(self, watcher: Configured) -> list[str]:
+        """The metrics that a transition or an observer says that it watches."""
+        what = f"`metrics` of {watcher.component.kind} `{watcher.component.name}`"
+        if not hasattr(watcher.instance, "metrics"):
             return []
-        return self.attempt(what, transition.where, lambda: list(transition.instance.metrics())) or []
+        return self.attempt(what, watcher.where, lambda: list(watcher.instance.metrics())) or []
 
     def figures(self, evaluation: Evaluation) -> list[str] | None:
         """What an evaluation measures, by its metrics' labels; None where one may give a dict of figures."""
@@ -359,24 +361,17 @@ class _Checker:
             if step not in self.recipe.steps:
                 message = f"observer `{observer.label}` draws in step `{step}`, which there is not"
                 notes = choices(step, self.recipe.steps, "steps")
-                self.problems.append(Problem(message, _mention(observer, step), notes))
+                self.problems.append(Problem(message, mention(observer, step), notes))
         fields: Iterable[str] | None = draw.fields
         if draw.dataset is not None:
-            fields = self.fields(draw.dataset, _mention(observer, draw.dataset), datasets)
+            fields = self.fields(draw.dataset, mention(observer, draw.dataset), datasets)
         if fields is None:
             return
         world = world_of(fields, self.recipe.models, shared, self.recipe.sampler is not None, True)
         for name in (*draw.values, *draw.optional):
-            asks = [Ask(f"observer `{observer.label}`", _wanting(observer, name), _mention(observer, name))]
+            asks = [Ask(f"observer `{observer.label}`", _wanting(observer, name), mention(observer, name))]
             problems = resolve(world, asks)[1]
             self.problems.extend(problems if name in draw.values else [])
-
-
-def _mention(observer: Configured, name: str) -> str:
-    """Where the options of an observer say `name`; where it stands itself, if none of them does."""
-    options = observer.entry.options.value.values() if observer.entry else ()
-    said = [item for child in options for item in (child.value if isinstance(child.value, list) else [child])]
-    return next((item.where for item in said if item.value == name), observer.where)
 
 
 def _draws(observer: Configured) -> list[Draw]:

@@ -144,6 +144,17 @@ def called(update: str, name: str) -> str:
     return f"update `{update}`" if name == OWN else f"loss `{name}` of update `{update}`"
 
 
+def mention(configured: Configured, name: str) -> str:
+    """Where the options of a component say `name`; where it stands itself, if none of them does."""
+    for child in configured.entry.options.value.values() if configured.entry else ():
+        if isinstance(child.value, dict) and name in child.keys:
+            return str(child.keys[name])
+        for item in child.value if isinstance(child.value, list) else [child]:
+            if item.value == name:
+                return str(item.where)
+    return configured.where
+
+
 def provider_of(label: str, component: Component, entry: Entry | None) -> Provider:
     """A component as the plan sees it, with the recipe's renamings of its needs and their places."""
     stated: Mapping[str, str] = getattr(entry.settings, "with_", {}) if entry else {}

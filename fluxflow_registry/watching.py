@@ -1,12 +1,12 @@
-"""The metrics that a step logs, and what is wrong with watching one that it does not."""
+"""The metrics that a step logs, and what is wrong with naming one that it does not."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-from fluxflow_registry.checked import CheckedUpdate, Configured, called
+from fluxflow_registry.checked import CheckedUpdate, Configured, called, mention
 from fluxflow_registry.errors import Problem, choices
-from fluxflow_registry.recipe.schema import FIGURES, OWN, Evaluation, Step, Update
+from fluxflow_registry.recipe.schema import FIGURES, OWN, Evaluation, Recipe, Step, Update
 
 #: A metric that is watched: its name, who watches it, and where the recipe says so.
 Wish = tuple[str, str, str]
@@ -87,6 +87,21 @@ def unwatchable(
     }
     found = [watched(step, *wish, figures) for wish in (*wishes, *(wish for each in late.values() for wish in each))]
     return [*(problem for problem in found if problem is not None), *_vain(step, late)]
+
+
+def unlogged(
+    recipe: Recipe, observers: Iterable[Configured], watches: Callable[[Configured], Iterable[str]]
+) -> Iterator[Problem]:
+    """Metrics of training that observers name, and that no step logs: what is said of them would do nothing."""
+    steps = recipe.steps.values()
+    if "steps" in recipe.unread or any(update.partial for step in steps for update in step.updates.values()):
+        return
+    logged = {name for step in steps for name in logged_metrics(step)}
+    for observer in observers:
+        for name in watches(observer):
+            if name not in logged:
+                message = f"observer `{observer.label}` names the metric `{name}`, which no step logs"
+                yield Problem(message, mention(observer, name), choices(name, logged, "logged"))
 
 
 def _wishes(transition: Configured, who: str, watches: Callable[[Configured], Iterable[str]]) -> list[Wish]:

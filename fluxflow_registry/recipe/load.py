@@ -138,6 +138,7 @@ class _Reader:
             self.problem("a recipe has at least one step", root.at("steps"))
         # What follows a step that could not be read is not to blame for it.
         unread = {name for name, _ in own} - set(found)
+        self.unread |= {"steps"} if unread else set()
         return {name: evolve(step, parent=None) if step.parent in unread else step for name, step in found.items()}
 
     def step(self, name: str, own: Node, defaults: Node, root: Node, previous: str | None) -> Step | None:

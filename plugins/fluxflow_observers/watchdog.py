@@ -50,6 +50,10 @@ class Watchdog:
     ignore: list[str] = field(factory=lambda: list(HOVERING), validator=validators.deep_iterable(NAME))
     """Losses that are not watched for being stuck or rising."""
 
+    def metrics(self) -> list[str]:
+        """The losses that are watched for being high."""
+        return list(self.high)
+
     @hookimpl
     def epoch_ended(self, run: RunView, step: StepView, position: Position, summaries: Mapping[str, Summary]) -> None:
         """Warn of each loss of which something is true now for the first time.

@@ -274,3 +274,24 @@ def test_a_metric_that_names_its_own_figures_may_measure_anything(prove: Prove) 
     text = TINY.replace("dataset: shapes", f"dataset: shapes\n    best: {{metric: seen/colour}}\n    {evaluate}")
 
     prove(text.replace("datasets:", f"{models}sampler: euler\ndatasets:"))
+
+
+@pytest.mark.parametrize(
+    "observer",
+    ["watchdog: {high: {vae/l11: 0.2}}", "console: {names: {vae/l11: L1}}", "jsonl: {names: {vae/l11: l1_loss}}"],
+)
+def test_an_observer_that_names_a_metric_which_no_step_logs_is_refused_at_it(prove: Prove, observer: str) -> None:
+    (problem,) = problems(prove, TINY + f"observers: {{{observer}}}\n")
+
+    who = observer.partition(":")[0]
+    assert problem.message == f"observer `{who}` names the metric `vae/l11`, which no step logs"
+    assert place(problem) == f"{TINY.count(chr(10)) + 1}:{len('observers: {') + observer.index('vae') + 1}"
+    assert dict(problem.notes) == {"nearest": "vae/l1", "logged": "vae/grad_norm, vae/l1, vae/lr, vae_loss"}
+
+
+def test_what_an_observer_names_is_not_held_against_steps_that_cannot_be_read(prove: Prove) -> None:
+    text = TINY + "observers: {watchdog: {high: {vae/kl: 0.2}}}\n"
+
+    (problem,) = problems(prove, text.replace("losses:", "lossse:"))
+
+    assert problem.message.startswith("unknown key `lossse`")
