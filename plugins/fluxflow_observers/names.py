@@ -47,7 +47,8 @@ def short_names(metrics: Iterable[str], stated: Mapping[str, str]) -> dict[str, 
     known = list(metrics)
     said = [stated[name] for name in known if name in stated]
     short = {name: wish for name in known if name not in stated and (wish := short_name(name))}
-    taken = [*said, *short.values(), *(name for name in known if name not in stated and name not in short)]
+    own = [name for name in known if name not in short and (name not in stated or said.count(stated[name]) > 1)]
+    taken = [*said, *short.values(), *own]
     wished = {**short, **{name: stated[name] for name in known if name in stated}}
 
     def is_free(name: str, wish: str) -> bool:
