@@ -25,6 +25,7 @@ from fluxflow_registry.engine.folder import ENVIRONMENT
 from fluxflow_registry.engine.loop import Stopped, train
 from fluxflow_registry.engine.run import Run, open_sources
 from fluxflow_registry.engine.shapes import prove_shapes
+from fluxflow_registry.engine.starting import too_late
 from fluxflow_registry.engine.step import facts_of
 from fluxflow_registry.errors import Problem, RecipeError, RunError, TrainingError
 from fluxflow_registry.recipe import resolved
@@ -61,6 +62,7 @@ def check_run(checked: Checked, device: str | None, as_json: bool) -> int:
     device_of(device)
     shapes = prove_shapes(checked)
     sources = open_sources(checked)
+    warn_of_starts(checked, sources)
     counts = {name: len(source) for name, source in sources.items()}
     for source in sources.values():
         Reader(source, range(len(source)), 0).read(0, 1)
@@ -86,6 +88,7 @@ def train_run(checked: Checked, registry: Registry, arguments: argparse.Namespac
     device = device_of(arguments.device)
     prove_shapes(checked)
     sources = open_sources(checked)
+    warn_of_starts(checked, sources)
     tree = resolve_recipe(checked)
     folder = find_folder(checked, folders.digest_of(resolved.plain(tree)), Path(arguments.output), arguments.fresh)
     lock = folder.lock()
@@ -104,6 +107,14 @@ def train_run(checked: Checked, registry: Registry, arguments: argparse.Namespac
     if arguments.json:
         emit_json({"run": str(folder.path), "results": run.results})
     return 0
+
+
+def warn_of_starts(checked: Checked, sources: Mapping[str, Source]) -> None:
+    """Say before training what will never count: nothing is wrong with a short try, and hours may be lost by a slip."""
+    for step in checked.steps:
+        facts = facts_of(step, sources[step.step.settings.dataset])
+        for problem in too_late(step, facts.epochs * facts.batches):
+            say(f"warning: {problem}")
 
 
 def alone() -> None:

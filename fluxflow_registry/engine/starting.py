@@ -7,7 +7,8 @@ from typing import Any
 
 from attrs import frozen
 
-from fluxflow_registry.checked import CheckedUpdate
+from fluxflow_registry.checked import CheckedStep, CheckedUpdate, called
+from fluxflow_registry.errors import Problem, counted
 from fluxflow_registry.recipe.schema import OWN
 
 
@@ -117,6 +118,19 @@ class Starts:
         self.firsts = {label: _next(since, self.every[label]) for label, since in sure.items()}
         #: The first of all of them.
         self.first = min(self.firsts.values(), default=None)
+
+
+def too_late(step: CheckedStep, batches: int) -> Iterator[Problem]:
+    """Updates and losses that start behind the last of the `batches` that a step has at most: they never count."""
+    ended = f"step `{step.name}` has {counted(batches, 'batch')} at most"
+    for update in step.updates.values():
+        starts, stated = Starts(update), step.step.updates[update.name]
+        firsts = {label: first for label, first in starts.firsts.items() if first >= batches}
+        own = starts.stated.get(OWN, 0)
+        for name, first in ({OWN: own} if own >= batches else firsts).items():
+            node = stated.losses[name].node if name != OWN and starts.stated[name] else stated.node
+            message = f"{called(update.name, name)} never counts: its first batch would be {first}, and {ended}"
+            yield Problem(message, node.at("start"))
 
 
 def intervals(extent: Extent, starts: Starts, interval: str) -> int | None:

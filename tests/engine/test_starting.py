@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fluxflow_registry import Ending, hookimpl
 from fluxflow_registry.check import Checked
+from fluxflow_registry.cli.train import check_run
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine import recovery
 from fluxflow_registry.engine.cut import cut
@@ -381,3 +382,22 @@ def test_a_chain_of_starts_of_which_each_logs_what_the_next_watches_is_accepted(
     ]
 
     assert checked(VAE_GAN, *chain).steps
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        (f"{GENERATOR}.start=11", None),
+        (f"{GENERATOR}.start=12", "loss `hinge_generator` of update `vae` never counts: its first batch would be 12"),
+        (f"{DISCRIMINATOR}.start=12", "update `discriminator` never counts: its first batch would be 12"),
+        (f"{DISCRIMINATOR}.start=11", "loss `r1` of update `discriminator` never counts: its first batch would be 12"),
+        (f"{GENERATOR}.start={NEVER}", None),
+    ],
+)
+def test_a_start_behind_the_last_batch_is_told_before_training(
+    setting: str, told: str | None, checked: Checker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_run(checked(VAE_GAN, setting), "cpu", as_json=False)
+
+    warning = f"warning: --set {setting}  {told}, and step `vae_gan` has 12 batches at most\n"
+    assert capsys.readouterr().err == (warning if told else "")
