@@ -33,7 +33,7 @@ from fluxflow_registry.recipe.source import Node
 from fluxflow_registry.recipe.structure import structure, unknown_keys
 from fluxflow_registry.registry import Component, Registry
 from fluxflow_registry.signature import gives_tensor, is_configurable
-from fluxflow_registry.watching import unlogged, unwatchable
+from fluxflow_registry.watching import unknown_losses, unlogged, unwatchable
 
 __all__ = ["Checked", "CheckedEvaluation", "CheckedStep", "CheckedUpdate", "Configured", "check", "world_of"]
 
@@ -219,6 +219,8 @@ class _Checker:
         optimizer = self.configure("optimizer", update.optimizer, asked) if update.optimizer else None
         scheduler = self.configure("scheduler", update.scheduler, asked) if update.scheduler else None
         balancer = self.configure("balancer", update.balancer, asked) if update.balancer else None
+        if balancer is not None:
+            self.problems.extend(unknown_losses(update, balancer, self.named(balancer, "losses")))
         if optimizer is None:
             return None
         return CheckedUpdate(
@@ -329,10 +331,14 @@ class _Checker:
 
     def watches(self, watcher: Configured) -> list[str]:
         """The metrics that a transition or an observer says that it watches."""
-        what = f"`metrics` of {watcher.component.kind} `{watcher.component.name}`"
-        if not hasattr(watcher.instance, "metrics"):
+        return self.named(watcher, "metrics")
+
+    def named(self, configured: Configured, method: str) -> list[str]:
+        """The names that a component says its options give; none where it has no such method."""
+        what = f"`{method}` of {configured.component.kind} `{configured.component.name}`"
+        if not hasattr(configured.instance, method):
             return []
-        return self.attempt(what, watcher.where, lambda: list(watcher.instance.metrics())) or []
+        return self.attempt(what, configured.where, lambda: list(getattr(configured.instance, method)())) or []
 
     def figures(self, evaluation: Evaluation) -> list[str] | None:
         """What an evaluation measures, by its metrics' labels; None where one may give a dict of figures."""

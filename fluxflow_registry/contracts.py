@@ -127,6 +127,19 @@ class Gradients(Protocol):
         """
 
 
+class Naming(Protocol):
+    """What a component says of the names that its options give, so that a recipe is refused where they are not there.
+
+    A transition and an observer may have `metrics`, a balancer may have `losses`; either method may be left out.
+    """
+
+    def metrics(self) -> Sequence[str]:
+        """Metrics: of a transition those that it watches; of an observer those of training, in whatever step."""
+
+    def losses(self) -> Sequence[str]:
+        """Labels of losses of the balancer's update."""
+
+
 @frozen
 class Draw:
     """Values that an observer will ask a run to draw, so that a recipe is checked for them.

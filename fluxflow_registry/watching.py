@@ -1,4 +1,4 @@
-"""The metrics that a step logs, and what is wrong with naming one that it does not."""
+"""The metrics and losses of a step, and what is wrong with naming one that it does not have."""
 
 from __future__ import annotations
 
@@ -102,6 +102,15 @@ def unlogged(
             if name not in logged:
                 message = f"observer `{observer.label}` names the metric `{name}`, which no step logs"
                 yield Problem(message, mention(observer, name), choices(name, logged, "logged"))
+
+
+def unknown_losses(update: Update, balancer: Configured, named: Iterable[str]) -> Iterator[Problem]:
+    """Losses that a balancer names and that its update does not have."""
+    for label in () if update.partial else named:
+        if label not in update.losses:
+            who = f"balancer `{balancer.component.name}` of update `{update.name}`"
+            message = f"{who} names the loss `{label}`, which the update does not have"
+            yield Problem(message, mention(balancer, label), choices(label, update.losses, "losses"))
 
 
 def _wishes(transition: Configured, who: str, watches: Callable[[Configured], Iterable[str]]) -> list[Wish]:

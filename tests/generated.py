@@ -166,6 +166,9 @@ def updates(draw: Draw, registry: Registry) -> dict[str, Any]:
     for key in ("scheduler", "balancer"):
         if draw(st.booleans()):
             update[key] = draw(component(registry, key))
+    for key in ("spare", "balanced", "against"):  # losses that the update has
+        if update.get("balancer", {}).get(key):
+            update["balancer"][key] = [next(iter(found))]
     if draw(st.booleans()):
         update["clip_grad_norm"] = draw(st.floats(0.1, 10))
     if draw(st.booleans()):
@@ -282,4 +285,8 @@ def recipes(draw: Draw, registry: Registry) -> dict[str, Any]:
         recipe["observers"] = draw(observers(registry))
     for name in draw(st.lists(st.sampled_from(["one", "two", "three"]), min_size=1, unique=True)):
         recipe["steps"][name] = draw(steps(registry, sorted(datasets), list(recipe["steps"]), recipe.get("values", {})))
+    logged = f"{next(iter(recipe['steps'][name]['updates']))}_loss"
+    for chosen in recipe.get("observers", {}).values():
+        for key in {"names", "high"} & set(chosen or ()):  # metrics that are logged
+            chosen[key] = dict.fromkeys([logged] if chosen[key] else [], *list(chosen[key].values())[:1])
     return recipe

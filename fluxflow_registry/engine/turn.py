@@ -356,8 +356,10 @@ def made(configured: Any, **offered: Any) -> Any:
     needs = configured.component.signature.needs
     try:
         return configured.instance(**{name: offered[name] for name in needs})
-    except FluxflowError:
-        raise
+    except FluxflowError as error:
+        if type(error).__init__ is not FluxflowError.__init__ or all(problem.where for problem in error.problems):
+            raise
+        raise type(error)([evolve(each, where=each.where or configured.where) for each in error.problems]) from error
     except Exception as error:
         message = f"{configured.component.kind} `{configured.component.name}` cannot be made: {one_line(error)}"
         raise TrainingError(Problem(message, configured.where)) from error

@@ -35,6 +35,10 @@ class GradientNorm:
     clamp: float = field(default=1e4, validator=validators.gt(0))
     """Greatest factor."""
 
+    def losses(self) -> list[str]:
+        """The losses that are balanced, and those against which."""
+        return [*self.balanced, *self.against]
+
     def __call__(self, losses: Sequence[str], gradients: Gradients) -> GradientNormWeigher:
         """Hold that the layer and the losses are there."""
         gradients.check(self.layer)

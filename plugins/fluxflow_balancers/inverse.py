@@ -43,6 +43,10 @@ class Inverse:
     spare: list[str] = field(factory=list)
     """Losses that are left alone: their factor is 1, and they have no part in the mean."""
 
+    def losses(self) -> list[str]:
+        """The losses that are spared."""
+        return list(self.spare)
+
     def __call__(self, losses: Sequence[str]) -> InverseWeigher:
         """Begin with no history; raises ValueError for a spared loss that there is not."""
         for name in self.spare:

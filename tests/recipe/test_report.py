@@ -295,3 +295,25 @@ def test_what_an_observer_names_is_not_held_against_steps_that_cannot_be_read(pr
     (problem,) = problems(prove, text.replace("losses:", "lossse:"))
 
     assert problem.message.startswith("unknown key `lossse`")
+
+
+@pytest.mark.parametrize(
+    "balancer",
+    [
+        "{type: inverse, spare: [l11]}",
+        "{type: gradient_norm, layer: expander.out.0.weight, balanced: [l11]}",
+        "{type: gradient_norm, layer: expander.out.0.weight, balanced: [l1], against: [l11]}",
+    ],
+)
+def test_a_balancer_that_names_a_loss_which_its_update_does_not_have_is_refused_at_it(
+    prove: Prove, balancer: str
+) -> None:
+    line = f"        balancer: {balancer}"
+
+    (problem,) = problems(prove, TINY + line + "\n")
+
+    who = balancer.split(",")[0].removeprefix("{type: ")
+    told = f"balancer `{who}` of update `vae` names the loss `l11`, which the update does not have"
+    assert problem.message == told
+    assert place(problem) == f"{TINY.count(chr(10)) + 1}:{line.index('l11') + 1}"
+    assert dict(problem.notes) == {"nearest": "l1", "losses": "l1"}
