@@ -23,6 +23,7 @@ from fluxflow_registry.checked import (
 )
 from fluxflow_registry.contracts import CONTEXT, KINDS, Draw, Field
 from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, choices, one_line
+from fluxflow_registry.overlapping import overlapping
 from fluxflow_registry.plan.resolve import Ask, Provider, World, resolve
 from fluxflow_registry.plan.step import LossAsk, UpdateAsk, plan_step
 from fluxflow_registry.recipe.graph import order
@@ -81,6 +82,7 @@ class _Checker:
                 steps.append(step)
         self.observer_draws(observers, datasets, shared)
         self.problems.extend(unlogged(recipe, observers.values(), self.watches))
+        self.problems.extend(overlapping(recipe.steps, datasets, self.attempt))
         if self.problems:
             return None
         values = {label: shared[label] for label in recipe.values}

@@ -87,7 +87,13 @@ class Dataset(Protocol):
         """The fields of a batch, known without opening anything."""
 
     def __call__(self) -> Source:
-        """Open the source; raises DataError."""
+        """Open the source; raises DataError.
+
+        A dataset that can be held out of training may have a method `overlap(label, other, trained)`. It is
+        given its own label, and another dataset of the recipe, on which a model is trained that is measured
+        on this one: the label, and the options, which may be of any type. If the recipe alone says that
+        samples are in both although this one is held out, it gives a Problem without `where`; otherwise None.
+        """
 
 
 class Stateful(Protocol):

@@ -17,7 +17,7 @@ from fluxflow_registry import DataError, Field, Problem
 from .batching import PictureSource, fields_of, smaller, whole_multiple
 from .captions import from_file, from_sidecars
 from .files import SUFFIXES, Flaw, Sample, listing, shown, stem
-from .parting import Split, chosen, nothing_left, something_held_out, told
+from .parting import Split, astride, chosen, nothing_left, overlap, something_held_out, told
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,6 +100,15 @@ class Folder:
             raise DataError(nothing_left(self, len(sound), shown(root)))
         left_out = [flaw.problem for flaw in flaws if flaw.name is None or flaw.name in mine]
         return FolderSource(self, read, [sizes[sample.path] for sample in read], left_out, told(self, read, sound))
+
+    def overlap(self, label: str, other: str, trained: object) -> Problem | None:
+        """What is wrong where this is held out, and another dataset of the same pictures is trained on."""
+        if not isinstance(trained, Folder):
+            return None
+        root, theirs = (Path(os.path.realpath(Path(each.path).expanduser())) for each in (self, trained))
+        if root == theirs:
+            return overlap(self, label, other, trained)
+        return astride(self, label, other, root, theirs)
 
     def _part(self, names: Sequence[str]) -> set[str]:
         """The names of the pictures that are read, sound or not. The whole folder is judged, whatever is held out."""

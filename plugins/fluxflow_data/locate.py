@@ -71,6 +71,13 @@ def located(stated: Sequence[str], problems: list[Problem]) -> list[str]:
     return found
 
 
+def named(stated: str | Sequence[str]) -> set[str]:
+    """The shards for which `shards` stands, each by the one name that it has however it is stated."""
+    entries = [stated] if isinstance(stated, str) else stated
+    found = {path for entry in entries for path in _files(entry if is_remote(entry) else os.path.expanduser(entry), [])}
+    return {path if is_remote(path) else os.path.realpath(path) for path in found} | set(entries)
+
+
 def _files(entry: str, problems: list[Problem]) -> Iterator[str]:
     """The paths for which an entry stands: braces multiply it, and `*`, `?` and `[...]` match what there is."""
     for path in expanded(entry):

@@ -11,8 +11,8 @@ from fluxflow_registry import DataError, Field, Problem
 
 from .batching import PictureSource, fields_of, smaller, whole_multiple
 from .captions import text_of
-from .locate import located, refuse
-from .parting import Split, chosen, nothing_left, something_held_out, told
+from .locate import located, named, refuse
+from .parting import Split, chosen, nothing_left, overlap, something_held_out, told
 from .reading import Reader
 
 if TYPE_CHECKING:
@@ -110,6 +110,12 @@ class WebDataset:
     def fields(self) -> Mapping[str, Field]:
         """Say what a batch holds, per sample."""
         return fields_of(self)
+
+    def overlap(self, label: str, other: str, trained: object) -> Problem | None:
+        """What is wrong where this is held out, and another dataset with some of the same shards is trained on."""
+        if not isinstance(trained, WebDataset):
+            return None
+        return overlap(self, label, other, trained) if named(self.shards) & named(trained.shards) else None
 
     def __call__(self) -> ShardSource:
         """Open the shards; raises DataError with everything that is wrong in any of them."""

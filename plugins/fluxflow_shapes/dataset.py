@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen, validators
 
-from fluxflow_registry import Field
+from fluxflow_registry import Field, Problem
 from fluxflow_shapes.vocabulary import Split, caption_of
 
 if TYPE_CHECKING:
@@ -44,6 +44,14 @@ class Shapes:
             ),
             "caption": Field(shape=None, dtype="text", meaning="what the picture shows"),
         }
+
+    def overlap(self, label: str, other: str, trained: object) -> Problem | None:
+        """What is wrong where this shows the held-out pairs, and another dataset that shows them is trained on."""
+        if self.split != "held_out" or not isinstance(trained, Shapes) or trained.split == "train":
+            return None
+        told = f"`{other}` is trained on, and has `split: {trained.split}`"
+        hint = (("or else", f"`split: train` in `{other}`, or `split: all` in `{label}`, which promises nothing"),)
+        return Problem(f"dataset `{label}` shows pairs that are held out, and training sees them: {told}", None, hint)
 
     def __call__(self) -> ShapesSource:
         """Open the dataset."""

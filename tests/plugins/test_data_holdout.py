@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from attrs import evolve
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -19,6 +20,7 @@ from fluxflow_data.shards import WebDataset
 from fluxflow_registry import DataError, SampleError, hookimpl
 from fluxflow_registry.check import Checked
 from fluxflow_registry.engine.survey import survey
+from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.registry import load
 from fluxflow_registry.state import store
 
@@ -304,3 +306,96 @@ def test_the_best_epoch_is_chosen_on_what_is_never_trained_on_and_a_stop_changes
     _, meta = store.load(best)
     assert meta["position"]["epoch"] == read.bounds.index(min(read.bounds[:3])) + 1
     assert finals(again) == finals(run)
+
+
+#: The setting of a held-out part of shards.
+VAL = "datasets.val={type: webdataset, shards: PATH, holdout: 0.3, split: held_out}"
+
+SPLITS = st.sampled_from(["train", "held_out", "all"])
+
+
+@given(mine=st.floats(0.01, 0.99), share=st.floats(0, 0.99), split=SPLITS)
+def test_two_parts_are_told_to_overlap_just_where_a_name_can_be_in_both(mine: float, share: float, split: Any) -> None:
+    assume(share > 0 or split != "held_out")
+    held, trained = Folder("x", holdout=mine, split="held_out"), Folder("./x", holdout=share, split=split)
+    chance = mine / 2 if split != "train" else (mine + share) / 2  # where a name would lie, if one were in both
+
+    told = held.overlap("val", "train", trained)
+
+    both = chance < mine and {"train": chance >= share, "held_out": True, "all": True}[split]
+    assert (told is not None) == both
+    assert evolve(held, split="all").overlap("val", "train", trained) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ([], None),
+        (["datasets.train.holdout=0.5"], None),
+        (["datasets.val.split=all", "datasets.train.holdout=0"], None),
+        (["datasets.val.path=elsewhere"], None),
+        (["datasets.val.path=PATH/.hidden"], None),
+        (["steps.vae.evaluate.val.dataset=train", "datasets.train.holdout=0"], None),
+        (["datasets.train.holdout=0.1"], "`train` has `holdout: 0.1`, where `val` has `holdout: 0.3`"),
+        (["datasets.train.holdout=0"], "`train` has no `holdout`, where `val` has `holdout: 0.3`"),
+        (["datasets.train.split=all"], "`train` has `split: all`, where `val` has `holdout: 0.3`"),
+        (
+            ["datasets.val.path=PATH/in"],
+            "the folder of `val` is within that of `train`, where its pictures have other names",
+        ),
+        (
+            ["datasets.train={type: webdataset, shards: 'a{0..3}.tar'}", VAL.replace("PATH", "['a2.tar']")],
+            "`train` has no `holdout`, where `val` has `holdout: 0.3`",
+        ),
+        (["datasets.train={type: webdataset, shards: 'a{0..3}.tar'}", VAL.replace("PATH", "a4.tar")], None),
+        (
+            ["datasets.train={type: shapes, split: all}", "datasets.val={type: shapes, split: held_out}"],
+            "dataset `val` shows pairs that are held out, and training sees them: `train` is trained on",
+        ),
+        (["datasets.train={type: shapes}", "datasets.val={type: shapes, split: held_out}"], None),
+    ],
+)
+def test_held_out_samples_that_are_trained_on_are_found_in_the_recipe_alone(
+    settings: list[str], expected: str | None, prove: Callable[..., Checked], tmp_path: Path
+) -> None:
+    def checked() -> Checked:
+        path = str(tmp_path / "pictures")
+        return prove(RECIPE.replace("PATH", path), *(setting.replace("PATH", path) for setting in settings))
+
+    if expected is None:
+        checked()
+        return
+
+    with pytest.raises(RecipeError) as caught:
+        checked()
+
+    (problem,) = caught.value.problems
+    assert expected in problem.message
+
+
+def test_both_entries_are_named_with_their_places_through_all_steps_that_led_there_and_no_others(
+    prove: Callable[..., Checked], tmp_path: Path
+) -> None:
+    text = RECIPE.replace("PATH", "pictures").replace("holdout: 0.3}", "holdout: 0.1}")
+    measured = text[text.index("    evaluate") :]
+    step = text[text.index("  vae:\n") : text.index("    evaluate")]
+    last = step.replace("vae:\n", "last:\n    after: vae\n", 1).replace("train\n", "plain\n")
+    plain = "  plain: {type: folder, path: pictures, image_size: 16, holdout: 0.3}\nsteps:"
+    text = (
+        text.replace("steps:", plain).replace(measured, "")
+        + last
+        + measured.replace("    best: {metric: val/elbo}\n", "")
+    )
+
+    with pytest.raises(RecipeError) as caught:
+        prove(text)
+    prove(text.replace("after: vae", "after: null"))
+
+    place = tmp_path / "r.yaml"
+    (problem,) = caught.value.problems
+    assert problem.where == f"{place}:9:15"
+    assert dict(problem.notes) == {
+        "trained on": f"`train` ({place}:8:17), in step `vae`",
+        "measured in": f"evaluation `val` of step `last` ({place}:36:22)",
+        "or else": "`holdout: 0.3` in `train`, or `split: all` in `val`, which promises nothing",
+    }
