@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fluxflow_registry.errors import FluxflowError, Problem
+from attrs import evolve
+
+from fluxflow_registry.errors import DataError, FluxflowError, Problem
 from fluxflow_registry.registry import Registry, load
+
+#: Problems of data that are shown where there are more; JSON has all of them.
+FEW = 10
 
 
 def load_plugins(files: Sequence[str]) -> Registry:
@@ -86,11 +94,44 @@ def report(error: FluxflowError, as_json: bool) -> int:
     problems = error.problems
     if as_json:
         emit_json({"problems": [_row(problem) for problem in problems]})
-    else:
-        say("\n\n".join(str(problem) for problem in problems))
-        if len(problems) > 1:
-            say(f"\n{len(problems)} problems")
+        return error.exit_code
+    shown = few(problems) if isinstance(error, DataError) else problems
+    told = unrepeated(shown) if isinstance(error, DataError) else shown
+    say("\n\n".join(map(str, told)))
+    if len(problems) > len(shown):
+        kinds = Counter(map(kind_of, problems)) - Counter(map(kind_of, shown))
+        width = len(f"{max(kinds.values()):,}")
+        rows = [f"    {count:>{width},}  {kind}" for kind, count in kinds.most_common(FEW)]
+        rows += [f"    and of {len(kinds) - FEW:,} more kinds"] if len(kinds) > FEW else []
+        others = len(problems) - len(shown)
+        say("\n".join([f"\n{len(problems):,} problems; --json prints the {others:,} that are not shown:", *rows]))
+    elif len(problems) > 1:
+        say(f"\n{len(problems)} problems")
     return error.exit_code
+
+
+def few(problems: Sequence[Problem]) -> list[Problem]:
+    """The first problems in their order, the first of each kind before others: a folder may have a thousand of one."""
+    kinds = dict.fromkeys(map(kind_of, problems))
+    firsts = [next(i for i, problem in enumerate(problems) if kind_of(problem) == kind) for kind in [*kinds][:FEW]]
+    rest = (number for number in range(len(problems)) if number not in firsts)
+    return [problems[number] for number in sorted([*firsts, *islice(rest, FEW - len(firsts))])]
+
+
+def unrepeated(problems: Sequence[Problem]) -> list[Problem]:
+    """The problems, each without the notes that stand under the one before: who asks, or what can be read."""
+    before = [frozenset[tuple[str, str]](), *(frozenset(problem.notes) for problem in problems)]
+    pairs = zip(problems, before, strict=False)
+    return [evolve(each, notes=tuple(note for note in each.notes if note not in last)) for each, last in pairs]
+
+
+def kind_of(problem: Problem) -> str:
+    """What is wrong in general, without the names, numbers and details of the one case."""
+    return _CASE.sub("...", problem.message.partition(": ")[0])
+
+
+#: What differs between two problems of a kind: what is quoted, and numbers.
+_CASE = re.compile(r"`[^`]*`|\b\d[\d,.]*\b")
 
 
 def _row(problem: Problem) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from fluxflow_registry.engine import folder as folders
 from fluxflow_registry.engine.batches import Reader
 from fluxflow_registry.engine.folder import ENVIRONMENT
 from fluxflow_registry.engine.loop import Stopped, train
+from fluxflow_registry.engine.refused import told_once
 from fluxflow_registry.engine.run import Run, open_sources
 from fluxflow_registry.engine.shapes import prove_shapes
 from fluxflow_registry.engine.starting import too_late
 from fluxflow_registry.engine.step import facts_of
-from fluxflow_registry.errors import Problem, RecipeError, RunError, TrainingError
+from fluxflow_registry.errors import DataError, Problem, RecipeError, RunError, TrainingError
 from fluxflow_registry.recipe import resolved
 from fluxflow_registry.registry import Registry
 from fluxflow_registry.resolve import resolve_recipe
@@ -64,8 +65,14 @@ def check_run(checked: Checked, device: str | None, as_json: bool) -> int:
     sources = open_sources(checked)
     warn_of_starts(checked, sources)
     counts = {name: len(source) for name, source in sources.items()}
-    for source in sources.values():
-        Reader(source, range(len(source)), 0).read(0, 1)
+    refused: dict[str, Sequence[Problem]] = {}
+    for name, source in sources.items():
+        try:
+            Reader(source, range(len(source)), 0).read(0, 1)
+        except DataError as error:
+            refused[name] = error.problems
+    if refused:
+        raise DataError(told_once(refused, checked.datasets))
     if as_json:
         emit_json({"shapes": shapes, "samples": counts})
         return 0

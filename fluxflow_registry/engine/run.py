@@ -22,6 +22,7 @@ from fluxflow_registry.engine.folder import RunFolder
 from fluxflow_registry.engine.held import remember_held
 from fluxflow_registry.engine.order import alike, buckets_of, filling, left_out
 from fluxflow_registry.engine.randomness import Draws, derive, prefer_repeatable
+from fluxflow_registry.engine.refused import told_once, unfilled
 from fluxflow_registry.engine.saving import Saved, Saver
 from fluxflow_registry.engine.settings import apply_settings
 from fluxflow_registry.engine.stateful import Beginnings
@@ -290,22 +291,22 @@ class Run:
 def open_sources(checked: Checked) -> dict[str, Source]:
     """Open every dataset of the recipe, before anything is written; raises DataError with all that is wrong."""
     sources = open_datasets(checked)
-    for step in checked.steps:
-        facts_of(step, sources[step.step.settings.dataset])
+    if problems := unfilled(checked, sources):
+        raise DataError(problems)
     return sources
 
 
 def open_datasets(checked: Checked) -> dict[str, Source]:
     """Open every dataset, whether or not it fills a batch of the steps that use it; raises DataError."""
     sources: dict[str, Source] = {}
-    problems: list[Problem] = []
+    refused: dict[str, Sequence[Problem]] = {}
     for name, dataset in checked.datasets.items():
         try:
             sources[name] = made(dataset)
         except FluxflowError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise DataError(problems)
+            refused[name] = error.problems
+    if refused:
+        raise DataError(told_once(refused, checked.datasets))
     return sources
 
 

@@ -125,12 +125,13 @@ class Folder:
         return {path: size for path, size in found if not isinstance(size, Problem)}
 
     def _helped(self, flaws: Sequence[Problem], sound: int, in_vain: bool) -> Sequence[Problem]:
-        """The flaws, the last of them with a word on how to do without what they are about."""
+        """The flaws, the first of them, which is always shown, with a word on how to do without what they are about."""
         if not flaws or not sound or in_vain:
             return flaws
+        told = f"{len(flaws):,} of {sound + len(flaws):,}"
         share = ceil(100 * len(flaws) / (sound + len(flaws))) / 100
-        note = ("or else", f"`damaged_at_most: {share}` leaves out what is damaged, and names it")
-        return [*flaws[:-1], evolve(flaws[-1], notes=(*flaws[-1].notes, note))]
+        note = ("or else", f"`damaged_at_most: {share}` leaves out what is damaged, and names it: {told}")
+        return [evolve(flaws[0], notes=(*flaws[0].notes, note)), *flaws[1:]]
 
     def _files(self, root: Path, problems: list[Problem]) -> dict[str, str]:
         """The folder's files by name, after telling what keeps it from being read."""

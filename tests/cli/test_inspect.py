@@ -109,11 +109,59 @@ def test_fewer_samples_are_read_where_the_command_says_so(call: Call, recipe: Pa
     assert (none.code, none.err) == (2, "--samples  at least one sample is read, not 0\n")
 
 
-def test_a_dataset_that_cannot_be_opened_is_an_error(call: Call, recipe: Path) -> None:
-    told = call(recipe, "--inspect-data", "--set", "datasets.shapes.path=nowhere")
+def test_a_dataset_that_cannot_be_opened_is_an_error_with_its_place(call: Call, recipe: Path) -> None:
+    told = call(recipe, "--inspect-data", "--set", "datasets.shapes.path=./nowhere")
 
     assert told.code == 2
-    assert "nowhere  there is no such folder" in told.err
+    asked = "asked by  dataset `shapes` (--set datasets.shapes.path=./nowhere)"
+    assert told.err == f"nowhere  there is no such folder\n    {asked}\n"
+
+
+@pytest.mark.parametrize("command", ["--inspect-data", "--check"])
+def test_what_is_wrong_with_files_of_two_datasets_is_told_once_and_names_both(
+    command: str, call: Call, recipe: Path
+) -> None:
+    text = recipe.read_text().replace("  held: {", "  more: {type: folder, path: pictures}\n  held: {", 1)
+    recipe.write_text(text)
+
+    told = call(recipe, command, "--set", "datasets.shapes.damaged_at_most=0")
+
+    lines = told.err.split("\n\n")
+    assert told.code == 2
+    assert [line.splitlines()[0].split(":")[0] for line in lines] == [
+        "pictures/empty.png  is empty",
+        "pictures/12.png  is damaged",
+        "2 problems",
+    ]
+    assert lines[0].splitlines()[-2:] == [
+        f"    asked by  dataset `shapes` ({recipe}:7:32)",
+        f"              dataset `more` ({recipe}:8:30)",
+    ]
+    assert lines[1].splitlines()[-1] == f"    asked by  dataset `more` ({recipe}:8:30)"
+
+
+def test_of_a_thousand_problems_the_first_of_each_kind_are_shown_and_the_others_counted(
+    call: Call, recipe: Path, tmp_path: Path
+) -> None:
+    for path in tmp_path.glob("pictures/*.txt"):
+        path.unlink()
+    (tmp_path / "pictures" / "empty.txt").write_text("caption")
+
+    told = call(recipe, "--check")
+    found = json.loads(call(recipe, "--check", "--json").out)["problems"]
+
+    heads = [paragraph.splitlines() for paragraph in told.err.split("\n\n")]
+    assert [head[0] for head in heads[:-1]] == [
+        *(f"pictures/{number:02}.png  has no caption" for number in range(9)),
+        "pictures/empty.png  is empty: 0 bytes",
+    ]
+    assert heads[-1] == ["21 problems; --json prints the 11 that are not shown:", "    11  has no caption"]
+    assert [place["where"] for place in found] == [
+        *(f"pictures/{number:02}.png" for number in range(20)),
+        "pictures/empty.png",
+    ]
+    assert told.err.count("asked by") == 1
+    assert all(place["notes"]["asked by"].startswith("dataset `shapes` (") for place in found)
 
 
 class Plain:

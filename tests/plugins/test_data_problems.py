@@ -90,7 +90,10 @@ def test_every_bad_line_of_a_captions_file_is_told_with_its_number(tmp_path: Pat
     notes = {p.message: dict(p.notes) for p in caught.value.problems}
     assert notes["there is no file `goood.png` in the folder"] == {"nearest": "good.png"}
     assert notes["`./good.png` has a caption already"] == {"first": f"{table}:1"}
-    assert notes["there is no tab between name and caption"] == {"line": "good.png no tab"}
+    assert notes["there is no tab between name and caption"] == {
+        "line": "good.png no tab",
+        "or else": "`damaged_at_most: 0.91` leaves out what is damaged, and names it: 10 of 11",
+    }
 
 
 def test_captions_beside_pictures_must_be_there_and_say_something_in_utf_8(tmp_path: Path) -> None:
