@@ -15,7 +15,7 @@ from fluxflow_registry.contracts import Field, Source
 from fluxflow_registry.engine.order import epoch_order
 from fluxflow_registry.engine.run import open_datasets
 from fluxflow_registry.engine.sheet import contact_sheet
-from fluxflow_registry.engine.survey import Stored, Survey, Texts, Use, sound, survey, use
+from fluxflow_registry.engine.survey import Measured, Stored, Survey, Texts, Use, sound, survey, use
 from fluxflow_registry.errors import FluxflowError, Problem, RunError, counted, one_line, printable
 
 #: Samples of a dataset that are read where the command line says nothing.
@@ -36,6 +36,7 @@ class Inspected:
     fields: Mapping[str, Field]
     survey: Survey
     uses: tuple[Use, ...]
+    measured: tuple[Measured, ...]
     sheet: Path | None
 
 
@@ -72,7 +73,19 @@ def inspected(checked: Checked, name: str, source: Source, folder: Path, samples
         raise FluxflowError(
             Problem(f"dataset `{name}` cannot give its samples: {one_line(error)}", dataset.where)
         ) from error
-    return Inspected(dataset.component.name, fields_of(dataset), surveyed, tuple(uses), sheet)
+    return Inspected(
+        dataset.component.name, fields_of(dataset), surveyed, tuple(uses), measured(checked, name, source), sheet
+    )
+
+
+def measured(checked: Checked, name: str, source: Source) -> tuple[Measured, ...]:
+    """The evaluations that take a dataset."""
+    return tuple(
+        Measured(step.name, label, min(each.evaluation.settings.samples, len(source)))
+        for step in checked.steps
+        for label, each in step.evaluations.items()
+        if each.evaluation.settings.dataset == name
+    )
 
 
 def fields_of(dataset: Configured) -> Mapping[str, Field]:
@@ -107,23 +120,37 @@ def data(found: Mapping[str, Inspected]) -> dict[str, Any]:
 def text(name: str, found: Inspected) -> str:
     """What was found in one dataset, as text."""
     seen = found.survey
-    lines = [f"dataset {name} ({found.type}): {counted(seen.samples, 'sample')}"]
-    rows: list[tuple[str, str]] = [(f"field {key}", _field(field)) for key, field in found.fields.items()]
+    less = f", and {len(seen.left_out):,} left out" if seen.left_out else ""
+    lines = [f"dataset {name} ({found.type}): {counted(seen.samples, 'sample')}{less}"]
+    rows: list[tuple[str, str]] = [("note", note) for note in seen.notes]
+    rows += [(f"field {key}", _field(field)) for key, field in found.fields.items()]
     if seen.stored is not None:
         rows.append(("pictures", _stored(seen.stored)))
     rows += [(f"bucket {bucket}", counted(number, "sample")) for bucket, number in seen.buckets.items()]
     for each in found.uses:
         rows += _use(each, bool(seen.buckets))
-    rows += [(key, _texts(texts)) for key, texts in seen.texts.items()]
-    lines += _table([*rows, *(("note", note) for note in seen.notes)])
-    for problems, words in ((seen.left_out, "found damaged on opening and left out"), (seen.damaged, "damaged")):
-        if problems:
-            lines += [f"    {counted(len(problems), 'sample')} {words}:", *_named(problems)]
-    if seen.read < seen.samples:
-        lines.append(f"    {seen.read:,} of them were read, evenly spread; --samples reads more")
-    elif not seen.damaged:
-        lines.append("    all of them can be read")
+    rows += _measured(found.measured, seen.samples)
+    if not found.uses and not found.measured:
+        rows.append(("steps", "none trains on it, and no evaluation measures on it"))
+    rows += [row for key, texts in seen.texts.items() for row in _texts(key, texts)]
+    lines += _table(rows)
+    if seen.left_out:
+        told = "left out on opening, damaged or without a caption"
+        lines += [f"    {len(seen.left_out):,} {told}:", *_named(seen.left_out)]
+    if seen.damaged:
+        told = "cannot be read, others take their places"
+        lines += [f"    {counted(len(seen.damaged), 'sample')} {told}:", *_named(seen.damaged)]
+    lines += [f"    {_readable(seen)}"] if seen.read else []
     return "\n".join([*lines, *([f"    contact sheet: {found.sheet}"] if found.sheet else [])])
+
+
+def _readable(seen: Survey) -> str:
+    """What of a dataset can be read, as far as it has been: beside what is damaged nobody is told that all can."""
+    if seen.read < seen.samples:
+        which = "the others of these" if seen.damaged else "all of these"
+        some = f"{seen.read:,} of {counted(seen.samples, 'sample')}, evenly spread, were read"
+        return f"{some}; {which} can be read, and --samples reads more"
+    return f"all {'others' if seen.damaged or seen.left_out else 'samples'} can be read"
 
 
 def _field(field: Field) -> str:
@@ -136,7 +163,9 @@ def _stored(stored: Stored) -> str:
     smallest, median, largest = (
         f"{width:,} x {height:,}" for width, height in (stored.smallest, stored.median, stored.largest)
     )
-    unknown = f"; of {stored.unknown:,} not known" if stored.unknown else ""
+    unknown = f"; the size of {stored.unknown:,} is not known" if stored.unknown else ""
+    if smallest == largest:
+        return f"stored as {smallest}, each of them{unknown}"
     return f"stored as {smallest} to {largest}, median {median}{unknown}"
 
 
@@ -148,16 +177,29 @@ def _use(use: Use, bucketed: bool) -> list[tuple[str, str]]:
         rows.append(("", "of each bucket " + ", ".join(f"{name}: {number:,}" for name, number in by_bucket)))
     left = use.filling.told()
     rows += [("", left)] if left else []
-    return rows + ([("", f"begins with {', '.join(use.first)}")] if use.first else [])
+    return rows + ([("", f"begins with the samples {', '.join(use.first)}")] if use.first else [])
 
 
-def _texts(texts: Texts) -> str:
-    longest = f"{texts.longest:,} at most ({texts.longest_name})"
-    told = f"{texts.mean:.0f} characters on average, {longest}, {texts.empty:,} empty"
-    if not texts.repeated:
-        return f"{told}, no two the same"
-    often = "; ".join(f"{number:,} times `{_cut(words)}`" for words, number in texts.commonest)
-    return f"{told}, {texts.repeated:,} not the only one of their kind: {often}"
+def _measured(measured: Sequence[Measured], samples: int) -> list[tuple[str, str]]:
+    """A row for each evaluation that takes the dataset."""
+    return [
+        (f"step {each.step}", f"evaluation {each.evaluation} measures on {each.samples:,} of {samples:,} samples")
+        for each in measured
+    ]
+
+
+def _texts(field: str, texts: Texts) -> list[tuple[str, str]]:
+    """The figures of the texts of a field, in a row each."""
+    if texts.empty == texts.number:
+        return [(field, "empty in every sample")]
+    rows = [f"{texts.mean:.0f} characters on average, {texts.longest:,} at most (sample {texts.longest_name})"]
+    rows += [f"{texts.empty:,} of {texts.number:,} are empty"] if texts.empty else []
+    if texts.repeated:
+        rows.append(f"{texts.repeated:,} of {texts.number:,} are the same as another's, such as")
+        rows += [f"{number:,} times `{_cut(words)}`" for words, number in texts.commonest]
+    else:
+        rows.append("no two are the same")
+    return [(field, rows[0]), *(("", row) for row in rows[1:])]
 
 
 def _cut(words: str) -> str:

@@ -22,8 +22,9 @@ FIRST = 8
 
 @frozen
 class Texts:
-    """The texts of one field: how many are empty, and are not the only one of their kind; the longest."""
+    """The texts of one field: how many there are, are empty, and are the same as another's; the longest."""
 
+    number: int
     empty: int
     repeated: int
     longest: int
@@ -51,6 +52,15 @@ class Use:
     views: int
     batches: int
     first: tuple[str, ...]
+
+
+@frozen
+class Measured:
+    """How one evaluation of a step takes a dataset: so many of its samples at most."""
+
+    step: str
+    evaluation: str
+    samples: int
 
 
 @frozen
@@ -139,6 +149,7 @@ def text_figures(source: Source, texts: Mapping[int, str]) -> Texts:
     counts = Counter(text for text in texts.values() if text.strip())
     longest = max(texts, key=lambda index: len(texts[index]))
     return Texts(
+        number=len(texts),
         empty=sum(not text.strip() for text in texts.values()),
         repeated=sum(count for count in counts.values() if count > 1),
         longest=len(texts[longest]),

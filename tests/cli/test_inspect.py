@@ -54,17 +54,18 @@ def test_counts_buckets_captions_order_and_damage_are_told(call: Call, recipe: P
 
     assert told.code == 0
     out = " ".join(told.out.split())
-    assert "dataset shapes (folder): 20 samples" in out
+    assert "dataset shapes (folder): 20 samples, and 1 left out" in out
     assert "float32 [3, 32, 32] or [3, 40, 24], [3, 24, 40], " in out
     assert "stored as 32 x 32 to 96 x 32, median 24 x 48" in out
     assert "bucket 24 x 40 9 samples bucket 32 x 32 9 samples bucket 40 x 24 2 samples" in out
     assert "step vae 4 batches of 4 in an epoch, each in 2 sizes" in out
     assert "of each bucket 24 x 40: 2, 32 x 32: 2, 40 x 24: 0" in out
     assert "never trained on, as the bucket has less than a batch of 4: 40 x 24 (2)" in out
-    assert "36 at most (pictures/07.png), 0 empty, 3 not the only one of their kind: 3 times `the same`" in out
-    assert "1 sample found damaged on opening and left out: pictures/empty.png is empty: 0 bytes" in out
-    assert "1 sample damaged: pictures/12.png is damaged: " in out
-    assert "dataset held (shapes): 50 samples" in out
+    assert "36 at most (sample pictures/07.png) 3 of 19 are the same as another's, such as 3 times `the same` " in out
+    assert "1 left out on opening, damaged or without a caption: pictures/empty.png is empty: 0 bytes" in out
+    assert "1 sample cannot be read, others take their places: pictures/12.png is damaged: " in out
+    assert "dataset held (shapes): 50 samples field" in out
+    assert "step vae evaluation seen measures on 50 of 50 samples" in out
 
 
 def test_the_order_that_is_told_is_the_order_that_is_trained_on(call: Call, recipe: Path, prove: Any) -> None:
@@ -86,6 +87,7 @@ def test_json_holds_every_figure(call: Call, recipe: Path) -> None:
     assert found["shapes"]["survey"]["texts"]["caption"]["repeated"] == 3
     assert [p["where"] for p in found["shapes"]["survey"]["damaged"]] == ["pictures/12.png"]
     assert found["held"]["uses"] == []
+    assert found["held"]["measured"] == [{"step": "vae", "evaluation": "seen", "samples": 50}]
     assert found["held"]["sheet"] == "out/inspect-tiny/held.png"
 
 
@@ -103,9 +105,14 @@ def test_the_sheet_shows_what_training_sees_first(call: Call, recipe: Path, tmp_
 
 def test_fewer_samples_are_read_where_the_command_says_so(call: Call, recipe: Path) -> None:
     told = call(recipe, "--inspect-data", "--samples", "5")
+    unused = call(recipe, "--inspect-data", "--samples", "5", "--set", "steps.vae.evaluate.seen=false")
     none = call(recipe, "--inspect-data", "--samples", "0")
 
-    assert "5 of them were read, evenly spread; --samples reads more" in told.out
+    assert (
+        "    5 of 20 samples, evenly spread, were read; all of these can be read, and --samples reads more\n"
+        in told.out
+    )
+    assert "none trains on it, and no evaluation measures on it" in unused.out.split("dataset held")[1]
     assert (none.code, none.err) == (2, "--samples  at least one sample is read, not 0\n")
 
 
@@ -115,6 +122,35 @@ def test_a_dataset_that_cannot_be_opened_is_an_error_with_its_place(call: Call, 
     assert told.code == 2
     asked = "asked by  dataset `shapes` (--set datasets.shapes.path=./nowhere)"
     assert told.err == f"nowhere  there is no such folder\n    {asked}\n"
+
+
+@pytest.mark.parametrize(
+    ("verify", "damaged", "told"),
+    [
+        ("true", ["cut", "empty", "text"], "all others can be read"),
+        ("false", ["cut", "empty", "text"], "all others can be read"),
+        ("false", ["cut"], "all others can be read"),
+        ("true", [], "all samples can be read"),
+    ],
+)
+def test_beside_damage_nobody_is_told_that_all_samples_can_be_read(
+    verify: str, damaged: list[str], told: str, call: Call, recipe: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "four"
+    folder.mkdir()
+    for name in "abcd":
+        Image.effect_noise((32, 32), 64).save(folder / f"{name}.png")
+    whole = (folder / "a.png").read_bytes()
+    for name in damaged:
+        (folder / f"{name}.png").write_bytes({"cut": whole[:300], "empty": b"", "text": b"some text"}[name])
+    dataset = f"{{type: folder, path: four, uncaptioned: true, damaged_at_most: 0.5, verify: {verify}}}"
+
+    out = call(recipe, "--inspect-data", "--set", f"datasets.shapes={dataset}", "--set", "steps.vae.batch_size=2").out
+
+    first = out.split("\n\n")[0].splitlines()
+    assert first[-2] == f"    {told}"
+    assert sum(line.startswith("        four/") for line in first) == len(damaged)
+    assert "    caption        empty in every sample" in first
 
 
 @pytest.mark.parametrize("command", ["--inspect-data", "--check"])
