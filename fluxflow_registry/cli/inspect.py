@@ -175,6 +175,8 @@ def _use(use: Use, bucketed: bool) -> list[tuple[str, str]]:
     if bucketed:
         by_bucket = zip(use.filling.names, use.filling.batches, strict=True)
         rows.append(("", "of each bucket " + ", ".join(f"{name}: {number:,}" for name, number in by_bucket)))
+    if not use.batches:
+        return [*rows, ("", f"it fills no batch of {use.filling.batch_size}, so training refuses to begin")]
     left = use.filling.told()
     rows += [("", left)] if left else []
     return rows + ([("", f"begins with the samples {', '.join(use.first)}")] if use.first else [])
@@ -183,7 +185,10 @@ def _use(use: Use, bucketed: bool) -> list[tuple[str, str]]:
 def _measured(measured: Sequence[Measured], samples: int) -> list[tuple[str, str]]:
     """A row for each evaluation that takes the dataset."""
     return [
-        (f"step {each.step}", f"evaluation {each.evaluation} measures on {each.samples:,} of {samples:,} samples")
+        (
+            f"step {each.step}",
+            f"evaluation {each.evaluation} measures on {each.samples:,} of {counted(samples, 'sample')}",
+        )
         for each in measured
     ]
 
@@ -192,7 +197,9 @@ def _texts(field: str, texts: Texts) -> list[tuple[str, str]]:
     """The figures of the texts of a field, in a row each."""
     if texts.empty == texts.number:
         return [(field, "empty in every sample")]
-    rows = [f"{texts.mean:.0f} characters on average, {texts.longest:,} at most (sample {texts.longest_name})"]
+    rows = [
+        f"{counted(round(texts.mean), 'character')} on average, {texts.longest:,} at most (sample {texts.longest_name})"
+    ]
     rows += [f"{texts.empty:,} of {texts.number:,} are empty"] if texts.empty else []
     if texts.repeated:
         rows.append(f"{texts.repeated:,} of {texts.number:,} are the same as another's, such as")

@@ -33,7 +33,7 @@ def from_file(
         if problem is not None:
             flaws.append(Flaw(problem))
     if table.is_file() and files is not None:
-        for name in pictures:
+        for name in sorted(pictures):
             if name not in first:
                 flaws.append(Flaw(Problem(f"has no caption in {shown(table)}", shown(root / name)), name))
     return [Sample(root / (files or {})[name], captions[name], name) for name in sorted(captions)]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from fluxflow_registry import Problem
 
@@ -30,6 +31,18 @@ class Flaw:
 
     problem: Problem
     name: str | None = None
+
+
+def each_once(flaws: Iterable[Flaw]) -> list[Flaw]:
+    """The flaws, those of one picture as one: it is one picture that cannot be used, however much is wrong with it."""
+    found: dict[object, Flaw] = {}
+    for number, flaw in enumerate(flaws):
+        key: object = number if flaw.name is None else flaw.name
+        first = found.setdefault(key, flaw).problem
+        if first is not flaw.problem:
+            notes = (*first.notes, ("besides", flaw.problem.message), *flaw.problem.notes)
+            found[key] = evolve(flaw, problem=evolve(first, notes=notes))
+    return list(found.values())
 
 
 def stem(name: str) -> str:

@@ -16,7 +16,7 @@ from fluxflow_registry import DataError, Field, Problem
 
 from .batching import PictureSource, fields_of, smaller, whole_multiple
 from .captions import from_file, from_sidecars
-from .files import SUFFIXES, Flaw, Sample, listing, shown, stem
+from .files import SUFFIXES, Flaw, Sample, each_once, listing, shown, stem
 from .parting import Split, astride, chosen, nothing_left, overlap, something_held_out, told
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ class Folder:
         names = {root / files[name]: name for name in pictures} | {sample.path: sample.name for sample in samples}
         sizes = self._survey(root, names, flaws)
         sound = [sample for sample in samples if sample.path in sizes]
+        flaws = each_once(flaws)
         if problems or not sound or len(flaws) > self.damaged_at_most * (len(sound) + len(flaws)):
             wrong = [flaw.problem for flaw in flaws]
             raise DataError([*problems, *self._helped(wrong, len(sound), bool(problems))])

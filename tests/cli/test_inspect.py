@@ -106,6 +106,7 @@ def test_the_sheet_shows_what_training_sees_first(call: Call, recipe: Path, tmp_
 def test_fewer_samples_are_read_where_the_command_says_so(call: Call, recipe: Path) -> None:
     told = call(recipe, "--inspect-data", "--samples", "5")
     unused = call(recipe, "--inspect-data", "--samples", "5", "--set", "steps.vae.evaluate.seen=false")
+    large = call(recipe, "--inspect-data", "--samples", "5", "--set", "steps.vae.batch_size=64")
     none = call(recipe, "--inspect-data", "--samples", "0")
 
     assert (
@@ -113,6 +114,7 @@ def test_fewer_samples_are_read_where_the_command_says_so(call: Call, recipe: Pa
         in told.out
     )
     assert "none trains on it, and no evaluation measures on it" in unused.out.split("dataset held")[1]
+    assert "it fills no batch of 64, so training refuses to begin" in large.out
     assert (none.code, none.err) == (2, "--samples  at least one sample is read, not 0\n")
 
 

@@ -194,6 +194,21 @@ def test_problems_of_captions_and_of_pictures_come_in_one_report(tmp_path: Path)
     assert told(tmp_path) == {"a.png": "has no caption", "b.png": "is empty: 0 bytes"}
 
 
+def test_a_picture_with_which_two_things_are_wrong_is_one_picture(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", None).write_bytes(b"")
+    picture(tmp_path / "b.png")
+    picture(tmp_path / "c.png", None)
+
+    with pytest.raises(DataError) as caught:
+        Folder(path=str(tmp_path), damaged_at_most=0.6)()
+    source = Folder(path=str(tmp_path), damaged_at_most=0.7)()
+
+    first, second = caught.value.problems
+    assert (first.message, dict(first.notes)["besides"]) == ("has no caption", "is empty: 0 bytes")
+    assert dict(first.notes)["or else"].endswith("2 of 3")
+    assert [problem.where for problem in source.left_out] == [first.where, second.where]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 def test_a_name_of_strange_bytes_is_told_in_printable_characters(tmp_path: Path) -> None:
     import os
