@@ -112,8 +112,10 @@ def report(error: FluxflowError, as_json: bool) -> int:
 
 def few(problems: Sequence[Problem]) -> list[Problem]:
     """The first problems in their order, the first of each kind before others: a folder may have a thousand of one."""
-    kinds = dict.fromkeys(map(kind_of, problems))
-    firsts = [next(i for i, problem in enumerate(problems) if kind_of(problem) == kind) for kind in [*kinds][:FEW]]
+    first: dict[str, int] = {}
+    for number, problem in enumerate(problems):
+        first.setdefault(kind_of(problem), number)
+    firsts = [*first.values()][:FEW]
     rest = (number for number in range(len(problems)) if number not in firsts)
     return [problems[number] for number in sorted([*firsts, *islice(rest, FEW - len(firsts))])]
 

@@ -32,7 +32,8 @@ def summary(checked: Checked) -> str:
         frozen = sorted(step.plan.models - step.plan.trains)
         lines += [f"    frozen: {', '.join(frozen)}"] if frozen else []
         lines += [
-            f"    measures {name}: {', '.join(e.metrics)} over {e.evaluation.settings.samples} samples"
+            f"    measures {name}: {', '.join(e.metrics)} over "
+            f"{counted(e.evaluation.settings.samples, 'sample')} of `{e.evaluation.settings.dataset}`"
             for name, e in step.evaluations.items()
         ]
     return "\n".join(lines)

@@ -44,6 +44,7 @@ def test_a_valid_recipe_is_told_on_a_few_lines(call: Call) -> None:
     assert "\nstep 2: vae_gan after vae_warmup (" in told.out
     assert "    discriminator: trains discriminator; losses hinge_discriminator, r1\n" in told.out
     assert "    frozen: compressor\n" in told.out
+    assert "    measures held_out: shapes_judge over 256 samples of `held_out`" in told.out
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
