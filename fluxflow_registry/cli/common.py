@@ -43,7 +43,7 @@ def parse(parser: ArgumentParser, argv: Sequence[str] | None) -> Namespace:
 
 def command_of(prog: str, argv: Sequence[str] | None) -> str:
     """The command that goes on with what this one begins, as a shell takes it: all of it but `--fresh`."""
-    module = Path(sys.argv[0]).name == "__main__.py"
+    module = Path(sys.argv[0]).parts[-2:] == ("fluxflow_registry", "__main__.py")
     begun = ["python", "-m", "fluxflow_registry"] if module else [prog]
     stated = os.environ.get("FLUXFLOW_PLUGINS")
     plugins = "" if stated is None else f"FLUXFLOW_PLUGINS={shlex.quote(stated)} "

@@ -13,7 +13,8 @@ from typing import Any
 
 from fluxflow_registry import __version__
 from fluxflow_registry.check import Checked, CheckedStep, check
-from fluxflow_registry.cli.common import emit, emit_json, finish, load_plugins, say
+from fluxflow_registry.cli.again import check_again
+from fluxflow_registry.cli.common import emit, emit_json, finish, load_plugins, parse, say
 from fluxflow_registry.cli.place import Place, place_of
 from fluxflow_registry.cli.prompts import Prompt, read_prompts
 from fluxflow_registry.errors import Problem, RecipeError, RunError, choices
@@ -78,7 +79,7 @@ def main(arguments: argparse.Namespace) -> int:
             raise RecipeError(Problem("a batch holds at least one picture", "--batch-size"))
         say("note: pictures are drawn one by one, so that none depends on another; --batch-size changes nothing")
     registry = load_plugins(arguments.plugin)
-    plain = check(place.run / "recipe.yaml", registry)
+    plain = check_again(place.run / "recipe.yaml", registry, arguments.command)
     leaf = leaf_of(plain, arguments.step or place.step)
     checked = check(place.run / "recipe.yaml", registry, settings_of(arguments, plain, leaf))
     pictures = draw(checked, checked.step(leaf.name), place, prompts, arguments)
@@ -243,5 +244,5 @@ def _hyphened(flag: str) -> str:
 
 def run(argv: Sequence[str] | None = None) -> None:
     """Entry point of `fluxflow-generate`."""
-    arguments = parser().parse_args(hyphened(sys.argv[1:] if argv is None else argv))
+    arguments = parse(parser(), hyphened(sys.argv[1:] if argv is None else argv))
     finish(lambda: main(arguments), arguments.json)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import evolve
 
-from fluxflow_registry.check import Checked, check
+from fluxflow_registry.cli.again import check_again
 from fluxflow_registry.cli.changes import changed, plugin_rows
 from fluxflow_registry.cli.common import emit, emit_json, say
 from fluxflow_registry.cli.train import device_of
 from fluxflow_registry.engine.bundle import RECIPE, Bundle, read_bundle
 from fluxflow_registry.engine.evidence import names_of
-from fluxflow_registry.engine.folder import ENVIRONMENT
 from fluxflow_registry.engine.replay import First, Replayed, replay
 from fluxflow_registry.engine.run import open_sources
 from fluxflow_registry.errors import Problem, RecipeError, TrainingError
@@ -33,7 +30,7 @@ def replay_bundle(arguments: argparse.Namespace, registry: Registry) -> int:
     refuse(arguments)
     device = device_of(arguments.device)
     bundle = read_bundle(Path(arguments.replay))
-    checked = recipe_of(bundle, registry)
+    checked = check_again(bundle.folder / RECIPE, registry, arguments.command)
     sources = open_sources(checked)
     for name in changed(bundle.folder, plugin_rows(registry)):
         say(f"note: plugin `{name}` has changed since the bundle was written")
@@ -56,33 +53,6 @@ def refuse(arguments: argparse.Namespace) -> None:
         raise RecipeError(Problem("a bundle has its own recipe, so no other is taken", arguments.recipe))
     if arguments.set:
         raise RecipeError(Problem("a batch is repeated with the recipe as it was", f"--set {arguments.set[0]}"))
-
-
-def recipe_of(bundle: Bundle, registry: Registry) -> Checked:
-    """The recipe of a bundle; what is unknown in it may be in a plugin file."""
-    try:
-        return check(bundle.folder / RECIPE, registry)
-    except RecipeError as error:
-        files = plugin_files(bundle, registry)
-        hint = "\n".join(f"--plugin {file}" for file in files) or "--plugin FILE, where it comes from a file"
-        raise RecipeError(
-            [
-                evolve(problem, notes=(*problem.notes, ("load it with", hint)))
-                if problem.message.startswith("unknown ")
-                else problem
-                for problem in error.problems
-            ]
-        ) from None
-
-
-def plugin_files(bundle: Bundle, registry: Registry) -> list[str]:
-    """The files of plugins with which the run was started and that are not loaded now."""
-    loaded = {plugin.name for plugin in registry.plugins}
-    try:
-        plugins = json.loads((bundle.folder / ENVIRONMENT).read_bytes())["plugins"]
-        return [p["distribution"] for p in plugins if p["name"] not in loaded and p["distribution"].endswith(".py")]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []
 
 
 def report_data(bundle: Bundle, found: Replayed, names: list[str], spoilt: list[str]) -> dict[str, Any]:

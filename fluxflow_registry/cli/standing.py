@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -302,11 +301,6 @@ def finds(folder: Path, record: Record) -> str | None:
         return place.name
     found, _ = folders.unfinished(place.parent, record.name, record.recipe)
     return found.path.name if found else None
-
-
-def replay_command(bundle: Path) -> str:
-    """The command that looks into a bundle."""
-    return shlex.join(["fluxflow-run", "--replay", str(bundle)])
 
 
 def position_of(content: Any) -> Position | None:

@@ -11,9 +11,10 @@ from typing import Any
 from attrs import asdict
 
 from fluxflow_registry.cli.changes import plugin_rows
-from fluxflow_registry.cli.standing import Glance, Record, Standing, glance, look, replay_command
+from fluxflow_registry.cli.standing import Glance, Record, Standing, glance, look
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.folder import IDENTITY
+from fluxflow_registry.engine.started import replay_command
 from fluxflow_registry.errors import LISTED, Problem, RunError, choices, counted, printable
 from fluxflow_registry.registry import Registry
 

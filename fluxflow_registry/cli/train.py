@@ -20,6 +20,7 @@ from fluxflow_registry.cli.common import emit, emit_json, say
 from fluxflow_registry.cli.signals import STOPPED, Signals
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine import folder as folders
+from fluxflow_registry.engine import started
 from fluxflow_registry.engine.batches import Reader
 from fluxflow_registry.engine.folder import ENVIRONMENT
 from fluxflow_registry.engine.loop import Stopped, train
@@ -100,7 +101,7 @@ def train_run(checked: Checked, registry: Registry, arguments: argparse.Namespac
     folder = find_folder(checked, folders.digest_of(resolved.plain(tree)), Path(arguments.output), arguments.fresh)
     lock = folder.lock()
     try:
-        write_facts(folder, resolved.dump(tree), registry, device)
+        write_facts(folder, resolved.dump(tree), registry, device, arguments.plugin)
         folder.write_identity(finished=False, facts=begun(checked, sources, arguments.command))
         run = Run(checked, folder, sources, device)
         signals.run = run
@@ -142,7 +143,9 @@ def find_folder(checked: Checked, digest: str, root: Path, fresh: bool) -> folde
     return folders.new(root, checked.recipe.name, digest)
 
 
-def write_facts(folder: folders.RunFolder, recipe: str, registry: Registry, device: torch.device) -> None:
+def write_facts(
+    folder: folders.RunFolder, recipe: str, registry: Registry, device: torch.device, files: list[str]
+) -> None:
     """Write the resolved recipe and the environment into the run's folder; an allow-list, never a secret."""
     facts: dict[str, Any] = {
         "fluxflow_registry": __version__,
@@ -152,6 +155,7 @@ def write_facts(folder: folders.RunFolder, recipe: str, registry: Registry, devi
         "device": str(device),
         "threads": torch.get_num_threads(),
         "plugins": plugin_rows(registry),
+        started.KEY: started.recorded(files),
     }
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)

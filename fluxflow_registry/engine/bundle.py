@@ -15,6 +15,7 @@ from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.evidence import Evidence, names_of
 from fluxflow_registry.engine.folder import ENVIRONMENT
 from fluxflow_registry.engine.run import Run
+from fluxflow_registry.engine.started import replay_command
 from fluxflow_registry.engine.step import LiveStep
 from fluxflow_registry.engine.turn import Turn
 from fluxflow_registry.errors import Problem, RunError, one_line
@@ -43,7 +44,7 @@ def write_bundle(run: Run, live: LiveStep, turn: Turn, position: Position, held:
     """
     folder = run.folder / FOLDER / f"{position.run_batch:09d}-{turn.name}"
     if folder.exists():
-        return f"\n    look into it  fluxflow-run --replay {folder}"
+        return f"\n    look into it  {replay_command(folder)}"
     if run.silent or len(bundles(run.folder)) >= MOST:
         return ""
     working = folder.with_name(f".{folder.name}.writing")
@@ -62,7 +63,7 @@ def write_bundle(run: Run, live: LiveStep, turn: Turn, position: Position, held:
     except OSError as error:
         shutil.rmtree(working, ignore_errors=True)
         return f"\n    the bundle to look into it could not be written: {one_line(error)}"
-    return f"\n    look into it  fluxflow-run --replay {folder}"
+    return f"\n    look into it  {replay_command(folder)}"
 
 
 def bundles(run: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from fluxflow_registry.engine.bundle import bundles, write_bundle
 from fluxflow_registry.engine.entering import State, made_ready, start_from
 from fluxflow_registry.engine.evidence import names_of
 from fluxflow_registry.engine.run import Run
+from fluxflow_registry.engine.started import replay_command
 from fluxflow_registry.engine.step import LiveStep
 from fluxflow_registry.engine.turn import Turn
 from fluxflow_registry.errors import Problem, RunError, TrainingError, counted
@@ -124,4 +125,4 @@ def report_skipped(run: Run, live: LiveStep, position: Position) -> None:
 
 
 def _bundles(run: Run) -> tuple[tuple[str, str], ...]:
-    return tuple(("look into it", f"fluxflow-run --replay {found}") for found in bundles(run.folder)[-1:])
+    return tuple(("look into it", replay_command(found)) for found in bundles(run.folder)[-1:])

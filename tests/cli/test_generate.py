@@ -312,3 +312,35 @@ def test_a_file_of_several_prompts_numbers_its_pictures_and_an_empty_file_is_tol
     assert [picture.name[:6] for picture in pictures] == ["both-1", "both-2"]
     assert code == 2
     assert "both.txt  holds no prompt: the file is empty" in err
+
+
+def test_a_run_that_was_started_with_a_plugin_file_asks_for_it(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("type: euler", "type: own_euler"))
+    facts = json.loads((run / "environment.json").read_text())
+    facts["started_with"]["plugins"] = [str(tmp_path / "own.py"), str(tmp_path / "gone.py")]
+    (run / "environment.json").write_text(json.dumps(facts))
+    (tmp_path / "own.py").write_text(
+        "from fluxflow_flow.samplers import Euler\nfrom fluxflow_registry import hookimpl\n"
+        "@hookimpl\ndef fluxflow_register_samplers(register):\n    register('own_euler', Euler)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+
+    without = draw(capsys, "run", "--prompt", "a star")
+    given = draw(capsys, "run", "--prompt", "a star", "--plugin", "own.py")
+
+    assert without[0] == 2
+    assert without[2].splitlines() == [
+        "run/recipe.yaml  the run was started with `--plugin own.py` `--plugin gone.py`, "
+        "which are not loaded now: give them here too",
+        "    command       fluxflow-generate run --prompt 'a star' --plugin own.py --plugin gone.py",
+        f"    BUT           there is no file {tmp_path}/gone.py any more",
+        "    without them  unknown sampler `own_euler`",
+    ]
+    assert given[0] == 0, given[2]
+    assert len(given[1]) == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -270,6 +272,25 @@ def test_wrong_arguments_and_bundles_are_named(call: Call, train: Callable[..., 
     assert [case for case, answer in answers.items() if "Traceback" in answer.err] == []
 
 
+def test_the_command_that_the_warning_prints_works_as_printed(
+    call: Call, spoiling: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPOIL", "loss:5")
+    monkeypatch.setenv("FLUXFLOW_PLUGINS", os.environ["FLUXFLOW_PLUGINS"] + ",observers")
+
+    warned = call("small.yaml", *GIVEN).err
+    (printed,) = [line.split("look into it")[1].strip() for line in warned.splitlines() if "look into it" in line]
+    environment, *words = shlex.split(printed)
+    done = call(*words[1:])
+
+    assert environment == f"FLUXFLOW_PLUGINS={os.environ['FLUXFLOW_PLUGINS']}"
+    assert words[-2:] == ["--plugin", "spoil.py"]
+    assert done.code == 0, done.err
+    assert "reproduced" in done.out
+    (run,) = (spoiling / "runs").iterdir()
+    assert printed in call("--status", run.relative_to(spoiling)).out
+
+
 def test_a_plugin_that_is_missing_is_asked_for(call: Call, train: Callable[..., list[Path]]) -> None:
     (bundle,) = train("loss:5")
 
@@ -278,8 +299,9 @@ def test_a_plugin_that_is_missing_is_asked_for(call: Call, train: Callable[..., 
     unnamed = call("--replay", bundle)
 
     assert named.code == unnamed.code == 2
+    assert "started with `--plugin spoil.py`, which is not loaded now: give it here too" in named.err
+    assert f"fluxflow-run --replay {bundle} --plugin spoil.py" in named.err
     assert "unknown loss `depth`" in named.err
-    assert "load it with  --plugin spoil.py" in named.err
     assert "load it with  --plugin FILE, where it comes from a file" in unnamed.err
 
 
