@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from attrs import evolve
 
+from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.errors import DataError, FluxflowError, Problem
 from fluxflow_registry.registry import Registry, load
 
@@ -32,10 +33,13 @@ def load_plugins(files: Sequence[str]) -> Registry:
         return load(names, [Path(file) for file in files])
 
 
-def parse(parser: ArgumentParser, argv: Sequence[str] | None) -> Namespace:
+def parse(parser: Parser, argv: Sequence[str] | None) -> Namespace:
     """The arguments, and the `command` that they are; `--help | true` leaves as quietly as any other result."""
+    given = sys.argv[1:] if argv is None else argv
     try:
-        return parser.parse_args(argv, Namespace(command=command_of(parser.prog, argv)))
+        return parser.read(given, Namespace(command=command_of(parser.prog, argv)))
+    except FluxflowError as error:
+        sys.exit(report(error, "--json" in given))
     finally:
         with suppress(FluxflowError):
             _settle()

@@ -15,6 +15,7 @@ from fluxflow_registry import __version__
 from fluxflow_registry.check import Checked, CheckedStep, check
 from fluxflow_registry.cli.again import check_again
 from fluxflow_registry.cli.common import emit, emit_json, finish, load_plugins, parse, say
+from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.place import Place, place_of
 from fluxflow_registry.cli.prompts import Prompt, read_prompts
 from fluxflow_registry.errors import Problem, RecipeError, RunError, choices
@@ -33,14 +34,12 @@ file's name. The architecture is read from the run.
 LARGEST = 8192
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line of `fluxflow-generate`."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="fluxflow-generate",
         description="Draw pictures from a run. The same prompt, seed and options give the same picture.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     made.add_argument("run", nargs="?", metavar="RUN", help="a run's folder, such as runs/vae_gan_flow-20261121-120000")
     made.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="what to draw; may be repeated")

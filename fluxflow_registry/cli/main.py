@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fluxflow_registry import __version__
 from fluxflow_registry.cli.common import emit, emit_json, finish, load_plugins, parse
+from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.signals import Signals
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.errors import Problem, RecipeError, choices
@@ -30,14 +31,12 @@ INSTEAD = (
 )  # fmt: skip
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line of `fluxflow-run`."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="fluxflow-run",
         description="Train what a recipe describes; the same command goes on with an interrupted run.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     made.add_argument("recipe", nargs="?", metavar="RECIPE", help="a recipe file (YAML)")
     what = made.add_argument_group("instead of training").add_mutually_exclusive_group()
@@ -78,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(arguments: argparse.Namespace, usage: str) -> int:
+def main(arguments: argparse.Namespace) -> int:
     """Do what the arguments say; gives the exit code."""
     # Heard before anything takes time: plugins are imported, torch is imported, data are opened.
     signals = Signals() if not any(getattr(arguments, name) not in (None, False) for name in INSTEAD) else None
@@ -117,9 +116,8 @@ def main(arguments: argparse.Namespace, usage: str) -> int:
 
         return replay_bundle(arguments, registry)
     if arguments.recipe is None:
-        raise RecipeError(
-            Problem("a recipe is needed, as in `fluxflow-run recipes/vae_gan_flow.yaml`", None, (("usage", usage),))
-        )
+        message = "a recipe is needed, as in `fluxflow-run recipes/vae_gan_flow.yaml`"
+        raise RecipeError(Problem(message, None, (("help", "fluxflow-run --help"),)))
     return _with_recipe(arguments, registry, signals)
 
 
@@ -173,6 +171,5 @@ def _kind(stated: str) -> str | None:
 
 def run(argv: Sequence[str] | None = None) -> None:
     """Entry point of `fluxflow-run`."""
-    made = parser()
-    arguments = parse(made, argv)
-    finish(lambda: main(arguments, made.format_usage().strip()), arguments.json)
+    arguments = parse(parser(), argv)
+    finish(lambda: main(arguments), arguments.json)

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from fluxflow_registry import Problem, __version__
 from fluxflow_registry.cli.common import emit, emit_json, finish, parse
+from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.errors import RunError, choices
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line of `fluxflow-graphs`."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="fluxflow-graphs",
         description="Draw charts of a run from graph/training_metrics*.jsonl: of ours, or of FluxFlow's old outputs.",
-        allow_abbrev=False,
     )
     made.add_argument("run", metavar="RUN", help="a run's folder, or FluxFlow's outputs folder")
     made.add_argument("--output", metavar="DIR", help="folder of the charts (RUN/graph)")

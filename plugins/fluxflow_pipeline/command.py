@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from fluxflow_registry import __version__
 from fluxflow_registry.cli.common import emit, emit_json, finish, load_plugins, parse, say
+from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.signals import Signals
 
 from .config import Config
@@ -22,14 +23,12 @@ exit codes:
 TOKEN = "HF_TOKEN"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line of `fluxflow-train`."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="fluxflow-train",
         description="Train what a FluxFlow configuration describes; the same command goes on with an interrupted run.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     made.add_argument("--config", required=True, metavar="FILE", help="a FluxFlow configuration (YAML)")
     what = made.add_argument_group("instead of training").add_mutually_exclusive_group()

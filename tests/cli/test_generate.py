@@ -133,7 +133,10 @@ def test_the_text_changes_the_picture(finished: Path, tmp_path: Path, capsys: py
         (["RUN", "--text_prompts_path", "gone"], "the prompts cannot be read"),
         (["RUN", "--prompt", "x", "--batch_size", "0"], "a batch holds at least one picture"),
         (["RUN", "--prompt", "x", "--guidance", "2", "--guidance_scale", "3"], "stated by --guidance already"),
-        (["RUN", "--prompt", "x", "--guidance_scal", "3"], "unrecognized arguments: --guidance-scal"),
+        (
+            ["RUN", "--prompt", "x", "--guidance_scal", "3"],
+            "no flag `--guidance-scal`\n    nearest  --guidance-scale",
+        ),
         (["nowhere", "--prompt", "x"], "is no run's folder: it holds no recipe.yaml"),
         (["RUN", "--prompt", "x", "--sampler", "huen"], "unknown sampler `huen`"),
         (["RUN", "--prompt", "x", "--guidance", "-1"], "must be >= 0"),

@@ -238,7 +238,7 @@ def damage(bundle: Path) -> None:
 WRONG: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], str]] = {
     "a recipe besides": (lambda b: None, ("small.yaml",), "a bundle has its own recipe"),
     "a setting": (lambda b: None, ("--set", "seed=1"), "a batch is repeated with the recipe as it was"),
-    "another flag": (lambda b: None, ("--validate",), "not allowed with argument"),
+    "another flag": (lambda b: None, ("--validate",), "cannot be given together with `--"),
     "a device that is not there": (lambda b: None, ("--device", "cuda:9"), "there is no device `cuda:9`"),
     "no bundle.json": (lambda b: (b / "bundle.json").unlink(), (), "is no bundle: it holds no bundle.json"),
     "no recipe": (lambda b: (b / "recipe.yaml").unlink(), (), "recipe.yaml  there is no such file"),
