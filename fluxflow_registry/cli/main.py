@@ -123,8 +123,13 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _with_recipe(arguments: argparse.Namespace, registry: Registry, signals: Signals | None) -> int:
     from fluxflow_registry.check import check
+    from fluxflow_registry.cli.languages import refuse_configuration
 
-    checked = check(arguments.recipe, registry, arguments.set)
+    try:
+        checked = check(arguments.recipe, registry, arguments.set)
+    except RecipeError:
+        refuse_configuration(arguments.recipe, arguments)
+        raise
     if arguments.validate:
         from fluxflow_registry.cli.explain import summary, summary_data
 

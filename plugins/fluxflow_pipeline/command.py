@@ -10,6 +10,7 @@ from fluxflow_registry import __version__
 from fluxflow_registry.cli.common import emit, emit_json, finish, load_plugins, parse, say
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.signals import Signals
+from fluxflow_registry.errors import RecipeError
 
 from .config import Config
 
@@ -64,6 +65,7 @@ def parser() -> Parser:
 def main(arguments: argparse.Namespace) -> int:
     """Do what the arguments say; gives the exit code."""
     from fluxflow_registry.check import check
+    from fluxflow_registry.cli.languages import refuse_recipe
 
     from .reading import read_config
     from .recipe import translate
@@ -71,7 +73,11 @@ def main(arguments: argparse.Namespace) -> int:
 
     trains = not (arguments.validate_pipeline or arguments.show_recipe)
     signals = Signals() if trains else None
-    config = read_config(arguments.config)
+    try:
+        config = read_config(arguments.config)
+    except RecipeError:
+        refuse_recipe(arguments.config, arguments)
+        raise
     made = translate(config, arguments.generate_diagrams)
     registry = load_plugins(arguments.plugin)
     checked = check(config.path, registry, arguments.set, made.root)

@@ -15,6 +15,7 @@ from fluxflow_pipeline import command
 from fluxflow_registry.cli import main as fluxflow_run
 from fluxflow_registry.registry import Registry
 
+from ..recipes import TINY
 from .fluxflow import DATA, MODEL, Done, draw_pictures, drive, example, moved, step, stopped_after, whole
 
 #: What `fluxflow-train` does, then which of the heavy packages it has imported.
@@ -261,3 +262,42 @@ def test_an_optimizer_of_what_the_step_does_not_train_is_told(train: Train) -> N
     for name in ("discriminator", "flow", "text_encoder"):
         assert f"`{name}` under `optimizers` has nothing to do: step `one` trains none of its models" in done.out
     assert "`vae` under" not in done.out
+
+
+@pytest.mark.parametrize("name", ["readme_flat", "minimal", "readme_pipeline", "complete", "readme_gan_only"])
+def test_fluxflow_run_names_the_command_that_takes_a_configuration_of_fluxflow(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my config.yaml").write_text(example(name))
+
+    with pytest.raises(SystemExit) as left:
+        fluxflow_run.run(["my config.yaml", "--validate", "--set", "seed=3", "--output", "there"])
+
+    assert left.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "my config.yaml  this is a configuration of FluxFlow, and no recipe",
+        "    command  fluxflow-train --config 'my config.yaml' --validate-pipeline --set seed=3 --output there",
+        "    or       fluxflow-train --config 'my config.yaml' --show-recipe > recipe.yaml   "
+        "# the recipe that says the same",
+    ]
+
+
+@pytest.mark.parametrize("text", [TINY, TINY.replace("recipe: 1", "")], ids=["whole", "without version"])
+def test_fluxflow_train_names_the_command_that_takes_a_recipe(train: Train, text: str) -> None:
+    done = train(text, "--validate-pipeline", "--fresh", short_by=None)
+
+    assert done.code == 2
+    assert done.err.splitlines() == [
+        "config.yaml  this is a recipe, and `fluxflow-train` takes FluxFlow's own files",
+        "    command  fluxflow-run config.yaml --validate --fresh --device cpu",
+    ]
+
+
+def test_a_file_that_could_be_either_keeps_its_own_errors(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    done = train("steps: []\nname: mine\n", short_by=None)
+    with pytest.raises(SystemExit):
+        fluxflow_run.run(["config.yaml"])
+
+    assert "unknown key `name` in a configuration" in done.err
+    assert "a recipe says which version" in capsys.readouterr().err
