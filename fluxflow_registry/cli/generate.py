@@ -15,6 +15,7 @@ from fluxflow_registry import __version__
 from fluxflow_registry.check import Checked, CheckedStep, check
 from fluxflow_registry.cli.again import check_again
 from fluxflow_registry.cli.common import emit, emit_json, finish, load_plugins, parse, say
+from fluxflow_registry.cli.drawable import require_drawable
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.place import Place, place_of
 from fluxflow_registry.cli.prompts import Prompt, read_prompts
@@ -80,6 +81,7 @@ def main(arguments: argparse.Namespace) -> int:
     registry = load_plugins(arguments.plugin)
     plain = check_again(place.run / "recipe.yaml", registry, arguments.command)
     leaf = leaf_of(plain, arguments.step or place.step)
+    require_drawable(plain, leaf, DRAWN, sampler=arguments.sampler is not None)
     checked = check(place.run / "recipe.yaml", registry, settings_of(arguments, plain, leaf))
     pictures = draw(checked, checked.step(leaf.name), place, prompts, arguments)
     if arguments.json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -347,3 +348,33 @@ def test_a_run_that_was_started_with_a_plugin_file_asks_for_it(
     ]
     assert given[0] == 0, given[2]
     assert len(given[1]) == 1
+
+
+def test_a_run_without_a_flow_is_one_problem_that_says_what_it_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without = re.sub(r"  (text_encoder|flow_processor):.*\n|sampler: .*\n", "", VAE_GAN)
+    for name, text in {
+        "vae": without,
+        "unsampled": re.sub(r"sampler: .*\n|    evaluate:\n.*\n", "", VAE_GAN + FLOW),
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text(text)
+
+    vae = draw(capsys, tmp_path / "vae", "--prompt", "a star", "--guidance", "3")
+    stated = draw(capsys, tmp_path / "vae", "--prompt", "a star", "--sampler", "euler")
+    unsampled = draw(capsys, tmp_path / "unsampled", "--prompt", "a star")
+
+    message = "nothing can be drawn from text in this run: it lacks what makes pictures of captions"
+    assert vae[0] == 2
+    assert vae[2].splitlines() == [
+        f"{tmp_path}/vae/recipe.yaml  {message}",
+        "    it lacks  the model `text_encoder`",
+        "              the model `flow_processor`",
+        "              a sampler, which `--sampler NAME` gives",
+        "    it has    models compressor, expander, discriminator; steps vae_gan",
+        "    who can   a run with a step that trains a flow, as `flow` of recipes/vae_gan_flow.yaml",
+    ]
+    assert "a sampler" not in stated[2]
+    assert "it lacks  a sampler, which `--sampler NAME` gives" in unsampled[2]
+    assert "who can" not in unsampled[2]

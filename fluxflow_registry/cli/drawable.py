@@ -1,0 +1,46 @@
+"""Whether a run can draw pictures from text at all."""
+
+from __future__ import annotations
+
+import re
+
+from fluxflow_registry.check import Checked, CheckedStep, world_of
+from fluxflow_registry.errors import Problem, RecipeError
+from fluxflow_registry.plan.resolve import Ask, Provider, resolve
+from fluxflow_registry.signature import Signature
+
+SAMPLER = "a sampler, which `--sampler NAME` gives"
+
+
+def require_drawable(checked: Checked, step: CheckedStep, value: str, sampler: bool) -> None:
+    """Raise RecipeError where `value` cannot be computed from captions; `sampler`: one is stated elsewhere.
+
+    That is no mistake in the recipe, which was trained as it is: one problem says what it lacks.
+    """
+    world = world_of(
+        {"caption"}, checked.models, step.providers, sampler or checked.sampler is not None, True, "the batch"
+    )
+    asks = [Ask("the run", Provider(value, Signature((value,), frozenset(), "", "")), checked.recipe.path)]
+    problems = resolve(world, asks)[1]
+    if problems:
+        lacking = list(dict.fromkeys(_lacking(problem) for problem in problems))
+        message = "nothing can be drawn from text in this run: it lacks what makes pictures of captions"
+        notes = [
+            ("it lacks", "\n".join(lacking)),
+            ("it has", f"models {', '.join(checked.models) or 'none'}; steps {_names(checked)}"),
+        ]
+        if lacking != [SAMPLER]:
+            notes.append(("who can", "a run with a step that trains a flow, as `flow` of recipes/vae_gan_flow.yaml"))
+        raise RecipeError(Problem(message, checked.recipe.path, tuple(notes)))
+
+
+def _lacking(problem: Problem) -> str:
+    """What is missing, out of the words in which it would be asked for."""
+    asked = re.search(r"asks for (.+?), which", problem.message)
+    if asked and asked[1] == "`sampler`":
+        return SAMPLER
+    return asked[1] if asked else problem.message
+
+
+def _names(checked: Checked) -> str:
+    return ", ".join(step.name for step in checked.steps)
