@@ -85,15 +85,14 @@ def only(folders: Sequence[Path]) -> Path:
 
 
 def outcome(out: Path) -> dict[str, Any]:
-    """What a run has come to: final weights, figures, and each batch's line in the log; without any time."""
+    """What a run has come to: final weights, figures, and each batch's line in the log; nothing of its sessions."""
     folder = only(list(out.glob("small-*")))
     finals = {str(p.relative_to(folder)): p.read_bytes() for p in sorted((folder / "final").rglob("*.safetensors"))}
     lines = [
         json.loads(line) for path in sorted(folder.glob("graph/*.jsonl")) for line in path.read_text().splitlines()
     ]
-    logged = [
-        {k: v for k, v in line.items() if k not in ("timestamp", "session_id", "seconds_per_batch")} for line in lines
-    ]
+    of_the_session = {"timestamp", "session_id", "seconds_per_batch", "resumed_after"}
+    logged = [{k: v for k, v in line.items() if k not in of_the_session} for line in lines]
     steps = json.loads((folder / "results.json").read_text())["steps"]
     results = {name: step["evaluations"] for name, step in steps.items()}
     return {"finals": finals, "results": results, "logged": logged}

@@ -14,6 +14,7 @@ from fluxflow_registry import Ending, Position, Summary, hookimpl
 from . import formatting as words
 from .names import NAME
 from .screens import Screen, screen_for
+from .spent import Clock
 from .terminal import open_console
 from .tracker import Tracker, clock
 
@@ -28,6 +29,10 @@ class _Watch:
     screen: Screen | None = None
     tracker: Tracker | None = None
     began: float = 0.0
+    resumed: bool = False
+    #: Since when this session is in the step.
+    entered: float = 0.0
+    clock: Clock = Factory(Clock)
     #: When the progress is shown next; until then a batch costs one look at the clock.
     due: float = 0.0
     #: The last figures of each evaluation, which are told once.
@@ -43,7 +48,8 @@ class Console:
     logged values; in the line that ends an epoch, means of the epoch. `VAE`, `D` and `Flow` are
     `vae_loss`, `discriminator_loss` and `flow_loss`; `KL`, `LPIPS` and `G` the losses `kl`, `lpips` and
     `*_generator` of any update. Every other metric has its own name, and so have two that would share
-    one. What a later step takes is guessed from the present one's pace, hence `~`. All goes to
+    one. What a later step takes is guessed from the present one's pace, hence `~`. The time of a step
+    that is over is that of all sessions, evaluations included, as in the table of `report`. All goes to
     standard error; NO_COLOR and FORCE_COLOR are honoured.
     """
 
@@ -64,7 +70,8 @@ class Console:
     def run_started(self, run: RunView, position: Position, resumed: bool) -> None:
         """Say which run this is, and where it goes on."""
         watch = self._watch
-        watch.tracker, watch.began = Tracker(run, self.names), perf_counter()
+        watch.tracker, watch.began, watch.resumed = Tracker(run, self.names), perf_counter(), resumed
+        watch.clock.resume(run.folder, resumed)
         steps = len(run.steps)
         self._say(f"Run {run.name}: {words.count(steps, 'step')}, in {run.folder}")
         if resumed and position.step < steps:
@@ -80,6 +87,8 @@ class Console:
         self._say(f"STEP {step.index + 1}/{len(run.steps)}: {step.name}, {size}, trains {trains}", "bold")
         tracker, screen = self._tracker(run), self._screen()
         tracker.enter(step, position)
+        self._watch.clock.enter(step.name)
+        self._watch.entered = perf_counter()
         self._watch.measured.clear()
         screen.begin(tracker)
         self._put_off()
@@ -128,11 +137,12 @@ class Console:
         self._say(tracker.line(step, position, {name: summary.mean for name, summary in summaries.items()}))
         self._put_off()
 
-    @hookimpl
+    # Before others draw what they draw at a step's end: the time is that of the report's table.
+    @hookimpl(tryfirst=True)
     def step_ended(self, run: RunView, step: StepView, position: Position, ending: Ending) -> None:
-        """Take the progress down and say why the step is over."""
+        """Take the progress down and say why the step is over, and what it took in all sessions."""
         self._screen().close()
-        took = words.duration(perf_counter() - self._tracker(run).began)
+        took = self._took(step.name)
         batches = words.count(position.step_batch, "batch")
         self._say(f"{words.heading(step, len(run.steps))} is over: {ending.reason} | {batches} | {took}")
 
@@ -155,7 +165,16 @@ class Console:
     def run_ended(self, run: RunView) -> None:
         """Say where everything is, and how long it took."""
         self._screen().close()
-        self._say(f"Done in {words.duration(perf_counter() - self._watch.began)}: {run.folder}", "bold green")
+        since = " since the run went on" if self._watch.resumed else ""
+        self._say(f"Done in {words.duration(perf_counter() - self._watch.began)}{since}: {run.folder}", "bold green")
+
+    def _took(self, step: str) -> str:
+        """The time of a step, and how much of it is this session's, where others have had a part in it."""
+        clock, here = self._watch.clock, perf_counter() - self._watch.entered
+        earlier = clock.seconds.get(step, 0.0)
+        clock.enter(None)
+        took = words.duration(clock.seconds.get(step, 0.0))
+        return f"{took}, {words.duration(here)} of it since the run went on" if earlier else took
 
     def _say(self, text: str, style: str = "") -> None:
         self._screen().say(text, style)

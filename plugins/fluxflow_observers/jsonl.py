@@ -31,6 +31,8 @@ class _Written:
     evaluations: dict[tuple[str, int, str], Any] = Factory(dict)
     #: Epochs that are summed up in a file already: step and epoch.
     epochs: set[tuple[str, int]] = Factory(set)
+    #: The step that this session goes on with, and after which batch of the run, until a line has said so.
+    resumed: tuple[str, int] | None = None
     #: Metrics whose names were looked at.
     seen: frozenset[str] = frozenset()
 
@@ -44,6 +46,7 @@ class JsonLines:
     (`vae_loss`, `vae/kl`), learning rates (`vae/lr`), gradient norms (`vae/grad_norm`) and weights as
     they are at that batch (`vae/kl/weight`). That of an evaluation has its name as `evaluation`. That of
     an epoch has no metrics; its `epoch_summary` holds min, mean and max of each over all batches.
+    The first line after a run went on has the batch of the run after which it did, as `resumed_after`.
     NaN and infinities are null. Each line is on disk before training goes on; what a crash has left
     beyond the checkpoint from which a run goes on is taken out, so that no batch appears twice.
     """
@@ -67,8 +70,10 @@ class JsonLines:
         return list(self.names)
 
     @hookimpl
-    def run_started(self, run: RunView, position: Position) -> None:
+    def run_started(self, run: RunView, position: Position, resumed: bool) -> None:
         """Take out the lines of batches that will be trained again."""
+        if resumed and position.step_batch:
+            self._written.resumed = (run.steps[position.step].name, position.run_batch)
         for step in run.steps:
             path = path_of(run, step)
             if path.exists():
@@ -83,7 +88,7 @@ class JsonLines:
     def metrics_logged(self, run: RunView, step: StepView, position: Position, metrics: Mapping[str, float]) -> None:
         """Write one line for a batch."""
         seconds = self._written.pace.measure(position.run_batch, perf_counter())
-        _append(run, step, position, {"metrics": self._named(metrics), "seconds_per_batch": seconds})
+        self._append(run, step, position, {"metrics": self._named(metrics), "seconds_per_batch": seconds})
 
     @hookimpl
     def evaluated(
@@ -93,7 +98,7 @@ class JsonLines:
         key, measured = (step.name, position.run_batch, name), finite(dict(metrics))
         if self._written.evaluations.get(key) != measured:
             self._written.evaluations[key] = measured
-            _append(run, step, position, {"evaluation": name, "metrics": measured})
+            self._append(run, step, position, {"evaluation": name, "metrics": measured})
 
     @hookimpl
     def epoch_ended(self, run: RunView, step: StepView, position: Position, summaries: Mapping[str, Summary]) -> None:
@@ -102,7 +107,7 @@ class JsonLines:
             return
         self._written.epochs.add((step.name, position.epoch))
         figures = {name: {"min": s.minimum, "mean": s.mean, "max": s.maximum} for name, s in summaries.items()}
-        _append(run, step, position, {"metrics": {}, "epoch_summary": self._named(figures)})
+        self._append(run, step, position, {"metrics": {}, "epoch_summary": self._named(figures)})
 
     def _named(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """The metrics under the names that the recipe gives them; raises FluxflowError where one is taken."""
@@ -113,6 +118,13 @@ class JsonLines:
                     told = f"observer `jsonl` writes `{metric}` as `{name}`, which is the name of another metric"
                     raise FluxflowError(f"{told}: give `{name}` another name too")
         return {self.names.get(metric, metric): value for metric, value in metrics.items()}
+
+    def _append(self, run: RunView, step: StepView, position: Position, facts: Mapping[str, Any]) -> None:
+        """Add a line; the first after a run went on says after which batch it did."""
+        if self._written.resumed is not None and self._written.resumed[0] == step.name:
+            facts = {**facts, "resumed_after": self._written.resumed[1]}
+        self._written.resumed = None
+        _append(run, step, position, facts)
 
     def _rewind(self, path: Path, step: str, run_batch: int) -> None:
         content = path.read_bytes()

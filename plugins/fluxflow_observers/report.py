@@ -4,39 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from attrs import Factory, define, field, frozen
+from attrs import field, frozen
 
 from fluxflow_registry import hookimpl
 
 from .files import write_whole
 from .formatting import duration, figure, finite
+from .spent import FILE, Clock
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from fluxflow_registry.lifecycle import RunView, StepView
-
-FILE = "results.json"
-
-
-@define
-class _Clock:
-    """Seconds spent in each step, in all sessions of a run."""
-
-    seconds: dict[str, float] = Factory(dict)
-    step: str | None = None
-    read: float = 0.0
-
-    def enter(self, step: str | None) -> None:
-        """Count for `step` from now on; None: for no step."""
-        now = perf_counter()
-        if self.step is not None:
-            self.seconds[self.step] = self.seconds.get(self.step, 0.0) + now - self.read
-        self.step, self.read = step, now
 
 
 @frozen(eq=False)
@@ -46,24 +27,30 @@ class Report:
     Steps that start from one and the same step are branches: an evaluation that several of them have by
     the same name is printed once more, with a column for each branch.
 
-    The time of a step is that of all sessions of the run: it is written with each checkpoint, so that
-    what is lost in a crash is lost with its time. `finished` tells a complete run.
+    The time of a step lasts from its beginning to its end, with its evaluations and checkpoints, in all
+    sessions of the run: it is written with each checkpoint, so that what is lost in a crash is lost with
+    its time. `finished` tells a complete run.
     """
 
     default: ClassVar[bool] = True
 
-    _clock: _Clock = field(init=False, factory=_Clock, repr=False)
+    _clock: Clock = field(init=False, factory=Clock, repr=False)
 
     @hookimpl
     def run_started(self, run: RunView, resumed: bool) -> None:
         """Take over the times of earlier sessions."""
-        self._clock.enter(None)
-        self._clock.seconds = read_seconds(run.folder / FILE) if resumed else {}
+        self._clock.resume(run.folder, resumed)
 
     @hookimpl
     def step_started(self, step: StepView) -> None:
         """Start the step's clock."""
         self._clock.enter(step.name)
+
+    # Before others draw what they draw at a step's end, as the console does, which tells the same time.
+    @hookimpl(tryfirst=True)
+    def step_ended(self) -> None:
+        """Stop the step's clock."""
+        self._clock.enter(None)
 
     @hookimpl
     def checkpoint_saved(self, run: RunView) -> None:
@@ -154,12 +141,3 @@ def compared(
     keys = dict.fromkeys((name, metric) for result in results for name, metrics in result.items() for metric in metrics)
     rows = [(name, metric, [result.get(name, {}).get(metric) for result in results]) for name, metric in keys]
     return [row for row in rows if sum(value is not None for value in row[2]) > 1]
-
-
-def read_seconds(path: Path) -> dict[str, float]:
-    """The times of earlier sessions; none where the file is missing or cannot be understood."""
-    try:
-        steps: Any = json.loads(path.read_bytes())["steps"]
-        return {str(name): float(facts["seconds"]) for name, facts in steps.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}

@@ -49,7 +49,7 @@ class StepLog:
     pace: Series = Factory(Series)
     #: For each metric and epoch: min, mean, max.
     epochs: dict[str, dict[int, tuple[float, float, float]]] = Factory(dict)
-    #: Batches of the run before which a session went on with it.
+    #: Batches of the run after which a session went on with it.
     resumed: list[float] = Factory(list)
     first: float = math.nan
     last: float = math.nan
@@ -74,8 +74,10 @@ def read_log(path: Path) -> StepLog:
         at = _number(facts.get("global_step"))
         at = before + 1 if math.isnan(at) else at
         now = _time(facts.get("timestamp"))
-        if session is not None and facts.get("session_id") != session:
-            log.resumed.append(before)
+        told = _number(facts.get("resumed_after"))
+        if not math.isnan(told) or (session is not None and facts.get("session_id") != session):
+            # What does not say so was logged by FluxFlow: its last line is all that is known.
+            log.resumed.append(before if math.isnan(told) else told)
             when = None
         _take(log, facts, at)
         if when is not None and now is not None and now >= when:

@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fluxflow_observers.jsonl import JsonLines
+from fluxflow_observers.series import read_run
+from fluxflow_observers.summary import summary
 from fluxflow_registry import FluxflowError, Position, Summary
 
 Tell = Callable[..., None]
@@ -51,6 +53,30 @@ def test_a_logged_batch_is_one_line_with_its_place_and_its_pace(tell: Tell, run:
         "step_batch": 6,
         "metrics": {"vae_loss": 0.5, "vae/kl": 12.25},
     }
+
+
+def test_the_first_line_after_a_run_went_on_says_after_which_batch_and_the_summary_too(
+    told: Callable[..., Tell], run: Any
+) -> None:
+    first, second = told(JsonLines()), told(JsonLines())
+
+    first("run_started", run, position=Position(), resumed=False)
+    first("metrics_logged", run, step=run.steps[0], position=at(1), metrics={"vae_loss": 0.5})
+    second("run_started", run, position=at(3), resumed=True)
+    second("metrics_logged", run, step=run.steps[0], position=at(0, epoch=1), metrics={"vae_loss": 0.4})
+    second("metrics_logged", run, step=run.steps[0], position=at(2, epoch=1), metrics={"vae_loss": 0.3})
+
+    assert [line.get("resumed_after") for line in lines(run.folder)] == [None, 3, None]
+    assert "\ngone on with after batch 3\n" in summary(read_run(run.folder))
+
+
+def test_a_run_that_goes_on_with_a_new_step_was_not_gone_on_with_in_it(told: Callable[..., Tell], run: Any) -> None:
+    tell = told(JsonLines())
+
+    tell("run_started", run, position=Position(step=1, run_batch=8), resumed=True)
+    tell("metrics_logged", run, step=run.steps[1], position=Position(1, 0, 2, 2, 10), metrics={"flow_loss": 0.4})
+
+    assert "resumed_after" not in lines(run.folder, "flow")[0]
 
 
 def test_the_pace_leaves_out_what_lies_between_two_epochs(

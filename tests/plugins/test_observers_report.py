@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from fluxflow_observers import report
+from fluxflow_observers import console, spent
 from fluxflow_observers.console import Console
 from fluxflow_observers.report import Report
-from fluxflow_registry import Position
+from fluxflow_registry import Ending, Position, hookimpl
 
 Tell = Callable[..., None]
 
@@ -27,7 +27,8 @@ RESULTS = {
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, to be set by a test."""
     now = [0.0]
-    monkeypatch.setattr(report, "perf_counter", lambda: now[0])
+    for module in (spent, console):
+        monkeypatch.setattr(module, "perf_counter", lambda: now[0])
     return now
 
 
@@ -107,6 +108,35 @@ def test_time_up_to_the_last_checkpoint_is_counted_in_the_next_session(
 
     assert (halfway["finished"], halfway["seconds"]) == (False, 10.0)
     assert json.loads((run.folder / "results.json").read_text())["steps"]["vae_warmup"]["seconds"] == 11.0
+
+
+def test_the_console_and_the_table_tell_the_same_time_of_a_step_in_all_sessions(
+    told: Callable[..., Tell], run: Any, clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Drawing:
+        """Takes its time when a step ends."""
+
+        @hookimpl
+        def step_ended(self) -> None:
+            clock[0] += 100.0
+
+    step, ending, begun = run.steps[0], Ending("2 epochs"), Position(0, 0, 3, 3, 3)
+    first, second = told(Report(), Console()), told(Report(), Console(), Drawing())
+
+    first("run_started", run, position=Position(), resumed=False)
+    first("step_started", run, step=step, position=Position())
+    clock[0] += 9.0
+    first("checkpoint_saved", run, position=begun, folder=run.folder)
+    second("run_started", run, position=begun, resumed=True)
+    second("step_started", run, step=step, position=begun)
+    clock[0] += 1.0
+    second("step_ended", run, step=step, position=Position(0, 2, 0, 8, 8), ending=ending)
+    second("run_ended", run, position=Position(step=1), steps=run.steps)
+
+    err = capsys.readouterr().err
+    assert "Step vae_warmup (1/2) is over: 2 epochs | 8 batches | 0:00:10, 0:00:01 of it since the run went on\n" in err
+    assert "vae_warmup │ 0:00:10 │" in err
+    assert f"Done in 0:01:41 since the run went on: {run.folder}\n" in err
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff", b"[]", b'{"steps": {"vae_warmup": 3}}', b'{"steps": []}'])
