@@ -24,7 +24,11 @@ class Register(Protocol):
 
 @hookspec
 def fluxflow_register_losses(register: Register) -> None:
-    """Losses: called with the values that they name, give a 0-d tensor to be minimised."""
+    """Losses: called with the values that they name, give a 0-d tensor to be minimised.
+
+    One that needs files may have a method `ready()`, which raises FluxflowError where they are missing: it is asked
+    before a run begins.
+    """
 
 
 @hookspec

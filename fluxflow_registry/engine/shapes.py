@@ -54,7 +54,10 @@ def prove_shapes(checked: Checked) -> dict[str, dict[str, str]]:
     problems = [problem for name, model in checked.models.items() for problem in useless_settings(models[name], model)]
     shapes: dict[str, dict[str, str]] = {}
     for step in checked.steps:
-        problems += [*untrainable(step, models), *unready(step)]
+        stuck = list(unready_losses(step))
+        problems += [*untrainable(step, models), *stuck, *unready(step)]
+        if stuck:  # they would say it again, each in its own words
+            continue
         for fields in variants(step.fields):
             with warnings.catch_warnings(record=True) as said:
                 found = _prove_step(step, fields, models, checked.solver)
@@ -125,16 +128,26 @@ def untrainable(step: CheckedStep, models: Mapping[str, nn.Module]) -> Iterator[
                 yield Problem(message, step.step.updates[update.name].node.at("trains", index))
 
 
+def unready_losses(step: CheckedStep) -> Iterator[Problem]:
+    """What losses that need files say of them, at the places in the recipe that ask for these losses."""
+    for update in step.updates.values():
+        for label, loss in update.losses.items():
+            yield from _unready(f"loss `{label}` of update `{update.name}` in step `{step.name}`", loss)
+
+
 def unready(step: CheckedStep) -> Iterator[Problem]:
     """What metrics that need files say of them: they may look at numbers, so they are not proven without any."""
     for name, evaluation in step.evaluations.items():
         for label, metric in evaluation.metrics.items():
-            try:
-                getattr(metric.instance, "ready", lambda: None)()
-            except FluxflowError as error:
-                for problem in error.problems:
-                    message = f"metric `{label}` of evaluation `{name}` in step `{step.name}`: {problem.message}"
-                    yield Problem(message, metric.where, problem.notes)
+            yield from _unready(f"metric `{label}` of evaluation `{name}` in step `{step.name}`", metric)
+
+
+def _unready(who: str, configured: Configured) -> Iterator[Problem]:
+    try:
+        getattr(configured.instance, "ready", lambda: None)()
+    except FluxflowError as error:
+        for problem in error.problems:
+            yield Problem(f"{who}: {problem.message}", configured.where, problem.notes)
 
 
 def example(fields: Mapping[str, Field], batch_size: int, device: torch.device) -> dict[str, Any]:

@@ -237,3 +237,23 @@ def test_a_measure_whose_weights_are_missing_is_told_before_a_run_begins(
     assert problem.message.startswith("metric `lpips` of evaluation `val` in step `vae`: lpips with vgg needs vgg16-")
     assert "fetch it with: python -c" in problem.message
     assert str(problem.where).endswith(":29:67")
+
+
+def test_a_loss_whose_weights_are_missing_is_told_once_at_its_place_with_the_command(
+    prove: Callable[..., Checked], registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fluxflow_registry.engine.shapes import prove_shapes
+    from fluxflow_registry.errors import RecipeError
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    text = RECIPE.replace("SCHEDULER", "{type: StepLR, step_size: 1}")
+    checked = prove(text, "steps.vae.updates.vae.losses.lpips={weight: 0.1}", using=registry)
+
+    with pytest.raises(RecipeError) as refused:
+        prove_shapes(checked)
+
+    (problem,) = refused.value.problems
+    assert problem.message.startswith("loss `lpips` of update `vae` in step `vae`: lpips with vgg needs vgg16-")
+    assert "fetch it with: python -c" in problem.message
+    assert "Error" not in str(problem)
+    assert problem.where == checked.step("vae").updates["vae"].losses["lpips"].where
