@@ -8,6 +8,8 @@ import itertools
 import json
 import math
 import re
+import shutil
+import sys
 import textwrap
 from typing import Any
 
@@ -21,6 +23,9 @@ from fluxflow_registry.recipe.schema import DatasetSettings, LossSettings, Model
 from fluxflow_registry.recipe.structure import describe_type
 from fluxflow_registry.registry import Component, Registry
 from fluxflow_registry.signature import fields_of, is_configurable, key_of
+
+#: Letters of a line at most.
+WIDTH = 120
 
 
 def find(registry: Registry, stated: str) -> list[Component]:
@@ -144,8 +149,8 @@ def _describe(component: Component) -> str:
             default = f" = {yaml(row['default'])}" if "default" in row else " (needed)"
             default = " (computed)" if "computed" in row else default
             limits = f", {row['bounds']}" if "bounds" in row else ""
-            lines.append(f"  {row['name']}{default}  ({row['type']}{limits})")
-            lines += [f"      {row['meaning']}"] if row["meaning"] else []
+            lines.append(_indented(f"{row['name']}{default}  ({row['type']}{limits})", 2, under=8))
+            lines += [_indented(row["meaning"], 6)] if row["meaning"] else []
     weight = weight_of(component)
     if weight is not None:
         lines += ["", f"every loss also takes  {', '.join(loss_keys())}  (weight {weight:g} by default)"]
@@ -159,6 +164,22 @@ def _describe(component: Component) -> str:
     lines.append(f"defined   {component.where}")
     lines += ["", "YAML", f"  {paste(component)}"]
     return "\n".join(lines)
+
+
+def _indented(text: str, by: int, under: int | None = None) -> str:
+    """A text in lines that fit a terminal, or a page where there is none, each of them indented."""
+    shown = sys.stdout is not None and sys.stdout.isatty()
+    width = min(shutil.get_terminal_size().columns, WIDTH) if shown else WIDTH
+    first, others = " " * by, " " * (by if under is None else under)
+    filled = textwrap.fill(
+        text,
+        max(width, 40),
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return filled or first
 
 
 def _default(default: Any) -> Any:

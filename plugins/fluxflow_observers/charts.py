@@ -64,13 +64,15 @@ def chart(panels: Sequence[Panel], logs: Sequence[StepLog], columns: int) -> Fig
     figure = Figure(figsize=(10.0 if columns == 1 else 17.0, 0.7 + 2.8 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
     places = [axes for row in grid for axes in row]
+    names = step_names(logs, letters=125 if columns == 1 else 90)
+    above = 6.0 + 10.0 * (1 + max((row for _, _, row in names), default=-1))
     for number, axes in enumerate(places):
         if number >= len(panels):
             axes.remove()
             continue
         top = number < columns
-        draw(axes, panels[number], above=16.0 if top else 6.0)
-        mark_steps(axes, logs, named=top)
+        draw(axes, panels[number], above=above if top else 6.0)
+        mark_steps(axes, logs, names if top else [])
         if number + columns >= len(panels):
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("batches of the run")
@@ -116,8 +118,31 @@ def draw_line(axes: Axes, line: Line, colour: str, noisy: bool) -> None:
         named = True
 
 
-def mark_steps(axes: Axes, logs: Sequence[StepLog], named: bool) -> None:
-    """Shade every other step, with its name where there is room for it; a dotted line where a session began."""
+def step_names(logs: Sequence[StepLog], letters: float) -> list[tuple[str, float, int]]:
+    """Each step's name, the middle of where it stands as a share of the width, and the row above the panel.
+
+    `letters` go into the width. A name stands over its step, moved in from the margins; one that would
+    run into another takes the next row; where all three are taken it is left out.
+    """
+    if not logs:
+        return []
+    first, last = logs[0].first, max(log.last for log in logs)
+    span, start = max(last - first, 1.0), logs[0].first
+    ends = [-math.inf] * 3
+    found = []
+    for log in logs:
+        half = len(log.name) / letters / 2
+        middle = max(min(((start + log.last) / 2 - first) / span, 1.0 - half), half)
+        row = next((row for row, end in enumerate(ends) if middle - half > end), None)
+        if row is not None:
+            found.append((log.name, middle, row))
+            ends[row] = middle + half + 1 / letters
+        start = log.last
+    return found
+
+
+def mark_steps(axes: Axes, logs: Sequence[StepLog], names: Sequence[tuple[str, float, int]]) -> None:
+    """Shade every other step, with the names above; a dotted line where a session began."""
     if not logs:
         return
     first, last = logs[0].first, max(log.last for log in logs)
@@ -129,21 +154,21 @@ def mark_steps(axes: Axes, logs: Sequence[StepLog], named: bool) -> None:
             axes.axvline(start, color="0.35", linewidth=0.8, linestyle="--", label="_step")
         if number % 2:
             axes.axvspan(start, log.last, color="0.5", alpha=0.08, linewidth=0, label="_step")
-        room = (log.last - start) / span
-        if named and room * (100 if len(axes.figure.axes) == 1 else 60) > len(log.name):
-            axes.text(
-                (start + log.last) / 2,
-                1.0,
-                log.name,
-                transform=axes.get_xaxis_transform(),
-                ha="center",
-                va="bottom",
-                fontsize=8,
-                color="0.35",
-            )
         for at in log.resumed:
             axes.axvline(at, color="0.6", linewidth=0.8, linestyle=":", label="_session")
         start = log.last
+    for name, middle, row in names:
+        axes.annotate(
+            name,
+            (first + middle * span, 1.0),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(0.0, 1.0 + 10.0 * row),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            color="0.35",
+        )
 
 
 def arrays(series: Series) -> tuple[Numbers, Numbers]:

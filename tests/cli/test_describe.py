@@ -13,7 +13,7 @@ from fluxflow_registry.check import Checked
 from fluxflow_registry.cli.describe import bounds, describe, options, paste
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.recipe.yaml import parse
-from fluxflow_registry.registry import Component, from_modules, load
+from fluxflow_registry.registry import Component, Registry, from_modules, load
 from fluxflow_registry.signature import fields_of, is_configurable, key_of
 
 from ..recipes import DEFAULT
@@ -292,3 +292,21 @@ def test_a_component_of_the_default_recipe_can_be_looked_up_by_its_name(call: Ca
     for name in ("compressor", "shapes", "CosineAnnealingLR", "mse", "psnr", "euler"):
         assert f"type: {name}" in DEFAULT.read_text() or f"{name}: {{" in DEFAULT.read_text()
         assert call("--describe", name).code == 0
+
+
+def test_what_an_option_means_is_indented_in_each_of_its_lines(
+    everything: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+
+    lines = describe(everything, "webdataset").split("options\n")[1].split("\n\n")[0].splitlines()
+
+    assert lines[:4] == [
+        "  shards (needed)  (a text or a list, each a text)",
+        "      Tar files: a path or URL, with ranges",
+        "      (`data/{000..012}.tar`) or wildcards (`data/*.tar`),",
+        "      or a list of these.",
+    ]
+    assert max(map(len, lines)) <= 60
+    assert all(line.startswith("  ") for line in lines)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fluxflow_observers.charts import POINTS, chart, charts, decimated, smoothed
+from fluxflow_observers.charts import POINTS, chart, charts, decimated, smoothed, step_names
 from fluxflow_observers.command import run as command
 from fluxflow_observers.graphs import Graphs, write_graphs
 from fluxflow_observers.jsonl import JsonLines
@@ -194,6 +194,23 @@ def test_steps_are_marked_where_they_begin_and_named(tmp_path: Path) -> None:
 
     assert [float(np.asarray(line.get_xdata())[0]) for line in axes.lines if line.get_label() == "_step"] == [100, 200]
     assert [text.get_text() for text in axes.texts] == ["vae", "gan", "flow"]
+
+
+def test_short_steps_are_named_too_in_rows_above_each_other_and_none_stands_outside(tmp_path: Path) -> None:
+    first = 10
+    for step, count in {"vae_warmup": 400, "vae_gan": 600, "flow_pretraining": 300, "finish": 2, "polish": 2}.items():
+        write(tmp_path, step, old_lines(count, first))
+        first += 10 * count
+
+    logs = read_run(tmp_path)
+    names = step_names(logs, letters=90)
+    (axes,) = drawn(tmp_path)["training_losses"].axes
+
+    assert [(name, row) for name, _, row in names] == [
+        ("vae_warmup", 0), ("vae_gan", 0), ("flow_pretraining", 0), ("finish", 1), ("polish", 2),
+    ]  # fmt: skip
+    assert max(middle + len(name) / 90 / 2 for name, middle, _ in names) <= 1.0
+    assert [text.get_text() for text in axes.texts] == [name for name, _, _ in names]
 
 
 @pytest.mark.parametrize(
