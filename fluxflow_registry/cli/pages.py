@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,7 +69,7 @@ def _page(kind: Kind, components: Mapping[str, Component]) -> str:
 
 def _meaning(kind: Kind) -> str:
     """What the hook of a kind says of it."""
-    return (getattr(hookspecs, kind.hook).__doc__ or "").strip()
+    return inspect.cleandoc(getattr(hookspecs, kind.hook).__doc__ or "")
 
 
 def _section(component: Component) -> list[str]:

@@ -43,6 +43,13 @@ def test_a_component_stands_with_its_words_options_needs_and_a_line_to_paste() -
     assert "Every loss also takes `weight`, `warmup`, `start`, `every`" in text
 
 
+def test_what_a_hook_says_of_its_kind_is_prose_in_every_paragraph() -> None:
+    made = pages(a_loss())
+
+    assert "to be minimised.\n\nOne that needs files may have a method `ready()`" in made["losses.md"]
+    assert not [line for text in made.values() for line in text.splitlines() if line.startswith("    ")]
+
+
 def test_the_index_leads_to_every_kind_and_component() -> None:
     made = pages(a_loss())
 
