@@ -24,6 +24,9 @@ from fluxflow_registry.registry import Registry, load
 #: Problems of data that are shown where there are more; JSON has all of them.
 FEW = 10
 
+#: Notes that many problems of data have in common: who asks, what can be read, and what to do instead.
+SHARED = frozenset({"asked by", "readable", "or else"})
+
 
 def load_plugins(files: Sequence[str]) -> Registry:
     """The registry of this environment: all plugins, or those that FLUXFLOW_PLUGINS names, and the files."""
@@ -125,8 +128,9 @@ def few(problems: Sequence[Problem]) -> list[Problem]:
 
 
 def unrepeated(problems: Sequence[Problem]) -> list[Problem]:
-    """The problems, each without the notes that stand under the one before: who asks, or what can be read."""
-    before = [frozenset[tuple[str, str]](), *(frozenset(problem.notes) for problem in problems)]
+    """The problems, each without what the one before says too of more than itself: who asks, what can be read."""
+    shared = [frozenset(note for note in problem.notes if note[0] in SHARED) for problem in problems]
+    before = [frozenset[tuple[str, str]](), *shared]
     pairs = zip(problems, before, strict=False)
     return [evolve(each, notes=tuple(note for note in each.notes if note not in last)) for each, last in pairs]
 

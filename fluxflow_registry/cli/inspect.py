@@ -138,7 +138,8 @@ def text(name: str, found: Inspected) -> str:
         told = "left out on opening, damaged or without a caption"
         lines += [f"    {len(seen.left_out):,} {told}:", *_named(seen.left_out)]
     if seen.damaged:
-        told = "cannot be read, others take their places"
+        taken = len(seen.damaged) < seen.samples  # nothing takes the places of all
+        told = "cannot be read, others take their places" if taken else "cannot be read"
         lines += [f"    {counted(len(seen.damaged), 'sample')} {told}:", *_named(seen.damaged)]
     lines += [f"    {_readable(seen)}"] if seen.read else []
     return "\n".join([*lines, *([f"    contact sheet: {found.sheet}"] if found.sheet else [])])
@@ -146,10 +147,13 @@ def text(name: str, found: Inspected) -> str:
 
 def _readable(seen: Survey) -> str:
     """What of a dataset can be read, as far as it has been: beside what is damaged nobody is told that all can."""
+    none = len(seen.damaged) == seen.read
     if seen.read < seen.samples:
-        which = "the others of these" if seen.damaged else "all of these"
+        which = "none of these" if none else "the others of these" if seen.damaged else "all of these"
         some = f"{seen.read:,} of {counted(seen.samples, 'sample')}, evenly spread, were read"
         return f"{some}; {which} can be read, and --samples reads more"
+    if none:
+        return "none can be read"
     return f"all {'others' if seen.damaged or seen.left_out else 'samples'} can be read"
 
 

@@ -155,6 +155,34 @@ def test_beside_damage_nobody_is_told_that_all_samples_can_be_read(
     assert "    caption        empty in every sample" in first
 
 
+@pytest.mark.parametrize(
+    ("samples", "head", "tail"),
+    [
+        ("9", "3 samples cannot be read:", "none can be read"),
+        (
+            "2",
+            "2 samples cannot be read, others take their places:",
+            "2 of 3 samples, evenly spread, were read; none of these can be read, and --samples reads more",
+        ),
+    ],
+)
+def test_where_all_samples_are_damaged_nobody_is_told_that_others_can_be_read(
+    samples: str, head: str, tail: str, call: Call, recipe: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    for name in "abc":
+        Image.effect_noise((32, 32), 64).save(folder / f"{name}.png")
+        (folder / f"{name}.png").write_bytes((folder / f"{name}.png").read_bytes()[:300])
+    dataset = "datasets.shapes={type: folder, path: cut, uncaptioned: true, damaged_at_most: 0.9, verify: false}"
+
+    told = call(recipe, "--inspect-data", "--samples", samples, "--set", dataset, "--set", "steps.vae.batch_size=2")
+
+    first = told.out.split("\n\n")[0].splitlines()
+    assert f"    {head}" in first
+    assert first[-1] == f"    {tail}"
+
+
 @pytest.mark.parametrize("command", ["--inspect-data", "--check"])
 def test_what_is_wrong_with_files_of_two_datasets_is_told_once_and_names_both(
     command: str, call: Call, recipe: Path
@@ -200,6 +228,23 @@ def test_of_a_thousand_problems_the_first_of_each_kind_are_shown_and_the_others_
     ]
     assert told.err.count("asked by") == 1
     assert all(place["notes"]["asked by"].startswith("dataset `shapes` (") for place in found)
+
+
+def test_a_note_that_belongs_to_one_problem_stands_under_each_that_has_it(
+    call: Call, recipe: Path, tmp_path: Path
+) -> None:
+    lines = ["0.png\ta", "0.png\tb", "0.png\tc", "1.pngg\td", "1.pnggg\te"]
+    (tmp_path / "captions.txt").write_text("\n".join(lines))
+    (tmp_path / "two").mkdir()
+    for name in "01":
+        Image.effect_noise((32, 32), 64).save(tmp_path / "two" / f"{name}.png")
+    dataset = "datasets.shapes={type: folder, path: two, captions: captions.txt}"
+
+    told = call(recipe, "--check", "--set", dataset, "--set", "steps.vae.batch_size=2")
+
+    words = " ".join(told.err.split())
+    assert (words.count("first captions.txt:1"), words.count("nearest 1.png")) == (2, 2)
+    assert (words.count("asked by"), words.count("or else")) == (1, 1)
 
 
 class Plain:
