@@ -26,7 +26,9 @@ class Parser(ArgumentParser):
             unknown = [each for each in flags if each.startswith("--") and each.partition("=")[0] not in self.flags]
             self._refuse([self._unknown(each) for each in unknown])
         arguments, extra = self.parse_known_args(given, known)
-        self._refuse([self._unknown(each) if each.startswith("-") else _too_many(each) for each in extra])
+        left = [each for each in extra if each != "--"]
+        # What stands behind `--` is no flag, whatever it begins with.
+        self._refuse([self._unknown(e) if e.startswith("-") and e in flags else _too_many(e) for e in left])
         return arguments
 
     def error(self, message: str) -> NoReturn:
