@@ -30,8 +30,9 @@ class _Watch:
     tracker: Tracker | None = None
     began: float = 0.0
     resumed: bool = False
-    #: Since when this session is in the step.
+    #: Since when this session is in the step, and whether another has begun it.
     entered: float = 0.0
+    begun: bool = False
     clock: Clock = Factory(Clock)
     #: When the progress is shown next; until then a batch costs one look at the clock.
     due: float = 0.0
@@ -49,7 +50,8 @@ class Console:
     `vae_loss`, `discriminator_loss` and `flow_loss`; `KL`, `LPIPS` and `G` the losses `kl`, `lpips` and
     `*_generator` of any update. Every other metric has its own name, and so have two that would share
     one. What a later step takes is guessed from the present one's pace, hence `~`. The time of a step
-    that is over is that of all sessions, evaluations included, as in the table of `report`. All goes to
+    that is over is that of all sessions, evaluations included, as in the table of `report`; without a
+    report nothing is known of earlier sessions, and it is the time since the run went on. All goes to
     standard error; NO_COLOR and FORCE_COLOR are honoured.
     """
 
@@ -88,7 +90,7 @@ class Console:
         tracker, screen = self._tracker(run), self._screen()
         tracker.enter(step, position)
         self._watch.clock.enter(step.name)
-        self._watch.entered = perf_counter()
+        self._watch.entered, self._watch.begun = perf_counter(), position.step_batch > 0
         self._watch.measured.clear()
         screen.begin(tracker)
         self._put_off()
@@ -174,7 +176,10 @@ class Console:
         earlier = clock.seconds.get(step, 0.0)
         clock.enter(None)
         took = words.duration(clock.seconds.get(step, 0.0))
-        return f"{took}, {words.duration(here)} of it since the run went on" if earlier else took
+        if earlier:
+            return f"{took}, {words.duration(here)} of it since the run went on"
+        # Earlier sessions wrote their times down only where they had a report.
+        return f"{took} since the run went on" if self._watch.begun else took
 
     def _say(self, text: str, style: str = "") -> None:
         self._screen().say(text, style)

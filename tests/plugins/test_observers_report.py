@@ -139,6 +139,22 @@ def test_the_console_and_the_table_tell_the_same_time_of_a_step_in_all_sessions(
     assert f"Done in 0:01:41 since the run went on: {run.folder}\n" in err
 
 
+@pytest.mark.parametrize(
+    ("begun", "told_time"), [(3, "0:00:01 since the run went on"), (0, "0:00:01")], ids=["within a step", "before it"]
+)
+def test_without_a_report_the_console_does_not_take_one_sessions_time_for_all(
+    begun: int, told_time: str, told: Callable[..., Tell], run: Any, clock: list[float], capsys: Any
+) -> None:
+    at, tell = Position(0, 0, begun, begun, begun), told(Console())
+
+    tell("run_started", run, position=at, resumed=True)
+    tell("step_started", run, step=run.steps[0], position=at)
+    clock[0] += 1.0
+    tell("step_ended", run, step=run.steps[0], position=Position(0, 2, 0, 8, 8), ending=Ending("2 epochs"))
+
+    assert f"Step vae_warmup (1/2) is over: 2 epochs | 8 batches | {told_time}\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", [None, b"", b"\xff", b"[]", b'{"steps": {"vae_warmup": 3}}', b'{"steps": []}'])
 def test_a_results_file_that_cannot_be_understood_counts_as_no_time(
     content: bytes | None, told: Callable[..., Tell], run: Any, clock: list[float]
