@@ -45,9 +45,19 @@ def unfilled(checked: Checked, sources: Mapping[str, Source]) -> list[Problem]:
 def mentioned(dataset: Configured, where: str) -> str:
     """The place in the recipe of the option that names what stands at `where`, a file for one; else of the entry."""
     stated = _texts(dataset.entry.options) if dataset.entry else ()
-    paths = [(os.path.expanduser(value).removeprefix("./"), place) for value, place in stated]
-    named = [(path, place) for path, place in paths if path and where.startswith(path)]
-    return max(named, key=lambda each: len(each[0]), default=("", dataset.where))[1]
+    named: dict[tuple[int, bool], list[str]] = {}
+    for value, place in stated:
+        path = os.path.expanduser(value).removeprefix("./")
+        if path and _below(where, path):
+            # The longest path is the nearest; of two, a word such as a split's is less likely a path than `./train`.
+            named.setdefault((len(path), "/" in value), []).append(place)
+    places = named[max(named)] if named else []
+    return places[0] if len(places) == 1 else dataset.where
+
+
+def _below(where: str, path: str) -> bool:
+    """Whether a place is that of a path, or of something in it: a file of a folder, a line or a member of a file."""
+    return where.startswith(path) and (path.endswith("/") or where[len(path) :][:1] in ("", "/", ":"))
 
 
 def _texts(node: Node) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,40 @@
+"""What is wrong with files is told at the option of the recipe that names them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fluxflow_registry.check import check
+from fluxflow_registry.engine.refused import mentioned
+from fluxflow_registry.registry import Registry
+
+from ..recipes import TINY
+
+
+@pytest.mark.parametrize(
+    ("options", "where", "option"),
+    [
+        ("split: train, holdout: 0.1, path: ./train", "train", "./train"),
+        ("split: train, holdout: 0.1, path: ./train", "train/a.png", "./train"),
+        ("split: train, holdout: 0.1, path: ./training", "training/a.png", "./training"),
+        ("path: here, captions: ./here/captions.txt", "here/captions.txt:3", "./here/captions.txt"),
+        ("path: here, captions: ./here/captions.txt", "here/a.png", "here,"),
+        ("path: here/", "here/a.png", "here/"),
+        ("split: train, holdout: 0.1, path: train", "train/a.png", "folder,"),
+        ("path: here", "elsewhere", "folder,"),
+        ("path: ./train", "training/a.png", "folder,"),
+    ],
+)
+def test_the_option_that_names_a_file_is_the_one_whose_path_leads_to_it(
+    everything: Registry, tmp_path: Path, options: str, where: str, option: str
+) -> None:
+    text = TINY.replace("{type: shapes}", f"{{type: folder, {options}}}")
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+
+    place = mentioned(check(path, everything).datasets["shapes"], where)
+
+    line, column = map(int, place.removeprefix(f"{path}:").split(":"))
+    assert text.splitlines()[line - 1][column - 1 :].startswith(option)
