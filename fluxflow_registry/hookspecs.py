@@ -1,15 +1,19 @@
 """Every extension point: a plugin implements the hooks of the kinds that it brings.
 
-Each hook is called once, when the registry is loaded, and is handed `register(name, component)`.
+Each hook that registers is called once, when the registry is loaded, and is handed `register(name, component)`.
 A component is a function or a class: **its fields are what the recipe says, the parameters of its
 call are what the graph gives.**
 """
 
 from __future__ import annotations
 
+from argparse import Namespace
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from pluggy import HookimplMarker, HookspecMarker
+
+from fluxflow_registry.errors import Problem
 
 hookspec = HookspecMarker("fluxflow")
 hookimpl = HookimplMarker("fluxflow")
@@ -87,3 +91,14 @@ def fluxflow_register_metrics(register: Register) -> None:
 @hookspec
 def fluxflow_register_observers(register: Register) -> None:
     """Observers: objects with hooks of `fluxflow_registry.lifecycle`; they hear what a run does."""
+
+
+@hookspec(firstresult=True)
+def fluxflow_recognize_file(
+    path: str, content: Mapping[str, Any], arguments: Namespace, trains: bool
+) -> Problem | None:
+    """What a file is that was given to `fluxflow-run` and is no recipe, with the command that takes it.
+
+    `content` is the mapping that stands in the file, `arguments` the command line; `trains` says whether training was
+    asked for, or to look only: then the command that is told looks only too. None: the plugin does not know the file.
+    """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from hashlib import blake2b
 from importlib.metadata import Distribution, EntryPoint, distributions
@@ -30,6 +30,9 @@ from fluxflow_registry.signature import (
     read,
     shorten,
 )
+
+#: The hook that says what a file is that is no recipe; all others register components of a kind.
+RECOGNIZE = "fluxflow_recognize_file"
 
 #: Group of the entry points by which distributions announce their plugins.
 GROUP = "fluxflow"
@@ -92,6 +95,8 @@ class Registry:
     components: dict[str, dict[str, Component]] = Factory(lambda: {kind: {} for kind in KINDS})
     #: Names that several plugins claim: nobody gets them, and a recipe that asks is told who claims.
     contested: dict[tuple[str, str], list[Component]] = Factory(dict)
+    #: What each plugin that knows files of another kind says of one; see `fluxflow_recognize_file`.
+    recognizers: list[tuple[Plugin, Callable[..., Problem | None]]] = Factory(list)
 
     def names(self, kind: str) -> list[str]:
         """The names of a kind, sorted."""
@@ -257,12 +262,14 @@ def _register(registry: Registry, plugin: Plugin, module: Any) -> None:
         raise PluginError(f"plugin `{plugin.name}` fails to register: {one_line(error)}") from error
     for component in taken:
         _add(registry, component)
+    if hasattr(module, RECOGNIZE):
+        registry.recognizers.append((plugin, getattr(manager.hook, RECOGNIZE)))
     registry.plugins.append(plugin)
 
 
 def _check_hooks(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> None:
     """Refuse hooks whose name or arguments are wrong: pluggy takes a misspelt hook in silence."""
-    known = {kind.hook for kind in KINDS.values()}
+    known = {*(kind.hook for kind in KINDS.values()), RECOGNIZE}
     hooks = [name for name in dir(module) if manager.parse_hookimpl_opts(module, name) is not None]
     problems = []
     for name in hooks:
@@ -271,9 +278,12 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> 
             problems.append(
                 Problem(f"unknown hook `{name}` in plugin `{plugin.name}`", where, choices(name, known, "hooks"))
             )
-        elif list(inspect.signature(getattr(module, name)).parameters) != ["register"]:
-            notes = (("defined as", text), ("expected", f"def {name}(register)"))
-            problems.append(Problem(f"hook `{name}` of plugin `{plugin.name}` takes `register`", where, notes))
+            continue
+        taken, expected = (list(inspect.signature(getattr(of, name)).parameters) for of in (module, hookspecs))
+        if taken != expected:
+            takes = ", ".join(f"`{each}`" for each in expected)
+            notes = (("defined as", text), ("expected", f"def {name}({', '.join(expected)})"))
+            problems.append(Problem(f"hook `{name}` of plugin `{plugin.name}` takes {takes}", where, notes))
     unmarked = [name for name in sorted(known & set(dir(module))) if name not in hooks]
     for name in unmarked:
         where = definition(getattr(module, name))[0]

@@ -123,12 +123,12 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _with_recipe(arguments: argparse.Namespace, registry: Registry, signals: Signals | None) -> int:
     from fluxflow_registry.check import check
-    from fluxflow_registry.cli.languages import refuse_configuration
+    from fluxflow_registry.cli.foreign import refuse_foreign
 
     try:
         checked = check(arguments.recipe, registry, arguments.set)
     except RecipeError:
-        refuse_configuration(arguments.recipe, arguments)
+        refuse_foreign(arguments, registry, trains=signals is not None)
         raise
     if arguments.validate:
         from fluxflow_registry.cli.explain import summary, summary_data

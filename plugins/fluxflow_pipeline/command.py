@@ -65,8 +65,8 @@ def parser() -> Parser:
 def main(arguments: argparse.Namespace) -> int:
     """Do what the arguments say; gives the exit code."""
     from fluxflow_registry.check import check
-    from fluxflow_registry.cli.languages import refuse_recipe
 
+    from .languages import refuse_recipe
     from .reading import read_config
     from .recipe import translate
     from .summary import summary, summary_data

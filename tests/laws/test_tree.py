@@ -21,7 +21,7 @@ MODULES = {path.stem for path in CORE.iterdir()}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "contracts": set(),
-    "hookspecs": set(),
+    "hookspecs": {"errors"},
     "lifecycle": {"contracts", "hookspecs"},
     "signature": {"errors"},
     "listening": {"errors", "lifecycle", "signature"},
@@ -86,6 +86,15 @@ def test_the_framework_imports_no_plugin() -> None:
 
     for _, path in parts():
         assert not {m.split(".")[0] for m in imports(path)} & plugins, path
+
+
+def test_the_framework_names_no_command_of_a_plugin() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    theirs = [name for name, at in scripts.items() if not at.startswith("fluxflow_registry.")]
+
+    assert "fluxflow-train" in theirs
+    for path in CORE.rglob("*.py"):
+        assert not [name for name in theirs if name in path.read_text()], path
 
 
 @pytest.mark.parametrize("folder", sorted(p for p in PLUGINS.iterdir() if p.is_dir()), ids=lambda p: p.name)

@@ -283,6 +283,38 @@ def test_fluxflow_run_names_the_command_that_takes_a_configuration_of_fluxflow(
     ]
 
 
+@pytest.mark.parametrize("flag", ["--check", "--mermaid", "--inspect-data", "--prove-resume", "--explain"])
+def test_the_command_that_is_named_does_not_train_where_training_was_not_asked_for(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text(example("minimal"))
+
+    for given in ([flag], []):
+        with pytest.raises(SystemExit):
+            fluxflow_run.run(["c.yaml", *given])
+
+    looks, trains = (line for line in capsys.readouterr().err.splitlines() if "command" in line)
+    assert looks == "    command  fluxflow-train --config c.yaml --validate-pipeline"
+    assert trains == "    command  fluxflow-train --config c.yaml"
+
+
+def test_without_the_plugin_its_command_is_not_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLUXFLOW_PLUGINS", "vae,data,torch")
+    Path("c.yaml").write_text(example("minimal"))
+
+    with pytest.raises(SystemExit) as left:
+        fluxflow_run.run(["c.yaml", "--validate"])
+
+    err = capsys.readouterr().err
+    assert left.value.code == 2
+    assert "fluxflow-train" not in err
+    assert "a recipe says which version" in err
+
+
 @pytest.mark.parametrize("text", [TINY, TINY.replace("recipe: 1", "")], ids=["whole", "without version"])
 def test_fluxflow_train_names_the_command_that_takes_a_recipe(train: Train, text: str) -> None:
     done = train(text, "--validate-pipeline", "--fresh", short_by=None)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 from argparse import Namespace
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from fluxflow_registry.errors import FluxflowError, Problem, RecipeError
-from fluxflow_registry.recipe.source import Node
 from fluxflow_registry.recipe.yaml import read
 
 Language = Literal["recipe", "FluxFlow"]
@@ -19,9 +19,9 @@ FLUXFLOW = frozenset({"training", "model", "data"})
 RECIPE = frozenset({"recipe", "models", "datasets"})
 
 
-def language_of(root: Node) -> Language | None:
+def language_of(content: object) -> Language | None:
     """The language in which a file is written; None where it could be either, or neither."""
-    keys = set(root.value) if isinstance(root.value, dict) else set()
+    keys = set(content) if isinstance(content, Mapping) else set()
     ours, theirs = keys & RECIPE, keys & FLUXFLOW
     if bool(ours) == bool(theirs):
         return None
@@ -30,29 +30,27 @@ def language_of(root: Node) -> Language | None:
 
 def refuse_recipe(path: str, arguments: Namespace) -> None:
     """Raise RecipeError with the command that trains it, where `fluxflow-train` was given a recipe."""
-    if _language(path) == "recipe":
+    try:
+        language = language_of(read(path).value)
+    except FluxflowError:
+        return
+    if language == "recipe":
         mode = ["--validate"] if arguments.validate_pipeline else ["--explain"] if arguments.show_recipe else []
         notes = (("command", shlex.join(["fluxflow-run", path, *mode, *_shared(arguments)])),)
         raise RecipeError(Problem("this is a recipe, and `fluxflow-train` takes FluxFlow's own files", path, notes))
 
 
-def refuse_configuration(path: str, arguments: Namespace) -> None:
-    """Raise RecipeError with the command that trains it, where `fluxflow-run` was given FluxFlow's own file."""
-    if _language(path) == "FluxFlow":
-        mode = ["--validate-pipeline"] if arguments.validate or arguments.explain else []
-        command = ["fluxflow-train", "--config", path]
-        notes = (
-            ("command", shlex.join([*command, *mode, *_shared(arguments)])),
-            ("or", f"{shlex.join([*command, '--show-recipe'])} > recipe.yaml   # the recipe that says the same"),
-        )
-        raise RecipeError(Problem("this is a configuration of FluxFlow, and no recipe", path, notes))
-
-
-def _language(path: str) -> Language | None:
-    try:
-        return language_of(read(path))
-    except FluxflowError:
+def configuration(path: str, content: Mapping[str, Any], arguments: Namespace, trains: bool) -> Problem | None:
+    """The command that takes it, where `fluxflow-run` was given FluxFlow's own file; one that trains only if asked."""
+    if language_of(content) != "FluxFlow":
         return None
+    mode = [] if trains else ["--validate-pipeline"]
+    command = ["fluxflow-train", "--config", path]
+    notes = (
+        ("command", shlex.join([*command, *mode, *_shared(arguments)])),
+        ("or", f"{shlex.join([*command, '--show-recipe'])} > recipe.yaml   # the recipe that says the same"),
+    )
+    return Problem("this is a configuration of FluxFlow, and no recipe", path, notes)
 
 
 def _shared(arguments: Namespace) -> list[str]:
