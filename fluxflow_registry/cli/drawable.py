@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from fluxflow_registry.check import Checked, CheckedStep, world_of
 from fluxflow_registry.errors import Problem, RecipeError
-from fluxflow_registry.plan.resolve import Ask, Provider, resolve
+from fluxflow_registry.plan.resolve import Ask, Missing, Provider, resolve
 from fluxflow_registry.signature import Signature
 
 SAMPLER = "a sampler, which `--sampler NAME` gives"
@@ -30,16 +28,17 @@ def require_drawable(checked: Checked, step: CheckedStep, value: str, sampler: b
             ("it has", f"models {', '.join(checked.models) or 'none'}; steps {_names(checked)}"),
         ]
         if lacking != [SAMPLER]:
-            notes.append(("who can", "a run with a step that trains a flow, as `flow` of recipes/vae_gan_flow.yaml"))
+            notes.append(("who can", "a run whose recipe has all of it, as recipes/vae_gan_flow.yaml has"))
         raise RecipeError(Problem(message, checked.recipe.path, tuple(notes)))
 
 
 def _lacking(problem: Problem) -> str:
-    """What is missing, out of the words in which it would be asked for."""
-    asked = re.search(r"asks for (.+?), which", problem.message)
-    if asked and asked[1] == "`sampler`":
+    """What is missing, in a word."""
+    if not isinstance(problem, Missing):
+        return problem.message
+    if problem.name == "sampler":
         return SAMPLER
-    return asked[1] if asked else problem.message
+    return f"the model `{problem.name}`" if problem.model else f"`{problem.name}`"
 
 
 def _names(checked: Checked) -> str:

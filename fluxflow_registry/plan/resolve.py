@@ -75,6 +75,14 @@ class Ask:
     where: str
 
 
+@frozen
+class Missing(Problem):
+    """The problem that a name is asked for and not there: which, and whether it is to be a model of the recipe."""
+
+    name: str = ""
+    model: bool = False
+
+
 Source = Literal["field", "model", "context", "value"]
 
 
@@ -169,18 +177,19 @@ def _chain(world: World, ask: Ask, chain: tuple[str, ...]) -> tuple[tuple[str, s
     return tuple(notes)
 
 
-def _unknown(world: World, name: str, ask: Ask, parameter: str, chain: tuple[str, ...], where: str) -> Problem:
+def _unknown(world: World, name: str, ask: Ask, parameter: str, chain: tuple[str, ...], where: str) -> Missing:
     who, provider = _asker(world, ask, chain)
     notes = _chain(world, ask, chain)
     if parameter in provider.signature.models:
         message = f"{who} asks for the model `{name}`, which the recipe does not declare"
         hint = ("declare it", f"under `models`: `{name}: {{type: ...}}`; `--list-plugins model` shows the types")
-        return Problem(message, where, (*notes, *choices(name, world.models, "models"), hint))
+        return Missing(message, where, (*notes, *choices(name, world.models, "models"), hint), name, model=True)
     if name in world.absent:
         message = f"{who} asks for `{name}`, which the recipe does not state"
-        return Problem(message, where, (*notes, ("state it", world.absent[name])))
+        return Missing(message, where, (*notes, ("state it", world.absent[name])), name)
     if name in world.unset:
         message = f"{who} asks for `{name}`, which has options that the recipe must state"
         hint = ("state them", f"under `values`: `{name}: {{...}}`; `--describe value:{name}` shows them")
-        return Problem(message, where, (*notes, hint))
-    return Problem(f"{who} asks for `{name}`, which nothing provides", where, (*notes, *choices(name, world.names)))
+        return Missing(message, where, (*notes, hint), name)
+    message = f"{who} asks for `{name}`, which nothing provides"
+    return Missing(message, where, (*notes, *choices(name, world.names)), name)

@@ -373,7 +373,7 @@ def test_a_run_without_a_flow_is_one_problem_that_says_what_it_lacks(
         "              the model `flow_processor`",
         "              a sampler, which `--sampler NAME` gives",
         "    it has    models compressor, expander, discriminator; steps vae_gan",
-        "    who can   a run with a step that trains a flow, as `flow` of recipes/vae_gan_flow.yaml",
+        "    who can   a run whose recipe has all of it, as recipes/vae_gan_flow.yaml has",
     ]
     assert "a sampler" not in stated[2]
     assert "it lacks  a sampler, which `--sampler NAME` gives" in unsampled[2]
