@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 from attrs import evolve
 
 from fluxflow_registry.cli.parser import Parser
+from fluxflow_registry.engine.started import STATED, Started
 from fluxflow_registry.errors import DataError, FluxflowError, Problem
 from fluxflow_registry.registry import Registry, load
 
@@ -30,7 +30,7 @@ SHARED = frozenset({"asked by", "readable", "or else"})
 
 def load_plugins(files: Sequence[str]) -> Registry:
     """The registry of this environment: all plugins, or those that FLUXFLOW_PLUGINS names, and the files."""
-    stated = os.environ.get("FLUXFLOW_PLUGINS")
+    stated = os.environ.get(STATED)
     names = None if stated is None else [name.strip() for name in stated.split(",")]
     with redirect_stdout(sys.stderr):  # what a plugin prints while it is imported is no result
         return load(names, [Path(file) for file in files])
@@ -52,10 +52,9 @@ def command_of(prog: str, argv: Sequence[str] | None) -> str:
     """The command that goes on with what this one begins, as a shell takes it: all of it but `--fresh`."""
     module = Path(sys.argv[0]).parts[-2:] == ("fluxflow_registry", "__main__.py")
     begun = ["python", "-m", "fluxflow_registry"] if module else [prog]
-    stated = os.environ.get("FLUXFLOW_PLUGINS")
-    plugins = "" if stated is None else f"FLUXFLOW_PLUGINS={shlex.quote(stated)} "
     given = sys.argv[1:] if argv is None else argv
-    return plugins + shlex.join([*begun, *(each for each in given if each != "--fresh")])
+    # The files of `--plugin` are among the words already.
+    return Started(stated=os.environ.get(STATED)).command(*begun, *(each for each in given if each != "--fresh"))
 
 
 def emit(text: str) -> None:

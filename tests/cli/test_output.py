@@ -16,6 +16,7 @@ from fluxflow_observers import command as graphs
 from fluxflow_pipeline import command as train
 from fluxflow_registry import __version__
 from fluxflow_registry.cli import generate
+from fluxflow_registry.cli.common import command_of
 
 from ..recipes import DEFAULT, TINY
 from ..synthetic import LOSS, Site
@@ -54,6 +55,14 @@ def test_a_recipe_is_needed(call: Call) -> None:
             "",
             "a recipe is needed, as in `fluxflow-run recipes/vae_gan_flow.yaml`\n    help  fluxflow-run --help\n",
         )
+
+
+def test_a_command_that_goes_on_loads_the_same_plugins_however_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLUXFLOW_PLUGINS", "vae, data")
+
+    command = command_of("fluxflow-run", ["a b.yaml", "--fresh", "--plugin", "own.py"])
+
+    assert command == "FLUXFLOW_PLUGINS='vae, data' fluxflow-run 'a b.yaml' --plugin own.py"
 
 
 @pytest.mark.parametrize(
