@@ -118,6 +118,20 @@ def draw_line(axes: Axes, line: Line, colour: str, noisy: bool) -> None:
         named = True
 
 
+def width(logs: Sequence[StepLog]) -> tuple[float, float]:
+    """Where the first step begins, and how many batches there are from there to the last batch of all."""
+    first = logs[0].first
+    return first, max(max(log.last for log in logs) - first, 1.0)
+
+
+def placed(logs: Sequence[StepLog]) -> Iterator[tuple[StepLog, float, float]]:
+    """Each step from where the one before ends to its own end."""
+    start = logs[0].first
+    for log in logs:
+        yield log, start, log.last
+        start = log.last
+
+
 def step_names(logs: Sequence[StepLog], letters: float) -> list[tuple[str, float, int]]:
     """Each step's name, the middle of where it stands as a share of the width, and the row above the panel.
 
@@ -126,18 +140,16 @@ def step_names(logs: Sequence[StepLog], letters: float) -> list[tuple[str, float
     """
     if not logs:
         return []
-    first, last = logs[0].first, max(log.last for log in logs)
-    span, start = max(last - first, 1.0), logs[0].first
+    first, span = width(logs)
     ends = [-math.inf] * 3
     found = []
-    for log in logs:
+    for log, start, end in placed(logs):
         half = len(log.name) / letters / 2
-        middle = max(min(((start + log.last) / 2 - first) / span, 1.0 - half), half)
-        row = next((row for row, end in enumerate(ends) if middle - half > end), None)
+        middle = max(min(((start + end) / 2 - first) / span, 1.0 - half), half)
+        row = next((row for row, right in enumerate(ends) if middle - half > right), None)
         if row is not None:
             found.append((log.name, middle, row))
             ends[row] = middle + half + 1 / letters
-        start = log.last
     return found
 
 
@@ -145,18 +157,15 @@ def mark_steps(axes: Axes, logs: Sequence[StepLog], names: Sequence[tuple[str, f
     """Shade every other step, with the names above; a dotted line where a session began."""
     if not logs:
         return
-    first, last = logs[0].first, max(log.last for log in logs)
-    span = max(last - first, 1.0)
-    axes.set_xlim(first - 0.01 * span, last + 0.01 * span)
-    start = first
-    for number, log in enumerate(logs):
+    first, span = width(logs)
+    axes.set_xlim(first - 0.01 * span, max(log.last for log in logs) + 0.01 * span)
+    for number, (log, start, end) in enumerate(placed(logs)):
         if number:
             axes.axvline(start, color="0.35", linewidth=0.8, linestyle="--", label="_step")
         if number % 2:
-            axes.axvspan(start, log.last, color="0.5", alpha=0.08, linewidth=0, label="_step")
+            axes.axvspan(start, end, color="0.5", alpha=0.08, linewidth=0, label="_step")
         for at in log.resumed:
             axes.axvline(at, color="0.6", linewidth=0.8, linestyle=":", label="_session")
-        start = log.last
     for name, middle, row in names:
         axes.annotate(
             name,

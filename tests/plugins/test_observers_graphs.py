@@ -211,6 +211,7 @@ def test_short_steps_are_named_too_in_rows_above_each_other_and_none_stands_outs
     ]  # fmt: skip
     assert max(middle + len(name) / 90 / 2 for name, middle, _ in names) <= 1.0
     assert [text.get_text() for text in axes.texts] == [name for name, _, _ in names]
+    assert [text.xy[0] for text in axes.texts][:3] == [2005, 7000, 11500]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
