@@ -50,9 +50,15 @@ def _without_withdrawn(written: Node, root: Node) -> Node:
     before, after = written.get("observers"), root.get("observers")
     if before is None or after is None or not (isinstance(before.value, dict) and isinstance(after.value, dict)):
         return root
-    own = {label for label, node in before.value.items() if node.get("type") or isinstance(node.value, str)}
-    gone = {label for label in own if after.value[label].value is False}
+    own = {label for label, node in before.value.items() if _type(node) not in (None, label)}
+    gone = {label for label in own & set(after.value) if after.value[label].value is False}
     return Node({**root.value, "observers": after.without(gone)}, root.where, root.keys)
+
+
+def _type(node: Node) -> str | None:
+    """The type that a component states, be it by its name alone."""
+    stated = node if isinstance(node.value, str) else node.get("type")
+    return stated.value if stated is not None and isinstance(stated.value, str) else None
 
 
 def _placed(node: Node, origin: str) -> Node:

@@ -184,13 +184,29 @@ def test_what_the_file_declares_a_setting_takes_away_as_if_it_were_not_there(pro
     assert found == plain(resolve_recipe(prove(json.dumps(left)))) != plain(resolve_recipe(whole))
 
 
-def test_an_observer_that_joins_every_run_is_taken_away_even_where_the_file_sets_its_options(prove: Prove) -> None:
-    text = TINY + "observers: {console: {names: {vae/l1: L1}}, drawing: {type: jsonl}}\n"
+@pytest.mark.parametrize("console", ["{names: {vae/l1: L1}}", "{type: console, names: {vae/l1: L1}}", "console"])
+def test_an_observer_that_joins_every_run_is_taken_away_even_where_the_file_sets_its_options(
+    prove: Prove, console: str
+) -> None:
+    text = TINY + f"observers: {{console: {console}, drawing: {{type: jsonl}}}}\n"
 
     checked = prove(text, "observers.console=false", "observers.drawing=false")
 
     assert not {"console", "drawing"} & set(checked.observers)
     assert "jsonl" in checked.observers
+
+
+@pytest.mark.parametrize(
+    ("setting", "left"), [("{console: false}", {"jsonl"}), ("{}", {"console", "jsonl"}), ("", {"console", "jsonl"})]
+)
+def test_a_setting_that_replaces_all_observers_takes_away_what_the_file_names(
+    prove: Prove, setting: str, left: set[str]
+) -> None:
+    text = TINY + "observers: {drawing: {type: samples, dataset: shapes}}\n"
+
+    checked = prove(text, f"observers={setting}")
+
+    assert {"console", "jsonl", "drawing"} & set(checked.observers) == left
 
 
 def test_an_observer_that_nobody_knows_cannot_be_taken_away(prove: Prove) -> None:
