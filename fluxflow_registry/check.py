@@ -34,7 +34,7 @@ from fluxflow_registry.recipe.source import Node
 from fluxflow_registry.recipe.structure import structure, unknown_keys
 from fluxflow_registry.registry import Component, Registry
 from fluxflow_registry.signature import gives_tensor, is_configurable
-from fluxflow_registry.watching import unknown_losses, unlogged, unwatchable
+from fluxflow_registry.watching import unknown_losses, unlogged, unwatchable, withdrawn_losses
 
 __all__ = ["Checked", "CheckedEvaluation", "CheckedStep", "CheckedUpdate", "Configured", "check", "world_of"]
 
@@ -222,7 +222,8 @@ class _Checker:
         scheduler = self.configure("scheduler", update.scheduler, asked) if update.scheduler else None
         balancer = self.configure("balancer", update.balancer, asked) if update.balancer else None
         if balancer is not None:
-            self.problems.extend(unknown_losses(update, balancer, self.named(balancer, "losses")))
+            spared = [label for label in self.named(balancer, "spared") if label not in withdrawn_losses(update)]
+            self.problems.extend(unknown_losses(update, balancer, [*self.named(balancer, "losses"), *spared]))
         if optimizer is None:
             return None
         return CheckedUpdate(

@@ -136,7 +136,8 @@ class Gradients(Protocol):
 class Naming(Protocol):
     """What a component says of the names that its options give, so that a recipe is refused where they are not there.
 
-    A transition and an observer may have `metrics`, a balancer may have `losses`; either method may be left out.
+    A transition and an observer may have `metrics`, a balancer may have `losses` and `spared`; each method may be left
+    out. What an option only renames where it is there is not among them.
     """
 
     def metrics(self) -> Sequence[str]:
@@ -144,6 +145,9 @@ class Naming(Protocol):
 
     def losses(self) -> Sequence[str]:
         """Labels of losses of the balancer's update."""
+
+    def spared(self) -> Sequence[str]:
+        """Labels of losses that the balancer leaves alone; one that `false` takes away may be among them."""
 
 
 @frozen

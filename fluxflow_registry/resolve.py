@@ -8,7 +8,8 @@ from typing import Any
 from fluxflow_registry.check import Checked, CheckedStep, CheckedUpdate, Configured
 from fluxflow_registry.recipe import resolved
 from fluxflow_registry.recipe.resolved import DEFAULT, settings_of
-from fluxflow_registry.recipe.schema import OWN, VERSION
+from fluxflow_registry.recipe.schema import OWN, VERSION, Update
+from fluxflow_registry.watching import withdrawn_losses
 
 
 def resolve_recipe(checked: Checked) -> dict[str, Any]:
@@ -69,11 +70,12 @@ def _step(step: CheckedStep) -> dict[str, Any]:
 
 def _update(step: CheckedStep, update: CheckedUpdate) -> dict[str, Any]:
     node = step.step.updates[update.name].node
-    losses = {}
+    losses: dict[str, Any] = {}
     for label, loss in update.losses.items():
         stated = loss.entry.node.get("weight") if loss.entry else None
         weight = (update.weight(label), stated.where if stated else DEFAULT)
         losses[label] = {**_component(loss), "weight": weight, **_start(update, label)}
+    losses.update(_spared(step.step.updates[update.name], update.balancer))
     own = {**settings_of(step.step.updates[update.name].settings, node), **_start(update, OWN)}
     tree: dict[str, Any] = {**own, "losses": losses}
     for key, configured in (
@@ -84,6 +86,14 @@ def _update(step: CheckedStep, update: CheckedUpdate) -> dict[str, Any]:
         if configured is not None:
             tree[key] = _component(configured)
     return tree
+
+
+def _spared(update: Update, balancer: Configured | None) -> dict[str, Any]:
+    """Losses that are taken away and that the balancer would spare: it still names them."""
+    if balancer is None or not hasattr(balancer.instance, "spared"):
+        return {}
+    named = set(balancer.instance.spared())
+    return {label: (False, where) for label, where in withdrawn_losses(update).items() if label in named}
 
 
 def _start(update: CheckedUpdate, label: str) -> dict[str, Any]:

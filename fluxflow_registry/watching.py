@@ -104,6 +104,13 @@ def unlogged(
                 yield Problem(message, mention(observer, name), choices(name, logged, "logged"))
 
 
+def withdrawn_losses(update: Update) -> dict[str, str]:
+    """Labels of the losses that `false` takes away, each with its place."""
+    losses = update.node.get("losses")
+    stated = losses.value if losses is not None and isinstance(losses.value, dict) else {}
+    return {label: node.where for label, node in stated.items() if node.value is False}
+
+
 def unknown_losses(update: Update, balancer: Configured, named: Iterable[str]) -> Iterator[Problem]:
     """Losses that a balancer names and that its update does not have."""
     for label in () if update.partial else named:

@@ -43,15 +43,12 @@ class Inverse:
     spare: list[str] = field(factory=list)
     """Losses that are left alone: their factor is 1, and they have no part in the mean."""
 
-    def losses(self) -> list[str]:
-        """The losses that are spared."""
+    def spared(self) -> list[str]:
+        """The losses that are left alone."""
         return list(self.spare)
 
     def __call__(self, losses: Sequence[str]) -> InverseWeigher:
-        """Begin with no history; raises ValueError for a spared loss that there is not."""
-        for name in self.spare:
-            if name not in losses:
-                raise ValueError(f"`{name}` is to be spared, but the losses are {', '.join(losses)}")
+        """Begin with no history."""
         return InverseWeigher(self, [name for name in losses if name not in self.spare])
 
 

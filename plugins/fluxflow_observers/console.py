@@ -64,10 +64,6 @@ class Console:
 
     _watch: _Watch = field(init=False, factory=_Watch, repr=False)
 
-    def metrics(self) -> list[str]:
-        """The metrics that have names of their own."""
-        return list(self.names)
-
     @hookimpl
     def run_started(self, run: RunView, position: Position, resumed: bool) -> None:
         """Say which run this is, and where it goes on."""

@@ -65,10 +65,6 @@ class JsonLines:
             if len(sharing) > 1:
                 raise ValueError(f"`names` writes both `{sharing[0]}` and `{sharing[1]}` as `{name}`")
 
-    def metrics(self) -> list[str]:
-        """The metrics that are written under other names."""
-        return list(self.names)
-
     @hookimpl
     def run_started(self, run: RunView, position: Position, resumed: bool) -> None:
         """Take out the lines of batches that will be trained again."""

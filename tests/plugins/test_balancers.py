@@ -64,9 +64,12 @@ def test_a_spared_loss_is_left_alone_and_moves_no_other() -> None:
     assert after(weigher, 1, large=4.0, kl=7.0, small=1.0) == pytest.approx(factors)
 
 
-def test_a_spared_loss_that_there_is_not_is_refused() -> None:
-    with pytest.raises(ValueError, match="`kl` is to be spared, but the losses are l1, lpips"):
-        Inverse(spare=["kl"])(["l1", "lpips"])
+def test_to_spare_a_loss_that_there_is_not_changes_nothing() -> None:
+    weighers = [Inverse(spare=spare)(["l1", "lpips"]) for spare in (["kl"], [])]
+
+    factors = [after(weigher, 2, l1=4.0, lpips=1.0) for weigher in weighers]
+
+    assert factors[0] == factors[1] == pytest.approx({"l1": 2.5 / 4, "lpips": 2.5})
 
 
 def test_a_negative_generator_loss_keeps_its_direction() -> None:

@@ -119,6 +119,26 @@ def test_all_mistakes_are_one_report_and_exit_code_2(train: Train) -> None:
     assert done.err.rstrip().endswith("2 problems")
 
 
+@pytest.mark.parametrize(
+    "taken", ["steps.vae_gan.updates.vae.losses.lpips", "steps.flow", "steps.vae_gan.updates.vae.losses.kl"]
+)
+def test_a_loss_or_step_of_the_translation_can_be_taken_away_whatever_the_translation_says_of_its_metric(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, taken: str
+) -> None:
+    text = whole(example("readme_pipeline"))
+    shown = train(text, "--show-recipe", short_by=None)
+    (tmp_path / "config.recipe.yaml").write_text(shown.out)
+
+    done = train(text, "--validate-pipeline", "--set", f"{taken}=false", short_by=None)
+    with pytest.raises(SystemExit) as left:
+        fluxflow_run.run(["config.recipe.yaml", "--validate", "--set", f"{taken}=false"])
+
+    assert "spare: [mse, kl]" in shown.out
+    assert (done.code, done.err) == (0, "")
+    assert not left.value.code
+    assert not capsys.readouterr().err
+
+
 def test_the_shown_recipe_goes_on_with_the_run_as_fluxflow_run_reads_it(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 
@@ -9,6 +10,8 @@ import pytest
 
 from fluxflow_registry.check import Checked
 from fluxflow_registry.errors import Problem, RecipeError
+from fluxflow_registry.recipe.resolved import plain
+from fluxflow_registry.resolve import resolve_recipe
 
 from ..recipes import TINY
 
@@ -276,17 +279,49 @@ def test_a_metric_that_names_its_own_figures_may_measure_anything(prove: Prove) 
     prove(text.replace("datasets:", f"{models}sampler: euler\ndatasets:"))
 
 
-@pytest.mark.parametrize(
-    "observer",
-    ["watchdog: {high: {vae/l11: 0.2}}", "console: {names: {vae/l11: L1}}", "jsonl: {names: {vae/l11: l1_loss}}"],
-)
-def test_an_observer_that_names_a_metric_which_no_step_logs_is_refused_at_it(prove: Prove, observer: str) -> None:
+def test_an_observer_that_waits_for_a_metric_which_no_step_logs_is_refused_at_it(prove: Prove) -> None:
+    observer = "watchdog: {high: {vae/l11: 0.2}}"
+
     (problem,) = problems(prove, TINY + f"observers: {{{observer}}}\n")
 
-    who = observer.partition(":")[0]
-    assert problem.message == f"observer `{who}` names the metric `vae/l11`, which no step logs"
+    assert problem.message == "observer `watchdog` names the metric `vae/l11`, which no step logs"
     assert place(problem) == f"{TINY.count(chr(10)) + 1}:{len('observers: {') + observer.index('vae') + 1}"
     assert dict(problem.notes) == {"nearest": "vae/l1", "logged": "vae/grad_norm, vae/l1, vae/lr, vae_loss"}
+
+
+@pytest.mark.parametrize("observer", ["console", "jsonl"])
+def test_another_name_for_a_metric_that_no_step_logs_any_more_hinders_nothing(prove: Prove, observer: str) -> None:
+    text = TINY.replace("l1: {}", "l1: {}\n          kl: {}")
+    text += f"observers: {{{observer}: {{names: {{vae/l1: mean, vae/kl: kl_loss}}}}}}\n"
+
+    checked = prove(text, "steps.vae.updates.vae.losses.kl=false")
+
+    assert checked.observers[observer].instance.names == {"vae/l1": "mean", "vae/kl": "kl_loss"}
+
+
+@pytest.mark.parametrize("labels", ["[kl]", "[kl, l1]"])
+def test_a_balancer_may_spare_a_loss_that_a_setting_takes_away_and_so_may_the_recipe_that_is_kept(
+    prove: Prove, labels: str
+) -> None:
+    text = TINY.replace("l1: {}", "l1: {}\n          kl: {}")
+    text += f"        balancer: {{type: inverse, spare: {labels}}}\n"
+
+    checked = prove(text, "steps.vae.updates.vae.losses.kl=false")
+    again = prove(json.dumps(plain(resolve_recipe(checked))))
+
+    for recipe in (checked, again):
+        update = recipe.steps[0].updates["vae"]
+        assert list(update.losses) == ["l1"]
+        assert update.balancer is not None
+        assert update.balancer.instance(["l1"])({"l1": 2.0}) == {"l1": 1.0}
+
+
+def test_a_balancer_whose_balanced_loss_is_taken_away_is_refused(prove: Prove) -> None:
+    text = TINY.replace("l1: {}", "l1: {}\n          kl: {}")
+    text += "        balancer: {type: gradient_norm, layer: expander.out.0.weight, balanced: [kl]}\n"
+
+    with pytest.raises(RecipeError, match="names the loss `kl`, which the update does not have"):
+        prove(text, "steps.vae.updates.vae.losses.kl=false")
 
 
 def test_what_an_observer_names_is_not_held_against_steps_that_cannot_be_read(prove: Prove) -> None:
