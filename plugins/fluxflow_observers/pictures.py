@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define, field, frozen, validators
 
-from fluxflow_registry import Draw, FluxflowError, Position, Problem, hookimpl
-from fluxflow_registry.errors import choices
+from fluxflow_registry import Draw, FluxflowError, Position, hookimpl
 
 from .files import write_whole
 
@@ -74,20 +73,7 @@ class Pictures:
     def draws(self) -> list[Draw]:
         """What a run will be asked for, so that the recipe is checked for it."""
         fields = () if self.dataset is not None else ("caption",)
-        return [Draw(values=(self.value, *self.beside), dataset=self.dataset, fields=fields)]
-
-    @hookimpl
-    def run_started(self, run: RunView) -> None:
-        """Refuse steps that the recipe does not have."""
-        known = [step.name for step in run.steps]
-        problems = [
-            Problem(f"observer `pictures` of `{self.value}` draws in step `{name}`, which there is not", None, notes)
-            for name in self.steps
-            if name not in known
-            for notes in [choices(name, known, "steps")]
-        ]
-        if problems:
-            raise FluxflowError(problems)
+        return [Draw(values=(self.value, *self.beside), dataset=self.dataset, fields=fields, steps=tuple(self.steps))]
 
     @hookimpl
     def epoch_ended(self, run: RunView, step: StepView, position: Position) -> None:

@@ -17,6 +17,10 @@ from PIL import Image, ImageFont
 from fluxflow_observers.grid import GAP, LINE, LINES, Cell, enlarged, grid, wrapped
 from fluxflow_observers.pictures import Pictures, pixels_of
 from fluxflow_registry import Draw, Ending, FluxflowError, Position
+from fluxflow_registry.check import Checked
+from fluxflow_registry.errors import RecipeError
+
+from ..recipes import TINY
 
 Tell = Callable[..., None]
 
@@ -146,17 +150,22 @@ def test_a_picture_of_someone_else_is_left_alone(told: Callable[..., Tell], draw
     assert len(list(drawing.folder.glob("vae_warmup-generated_image-*.png"))) == 1
 
 
-def test_a_step_that_is_not_there_is_refused_before_training(told: Callable[..., Tell], run: Any) -> None:
-    tell = told(Pictures(value="generated_image", prompts=PROMPTS, steps=["flwo", "vae_warmup"]))
+def test_steps_that_are_named_are_declared_with_what_is_drawn() -> None:
+    observer = Pictures(value="generated_image", prompts=PROMPTS, steps=["flow", "vae"])
 
-    with pytest.raises(FluxflowError) as caught:
-        tell("run_started", run, position=Position(), resumed=False)
+    assert [draw.steps for draw in observer.draws()] == [("flow", "vae")]
 
-    assert str(caught.value).splitlines() == [
-        "observer `pictures` of `generated_image` draws in step `flwo`, which there is not",
-        "    nearest  flow",
-        "    steps    flow, vae_warmup",
-    ]
+
+def test_a_step_that_is_not_there_is_refused_with_the_recipe(prove: Callable[..., Checked]) -> None:
+    text = TINY + "observers: {drawing: {type: pictures, value: reconstruction, dataset: shapes, steps: [vea]}}\n"
+
+    with pytest.raises(RecipeError) as caught:
+        prove(text)
+
+    (problem,) = caught.value.problems
+    assert problem.message == "observer `drawing` draws in step `vea`, which there is not"
+    assert str(problem.where).endswith(f":{text.count(chr(10))}:{text.splitlines()[-1].index('vea') + 1}")
+    assert problem.notes == (("nearest", "vae"), ("steps", "vae"))
 
 
 @pytest.mark.parametrize(
