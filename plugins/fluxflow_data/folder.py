@@ -76,7 +76,7 @@ class Folder:
 
     def __call__(self) -> FolderSource:
         """Open the folder; raises DataError with everything that is wrong in it."""
-        root = Path(self.path).expanduser()
+        root = Path(os.path.expanduser(self.path))  # the home of an unknown user is left as it stands
         problems: list[Problem] = []
         flaws: list[Flaw] = []
         files = self._files(root, problems)
@@ -84,7 +84,7 @@ class Folder:
         if self.captions is None:
             samples = from_sidecars(root, files, pictures, flaws, self.uncaptioned)
         else:
-            table = Path(self.captions).expanduser()
+            table = Path(os.path.expanduser(self.captions))
             samples = from_file(root, table, files if root.is_dir() else None, pictures, problems, flaws)
         if root.is_dir() and not pictures and not samples:
             problems.append(_no_pictures(root))
@@ -106,7 +106,10 @@ class Folder:
         """What is wrong where this is held out, and another dataset of the same pictures is trained on."""
         if not isinstance(trained, Folder):
             return None
-        root, theirs = (Path(os.path.realpath(Path(each.path).expanduser())) for each in (self, trained))
+        try:
+            root, theirs = (Path(os.path.realpath(os.path.expanduser(each.path))) for each in (self, trained))
+        except ValueError:  # no path at all, which is told when it is opened
+            return None
         if root == theirs:
             return overlap(self, label, other, trained)
         return astride(self, label, other, root, theirs)

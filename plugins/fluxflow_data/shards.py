@@ -115,7 +115,13 @@ class WebDataset:
         """What is wrong where this is held out, and another dataset with some of the same shards is trained on."""
         if not isinstance(trained, WebDataset):
             return None
-        return overlap(self, label, other, trained) if named(self.shards) & named(trained.shards) else None
+        found = overlap(self, label, other, trained)
+        if found is None:  # thousands of shards are not looked up for nothing
+            return None
+        try:
+            return found if named(self.shards) & named(trained.shards) else None
+        except ValueError:  # no path at all, which is told when it is opened
+            return None
 
     def __call__(self) -> ShardSource:
         """Open the shards; raises DataError with everything that is wrong in any of them."""

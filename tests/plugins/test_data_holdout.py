@@ -327,6 +327,30 @@ def test_two_parts_are_told_to_overlap_just_where_a_name_can_be_in_both(mine: fl
     assert evolve(held, split="all").overlap("val", "train", trained) is None
 
 
+def test_shards_are_not_looked_up_where_nothing_that_is_held_out_is_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fluxflow_data.shards.named", lambda _: pytest.fail("shards were looked up"))
+    plain = WebDataset("{00000..99999}.tar")
+    held, apart = evolve(plain, holdout=0.1, split="held_out"), evolve(plain, holdout=0.1)
+
+    told = [plain.overlap("val", "train", plain), held.overlap("val", "train", apart)]
+
+    assert told == [None, None]
+
+
+@pytest.mark.parametrize("path", ["~nouser/x", "a\0b", "a\udfffb"])
+def test_of_a_path_that_cannot_be_one_no_overlap_is_told(path: str) -> None:
+    folder, shards = Folder(path, holdout=0.1, split="held_out"), WebDataset(path, holdout=0.1, split="held_out")
+
+    told = [
+        folder.overlap("val", "train", Folder("x")),
+        evolve(folder, path="x").overlap("val", "train", Folder(path)),
+        shards.overlap("val", "train", WebDataset("x")),
+        evolve(shards, shards="x").overlap("val", "train", WebDataset(path)),
+    ]
+
+    assert told == [None] * 4
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [

@@ -231,3 +231,12 @@ def test_a_name_of_strange_bytes_is_told_in_printable_characters(tmp_path: Path)
 def test_options_out_of_bounds_are_refused(options: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Folder(**options)  # type: ignore[arg-type]
+
+
+def test_the_home_of_a_user_whom_there_is_not_is_a_folder_that_there_is_not() -> None:
+    with pytest.raises(DataError) as caught:
+        Folder("~no-such-user/pictures", captions="~no-such-user/captions.txt")()
+
+    told = [str(problem) for problem in caught.value.problems]
+    assert told[0] == "~no-such-user/pictures  there is no such folder"
+    assert "~no-such-user/captions.txt" in told[1]
