@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import attrs
@@ -51,24 +52,26 @@ def fitting(models: Models, told: str, farther: Trial, wholly: Trial) -> list[Ch
     `told` is what was raised: numbers in it say which options without a like name are worth a trial.
     """
     numbers = set(map(int, re.findall(r"\d+", told)))
-    unlike = [change for change in _changes(models, like_names=False) if _now(models, change) in numbers]
-    found = [change for change in list(_changes(models))[:TRIALS] if _helps(change, models, farther)]
+    unlike = [change for change in changes(models, like_names=False) if _now(models, change) in numbers]
+    found = [change for change in list(changes(models))[:TRIALS] if _helps(change, models, farther)]
     found = found or [change for change in unlike[:TRIALS] if _helps(change, models, farther)]
     return [change for change in found if _helps(change, models, wholly)] or found
 
 
-def _changes(models: Models, like_names: bool = True) -> Iterator[Change]:
-    """Each option of each model that could take the value of another model's, once for each value."""
-    seen = set()
+def changes(models: Models, like_names: bool = True) -> Iterator[Change]:
+    """Each option of each model that could take the value of another model's, once for each value.
+
+    Of several options that have the value, it is like the one that is the most surely its counterpart.
+    """
     for model, configured in models.items():
         for option in _numbers(configured):
-            key, now = key_of(option), getattr(configured.instance, option.name)
-            for other in (name for name in models if name != model):
-                for its in _numbers(models[other]):
-                    value = getattr(models[other].instance, its.name)
-                    if value != now and _alike(key, key_of(its)) == like_names and (model, key, value) not in seen:
-                        seen.add((model, key, value))
-                        yield Change(model, option, value, f"models.{other}.{key_of(its)}")
+            key, seen = key_of(option), {getattr(configured.instance, option.name)}
+            others = [(name, its) for name in models if name != model for its in _numbers(models[name])]
+            for other, its in sorted(others, key=partial(_rank, models, model, key)):
+                value = getattr(models[other].instance, its.name)
+                if value not in seen and _alike(key, key_of(its)) == like_names:
+                    seen.add(value)
+                    yield Change(model, option, value, f"models.{other}.{key_of(its)}")
 
 
 def _numbers(configured: Configured) -> list[attrs.Attribute[Any]]:
@@ -81,6 +84,16 @@ def _numbers(configured: Configured) -> list[attrs.Attribute[Any]]:
 def _alike(name: str, other: str) -> bool:
     """Whether two options may mean one thing: `width` of a text encoder is `text_width` of who reads from it."""
     return name == other or name.endswith(f"_{other}") or other.endswith(f"_{name}")
+
+
+def _rank(models: Models, model: str, key: str, its: tuple[str, attrs.Attribute[Any]]) -> int:
+    """0 where the longer of two like names begins with a word for the other model, 1 if they are one name, else 2."""
+    other, name = its[0], key_of(its[1])
+    longer, shorter, owner = (key, name, other) if len(key) > len(name) else (name, key, model)
+    words = {*owner.split("_"), *models[owner].component.name.split("_")}
+    if longer.endswith(f"_{shorter}") and longer.removesuffix(f"_{shorter}") in words:
+        return 0
+    return 1 if key == name else 2
 
 
 def _now(models: Models, change: Change) -> int:

@@ -10,6 +10,7 @@ from attrs import frozen
 from torch import nn
 
 from fluxflow_registry.check import Checked
+from fluxflow_registry.engine.fitting import changes
 from fluxflow_registry.engine.shapes import prove_shapes
 from fluxflow_registry.errors import Problem, RecipeError
 from fluxflow_registry.registry import Plugin, Registry, _register, load
@@ -47,6 +48,32 @@ def test_the_option_that_mends_is_told_first_or_beside_its_counterpart(
     (problem,) = misfits(recipe)
 
     assert MENDED[wrong] in [text for label, text in problem.notes if label in ("it fits with", "or with")]
+
+
+@pytest.mark.parametrize(
+    ("label", "like"), [("text_encoder", "flow_processor.text_width"), ("writer", "flow_processor.text_width")]
+)
+def test_of_two_options_of_one_value_the_one_that_is_named_after_the_model_is_the_counterpart(
+    label: str, like: str, prove: Callable[..., Checked]
+) -> None:
+    text = VAE_GAN.replace("text_encoder:", f"{label}:")
+
+    models = prove(text, f"models.{label}.width=12").models
+
+    assert models["flow_processor"].instance.width == models["flow_processor"].instance.text_width == 16
+    likes = {change.like for change in changes(models) if change.path == f"models.{label}.width" and change.value == 16}
+    assert likes == {f"models.{like}"}
+
+
+def test_options_of_one_name_are_counterparts_before_one_that_is_named_after_another_model(
+    prove: Callable[..., Checked],
+) -> None:
+    models = prove(VAE_GAN, "models.compressor.width=12").models
+
+    likes = {
+        change.like for change in changes(models) if change.path == "models.compressor.width" and change.value == 16
+    }
+    assert likes == {"models.text_encoder.width"}
 
 
 def test_a_misfit_stands_at_the_option_with_the_models_involved_and_their_lines(
