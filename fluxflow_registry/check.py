@@ -367,7 +367,7 @@ class _Checker:
         self, observer: Configured, draw: Draw, datasets: Mapping[str, Configured], shared: Mapping[str, Configured]
     ) -> None:
         for step in draw.steps:
-            if step not in self.recipe.steps:
+            if step not in self.recipe.steps and "steps" not in self.recipe.unread:
                 message = f"observer `{observer.label}` draws in step `{step}`, which there is not"
                 notes = choices(step, self.recipe.steps, "steps")
                 self.problems.append(Problem(message, mention(observer, step), notes))
