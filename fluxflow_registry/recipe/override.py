@@ -8,6 +8,7 @@ from attrs import evolve, frozen
 
 from fluxflow_registry.errors import Problem, RecipeError
 from fluxflow_registry.recipe.source import Node, spelt_out
+from fluxflow_registry.recipe.withdrawn import refuse_absent
 from fluxflow_registry.recipe.yaml import MAX_DEPTH, parse
 
 
@@ -20,7 +21,7 @@ class Setting:
 
 
 def override(root: Node, setting: str | Setting) -> Node:
-    """The tree with `a.b.c=value` applied; the value is YAML. Raises RecipeError on a malformed setting."""
+    """The tree with `a.b.c=value` applied; the value is YAML. Raises RecipeError on a malformed or vain one."""
     origin = setting.origin if isinstance(setting, Setting) else f"--set {setting}"
     setting = setting.text if isinstance(setting, Setting) else setting
     path, sign, text = setting.partition("=")
@@ -31,6 +32,8 @@ def override(root: Node, setting: str | Setting) -> Node:
         value = parse(text, origin)
     except RecipeError as error:
         raise RecipeError([evolve(problem, where=origin) for problem in error.problems]) from None
+    if value.value is False:
+        refuse_absent(root, parts, origin)
     return _put(root, parts, _placed(value, origin), origin)
 
 

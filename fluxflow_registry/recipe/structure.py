@@ -91,8 +91,14 @@ def read_fields(
             arguments[str(attribute.alias)] = value
         except Mismatch as error:
             where = (child.key_at if error.key else child.at)(*error.path)
-            problems.append(Problem(f"`{key}` of {what}: {error.message}", where, error.notes))
+            notes = error.notes or _emptied(key, child, attribute.type)
+            problems.append(Problem(f"`{key}` of {what}: {error.message}", where, notes))
     return arguments, problems
+
+
+def _emptied(key: str, child: Node, kind: Any) -> tuple[tuple[str, str], ...]:
+    """What takes a setting away, where `false` was meant to: it takes entries away."""
+    return (("to do without", f"`{key}: null`"),) if child.value is False and type(None) in get_args(kind) else ()
 
 
 def _validate(attribute: attrs.Attribute[Any], key: str, value: Any) -> None:

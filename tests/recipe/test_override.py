@@ -214,6 +214,70 @@ def test_an_observer_that_nobody_knows_cannot_be_taken_away(prove: Prove) -> Non
         prove(TINY, "observers.drawing=false")
 
 
+WHOLE = """
+recipe: 1
+models: {compressor: {}, expander: {}}
+datasets: {shapes: {}}
+values: {prompt: {dropout: 0.5}}
+defaults:
+  updates: {vae: {losses: {kl: {}}}}
+  evaluate: {seen: {dataset: shapes, metrics: {psnr: {}, ssim: {}}}}
+steps:
+  vae:
+    dataset: shapes
+    values: {latent: {}}
+    updates:
+      vae: {trains: [compressor, expander], losses: {l1: {}}, optimizer: AdamW}
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "meant", "there"),
+    [
+        ("models.expandr", "expander", "compressor, expander"),
+        ("datasets.shape", "shapes", "shapes"),
+        ("values.promt", "prompt", "prompt"),
+        ("steps.vea", "vae", "vae"),
+        ("steps.vae.values.latnt", "latent", "latent, prompt"),
+        ("steps.vae.updates.vea", "vae", "vae"),
+        ("steps.vae.updates.vae.losses.kll", "kl", "kl, l1"),
+        ("steps.vae.evaluate.sen", "seen", "seen"),
+        ("steps.vae.evaluate.seen.metrics.pnsr", "psnr", "psnr, ssim"),
+        ("defaults.evaluate.sene", "seen", "seen"),
+    ],
+)
+def test_what_is_not_there_a_setting_cannot_take_away(prove: Prove, path: str, meant: str, there: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        prove(WHOLE, f"{path}=false")
+
+    (problem,) = caught.value.problems
+    *above, label = path.split(".")
+    assert problem.message == f"`{'.'.join(above)}` has no `{label}` that could be taken away"
+    assert problem.where == f"--set {path}=false"
+    assert dict(problem.notes) == {"nearest": meant, above[-1]: there}
+
+
+def test_what_is_there_by_the_defaults_or_is_gone_already_can_be_taken_away(prove: Prove) -> None:
+    losses, seen = "steps.vae.updates.vae.losses.kl=false", "steps.vae.evaluate.seen.metrics.ssim=false"
+
+    checked = prove(WHOLE, losses, seen, losses, "sampler=false", "steps.vae.until=false", "models.expander.norm=none")
+
+    (step,) = checked.steps
+    assert list(step.updates["vae"].losses) == ["l1"]
+    assert list(step.evaluations["seen"].metrics) == ["psnr"]
+
+
+@pytest.mark.parametrize("setting", ["steps.vae.ema", "steps.vae.best", "steps.vae.updates.vae.clip_grad_norm"])
+def test_a_setting_that_null_takes_away_says_so_of_false(prove: Prove, setting: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        prove(TINY, f"{setting}=false")
+
+    (problem,) = caught.value.problems
+    assert problem.where == f"--set {setting}=false"
+    assert dict(problem.notes) == {"to do without": f"`{setting.rpartition('.')[2]}: null`"}
+    prove(TINY, f"{setting}=null")
+
+
 def test_the_optimizer_of_an_update_cannot_be_taken_away(prove: Prove) -> None:
     with pytest.raises(RecipeError, match="update `vae` of step `vae` needs an `optimizer`"):
         prove(TINY, "steps.vae.updates.vae.optimizer=false")
