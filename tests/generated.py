@@ -270,6 +270,9 @@ def recipes(draw: Draw, registry: Registry) -> dict[str, Any]:
         name: draw(component(registry, "dataset"))
         for name in draw(st.lists(st.sampled_from(["pictures", "more"]), min_size=1, unique=True))
     }
+    for entry in datasets.values():  # held-out samples are measured on only where nothing trains on them
+        if entry.get("split") == "held_out":
+            del entry["split"]
     recipe = {
         "recipe": 1,
         "name": draw(st.from_regex(r"[A-Za-z0-9_]{1,12}", fullmatch=True)),
