@@ -39,10 +39,10 @@ class FlowBlock(nn.Module):
     "Scalable diffusion models with transformers", 2023).
     """
 
-    def __init__(self, width: int, text_width: int, heads: int) -> None:
+    def __init__(self, width: int, text_width: int, heads: int, condition_width: int) -> None:
         super().__init__()
         self.heads = heads
-        self.condition = nn.Linear(width, 9 * width)
+        self.condition = nn.Linear(condition_width, 9 * width)
         nn.init.zeros_(self.condition.weight)
         nn.init.zeros_(self.condition.bias)
         self.qkv = nn.Linear(width, 3 * width)
@@ -54,7 +54,7 @@ class FlowBlock(nn.Module):
         self.feed_out = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, condition: Tensor, text: Tensor, keys: Tensor, turn: Rotation | None) -> Tensor:
-        """Update the tokens; condition [B, D], text [B, L, T], keys [B, 1, 1, L]; `turn` for rotary positions."""
+        """Update the tokens; condition [B, C], text [B, L, T], keys [B, 1, 1, L]; `turn` for rotary positions."""
         (shift_a, scale_a, gate_a, shift_t, scale_t, gate_t, shift_f, scale_f, gate_f) = self.condition(
             condition
         ).chunk(9, dim=-1)

@@ -23,12 +23,6 @@ def _four_divides(builder: Any, attribute: Attribute[int], width: int) -> None:
         raise ValueError(f"width is {width}: it must be a multiple of 4")
 
 
-def _even(builder: Any, attribute: Attribute[int], width: int) -> None:
-    """Hold that sines and cosines of the time share the channels."""
-    if width % 2:
-        raise ValueError(f"width is {width}: it must be even")
-
-
 def _shares_rotation(builder: Any, attribute: Attribute[str], positions: str) -> None:
     """Hold that rows and columns each turn whole pairs of a head's channels."""
     if positions == "rotary" and builder.heads >= 1 and builder.width // builder.heads % 4:
@@ -102,7 +96,7 @@ class UnetBuilder:
 
     latent_channels: int = field(default=8, validator=validators.ge(1))
     """Channels of the latent: the compressor's."""
-    width: int = field(default=128, validator=validators.and_(validators.ge(2), _even))
+    width: int = field(default=128, validator=_four_divides)
     """Channels of a level with the multiple 1."""
     channel_mults: list[int] = field(
         factory=lambda: [1, 2, 2],

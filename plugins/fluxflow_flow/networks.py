@@ -47,7 +47,7 @@ class FlowTransformer(nn.Module):
             self.text_in = nn.Linear(text_width, width)
             self.blocks = nn.ModuleList(JointBlock(width, heads, last=n + 1 == depth) for n in range(depth))
         else:
-            self.blocks = nn.ModuleList(FlowBlock(width, text_width, heads) for _ in range(depth))
+            self.blocks = nn.ModuleList(FlowBlock(width, text_width, heads, width) for _ in range(depth))
         self.condition = nn.Linear(width, 2 * width)
         self.patches_out = nn.Linear(width, latent_channels * patch**2)
         for layer in (self.condition, self.patches_out):

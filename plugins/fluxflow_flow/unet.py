@@ -7,11 +7,11 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, interpolate, scaled_dot_product_attention, silu
+from torch.nn.functional import interpolate, silu
 
-from fluxflow_flow.blocks import join, pooled_text, split
+from fluxflow_flow.blocks import FlowBlock, pooled_text
 from fluxflow_flow.models import attended
-from fluxflow_flow.positions import sinusoids
+from fluxflow_flow.positions import positions, sinusoids
 
 
 def _norm(width: int) -> nn.GroupNorm:
@@ -20,74 +20,44 @@ def _norm(width: int) -> nn.GroupNorm:
 
 
 class ResidualBlock(nn.Module):
-    """y = S x + f(x), with f's second half scaled and shifted by the condition; [B, C, h, w] to [B, C', h, w].
+    """y = S x + g f(x), with f shifted, scaled and gated by the condition; [B, C, h, w] to [B, C', h, w].
 
-    f is norm, SiLU, 3x3, norm * (1 + scale) + shift, SiLU, 3x3; the last convolution starts at zero, so that the block
-    starts as its skip branch (Ho et al., 2020; Dhariwal and Nichol, 2021). S is the identity, or a 1x1 convolution
-    where the widths differ.
+    f is norm, SiLU, 3x3, norm * (1 + scale) + shift, SiLU, 3x3 (Ho et al., 2020; Dhariwal and Nichol, 2021). The
+    gate g starts at zero, so that the block starts as its skip branch, with f's weights at work as soon as the gate
+    opens (Peebles and Xie, 2023). S is the identity, or a 1x1 convolution where the widths differ.
     """
 
     def __init__(self, width_in: int, width_out: int, condition_width: int) -> None:
         super().__init__()
         self.norm_in, self.conv_in = _norm(width_in), nn.Conv2d(width_in, width_out, 3, padding=1)
-        self.condition = nn.Linear(condition_width, 2 * width_out)
+        self.condition, self.gate = nn.Linear(condition_width, 2 * width_out), nn.Linear(condition_width, width_out)
         self.norm_out, self.conv_out = _norm(width_out), nn.Conv2d(width_out, width_out, 3, padding=1)
-        _zero(self.conv_out)
+        _zero(self.gate)
         self.skip = nn.Conv2d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Update the features; condition [B, D]."""
         scale, shift = self.condition(condition)[:, :, None, None].chunk(2, dim=1)
         hidden = self.norm_out(self.conv_in(silu(self.norm_in(x))))
-        changed: Tensor = self.skip(x) + self.conv_out(silu(torch.addcmul(shift, hidden, 1 + scale)))
-        return changed
-
-
-class TextBlock(nn.Module):
-    """Self-attention, cross-attention to the text, and a feed-forward net over all places; [B, C, h, w] to the same.
-
-    Each branch is normalised, and its last layer starts at zero (Rombach et al., 2022).
-    """
-
-    def __init__(self, width: int, text_width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm_self, self.norm_text, self.norm_feed = (nn.LayerNorm(width) for _ in range(3))
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.query, self.key_value = nn.Linear(width, width), nn.Linear(text_width, 2 * width)
-        self.text_out = nn.Linear(width, width)
-        self.feed_in, self.feed_out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        for layer in (self.out, self.text_out, self.feed_out):
-            _zero(layer)
-
-    def forward(self, x: Tensor, text: Tensor, keys: Tensor) -> Tensor:
-        """Update the features; text [B, L, T], keys [B, 1, 1, L] is True where one may look."""
-        height, width = x.shape[-2:]
-        tokens = x.flatten(2).transpose(1, 2)
-        q, k, v = split(self.qkv(self.norm_self(tokens)), 3, self.heads)
-        tokens = tokens + self.out(join(scaled_dot_product_attention(q, k, v)))
-        (q,) = split(self.query(self.norm_text(tokens)), 1, self.heads)
-        k, v = split(self.key_value(text), 2, self.heads)
-        tokens = tokens + self.text_out(join(scaled_dot_product_attention(q, k, v, attn_mask=keys)))
-        tokens = tokens + self.feed_out(gelu(self.feed_in(self.norm_feed(tokens)), approximate="tanh"))
-        features: Tensor = tokens.transpose(1, 2).unflatten(2, (height, width))
-        return features
+        hidden = self.conv_out(silu(torch.addcmul(shift, hidden, 1 + scale)))
+        return torch.addcmul(self.skip(x), self.gate(condition)[:, :, None, None], hidden)
 
 
 class Stage(nn.Module):
-    """A residual block and, where there is attention, a text block."""
+    """A residual block and, where there is attention, a block of the flow transformer over all places."""
 
-    def __init__(self, width_in: int, width_out: int, condition_width: int, text: TextBlock | None) -> None:
+    def __init__(self, width_in: int, width_out: int, condition_width: int, text: FlowBlock | None) -> None:
         super().__init__()
         self.residual = ResidualBlock(width_in, width_out, condition_width)
         self.text: nn.Module | None = text
 
     def forward(self, x: Tensor, condition: Tensor, text: Tensor, keys: Tensor) -> Tensor:
-        """Update the features."""
+        """Update the features; condition [B, D], text [B, L, T], keys [B, 1, 1, L] is True where one may look."""
         features: Tensor = self.residual(x, condition)
-        if self.text is not None:
-            features = self.text(features, text, keys)
-        return features
+        if self.text is None:
+            return features
+        tokens: Tensor = self.text(features.flatten(2).transpose(1, 2), condition, text, keys, None)
+        return tokens.transpose(1, 2).reshape(features.shape)
 
 
 class Unet(nn.Module):
@@ -96,11 +66,12 @@ class Unet(nn.Module):
     noisy_latent [B, C, h, w], h and w multiples of `patch` = 2^(levels - 1); time [B] in [0, 1], 1 is noise;
     text_tokens [B, L, text_width]; text_mask [B, L], True for a real token. Returns [B, C, h, w].
     Level i has width * channel_mults[i] channels at 1 / 2^i of the side, and `depth` stages on the way down and
-    depth + 1 on the way up, each of which takes in the features of its counterpart. Time and mean text token condition
-    every residual block; the levels in `attention` (None: all but the finest) read all text tokens as well.
-    At some times the prediction is mostly x_t itself: that is added with a gain for each channel, which the condition
-    gives, so that normalised features need not carry it (as the skip of Karras et al., 2022). The output starts at
-    zero.
+    depth + 1 on the way up, each of which takes in the features of its counterpart. Sines and cosines of row and
+    column are added where the latent enters: text says where things are. Time and mean text token condition every
+    block and the features that leave, whose size depends on the time; the levels in `attention` (None: all but the
+    finest) read all text tokens as well. At some times the prediction is mostly x_t itself: that is added with a gain
+    for each channel, which the condition gives, so that normalised features need not carry it (as the skip of Karras
+    et al., 2022). The output starts at zero.
     """
 
     def __init__(
@@ -121,7 +92,7 @@ class Unet(nn.Module):
         widths, levels = [width * factor for factor in channel_mults], attended(channel_mults, attention)
 
         def stage(level: int, width_in: int) -> Stage:
-            text = TextBlock(widths[level], text_width, heads) if level in levels else None
+            text = FlowBlock(widths[level], text_width, heads, inner) if level in levels else None
             return Stage(width_in, widths[level], inner, text)
 
         self.enter = nn.Conv2d(latent_channels, widths[0], 3, padding=1)
@@ -145,14 +116,16 @@ class Unet(nn.Module):
             if level:
                 self.doublings.append(nn.Conv2d(here, here, 3, padding=1))
         self.norm, self.leave = _norm(here), nn.Conv2d(here, latent_channels, 3, padding=1)
-        _zero(self.leave)
-        self.through = nn.Linear(inner, latent_channels)
-        _zero(self.through)
+        self.condition, self.through = nn.Linear(inner, 2 * here), nn.Linear(inner, latent_channels)
+        for layer in (self.condition, self.through, self.leave):
+            _zero(layer)
 
     def forward(self, noisy_latent: Tensor, time: Tensor, text_tokens: Tensor, text_mask: Tensor) -> Tensor:
         """Give the prediction at x_t."""
         given = (self._condition(time, text_tokens, text_mask), text_tokens, text_mask[:, None, None, :])
         x = self.enter(noisy_latent)
+        width, rows, columns = x.shape[1:]
+        x = x + positions(rows, columns, width, x.device).T.reshape(width, rows, columns)
         kept = [x]
         for level, stages in enumerate(self.down):
             for stage in cast(nn.ModuleList, stages):
@@ -168,8 +141,9 @@ class Unet(nn.Module):
                 x = stage(torch.cat([x, kept.pop()], dim=1), *given)
             if level < len(self.doublings):
                 x = self.doublings[level](interpolate(x, scale_factor=2.0, mode="nearest"))
-        gain = self.through(given[0])[:, :, None, None]
-        return torch.addcmul(self.leave(silu(self.norm(x))), gain, noisy_latent)
+        scale, shift = self.condition(given[0])[:, :, None, None].chunk(2, dim=1)
+        x = self.leave(silu(torch.addcmul(shift, self.norm(x), 1 + scale)))
+        return torch.addcmul(x, self.through(given[0])[:, :, None, None], noisy_latent)
 
     def _condition(self, time: Tensor, text_tokens: Tensor, text_mask: Tensor) -> Tensor:
         """Embed time and pooled text as one vector [B, 4 width], through the SiLU that all share."""

@@ -207,12 +207,22 @@ def test_a_unet_has_the_levels_and_the_attention_that_its_options_say() -> None:
     assert parts(attention=[]) == (4, [8, 16, 16], [])
 
 
+def test_a_unet_knows_where_it_is_far_from_every_edge() -> None:
+    network = small("unet", channel_mults=[1], attention=[])
+    flat = torch.ones(1, 4, 32, 32)
+
+    prediction = network(flat, torch.tensor([0.5]), *text(1, 3))
+
+    middle, beside, below = prediction[0, :, 16, 16], prediction[0, :, 16, 17], prediction[0, :, 17, 16]
+    assert min((middle - beside).abs().max(), (middle - below).abs().max()) > 1e-2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"attention": [3]}, "attention names level 3: there are levels 0 \\(the finest\\) to 2"),
         ({"heads": 5}, "heads is 5: it must divide the 256 channels of level 1"),
-        ({"width": 7}, "width is 7: it must be even"),
+        ({"width": 6}, "width is 6: it must be a multiple of 4"),
         ({"channel_mults": []}, "channel_mults"),
         ({"channel_mults": [1, 0]}, "channel_mults"),
     ],
