@@ -62,6 +62,11 @@ def _component(checked: Checked, step: CheckedStep, difference: Differs) -> tupl
     if kind == "metric":
         evaluation, _, metric = name.partition("/")
         return f"figure `{name}`, of the same weights", step.evaluations[evaluation].metrics.get(metric)
+    if kind in ("said", "kept"):
+        part, _, attribute = name.rpartition(".") if kind == "kept" else (name, "", "")
+        transition = step.parts[part]
+        told = f"keeps as `{attribute}`" if attribute else "says after the epoch"
+        return f"what transition `{transition.component.name}` {told}", transition
     return _of_state(checked, step, name)
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluxflow_registry.contracts import Position
+from fluxflow_registry.contracts import Ending, Position
+from fluxflow_registry.engine.cut import listen
+from fluxflow_registry.engine.inside import inside
 from fluxflow_registry.engine.run import Run
 from fluxflow_registry.engine.tensors import tensors
 from fluxflow_registry.hookspecs import hookimpl
@@ -21,19 +23,33 @@ from fluxflow_registry.state.codec import pack
 class Trace:
     """An observer that appends to a file, batch by batch: (kind, name, digest) in the order of happening.
 
-    Kinds: `samples` (their numbers), `field`, `value`, `loss`, then `state`, tensor by tensor. What
+    Kinds: `samples` (their numbers), `field`, `value`, `loss`, then `state`, tensor by tensor. After an
+    epoch: what each transition `said`, and what it has `kept` within itself, attribute by attribute. What
     comes first among those that differ between two runs is what made the others differ.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.seen: list[tuple[str, str, str]] = []
+        self.closed = Position()
 
     @hookimpl
     def step_started(self, run: Run) -> None:
-        """Listen to the values of the step."""
-        assert run.live is not None
-        run.live.values.watch = self.computed
+        """Listen to the values of the step, and to its transitions."""
+        live = run.live
+        assert live is not None
+        live.values.watch = self.computed
+        listen(live.checked, lambda *asked: self.asked(live.facts.name, *asked))
+
+    @hookimpl
+    def epoch_ended(self, position: Position) -> None:
+        """Know the epoch after which transitions are asked."""
+        self.closed = position
+
+    def asked(self, step: str, part: str, said: Ending | None, inner: Any) -> None:
+        """Write what a transition said after the epoch, and what it keeps."""
+        kept = [("kept", f"{part}.{name}", _hash(text.encode())) for name, text in inside(inner).items()]
+        self.write(f"transition {part}", step, self.closed, [("said", part, repr(said)), *kept])
 
     def computed(self, kind: str, name: str, value: Any) -> None:
         """Take in a value or a loss that was just computed."""

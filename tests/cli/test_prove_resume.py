@@ -102,6 +102,35 @@ class Stream:
         return {"image": image, "caption": ["a picture"] * len(indices)}
 
 
+@define
+class Counting:
+    """A transition that counts how often it was asked, and hides it."""
+
+    calls_max: int = 4
+    calls: int = field(init=False, default=0)
+
+    def __call__(self, epoch):
+        self.calls += 1
+        return Ending(f"asked {self.calls} times") if self.calls >= self.calls_max else None
+
+
+@define
+class CountingOpenly(Counting):
+    """The same, but it saves its count."""
+
+    def state_dict(self):
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state):
+        self.calls = state["calls"]
+
+
+@hookimpl
+def fluxflow_register_transitions(register):
+    register("counting", Counting)
+    register("counting_openly", CountingOpenly)
+
+
 @hookimpl
 def fluxflow_register_losses(register):
     register("running", Running)
@@ -143,7 +172,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_component_that_saves_what_it_keeps_passes_and_nothing_is_left_behind(folder: Path) -> None:
-    done = prove(folder, Path("small.yaml"), f"{VAE}.losses.running={{}}", "steps.vae_gan.accumulate=2")
+    settings = (f"{VAE}.losses.running={{}}", "steps.vae_gan.until=counting_openly", "steps.vae_gan.accumulate=2")
+
+    done = prove(folder, Path("small.yaml"), *settings)
 
     assert done.returncode == 0, done.stderr
     assert "killed within the writing of the next checkpoint\n" in done.stderr
@@ -164,6 +195,11 @@ GUILTY = {
         "the weighted sum of update `vae`, from the same losses",
         "balancer `learning`",
     ),
+    "a transition": (
+        ["steps.vae_gan.until=counting"],
+        "what transition `counting` keeps as `calls`",
+        "transition `counting`",
+    ),
     "a dataset": (["datasets.shapes={type: streaming}"], "field `image` of the same samples", "dataset `streaming`"),
 }
 
@@ -182,7 +218,7 @@ def test_a_component_with_a_hidden_state_is_found_and_named(folder: Path, who: s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("who", ["a loss", "a value", "a balancer"])
+@pytest.mark.parametrize("who", ["a loss", "a value", "a balancer", "a transition"])
 def test_other_components_with_a_hidden_state_are_found_too(folder: Path, who: str) -> None:
     test_a_component_with_a_hidden_state_is_found_and_named(folder, who)
 
