@@ -21,6 +21,8 @@ PATIENCE = 20
 #: How often a step may roll back before it gives up.
 ROLLBACKS = 3
 
+NOTHING_TO_GO_BACK_TO = "no: no batch of this update has been finite yet, so its weights are those that it began with"
+
 
 def check_finite(run: Run, live: LiveStep, position: Position) -> None:
     """After a batch: tell of what was left out, with the proof in a bundle; roll back after many in a row."""
@@ -57,14 +59,15 @@ def guilty(turn: Turn) -> str:
 def roll_back(run: Run, live: LiveStep, turn: Turn, position: Position) -> None:
     """Put the step back to its last good state; the data go on. Raises TrainingError where that was in vain.
 
-    The state is that of the newest checkpoint that was due before the trouble began and whose numbers
+    An update that has not moved a weight yet has nothing to go back to, and ends the run at once. The state
+    is that of the newest checkpoint that was due before the trouble began and whose numbers
     are all finite: it depends on the position alone, so a run that was stopped meanwhile does the same.
     """
     since = min(t.skipping_since for t in live.turns if t.skipped_in_a_row)
     message = f"update `{turn.name}`: {guilty(turn)} has not been finite for {PATIENCE} batches in a row"
     if live.rollbacks >= ROLLBACKS or turn.steps == 0:
-        tried = (("rolled back", f"{counted(live.rollbacks, 'time')} before, in vain"),) if live.rollbacks else ()
-        raise TrainingError(Problem(message, None, (*tried, *_bundles(run))))
+        tried = f"{counted(live.rollbacks, 'time')} before, in vain" if live.rollbacks else NOTHING_TO_GO_BACK_TO
+        raise TrainingError(Problem(message, None, (("rolled back", tried), *_bundles(run))))
     state, name = last_good(run, live, position.run_batch - position.step_batch + since)
     live.roll_back(state)
     told = f"{message}; weights and optimizers are those of {name} again, training goes on with the next batch"

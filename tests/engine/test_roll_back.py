@@ -179,6 +179,22 @@ def test_it_gives_up_after_three_roll_backs_and_names_the_latest_bundle(
 
 
 @pytest.mark.usefixtures("four")
+def test_an_update_that_never_had_a_finite_batch_ends_the_run_without_a_roll_back(
+    checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+) -> None:
+    bad(*range(100))
+    back = Back()
+
+    with pytest.raises(TrainingError) as raised:
+        start(checked(SPOILT, using=spoilt), tmp_path, [back])
+
+    told = "rolled back   no: no batch of this update has been finite yet, so its weights are those that it began with"
+    assert told in str(raised.value)
+    assert back.told == []
+    assert back.positions == [1, 2, 3, 4]
+
+
+@pytest.mark.usefixtures("four")
 def test_a_checkpoint_whose_numbers_are_not_finite_is_not_gone_back_to(
     checked: Checker, spoilt: Registry, tmp_path: Path
 ) -> None:
