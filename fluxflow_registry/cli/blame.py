@@ -23,11 +23,18 @@ class Differs(Protocol):
         """Its name among those of its kind."""
 
 
-HIDDEN = (
-    "it keeps something that no checkpoint holds, or draws random numbers of its own;",
-    "random numbers come from `generator`, and what is kept between batches is given",
-    "as `state_dict` and taken back by `load_state_dict`",
-)
+HIDDEN = "it keeps something that no checkpoint holds, or draws random numbers of its own;\n"
+
+KEPT = """random numbers come from `generator`, and what is kept between batches is given
+as `state_dict` and taken back by `load_state_dict`"""
+
+#: Kinds whose components may keep nothing, so that nobody asks for their state: what they are to be instead.
+MAY_KEEP_NOTHING = {
+    "metric": """random numbers come from `generator`, and a metric may keep nothing from one call to the next:
+what it gives is a function of the values that it is given""",
+    "dataset": """a dataset may keep nothing from one batch to the next: a sample is a function of its number,
+and what is random about it of its number and the seed""",
+}
 
 
 def blamed(checked: Checked, difference: Differs) -> list[str]:
@@ -40,7 +47,7 @@ def blamed(checked: Checked, difference: Differs) -> list[str]:
         rows.append(("made by", f"{component.component.kind} `{component.component.name}`"))
         rows.append(("defined in", component.component.where))
         rows.append(("plugin", f"{plugin.name} ({plugin.distribution} {plugin.version}".rstrip() + ")"))
-        rows.append(("likely", "\n".join(HIDDEN)))
+        rows.append(("likely", HIDDEN + MAY_KEEP_NOTHING.get(component.component.kind, KEPT)))
     gap = "\n" + " " * 16
     return [f"    {label:<10}  {gap.join(text.splitlines())}" for label, text in rows]
 
