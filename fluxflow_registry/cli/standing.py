@@ -16,8 +16,8 @@ from fluxflow_registry.errors import Problem, RunError
 from fluxflow_registry.recipe.load import LABEL
 from fluxflow_registry.state import checkpoints
 
-#: `broken off`: training came further than its last checkpoint, and ended without saving.
-State = Literal["running", "finished", "stopped", "broken off", "not begun"]
+#: `failed`: an error ended it. `broken off`: training came further than its last checkpoint, and left no word.
+State = Literal["running", "finished", "failed", "stopped", "broken off", "not begun"]
 
 #: No count of a run is as large: what is larger was not written by a run.
 LARGEST = 10**15
@@ -42,6 +42,8 @@ class Record:
     steps: tuple[Step, ...]
     command: str | None
     directory: str | None
+    #: The error that ended it, where one did.
+    failed: str | None = None
 
     @property
     def run_batches(self) -> int | None:
@@ -193,6 +195,7 @@ def read_record(folder: Path) -> Record:
         steps=tuple(step for step in made if step) if all(made) else (),
         command=_text(content.get("command")),
         directory=_text(content.get("directory")),
+        failed=_text(content.get(folders.FAILED)),
     )
 
 
@@ -275,6 +278,8 @@ def state_of(record: Record, held: str | None, found: Sequence[checkpoints.Found
         return "running"
     if record.finished:
         return "finished"
+    if record.failed is not None:
+        return "failed"
     if reached is not None:
         return "broken off"
     return "stopped" if found else "not begun"

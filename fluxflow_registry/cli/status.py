@@ -24,6 +24,7 @@ Rows = list[tuple[str, str]]
 MEANING = {
     "running": "running",
     "finished": "finished",
+    "failed": "not running; it was ended by an error",
     "stopped": "not running; nothing was logged after its last checkpoint",
     "broken off": "not running; it was killed, crashed or failed after its last checkpoint",
     "not begun": "not running; nothing is saved yet",
@@ -161,7 +162,8 @@ def overview(found: Standing) -> Rows:
         state = "not running; it was stopped, and saved as it stopped"
     name = f"`{found.record.name}`, " if found.record.name else ""
     recipe = f"{name}written out in recipe.yaml (identity {found.record.recipe[:12]})"
-    return [("state", state), ("recipe", recipe)]
+    error = [("error", found.record.failed)] if found.state == "failed" and found.record.failed else []
+    return [("state", state), *error, ("recipe", recipe)]
 
 
 def positions(found: Standing) -> Rows:
@@ -234,6 +236,8 @@ def going_on(found: Standing) -> Rows:
     certain = found.state == "stopped" and found.checkpoint is not None and found.checkpoint.kind == "stop"
     least = "nothing" if certain else "nothing that was logged"
     rows.append(("repeating", f"at least {counted(resume.repeats, 'batch')}" if resume.repeats else least))
+    if resume.command and found.state == "failed":
+        rows.append(("first", "mend what the error tells of, or the same command ends by it again"))
     if resume.command:
         rows.append(("command", resume.command))
     if resume.command and resume.directory and Path(resume.directory) != Path.cwd():

@@ -29,7 +29,7 @@ from fluxflow_registry.engine.run import Run, open_sources
 from fluxflow_registry.engine.shapes import prove_shapes
 from fluxflow_registry.engine.starting import too_late
 from fluxflow_registry.engine.step import facts_of
-from fluxflow_registry.errors import DataError, Problem, RecipeError, RunError, TrainingError
+from fluxflow_registry.errors import DataError, FluxflowError, Problem, RecipeError, RunError, TrainingError, one_line
 from fluxflow_registry.recipe import resolved
 from fluxflow_registry.registry import Registry
 from fluxflow_registry.resolve import resolve_recipe
@@ -109,7 +109,12 @@ def train_run(checked: Checked, registry: Registry, arguments: argparse.Namespac
     except Stopped:
         return STOPPED
     except torch.OutOfMemoryError as error:
-        raise _out_of_memory(checked, error) from None
+        lacking = _out_of_memory(checked, error)
+        folder.write_failure(str(lacking))
+        raise lacking from None
+    except Exception as error:
+        folder.write_failure(str(error) if isinstance(error, FluxflowError) else one_line(error))
+        raise
     finally:
         lock.close()
     if arguments.json:

@@ -27,6 +27,9 @@ ENVIRONMENT = "environment.json"
 LOCK = ".lock"
 POSITION = "position.json"
 
+#: The entry of `run.json` for the error that ended the run.
+FAILED = "failed"
+
 #: Seconds for which a lock is waited for whose holder is dead.
 ORPHANS_LEAVE = 5.0
 
@@ -80,6 +83,13 @@ class RunFolder:
             disk.replace(self.path / IDENTITY, (json.dumps(content, indent=1) + "\n").encode())
         except OSError as error:
             raise RunError(Problem(f"cannot be written: {error.strerror}", str(self.path))) from None
+
+    def write_failure(self, told: str) -> None:
+        """Record the error that ended the run, for `--status`; it stands until the run is started again."""
+        known = read_identity(self.path)
+        if known:  # else it had not begun
+            with suppress(OSError):  # a full disk may be what the error tells of
+                disk.replace(self.path / IDENTITY, (json.dumps({**known, FAILED: told}, indent=1) + "\n").encode())
 
     def note(self, position: Position) -> None:
         """Leave word of how far training is: a hint for `--status`, not synced, never read by training."""

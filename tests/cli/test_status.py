@@ -86,6 +86,62 @@ def test_a_run_that_has_saved_nothing(call: Call, folder: RunFolder) -> None:
     )
 
 
+def test_a_run_that_failed_tells_the_error_until_it_is_started_again(call: Call, folder: RunFolder) -> None:
+    save(folder, at(4))
+    folder.note(at(6))
+    folder.write_failure("metric `mae` failed: ValueError: nothing\n    defined in  own.py:6")
+
+    told = words(call("--status", folder.path))
+    line = call("--status", folder.path.parent).out
+    data = json.loads(call("--status", folder.path, "--json").out)
+    folder.write_identity(finished=False, facts={"name": "small", "steps": STEPS})
+    again = words(call("--status", folder.path))
+
+    assert "state not running; it was ended by an error\nerror metric `mae` failed: ValueError: nothing\n" in told
+    assert "defined in own.py:6\nrecipe" in told
+    assert f"first mend what the error tells of, or the same command ends by it again\ncommand {COMMAND}" in told
+    assert line.startswith("small-20260801-120000  failed  ")
+    assert data["state"] == "failed"
+    assert data["record"]["failed"].startswith("metric `mae` failed")
+    assert "error" not in again
+
+
+FAILING = """
+from fluxflow_registry import hookimpl
+
+def failing(epoch):
+    raise KeyError("nothing")
+
+@hookimpl
+def fluxflow_register_transitions(register):
+    register("failing", failing)
+"""
+
+
+def test_a_real_run_that_fails_right_after_a_checkpoint_is_no_stopped_one(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(VAE_GAN)
+    (tmp_path / "failing.py").write_text(FAILING)
+    given = ("--set", "steps.vae_gan.until=failing", "--set", "defaults.checkpoint_every=2")
+
+    ended = call("small.yaml", "--plugin", "failing.py", "--device", "cpu", *given)
+    (run,) = (tmp_path / "runs").iterdir()
+    standing = look(run, [])
+
+    assert ended.code == 1
+    assert standing.state == "failed"
+    assert standing.record.failed is not None
+    assert "transition `failing` failed after epoch 1: KeyError: 'nothing'\n" in standing.record.failed
+    assert standing.record.failed in ended.err
+
+
+def test_an_error_before_a_run_has_begun_leaves_no_record(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, DIGEST)
+
+    folder.write_failure("the disk is full")
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_stopped_run_with_everything_that_is_known_of_it(call: Call, folder: RunFolder) -> None:
     save(folder, at(4))
     results = {"vae": {"seen": {"psnr": 21.5, "nan": float("nan")}}}
