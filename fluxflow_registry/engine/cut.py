@@ -93,7 +93,9 @@ class _Capped:
         ending: Ending | None = self.inner(**{name: stated[name] for name in self.needs})
         if self.heard is not None:
             self.heard(ending, self.inner)
-        return ending or (Ending("the proof is long enough") if epoch >= self.max_epochs else None)
+        return (
+            ending if ending is not None else (Ending("the proof is long enough") if epoch >= self.max_epochs else None)
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)

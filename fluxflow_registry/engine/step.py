@@ -237,16 +237,18 @@ class LiveStep:
         """What a transition says after an epoch."""
         offered = {"epoch": epoch, "epochs": self.settings.epochs, "history": self.tally.history}
         try:
-            said: Ending | None = transition.instance(
-                **{name: offered[name] for name in transition.component.signature.needs}
-            )
+            said = transition.instance(**{name: offered[name] for name in transition.component.signature.needs})
         except FluxflowError:
             raise
         except Exception as error:
             message = f"transition `{transition.component.name}` failed after epoch {epoch}: {one_line(error)}"
             notes = (("defined in", transition.component.where),)
             raise TrainingError(Problem(message, transition.where, notes)) from error
-        return said
+        if said is None or isinstance(said, Ending):
+            return said
+        message = f"transition `{transition.component.name}` gives a {type(said).__name__} after epoch {epoch}"
+        needed = ("needed", "an Ending, or None to go on")
+        raise TrainingError(Problem(message, transition.where, (needed, ("defined in", transition.component.where))))
 
     @property
     def skipping(self) -> bool:

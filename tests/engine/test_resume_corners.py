@@ -132,6 +132,28 @@ def test_a_transition_that_keeps_something_is_asked_once_an_epoch_stopped_or_not
     assert finals(again) == finals(whole)
 
 
+@pytest.mark.parametrize("said", [True, False, "over"])
+@pytest.mark.parametrize("key", ["until", "updates.vae.losses.hinge_generator.start"])
+def test_a_transition_that_gives_no_ending_is_named(
+    checked: Checker, tmp_path: Path, registry_of: Registry, said: Any, key: str
+) -> None:
+    @hookimpl
+    def fluxflow_register_transitions(register: Any) -> None:
+        register("odd", lambda epoch: said)
+
+    _register(
+        registry_of,
+        Plugin("odd", "test", "1", "here"),
+        SimpleNamespace(fluxflow_register_transitions=fluxflow_register_transitions),
+    )
+
+    told = (
+        rf"(?s)transition `odd` gives a {type(said).__name__} after epoch 1\n +needed +an Ending.*defined in  .*\.py:"
+    )
+    with pytest.raises(TrainingError, match=told):
+        start(checked(VAE_GAN, f"steps.vae_gan.{key}=odd", using=registry_of), tmp_path)
+
+
 def test_a_transition_that_fails_is_named(checked: Checker, tmp_path: Path, registry_of: Registry) -> None:
     @hookimpl
     def fluxflow_register_transitions(register: Any) -> None:
