@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-from fluxflow_registry.checked import CheckedUpdate, Configured, called, mention
+from fluxflow_registry.checked import CheckedStep, CheckedUpdate, Configured, called, mention
 from fluxflow_registry.errors import Problem, choices
 from fluxflow_registry.recipe.schema import FIGURES, OWN, Evaluation, Recipe, Step, Update
 
@@ -87,6 +87,16 @@ def unwatchable(
     }
     found = [watched(step, *wish, figures) for wish in (*wishes, *(wish for each in late.values() for wish in each))]
     return [*(problem for problem in found if problem is not None), *_vain(step, late)]
+
+
+def unmeasured(step: CheckedStep, known: Mapping[str, Collection[str] | None]) -> list[Problem]:
+    """Names that a step watches, and that its evaluations do not measure; `known` is what each is seen to measure."""
+
+    def watches(watcher: Configured) -> list[str]:
+        return list(watcher.instance.metrics()) if hasattr(watcher.instance, "metrics") else []
+
+    updates = step.updates.values()
+    return unwatchable(step.step, step.until, updates, watches, lambda evaluation: known.get(evaluation.name))
 
 
 def unlogged(

@@ -25,6 +25,7 @@ from fluxflow_registry.engine.batches import Reader
 from fluxflow_registry.engine.folder import ENVIRONMENT
 from fluxflow_registry.engine.loop import Stopped, train
 from fluxflow_registry.engine.refused import told_once
+from fluxflow_registry.engine.rehearsal import rehearse_metrics
 from fluxflow_registry.engine.run import Run, open_sources
 from fluxflow_registry.engine.shapes import prove_shapes
 from fluxflow_registry.engine.starting import too_late
@@ -60,7 +61,7 @@ def _devices() -> list[str]:
 
 
 def check_run(checked: Checked, device: str | None, as_json: bool) -> int:
-    """Prove everything that can be proven without training: shapes, device, datasets, one batch of each."""
+    """Prove everything that can be proven without training: shapes, device, datasets, one batch of each, metrics."""
     device_of(device)
     shapes = prove_shapes(checked)
     sources = open_sources(checked)
@@ -74,6 +75,7 @@ def check_run(checked: Checked, device: str | None, as_json: bool) -> int:
             refused[name] = error.problems
     if refused:
         raise DataError(told_once(refused, checked.datasets))
+    rehearse_metrics(checked, sources)
     if as_json:
         emit_json({"shapes": shapes, "samples": counts})
         return 0

@@ -7,11 +7,12 @@ import torch
 from fluxflow_registry.check import CheckedEvaluation
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.batches import Reader, to_device
+from fluxflow_registry.engine.figures import bound, figures_of, wanted
 from fluxflow_registry.engine.order import first_samples
 from fluxflow_registry.engine.randomness import Draws, derive
 from fluxflow_registry.engine.run import Run
 from fluxflow_registry.engine.step import LiveStep, size_of
-from fluxflow_registry.engine.values import Values, bind, evaluate, failed
+from fluxflow_registry.engine.values import Values, evaluate
 
 
 def measure(run: Run, live: LiveStep, checked: CheckedEvaluation) -> dict[str, float]:
@@ -27,12 +28,8 @@ def measure(run: Run, live: LiveStep, checked: CheckedEvaluation) -> dict[str, f
         model.eval()
     draws = Draws(run.device)
     values = Values(checked.values, live.checked.providers, models, draws, autocast=live.autocast)
-    metrics = {
-        label: bind(label, m.provider.needs, m.instance, checked.values, m.component.signature.where)
-        for label, m in checked.metrics.items()
-    }
-    needed = {need for metric in checked.metrics.values() for need in metric.provider.needs.values()}
-    wanted = [name for name in needed if checked.values[name].source == "value"]
+    metrics = bound(checked)
+    needed = wanted(checked)
     sums: dict[str, float] = {}
     seed = derive(run.seed, "evaluate", checked.evaluation.name)
     order, spans = first_samples(source, count, settings.batch_size)
@@ -47,20 +44,11 @@ def measure(run: Run, live: LiveStep, checked: CheckedEvaluation) -> dict[str, f
             size = size_of(batch) or live.context["image_size"]
             draws.at(seed, start)
             values.begin(batch, step_batch=0, sampler=sampler, image_size=size)
-            evaluate(values, wanted)
+            evaluate(values, needed)
             figures: dict[str, float] = {}
-            for label, metric in metrics.items():
+            for metric in metrics.values():
                 arguments = values.arguments(metric, frozenset(), as_float=True)
-                try:
-                    found = metric.call(**arguments)
-                except torch.OutOfMemoryError:
-                    raise
-                except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
-                    raise failed("metric", metric, arguments, error) from error
-                named = found if isinstance(found, dict) else {label: found}
-                for name, value in named.items():
-                    # Two metrics may call their figures the same: the second tells its own name too.
-                    figures[f"{label}/{name}" if name in figures else name] = float(value)
+                figures.update(figures_of(checked, metric, arguments, live.checked.name, figures))
             for name, figure in figures.items():
                 sums[name] = sums.get(name, 0.0) + figure * len(read.indices)
     return {name: total / count for name, total in sums.items()}

@@ -15,6 +15,7 @@ from fluxflow_registry.engine.recovery import check_finite, report_skipped
 from fluxflow_registry.engine.run import Interrupted, Run
 from fluxflow_registry.engine.step import LiveStep
 from fluxflow_registry.state import checkpoints
+from fluxflow_registry.watching import unmeasured
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop
@@ -116,7 +117,10 @@ def end_epoch(run: Run, live: LiveStep, position: Position) -> Position:
     for name, evaluation in live.checked.evaluations.items():
         every = evaluation.evaluation.settings.every
         if every is not None and done.epoch % every == 0:
+            first = name not in live.measured
             figures.update(evaluated(run, live, position, name))
+            for problem in unmeasured(live.checked, {name: run.results[live.facts.name][name]}) if first else ():
+                run.tell("warned", position=done, message=str(problem))
     summaries = live.tally.summaries()
     run.tell("epoch_ended", step=live.facts, position=done, summaries=summaries)
     live.tally.close_epoch({**summaries, **{key: Summary(v, v, v, v) for key, v in figures.items()}})

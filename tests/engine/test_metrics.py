@@ -1,0 +1,178 @@
+"""Metrics are held to what a metric is: before training over one batch, and wherever they are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fluxflow_registry import hookimpl
+from fluxflow_registry.check import Checked
+from fluxflow_registry.engine.rehearsal import rehearse_metrics
+from fluxflow_registry.engine.run import open_sources
+from fluxflow_registry.errors import RecipeError, TrainingError
+from fluxflow_registry.registry import Plugin, Registry, _register, load
+
+from ..small import FLOW, PLUGINS, VAE_GAN
+from ..synthetic import plugin
+from .conftest import start
+
+Checker = Callable[..., Checked]
+STEP = "steps.vae_gan"
+
+
+def each(reconstruction: Tensor, image: Tensor) -> Tensor:
+    """One figure a picture, which is no figure."""
+    return (reconstruction - image).abs().mean(dim=(1, 2, 3))
+
+
+def sliced(reconstruction: Tensor, image: Tensor) -> Tensor:
+    return (reconstruction[:, :, 1:] - image).abs().mean()
+
+
+def absent(reconstruction: Tensor) -> Tensor:
+    picture: Any = reconstruction
+    return torch.as_tensor(picture.absent)
+
+
+def edges(reconstruction: Tensor, image: Tensor) -> dict[str, Tensor]:
+    return {"dx": (reconstruction - image).diff(dim=3).abs().mean(), "dy": (reconstruction - image).diff(dim=2).mean()}
+
+
+def rows(reconstruction: Tensor) -> dict[str, Tensor]:
+    return {"all": reconstruction.mean(), "rows": reconstruction.mean(dim=3)}
+
+
+def number(reconstruction: Tensor, image: Tensor) -> float:
+    return float((reconstruction - image).abs().mean()) if bool(image.mean() < 2) else 0.0
+
+
+def text(reconstruction: Tensor) -> str:
+    return str(reconstruction.shape)
+
+
+def inside(expander: nn.Module) -> Tensor:
+    return next(expander.parameters()).mean()
+
+
+MEASURES = {f.__name__: f for f in (each, sliced, absent, edges, rows, number, text, inside)}
+
+
+@pytest.fixture(scope="module")
+def own() -> Registry:
+    made = load(PLUGINS)
+    _register(made, Plugin("own", "test", "1", "here"), plugin(metrics=MEASURES))
+    return made
+
+
+def evaluated(metrics: str) -> str:
+    return f"{STEP}.evaluate={{seen: {{dataset: shapes, samples: 4, every: 1, metrics: {{{metrics}}}}}}}"
+
+
+WRONG = [
+    ("each", r"metric `each` of evaluation `seen` in step `vae_gan` gives a tensor of shape \[\d\]; a metric is a 0-d"),
+    ("sliced", r"metric `sliced` of evaluation `seen` in step `vae_gan` failed: RuntimeError: The size of tensor a"),
+    ("absent", r"metric `absent` of evaluation `seen` in step `vae_gan` failed: AttributeError"),
+    ("rows", r"metric `rows` of .*, figure `rows`, gives a tensor of shape \[\d, 3, 16\]"),
+    ("text", r"metric `text` of .* gives str; a metric is"),
+]
+
+
+@pytest.mark.parametrize(("name", "words"), WRONG)
+def test_a_metric_that_gives_no_figure_is_refused_before_training(
+    checked: Checker, own: Registry, name: str, words: str
+) -> None:
+    recipe = checked(VAE_GAN, evaluated(f"{name}: {{}}"), using=own)
+
+    with pytest.raises(RecipeError, match=words) as caught:
+        rehearse_metrics(recipe, open_sources(recipe))
+
+    (problem,) = caught.value.problems
+    assert str(problem.where).startswith("--set")
+    assert "test_metrics.py" in dict(problem.notes)["defined in"]
+
+
+@pytest.mark.parametrize("name", ["each", "absent"])
+def test_a_run_ends_with_the_same_words_and_no_traceback(
+    checked: Checker, own: Registry, tmp_path: Path, name: str
+) -> None:
+    recipe = checked(VAE_GAN, evaluated(f"{name}: {{}}"), f"{STEP}.max_steps=1", using=own)
+
+    with pytest.raises(TrainingError, match=rf"metric `{name}` of evaluation `seen` in step `vae_gan`"):
+        start(recipe, tmp_path / "runs")
+
+
+def test_metrics_that_look_at_numbers_or_draw_or_ask_for_models_pass(checked: Checker, own: Registry) -> None:
+    recipe = checked(VAE_GAN + FLOW, evaluated("number: {}, inside: {}, psnr: {}, ssim: {}, elbo: {}"), using=own)
+
+    rehearse_metrics(recipe, open_sources(recipe))
+
+
+def test_the_models_compute_nothing_for_it(checked: Checker, own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = checked(VAE_GAN, evaluated("psnr: {}"), using=own)
+    devices = set()
+    convolve = torch.nn.Conv2d.forward
+
+    def watched(layer: torch.nn.Conv2d, x: Tensor) -> Tensor:
+        devices.add(x.device.type)
+        return convolve(layer, x)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
+
+    rehearse_metrics(recipe, open_sources(recipe))
+
+    assert devices == {"meta"}
+
+
+@pytest.mark.parametrize("watching", ["best={metric: seen/edges/dx}", "until={type: plateau, metric: seen/edges/dx}"])
+def test_a_figure_of_a_dict_that_is_watched_by_another_name_is_refused(
+    checked: Checker, own: Registry, watching: str
+) -> None:
+    recipe = checked(VAE_GAN, evaluated("edges: {}"), f"{STEP}.{watching}", using=own)
+
+    with pytest.raises(
+        RecipeError, match="watches `seen/edges/dx`, which evaluation `seen` does not measure"
+    ) as caught:
+        rehearse_metrics(recipe, open_sources(recipe))
+
+    assert dict(caught.value.problems[0].notes)["measured"] == "seen/dx, seen/dy"
+
+
+@pytest.mark.parametrize("metrics", ["edges: {}, dx: {type: number}", "dx: {type: number}, edges: {}"])
+def test_a_label_keeps_its_name_wherever_it_stands(
+    checked: Checker, own: Registry, tmp_path: Path, metrics: str
+) -> None:
+    recipe = checked(VAE_GAN, evaluated(metrics), f"{STEP}.max_steps=1", f"{STEP}.epochs=1", using=own)
+
+    run = start(recipe, tmp_path / "runs").run
+
+    assert set(run.results["vae_gan"]["seen"]) == {"dx", "edges/dx", "dy"}
+
+
+class Warned:
+    """An observer that keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    @hookimpl
+    def warned(self, message: str) -> None:
+        self.said.append(message)
+
+
+def test_a_run_warns_once_of_a_watched_name_that_its_evaluation_did_not_measure(
+    checked: Checker, own: Registry, tmp_path: Path
+) -> None:
+    best = f"{STEP}.best={{metric: seen/edges/dx}}"
+    recipe = checked(VAE_GAN, evaluated("edges: {}"), best, f"{STEP}.max_steps=1", using=own)
+    observer = Warned()
+
+    start(recipe, tmp_path / "runs", [observer])
+
+    (told,) = observer.said
+    assert "`best` watches `seen/edges/dx`, which evaluation `seen` does not measure" in told
+    assert "measured  seen/dx, seen/dy" in told
