@@ -120,10 +120,11 @@ class Gradients(Protocol):
     def weights(self) -> Mapping[str, float]:
         """The weight of each loss of this batch, its warm-up included, before any factor of the balancer."""
 
-    def check(self, layer: str) -> None:
-        """Hold that the update trains a parameter of this name; to be asked when the balancer is made.
+    def check(self, layer: str, losses: Sequence[str] = ()) -> None:
+        """Hold that the update trains a parameter of this name, which these losses reach.
 
-        A name is that of the model and that within it, such as `expander.out.weight`. Raises FluxflowError.
+        To be asked when the balancer is made, so that it is known before training. A name is that of the model and
+        that within it, such as `expander.out.weight`. Raises FluxflowError.
         """
 
     def __call__(self, layer: str) -> Mapping[str, Tensor]:

@@ -11,8 +11,9 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from fluxflow_registry.check import Checked, CheckedStep, CheckedUpdate, Configured
+from fluxflow_registry.check import Checked, CheckedStep, Configured
 from fluxflow_registry.contracts import Field, variants
+from fluxflow_registry.engine.backward import Term
 from fluxflow_registry.engine.fitting import Change, fitting, notes_on
 from fluxflow_registry.engine.gradients import LossGradients
 from fluxflow_registry.engine.held import trained_parameters
@@ -21,7 +22,7 @@ from fluxflow_registry.engine.run import made_model
 from fluxflow_registry.engine.settings import useless_settings
 from fluxflow_registry.engine.step import size_of
 from fluxflow_registry.engine.tensors import describe, tensors
-from fluxflow_registry.engine.turn import weigher_of
+from fluxflow_registry.engine.turn import splits_in, stage_of, stages, weigher_of
 from fluxflow_registry.engine.values import Values, bind, raised_at
 from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, one_line
 from fluxflow_registry.plan.resolve import Value
@@ -185,17 +186,26 @@ def _versions(values: Values) -> dict[str, list[int]]:
     return {name: [tensor._version for tensor in tensors(kept.whole)] for name, kept in values.kept.items()}
 
 
-def _prove_balancer(update: CheckedUpdate, values: Values) -> None:
-    """Make the balancer, which may ask for a parameter by a name that is not there."""
-    named = trained_parameters(values.models, update.trains)
-    weigher_of(update, LossGradients(named, update.balancer.where if update.balancer else ""))
+def _prove_balancer(step: CheckedStep, update: UpdatePlan, values: Values, losses: Mapping[str, Tensor]) -> None:
+    """Make the balancer, which may ask for a parameter that is not there, or that a loss does not reach."""
+    checked = step.updates[update.name]
+    gradients = LossGradients(trained_parameters(values.models, checked.trains), checked, update)
+    weigher_of(checked, gradients)
+    splits = stages(step.plan, update)
+    plans = {loss.label: loss for loss in update.losses}
+    terms = {
+        label: Term(value, plans[label].detach, stage_of(list(splits), plans[label].closure))
+        for label, value in losses.items()
+    }
+    gradients.of(terms, splits_in(splits, values), {}, None)
+    gradients.reached()
 
 
 def _prove_step(
     step: CheckedStep, fields: Mapping[str, Field], models: Mapping[str, nn.Module], sampler: Any
 ) -> dict[str, str] | Misfit:
     """The shapes of a step's values for one form of its batches, or the first thing that cannot be computed."""
-    values = Values(step.plan.values, step.providers, models, Draws(META))
+    values = Values(step.plan.values, step.providers, models, Draws(META), step.plan.splits)
     batch = example(fields, step.step.settings.batch_size, META)
     values.begin(batch, step_batch=0, image_size=size_of(batch), sampler=sampler)
     shapes: dict[str, str] = {}
@@ -207,17 +217,19 @@ def _prove_step(
                 with _unchanged(values, f"value `{name}`", values.bindings[name].where, step.providers[name].where):
                     values.compute([name], update.carries)
             shapes.update({name: describe(values.kept[name].whole) for name in update.order})
-            _prove_balancer(step.updates[update.name], values)
+            losses = {}
             for loss in update.losses:
                 begun.append(loss.needs.values())
-                _prove_loss(step, update, loss, values)
+                losses[loss.label] = _prove_loss(step, update, loss, values)
+            _prove_balancer(step, update, values, losses)
+            values.forget(update.stale)
     except FluxflowError as error:
         needs = tuple(values.plan[name] for name in (begun[-1] if begun else ()))
         return Misfit(error.problems, error.__cause__, needs, len(begun))
     return shapes
 
 
-def _prove_loss(step: CheckedStep, update: UpdatePlan, loss: LossPlan, values: Values) -> None:
+def _prove_loss(step: CheckedStep, update: UpdatePlan, loss: LossPlan, values: Values) -> Tensor:
     """Compute a loss; raises RecipeError where it cannot be, or gives what no loss is."""
     configured = step.updates[update.name].losses[loss.label]
     where = configured.component.signature.where
@@ -241,3 +253,4 @@ def _prove_loss(step: CheckedStep, update: UpdatePlan, loss: LossPlan, values: V
     if not result.requires_grad:
         message = f"loss `{loss.label}` carries no gradient: something in it detaches what it was given"
         raise RecipeError(Problem(message, configured.where, (("defined in", where), *given)))
+    return result

@@ -18,7 +18,7 @@ from fluxflow_registry.engine.evidence import Evidence, evidence_of
 from fluxflow_registry.engine.gradients import LossGradients
 from fluxflow_registry.engine.held import trained_parameters
 from fluxflow_registry.engine.starting import Extent, Starts, intervals
-from fluxflow_registry.engine.values import Binding, Values, bind, failed
+from fluxflow_registry.engine.values import Binding, Values, bind, failed, raised_at
 from fluxflow_registry.errors import FluxflowError, Problem, TrainingError, one_line
 from fluxflow_registry.plan.step import StepPlan, UpdatePlan
 
@@ -73,8 +73,8 @@ class Turn:
         self.named = trained_parameters(models, checked.trains)
         self.parameters = list(self.named.values())
         # For each split on this update's way, in order: how many splits lie before it.
-        names = [name for name in self.plan.order if name in plan.splits]
-        self.splits = {name: _stage(names, plan.values[name].upstream) for name in names}
+        self.splits = stages(plan, self.plan)
+        names = list(self.splits)
         self.losses = [_loss(checked, self.plan, label, values, names) for label in checked.losses]
         self.device = values.draws.device
         self.optimizer: torch.optim.Optimizer = made(checked.optimizer, parameters=self.parameters)
@@ -85,7 +85,7 @@ class Turn:
         #: The metric that the scheduler is told after each epoch, if it looks at one.
         self.watches = getattr(checked.scheduler and checked.scheduler.instance, "metric", None) or f"{self.name}_loss"
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
-        self.gradients = LossGradients(self.named, checked.balancer.where if checked.balancer else "")
+        self.gradients = LossGradients(self.named, checked, self.plan)
         self.weigher = weigher_of(checked, self.gradients)
         #: Batches left out one after the other, and the step's batch at which that began.
         self.skipped_in_a_row = self.skipping_since = 0
@@ -177,9 +177,26 @@ class Turn:
             return own
         parts = {loss.label: Term(losses[loss.label], loss.cuts, loss.stage) for loss in active}
         self.gradients.of(parts, splits, own, self.scaler)
-        factors = self.weigher({label: loss.detach() for label, loss in losses.items()})
+        factors = self._factors({label: loss.detach() for label, loss in losses.items()})
         self.gradients.forget()
         return {label: weight * factors.get(label, 1.0) for label, weight in own.items()}
+
+    def _factors(self, losses: Mapping[str, Tensor]) -> Mapping[str, float | Tensor]:
+        """What the balancer says; a failure names it, its update and its place in the recipe."""
+        assert self.checked.balancer is not None
+        balancer = self.checked.balancer
+        who = f"balancer `{balancer.component.name}` of update `{self.name}` failed"
+        try:
+            factors: Mapping[str, float | Tensor] = self.weigher(losses)
+        except torch.OutOfMemoryError:
+            raise
+        except FluxflowError as error:
+            told = [evolve(p, message=f"{who}: {p.message}", where=p.where or balancer.where) for p in error.problems]
+            raise TrainingError(told) from error
+        except Exception as error:
+            notes = (("defined in", balancer.component.signature.where), *raised_at(error))
+            raise TrainingError(Problem(f"{who}: {one_line(error)}", balancer.where, notes)) from error
+        return factors
 
     def _terms(
         self, active: list[_Loss], losses: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]
@@ -198,11 +215,7 @@ class Turn:
 
     def _splits(self) -> list[Split]:
         """The splits of this batch's graph, in the order of computation."""
-        return [
-            split_of(name, kept, number, stage)
-            for number, (name, stage) in enumerate(self.splits.items(), 1)
-            if (kept := self.values.kept.get(name)) is not None and kept.origin is not None
-        ]
+        return splits_in(self.splits, self.values)
 
     def _backward(self, terms: list[Term], splits: Sequence[Split], window: int) -> None:
         if window > 1:
@@ -322,7 +335,22 @@ def _lie_alike(optimizer: torch.optim.Optimizer) -> None:
                 kept[name] = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
 
 
-def _stage(splits: Sequence[str], closure: frozenset[str]) -> int:
+def stages(step: StepPlan, update: UpdatePlan) -> dict[str, int]:
+    """The splits on an update's way, in order, each with the number of the last split before it."""
+    names = [name for name in update.order if name in step.splits]
+    return {name: stage_of(names, step.values[name].upstream) for name in names}
+
+
+def splits_in(numbered: Mapping[str, int], values: Values) -> list[Split]:
+    """Those of the splits at which the graph of this batch is in two, in the order of computation."""
+    return [
+        split_of(name, kept, number, stage)
+        for number, (name, stage) in enumerate(numbered.items(), 1)
+        if (kept := values.kept.get(name)) is not None and kept.origin is not None
+    ]
+
+
+def stage_of(splits: Sequence[str], closure: frozenset[str]) -> int:
     """The stage of what depends on `closure`: the number of the last split in it, 0 for none."""
     return max((number for number, name in enumerate(splits, 1) if name in closure), default=0)
 
@@ -339,7 +367,7 @@ def _loss(checked: CheckedUpdate, plan: UpdatePlan, label: str, values: Values, 
         weight=checked.weight(label),
         warmup=settings.warmup if settings else 0,
         cuts=planned.detach,
-        stage=_stage(splits, planned.closure),
+        stage=stage_of(splits, planned.closure),
         closure=planned.closure,
     )
 

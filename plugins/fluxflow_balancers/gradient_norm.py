@@ -40,8 +40,8 @@ class GradientNorm:
         return [*self.balanced, *self.against]
 
     def __call__(self, losses: Sequence[str], gradients: Gradients) -> GradientNormWeigher:
-        """Hold that the layer and the losses are there."""
-        gradients.check(self.layer)
+        """Hold that the layer and the losses are there, and that those that are named reach it."""
+        gradients.check(self.layer, [label for label in self.losses() if label in losses])
         for label in (*self.balanced, *self.against):
             if label not in losses:
                 raise ValueError(f"`{label}` is no loss of the update; it has {', '.join(losses)}")

@@ -14,7 +14,7 @@ from fluxflow_registry.check import Checked
 from fluxflow_registry.contracts import Gradients, Position
 from fluxflow_registry.engine.shapes import prove_shapes
 from fluxflow_registry.engine.step import LiveStep
-from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.errors import FluxflowError, RecipeError, TrainingError
 from fluxflow_registry.registry import Plugin, Registry, _register, load
 
 from ..small import PLUGINS, VAE_GAN
@@ -129,6 +129,61 @@ def test_a_parameter_that_is_not_there_is_told_before_training(checked: Checker,
 
     with pytest.raises(RecipeError, match=told):
         prove_shapes(recipe)
+
+
+UNREACHED = [
+    # The plan knows: the loss depends on another model, or is cut before this one.
+    ("proof", "expander.out.0.weight", "kl", "`compressor`"),
+    ("training", "expander.out.0.weight", "kl", "`compressor`"),
+    ("proof", "compressor.mean.weight", "hinge_generator", "`expander`, cut at `latent`"),
+    ("training", "compressor.mean.weight", "hinge_generator", "`expander`, cut at `latent`"),
+    # Only the walk back does: the loss depends on another parameter of the same model.
+    ("proof", "compressor.logvar.weight", "half", "`compressor`"),
+]
+
+
+def half(posterior: Any) -> Tensor:
+    """A loss that moves the mean alone."""
+    mean: Tensor = posterior.mean
+    return mean.square().mean()
+
+
+@pytest.mark.parametrize(("use", "layer", "label", "moves"), UNREACHED)
+def test_a_loss_that_does_not_reach_the_layer_is_told_before_training(
+    checked: Checker, live: Maker, use: str, layer: str, label: str, moves: str
+) -> None:
+    registry = load(PLUGINS)
+    _register(registry, Plugin("half", "test", "1", "here"), plugin(losses={"half": half}))
+    balancer = f"{VAE}.balancer={{type: gradient_norm, layer: {layer}, balanced: [{label}]}}"
+    extra = [f"{VAE}.losses.half={{}}"] if label == "half" else []
+    recipe = checked(VAE_GAN, *extra, balancer, using=registry)
+
+    with pytest.raises(FluxflowError) as caught:
+        prove_shapes(recipe) if use == "proof" else live(recipe)
+
+    (problem,) = caught.value.problems
+    assert f"balancer `gradient_norm` of update `vae`: loss `{label}` does not reach `{layer}`" in problem.message
+    assert problem.message.startswith("in step `vae_gan`, ") == (use == "proof")
+    assert str(problem.where).startswith("--set steps.vae_gan.updates.vae.balancer")
+    assert dict(problem.notes)["it moves"] == moves
+
+
+def test_losses_that_reach_the_layer_across_a_cut_elsewhere_pass(checked: Checker) -> None:
+    balancer = f"{VAE}.balancer={{type: gradient_norm, layer: {LAST}, balanced: [hinge_generator], against: [l1]}}"
+
+    prove_shapes(checked(VAE_GAN, balancer))
+
+
+def test_a_weigher_that_fails_is_named_with_its_update_and_its_place(
+    checked: Checker, live: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = live(checked(VAE_GAN, f"{VAE}.balancer=inverse"))
+    monkeypatch.setattr(step.turns[1], "weigher", lambda losses: losses["absent"])
+
+    with pytest.raises(TrainingError, match="balancer `inverse` of update `vae` failed: KeyError: 'absent'") as caught:
+        step.take(next(iter(step.batches(0, 0))), Position())
+
+    assert str(caught.value.problems[0].where).startswith("--set steps.vae_gan.updates.vae.balancer")
 
 
 def test_the_weight_of_a_loss_is_logged_where_it_changes(checked: Checker, live: Maker, spying: Registry) -> None:

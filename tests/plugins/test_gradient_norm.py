@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -35,7 +35,7 @@ class Shown:
         self.weights = weights
         self.gradients = {label: torch.tensor(gradient) for label, gradient in gradients.items()}
 
-    def check(self, layer: str) -> None:
+    def check(self, layer: str, losses: Sequence[str] = ()) -> None:
         assert layer == "layer"
 
     def __call__(self, layer: str) -> Mapping[str, Tensor]:
