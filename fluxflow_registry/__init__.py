@@ -1,12 +1,25 @@
 """A declarative plugin framework for training VAE + GAN + flow text-to-image models."""
 
-from fluxflow_registry.contracts import Draw, Ending, Field, Gradients, History, Position, Source, Stateful, Summary
+from fluxflow_registry.contracts import (
+    Better,
+    Draw,
+    Ending,
+    Field,
+    Gradients,
+    History,
+    Position,
+    Source,
+    Stateful,
+    Summary,
+    higher_is_better,
+)
 from fluxflow_registry.errors import DataError, FluxflowError, Problem, SampleError, counted
 from fluxflow_registry.hookspecs import Register, hookimpl
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Better",
     "DataError",
     "Draw",
     "Ending",
@@ -22,5 +35,6 @@ __all__ = [
     "Stateful",
     "Summary",
     "counted",
+    "higher_is_better",
     "hookimpl",
 ]

@@ -22,6 +22,7 @@ from fluxflow_registry.checked import (
     world_of,
 )
 from fluxflow_registry.contracts import CONTEXT, KINDS, Draw, Field
+from fluxflow_registry.directions import directed
 from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, choices, one_line
 from fluxflow_registry.overlapping import overlapping
 from fluxflow_registry.plan.resolve import Ask, Provider, World, resolve
@@ -192,6 +193,7 @@ class _Checker:
         fields = self.dataset_fields(step.settings.dataset, step.node, datasets)
         updates = [self.update(update, what) for update in step.updates.values()]
         until = self.configure("transition", step.until, what) if step.until else None
+        step, updates, until = directed(step, updates, until, partial(self.registry.get, "metric"), self.attempt)
         self.check_ema(step)
         self.problems.extend(unwatchable(step, until, updates, self.watches, self.figures))
         evaluations = {

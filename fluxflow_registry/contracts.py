@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from attrs import evolve, frozen
 
@@ -149,6 +149,32 @@ class Naming(Protocol):
 
     def spared(self) -> Sequence[str]:
         """Labels of losses that the balancer leaves alone; one that `false` takes away may be among them."""
+
+
+#: Whether less or more of a figure is better.
+Direction = Literal["lower", "higher"]
+
+#: For the name of a figure that a step logs or measures: which way it is better.
+Better = Callable[[str], Direction]
+
+_Metric = TypeVar("_Metric", bound=Callable[..., Any])
+
+
+def higher_is_better(metric: _Metric) -> _Metric:
+    """Mark a metric of which more is better, be it a function or a class: it has an attribute `better`.
+
+    `better` is "lower" or "higher"; without it less is better, as of a loss. A metric that gives a dict may
+    have a dict of its figures to these. Where a recipe does not say which way is better, the metric does.
+    """
+    metric.better = "higher"  # type: ignore[attr-defined]
+    return metric
+
+
+class Directed(Protocol):
+    """What a transition or a scheduler has that follows the direction of the metrics that it watches."""
+
+    def directed(self, better: Better) -> Any:
+        """The same options with a direction in place of each that the recipe leaves to the metric."""
 
 
 @frozen

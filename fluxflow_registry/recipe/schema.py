@@ -43,7 +43,8 @@ class Best:
 
     #: Any metric that is logged or evaluated, such as `vae_loss` or `autoencoder/psnr`.
     metric: str
-    mode: Literal["min", "max"] = "min"
+    #: Whether the least or the greatest is the best; None: as the metric says, the least of a loss.
+    mode: Literal["min", "max"] | None = None
 
 
 @frozen

@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import Attribute, field, frozen, validators
 
+from fluxflow_registry import higher_is_better
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@higher_is_better
 def psnr(reconstruction: Tensor, image: Tensor) -> Tensor:
     """Peak signal-to-noise ratio 10 log10(2^2 / mse) in dB for images in [-1, 1], the mean over images."""
     error = (reconstruction.clamp(-1, 1) - image).square().flatten(1).mean(dim=1)
     return (10 * (4 / error.clamp(min=1e-12)).log10()).mean()
 
 
+@higher_is_better
 def sharpness(reconstruction: Tensor, image: Tensor) -> Tensor:
     """Energy of the gradients of the reconstruction over that of the image: 1 is as sharp as the original.
 
@@ -34,6 +38,7 @@ def _odd(_: Any, attribute: Attribute[int], window: int) -> None:
         raise ValueError(f"{attribute.name} is {window}: it must be odd, and 3 at least")
 
 
+@higher_is_better
 @frozen
 class Ssim:
     """Structural similarity in a Gaussian window, at most 1, the mean over images (Wang et al., 2004).

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from attrs import field, frozen, validators
 
@@ -114,6 +115,11 @@ class ShapesJudge:
     picture that matches its best template worse than `min_match` has no shape and no size. A
     caption that names no place means the centre; one outside the task's grammar is never right.
     """
+
+    #: Another metric of an evaluation may have figures of which less is better.
+    better: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("colour", "background", "place", "shape", "size", "everything", "match"), "higher"
+    )
 
     min_match: float = field(default=0.7, validator=validators.and_(validators.ge(0.0), validators.le(1.0)))
     """Share of the variation that the best template must explain for the shape to count."""

@@ -10,7 +10,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import asdict, field, frozen, validators
+from attrs import asdict, evolve, field, frozen, validators
+
+from fluxflow_registry import Better
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -231,8 +233,8 @@ class ReduceLROnPlateau:
 
     metric: str | None = None
     """A metric that the step logs, or `<evaluation>/<metric>` of one with `every`; null: the update's loss."""
-    mode: Literal["min", "max"] = "min"
-    """Whether less of the metric is better, or more."""
+    mode: Literal["min", "max"] | None = None
+    """Whether less of the metric is better, or more; null: as the metric says, min for losses."""
     factor: float = field(default=0.1, validator=[validators.gt(0), validators.lt(1)])
     """Factor of each fall."""
     patience: int = _count(10)
@@ -252,6 +254,11 @@ class ReduceLROnPlateau:
     warmup: int = _count(0)
     """Epochs of a linear rise before it."""
 
+    def directed(self, better: Better) -> ReduceLROnPlateau:
+        """With what is better of the metric."""
+        lower = self.metric is None or better(self.metric) == "lower"
+        return self if self.mode else evolve(self, mode="min" if lower else "max")
+
     def __call__(self, optimizer: Optimizer) -> _Plateau:
         """Build the scheduler."""
         from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -259,6 +266,7 @@ class ReduceLROnPlateau:
         from fluxflow_torch.plateau import WarmedUpPlateau
 
         options = asdict(self, filter=lambda attribute, _: attribute.name not in ("metric", "interval", "warmup"))
+        options["mode"] = self.mode or "min"
         if self.warmup == 0:
             return ReduceLROnPlateau(optimizer, **options)
         return WarmedUpPlateau(optimizer, self.warmup, **options)

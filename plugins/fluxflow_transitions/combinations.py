@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from attrs import field, frozen, validators
+from attrs import evolve, field, frozen, validators
 
-from fluxflow_registry import Ending, History, counted
+from fluxflow_registry import Better, Ending, History, counted
 from fluxflow_transitions.criteria import least_epochs, limited, most_epochs, passed, progress
 
 #: For each criterion of a condition, the options that go with it.
@@ -44,7 +44,7 @@ class Condition:
     relative: bool | None = None
     """Whether min_delta is a share of the best value so far; None: no."""
     mode: Literal["min", "max"] | None = None
-    """What is better; None: min."""
+    """What is better; None: as the metric says, min for losses."""
 
     def fault(self) -> str | None:
         """What is wrong with what is stated together."""
@@ -58,6 +58,12 @@ class Condition:
         others = {name for names in _WITH.values() for name in names} - set(_WITH[criterion])
         idle = sorted(name for name in others if getattr(self, name) is not None)
         return f"takes no `{idle[0]}` with `{criterion}`" if idle else None
+
+    def directed(self, better: Better) -> Condition:
+        """With what is better of the metric, where that matters."""
+        if self.plateau is None or self.metric is None or self.mode:
+            return self
+        return evolve(self, mode="min" if better(self.metric) == "lower" else "max")
 
     def held(self, epoch: int, history: History) -> str | None:
         """What holds after this epoch, in words, or None."""
@@ -115,6 +121,10 @@ class AllOf:
         """The metrics that are watched."""
         return _metrics(self.conditions)
 
+    def directed(self, better: Better) -> AllOf:
+        """With what is better of each metric."""
+        return evolve(self, conditions=[each.directed(better) for each in self.conditions])
+
     def __call__(self, epoch: int, epochs: int, history: History) -> Ending | None:
         """End when nothing is left to wait for, or the limit is reached."""
         held = [condition.held(epoch, history) for condition in self.conditions]
@@ -141,6 +151,10 @@ class AnyOf:
     def metrics(self) -> list[str]:
         """The metrics that are watched."""
         return _metrics(self.conditions)
+
+    def directed(self, better: Better) -> AnyOf:
+        """With what is better of each metric."""
+        return evolve(self, conditions=[each.directed(better) for each in self.conditions])
 
     def __call__(self, epoch: int, epochs: int, history: History) -> Ending | None:
         """End at the first condition that holds, or at the limit."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from attrs import field, frozen, validators
+from attrs import evolve, field, frozen, validators
 
-from fluxflow_registry import Ending, History, counted
+from fluxflow_registry import Better, Ending, History, counted
 from fluxflow_transitions.criteria import least_epochs, limited, most_epochs, passed, progress
 
 
@@ -22,8 +22,8 @@ class LossThreshold:
     """A metric that the step logs, such as `vae_loss` or `vae/kl`, or `<evaluation>/<metric>`."""
     threshold: float
     """The value that must be passed."""
-    mode: Literal["below", "above"] = "below"
-    """On which side of it the step ends: below for losses, above for figures such as psnr."""
+    mode: Literal["below", "above"] | None = None
+    """On which side of it the step ends; null: below for losses, above for metrics of which more is better."""
     patience: int = field(default=1, validator=validators.ge(1))
     """Epochs in a row for which it must hold."""
     min_epochs: int = least_epochs()
@@ -35,15 +35,19 @@ class LossThreshold:
         """The metric that is watched."""
         return [self.metric]
 
+    def directed(self, better: Better) -> LossThreshold:
+        """With the side on which the metric is better."""
+        return self if self.mode else evolve(self, mode="below" if better(self.metric) == "lower" else "above")
+
     def __call__(self, epoch: int, epochs: int, history: History) -> Ending | None:
         """End when the threshold has held long enough, or the limit is reached."""
         known = history.get(self.metric, ())
-        below = self.mode == "below"
+        below = self.mode != "above"
         if epoch >= self.min_epochs and passed(known, self.threshold, below, self.patience):
             told = f"{self.metric} {known[-1].smoothed:.4g} {'<' if below else '>'} {self.threshold:g}"
             return Ending(f"{told} after {counted(epoch, 'epoch')}")
         last = f"{known[-1].smoothed:.4g}" if known else "never logged"
-        told = f"with {self.metric} {last}, not {self.mode} {self.threshold:g}"
+        told = f"with {self.metric} {last}, not {self.mode or 'below'} {self.threshold:g}"
         return limited(epoch, self.max_epochs or epochs, told)
 
 
@@ -63,8 +67,8 @@ class Plateau:
     """What must be exceeded to be an improvement."""
     relative: bool = False
     """Whether min_delta is a share of the best value so far."""
-    mode: Literal["min", "max"] = "min"
-    """What is better: min for losses, max for figures such as psnr."""
+    mode: Literal["min", "max"] | None = None
+    """What is better; null: as the metric says, min for losses."""
     min_epochs: int = least_epochs()
     """Epochs before which a plateau ends nothing."""
     max_epochs: int | None = most_epochs()
@@ -74,10 +78,14 @@ class Plateau:
         """The metric that is watched."""
         return [self.metric]
 
+    def directed(self, better: Better) -> Plateau:
+        """With what is better of the metric."""
+        return self if self.mode else evolve(self, mode="min" if better(self.metric) == "lower" else "max")
+
     def __call__(self, epoch: int, epochs: int, history: History) -> Ending | None:
         """End when nothing has been gained for long enough, or the limit is reached."""
         known = history.get(self.metric, ())
-        best, waited = progress(known, self.min_delta, self.relative, self.mode == "min")
+        best, waited = progress(known, self.min_delta, self.relative, self.mode != "max")
         if epoch >= self.min_epochs and waited >= self.patience:
             return Ending(f"{self.metric} no better than {best:.4g} for {counted(waited, 'epoch')}")
         last = f"{known[-1].mean:.4g}, not on a plateau" if known else "never logged"

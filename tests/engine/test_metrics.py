@@ -16,6 +16,7 @@ from fluxflow_registry.engine.rehearsal import rehearse_metrics
 from fluxflow_registry.engine.run import open_sources
 from fluxflow_registry.errors import RecipeError, TrainingError
 from fluxflow_registry.registry import Plugin, Registry, _register, load
+from fluxflow_registry.state import checkpoints
 
 from ..small import FLOW, PLUGINS, VAE_GAN
 from ..synthetic import plugin
@@ -154,10 +155,15 @@ def test_a_label_keeps_its_name_wherever_it_stands(
 
 
 class Warned:
-    """An observer that keeps the warnings."""
+    """An observer that keeps the warnings and what is measured."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.measured: list[dict[str, float]] = []
+
+    @hookimpl
+    def evaluated(self, metrics: dict[str, float]) -> None:
+        self.measured.append(metrics)
 
     @hookimpl
     def warned(self, message: str) -> None:
@@ -176,3 +182,18 @@ def test_a_run_warns_once_of_a_watched_name_that_its_evaluation_did_not_measure(
     (told,) = observer.said
     assert "`best` watches `seen/edges/dx`, which evaluation `seen` does not measure" in told
     assert "measured  seen/dx, seen/dy" in told
+
+
+@pytest.mark.parametrize(("metric", "better"), [("psnr", max), ("elbo", min)])
+def test_the_best_checkpoint_is_that_of_the_epoch_in_which_its_metric_says_so(
+    checked: Checker, tmp_path: Path, metric: str, better: Callable[[list[float]], float]
+) -> None:
+    settings = [evaluated(f"{metric}: {{}}"), f"{STEP}.best={{metric: seen/{metric}}}", f"{STEP}.epochs=3"]
+    observer = Warned()
+
+    run = start(checked(VAE_GAN, *settings), tmp_path / "runs", [observer]).run
+
+    figures = [each[metric] for each in observer.measured][:3]
+    (best,) = [each for each in checkpoints.listing(run.run_folder.checkpoints) if each.kind == "best"]
+    assert best.run_batch == 6 * (1 + figures.index(better(figures)))
+    assert min(figures) < max(figures)

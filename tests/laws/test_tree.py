@@ -33,7 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 MAY_IMPORT["watching"] = {*MAY_IMPORT["checked"], "checked"}
 MAY_IMPORT["overlapping"] = MAY_IMPORT["watching"]
-MAY_IMPORT["check"] = {*MAY_IMPORT["watching"], "watching", "overlapping"}
+MAY_IMPORT["directions"] = MAY_IMPORT["watching"]
+MAY_IMPORT["check"] = {*MAY_IMPORT["watching"], "watching", "directions", "overlapping"}
 MAY_IMPORT["resolve"] = {*MAY_IMPORT["check"], "check"}
 MAY_IMPORT["engine"] = {*MAY_IMPORT["resolve"], "resolve", "state", "lifecycle", "hookspecs"}
 MAY_IMPORT["cli"] = {*MAY_IMPORT["engine"], "engine", ""}

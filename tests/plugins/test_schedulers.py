@@ -99,8 +99,8 @@ def test_every_option_of_torchs_is_offered_or_left_out_on_purpose(options: Any) 
     changed = {
         name for name in set(theirs) & set(ours) if theirs[name].default not in (ours[name], inspect.Parameter.empty)
     }
-    # The length of a schedule is the step's, and only the rate moves.
-    assert changed <= {"total_iters", "cycle_momentum"}
+    # The length of a schedule is the step's, only the rate moves, and a metric says itself which way it is better.
+    assert changed <= {"total_iters", "cycle_momentum", "mode"}
     assert ours["interval"] == ("batch" if options is schedulers.OneCycleLR else "epoch")
 
 

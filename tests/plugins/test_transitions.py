@@ -263,7 +263,7 @@ SEEN = "steps.vae_gan.evaluate={seen: {dataset: shapes, samples: 4, every: 1, me
 
 @pytest.mark.parametrize("metric", ["vae_loss", "vae/l1", "vae/grad_norm", "vae/lr", "discriminator_loss", "seen/psnr"])
 def test_every_metric_that_is_logged_can_end_a_step(run: Callable[..., SimpleNamespace], metric: str) -> None:
-    threshold = run(f"{{type: loss_threshold, metric: {metric}, threshold: 1.0e9, min_epochs: 2}}", SEEN)
+    threshold = run(f"{{type: loss_threshold, metric: {metric}, threshold: 1.0e9, mode: below, min_epochs: 2}}", SEEN)
     never = run(f"{{type: plateau, metric: {metric}, patience: 2, min_delta: 1.0e9}}", SEEN)
 
     assert threshold.epochs == 2

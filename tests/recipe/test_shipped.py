@@ -61,7 +61,7 @@ def test_the_convolutional_vae_is_trained_as_its_page_says(folder: Path, everyth
     assert vae.losses["kl"].entry is not None
     assert vae.losses["kl"].entry.settings.warmup > 0
     assert vae.clip_grad_norm == 1.0
-    assert step.step.settings.best == Best(metric="val/elbo")
+    assert step.step.settings.best == Best(metric="val/elbo", mode="min")
     drawn = {label: observer.instance.value for label, observer in checked.observers.items() if label in DRAWN}
     assert drawn == DRAWN
 
