@@ -110,7 +110,7 @@ def test_a_run_whose_weights_are_missing_ends_before_it_begins(
     done = command("r.yaml", TORCH_HOME=str(tmp_path / "home"))
 
     assert done.returncode == 2
-    assert "loss `lpips` of update `vae` cannot be computed" in done.stderr
+    assert "r.yaml:19:26  loss `lpips` of update `vae` in step `vae`: lpips with vgg needs" in done.stderr
     assert f"vgg16-397923af.pth, which is not in {tmp_path}/home/hub/checkpoints" in done.stderr
     assert "python -c \"import torchvision; torchvision.models.vgg16(weights='IMAGENET1K_V1')\"" in done.stderr
     assert "Traceback" not in done.stderr
