@@ -7,10 +7,12 @@ from fluxflow_registry.contracts import (
     Field,
     Gradients,
     History,
+    NoisePath,
     Position,
     Source,
     Stateful,
     Summary,
+    VelocityField,
     higher_is_better,
 )
 from fluxflow_registry.errors import DataError, FluxflowError, Problem, SampleError, counted
@@ -27,6 +29,7 @@ __all__ = [
     "FluxflowError",
     "Gradients",
     "History",
+    "NoisePath",
     "Position",
     "Problem",
     "Register",
@@ -34,6 +37,7 @@ __all__ = [
     "Source",
     "Stateful",
     "Summary",
+    "VelocityField",
     "counted",
     "higher_is_better",
     "hookimpl",
