@@ -8,7 +8,7 @@ from typing import Any, Literal
 from attrs import evolve, field, frozen, validators
 
 from fluxflow_registry import Better, Ending, History, counted
-from fluxflow_transitions.criteria import least_epochs, limited, most_epochs, passed, progress
+from fluxflow_transitions.criteria import least_epochs, limited, mode_of, most_epochs, passed, progress
 
 #: For each criterion of a condition, the options that go with it.
 _WITH = {
@@ -63,7 +63,7 @@ class Condition:
         """With what is better of the metric, where that matters."""
         if self.plateau is None or self.metric is None or self.mode:
             return self
-        return evolve(self, mode="min" if better(self.metric) == "lower" else "max")
+        return evolve(self, mode=mode_of(better, self.metric))
 
     def held(self, epoch: int, history: History) -> str | None:
         """What holds after this epoch, in words, or None."""
@@ -103,6 +103,11 @@ def _metrics(conditions: Sequence[Condition]) -> list[str]:
     return list(dict.fromkeys(each.metric for each in conditions if each.metric is not None))
 
 
+def _directed(conditions: Sequence[Condition], better: Better) -> list[Condition]:
+    """The conditions, each with what is better of its metric."""
+    return [condition.directed(better) for condition in conditions]
+
+
 @frozen
 class AllOf:
     """Ends when all conditions hold after the same epoch.
@@ -123,7 +128,7 @@ class AllOf:
 
     def directed(self, better: Better) -> AllOf:
         """With what is better of each metric."""
-        return evolve(self, conditions=[each.directed(better) for each in self.conditions])
+        return evolve(self, conditions=_directed(self.conditions, better))
 
     def __call__(self, epoch: int, epochs: int, history: History) -> Ending | None:
         """End when nothing is left to wait for, or the limit is reached."""
@@ -154,7 +159,7 @@ class AnyOf:
 
     def directed(self, better: Better) -> AnyOf:
         """With what is better of each metric."""
-        return evolve(self, conditions=[each.directed(better) for each in self.conditions])
+        return evolve(self, conditions=_directed(self.conditions, better))
 
     def __call__(self, epoch: int, epochs: int, history: History) -> Ending | None:
         """End at the first condition that holds, or at the limit."""

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from attrs import field, validators
 
-from fluxflow_registry import Ending, Summary, counted
+from fluxflow_registry import Better, Ending, Summary, counted
+
+
+def mode_of(better: Better, metric: str) -> Literal["min", "max"]:
+    """What is better of a metric, where a recipe leaves it open."""
+    return "min" if better(metric) == "lower" else "max"
 
 
 def passed(summaries: Sequence[Summary], threshold: float, below: bool, patience: int) -> bool:

@@ -7,7 +7,7 @@ from typing import Literal
 from attrs import evolve, field, frozen, validators
 
 from fluxflow_registry import Better, Ending, History, counted
-from fluxflow_transitions.criteria import least_epochs, limited, most_epochs, passed, progress
+from fluxflow_transitions.criteria import least_epochs, limited, mode_of, most_epochs, passed, progress
 
 
 @frozen
@@ -80,7 +80,7 @@ class Plateau:
 
     def directed(self, better: Better) -> Plateau:
         """With what is better of the metric."""
-        return self if self.mode else evolve(self, mode="min" if better(self.metric) == "lower" else "max")
+        return self if self.mode else evolve(self, mode=mode_of(better, self.metric))
 
     def __call__(self, epoch: int, epochs: int, history: History) -> Ending | None:
         """End when nothing has been gained for long enough, or the limit is reached."""
