@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss, relu
 
-from fluxflow_registry.check import Checked, check
+from fluxflow_registry.check.checker import Checked, check
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine import folder as folders
-from fluxflow_registry.engine.loop import after_batch
-from fluxflow_registry.engine.run import Run, build_models, open_sources
-from fluxflow_registry.engine.step import LiveStep, facts_of
-from fluxflow_registry.registry import load
+from fluxflow_registry.engine.run import folder as folders
+from fluxflow_registry.engine.run.loop import after_batch
+from fluxflow_registry.engine.run.run import Run, build_models, open_sources
+from fluxflow_registry.engine.training.step import LiveStep, facts_of
+from fluxflow_registry.registry.registry import load
 
 LOG_EVERY = 20
 #: One thread: CPU seconds, which other processes do not stretch. More: wall seconds.

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from fluxflow_data.shards import WebDataset
-from fluxflow_registry.engine.batches import epoch_batches
+from fluxflow_registry.engine.data.batches import epoch_batches
 
 #: Samples of one tar file: 20 MB.
 PER_SHARD = 10_000

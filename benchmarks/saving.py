@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.saving import Saver
+from fluxflow_registry.engine.run.saver import Saver
 from fluxflow_registry.state import store
 from fluxflow_registry.state.snapshot import Buffers
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from fluxflow_registry.check import Checked, check
-from fluxflow_registry.registry import Registry, load
+from fluxflow_registry.check.checker import Checked, check
+from fluxflow_registry.registry.registry import Registry, load
 
 from .synthetic import Site
 

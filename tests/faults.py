@@ -86,8 +86,8 @@ def run(request: dict[str, Any]) -> None:
 def main() -> None:
     import torch
 
-    import fluxflow_registry.cli.train
-    import fluxflow_registry.engine.loop  # noqa: F401
+    import fluxflow_registry.cli.train.command
+    import fluxflow_registry.engine.run.loop  # noqa: F401
 
     torch.set_num_threads(1)
     answers = os.fdopen(os.dup(1), "w")

@@ -10,13 +10,13 @@ from typing import Any, Literal, Union, get_args, get_origin
 from attrs import NOTHING, Attribute
 from hypothesis import strategies as st
 
-from fluxflow_registry.cli.describe import limits_of
+from fluxflow_registry.cli.describe.command import limits_of
 from fluxflow_registry.contracts import CONTEXT
+from fluxflow_registry.recipe.convert import structure
+from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.schema import StepSettings
-from fluxflow_registry.recipe.source import Node
-from fluxflow_registry.recipe.structure import structure
-from fluxflow_registry.registry import Component, Registry
-from fluxflow_registry.signature import fields_of, is_configurable, key_of
+from fluxflow_registry.registry.registry import Component, Registry
+from fluxflow_registry.registry.signature import fields_of, is_configurable, key_of
 
 Draw = Any
 FIELDS = {"image", "caption"}

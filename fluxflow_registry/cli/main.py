@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fluxflow_registry import __version__
-from fluxflow_registry.cli.common import emit, emit_json, finish, load_plugins, parse
+from fluxflow_registry.cli.output import emit, emit_json, finish, load_plugins, parse
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.signals import Signals
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.errors import Problem, RecipeError, choices
-from fluxflow_registry.registry import Registry
+from fluxflow_registry.registry.registry import Registry
 
 EPILOG = """\
 exit codes:
@@ -83,36 +83,36 @@ def main(arguments: argparse.Namespace) -> int:
     signals = Signals() if not any(getattr(arguments, name) not in (None, False) for name in INSTEAD) else None
     registry = load_plugins(arguments.plugin)
     if arguments.list_plugins is not None:
-        from fluxflow_registry.cli.listing import listing, listing_data
+        from fluxflow_registry.cli.list_plugins.command import listing, listing_data
 
         kind = _kind(arguments.list_plugins)
         emit_json(listing_data(registry, kind)) if arguments.json else emit(listing(registry, kind))
         return 0
     if arguments.describe is not None:
-        from fluxflow_registry.cli.describe import describe, description_data
+        from fluxflow_registry.cli.describe.command import describe, description_data
 
         found = description_data(registry, arguments.describe) if arguments.json else None
         emit_json(found) if arguments.json else emit(describe(registry, arguments.describe))
         return 0
     if arguments.document is not None:
-        from fluxflow_registry.cli.pages import write_pages
+        from fluxflow_registry.cli.document.command import write_pages
 
         written = [str(path) for path in write_pages(registry, Path(arguments.document))]
         emit_json(written) if arguments.json else emit("\n".join(written))
         return 0
     if arguments.status is not None:
-        from fluxflow_registry.cli.status import status, status_data, status_text
+        from fluxflow_registry.cli.status.command import status, status_data, status_text
 
         standing = status(arguments.status, registry)
         emit_json(status_data(standing)) if arguments.json else emit(status_text(standing))
         return 0
     if arguments.schema:
-        from fluxflow_registry.cli.schema import recipe_schema
+        from fluxflow_registry.cli.schema.command import recipe_schema
 
         emit_json(recipe_schema(registry))
         return 0
     if arguments.replay is not None:
-        from fluxflow_registry.cli.replay import replay_bundle
+        from fluxflow_registry.cli.replay.command import replay_bundle
 
         return replay_bundle(arguments, registry)
     if arguments.recipe is None:
@@ -122,8 +122,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _with_recipe(arguments: argparse.Namespace, registry: Registry, signals: Signals | None) -> int:
-    from fluxflow_registry.check import check
-    from fluxflow_registry.cli.foreign import refuse_foreign
+    from fluxflow_registry.check.checker import check
+    from fluxflow_registry.cli.other_files import refuse_foreign
 
     try:
         checked = check(arguments.recipe, registry, arguments.set)
@@ -131,12 +131,12 @@ def _with_recipe(arguments: argparse.Namespace, registry: Registry, signals: Sig
         refuse_foreign(arguments, registry, trains=signals is not None)
         raise
     if arguments.validate:
-        from fluxflow_registry.cli.explain import summary, summary_data
+        from fluxflow_registry.cli.explain.command import summary, summary_data
 
         emit_json(summary_data(checked)) if arguments.json else emit(summary(checked))
         return 0
     if arguments.explain or arguments.mermaid:
-        from fluxflow_registry.cli.explain import explain, explain_data, mermaid
+        from fluxflow_registry.cli.explain.command import explain, explain_data, mermaid
 
         if arguments.json:
             emit_json(explain_data(checked))
@@ -144,21 +144,21 @@ def _with_recipe(arguments: argparse.Namespace, registry: Registry, signals: Sig
             emit(mermaid(checked) if arguments.mermaid else explain(checked))
         return 0
     if arguments.check:
-        from fluxflow_registry.cli.train import check_run
+        from fluxflow_registry.cli.train.command import check_run
 
         return check_run(checked, arguments.device, arguments.json)
     if arguments.inspect_data:
-        from fluxflow_registry.cli.inspect import SAMPLES, inspect_data
+        from fluxflow_registry.cli.inspect_data.command import SAMPLES, inspect_data
 
         most = SAMPLES if arguments.samples is None else arguments.samples
         if most < 1:
             raise RecipeError(Problem(f"at least one sample is read, not {most}", "--samples"))
         return inspect_data(checked, Path(arguments.output), most, arguments.json)
     if arguments.prove_resume:
-        from fluxflow_registry.cli.prove import prove_resume
+        from fluxflow_registry.cli.prove_resume.command import prove_resume
 
         return prove_resume(checked, arguments)
-    from fluxflow_registry.cli.train import train_run
+    from fluxflow_registry.cli.train.command import train_run
 
     assert signals is not None
     return train_run(checked, registry, arguments, signals)

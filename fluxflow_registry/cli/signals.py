@@ -8,7 +8,7 @@ import sys
 from types import FrameType
 from typing import NoReturn, Protocol
 
-from fluxflow_registry.cli.common import say
+from fluxflow_registry.cli.output import say
 
 #: Stopped by a signal, everything that was trained is saved (EX_TEMPFAIL of sysexits.h).
 STOPPED = 75

@@ -13,12 +13,12 @@ from attrs import evolve
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.errors import Problem, RecipeError, choices, nearest
 from fluxflow_registry.recipe import schema
-from fluxflow_registry.recipe.override import Setting, overridden
+from fluxflow_registry.recipe.convert import read_fields, unknown_keys
+from fluxflow_registry.recipe.node import Node, describe, merge, spelt_out
+from fluxflow_registry.recipe.overrides import Setting, overridden
+from fluxflow_registry.recipe.reader import read
 from fluxflow_registry.recipe.schema import Entry, Evaluation, Recipe, Step, Update
-from fluxflow_registry.recipe.source import Node, describe, merge, spelt_out
-from fluxflow_registry.recipe.structure import read_fields, unknown_keys
-from fluxflow_registry.recipe.yaml import read
-from fluxflow_registry.signature import fields_of, key_of
+from fluxflow_registry.registry.signature import fields_of, key_of
 
 R = TypeVar("R")
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
-from fluxflow_registry.recipe.source import Node
+from fluxflow_registry.recipe.node import Node
 
 #: What is logged of an update beside its losses, each as `<update>/<figure>`.
 FIGURES = {"grad_norm", "lr"}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fluxflow_registry import Problem, __version__
-from fluxflow_registry.cli.common import emit, emit_json, finish, parse
+from fluxflow_registry.cli.output import emit, emit_json, finish, parse
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.errors import RunError, choices
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 
 from fluxflow_registry import __version__
-from fluxflow_registry.cli.common import emit, emit_json, finish, load_plugins, parse, say
+from fluxflow_registry.cli.output import emit, emit_json, finish, load_plugins, parse, say
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.signals import Signals
 from fluxflow_registry.errors import RecipeError
@@ -64,7 +64,7 @@ def parser() -> Parser:
 
 def main(arguments: argparse.Namespace) -> int:
     """Do what the arguments say; gives the exit code."""
-    from fluxflow_registry.check import check
+    from fluxflow_registry.check.checker import check
 
     from .languages import refuse_recipe
     from .reading import read_config
@@ -87,7 +87,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.validate_pipeline:
         emit_json(summary_data(made)) if arguments.json else emit(summary(made))
         return 0
-    from fluxflow_registry.cli.train import train_run
+    from fluxflow_registry.cli.train.command import train_run
 
     for note in made.notes:
         say(f"note: {note}")

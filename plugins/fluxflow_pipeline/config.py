@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 from attrs import Factory, frozen
 
 from fluxflow_registry.errors import Problem
-from fluxflow_registry.recipe.source import Node
+from fluxflow_registry.recipe.node import Node
 
 from .options import DataKeys, DatasetKeys, ModelKeys, OutputKeys, StepKeys, TransitionKeys
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fluxflow_registry.recipe.source import Node
+from fluxflow_registry.recipe.node import Node
 
 from .config import Config, Section
 from .draft import Piece, component, mapping, said

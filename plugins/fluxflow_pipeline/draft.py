@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from fluxflow_registry.recipe.source import Node
+from fluxflow_registry.recipe.node import Node
 
 
 @frozen(eq=False)

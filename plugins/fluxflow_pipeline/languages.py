@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from fluxflow_registry.errors import FluxflowError, Problem, RecipeError
-from fluxflow_registry.recipe.yaml import read
+from fluxflow_registry.recipe.reader import read
 
 Language = Literal["recipe", "FluxFlow"]
 

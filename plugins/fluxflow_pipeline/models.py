@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from fluxflow_registry.errors import Problem
-from fluxflow_registry.recipe.source import Node
+from fluxflow_registry.recipe.node import Node
 
 from .config import Config, Step
 from .draft import Piece, component, mapping, said

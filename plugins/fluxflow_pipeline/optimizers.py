@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fluxflow_registry.recipe.source import Node
+from fluxflow_registry.recipe.node import Node
 
 from .config import Step
 from .draft import Piece, component, mapping, said

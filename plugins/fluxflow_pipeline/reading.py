@@ -10,9 +10,9 @@ from attrs import evolve
 
 from fluxflow_registry.errors import Problem, RecipeError, choices
 from fluxflow_registry.recipe.load import unique
-from fluxflow_registry.recipe.source import Node, describe, merge
-from fluxflow_registry.recipe.yaml import read
-from fluxflow_registry.signature import fields_of
+from fluxflow_registry.recipe.node import Node, describe, merge
+from fluxflow_registry.recipe.reader import read
+from fluxflow_registry.registry.signature import fields_of
 
 from .config import Config, Section, Step
 from .options import (

@@ -6,8 +6,8 @@ from attrs import frozen
 
 from fluxflow_registry.errors import Problem, RecipeError
 from fluxflow_registry.recipe.load import unique
+from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.schema import VERSION
-from fluxflow_registry.recipe.source import Node
 
 from .config import Config
 from .datasets import datasets

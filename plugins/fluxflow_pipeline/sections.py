@@ -9,9 +9,9 @@ from typing import TypeVar
 from attrs import evolve
 
 from fluxflow_registry.errors import Problem
-from fluxflow_registry.recipe.source import Node, describe
-from fluxflow_registry.recipe.structure import read_fields, unknown_keys
-from fluxflow_registry.signature import fields_of, key_of
+from fluxflow_registry.recipe.convert import read_fields, unknown_keys
+from fluxflow_registry.recipe.node import Node, describe
+from fluxflow_registry.registry.signature import fields_of, key_of
 
 from .config import Section
 from .options import FORMER, MOOT, DataKeys, ModelKeys, OutputKeys, StepKeys

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fluxflow_registry.errors import counted
-from fluxflow_registry.recipe.source import Node
+from fluxflow_registry.recipe.node import Node
 
 from .config import Config, Step
 from .metrics import logged

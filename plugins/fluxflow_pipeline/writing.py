@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from fluxflow_registry.recipe.source import Node
+from fluxflow_registry.recipe.node import Node
 
 #: The length of a line, comment included, as far as it can be held.
 WIDTH = 116

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from attrs import frozen
 
-from fluxflow_registry.check import Checked
-from fluxflow_registry.cli.blame import blamed
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.cli.prove_resume.blame import blamed
 
 from ..recipes import TINY
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fluxflow_registry.cli.changes import changes
-from fluxflow_registry.engine.folder import ENVIRONMENT
+from fluxflow_registry.cli.plugin_changes import changes
+from fluxflow_registry.engine.run.folder import ENVIRONMENT
 
 FACTS: dict[str, Any] = {
     "torch": "2.15.0",

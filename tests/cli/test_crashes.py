@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fluxflow_registry.engine.folder import read_identity
+from fluxflow_registry.engine.run.folder import read_identity
 
 from ..forked import Server, outcome, serving
 from ..small import FLOW, VAE_GAN

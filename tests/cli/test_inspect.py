@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
 from fluxflow_registry import Problem, SampleError
-from fluxflow_registry.engine.order import epoch_order
-from fluxflow_registry.engine.sheet import CELL, GAP, LETTER, LINES, contact_sheet, lines
-from fluxflow_registry.engine.survey import survey, use
+from fluxflow_registry.engine.data.order import epoch_order
+from fluxflow_registry.engine.data.survey import survey, use
+from fluxflow_registry.engine.images.contact_sheet import CELL, GAP, LETTER, LINES, contact_sheet, lines
 
 from ..recipes import TINY
 from .conftest import Answer
@@ -69,7 +69,7 @@ def test_counts_buckets_captions_order_and_damage_are_told(call: Call, recipe: P
 
 
 def test_the_order_that_is_told_is_the_order_that_is_trained_on(call: Call, recipe: Path, prove: Any) -> None:
-    from fluxflow_registry.engine.run import open_datasets
+    from fluxflow_registry.engine.run.run import open_datasets
 
     told = json.loads(call(recipe, "--inspect-data", "--json").out)
 

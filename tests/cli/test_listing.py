@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from fluxflow_registry.contracts import CONTEXT, KINDS
-from fluxflow_registry.registry import Registry
+from fluxflow_registry.registry.registry import Registry
 
 from ..synthetic import Site
 from .conftest import Answer

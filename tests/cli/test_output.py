@@ -15,8 +15,8 @@ import pytest
 from fluxflow_observers import command as graphs
 from fluxflow_pipeline import command as train
 from fluxflow_registry import __version__
-from fluxflow_registry.cli import generate
-from fluxflow_registry.cli.common import command_of
+from fluxflow_registry.cli.generate import command as generate
+from fluxflow_registry.cli.output import command_of
 
 from ..recipes import DEFAULT, TINY
 from ..synthetic import LOSS, Site

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from attrs import field, frozen, validators
 
-from fluxflow_registry.cli.pages import pages
+from fluxflow_registry.cli.document.command import pages
 from fluxflow_registry.contracts import CONTEXT, KINDS
-from fluxflow_registry.registry import Component, Registry, from_modules
+from fluxflow_registry.registry.registry import Component, Registry, from_modules
 
 from ..synthetic import plugin
 from .conftest import Answer

@@ -183,7 +183,7 @@ def test_a_bundle_without_its_checkpoint_is_reached_from_the_beginning_and_nothi
 def test_a_batch_after_a_roll_back_is_reached_through_it(
     call: Call, train: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fluxflow_registry.engine import recovery
+    from fluxflow_registry.engine.run import rollback as recovery
 
     monkeypatch.setattr(recovery, "PATIENCE", 4)
     bundles = train("loss:5,6,7,8,10")

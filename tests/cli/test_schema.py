@@ -11,9 +11,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from fluxflow_registry.cli.schema import recipe_schema
-from fluxflow_registry.recipe.yaml import parse, read
-from fluxflow_registry.registry import Registry
+from fluxflow_registry.cli.schema.command import recipe_schema
+from fluxflow_registry.recipe.reader import parse, read
+from fluxflow_registry.registry.registry import Registry
 
 from ..recipes import DEFAULT, SHIPPED, TINY
 from .conftest import Answer

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 import torch
 
-from fluxflow_registry.cli.changes import plugin_rows
-from fluxflow_registry.cli.standing import look
-from fluxflow_registry.cli.status import glances
+from fluxflow_registry.cli.plugin_changes import plugin_rows
+from fluxflow_registry.cli.status.command import glances
+from fluxflow_registry.cli.status.run_status import look
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.folder import RunFolder, held_by
+from fluxflow_registry.engine.run.folder import RunFolder, held_by
 from fluxflow_registry.errors import FluxflowError
-from fluxflow_registry.registry import Registry
+from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.state import checkpoints, store
 
 from ..small import VAE_GAN
@@ -213,7 +213,7 @@ def test_a_finished_run_has_nothing_to_go_on_with(call: Call, folder: RunFolder)
     assert not (folder.path / "position.json").exists()
 
 
-HOLDER = "import sys; from pathlib import Path; from fluxflow_registry.engine.folder import RunFolder\n" + (
+HOLDER = "import sys; from pathlib import Path; from fluxflow_registry.engine.run.folder import RunFolder\n" + (
     "lock = RunFolder(Path(sys.argv[1]), '').lock(); print('held', flush=True); sys.stdin.read()"
 )
 

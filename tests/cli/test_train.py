@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fluxflow_registry.engine.folder import read_identity
+from fluxflow_registry.engine.run.folder import read_identity
 
 from ..small import FLOW, VAE_GAN
 

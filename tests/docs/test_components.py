@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fluxflow_registry.cli.pages import pages
-from fluxflow_registry.registry import Registry
+from fluxflow_registry.cli.document.command import pages
+from fluxflow_registry.registry.registry import Registry
 
 from .story import REPOSITORY
 

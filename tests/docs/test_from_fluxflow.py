@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from fluxflow_pipeline.options import DataKeys, ModelKeys, OutputKeys, StepKeys
-from fluxflow_registry.signature import fields_of, key_of
+from fluxflow_registry.registry.signature import fields_of, key_of
 
 from .story import REPOSITORY
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from fluxflow_registry.cli.describe import options
-from fluxflow_registry.cli.schema import recipe_schema
+from fluxflow_registry.cli.describe.command import options
+from fluxflow_registry.cli.schema.command import recipe_schema
 from fluxflow_registry.contracts import KINDS
-from fluxflow_registry.registry import Registry
+from fluxflow_registry.registry.registry import Registry
 
 from .story import REPOSITORY
 

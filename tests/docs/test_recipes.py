@@ -12,12 +12,12 @@ import attrs
 import pytest
 from ruamel.yaml import YAML
 
-from fluxflow_registry.check import check
-from fluxflow_registry.cli.schema import recipe_schema
+from fluxflow_registry.check.checker import check
+from fluxflow_registry.cli.schema.command import recipe_schema
 from fluxflow_registry.recipe import schema
-from fluxflow_registry.recipe.structure import describe_type
-from fluxflow_registry.registry import Registry, load
-from fluxflow_registry.signature import fields_of, key_of
+from fluxflow_registry.recipe.convert import describe_type
+from fluxflow_registry.registry.registry import Registry, load
+from fluxflow_registry.registry.signature import fields_of, key_of
 
 from .story import REPOSITORY, Block, blocks
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fluxflow_registry.check import check
-from fluxflow_registry.engine.run import build_models
-from fluxflow_registry.registry import load
+from fluxflow_registry.check.checker import check
+from fluxflow_registry.engine.run.run import build_models
+from fluxflow_registry.registry.registry import load
 
 from .conftest import Reading
 from .story import shell

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check import Checked, check
-from fluxflow_registry.engine import folder as folders
-from fluxflow_registry.engine.loop import Stopped, train
-from fluxflow_registry.engine.run import Run, open_sources
-from fluxflow_registry.engine.step import LiveStep, facts_of
-from fluxflow_registry.registry import Registry, load
+from fluxflow_registry.check.checker import Checked, check
+from fluxflow_registry.engine.run import folder as folders
+from fluxflow_registry.engine.run.loop import Stopped, train
+from fluxflow_registry.engine.run.run import Run, open_sources
+from fluxflow_registry.engine.training.step import LiveStep, facts_of
+from fluxflow_registry.registry.registry import Registry, load
 
 from ..small import PLUGINS
 
@@ -50,7 +50,7 @@ def live() -> Callable[..., LiveStep]:
     """A step of a checked recipe, ready to take batches."""
 
     def make(recipe: Checked, step: int = 0, models: Mapping[str, nn.Module] | None = None) -> LiveStep:
-        from fluxflow_registry.engine.run import build_models
+        from fluxflow_registry.engine.run.run import build_models
 
         device = torch.device("cpu")
         made = dict(models) if models else build_models(recipe, device)

@@ -12,10 +12,10 @@ from attrs import evolve, frozen
 from torch import Tensor, nn
 
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.batches import Batch
-from fluxflow_registry.engine.stateful import served_by
-from fluxflow_registry.engine.step import LiveStep
-from fluxflow_registry.registry import Plugin, Registry, _register, load
+from fluxflow_registry.engine.data.batches import Batch
+from fluxflow_registry.engine.training.component_state import served_by
+from fluxflow_registry.engine.training.step import LiveStep
+from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
 from fluxflow_registry.state.codec import pack
 
 from ..small import FLOW, PLUGINS, VAE_GAN

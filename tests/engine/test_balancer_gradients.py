@@ -10,12 +10,12 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 from fluxflow_registry.contracts import Gradients, Position
-from fluxflow_registry.engine.shapes import prove_shapes
-from fluxflow_registry.engine.step import LiveStep
+from fluxflow_registry.engine.preflight.shapes import prove_shapes
+from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import FluxflowError, RecipeError, TrainingError
-from fluxflow_registry.registry import Plugin, Registry, _register, load
+from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
 
 from ..small import PLUGINS, VAE_GAN
 from ..synthetic import plugin
@@ -112,7 +112,7 @@ def test_nothing_is_walked_for_a_balancer_that_does_not_ask(
     checked: Checker, live: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    monkeypatch.setattr("fluxflow_registry.engine.gradients.gradient_at", lambda *given: calls.append(given))
+    monkeypatch.setattr("fluxflow_registry.engine.graph.loss_gradients.gradient_at", lambda *given: calls.append(given))
     step = live(checked(VAE_GAN, f"{VAE}.balancer=inverse"))
 
     step.take(next(iter(step.batches(0, 0))), Position())

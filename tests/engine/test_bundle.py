@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from fluxflow_registry.check import Checked, check
-from fluxflow_registry.engine import recovery
-from fluxflow_registry.engine.bundle import read_bundle
-from fluxflow_registry.engine.evidence import names_of, not_finite
-from fluxflow_registry.engine.step import LiveStep
+from fluxflow_registry.check.checker import Checked, check
+from fluxflow_registry.engine.diagnosis.bundle import read_bundle
+from fluxflow_registry.engine.run import rollback as recovery
+from fluxflow_registry.engine.training.not_finite import names_of, not_finite
+from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RunError
-from fluxflow_registry.registry import Registry
+from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.state import checkpoints, disk
 
 from .conftest import StopAfter, start

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 from fluxflow_registry.contracts import Position, Summary
-from fluxflow_registry.engine.chronicle import Chronicle
+from fluxflow_registry.engine.run.history import Chronicle
 from fluxflow_registry.state import checkpoints
 
 from ..small import FLOW, VAE_GAN
@@ -86,7 +86,7 @@ def test_a_resumed_run_ends_with_the_history_of_one_that_was_never_stopped(check
 def test_a_checkpoint_of_an_older_version_still_loads(
     checked: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fluxflow_registry.engine.run import Run
+    from fluxflow_registry.engine.run.run import Run
 
     with monkeypatch.context() as older:
         new = Run.meta

@@ -9,11 +9,11 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from fluxflow_registry.check import Checked
-from fluxflow_registry.engine.fitting import changes
-from fluxflow_registry.engine.shapes import prove_shapes
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.engine.preflight.shapes import prove_shapes
+from fluxflow_registry.engine.preflight.suggested_fixes import changes
 from fluxflow_registry.errors import Problem, RecipeError
-from fluxflow_registry.registry import Plugin, Registry, _register, load
+from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
 
 from ..recipes import line_of
 from ..small import FLOW, PLUGINS, VAE_GAN
@@ -126,7 +126,9 @@ def test_a_mistake_in_code_is_not_blamed_on_the_options_of_models(
     def reads(reader: nn.Module, latent: torch.Tensor) -> torch.Tensor:
         return latent.men()  # type: ignore[attr-defined,no-any-return]
 
-    monkeypatch.setattr("fluxflow_registry.engine.shapes.fitting", lambda *_: pytest.fail("options were tried"))
+    monkeypatch.setattr(
+        "fluxflow_registry.engine.preflight.shapes.fitting", lambda *_: pytest.fail("options were tried")
+    )
 
     (problem,) = misfits(checked(READ, using=with_reader(reads)))
 

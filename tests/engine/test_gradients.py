@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.backward import Split, Term, walk_back
-from fluxflow_registry.engine.step import LiveStep
+from fluxflow_registry.engine.graph.backward import Split, Term, walk_back
+from fluxflow_registry.engine.training.step import LiveStep
 
 from ..small import FLOW, VAE_GAN
 from .conftest import changed, weights

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fluxflow_registry.check import Checked
-from fluxflow_registry.engine.held import held
-from fluxflow_registry.engine.shapes import prove_shapes
-from fluxflow_registry.engine.step import LiveStep
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.engine.models.frozen import held
+from fluxflow_registry.engine.preflight.shapes import prove_shapes
+from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RecipeError
-from fluxflow_registry.registry import Plugin, Registry, _register, load
+from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
 
 from ..small import FLOW, PLUGINS, VAE_GAN
 from ..synthetic import plugin
@@ -125,7 +125,7 @@ def test_training_what_is_frozen_as_a_whole_is_refused_with_its_place(checked: C
 
 
 def test_a_builder_that_asks_for_weights_is_given_those_that_will_be_loaded(checked: Checker, tmp_path: Path) -> None:
-    from fluxflow_registry.engine.weights import load_for_drawing
+    from fluxflow_registry.engine.models.trained_weights import load_for_drawing
 
     seen: list[Any] = []
 

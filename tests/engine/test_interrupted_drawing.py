@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 
 from ..small import FLOW, VAE_GAN
 from .conftest import start

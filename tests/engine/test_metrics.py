@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check import Checked
-from fluxflow_registry.engine.rehearsal import rehearse_metrics
-from fluxflow_registry.engine.run import open_sources
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.engine.preflight.metrics import rehearse_metrics
+from fluxflow_registry.engine.run.run import open_sources
 from fluxflow_registry.errors import RecipeError, TrainingError
-from fluxflow_registry.registry import Plugin, Registry, _register, load
+from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
 from fluxflow_registry.state import checkpoints
 
 from ..small import FLOW, PLUGINS, VAE_GAN

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.nn.utils.parametrizations import spectral_norm
 
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.blocks import blocks_of, checkpoint_blocks
-from fluxflow_registry.engine.shapes import prove_shapes
-from fluxflow_registry.engine.step import LiveStep
+from fluxflow_registry.engine.models.checkpointing import blocks_of, checkpoint_blocks
+from fluxflow_registry.engine.preflight.shapes import prove_shapes
+from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RecipeError
 
 from ..small import FLOW, VAE_GAN
@@ -306,8 +306,8 @@ def test_a_setting_without_effect_is_refused_with_its_place(checked: Checker, se
 
 
 def test_the_settings_belong_to_the_entry_and_are_written_out_with_it(checked: Checker) -> None:
-    from fluxflow_registry.engine.run import config_of
-    from fluxflow_registry.resolve import resolve_recipe
+    from fluxflow_registry.check.effective_recipe import resolve_recipe
+    from fluxflow_registry.engine.run.run import config_of
 
     recipe = checked(VAE_GAN, "models.expander.compile={mode: max-autotune}", "models.expander.channels_last=true")
 

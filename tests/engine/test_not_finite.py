@@ -12,9 +12,9 @@ import torch
 from attrs import evolve
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check import Checked
-from fluxflow_registry.engine.step import LiveStep
-from fluxflow_registry.registry import Registry
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.engine.training.step import LiveStep
+from fluxflow_registry.registry.registry import Registry
 
 from .conftest import changed, start, weights
 from .poison import (

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from fluxflow_registry import DataError, Problem, SampleError
 from fluxflow_registry.contracts import Field, variants
-from fluxflow_registry.engine.batches import Reader, epoch_batches
-from fluxflow_registry.engine.order import (
+from fluxflow_registry.engine.data.batches import Reader, epoch_batches
+from fluxflow_registry.engine.data.order import (
     alike,
     batches_per_epoch,
     epoch_order,

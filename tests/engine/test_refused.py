@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fluxflow_registry.check import check
-from fluxflow_registry.engine.refused import mentioned
-from fluxflow_registry.registry import Registry
+from fluxflow_registry.check.checker import check
+from fluxflow_registry.engine.data.opening import mentioned
+from fluxflow_registry.registry.registry import Registry
 
 from ..recipes import TINY
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from fluxflow_registry.check import Checked
-from fluxflow_registry.engine import folder as folders
-from fluxflow_registry.engine.batches import epoch_batches
-from fluxflow_registry.engine.order import permutation
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.engine.data.batches import epoch_batches
+from fluxflow_registry.engine.data.order import permutation
+from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.errors import RunError
 
 from ..small import FLOW, PLUGINS, VAE_GAN
@@ -139,7 +139,7 @@ def test_randomness_inside_layers_comes_from_the_position_too(checked: Checker, 
     from types import SimpleNamespace
 
     from fluxflow_registry import hookimpl
-    from fluxflow_registry.registry import Plugin, _register, load
+    from fluxflow_registry.registry.registry import Plugin, _register, load
 
     @hookimpl
     def fluxflow_register_models(register: Any) -> None:
@@ -313,7 +313,7 @@ def test_every_epoch_has_an_order_of_its_own_and_shows_each_sample_once() -> Non
 
 
 def test_models_start_from_numbers_that_depend_on_seed_and_name_alone(checked: Checker) -> None:
-    from fluxflow_registry.engine.run import build_models
+    from fluxflow_registry.engine.run.run import build_models
 
     device = torch.device("cpu")
     one = build_models(checked(VAE_GAN), device)
@@ -329,7 +329,7 @@ def _first(model: nn.Module) -> torch.Tensor:
 
 
 def test_on_a_gpu_torch_is_told_to_choose_kernels_that_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fluxflow_registry.engine.randomness import prefer_repeatable
+    from fluxflow_registry.engine.graph.randomness import prefer_repeatable
 
     asked: list[Any] = []
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *a, **k: asked.append((a, k)))

@@ -15,12 +15,12 @@ from attrs import define, field
 from torch import Tensor, nn
 
 from fluxflow_registry import Ending, hookimpl
-from fluxflow_registry.check import Checked
-from fluxflow_registry.engine import batches
-from fluxflow_registry.engine.batches import epoch_batches
-from fluxflow_registry.engine.saving import Saver
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.engine.data import batches
+from fluxflow_registry.engine.data.batches import epoch_batches
+from fluxflow_registry.engine.run.saver import Saver
 from fluxflow_registry.errors import DataError, RunError, TrainingError
-from fluxflow_registry.registry import Plugin, Registry, _register, load
+from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
 from fluxflow_registry.state import checkpoints
 
 from ..small import FLOW, PLUGINS, VAE_GAN

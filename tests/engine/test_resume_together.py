@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fluxflow_registry.check import Checked
-from fluxflow_registry.engine.trace import Trace
-from fluxflow_registry.registry import load
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.engine.diagnosis.trace import Trace
+from fluxflow_registry.registry.registry import load
 
 from ..small import PLUGINS, VAE_GAN
 from .conftest import StopAfter, start

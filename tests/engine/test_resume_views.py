@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine import folder as folders
-from fluxflow_registry.engine.entering import made_ready
-from fluxflow_registry.engine.run import Run, open_sources
-from fluxflow_registry.engine.shapes import prove_shapes
-from fluxflow_registry.engine.trace import Trace
+from fluxflow_registry.engine.diagnosis.trace import Trace
+from fluxflow_registry.engine.preflight.shapes import prove_shapes
+from fluxflow_registry.engine.run import folder as folders
+from fluxflow_registry.engine.run.resume import made_ready
+from fluxflow_registry.engine.run.run import Run, open_sources
 from fluxflow_registry.errors import RecipeError
-from fluxflow_registry.registry import Registry, load
+from fluxflow_registry.registry.registry import Registry, load
 
 from ..small import PLUGINS, VAE_GAN
 from .conftest import StopAfter, start

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check import Checked
-from fluxflow_registry.engine import recovery
-from fluxflow_registry.engine.run import build_models
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.engine.run import rollback as recovery
+from fluxflow_registry.engine.run.run import build_models
 from fluxflow_registry.errors import TrainingError
-from fluxflow_registry.registry import Registry
+from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.state import store
 from fluxflow_registry.state.codec import pack
 
@@ -238,7 +238,7 @@ THREE_EPOCHS = ("steps.vae_gan.epochs=3", "steps.vae_gan.best={metric: vae_loss}
 def undisturbed(spoilt: Registry, tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("undisturbed")
     (root / "recipe.yaml").write_text(SPOILT)
-    from fluxflow_registry.check import check
+    from fluxflow_registry.check.checker import check
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recovery, "PATIENCE", 4)

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.run import Run
-from fluxflow_registry.engine.saving import Saver
+from fluxflow_registry.engine.run.run import Run
+from fluxflow_registry.engine.run.saver import Saver
 from fluxflow_registry.errors import TrainingError
 from fluxflow_registry.state import checkpoints, disk, store
 

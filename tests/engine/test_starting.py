@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluxflow_registry import Ending, hookimpl
-from fluxflow_registry.check import Checked
-from fluxflow_registry.cli.train import check_run
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.cli.train.command import check_run
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine import recovery
-from fluxflow_registry.engine.cut import cut
-from fluxflow_registry.engine.starting import Extent, Starts, intervals
-from fluxflow_registry.engine.step import LiveStep
+from fluxflow_registry.engine.diagnosis.shortened import cut
+from fluxflow_registry.engine.run import rollback as recovery
+from fluxflow_registry.engine.training.late_start import Extent, Starts, intervals
+from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RecipeError
-from fluxflow_registry.registry import Plugin, _register, load
+from fluxflow_registry.registry.registry import Plugin, _register, load
 
 from ..small import PLUGINS, VAE_GAN
 from ..synthetic import plugin

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 
 from ..small import VAE_GAN
 from .conftest import start

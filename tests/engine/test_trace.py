@@ -12,13 +12,13 @@ import torch
 from attrs import define, field
 
 from fluxflow_registry import Ending
-from fluxflow_registry.check import Checked
-from fluxflow_registry.cli.blame import blamed
-from fluxflow_registry.cli.prove import Difference, first_difference, read_trace
-from fluxflow_registry.engine.cut import cut
-from fluxflow_registry.engine.inside import inside
-from fluxflow_registry.engine.trace import Trace
-from fluxflow_registry.registry import Plugin, Registry, _register, load
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.cli.prove_resume.blame import blamed
+from fluxflow_registry.cli.prove_resume.command import Difference, first_difference, read_trace
+from fluxflow_registry.engine.diagnosis.fingerprint import inside
+from fluxflow_registry.engine.diagnosis.shortened import cut
+from fluxflow_registry.engine.diagnosis.trace import Trace
+from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
 
 from ..small import PLUGINS, VAE_GAN
 from ..synthetic import plugin

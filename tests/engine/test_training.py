@@ -10,11 +10,11 @@ import pytest
 import torch
 from attrs import evolve
 
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 from fluxflow_registry.contracts import Position, Summary
-from fluxflow_registry.engine.ema import Average
-from fluxflow_registry.engine.step import LiveStep
-from fluxflow_registry.engine.tally import Tally
+from fluxflow_registry.engine.models.averaging import Average
+from fluxflow_registry.engine.training.metrics import Tally
+from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import TrainingError
 
 from ..small import FLOW, PLUGINS, VAE_GAN
@@ -129,14 +129,14 @@ def poisoned(registry: Any) -> Any:
     from types import SimpleNamespace
 
     from fluxflow_registry import hookimpl
-    from fluxflow_registry.registry import _register
-    from fluxflow_registry.registry import load as load_registry
+    from fluxflow_registry.registry.registry import _register
+    from fluxflow_registry.registry.registry import load as load_registry
 
     @hookimpl
     def fluxflow_register_losses(register: Any) -> None:
         register("poison", _Poison)
 
-    from fluxflow_registry.registry import Plugin
+    from fluxflow_registry.registry.registry import Plugin
 
     made = load_registry(PLUGINS)
     _register(
@@ -239,7 +239,7 @@ def test_a_step_in_which_nothing_moved_fails_and_says_how_much_was_left_out(
 def test_a_loss_that_detaches_what_it_is_given_is_refused_before_training(
     checked: Checker, registry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fluxflow_registry.engine.shapes import prove_shapes
+    from fluxflow_registry.engine.preflight.shapes import prove_shapes
     from fluxflow_registry.errors import RecipeError
 
     monkeypatch.setattr(_Poison, "__call__", lambda self, reconstruction: reconstruction.detach().mean())
@@ -254,7 +254,7 @@ def test_a_loss_that_detaches_what_it_is_given_is_refused_before_training(
 def test_a_loss_that_changes_what_others_are_given_is_refused_before_training(
     checked: Checker, registry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fluxflow_registry.engine.shapes import prove_shapes
+    from fluxflow_registry.engine.preflight.shapes import prove_shapes
     from fluxflow_registry.errors import RecipeError
 
     def spoils(self: Any, reconstruction: torch.Tensor) -> torch.Tensor:
@@ -275,7 +275,7 @@ def test_a_loss_that_changes_what_others_are_given_is_refused_before_training(
 def test_a_loss_that_raises_is_told_with_the_line_that_raised(
     checked: Checker, registry: Any, monkeypatch: pytest.MonkeyPatch, live: Maker
 ) -> None:
-    from fluxflow_registry.engine.shapes import prove_shapes
+    from fluxflow_registry.engine.preflight.shapes import prove_shapes
     from fluxflow_registry.errors import RecipeError
 
     def breaks(self: Any, reconstruction: torch.Tensor) -> torch.Tensor:
@@ -378,7 +378,7 @@ def test_figures_of_two_metrics_with_one_name_are_told_apart(checked: Checker, t
 
 
 def test_a_loss_may_ask_for_a_drawn_picture(checked: Checker, live: Maker) -> None:
-    from fluxflow_registry.engine.shapes import prove_shapes
+    from fluxflow_registry.engine.preflight.shapes import prove_shapes
 
     text = VAE_GAN + FLOW.replace("{velocity: {}}", "{velocity: {}, l1: {with: {reconstruction: generated_image}}}")
     recipe = checked(text)

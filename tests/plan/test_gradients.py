@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fluxflow_registry.check import Checked, check
-from fluxflow_registry.plan.step import StepPlan, UpdatePlan
-from fluxflow_registry.registry import Registry
+from fluxflow_registry.check.checker import Checked, check
+from fluxflow_registry.plan.updates import StepPlan, UpdatePlan
+from fluxflow_registry.registry.registry import Registry
 
 from ..recipes import DEFAULT
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from fluxflow_registry.plan.resolve import Ask, Missing, Provider, World, resolve
-from fluxflow_registry.signature import Signature
+from fluxflow_registry.plan.values import Ask, Missing, Provider, World, resolve
+from fluxflow_registry.registry.signature import Signature
 
 
 def world(absent: Mapping[str, str], unset: frozenset[str]) -> World:

@@ -8,9 +8,9 @@ from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_registry.plan.resolve import Ask, Provider, World
-from fluxflow_registry.plan.step import LossAsk, StepPlan, UpdateAsk, plan_step
-from fluxflow_registry.signature import Signature
+from fluxflow_registry.plan.updates import LossAsk, StepPlan, UpdateAsk, plan_step
+from fluxflow_registry.plan.values import Ask, Provider, World
+from fluxflow_registry.registry.signature import Signature
 
 MODELS = ("m0", "m1", "m2")
 FIELDS = ("f0", "f1")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 from fluxflow_registry.contracts import Field
 from fluxflow_registry.errors import Problem, RecipeError
-from fluxflow_registry.registry import Registry, from_modules
-from fluxflow_registry.signature import definition
+from fluxflow_registry.registry.registry import Registry, from_modules
+from fluxflow_registry.registry.signature import definition
 
 from ..recipes import TINY, line_of
 from ..synthetic import plugin

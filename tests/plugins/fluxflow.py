@@ -19,10 +19,10 @@ from torch import Tensor
 from fluxflow_pipeline import command
 from fluxflow_pipeline.reading import read_config
 from fluxflow_pipeline.recipe import Translation, translate
-from fluxflow_registry.check import check
-from fluxflow_registry.engine.run import Run, build_models
-from fluxflow_registry.recipe.yaml import read
-from fluxflow_registry.registry import Registry
+from fluxflow_registry.check.checker import check
+from fluxflow_registry.engine.run.run import Run, build_models
+from fluxflow_registry.recipe.reader import read
+from fluxflow_registry.registry.registry import Registry
 
 FILES = Path(__file__).parent / "fluxflow_files"
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fluxflow_balancers.inverse import Inverse, InverseWeigher, fixed
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.run import build_models, open_sources
-from fluxflow_registry.engine.step import LiveStep, facts_of
+from fluxflow_registry.engine.run.run import build_models, open_sources
+from fluxflow_registry.engine.training.step import LiveStep, facts_of
 
 from ..small import VAE_GAN
 

@@ -21,8 +21,8 @@ from fluxflow_data.batching import PictureSource, smaller_copy
 from fluxflow_data.decoding import cut, size_in_header
 from fluxflow_data.folder import Folder
 from fluxflow_data.shards import WebDataset
-from fluxflow_registry.engine.batches import epoch_batches
-from fluxflow_registry.engine.order import batches_per_epoch
+from fluxflow_registry.engine.data.batches import epoch_batches
+from fluxflow_registry.engine.data.order import batches_per_epoch
 
 from .made_shards import written
 

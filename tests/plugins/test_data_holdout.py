@@ -18,10 +18,10 @@ from fluxflow_data.folder import Folder
 from fluxflow_data.parting import chances
 from fluxflow_data.shards import WebDataset
 from fluxflow_registry import DataError, SampleError, hookimpl
-from fluxflow_registry.check import Checked
-from fluxflow_registry.engine.survey import survey
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.engine.data.survey import survey
 from fluxflow_registry.errors import RecipeError
-from fluxflow_registry.registry import load
+from fluxflow_registry.registry.registry import load
 from fluxflow_registry.state import store
 
 from ..engine.conftest import StopAfter, start

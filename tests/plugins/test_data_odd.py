@@ -15,7 +15,7 @@ from PIL import Image
 from fluxflow_data.folder import Folder
 from fluxflow_data.shards import WebDataset
 from fluxflow_registry import DataError, SampleError
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 
 from ..engine.conftest import start
 from ..engine.test_resume import Listener

@@ -15,8 +15,8 @@ import webdataset
 from fluxflow_data import fetching, remote
 from fluxflow_data.shards import ShardSource, WebDataset
 from fluxflow_registry import DataError
-from fluxflow_registry.check import Checked
-from fluxflow_registry.engine.batches import epoch_batches
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.engine.data.batches import epoch_batches
 
 from ..engine.conftest import StopAfter, start
 from ..engine.test_resume import Listener, finals
@@ -343,8 +343,8 @@ def test_a_run_on_remote_shards_resumes_and_leaves_the_token_nowhere(
 def test_the_run_folder_names_the_variable_and_not_the_token(
     server: Server, prove: Callable[..., Checked], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fluxflow_registry.recipe import resolved
-    from fluxflow_registry.resolve import resolve_recipe
+    from fluxflow_registry.check.effective_recipe import resolve_recipe
+    from fluxflow_registry.recipe import writer as resolved
 
     monkeypatch.setenv("SHARDS_TOKEN", SECRET)
     dataset = f"{{type: webdataset, shards: '{server.url}/a.tar', token_env: SHARDS_TOKEN}}"

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from fluxflow_data.locate import expanded
 from fluxflow_data.shards import ShardSource, WebDataset, parsed
 from fluxflow_registry import DataError, SampleError
-from fluxflow_registry.check import Checked
-from fluxflow_registry.engine.batches import epoch_batches
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.engine.data.batches import epoch_batches
 
 from ..small import VAE_GAN
 from .made_shards import SIZE, captions, opened, png, sample, shard, with_json, written

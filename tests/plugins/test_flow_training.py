@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.run import Interrupted, build_models, compute, open_sources
-from fluxflow_registry.engine.shapes import prove_shapes
-from fluxflow_registry.engine.step import LiveStep, facts_of
+from fluxflow_registry.engine.preflight.shapes import prove_shapes
+from fluxflow_registry.engine.run.run import Interrupted, build_models, compute, open_sources
+from fluxflow_registry.engine.training.step import LiveStep, facts_of
 from fluxflow_registry.errors import RecipeError
-from fluxflow_registry.registry import Registry, load
+from fluxflow_registry.registry.registry import Registry, load
 
 from ..engine.conftest import changed, start, weights
 from ..recipes import SHIPPED

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from fluxflow_gan.models import PatchDiscriminatorBuilder
 from fluxflow_gan.values import InstanceNoise, context_vector, fake_logits, real_logits
 from fluxflow_lpips import network
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.run import build_models, open_sources
-from fluxflow_registry.engine.shapes import prove_shapes
-from fluxflow_registry.engine.step import LiveStep, facts_of
+from fluxflow_registry.engine.preflight.shapes import prove_shapes
+from fluxflow_registry.engine.run.run import build_models, open_sources
+from fluxflow_registry.engine.training.step import LiveStep, facts_of
 from fluxflow_registry.errors import RecipeError
-from fluxflow_registry.registry import Registry, load
+from fluxflow_registry.registry.registry import Registry, load
 from fluxflow_text.networks import TextEmbedding
 
 from ..engine.conftest import start

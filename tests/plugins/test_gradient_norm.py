@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fluxflow_balancers.gradient_norm import GradientNorm
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.run import build_models, open_sources
-from fluxflow_registry.engine.shapes import prove_shapes
-from fluxflow_registry.engine.step import LiveStep, facts_of
+from fluxflow_registry.engine.preflight.shapes import prove_shapes
+from fluxflow_registry.engine.run.run import build_models, open_sources
+from fluxflow_registry.engine.training.step import LiveStep, facts_of
 from fluxflow_registry.errors import FluxflowError, RecipeError
 
 from ..small import VAE_GAN

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.run import build_models, open_sources
-from fluxflow_registry.engine.step import LiveStep, facts_of
-from fluxflow_registry.registry import Registry, load
+from fluxflow_registry.engine.run.run import build_models, open_sources
+from fluxflow_registry.engine.training.step import LiveStep, facts_of
+from fluxflow_registry.registry.registry import Registry, load
 
 from ..engine.conftest import StopAfter, changed, start, weights
 from ..small import PLUGINS

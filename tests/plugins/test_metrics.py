@@ -16,8 +16,8 @@ from torch import Tensor
 from fluxflow_lpips.losses import Lpips
 from fluxflow_metrics import Elbo, Ssim, kl, psnr
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check import Checked
-from fluxflow_registry.registry import Registry, load
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.registry.registry import Registry, load
 from fluxflow_registry.state import store
 from fluxflow_vae import losses
 from fluxflow_vae.networks import Posterior
@@ -224,7 +224,7 @@ def test_a_scheduler_that_watches_what_nothing_measures_is_refused_with_its_plac
 def test_a_measure_whose_weights_are_missing_is_told_before_a_run_begins(
     prove: Callable[..., Checked], registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fluxflow_registry.engine.shapes import prove_shapes
+    from fluxflow_registry.engine.preflight.shapes import prove_shapes
     from fluxflow_registry.errors import RecipeError
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -242,7 +242,7 @@ def test_a_measure_whose_weights_are_missing_is_told_before_a_run_begins(
 def test_a_loss_whose_weights_are_missing_is_told_once_at_its_place_with_the_command(
     prove: Callable[..., Checked], registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fluxflow_registry.engine.shapes import prove_shapes
+    from fluxflow_registry.engine.preflight.shapes import prove_shapes
     from fluxflow_registry.errors import RecipeError
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))

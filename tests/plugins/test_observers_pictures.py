@@ -17,7 +17,7 @@ from PIL import Image, ImageFont
 from fluxflow_observers.grid import GAP, LINE, LINES, Cell, enlarged, grid, wrapped
 from fluxflow_observers.pictures import Pictures, pixels_of
 from fluxflow_registry import Draw, Ending, FluxflowError, Position
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 from fluxflow_registry.errors import RecipeError
 
 from ..recipes import TINY

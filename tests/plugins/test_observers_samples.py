@@ -16,9 +16,9 @@ from fluxflow_observers.context import context_pictures
 from fluxflow_observers.samples import Samples
 from fluxflow_observers.subjects import read
 from fluxflow_registry import DataError, FluxflowError, Position
-from fluxflow_registry.check import Checked, check
+from fluxflow_registry.check.checker import Checked, check
 from fluxflow_registry.errors import RecipeError
-from fluxflow_registry.registry import Registry
+from fluxflow_registry.registry.registry import Registry
 
 from ..engine.conftest import StopAfter, start
 
@@ -168,7 +168,7 @@ def test_a_run_that_is_stopped_and_goes_on_has_the_same_files_to_the_last_byte(
 def test_a_drawing_that_is_broken_off_within_an_epoch_is_done_when_the_run_goes_on(
     recipe: Checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fluxflow_registry.engine.run import Run
+    from fluxflow_registry.engine.run.run import Run
 
     straight = start(recipe, tmp_path / "whole").run
     drawn, draw = [], Run.draw

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.state.codec import pack, unpack
 from fluxflow_torch import optimizers

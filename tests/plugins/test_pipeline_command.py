@@ -13,7 +13,7 @@ import pytest
 
 from fluxflow_pipeline import command
 from fluxflow_registry.cli import main as fluxflow_run
-from fluxflow_registry.registry import Registry
+from fluxflow_registry.registry.registry import Registry
 
 from ..recipes import TINY
 from .fluxflow import DATA, MODEL, Done, draw_pictures, drive, example, moved, step, stopped_after, whole

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fluxflow_registry.errors import RecipeError
-from fluxflow_registry.registry import Registry
+from fluxflow_registry.registry.registry import Registry
 
 from .fluxflow import DATA, FILES, draw_pictures, drive, example, moved, step, translated, whole
 

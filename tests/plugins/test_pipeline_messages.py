@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from fluxflow_pipeline.options import DataKeys, DatasetKeys, ModelKeys, OutputKeys, StepKeys, TransitionKeys
 from fluxflow_pipeline.sections import keys_of
-from fluxflow_registry.check import check
+from fluxflow_registry.check.checker import check
 from fluxflow_registry.errors import Problem, RecipeError, nearest
-from fluxflow_registry.registry import Registry
+from fluxflow_registry.registry.registry import Registry
 
 from .fluxflow import DATA, step, translated, whole
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from fluxflow_pipeline.draft import Piece, mapping, said
 from fluxflow_pipeline.sections import label
 from fluxflow_pipeline.writing import text_of
-from fluxflow_registry.check import check
-from fluxflow_registry.recipe import resolved
-from fluxflow_registry.recipe.source import Node
-from fluxflow_registry.recipe.yaml import parse
-from fluxflow_registry.registry import Registry
-from fluxflow_registry.resolve import resolve_recipe
+from fluxflow_registry.check.checker import check
+from fluxflow_registry.check.effective_recipe import resolve_recipe
+from fluxflow_registry.recipe import writer as resolved
+from fluxflow_registry.recipe.node import Node
+from fluxflow_registry.recipe.reader import parse
+from fluxflow_registry.registry.registry import Registry
 
 from .fluxflow import DATA, FILES, MODEL, example, step, translated, whole
 

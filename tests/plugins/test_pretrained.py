@@ -15,11 +15,11 @@ from torch import Tensor
 
 from fluxflow_pretrained.loading import PretrainedError
 from fluxflow_pretrained.models import PretrainedCompressorBuilder, PretrainedExpanderBuilder
-from fluxflow_registry.check import Checked
-from fluxflow_registry.engine.held import held
-from fluxflow_registry.engine.shapes import prove_shapes
-from fluxflow_registry.engine.weights import load_for_drawing
-from fluxflow_registry.registry import Registry, load
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.engine.models.frozen import held
+from fluxflow_registry.engine.models.trained_weights import load_for_drawing
+from fluxflow_registry.engine.preflight.shapes import prove_shapes
+from fluxflow_registry.registry.registry import Registry, load
 
 from ..engine.conftest import StopAfter, start
 from ..engine.test_resume import finals

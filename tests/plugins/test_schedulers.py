@@ -14,10 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.run import build_models, open_sources
-from fluxflow_registry.engine.step import LiveStep, facts_of
+from fluxflow_registry.engine.run.run import build_models, open_sources
+from fluxflow_registry.engine.training.step import LiveStep, facts_of
 from fluxflow_registry.state.codec import pack, unpack
 from fluxflow_torch import schedulers
 

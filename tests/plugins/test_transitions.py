@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxflow_registry import Ending, Summary, hookimpl
-from fluxflow_registry.check import Checked, check
-from fluxflow_registry.engine import folder as folders
-from fluxflow_registry.engine.loop import train
-from fluxflow_registry.engine.run import Run, open_sources
+from fluxflow_registry.check.checker import Checked, check
+from fluxflow_registry.engine.run import folder as folders
+from fluxflow_registry.engine.run.loop import train
+from fluxflow_registry.engine.run.run import Run, open_sources
 from fluxflow_registry.errors import RecipeError
-from fluxflow_registry.registry import load
+from fluxflow_registry.registry.registry import load
 from fluxflow_transitions import epoch
 from fluxflow_transitions.combinations import AllOf, AnyOf, Condition
 from fluxflow_transitions.watching import LossThreshold, Plateau

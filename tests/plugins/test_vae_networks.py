@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fluxflow_registry.engine.blocks import checkpoint_blocks
+from fluxflow_registry.engine.models.checkpointing import checkpoint_blocks
 from fluxflow_vae.blocks import Resampling, ResidualBlock, SelfAttention, Upsample, enlarged
 from fluxflow_vae.models import CompressorBuilder, ExpanderBuilder
 

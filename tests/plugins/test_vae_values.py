@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fluxflow_registry.check import Checked
-from fluxflow_registry.engine.run import build_models
-from fluxflow_registry.registry import load
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.engine.run.run import build_models
+from fluxflow_registry.registry.registry import load
 from fluxflow_vae import values
 from fluxflow_vae.networks import Posterior
 

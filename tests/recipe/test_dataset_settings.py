@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.effective_recipe import resolve_recipe
 from fluxflow_registry.errors import RecipeError
-from fluxflow_registry.recipe.resolved import dump
-from fluxflow_registry.resolve import resolve_recipe
+from fluxflow_registry.recipe.writer import dump
 
 from ..recipes import steps
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.effective_recipe import resolve_recipe
 from fluxflow_registry.errors import RecipeError
-from fluxflow_registry.recipe.resolved import dump
-from fluxflow_registry.recipe.source import Node, merge
-from fluxflow_registry.resolve import resolve_recipe
+from fluxflow_registry.recipe.node import Node, merge
+from fluxflow_registry.recipe.writer import dump
 
 from ..recipes import TINY, steps
 

@@ -11,11 +11,11 @@ from attrs import frozen
 from torch import Tensor
 
 from fluxflow_registry import higher_is_better
-from fluxflow_registry.check import Checked, check
+from fluxflow_registry.check.checker import Checked, check
+from fluxflow_registry.check.effective_recipe import resolve_recipe
 from fluxflow_registry.errors import RecipeError
-from fluxflow_registry.recipe import resolved
-from fluxflow_registry.registry import Plugin, Registry, _register, load
-from fluxflow_registry.resolve import resolve_recipe
+from fluxflow_registry.recipe import writer as resolved
+from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
 
 from ..small import FLOW, PLUGINS, VAE_GAN
 from ..synthetic import plugin

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fluxflow_registry.check import Checked, check
-from fluxflow_registry.cli import explain
-from fluxflow_registry.cli.schema import recipe_schema
-from fluxflow_registry.recipe.resolved import dump, plain
-from fluxflow_registry.registry import Registry, load
-from fluxflow_registry.resolve import resolve_recipe
+from fluxflow_registry.check.checker import Checked, check
+from fluxflow_registry.check.effective_recipe import resolve_recipe
+from fluxflow_registry.cli.explain import command as explain
+from fluxflow_registry.cli.schema.command import recipe_schema
+from fluxflow_registry.recipe.writer import dump, plain
+from fluxflow_registry.registry.registry import Registry, load
 
 from ..generated import recipes
 from ..recipes import DEFAULT, SHIPPED

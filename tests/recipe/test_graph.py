@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 from fluxflow_registry.errors import Problem, RecipeError
 from fluxflow_registry.recipe.graph import order
+from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.schema import Step, StepSettings
-from fluxflow_registry.recipe.source import Node
 
 from ..recipes import line_of, steps
 

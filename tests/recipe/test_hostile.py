@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fluxflow_registry.check import Checked
-from fluxflow_registry.cli import explain
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.effective_recipe import resolve_recipe
+from fluxflow_registry.cli.explain import command as explain
 from fluxflow_registry.errors import FluxflowError, RecipeError
-from fluxflow_registry.recipe.resolved import dump, plain
-from fluxflow_registry.recipe.yaml import parse
-from fluxflow_registry.resolve import resolve_recipe
+from fluxflow_registry.recipe.reader import parse
+from fluxflow_registry.recipe.writer import dump, plain
 
 from ..recipes import DEFAULT, TINY
 

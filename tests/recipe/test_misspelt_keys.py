@@ -12,9 +12,9 @@ import pytest
 from attrs import frozen
 from ruamel.yaml import YAML
 
-from fluxflow_registry.check import Checked, check
+from fluxflow_registry.check.checker import Checked, check
 from fluxflow_registry.errors import Problem, RecipeError
-from fluxflow_registry.registry import Registry
+from fluxflow_registry.registry.registry import Registry
 
 from ..recipes import DEFAULT
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.effective_recipe import resolve_recipe
 from fluxflow_registry.errors import RecipeError
-from fluxflow_registry.recipe.override import override
-from fluxflow_registry.recipe.resolved import plain
-from fluxflow_registry.recipe.yaml import parse
-from fluxflow_registry.resolve import resolve_recipe
+from fluxflow_registry.recipe.overrides import override
+from fluxflow_registry.recipe.reader import parse
+from fluxflow_registry.recipe.writer import plain
 
 from ..recipes import DEFAULT, TINY
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.effective_recipe import resolve_recipe
 from fluxflow_registry.errors import Problem, RecipeError
-from fluxflow_registry.recipe.resolved import plain
-from fluxflow_registry.resolve import resolve_recipe
+from fluxflow_registry.recipe.writer import plain
 
 from ..recipes import TINY
 

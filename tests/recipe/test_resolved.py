@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fluxflow_registry.recipe.resolved import dump, plain
-from fluxflow_registry.recipe.yaml import parse
+from fluxflow_registry.recipe.reader import parse
+from fluxflow_registry.recipe.writer import dump, plain
 
 scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text()
 values = st.recursive(

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from fluxflow_registry.check import check
-from fluxflow_registry.engine.shapes import prove_shapes
+from fluxflow_registry.check.checker import check
+from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.recipe.schema import Best
-from fluxflow_registry.registry import Registry
+from fluxflow_registry.registry.registry import Registry
 
 from ..recipes import RECIPES, SHIPPED
 

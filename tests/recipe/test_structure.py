@@ -12,10 +12,10 @@ from attrs import field, frozen, validators
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_registry.recipe.source import Node, describe
-from fluxflow_registry.recipe.structure import describe_type, structure
-from fluxflow_registry.recipe.yaml import parse
-from fluxflow_registry.signature import fields_of
+from fluxflow_registry.recipe.convert import describe_type, structure
+from fluxflow_registry.recipe.node import Node, describe
+from fluxflow_registry.recipe.reader import parse
+from fluxflow_registry.registry.signature import fields_of
 
 
 class Colour(Enum):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from fluxflow_registry.errors import Problem, RecipeError
-from fluxflow_registry.recipe.source import Node
-from fluxflow_registry.recipe.yaml import MAX_BYTES, parse, read
+from fluxflow_registry.recipe.node import Node
+from fluxflow_registry.recipe.reader import MAX_BYTES, parse, read
 
 BOMB = "".join(f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in pairwise("abcdefghi"))
 

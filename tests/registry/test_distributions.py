@@ -7,9 +7,9 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from fluxflow_registry.check import Checked
+from fluxflow_registry.check.checker import Checked
 from fluxflow_registry.errors import PluginError, RecipeError
-from fluxflow_registry.registry import Plugin, Registry, load
+from fluxflow_registry.registry.registry import Plugin, Registry, load
 
 from ..synthetic import LOSS, Site
 

@@ -11,7 +11,7 @@ from textwrap import dedent
 import pytest
 
 from fluxflow_registry.errors import PluginError
-from fluxflow_registry.registry import load
+from fluxflow_registry.registry.registry import load
 
 from ..synthetic import LOSS
 

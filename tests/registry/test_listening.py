@@ -9,8 +9,8 @@ import pytest
 
 from fluxflow_registry import hookimpl
 from fluxflow_registry.errors import PluginError
-from fluxflow_registry.listening import events
-from fluxflow_registry.registry import from_modules
+from fluxflow_registry.registry.observer_hooks import events
+from fluxflow_registry.registry.registry import from_modules
 
 
 class Misspelt:

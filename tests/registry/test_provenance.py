@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fluxflow_registry.contracts import KINDS
-from fluxflow_registry.registry import Component, Registry, load
+from fluxflow_registry.registry.registry import Component, Registry, load
 
 ROOT = Path(__file__).parents[2]
 COMPONENTS = [component for named in load().components.values() for component in named.values()]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from fluxflow_registry import hookimpl
 from fluxflow_registry.contracts import CONTEXT, KINDS
 from fluxflow_registry.errors import PluginError
-from fluxflow_registry.registry import Registry, from_modules
-from fluxflow_registry.signature import definition, fields_of, key_of, read
+from fluxflow_registry.registry.registry import Registry, from_modules
+from fluxflow_registry.registry.signature import definition, fields_of, key_of, read
 
 from ..synthetic import plugin
 

@@ -1,0 +1,1 @@
+"""A recipe against a registry: every problem, or the plan."""

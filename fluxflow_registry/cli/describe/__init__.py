@@ -1,0 +1,1 @@
+"""`--describe`: one component in full."""

@@ -1,0 +1,1 @@
+"""`--document`: a page of Markdown for each kind of component."""

@@ -1,0 +1,1 @@
+"""`--validate` and `--explain`: what a recipe will do."""

@@ -1,0 +1,1 @@
+"""`--inspect-data`: what is in the datasets of a recipe."""

@@ -1,0 +1,228 @@
+"""`--inspect-data`: what is in the datasets of a recipe, as text, as JSON and as contact sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict, frozen
+from torch import Tensor
+
+from fluxflow_registry.check.checker import Checked, Configured
+from fluxflow_registry.cli.output import emit, emit_json, say
+from fluxflow_registry.contracts import Field, Source
+from fluxflow_registry.engine.data.order import epoch_order
+from fluxflow_registry.engine.data.survey import Measured, Stored, Survey, Texts, Use, sound, survey, use
+from fluxflow_registry.engine.images.contact_sheet import contact_sheet
+from fluxflow_registry.engine.run.run import open_datasets
+from fluxflow_registry.errors import FluxflowError, Problem, RunError, counted, one_line, printable
+
+#: Samples of a dataset that are read where the command line says nothing.
+SAMPLES = 10_000
+
+#: Pictures on a contact sheet.
+SHEET = 32
+
+#: Damaged samples that are named in the text; JSON has all of them.
+NAMED = 24
+
+
+@frozen
+class Inspected:
+    """What is told of one dataset."""
+
+    type: str
+    fields: Mapping[str, Field]
+    survey: Survey
+    uses: tuple[Use, ...]
+    measured: tuple[Measured, ...]
+    sheet: Path | None
+
+
+def inspect_data(checked: Checked, output: Path, samples: int, as_json: bool) -> int:
+    """Open, read and describe every dataset; raises FluxflowError for those that cannot be opened."""
+    sources = open_datasets(checked)
+    folder = output / f"inspect-{checked.recipe.name}"
+    found = {}
+    for name, source in sources.items():
+        say(f"reading {counted(min(samples, len(source)), 'sample')} of dataset `{name}`")
+        found[name] = inspected(checked, name, source, folder, samples)
+    emit_json(data(found)) if as_json else emit("\n\n".join(text(name, each) for name, each in found.items()))
+    return 0
+
+
+def inspected(checked: Checked, name: str, source: Source, folder: Path, samples: int) -> Inspected:
+    """Everything that is told of one dataset, with its sheet written."""
+    dataset = checked.datasets[name]
+    seed = checked.recipe.seed
+    steps = [step for step in checked.steps if step.step.settings.dataset == name]
+    settings = {step.name: step.step.settings for step in steps}
+    uses = [use(source, step, name, s.batch_size, s.max_steps, seed) for step, s in settings.items()]
+    if steps:
+        size = settings[steps[0].name].batch_size
+        order = epoch_order(source, size, (seed, steps[0].name, name, 0)).tolist()
+    else:
+        order = list(range(len(source)))
+    try:
+        surveyed = survey(source, samples)
+        sheet = write_sheet(source, order[:SHEET] or list(range(min(SHEET, len(source)))), folder / f"{name}.png")
+    except FluxflowError:
+        raise
+    except Exception as error:
+        raise FluxflowError(
+            Problem(f"dataset `{name}` cannot give its samples: {one_line(error)}", dataset.where)
+        ) from error
+    return Inspected(
+        dataset.component.name, fields_of(dataset), surveyed, tuple(uses), measured(checked, name, source), sheet
+    )
+
+
+def measured(checked: Checked, name: str, source: Source) -> tuple[Measured, ...]:
+    """The evaluations that take a dataset."""
+    return tuple(
+        Measured(step.name, label, min(each.evaluation.settings.samples, len(source)))
+        for step in checked.steps
+        for label, each in step.evaluations.items()
+        if each.evaluation.settings.dataset == name
+    )
+
+
+def fields_of(dataset: Configured) -> Mapping[str, Field]:
+    """The fields of a dataset's batches."""
+    return dict(dataset.instance.fields())
+
+
+def write_sheet(source: Source, indices: Sequence[int], file: Path) -> Path | None:
+    """Write the samples that can be shown, with their texts; None where there is no picture in them."""
+    cells: dict[int, tuple[Tensor, str]] = {}
+    for read, fields in sound(source, indices, {}):
+        image = fields.get("image")
+        if isinstance(image, Tensor) and image.ndim == 4 and image.shape[1] == 3:
+            texts = next((field for field in fields.values() if isinstance(field, list)), [""] * len(read))
+            cells.update(zip(read, zip(image, map(str, texts), strict=True), strict=True))
+    shown = [cells[index] for index in indices if index in cells]
+    if not shown:
+        return None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet([picture for picture, _ in shown], [words for _, words in shown]).save(file)
+    except OSError as error:
+        raise RunError(Problem(f"the sheet cannot be written: {error.strerror}", str(file))) from None
+    return file
+
+
+def data(found: Mapping[str, Inspected]) -> dict[str, Any]:
+    """What was found, as JSON."""
+    return {name: {**asdict(each), "sheet": str(each.sheet) if each.sheet else None} for name, each in found.items()}
+
+
+def text(name: str, found: Inspected) -> str:
+    """What was found in one dataset, as text."""
+    seen = found.survey
+    less = f", and {len(seen.left_out):,} left out" if seen.left_out else ""
+    lines = [f"dataset {name} ({found.type}): {counted(seen.samples, 'sample')}{less}"]
+    rows: list[tuple[str, str]] = [("note", note) for note in seen.notes]
+    rows += [(f"field {key}", _field(field)) for key, field in found.fields.items()]
+    if seen.stored is not None:
+        rows.append(("pictures", _stored(seen.stored)))
+    rows += [(f"bucket {bucket}", counted(number, "sample")) for bucket, number in seen.buckets.items()]
+    for each in found.uses:
+        rows += _use(each, bool(seen.buckets))
+    rows += _measured(found.measured, seen.samples)
+    if not found.uses and not found.measured:
+        rows.append(("steps", "none trains on it, and no evaluation measures on it"))
+    rows += [row for key, texts in seen.texts.items() for row in _texts(key, texts)]
+    lines += _table(rows)
+    if seen.left_out:
+        told = "left out on opening, damaged or without a caption"
+        lines += [f"    {len(seen.left_out):,} {told}:", *_named(seen.left_out)]
+    if seen.damaged:
+        taken = len(seen.damaged) < seen.samples  # nothing takes the places of all
+        told = "cannot be read, others take their places" if taken else "cannot be read"
+        lines += [f"    {counted(len(seen.damaged), 'sample')} {told}:", *_named(seen.damaged)]
+    lines += [f"    {_readable(seen)}"] if seen.read else []
+    return "\n".join([*lines, *([f"    contact sheet: {found.sheet}"] if found.sheet else [])])
+
+
+def _readable(seen: Survey) -> str:
+    """What of a dataset can be read, as far as it has been: beside what is damaged nobody is told that all can."""
+    none = len(seen.damaged) == seen.read
+    if seen.read < seen.samples:
+        which = "none of these" if none else "the others of these" if seen.damaged else "all of these"
+        some = f"{seen.read:,} of {counted(seen.samples, 'sample')}, evenly spread, were read"
+        return f"{some}; {which} can be read, and --samples reads more"
+    if none:
+        return "none can be read"
+    return f"all {'others' if seen.damaged or seen.left_out else 'samples'} can be read"
+
+
+def _field(field: Field) -> str:
+    shape = "text" if field.shape is None else f"{field.dtype} {list(field.shape)}"
+    more = f" or {', '.join(str(list(other)) for other in field.also)}" if field.also else ""
+    return f"{shape}{more}: {field.meaning}"
+
+
+def _stored(stored: Stored) -> str:
+    smallest, median, largest = (
+        f"{width:,} x {height:,}" for width, height in (stored.smallest, stored.median, stored.largest)
+    )
+    unknown = f"; the size of {stored.unknown:,} is not known" if stored.unknown else ""
+    if smallest == largest:
+        return f"stored as {smallest}, each of them{unknown}"
+    return f"stored as {smallest} to {largest}, median {median}{unknown}"
+
+
+def _use(use: Use, bucketed: bool) -> list[tuple[str, str]]:
+    views = f", each in {use.views} sizes" if use.views > 1 else ""
+    rows = [(f"step {use.step}", f"{counted(use.batches, 'batch')} of {use.filling.batch_size} in an epoch{views}")]
+    if bucketed:
+        by_bucket = zip(use.filling.names, use.filling.batches, strict=True)
+        rows.append(("", "of each bucket " + ", ".join(f"{name}: {number:,}" for name, number in by_bucket)))
+    if not use.batches:
+        return [*rows, ("", f"it fills no batch of {use.filling.batch_size}, so training refuses to begin")]
+    left = use.filling.told()
+    rows += [("", left)] if left else []
+    return rows + ([("", f"begins with the samples {', '.join(use.first)}")] if use.first else [])
+
+
+def _measured(measured: Sequence[Measured], samples: int) -> list[tuple[str, str]]:
+    """A row for each evaluation that takes the dataset."""
+    return [
+        (
+            f"step {each.step}",
+            f"evaluation {each.evaluation} measures on {each.samples:,} of {counted(samples, 'sample')}",
+        )
+        for each in measured
+    ]
+
+
+def _texts(field: str, texts: Texts) -> list[tuple[str, str]]:
+    """The figures of the texts of a field, in a row each."""
+    if texts.empty == texts.number:
+        return [(field, "empty in every sample")]
+    rows = [
+        f"{counted(round(texts.mean), 'character')} on average, {texts.longest:,} at most (sample {texts.longest_name})"
+    ]
+    rows += [f"{texts.empty:,} of {texts.number:,} are empty"] if texts.empty else []
+    if texts.repeated:
+        rows.append(f"{texts.repeated:,} of {texts.number:,} are the same as another's, such as")
+        rows += [f"{number:,} times `{_cut(words)}`" for words, number in texts.commonest]
+    else:
+        rows.append("no two are the same")
+    return [(field, rows[0]), *(("", row) for row in rows[1:])]
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= 60 else f"{words[:57]}..."
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> list[str]:
+    width = max((len(head) for head, _ in rows), default=0)
+    return [f"    {head:<{width}}  {printable(told)}" for head, told in rows]
+
+
+def _named(problems: Sequence[Problem]) -> list[str]:
+    shown = [f"        {line}" for problem in problems[:NAMED] for line in str(problem).splitlines()]
+    more = len(problems) - NAMED
+    return shown + ([f"        and {more:,} more, which --json lists"] if more > 0 else [])

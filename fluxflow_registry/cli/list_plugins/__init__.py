@@ -1,0 +1,1 @@
+"""`--list-plugins`: every plugin and every component."""

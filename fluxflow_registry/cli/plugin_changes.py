@@ -1,0 +1,71 @@
+"""Which plugins have changed since a run was started."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from fluxflow_registry.engine.run.folder import ENVIRONMENT, read_json
+from fluxflow_registry.errors import RunError, printable
+from fluxflow_registry.registry.registry import Registry
+
+
+def plugin_rows(registry: Registry) -> list[dict[str, Any]]:
+    """The plugins as a run records them: by name, distribution, version and the digest of their sources."""
+    return [
+        {
+            "name": p.name,
+            "distribution": p.distribution,
+            "version": p.version,
+            "source": source_digest(p.where),
+            "error": p.error,
+        }
+        for p in registry.plugins
+    ]
+
+
+def changed(run: Path, plugins: Sequence[dict[str, Any]]) -> list[str]:
+    """The plugins, by name, whose sources are not those that the run in this folder was started with."""
+    try:
+        before = {p["name"]: p.get("source") for p in read_json(run / ENVIRONMENT)["plugins"]}
+    except (RunError, KeyError, TypeError, AttributeError):
+        return []
+    return [p["name"] for p in plugins if before.get(p["name"], p["source"]) != p["source"]]
+
+
+def changes(run: Path, facts: Mapping[str, Any]) -> list[str]:
+    """What has changed since a run was started: its plugins, and what its last bits depend on."""
+    found = [f"plugin `{name}` has changed" for name in changed(run, facts["plugins"])]
+    try:
+        before = dict(read_json(run / ENVIRONMENT))
+    except (RunError, TypeError, ValueError):
+        return found
+    for name in ("torch", "device", "gpu", "threads"):
+        if name in before and name in facts and before[name] != facts[name]:
+            was = printable(str(before[name]))
+            found.append(f"{name} has changed from {was} to {facts[name]}, so that the last bits may differ")
+    return found
+
+
+def source_digest(where: str) -> str | None:
+    """SHA-256 over the Python sources of a plugin, a module's name or a file; None where there are none."""
+    digest = sha256()
+    try:
+        for file in _sources(where):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    except Exception:  # finding a module imports the packages that it lies in, which may do anything
+        return None
+    return digest.hexdigest()
+
+
+def _sources(where: str) -> list[Path]:
+    if Path(where).is_file():
+        return [Path(where)]
+    spec = importlib.util.find_spec(where.partition(":")[0])
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(where)
+    origin = Path(spec.origin)
+    return sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]

@@ -1,0 +1,1 @@
+"""`--prove-resume`: a recipe run uninterrupted and run with kills, compared bit by bit."""

@@ -1,0 +1,1 @@
+"""`--replay`: a batch that was not finite, repeated."""

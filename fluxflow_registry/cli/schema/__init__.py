@@ -1,0 +1,1 @@
+"""`--schema`: the recipe language as a JSON schema."""

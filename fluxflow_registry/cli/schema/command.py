@@ -1,0 +1,189 @@
+"""`--schema`: the recipe language of this environment as a JSON schema, for editors."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Union, get_args, get_origin
+
+import attrs
+
+from fluxflow_registry.cli.describe.command import limits_of, options
+from fluxflow_registry.contracts import KINDS
+from fluxflow_registry.recipe import schema
+from fluxflow_registry.registry.registry import Component, Registry
+from fluxflow_registry.registry.signature import fields_of, is_configurable, key_of
+
+_SCALARS: dict[Any, str] = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
+
+#: For each kind, the settings of its entries that belong to the recipe.
+_SETTINGS: dict[str, type] = {
+    "loss": schema.LossSettings,
+    "dataset": schema.DatasetSettings,
+    "value": schema.NeedSettings,
+    "model": schema.ModelSettings,
+    "metric": schema.NeedSettings,
+}
+
+
+def recipe_schema(registry: Registry) -> dict[str, Any]:
+    """The JSON schema of a recipe: every key, every component's options, types and bounds."""
+    definitions = {kind: _entry(registry, kind) for kind in KINDS}
+    for kind in KINDS:
+        definitions |= {f"{kind}.{name}": _component(registry.components[kind][name]) for name in registry.names(kind)}
+    step = _object(schema.StepSettings)
+    update = _object(schema.UpdateSettings)
+    evaluation = _object(schema.EvaluationSettings)
+    update["properties"].update(
+        losses=_named(registry, "loss"),
+        optimizer=_ref("optimizer"),
+        scheduler=_or_null(_ref("scheduler")),
+        balancer=_or_null(_ref("balancer")),
+        start=_or_condition(update["properties"]["start"]),
+    )
+    evaluation["properties"]["metrics"] = _named(registry, "metric")
+    step["properties"].update(
+        updates={"type": "object", "additionalProperties": {"$ref": "#/$defs/update"}},
+        until=_or_null(_ref("transition")),
+        values=_named(registry, "value"),
+        evaluate={"type": "object", "additionalProperties": _or_false(_ref("evaluation"))},
+    )
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "fluxflow recipe",
+        "type": "object",
+        "required": ["recipe", "steps"],
+        "additionalProperties": False,
+        "properties": {
+            "recipe": {"const": schema.VERSION},
+            "name": {"type": "string"},
+            "seed": {"type": "integer", "minimum": 0},
+            "models": _named(registry, "model"),
+            "datasets": _named(registry, "dataset"),
+            "sampler": _ref("sampler"),
+            "values": _named(registry, "value"),
+            "observers": _named(registry, "observer"),
+            "defaults": {"$ref": "#/$defs/step"},
+            "steps": {"type": "object", "minProperties": 1, "additionalProperties": {"$ref": "#/$defs/step"}},
+        },
+        "$defs": {**definitions, "step": step, "update": update, "evaluation": evaluation},
+    }
+
+
+def _ref(kind: str) -> dict[str, Any]:
+    return {"$ref": f"#/$defs/{kind}"}
+
+
+def _or_null(inner: Mapping[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [inner, {"type": "null"}]}
+
+
+def _or_false(inner: Mapping[str, Any]) -> dict[str, Any]:
+    """`false` takes away what `defaults`, or a plugin, would put there."""
+    return {"anyOf": [inner, {"const": False}]}
+
+
+def _or_condition(start: Mapping[str, Any]) -> dict[str, Any]:
+    """What starts late starts at a batch, or once a transition's condition holds."""
+    return {"anyOf": [start, _ref("transition")]}
+
+
+def _named(registry: Registry, kind: str) -> dict[str, Any]:
+    """A mapping of labels to entries; a label without `type` is its own type, and has that one's options."""
+    return {
+        "type": "object",
+        "properties": {
+            name: {
+                "if": {"type": "object", "not": {"required": ["type"]}},
+                "then": _ref(f"{kind}.{name}"),
+                "else": _or_false(_ref(kind)),
+            }
+            for name in registry.names(kind)
+        },
+        "additionalProperties": _or_false(_ref(kind)),
+    }
+
+
+def _entry(registry: Registry, kind: str) -> dict[str, Any]:
+    """An entry of a kind: with a `type`, exactly that component's options; without, any."""
+    names = registry.names(kind)
+    by_type = [
+        {
+            "if": {"required": ["type"], "properties": {"type": {"const": name}}},
+            "then": _ref(f"{kind}.{name}"),
+        }
+        for name in names
+    ]
+    return {
+        "anyOf": [
+            {"type": "object", "properties": {"type": {"enum": names}}, "allOf": by_type},
+            {"type": "string", "enum": names},
+        ]
+    }
+
+
+def _component(component: Component) -> dict[str, Any]:
+    """The keys of an entry of this component."""
+    own = _object(_SETTINGS[component.kind])["properties"] if component.kind in _SETTINGS else {}
+    if "start" in own:
+        own["start"] = _or_condition(own["start"])
+    return {
+        "description": component.summary,
+        "type": "object",
+        "properties": {"type": {"const": component.name}, **own, **_options(component)},
+        "additionalProperties": False,
+    }
+
+
+def _options(component: Component) -> dict[str, Any]:
+    if not is_configurable(component.factory):
+        return {}
+    meanings = {row["name"]: row["meaning"] for row in options(component)}
+    return {
+        key_of(attribute): {**_attribute(attribute), "description": meanings.get(key_of(attribute), "")}
+        for attribute in fields_of(component.factory)
+    }
+
+
+def _object(cls: type) -> dict[str, Any]:
+    """The keys of a class. None is required: what an entry leaves out may stand in `defaults`."""
+    return {
+        "type": "object",
+        "properties": {key_of(attribute): _attribute(attribute) for attribute in fields_of(cls)},
+        "additionalProperties": False,
+    }
+
+
+_BOUNDS = {">": "exclusiveMinimum", ">=": "minimum", "<": "exclusiveMaximum", "<=": "maximum"}
+
+
+def _attribute(attribute: attrs.Attribute[Any]) -> dict[str, Any]:
+    limits = {_BOUNDS[operator]: bound for operator, bound in limits_of(attribute.validator) if operator in _BOUNDS}
+    return _type(attribute.type, limits)
+
+
+def _type(kind: Any, limits: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a type; bounds hold for its numbers."""
+    if kind in _SCALARS:
+        return {"type": _SCALARS[kind], **(limits if kind in (int, float) else {})}
+    origin, arguments = get_origin(kind) or kind, get_args(kind)
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [_type(member, limits) for member in arguments]}
+    if origin in (list, Sequence, set, frozenset):
+        return {"type": "array", **({"items": _type(arguments[0], {})} if arguments else {})}
+    if origin is tuple:
+        if arguments and arguments[-1] is Ellipsis:
+            return {"type": "array", "items": _type(arguments[0], {})}
+        return {
+            "type": "array",
+            "prefixItems": [_type(argument, {}) for argument in arguments],
+            "minItems": len(arguments),
+            "maxItems": len(arguments),
+        }
+    if origin in (dict, Mapping):
+        return {"type": "object", **({"additionalProperties": _type(arguments[1], {})} if arguments else {})}
+    if isinstance(kind, type) and attrs.has(kind):
+        return _object(kind)
+    return {}

@@ -1,0 +1,1 @@
+"""`--status`: the state of a run, read from its folder."""

@@ -1,0 +1,366 @@
+"""Where a run stands, read from its folder alone: nothing is changed, nothing waited for, no tensor read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeGuard
+
+from attrs import fields, frozen
+
+from fluxflow_registry.cli.plugin_changes import changed
+from fluxflow_registry.contracts import Position
+from fluxflow_registry.engine.run import folder as folders
+from fluxflow_registry.errors import Problem, RunError
+from fluxflow_registry.recipe.load import LABEL
+from fluxflow_registry.state import checkpoints
+
+#: `failed`: an error ended it. `broken off`: training came further than its last checkpoint, and left no word.
+State = Literal["running", "finished", "failed", "stopped", "broken off", "not begun"]
+
+#: No count of a run is as large: what is larger was not written by a run.
+LARGEST = 10**15
+
+
+@frozen
+class Step:
+    """A step of the run, with the most that it can take."""
+
+    name: str
+    epochs: int
+    batches: int
+
+
+@frozen
+class Record:
+    """What is recorded of a run as it starts; older runs have recorded less."""
+
+    recipe: str
+    finished: bool
+    name: str | None
+    steps: tuple[Step, ...]
+    command: str | None
+    directory: str | None
+    #: The error that ended it, where one did.
+    failed: str | None = None
+
+    @property
+    def run_batches(self) -> int | None:
+        """The most batches that the run can take."""
+        return sum(step.epochs * step.batches for step in self.steps) or None
+
+
+@frozen
+class Reached:
+    """How far training was when it logged last, and when that was."""
+
+    position: Position
+    seconds_ago: float
+
+
+@frozen
+class Tried:
+    """A checkpoint held against its manifest."""
+
+    name: str
+    kind: checkpoints.Kind
+    step: str
+    run_batch: int
+    seconds_ago: float
+    size: int
+    #: What is wrong with it; None where every file has the digest that it was written with.
+    problem: str | None
+    #: Whether all its numbers are finite; None where that is not known.
+    finite: bool | None
+
+
+@frozen
+class Resume:
+    """What going on would do: from which checkpoint, after laying which aside; None is the beginning."""
+
+    checkpoint: str | None
+    lays_aside: tuple[Tried, ...]
+    #: Batches that are known to be trained and are not in that checkpoint.
+    repeats: int
+    command: str | None
+    directory: str | None
+    #: The folder's name of the run that the command would find and go on with; None: it would begin a new one.
+    finds: str | None
+
+
+@frozen
+class Standing:
+    """Where a run stands."""
+
+    folder: Path
+    record: Record
+    state: State
+    held_by: str | None
+    #: The position in the newest checkpoint that is whole.
+    saved: Position | None
+    #: A later position, of which only word was left.
+    reached: Reached | None
+    checkpoint: Tried | None
+    kept: int
+    laid_aside: tuple[str, ...]
+    resume: Resume
+    changed_plugins: tuple[str, ...]
+    damaged_samples: Mapping[str, int]
+    results: Mapping[str, Mapping[str, Mapping[str, float]]]
+    bundles: tuple[Path, ...]
+    #: What the checkpoint says of epochs and metrics, step by step; empty where an older version has saved it.
+    pipeline_metadata: Mapping[str, Any]
+
+
+def look(folder: Path, plugins: Sequence[dict[str, Any]]) -> Standing:
+    """Where the run in a folder stands, its newest checkpoints verified; raises RunError for a damaged record."""
+    record, held = read_record(folder), folders.held_by(folder)
+    done, meta = walk(folder / "checkpoints")
+    found = checkpoints.listing(folder / "checkpoints")
+    reached = read_reached(folder, found[0].run_batch if found else 0)
+    return Standing(
+        folder=folder,
+        record=record,
+        state=state_of(record, held, found, reached),
+        held_by=held,
+        saved=position_of(meta.get("position")),
+        reached=reached,
+        checkpoint=done[0] if done else None,
+        kept=len(found),
+        laid_aside=tuple(sorted(each.name for each in folder.glob("checkpoints/.*.damaged"))),
+        resume=resume_of(folder, record, done, reached),
+        changed_plugins=tuple(changed(folder, plugins)),
+        damaged_samples={name: len(samples) for name, samples in _maps(meta.get("damaged")).items()},
+        results={
+            step: {name: _numbers(metrics) for name, metrics in _maps(measured).items()}
+            for step, measured in _maps(meta.get("results")).items()
+        },
+        bundles=tuple(sorted(path for path in folder.glob("not_finite/*") if (path / "bundle.json").is_file())),
+        pipeline_metadata=_pipeline(meta.get("pipeline_metadata")),
+    )
+
+
+@frozen
+class Glance:
+    """Where a run stands, at a glance: its files are not verified."""
+
+    folder: Path
+    #: None where the record of the run is damaged.
+    state: State | None
+    #: The step of the newest checkpoint.
+    step: str | None
+    run_batch: int
+    run_batches: int | None
+    seconds_ago: float
+
+
+def glance(folder: Path) -> Glance:
+    """Where the run in a folder stands, by names and dates alone."""
+    found = checkpoints.listing(folder / "checkpoints")
+    reached = read_reached(folder, found[0].run_batch if found else 0)
+    changed_last = max(path.stat().st_mtime for path in (folder / folders.IDENTITY, *(f.folder for f in found[:1])))
+    ago = reached.seconds_ago if reached else max(0.0, time.time() - changed_last)
+    step, run_batch = (found[0].step, found[0].run_batch) if found else (None, 0)
+    try:
+        record = read_record(folder)
+    except RunError:
+        return Glance(folder, None, step, run_batch, None, ago)
+    if reached:
+        index, run_batch = reached.position.step, reached.position.run_batch
+        step = record.steps[index].name if index < len(record.steps) else step
+    state = state_of(record, folders.held_by(folder), found, reached)
+    return Glance(folder, state, step, run_batch, record.run_batches, ago)
+
+
+def read_record(folder: Path) -> Record:
+    """What is recorded of a run; raises RunError, with what there is, where that is damaged."""
+    path = folder / folders.IDENTITY
+    try:
+        content = folders.read_json(path)
+        digest = content.get("recipe") if isinstance(content, dict) else None
+        if not isinstance(digest, str):
+            raise RunError(Problem("does not say which recipe runs here", str(path)))
+    except RunError as error:
+        found = checkpoints.listing(folder / "checkpoints")
+        there = f"{len(found)}, the newest {found[0].folder.name}" if found else "none"
+        notes = (("checkpoints", there), ("a run without it", "is not gone on with; the same command begins anew"))
+        raise RunError(Problem(error.problems[0].message, str(path), notes)) from None
+    steps = content.get("steps")
+    made = [_step(each) for each in steps] if isinstance(steps, list) else []
+    return Record(
+        recipe=digest,
+        finished=bool(content.get("finished")),
+        name=_text(content.get("name")),
+        steps=tuple(step for step in made if step) if all(made) else (),
+        command=_text(content.get("command")),
+        directory=_text(content.get("directory")),
+        failed=_text(content.get(folders.FAILED)),
+    )
+
+
+def walk(root: Path, patience: int = 5) -> tuple[list[Tried], dict[str, Any]]:
+    """The checkpoints that going on would try, newest first, to the first that is whole; and what that says of itself.
+
+    A run that is at work may remove a checkpoint while it is read here: then all is looked at again.
+    """
+    done: list[Tried] = []
+    for found in checkpoints.listing(root):
+        problem, manifest = held_against_manifest(found.folder)
+        try:
+            done.append(tried(found, problem, manifest))
+        except OSError:
+            if patience and not found.folder.exists():
+                return walk(root, patience - 1)
+            raise
+        if problem is None:
+            return done, _meta(found.folder)
+    return done, {}
+
+
+def _meta(folder: Path) -> dict[str, Any]:
+    try:
+        meta = checkpoints.read_meta(folder)
+    except RunError:
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
+def held_against_manifest(folder: Path) -> tuple[str | None, Mapping[str, Any]]:
+    """What is wrong with a checkpoint, None if nothing is; and its manifest."""
+    try:
+        for file in folder.iterdir():
+            if file.exists() and not file.is_file():  # a pipe would be waited for
+                return f"{file}  is no file", {}
+        return None, checkpoints.verify(folder)
+    except RunError as error:
+        return str(error), {}
+    except OSError as error:
+        return f"{folder}  cannot be read: {error.strerror}", {}
+
+
+def tried(found: checkpoints.Found, problem: str | None, manifest: Mapping[str, Any]) -> Tried:
+    """A checkpoint with its size and age."""
+    size, written = 0, found.folder.lstat().st_mtime
+    for file in found.folder.iterdir() if found.folder.is_dir() else ():
+        facts = file.lstat()
+        size += facts.st_size
+        written = facts.st_mtime if file.name == checkpoints.MANIFEST else written
+    spoilt = manifest.get("not_finite")
+    return Tried(
+        name=found.folder.name,
+        kind=found.kind,
+        step=found.step,
+        run_batch=found.run_batch,
+        seconds_ago=max(0.0, time.time() - written),
+        size=size,
+        problem=problem,
+        finite=not spoilt if isinstance(spoilt, list) else None,
+    )
+
+
+def read_reached(folder: Path, saved: int) -> Reached | None:
+    """The live position, where training has come further than the newest checkpoint."""
+    try:
+        content = folders.read_json(folder / folders.POSITION)
+    except RunError:
+        return None
+    position = position_of(content)
+    when = content.get("time") if isinstance(content, dict) else None
+    if position is None or position.run_batch <= saved or not _is_number(when) or not 0 <= when <= LARGEST:
+        return None
+    return Reached(position, max(0.0, time.time() - when))
+
+
+def state_of(record: Record, held: str | None, found: Sequence[checkpoints.Found], reached: Reached | None) -> State:
+    """Whether the run is at work, through, or how it was left."""
+    if held is not None:
+        return "running"
+    if record.finished:
+        return "finished"
+    if record.failed is not None:
+        return "failed"
+    if reached is not None:
+        return "broken off"
+    return "stopped" if found else "not begun"
+
+
+def resume_of(folder: Path, record: Record, done: Sequence[Tried], reached: Reached | None) -> Resume:
+    """What the command that goes on would do."""
+    whole = done[-1] if done and done[-1].problem is None else None
+    furthest = max([each.run_batch for each in done] + ([reached.position.run_batch] if reached else []), default=0)
+    return Resume(
+        checkpoint=whole.name if whole else None,
+        lays_aside=tuple(each for each in done if each.problem is not None),
+        repeats=furthest - (whole.run_batch if whole else 0),
+        command=record.command,
+        directory=record.directory,
+        finds=finds(folder, record),
+    )
+
+
+def finds(folder: Path, record: Record) -> str | None:
+    """The folder's name of the run with which the command would go on; None where it would begin a new one."""
+    place = folder.absolute()
+    if record.name is None or not LABEL.match(record.name):
+        return place.name
+    found, _ = folders.unfinished(place.parent, record.name, record.recipe)
+    return found.path.name if found else None
+
+
+def position_of(content: Any) -> Position | None:
+    """A position as it was written; None where it is none."""
+    if not isinstance(content, dict):
+        return None
+    counts = {field.name: content.get(field.name) for field in fields(Position)}
+    known = {name: count for name, count in counts.items() if _is_count(count)}
+    return Position(**known) if len(known) == len(counts) else None
+
+
+def _step(content: Any) -> Step | None:
+    if not isinstance(content, dict):
+        return None
+    name, epochs, batches = content.get("name"), content.get("epochs"), content.get("batches")
+    return Step(name, epochs, batches) if isinstance(name, str) and _is_count(epochs) and _is_count(batches) else None
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _pipeline(value: Any) -> dict[str, Any]:
+    """The counts and means that a checkpoint holds, as far as they are what a run writes."""
+    if not isinstance(value, dict):
+        return {}
+    counts = ("current_step", "step_start_epoch", "current_step_epoch")
+    found: dict[str, Any] = {name: value[name] for name in counts if _is_count(value.get(name))}
+    found["current_step_name"] = _text(value.get("current_step_name"))
+    epochs = value.get("step_epochs")
+    found["step_epochs"] = {k: n for k, n in epochs.items() if _is_count(n)} if isinstance(epochs, dict) else {}
+    found["step_metrics"] = {
+        step: {
+            metric: [mean if _is_number(mean) else None for mean in means]
+            for metric, means in metrics.items()
+            if isinstance(means, list)
+        }
+        for step, metrics in _maps(value.get("step_metrics")).items()
+    }
+    return found
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _maps(value: Any) -> dict[str, dict[str, Any]]:
+    """The entries that are mappings themselves."""
+    return {name: each for name, each in value.items() if isinstance(each, dict)} if isinstance(value, dict) else {}
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    known = {name: each for name, each in metrics.items() if _is_number(each)}
+    return {name: float(each) for name, each in known.items() if isinstance(each, float) or abs(each) < LARGEST}

@@ -1,0 +1,1 @@
+"""Batches: opened datasets, the order of samples, worker processes."""

@@ -1,0 +1,164 @@
+"""What is in a dataset: how many, how large, in which buckets, what is damaged, what the captions are like."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+
+from fluxflow_registry.contracts import Source
+from fluxflow_registry.engine.data.order import Filling, buckets_of, epoch_order, filling, views_of
+from fluxflow_registry.errors import Problem, SampleError
+
+#: Samples that are asked for in one call.
+AT_ONCE = 64
+
+#: Names of first samples that are told.
+FIRST = 8
+
+
+@frozen
+class Texts:
+    """The texts of one field: how many there are, are empty, and are the same as another's; the longest."""
+
+    number: int
+    empty: int
+    repeated: int
+    longest: int
+    longest_name: str
+    mean: float
+    commonest: tuple[tuple[str, int], ...]
+
+
+@frozen
+class Stored:
+    """Sizes of the pictures as they are stored: (width, height) by area, and how many are not known."""
+
+    smallest: tuple[int, int]
+    median: tuple[int, int]
+    largest: tuple[int, int]
+    unknown: int
+
+
+@frozen
+class Use:
+    """How one step takes a dataset: its batches, and the samples with which its first epoch begins."""
+
+    step: str
+    filling: Filling
+    views: int
+    batches: int
+    first: tuple[str, ...]
+
+
+@frozen
+class Measured:
+    """How one evaluation of a step takes a dataset: so many of its samples at most."""
+
+    step: str
+    evaluation: str
+    samples: int
+
+
+@frozen
+class Survey:
+    """What was found in a dataset of which `read` samples were read."""
+
+    samples: int
+    read: int
+    notes: tuple[str, ...]
+    left_out: tuple[Problem, ...]
+    damaged: tuple[Problem, ...]
+    stored: Stored | None
+    buckets: Mapping[str, int]
+    texts: Mapping[str, Texts]
+
+
+def survey(source: Source, most: int) -> Survey:
+    """Read samples, `most` of them evenly spread, and count; what cannot be read is named and passed over."""
+    chosen = np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).round().astype(np.int64))
+    damaged: dict[int, Problem] = {}
+    texts: dict[str, dict[int, str]] = {}
+    for indices, fields in sound(source, chosen, damaged):
+        for name, field in fields.items():
+            if isinstance(field, list):
+                texts.setdefault(name, {}).update(zip(indices, map(str, field), strict=True))
+    names = filling(source, 1).names
+    buckets = buckets_of(source)
+    counts = [] if buckets is None else np.bincount(buckets, minlength=len(names)).tolist()
+    return Survey(
+        samples=len(source),
+        read=len(chosen),
+        notes=(*getattr(source, "about", ()), *getattr(source, "notes", ())),
+        left_out=tuple(getattr(source, "left_out", ())),
+        damaged=tuple(damaged[index] for index in sorted(damaged)),
+        stored=stored(source.sizes()) if hasattr(source, "sizes") else None,
+        buckets=dict(zip(names, counts, strict=False)),
+        texts={name: text_figures(source, of) for name, of in texts.items()},
+    )
+
+
+def use(source: Source, step: str, dataset: str, batch_size: int, max_steps: int | None, seed: int) -> Use:
+    """How a step takes a dataset."""
+    filled = filling(source, batch_size)
+    order = epoch_order(source, batch_size, (seed, step, dataset, 0))
+    batches = sum(filled.batches)
+    batches = batches if max_steps is None else min(batches, max_steps)
+    first = tuple(name_of(source, int(index)) for index in order[:FIRST])
+    return Use(step, filled, views_of(source), batches, first)
+
+
+def sound(
+    source: Source, chosen: Sequence[int] | np.ndarray[Any, Any], damaged: dict[int, Problem]
+) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    """The samples that can be read, in batches of one bucket each; adds to `damaged` those that cannot."""
+    buckets = buckets_of(source)
+    groups: dict[int, list[int]] = {}
+    for index in map(int, chosen):
+        groups.setdefault(0 if buckets is None else int(buckets[index]), []).append(index)
+    for group in groups.values():
+        for start in range(0, len(group), AT_ONCE):
+            left = group[start : start + AT_ONCE]
+            while left:
+                try:
+                    yield left, source.batch(left, 0)
+                    break
+                except SampleError as error:
+                    found = {index: error.samples[index] for index in left if index in error.samples}
+                    if not found:
+                        raise
+                    damaged.update(found)
+                    left = [index for index in left if index not in found]
+
+
+def stored(sizes: np.ndarray[Any, Any]) -> Stored | None:
+    """The figures of int64 [n, 2], widths and heights; None where not one is known."""
+    known = sizes[(sizes > 0).all(axis=1)]
+    if not len(known):
+        return None
+    by_area = known[np.argsort(known[:, 0] * known[:, 1], kind="stable")]
+    smallest, median, largest = (tuple(map(int, by_area[at])) for at in (0, len(by_area) // 2, -1))
+    return Stored(smallest, median, largest, len(sizes) - len(known))  # type: ignore[arg-type]
+
+
+def text_figures(source: Source, texts: Mapping[int, str]) -> Texts:
+    """The figures of the texts of one field, by sample."""
+    counts = Counter(text for text in texts.values() if text.strip())
+    longest = max(texts, key=lambda index: len(texts[index]))
+    return Texts(
+        number=len(texts),
+        empty=sum(not text.strip() for text in texts.values()),
+        repeated=sum(count for count in counts.values() if count > 1),
+        longest=len(texts[longest]),
+        longest_name=name_of(source, longest),
+        mean=sum(map(len, texts.values())) / len(texts),
+        commonest=tuple((text, count) for text, count in counts.most_common(3) if count > 1),
+    )
+
+
+def name_of(source: Source, index: int) -> str:
+    """What a sample is called: by its source, or by its number."""
+    return str(source.name(index)) if hasattr(source, "name") else str(index)

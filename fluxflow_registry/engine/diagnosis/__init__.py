@@ -1,0 +1,1 @@
+"""What is recorded and repeated to explain a run: traces, bundles, replays."""

@@ -1,0 +1,1 @@
+"""The values of one batch, and how gradients flow back through them."""

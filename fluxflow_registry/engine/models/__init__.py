@@ -1,0 +1,1 @@
+"""Models: built, averaged, frozen, compiled, checkpointed."""

@@ -1,0 +1,1 @@
+"""What is proven before training: shapes, metrics, models that fit each other."""

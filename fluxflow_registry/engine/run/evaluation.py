@@ -1,0 +1,54 @@
+"""Measuring: the metrics of an evaluation over held-out samples, with averaged weights."""
+
+from __future__ import annotations
+
+import torch
+
+from fluxflow_registry.check.checker import CheckedEvaluation
+from fluxflow_registry.contracts import Position
+from fluxflow_registry.engine.data.batches import Reader, to_device
+from fluxflow_registry.engine.data.order import first_samples
+from fluxflow_registry.engine.graph.metric_values import bound, figures_of, wanted
+from fluxflow_registry.engine.graph.randomness import Draws, derive
+from fluxflow_registry.engine.graph.values import Values, evaluate
+from fluxflow_registry.engine.run.run import Run
+from fluxflow_registry.engine.training.step import LiveStep, size_of
+
+
+def measure(run: Run, live: LiveStep, checked: CheckedEvaluation) -> dict[str, float]:
+    """Each metric's mean over the evaluation's samples; the same samples and noise every time.
+
+    Raises Interrupted when the run is to stop before the last batch is measured.
+    """
+    settings = checked.evaluation.settings
+    source = run.sources[settings.dataset]
+    count = min(settings.samples, len(source))
+    models = live.evaluation_models()
+    for model in models.values():
+        model.eval()
+    draws = Draws(run.device)
+    values = Values(checked.values, live.checked.providers, models, draws, autocast=live.autocast)
+    metrics = bound(checked)
+    needed = wanted(checked)
+    sums: dict[str, float] = {}
+    seed = derive(run.seed, "evaluate", checked.evaluation.name)
+    order, spans = first_samples(source, count, settings.batch_size)
+    reader = Reader(source, order, seed)
+    sampler = run.sampler
+    with torch.no_grad():
+        for start, stop in spans:
+            run.poll()
+            read = reader.read(start, stop)
+            run.tell_replaced(settings.dataset, read, Position())
+            batch = to_device(read.fields, run.device)
+            size = size_of(batch) or live.context["image_size"]
+            draws.at(seed, start)
+            values.begin(batch, step_batch=0, sampler=sampler, image_size=size)
+            evaluate(values, needed)
+            figures: dict[str, float] = {}
+            for metric in metrics.values():
+                arguments = values.arguments(metric, frozenset(), as_float=True)
+                figures.update(figures_of(checked, metric, arguments, live.checked.name, figures))
+            for name, figure in figures.items():
+                sums[name] = sums.get(name, 0.0) + figure * len(read.indices)
+    return {name: total / count for name, total in sums.items()}

@@ -1,0 +1,192 @@
+"""The loop: for each step, for each epoch, for each batch, each update in its turn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NoReturn
+
+from attrs import evolve
+
+from fluxflow_registry.check.metric_names import unmeasured
+from fluxflow_registry.contracts import Ending, Position, Summary
+from fluxflow_registry.engine.run.evaluation import measure
+from fluxflow_registry.engine.run.resume import State, enter, find_position
+from fluxflow_registry.engine.run.rollback import check_finite, report_skipped
+from fluxflow_registry.engine.run.run import Interrupted, Run
+from fluxflow_registry.engine.training.step import LiveStep
+from fluxflow_registry.state import checkpoints
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop
+    """The run has stopped with a checkpoint saved."""
+
+    def __init__(self, position: Position) -> None:
+        super().__init__("stopped")
+        self.position = position
+
+
+def train(run: Run) -> None:
+    """Train every step of the recipe from wherever the run stands; raises Stopped when asked to stop."""
+    position, state = find_position(run)
+    run.tell("run_started", position=position, resumed=position != Position())
+    try:
+        position = train_steps(run, position, state)
+    finally:
+        run.saver.close()
+    run.write_final()
+    try:
+        run.tell("run_ended", position=position, steps=run.steps)
+    except Interrupted:
+        interrupted(run, position)
+    run.run_folder.write_identity(finished=True)
+
+
+def train_steps(run: Run, position: Position, state: State) -> Position:
+    """The steps from a position on, the first with the state of its checkpoint; gives the position after the last."""
+    while position.step < len(run.steps):
+        live = enter(run, position, state)
+        position = train_step(run, live, position)
+        state = {}
+    return position
+
+
+def train_step(run: Run, live: LiveStep, position: Position) -> Position:
+    """One step to its end; gives the position after it."""
+    try:
+        run.tell("step_started", step=live.facts, position=position)
+        run.tell_left_out(live, position)
+        while live.verdict is None:
+            run.tell("epoch_started", step=live.facts, position=position)
+            for batch in live.batches(position.epoch, position.batch):
+                run.reached(position)
+                run.tell_replaced(live.settings.dataset, batch, position)
+                live.take(batch, position)
+                position = after_batch(run, live, position)
+            position = end_epoch(run, live, position)
+        return leave(run, live, position, live.verdict)
+    except Interrupted:
+        stop(run, live, position, "stop")
+
+
+def after_batch(run: Run, live: LiveStep, position: Position) -> Position:
+    """Count the batch; log, save and stop where it is time to."""
+    closed = live.closes_window(position.batch)
+    position = position.after_batch()
+    run.tell("batch_ended", step=live.facts, position=position)
+    last = position.batch == live.facts.batches
+    if position.step_batch % live.settings.log_every == 0 or last:
+        metrics = live.tally.logged()
+        run.tell("metrics_logged", step=live.facts, position=position, metrics=metrics)
+        run.note(position)
+    if closed:
+        check_finite(run, live, position)
+    run.collect()
+    # An epoch's last batch is saved, where it is saved, once the epoch is closed.
+    if closed and not last:
+        save_or_stop(run, live, position, live.settings.accumulate)
+    return position
+
+
+def save_or_stop(run: Run, live: LiveStep, position: Position, passed: int) -> None:
+    """Save a checkpoint where the last `passed` batches hold one after which it is due; stop if told to.
+
+    While batches are being left out it is saved as that of a stop, to which nothing rolls back.
+    """
+    due = is_due(live, position, passed)
+    kind: checkpoints.Kind = "due" if due and not live.skipping else "stop"
+    if run.stopping:
+        stop(run, live, position, kind)
+    if due:
+        run.save(position, kind, live)
+
+
+def is_due(live: LiveStep, position: Position, passed: int) -> bool:
+    """Whether the last `passed` batches hold one after which a checkpoint is due."""
+    every = live.settings.checkpoint_every
+    return position.step_batch // every != (position.step_batch - passed) // every
+
+
+def end_epoch(run: Run, live: LiveStep, position: Position) -> Position:
+    """Measure what is due, close the epoch and judge whether the step is over; gives the position after it.
+
+    Measuring and telling come first: a run that stops meanwhile comes back to an epoch that is not closed yet.
+    """
+    done = evolve(position, epoch=position.epoch + 1, batch=0)
+    figures: dict[str, float] = {}
+    for name, evaluation in live.checked.evaluations.items():
+        every = evaluation.evaluation.settings.every
+        if every is not None and done.epoch % every == 0:
+            first = name not in live.measured
+            figures.update(evaluated(run, live, position, name))
+            for problem in unmeasured(live.checked, {name: run.results[live.facts.name][name]}) if first else ():
+                run.tell("warned", position=done, message=str(problem))
+    summaries = live.tally.summaries()
+    run.tell("epoch_ended", step=live.facts, position=done, summaries=summaries)
+    live.tally.close_epoch({**summaries, **{key: Summary(v, v, v, v) for key, v in figures.items()}})
+    run.chronicle.close_epoch(live.facts.name, done.epoch, live.tally.history)
+    measured = {name: s.mean for name, s in summaries.items()} | figures
+    for turn in live.turns:
+        turn.end_epoch(measured, done.step_batch)
+    live.judge(done.epoch)
+    late = live.start_due(done.epoch, done.step_batch) if live.verdict is None else []
+    for message in late:
+        run.tell("warned", position=done, message=message)
+    if is_best(live, measured) and not live.skipping:
+        run.save(done, "best", live)
+    if live.verdict is None:
+        save_or_stop(run, live, done, live.window(live.facts.batches - 1))
+    elif live.verdict.limit:
+        run.tell("warned", position=done, message=f"step `{live.facts.name}` ends by its limit: {live.verdict.reason}")
+    return done
+
+
+def is_best(live: LiveStep, measured: Mapping[str, float]) -> bool:
+    """Whether the epoch in which this was measured is better than all before it, by the step's own criterion."""
+    best = live.settings.best
+    if best is None or best.metric not in measured:
+        return False
+    *before, latest = (summary.mean for summary in live.tally.history[best.metric])
+    if not math.isfinite(latest):
+        return False
+    return all(latest < mean if best.mode == "min" else latest > mean for mean in before if math.isfinite(mean))
+
+
+def evaluated(run: Run, live: LiveStep, position: Position, name: str) -> dict[str, float]:
+    """Measure one evaluation and tell of it; gives its metrics as `<evaluation>/<metric>`."""
+    with live.aside():
+        metrics = measure(run, live, live.checked.evaluations[name])
+    live.measured[name] = position.step_batch
+    run.results.setdefault(live.facts.name, {})[name] = metrics
+    run.tell("evaluated", step=live.facts, position=position, name=name, metrics=metrics)
+    return {f"{name}/{metric}": value for metric, value in metrics.items()}
+
+
+def leave(run: Run, live: LiveStep, position: Position, ending: Ending) -> Position:
+    """End a step: everything is measured, averaged weights become the weights, the end is saved.
+
+    A run that stops while measuring comes back here: that the step is over is in its checkpoint.
+    """
+    report_skipped(run, live, position)
+    for name in live.checked.evaluations:
+        if live.measured.get(name) != position.step_batch:
+            evaluated(run, live, position, name)
+    live.adopt_averages()
+    run.tell("step_ended", step=live.facts, position=position, ending=ending)
+    after = Position(step=position.step + 1, run_batch=position.run_batch)
+    run.save(after, "end", live, wait=True)
+    if run.stopping and after.step < len(run.steps):
+        interrupted(run, after)
+    return after
+
+
+def stop(run: Run, live: LiveStep, position: Position, kind: checkpoints.Kind) -> NoReturn:
+    """Save and raise Stopped."""
+    run.save(position, kind, live, wait=True)
+    interrupted(run, position)
+
+
+def interrupted(run: Run, position: Position) -> NoReturn:
+    """Tell that the run stops here, with its checkpoint, and raise Stopped."""
+    run.tell("run_interrupted", position=position, reason=run.stopping or "")
+    raise Stopped(position)

@@ -1,0 +1,1 @@
+"""A step being trained: updates, losses, metrics, the state they keep."""

@@ -1,0 +1,87 @@
+"""What components keep between batches: saved, taken back, and begun anew with each step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fluxflow_registry.contracts import Stateful
+from fluxflow_registry.plan.checked import CheckedStep
+
+
+def is_stateful(instance: Any) -> bool:
+    """Whether a component meets the protocol of those that keep something between batches."""
+    return callable(getattr(instance, "state_dict", None)) and callable(getattr(instance, "load_state_dict", None))
+
+
+def stateful_of(step: CheckedStep) -> dict[str, Stateful]:
+    """The components of a step that keep something, by their names among its parts."""
+    return {name: part.instance for name, part in step.parts.items() if is_stateful(part.instance)}
+
+
+def served_by(name: str) -> str | None:
+    """The update that the component of this name alone serves, or None."""
+    kind, _, rest = name.partition(".")
+    return rest.partition(".")[0] if kind == "loss" else None
+
+
+class Beginnings:
+    """The state in which each component was made: every step begins with it, whatever was trained before."""
+
+    def __init__(self, steps: Iterable[CheckedStep]) -> None:
+        self._first: dict[int, tuple[Stateful, dict[str, Any]]] = {}
+        for step in steps:
+            for instance in stateful_of(step).values():
+                self._first.setdefault(id(instance), (instance, copy.deepcopy(dict(instance.state_dict()))))
+
+    def restore(self, step: CheckedStep) -> None:
+        """Give the components of a step the state in which they were made."""
+        for instance in stateful_of(step).values():
+            instance.load_state_dict(copy.deepcopy(self._first[id(instance)][1]))
+
+
+class Guard:
+    """Undoes what a batch that is left out has done besides moving weights: buffers, and what components keep.
+
+    `keeping` holds components by the update that alone they serve; those under None serve all.
+    """
+
+    def __init__(self, models: Mapping[str, nn.Module], keeping: Iterable[tuple[str | None, Any]]) -> None:
+        # By their places: a module may put another tensor there instead of changing the one it has.
+        self._places: list[tuple[dict[str, Tensor | None], str]] = [
+            (module._buffers, name)
+            for module in dict.fromkeys(module for model in models.values() for module in model.modules())
+            for name in module._buffers
+        ]
+        self._copies: list[Tensor | None] = [None] * len(self._places)
+        self._keeping = [(update, instance) for update, instance in keeping if is_stateful(instance)]
+        self._states: list[Any] = []
+
+    @torch.no_grad()
+    def remember(self) -> None:
+        """Before a batch, or a window of batches."""
+        for number, (buffers, name) in enumerate(self._places):
+            self._copies[number] = _copied(buffers[name], self._copies[number])
+        self._states = [copy.deepcopy(instance.state_dict()) for _, instance in self._keeping]
+
+    @torch.no_grad()
+    def undo(self, updates: Collection[str]) -> None:
+        """Back to what was remembered, but for what serves only updates that are not among these."""
+        for copied, (buffers, name) in zip(self._copies, self._places, strict=True):
+            buffers[name] = _copied(copied, buffers[name])
+        for (update, instance), state in zip(self._keeping, self._states, strict=True):
+            if update is None or update in updates:
+                instance.load_state_dict(state)
+
+
+def _copied(source: Tensor | None, target: Tensor | None) -> Tensor | None:
+    """`source` in the memory of `target`, where it fits there."""
+    if source is None or target is None or target is source:
+        return None if source is None else source.clone()
+    if target.shape != source.shape or target.dtype != source.dtype or target.device != source.device:
+        return source.clone()
+    return target.copy_(source)

@@ -1,0 +1,95 @@
+"""A checked recipe written out: every value that holds, and where it came from."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import has
+from cattrs import unstructure
+
+from fluxflow_registry.errors import printable
+from fluxflow_registry.recipe.node import Node
+from fluxflow_registry.recipe.schema import Entry
+from fluxflow_registry.registry.signature import fields_of, key_of
+
+#: A value that is resolved, beside the place that states it.
+Told = tuple[Any, str]
+
+DEFAULT = "default"
+
+
+def plain(tree: Any) -> Any:
+    """The resolved recipe without origins, as dicts, lists and scalars."""
+    if isinstance(tree, dict):
+        return {key: plain(child) for key, child in tree.items()}
+    return tree[0]
+
+
+def dump(tree: Mapping[str, Any]) -> str:
+    """The resolved recipe as YAML, each value with its origin in a comment."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 4096
+    stream = io.StringIO()
+    yaml.dump(_commented(tree), stream)
+    return stream.getvalue()
+
+
+def _commented(tree: Mapping[str, Any]) -> Any:
+    from ruamel.yaml.comments import CommentedMap
+
+    out = CommentedMap()
+    for key, child in tree.items():
+        if isinstance(child, dict):
+            out[key] = _commented(child)
+        else:
+            value, origin = child
+            out[key] = _flow(value)
+            out.yaml_add_eol_comment(printable(origin) or DEFAULT, key, column=0)
+    return out
+
+
+def _flow(value: Any) -> Any:
+    """Lists and mappings that are values stand on one line, and so does a text with line breaks of any kind."""
+    from ruamel.yaml.comments import CommentedMap, CommentedSeq
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    # A text that begins with a colon is written bare between braces, where it cannot be read back.
+    if isinstance(value, str) and (not value.isprintable() or value.startswith((":", "?"))):
+        return DoubleQuotedScalarString(value)
+    if isinstance(value, (list, tuple)):
+        items = CommentedSeq([_flow(item) for item in value])
+        items.fa.set_flow_style()
+        return items
+    if isinstance(value, dict):
+        mapping = CommentedMap({_flow(key): _flow(item) for key, item in value.items()})
+        mapping.fa.set_flow_style()
+        return mapping
+    return value
+
+
+def settings_of(settings: Any, node: Node) -> dict[str, Told]:
+    """The resolved settings of an attrs instance, each with the place that states it."""
+    told: dict[str, Told] = {}
+    for attribute in fields_of(type(settings)):
+        key = key_of(attribute)
+        stated = node.get(key)
+        value = unstructure(getattr(settings, attribute.name))
+        told[key] = (value, stated.where if stated is not None else DEFAULT)
+    return told
+
+
+def component_of(entry: Entry | None, type_: str, instance: Any, where: str) -> dict[str, Told]:
+    """A component's type, the recipe's settings of it, and all its options."""
+    told: dict[str, Told] = {"type": (type_, entry.where if entry else where)}
+    if entry is not None and entry.settings is not None:
+        own = settings_of(entry.settings, entry.node)
+        told.update({k: v for k, v in own.items() if v[0] is not None and k != "weight"})
+    if has(type(instance)):
+        empty = Node({}, where, {})
+        options = settings_of(instance, entry.options if entry else empty)
+        told.update(options)
+    return told

@@ -1,0 +1,1 @@
+"""Components by kind and name: found, verified, kept with their provenance."""
