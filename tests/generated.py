@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fluxflow_registry.cli.describe.command import limits_of
 from fluxflow_registry.contracts import CONTEXT
+from fluxflow_registry.errors import Place
 from fluxflow_registry.recipe.convert import structure
 from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.schema import StepSettings
@@ -54,7 +55,7 @@ def placed(value: Any) -> Node:
     if isinstance(value, list):
         return Node([placed(item) for item in value], "", {})
     if isinstance(value, dict):
-        return Node({key: placed(item) for key, item in value.items()}, "", dict.fromkeys(value, ""))
+        return Node({key: placed(item) for key, item in value.items()}, "", dict.fromkeys(value, Place("")))
     return Node(value, "", {})
 
 

@@ -14,7 +14,7 @@ from fluxflow_registry.check.held_out_data import overlapping
 from fluxflow_registry.check.metric_directions import directed
 from fluxflow_registry.check.metric_names import unknown_losses, unlogged, unwatchable, withdrawn_losses
 from fluxflow_registry.contracts import CONTEXT, KINDS, Draw, Field
-from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, choices, one_line
+from fluxflow_registry.errors import FluxflowError, Location, Problem, RecipeError, choices, one_line
 from fluxflow_registry.plan.checked import (
     Checked,
     CheckedEvaluation,
@@ -89,7 +89,7 @@ class _Checker:
         values = {label: shared[label] for label in recipe.values}
         return Checked(recipe, models, datasets, sampler, values, observers, tuple(steps))
 
-    def attempt(self, what: str, where: str | None, call: Callable[[], T]) -> T | None:
+    def attempt(self, what: str, where: Location | None, call: Callable[[], T]) -> T | None:
         """What a component says; what it raises is told as a problem of the recipe that chose it."""
         try:
             return call()
@@ -291,7 +291,7 @@ class _Checker:
             return None
         return self.fields(name, stated.where, datasets)
 
-    def fields(self, name: str, where: str, datasets: Mapping[str, Configured]) -> Mapping[str, Field] | None:
+    def fields(self, name: str, where: Location, datasets: Mapping[str, Configured]) -> Mapping[str, Field] | None:
         if name in datasets:
             dataset = datasets[name]
             what = f"`fields` of dataset `{dataset.component.name}`"

@@ -16,12 +16,14 @@ def resolve_recipe(checked: Checked) -> dict[str, Any]:
     """Every value of the recipe with its origin; written out, it is a recipe that means the same."""
     recipe = checked.recipe
     top = {
-        "recipe": (VERSION, recipe.node.at("recipe")),
+        "recipe": (VERSION, str(recipe.node.at("recipe"))),
         "name": (recipe.name, _origin(recipe.node, "name")),
         "seed": (recipe.seed, _origin(recipe.node, "seed")),
     }
     present = {label: _component(c) for label, c in checked.observers.items()}
-    away = {label: (False, recipe.node.at("observers", label)) for label, o in recipe.observers.items() if o is None}
+    away = {
+        label: (False, str(recipe.node.at("observers", label))) for label, o in recipe.observers.items() if o is None
+    }
     tree: dict[str, Any] = {
         **top,
         "models": _components(checked.models),
@@ -73,7 +75,7 @@ def _update(step: CheckedStep, update: CheckedUpdate) -> dict[str, Any]:
     losses: dict[str, Any] = {}
     for label, loss in update.losses.items():
         stated = loss.entry.node.get("weight") if loss.entry else None
-        weight = (update.weight(label), stated.where if stated else DEFAULT)
+        weight = (update.weight(label), str(stated.where) if stated else DEFAULT)
         losses[label] = {**_component(loss), "weight": weight, **_start(update, label)}
     losses.update(_spared(step.step.updates[update.name], update.balancer))
     own = {**settings_of(step.step.updates[update.name].settings, node), **_start(update, OWN)}
@@ -93,7 +95,7 @@ def _spared(update: Update, balancer: Configured | None) -> dict[str, Any]:
     if balancer is None or not hasattr(balancer.instance, "spared"):
         return {}
     named = set(balancer.instance.spared())
-    return {label: (False, where) for label, where in withdrawn_losses(update).items() if label in named}
+    return {label: (False, str(where)) for label, where in withdrawn_losses(update).items() if label in named}
 
 
 def _start(update: CheckedUpdate, label: str) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 
 from attrs import evolve
 
-from fluxflow_registry.errors import Problem
+from fluxflow_registry.errors import Location, Problem
 from fluxflow_registry.plan.checked import Configured
 from fluxflow_registry.recipe.schema import Evaluation, Step
 
 #: Asks a component something: `attempt(what, where, call)` gives its answer, or None after telling how it fails.
-Attempt = Callable[[str, str, Callable[[], Problem | None]], Problem | None]
+Attempt = Callable[[str, Location, Callable[[], Problem | None]], Problem | None]
 
 
 def overlapping(steps: Mapping[str, Step], datasets: Mapping[str, Configured], attempt: Attempt) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from fluxflow_registry.contracts import Better, Direction
-from fluxflow_registry.errors import FluxflowError, Problem
+from fluxflow_registry.errors import FluxflowError, Location, Problem
 from fluxflow_registry.plan.checked import CheckedUpdate, Configured
 from fluxflow_registry.recipe.schema import Step
 from fluxflow_registry.registry.registry import Component
@@ -27,7 +27,7 @@ def directed(
     updates: Sequence[CheckedUpdate | None],
     until: Configured | None,
     metrics: Metrics,
-    attempt: Callable[[str, str | None, Callable[[], Any]], Any],
+    attempt: Callable[[str, Location | None, Callable[[], Any]], Any],
 ) -> tuple[Step, list[CheckedUpdate | None], Configured | None]:
     """A step with a direction wherever the recipe leaves it to the metric that is watched.
 
@@ -57,7 +57,7 @@ def directed(
     return step, [whole(update) for update in updates], turned(until)
 
 
-def better_in(step: Step, metrics: Metrics, where: str) -> Better:
+def better_in(step: Step, metrics: Metrics, where: Location) -> Better:
     """For each name of a figure of a step: whether less or more of it is better; what training logs is a loss."""
 
     def better(name: str) -> Direction:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-from fluxflow_registry.errors import Problem, choices
+from fluxflow_registry.errors import Location, Problem, choices
 from fluxflow_registry.plan.checked import CheckedStep, CheckedUpdate, Configured, called, mention
 from fluxflow_registry.recipe.schema import FIGURES, OWN, Evaluation, Recipe, Step, Update
 
 #: A metric that is watched: its name, who watches it, and where the recipe says so.
-Wish = tuple[str, str, str]
+Wish = tuple[str, str, Location]
 
 #: The names of what an evaluation measures; None where a metric of it names its figures itself.
 Figures = Callable[[Evaluation], Collection[str] | None]
@@ -39,7 +39,7 @@ def weight_changes(update: Update, label: str) -> bool:
     return update.balancer is not None or update.losses[label].settings.warmup > 0
 
 
-def watched(step: Step, name: str, who: str, where: str, figures: Figures | None = None) -> Problem | None:
+def watched(step: Step, name: str, who: str, where: Location, figures: Figures | None = None) -> Problem | None:
     """What is wrong where `who` watches metric `name` after each epoch: it would wait for ever.
 
     `figures` tells what an evaluation measures; None where that is known only once it has measured.
@@ -114,7 +114,7 @@ def unlogged(
                 yield Problem(message, mention(observer, name), choices(name, logged, "logged"))
 
 
-def withdrawn_losses(update: Update) -> dict[str, str]:
+def withdrawn_losses(update: Update) -> dict[str, Location]:
     """Labels of the losses that `false` takes away, each with its place."""
     losses = update.node.get("losses")
     stated = losses.value if losses is not None and isinstance(losses.value, dict) else {}

@@ -8,8 +8,10 @@ from typing import Any
 from attrs import frozen
 
 from fluxflow_registry.contracts import CONTEXT, Field, Sampler
+from fluxflow_registry.errors import Location
 from fluxflow_registry.plan.updates import StepPlan
 from fluxflow_registry.plan.values import Provider, Value, World
+from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.schema import OWN, Entry, Evaluation, Recipe, Step
 from fluxflow_registry.registry.registry import Component
 
@@ -21,7 +23,7 @@ class Configured:
     label: str
     component: Component
     instance: Any
-    where: str
+    where: Location
     entry: Entry | None = None
 
     @property
@@ -144,14 +146,17 @@ def called(update: str, name: str) -> str:
     return f"update `{update}`" if name == OWN else f"loss `{name}` of update `{update}`"
 
 
-def mention(configured: Configured, name: str) -> str:
+def mention(configured: Configured, name: str) -> Location:
     """Where the options of a component say `name`; where it stands itself, if none of them does."""
-    for child in configured.entry.options.value.values() if configured.entry else ():
+    children: Iterable[Node] = configured.entry.options.value.values() if configured.entry else ()
+    items: Iterable[Node]
+    for child in children:
         if isinstance(child.value, dict) and name in child.keys:
-            return str(child.keys[name])
-        for item in child.value if isinstance(child.value, list) else [child]:
+            return child.keys[name]
+        items = child.value if isinstance(child.value, list) else [child]
+        for item in items:
             if item.value == name:
-                return str(item.where)
+                return item.where
     return configured.where
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import frozen
 
-from fluxflow_registry.errors import Problem, choices
+from fluxflow_registry.errors import Location, Problem, choices
 from fluxflow_registry.plan.values import Ask, Value, World, resolve
 
 
@@ -18,7 +18,7 @@ class LossAsk:
     ask: Ask
     detach: tuple[str, ...] = ()
     #: Places of the `detach` names in the recipe.
-    detach_where: tuple[str, ...] = ()
+    detach_where: tuple[Location, ...] = ()
 
 
 @frozen
@@ -28,8 +28,8 @@ class UpdateAsk:
     name: str
     trains: tuple[str, ...]
     losses: tuple[LossAsk, ...]
-    trains_where: tuple[str, ...] = ()
-    where: str = ""
+    trains_where: tuple[Location, ...] = ()
+    where: Location | None = None
     #: Part of it could not be read: say nothing about what is missing.
     partial: bool = False
 
@@ -169,7 +169,7 @@ def _refusals(
     return problems
 
 
-def _unreached(update: UpdateAsk, model: str, losses: tuple[LossPlan, ...], where: str) -> Problem:
+def _unreached(update: UpdateAsk, model: str, losses: tuple[LossPlan, ...], where: Location | None) -> Problem:
     message = f"update `{update.name}` trains `{model}`, but none of its losses reaches it"
     notes = tuple((loss.label, f"reaches {_names(loss.reaches)}{_cut(loss)}") for loss in losses)
     return Problem(message, where, notes)

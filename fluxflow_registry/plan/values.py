@@ -7,7 +7,7 @@ from typing import Literal
 
 from attrs import Factory, define, frozen
 
-from fluxflow_registry.errors import Problem, choices
+from fluxflow_registry.errors import Location, Problem, choices
 from fluxflow_registry.registry.signature import Signature
 
 
@@ -19,7 +19,7 @@ class Provider:
     signature: Signature
     renames: Mapping[str, str] = Factory(dict)
     #: Where the recipe states each renaming.
-    places: Mapping[str, str] = Factory(dict)
+    places: Mapping[str, Location] = Factory(dict)
 
     @property
     def needs(self) -> dict[str, str]:
@@ -72,7 +72,7 @@ class Ask:
 
     who: str
     provider: Provider
-    where: str
+    where: Location
 
 
 @frozen
@@ -177,7 +177,7 @@ def _chain(world: World, ask: Ask, chain: tuple[str, ...]) -> tuple[tuple[str, s
     return tuple(notes)
 
 
-def _unknown(world: World, name: str, ask: Ask, parameter: str, chain: tuple[str, ...], where: str) -> Missing:
+def _unknown(world: World, name: str, ask: Ask, parameter: str, chain: tuple[str, ...], where: Location) -> Missing:
     who, provider = _asker(world, ask, chain)
     notes = _chain(world, ask, chain)
     if parameter in provider.signature.models:

@@ -11,7 +11,7 @@ import attrs
 from attrs import evolve
 
 from fluxflow_registry.contracts import KINDS
-from fluxflow_registry.errors import Problem, RecipeError, choices, nearest
+from fluxflow_registry.errors import Location, Place, Problem, RecipeError, choices, nearest
 from fluxflow_registry.recipe import schema
 from fluxflow_registry.recipe.convert import read_fields, unknown_keys
 from fluxflow_registry.recipe.node import Node, describe, merge, spelt_out
@@ -77,10 +77,11 @@ def unique(problems: Iterable[Problem]) -> list[Problem]:
 _OWNER = re.compile(r"(?: of| in|^in|^)(?: update `\w+` of)? ?step `\w+`")
 
 
-def _line(where: str | None) -> tuple[bool, list[int]]:
+def _line(where: Location | None) -> tuple[bool, list[int]]:
     """Problems of the file in reading order, those without a line first."""
-    numbers = re.search(r":(\d+):(\d+)\Z", where or "")
-    return numbers is not None, [int(n) for n in numbers.groups()] if numbers else []
+    if not isinstance(where, Place) or where.line is None:
+        return False, []
+    return True, [where.line, where.column or 0]
 
 
 class _Reader:
@@ -91,7 +92,7 @@ class _Reader:
         #: Parts at the top of the recipe that could not be read: nothing follows from what is missing there.
         self.unread: set[str] = set()
 
-    def problem(self, message: str, where: str, notes: tuple[tuple[str, str], ...] = ()) -> None:
+    def problem(self, message: str, where: Location, notes: tuple[tuple[str, str], ...] = ()) -> None:
         self.problems.append(Problem(message, where, notes))
 
     def recipe(self, root: Node, path: str) -> Recipe:
@@ -259,7 +260,7 @@ class _Reader:
             return None
         return self.entry(key, node, parent.keys[key], kind, None)
 
-    def entry(self, label: str, node: Node, place: str, kind: str, settings: type | None) -> Entry | None:
+    def entry(self, label: str, node: Node, place: Location, kind: str, settings: type | None) -> Entry | None:
         if isinstance(node.value, str):
             node = spelt_out(node)
         if node.value is None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
+
+from fluxflow_registry.errors import Location
+from fluxflow_registry.errors.place import to_location
 
 
 @frozen(eq=False)
@@ -13,8 +16,8 @@ class Node:
     """A value of the file and where it stands; for a mapping, also where each of its keys stands."""
 
     value: Any
-    where: str
-    keys: dict[str, str]
+    where: Location = field(converter=to_location)
+    keys: dict[str, Location]
 
     def plain(self) -> Any:
         """The value without places, as dicts, lists and scalars."""
@@ -28,7 +31,7 @@ class Node:
         """The child under `key` of a mapping, or None."""
         return self.value.get(key) if isinstance(self.value, dict) else None
 
-    def at(self, *path: str | int) -> str:
+    def at(self, *path: str | int) -> Location:
         """The place of the value at `path`, or of the nearest thing above it that is there."""
         node = self
         for part in path:
@@ -38,7 +41,7 @@ class Node:
             node = child
         return node.where
 
-    def key_at(self, *path: str | int) -> str:
+    def key_at(self, *path: str | int) -> Location:
         """The place of the key at `path`, or of the value at it where that is not the value of a key."""
         node = self
         for part in path[:-1]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
-from fluxflow_registry.errors import Problem, RecipeError
+from fluxflow_registry.errors import Flag, Location, Problem, RecipeError
+from fluxflow_registry.errors.place import to_location
 from fluxflow_registry.recipe.node import Node, spelt_out
 from fluxflow_registry.recipe.reader import MAX_DEPTH, parse
 from fluxflow_registry.recipe.removals import refuse_absent
@@ -17,19 +18,18 @@ class Setting:
     """`a.b.c=value`, and what the user typed to mean it."""
 
     text: str
-    origin: str
+    origin: Location = field(converter=to_location)
 
 
 def override(root: Node, setting: str | Setting) -> Node:
     """The tree with `a.b.c=value` applied; the value is YAML. Raises RecipeError on a malformed or vain one."""
-    origin = setting.origin if isinstance(setting, Setting) else f"--set {setting}"
-    setting = setting.text if isinstance(setting, Setting) else setting
-    path, sign, text = setting.partition("=")
+    origin = setting.origin if isinstance(setting, Setting) else Flag("--set", setting)
+    path, sign, text = (setting.text if isinstance(setting, Setting) else setting).partition("=")
     parts = path.strip().split(".")
     if not sign or not all(parts) or len(parts) > MAX_DEPTH:
         raise RecipeError(Problem("a setting reads `path.to.key=value`", origin))
     try:
-        value = parse(text, origin)
+        value = parse(text, str(origin))
     except RecipeError as error:
         raise RecipeError([evolve(problem, where=origin) for problem in error.problems]) from None
     if value.value is False:
@@ -64,7 +64,7 @@ def _type(node: Node) -> str | None:
     return stated.value if stated is not None and isinstance(stated.value, str) else None
 
 
-def _placed(node: Node, origin: str) -> Node:
+def _placed(node: Node, origin: Location) -> Node:
     """The value with the setting as the place of all its parts."""
     value = node.value
     if isinstance(value, list):
@@ -74,7 +74,7 @@ def _placed(node: Node, origin: str) -> Node:
     return Node(value, origin, {})
 
 
-def _put(node: Node, parts: list[str], value: Node, origin: str) -> Node:
+def _put(node: Node, parts: list[str], value: Node, origin: Location) -> Node:
     if not parts:
         return value
     head, rest = parts[0], parts[1:]

@@ -11,7 +11,7 @@ from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
 
-from fluxflow_registry.errors import Problem, RecipeError, one_line
+from fluxflow_registry.errors import Location, Place, Problem, RecipeError, one_line
 from fluxflow_registry.recipe.node import Node
 
 #: A recipe is a page or two; these limits only stop files that were made to hurt.
@@ -65,22 +65,22 @@ def parse(text: str, name: str) -> Node:
         where = _placed(name, text[: error.position])
         raise RecipeError(Problem(f"is no valid YAML: {str(error).splitlines()[0]}", where)) from None
     except AssertionError:  # how ruamel meets `%YAML 1.3`
-        raise RecipeError(Problem("asks for a version of YAML that is not known", f"{name}:1:1")) from None
+        raise RecipeError(Problem("asks for a version of YAML that is not known", Place(name, 1, 1))) from None
     except (YAMLError, ValueError) as error:
         raise RecipeError(Problem(f"is no valid YAML: {one_line(error)}", name)) from None
     if root is None:
-        return Node(None, f"{name}:1:1", {})
+        return Node(None, Place(name, 1, 1), {})
     return _Builder(name, yaml).build(root, 0)
 
 
-def _placed(name: str, before: str) -> str:
+def _placed(name: str, before: str) -> Place:
     """The place right after the text `before`."""
     lines = before.split("\n")
-    return f"{name}:{len(lines)}:{len(lines[-1]) + 1}"
+    return Place(name, len(lines), len(lines[-1]) + 1)
 
 
-def _marked(name: str, mark: Any) -> str:
-    return f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+def _marked(name: str, mark: Any, key: str | None = None) -> Place:
+    return Place(name, mark.line + 1, mark.column + 1, key) if mark else Place(name)
 
 
 class _TooMuchError(MarkedYAMLError):
@@ -118,11 +118,11 @@ class _Builder:
         self.constructor = yaml.constructor
         self.count = 0
 
-    def build(self, node: Any, depth: int, key: str = "") -> Node:
-        """The node as ours. Nothing, under a `key`, stands where the key does: ruamel puts it at what comes next."""
-        where = _marked(self.name, node.start_mark)
-        if key and node.start_mark.index == node.end_mark.index:
-            where = key
+    def build(self, node: Any, depth: int, path: str = "", place: Place | None = None) -> Node:
+        """The node as ours; an empty value is located at its key: ruamel locates it at the next token."""
+        where = _marked(self.name, node.start_mark, path or None)
+        if place is not None and node.start_mark.index == node.end_mark.index:
+            where = place
         self.count += 1
         if self.count > MAX_NODES:
             raise RecipeError(Problem(f"expands to more than {MAX_NODES:,} values", where))
@@ -130,16 +130,19 @@ class _Builder:
             raise RecipeError(Problem("is nested too deeply", where))
         tag = str(node.tag).removeprefix("tag:yaml.org,2002:")
         if node.id == "mapping" and tag == "map":
-            return self.mapping(node, where, depth)
+            return self.mapping(node, where, depth, path)
         if node.id == "sequence" and tag == "seq":
-            return Node([self.build(child, depth + 1) for child in node.value], where, {})
+            items = [
+                self.build(child, depth + 1, f"{path}.{index}".lstrip(".")) for index, child in enumerate(node.value)
+            ]
+            return Node(items, where, {})
         if node.id == "scalar" and tag in _KINDS:
             return Node(self.scalar(node, tag, where), where, {})
         if tag == "merge":
             return Node("<<", where, {})
         raise RecipeError(Problem(f"a recipe is plain data: the tag `{node.tag}` is refused", where))
 
-    def scalar(self, node: Any, tag: str, where: str) -> Any:
+    def scalar(self, node: Any, tag: str, where: Place) -> Any:
         if tag == "str":
             text = _whole(node.value)
             if text is None:
@@ -155,21 +158,24 @@ class _Builder:
         kinds: dict[str, type] = {"int": int, "float": float, "bool": bool}
         return kinds[tag](value) if tag in kinds else None
 
-    def mapping(self, node: Any, where: str, depth: int) -> Node:
+    def mapping(self, node: Any, where: Place, depth: int, path: str) -> Node:
         value: dict[str, Node] = {}
-        keys: dict[str, str] = {}
+        keys: dict[str, Location] = {}
         for key_node, child in node.value:
-            place = _marked(self.name, key_node.start_mark)
             key = _whole(key_node.value) if key_node.id == "scalar" else None
+            inner = f"{path}.{key}".lstrip(".")
+            place = _marked(self.name, key_node.start_mark, inner)
             if key is None or len(key) > MAX_KEY:
                 raise RecipeError(Problem("a key is a plain word", place))
             if key == "<<":
                 message = "merge keys are not part of the recipe language; shared settings go under `defaults`"
                 raise RecipeError(Problem(message, place))
             if key in value:
-                raise RecipeError(Problem(f"the key `{key}` stands here a second time", place, (("first", keys[key]),)))
+                raise RecipeError(
+                    Problem(f"the key `{key}` stands here a second time", place, (("first", str(keys[key])),))
+                )
             keys[key] = place
-            value[key] = self.build(child, depth + 1, place)
+            value[key] = self.build(child, depth + 1, inner, place)
         return Node(value, where, keys)
 
 

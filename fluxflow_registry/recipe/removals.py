@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fluxflow_registry.errors import Problem, RecipeError, choices
+from fluxflow_registry.errors import Location, Problem, RecipeError, choices
 from fluxflow_registry.recipe.node import Node
 
 #: Where a recipe has names of its own, at its top and in a step; observers may join without being named.
@@ -13,7 +13,7 @@ _STEP = (("values",), ("updates",), ("updates", "*", "losses"), ("evaluate",), (
 _PLACES = {*_TOP, *(("steps", "*", *rest) for rest in _STEP), *(("defaults", *rest) for rest in _STEP)}
 
 
-def refuse_absent(root: Node, path: Sequence[str], origin: str) -> None:
+def refuse_absent(root: Node, path: Sequence[str], origin: Location) -> None:
     """Raise RecipeError where `path` is a name that nothing in the recipe has.
 
     Where what has the names is not there itself, checking tells so: that step, for one, has no updates.

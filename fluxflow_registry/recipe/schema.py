@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
+from fluxflow_registry.errors import Location
 from fluxflow_registry.recipe.node import Node
 
 #: What is logged of an update beside its losses, each as `<update>/<figure>`.
@@ -156,7 +157,7 @@ class Entry:
     label: str
     type: str
     #: Where the type is stated (the label itself when there is no `type`).
-    where: str
+    where: Location
     options: Node
     settings: Any
     node: Node
@@ -201,7 +202,7 @@ class Step:
     values: dict[str, Entry]
     evaluate: dict[str, Evaluation]
     node: Node
-    where: str
+    where: Location
 
 
 @frozen(eq=False)

@@ -78,13 +78,13 @@ def settings_of(settings: Any, node: Node) -> dict[str, Told]:
         key = key_of(attribute)
         stated = node.get(key)
         value = unstructure(getattr(settings, attribute.name))
-        told[key] = (value, stated.where if stated is not None else DEFAULT)
+        told[key] = (value, str(stated.where) if stated is not None else DEFAULT)
     return told
 
 
 def component_of(entry: Entry | None, type_: str, instance: Any, where: str) -> dict[str, Told]:
     """A component's type, the recipe's settings of it, and all its options."""
-    told: dict[str, Told] = {"type": (type_, entry.where if entry else where)}
+    told: dict[str, Told] = {"type": (type_, str(entry.where) if entry else where)}
     if entry is not None and entry.settings is not None:
         own = settings_of(entry.settings, entry.node)
         told.update({k: v for k, v in own.items() if v[0] is not None and k != "weight"})

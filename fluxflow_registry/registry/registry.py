@@ -18,7 +18,7 @@ from attrs import Factory, define, frozen
 
 from fluxflow_registry import hookspecs
 from fluxflow_registry.contracts import CONTEXT, KINDS, Kind
-from fluxflow_registry.errors import PluginError, Problem, choices, one_line
+from fluxflow_registry.errors import Location, Place, PluginError, Problem, Variable, choices, one_line
 from fluxflow_registry.registry.observer_hooks import listener_problems
 from fluxflow_registry.registry.signature import (
     Signature,
@@ -75,9 +75,9 @@ class Component:
         return self.doc.split("\n", 1)[0]
 
     @property
-    def where(self) -> str:
-        """`file:line` of its definition."""
-        return f"{shorten(self._source[0])}:{self._source[1]}" if self._source else self.signature.where
+    def where(self) -> Place:
+        """File and line of its definition."""
+        return Place(shorten(self._source[0]), self._source[1]) if self._source else self.signature.where
 
     @cached_property
     def _source(self) -> tuple[str, int] | None:
@@ -111,7 +111,7 @@ class Registry:
         found = (component for named in self.components.values() for component in named.values())
         return any(component.plugin.name == plugin.name for component in found)
 
-    def unknown(self, kind: str, name: str, asked: str, where: str | None) -> Problem:
+    def unknown(self, kind: str, name: str, asked: str, where: Location | None) -> Problem:
         """The problem that `name` is not a `kind`, with the nearest name, what there is, and broken plugins."""
         label = KINDS[kind].name
         claims = self.contested.get((kind, name))
@@ -138,7 +138,9 @@ def load(names: Iterable[str] | None = None, files: Iterable[str | Path] = ()) -
         wanted = [name for name in names if name]
         known = {plugin.name for plugin, _ in found}
         missing = [
-            Problem(f"no installed distribution has a plugin `{name}`", "FLUXFLOW_PLUGINS", choices(name, known))
+            Problem(
+                f"no installed distribution has a plugin `{name}`", Variable("FLUXFLOW_PLUGINS"), choices(name, known)
+            )
             for name in wanted
             if name not in known
         ]
@@ -302,7 +304,7 @@ def _registrar(taken: list[Component], plugin: Plugin, kind: Kind) -> hookspecs.
             raise PluginError(Problem(f"`{name}` is no name for a {kind.name}: letters, digits and _", where))
         twin = next((c for c in taken if (c.kind, c.name) == (kind.name, name)), None)
         if twin:
-            notes = (("first", twin.where),)
+            notes = (("first", str(twin.where)),)
             raise PluginError(Problem(f"plugin `{plugin.name}` registers {kind.name} `{name}` twice", where, notes))
         signature = _verified(kind, name, component)
         taken.append(Component(kind.name, name, component, signature, plugin))
@@ -315,7 +317,7 @@ def _verified(kind: Kind, name: str, component: Any) -> Signature:
     if not callable(component):
         raise PluginError(f"{kind.name} `{name}` is neither a function nor a class, but {type(component).__name__}")
     if not kind.called:
-        signature = Signature((), frozenset(), "", "")
+        signature = Signature((), frozenset(), Place(""), "")
     else:
         if inspect.isclass(component) and "__call__" not in dir(component):
             raise PluginError(f"{kind.name} `{name}` has no `__call__`")

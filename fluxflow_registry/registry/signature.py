@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 import attrs
 from attrs import frozen
 
-from fluxflow_registry.errors import PluginError, Problem
+from fluxflow_registry.errors import Place, PluginError, Problem
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -25,7 +25,7 @@ class Signature:
     needs: tuple[str, ...]
     #: Those needs whose annotation ends in `Module`: nn.Module, or a protocol of a plugin's own.
     models: frozenset[str]
-    where: str
+    where: Place
     text: str
 
 
@@ -75,7 +75,7 @@ def gives_tensor(component: Any) -> bool:
     return name.strip("'\" ").rpartition(".")[2] == "Tensor"
 
 
-def definition(call: Callable[..., Any]) -> tuple[str, str]:
+def definition(call: Callable[..., Any]) -> tuple[Place, str]:
     """Where a function is defined (`file:line`) and its `def` line with the names alone."""
     code = getattr(call, "__code__", None)
     try:
@@ -84,8 +84,8 @@ def definition(call: Callable[..., Any]) -> tuple[str, str]:
         names = "..."
     text = f"def {getattr(call, '__name__', type(call).__name__)}({names})"
     if code is None:
-        return "unknown", text
-    return f"{shorten(code.co_filename)}:{code.co_firstlineno}", text
+        return Place("unknown"), text
+    return Place(shorten(code.co_filename), code.co_firstlineno), text
 
 
 def shorten(path: str | Path) -> str:

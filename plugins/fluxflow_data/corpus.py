@@ -162,4 +162,4 @@ def _opened(path: str, wanted: Wanted, rooms: _Rooms) -> tuple[str, ShardIndex |
     except DataError as error:
         return path, None, list(error.problems)
     index, wrong = indexed(place, wanted)
-    return place, index, [evolve(each, where=(each.where or "").replace(shown(place), told(path))) for each in wrong]
+    return place, index, [evolve(each, where=str(each.where or "").replace(shown(place), told(path))) for each in wrong]

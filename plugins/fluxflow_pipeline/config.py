@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from attrs import Factory, frozen
 
-from fluxflow_registry.errors import Problem
+from fluxflow_registry.errors import Location, Problem
 from fluxflow_registry.recipe.node import Node
 
 from .options import DataKeys, DatasetKeys, ModelKeys, OutputKeys, StepKeys, TransitionKeys
@@ -26,7 +26,7 @@ class Section(Generic[T]):
         """Whether the file states the key."""
         return self.node.get(key) is not None
 
-    def where(self, key: str) -> str:
+    def where(self, key: str) -> Location | str:
         """The place of a key's value; for one that the file does not state, whose default it is."""
         node = self.node.get(key)
         return node.where if node is not None else f"FluxFlow's default of {key}"
@@ -52,7 +52,7 @@ class Step:
     batch_size: Node
     workers: Node
     #: Where the step stands: its name.
-    where: str
+    where: Location | str
 
     @property
     def settings(self) -> StepKeys:

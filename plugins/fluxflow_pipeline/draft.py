@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
+from fluxflow_registry.errors import Location
 from fluxflow_registry.recipe.node import Node
 
 
@@ -17,25 +18,25 @@ class Piece(Node):
     comment: str = ""
 
 
-def said(value: Any, where: str, comment: str = "") -> Piece:
+def said(value: Any, where: Location | str, comment: str = "") -> Piece:
     """A scalar, or a list of scalars, that comes from one place."""
     if isinstance(value, (list, tuple)):
         value = [said(item, where) for item in value]
     return Piece(value, where, {}, comment)
 
 
-def entry(where: str, comment: str = "", /, **children: Node | None) -> Piece:
+def entry(where: Location | str, comment: str = "", /, **children: Node | None) -> Piece:
     """A mapping; each key stands where its value does, and one without a value is left out."""
     return mapping(where, children, comment)
 
 
-def mapping(where: str, children: Mapping[str, Node | None], comment: str = "") -> Piece:
+def mapping(where: Location | str, children: Mapping[str, Node | None], comment: str = "") -> Piece:
     """A mapping of names."""
     value = {key: child for key, child in children.items() if child is not None}
     return Piece(value, where, {key: child.where for key, child in value.items()}, comment)
 
 
-def component(type_: str, where: str, comment: str = "", /, **options: Node | None) -> Piece:
+def component(type_: str, where: Location | str, comment: str = "", /, **options: Node | None) -> Piece:
     """A component of a type, with its options."""
     return entry(where, comment, type=said(type_, where), **options)
 

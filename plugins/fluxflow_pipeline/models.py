@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
-from fluxflow_registry.errors import Problem
+from fluxflow_registry.errors import Location, Problem
 from fluxflow_registry.recipe.node import Node
 
 from .config import Config, Step
@@ -27,7 +27,7 @@ SIZES = {
 
 def models(config: Config) -> Piece:
     """Every model that some step trains or uses."""
-    made = {name: _BUILDERS[name](config, step.where) for name, step in needed(config).items()}
+    made = {name: _BUILDERS[name](config, str(step.where)) for name, step in needed(config).items()}
     return mapping(config.model.node.where, made)
 
 
@@ -57,7 +57,7 @@ def auto_created(config: Config) -> Iterator[Problem]:
             yield Problem(f"Auto-created {name} with {key}={getattr(config.model.settings, key)}", step.where)
 
 
-def _autoencoder(config: Config, where: str, type_: str) -> Piece:
+def _autoencoder(config: Config, where: Location | str, type_: str) -> Piece:
     model = config.model
     dim = model.where("vae_dim")
     spade = next((step.keys.where("train_spade") for step in config.steps if spaded(step)), None)
@@ -90,7 +90,7 @@ def _checkpointing(config: Config) -> Node | None:
     return said(True, config.model.where(key)) if config.model.settings.use_gradient_checkpointing else None
 
 
-def _discriminator(config: Config, where: str) -> Piece:
+def _discriminator(config: Config, where: Location | str) -> Piece:
     model = config.model
     if model.settings.feature_maps_dim_disc is not None:
         width = said(model.settings.feature_maps_dim_disc, model.where("feature_maps_dim_disc"))
@@ -99,7 +99,7 @@ def _discriminator(config: Config, where: str) -> Piece:
     return component("patch_discriminator", where, width=width)
 
 
-def _text_encoder(config: Config, where: str) -> Piece:
+def _text_encoder(config: Config, where: Location | str) -> Piece:
     model = config.model
     width, dim = model.settings.text_embedding_dim, model.where("text_embedding_dim")
     if model.settings.pretrained_bert_model is not None:
@@ -114,7 +114,7 @@ def _text_encoder(config: Config, where: str) -> Piece:
     )
 
 
-def _flow_processor(config: Config, where: str) -> Piece:
+def _flow_processor(config: Config, where: Location | str) -> Piece:
     model = config.model
     width, dim = model.settings.feature_maps_dim, model.where("feature_maps_dim")
     return component(
@@ -130,7 +130,7 @@ def _flow_processor(config: Config, where: str) -> Piece:
     )
 
 
-def _projection(config: Config, where: str) -> Piece:
+def _projection(config: Config, where: Location | str) -> Piece:
     """Between the latent and the text, whose widths differ."""
     model = config.model
     return component(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fluxflow_registry.errors import Problem
+from fluxflow_registry.errors import Location, Problem
 
 from .config import Config
 from .draft import Piece, entry, mapping, said
@@ -38,7 +38,7 @@ def _known(config: Config) -> set[str]:
     return {name for step in config.steps for name in logged(step)}
 
 
-def _shown(config: Config, where: str) -> Piece | None:
+def _shown(config: Config, where: Location | str) -> Piece | None:
     """FluxFlow's `VAE` is the reconstruction loss, not the weighted sum of all."""
     if "vae_loss" not in _known(config):
         return None
@@ -46,7 +46,7 @@ def _shown(config: Config, where: str) -> Piece | None:
     return entry(where, names=mapping(where, dict(names)))
 
 
-def _written(config: Config, where: str) -> Piece:
+def _written(config: Config, where: Location | str) -> Piece:
     known = _known(config)
     names = {METRICS[name]: said(name, where) for name in METRICS if name in known}
     names |= {ours: said(other, where) for ours, other in _SUMS.items() if ours in known}

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import evolve
 
-from fluxflow_registry.errors import Problem, RecipeError, choices
+from fluxflow_registry.errors import Location, Problem, RecipeError, choices
 from fluxflow_registry.recipe.load import unique
 from fluxflow_registry.recipe.node import Node, describe, merge
 from fluxflow_registry.recipe.reader import read
@@ -106,7 +106,7 @@ class _Reader(Reader):
             found.setdefault(IMAGES, Section(settings, data.node))
         return found
 
-    def complete(self, section: Section[DatasetKeys], what: str, where: str) -> None:
+    def complete(self, section: Section[DatasetKeys], what: str, where: Location | str) -> None:
         settings = section.settings
         if settings.type == "webdataset":
             if settings.webdataset_url is None:
@@ -201,7 +201,7 @@ class _Reader(Reader):
         node: Node,
         own: Node,
         above: Mapping[str, Node],
-        where: str,
+        where: Location | str,
         datasets: Mapping[str, Section[DatasetKeys]],
         default: str | None,
     ) -> Step:

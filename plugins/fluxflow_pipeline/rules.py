@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fluxflow_registry.errors import Problem, choices
+from fluxflow_registry.errors import Location, Problem, choices
 
 from .config import Config, Section, Step
 from .metrics import WATCHED, logged
@@ -122,7 +122,7 @@ def _sizes(config: Config) -> Iterator[Problem]:
         levels: list[Section[Any]] = [config.datasets[name], config.data]
         sizes = next((level for level in levels if level.stated("img_size")), config.data)
         smaller = next((level for level in levels if level.stated("reduced_min_sizes")), config.data)
-        stated = [(size_of(config, name), sizes.where("img_size"))]
+        stated: list[tuple[int, Location | str]] = [(size_of(config, name), sizes.where("img_size"))]
         stated += [
             (side, smaller.node.at("reduced_min_sizes", index))
             for index, side in enumerate(smaller.settings.reduced_min_sizes or ())

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from attrs import evolve
 
-from fluxflow_registry.errors import Problem
+from fluxflow_registry.errors import Location, Problem
 from fluxflow_registry.recipe.convert import read_fields, unknown_keys
 from fluxflow_registry.recipe.node import Node, describe
 from fluxflow_registry.registry.signature import fields_of, key_of
@@ -43,11 +43,11 @@ class Reader:
         self.problems: list[Problem] = []
         self.notes: list[Problem] = []
 
-    def problem(self, message: str, where: str, notes: tuple[tuple[str, str], ...] = ()) -> None:
+    def problem(self, message: str, where: Location | str, notes: tuple[tuple[str, str], ...] = ()) -> None:
         """Something that is wrong."""
         self.problems.append(Problem(message, where, notes))
 
-    def note(self, message: str, where: str) -> None:
+    def note(self, message: str, where: Location | str) -> None:
         """Something that the user should know."""
         self.notes.append(Problem(message, where))
 

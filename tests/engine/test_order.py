@@ -25,6 +25,7 @@ from fluxflow_registry.engine.data.order import (
     left_out,
     permutation,
 )
+from fluxflow_registry.errors import Place
 
 PLACE = (0, "step", "data", 1)
 
@@ -55,7 +56,7 @@ class Bucketed:
 
 
 def numbers(source: Bucketed, size: int, start: int = 0, workers: int = 0, place: Any = PLACE) -> list[list[int]]:
-    count = batches_per_epoch(source, "data", size, None, "here")
+    count = batches_per_epoch(source, "data", size, None, Place("here"))
     return [b.fields["number"].tolist() for b in epoch_batches(source, size, count, start, workers, place)]
 
 
@@ -143,7 +144,7 @@ def test_going_on_within_the_views_of_a_batch_reads_that_batch_and_shows_the_res
 def test_the_number_of_batches_counts_views_and_max_steps_does_not() -> None:
     source = Bucketed(MIXED, views=3)
 
-    counted = [batches_per_epoch(source, "data", 4, most, "here") for most in (None, 2, 99)]
+    counted = [batches_per_epoch(source, "data", 4, most, Place("here")) for most in (None, 2, 99)]
 
     full = sum(count // 4 for count in Counter(MIXED).values())
     assert counted == [3 * full, 6, 3 * full]
@@ -175,7 +176,7 @@ def test_what_an_epoch_leaves_out_is_told_with_the_buckets_that_are_never_traine
 
 def test_buckets_none_of_which_fills_a_batch_are_an_error() -> None:
     with pytest.raises(DataError, match=r"has 10 samples of one bucket at most, which is no batch of 16"):
-        batches_per_epoch(Bucketed(MIXED), "data", 16, None, "here")
+        batches_per_epoch(Bucketed(MIXED), "data", 16, None, Place("here"))
 
 
 @pytest.mark.parametrize("count", [1, 7, 22])
@@ -228,7 +229,7 @@ def test_the_order_of_a_million_samples_in_buckets_takes_less_than_two_seconds()
     order = epoch_order(source, 16, PLACE)
 
     assert time.process_time() - begun < 2
-    assert len(order) == batches_per_epoch(source, "data", 16, None, "here") * 16
+    assert len(order) == batches_per_epoch(source, "data", 16, None, Place("here")) * 16
 
 
 def test_a_source_without_a_sample_has_an_order_without_one_and_no_batch() -> None:
@@ -236,4 +237,4 @@ def test_a_source_without_a_sample_has_an_order_without_one_and_no_batch() -> No
 
     assert epoch_order(source, 4, PLACE).tolist() == []
     with pytest.raises(DataError, match="dataset `data` has 0 samples, which is no batch of 4"):
-        batches_per_epoch(source, "data", 4, None, "here")
+        batches_per_epoch(source, "data", 4, None, Place("here"))

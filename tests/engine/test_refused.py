@@ -34,7 +34,7 @@ def test_the_option_that_names_a_file_is_the_one_whose_path_leads_to_it(
     path = tmp_path / "r.yaml"
     path.write_text(text)
 
-    place = mentioned(check(path, everything).datasets["shapes"], where)
+    place = str(mentioned(check(path, everything).datasets["shapes"], where))
 
     line, column = map(int, place.removeprefix(f"{path}:").split(":"))
     assert text.splitlines()[line - 1][column - 1 :].startswith(option)

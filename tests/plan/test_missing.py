@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from fluxflow_registry.errors import Place
 from fluxflow_registry.plan.values import Ask, Missing, Provider, World, resolve
 from fluxflow_registry.registry.signature import Signature
 
@@ -28,9 +29,11 @@ def world(absent: Mapping[str, str], unset: frozenset[str]) -> World:
 def test_a_problem_carries_the_name_that_is_missing(
     models: list[str], absent: Mapping[str, str], unset: list[str], model: bool
 ) -> None:
-    signature = Signature(("critic",), frozenset(models), "here.py:1", "f(critic)")
+    signature = Signature(("critic",), frozenset(models), Place("here.py", 1), "f(critic)")
 
-    (problem,) = resolve(world(absent, frozenset(unset)), [Ask("a loss", Provider("loss", signature), "r.yaml:1:1")])[1]
+    (problem,) = resolve(
+        world(absent, frozenset(unset)), [Ask("a loss", Provider("loss", signature), Place("r.yaml", 1, 1))]
+    )[1]
 
     assert isinstance(problem, Missing)
     assert (problem.name, problem.model) == ("critic", model)
@@ -38,9 +41,9 @@ def test_a_problem_carries_the_name_that_is_missing(
 
 
 def test_what_is_there_twice_is_not_missing() -> None:
-    signature = Signature(("critic",), frozenset(), "here.py:1", "f(critic)")
+    signature = Signature(("critic",), frozenset(), Place("here.py", 1), "f(critic)")
     twice = World(frozenset({"critic"}), frozenset({"critic"}), frozenset(), {})
 
-    (problem,) = resolve(twice, [Ask("a loss", Provider("loss", signature), "r.yaml:1:1")])[1]
+    (problem,) = resolve(twice, [Ask("a loss", Provider("loss", signature), Place("r.yaml", 1, 1))])[1]
 
     assert not isinstance(problem, Missing)

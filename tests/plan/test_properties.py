@@ -8,6 +8,7 @@ from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fluxflow_registry.errors import Place
 from fluxflow_registry.plan.updates import LossAsk, StepPlan, UpdateAsk, plan_step
 from fluxflow_registry.plan.values import Ask, Provider, World
 from fluxflow_registry.registry.signature import Signature
@@ -44,7 +45,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def signature(needs: Sequence[str]) -> Signature:
-    return Signature(tuple(needs), frozenset(set(needs) & set(MODELS)), "made_up.py:1", "def made_up()")
+    return Signature(tuple(needs), frozenset(set(needs) & set(MODELS)), Place("made_up.py", 1), "def made_up()")
 
 
 def plan(case: Case) -> StepPlan:
@@ -53,9 +54,14 @@ def plan(case: Case) -> StepPlan:
     shuffled = dict(sorted(providers.items(), key=lambda item: item[0], reverse=True))
     world = World(frozenset(FIELDS), frozenset(MODELS), frozenset({"generator"}), shuffled)
     asks = []
+    where = Place("r.yaml", 1, 1)
     for index, (trains, losses, cuts) in enumerate(zip(case.updates, case.losses, case.cuts, strict=True)):
         made = tuple(
-            LossAsk(f"l{number}", Ask(f"loss l{number}", Provider(f"l{number}", signature(needs)), "r.yaml:1:1"), cut)
+            LossAsk(
+                f"l{number}",
+                Ask(f"loss l{number}", Provider(f"l{number}", signature(needs)), Place("r.yaml", 1, 1)),
+                cut,
+            )
             for number, (needs, cut) in enumerate(zip(losses, cuts, strict=True))
         )
         asks.append(UpdateAsk(f"u{index}", trains, made))

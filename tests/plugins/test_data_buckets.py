@@ -23,6 +23,7 @@ from fluxflow_data.folder import Folder
 from fluxflow_data.shards import WebDataset
 from fluxflow_registry.engine.data.batches import epoch_batches
 from fluxflow_registry.engine.data.order import batches_per_epoch
+from fluxflow_registry.errors import Place
 
 from .made_shards import written
 
@@ -107,7 +108,7 @@ def test_a_picture_whose_size_is_not_known_goes_to_the_square() -> None:
 @BOTH
 def test_every_batch_is_full_and_of_the_shape_nearest_to_its_pictures(kind: str, tmp_path: Path) -> None:
     source = made(kind, tmp_path)
-    count = batches_per_epoch(source, "data", 4, None, "here")
+    count = batches_per_epoch(source, "data", 4, None, Place("here"))
 
     batches = list(epoch_batches(source, 4, count, 0, 0, ("step", 0)))
 
@@ -129,7 +130,7 @@ def test_every_shape_that_a_batch_can_have_is_declared(kind: str, tmp_path: Path
     source = made(kind, tmp_path, reduced_min_sizes=[32, 48])
     field = source.options.fields()["image"]  # type: ignore[attr-defined]
 
-    count = batches_per_epoch(source, "data", 4, None, "here")
+    count = batches_per_epoch(source, "data", 4, None, Place("here"))
     shown = [
         tuple(source.view(batch.fields, batch.view)["image"].shape[1:])
         for batch in epoch_batches(source, 4, count, 0, 0, ("step", 0))

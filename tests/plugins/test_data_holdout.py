@@ -417,7 +417,7 @@ def test_both_entries_are_named_with_their_places_through_all_steps_that_led_the
 
     place = tmp_path / "r.yaml"
     (problem,) = caught.value.problems
-    assert problem.where == f"{place}:9:15"
+    assert str(problem.where) == f"{place}:9:15"
     assert dict(problem.notes) == {
         "trained on": f"`train` ({place}:8:17), in step `vae`",
         "measured in": f"evaluation `val` of step `last` ({place}:36:22)",

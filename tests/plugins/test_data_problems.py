@@ -157,8 +157,8 @@ def test_without_verifying_a_damaged_picture_is_named_when_it_is_reached(tmp_pat
 
     first, second = caught.value.samples[0], caught.value.samples[1]
     assert len(caught.value.samples) == 2
-    assert (source.name(0), source.name(1)) == (first.where, second.where)
-    assert (first.where, second.where) == (str(path), str(gone))
+    assert (source.name(0), source.name(1)) == (str(first.where), str(second.where))
+    assert (str(first.where), str(second.where)) == (str(path), str(gone))
     assert first.message.startswith("is damaged: ")
     assert second.message == "is not there"
 

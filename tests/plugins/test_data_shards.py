@@ -178,7 +178,7 @@ def damaged(tmp_path: Path, key: str, members: dict[str, bytes]) -> dict[int, st
     source = opened(path, caption_key=key)
     with pytest.raises(SampleError) as caught:
         source.batch(range(len(source)), 0)
-    assert all(problem.where == source.name(index) for index, problem in caught.value.samples.items())
+    assert all(str(problem.where) == source.name(index) for index, problem in caught.value.samples.items())
     return {index: problem.message for index, problem in caught.value.samples.items()}
 
 

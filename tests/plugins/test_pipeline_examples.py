@@ -149,6 +149,6 @@ def test_the_old_form_is_refused_with_the_new_one_and_the_new_one_is_read(name: 
     (problem,) = caught.value.problems
     assert problem.message == "`pipeline` is a list, which is the form of early versions: the steps stand under `steps`"
     assert problem.where is not None
-    assert problem.where.endswith("config.yaml:3:5")
+    assert str(problem.where).endswith("config.yaml:3:5")
     assert dict(problem.notes)["write"] == 'pipeline:\n  steps:\n    - name: "step1"'
     assert [each.name for each in read.config.steps] == ["step1"]

@@ -89,7 +89,7 @@ def test_every_misspelt_key_is_named_with_its_line_and_the_nearest_one(place: st
 
     told = problems(tmp_path, text)
 
-    assert [problem.where for problem in told] == [f"{tmp_path}/config.yaml:{line}:{len(indent) + 1}"]
+    assert [str(problem.where) for problem in told] == [f"{tmp_path}/config.yaml:{line}:{len(indent) + 1}"]
     assert told[0].message.startswith(f"unknown key `{wrong}` in ")
     assert dict(told[0].notes)["nearest"] == nearest(wrong, [*dict(told[0].notes)["keys"].split(", "), key])
 
@@ -115,7 +115,7 @@ def test_every_misspelt_key_is_named_with_its_line_and_the_nearest_one(place: st
     ],
 )
 def test_a_wrong_value_is_told_at_its_place(text: str, where: str, message: str, tmp_path: Path) -> None:
-    told = [problem for problem in problems(tmp_path, whole(text)) if problem.where and problem.where.endswith(where)]
+    told = [problem for problem in problems(tmp_path, whole(text)) if str(problem.where).endswith(where)]
 
     assert [problem.message for problem in told if problem.message.startswith(message)]
 
@@ -169,7 +169,7 @@ def test_a_rule_that_is_broken_is_told_with_what_helps(keys: str, message: str, 
     assert problem.message.startswith(message)
     assert notes in " ".join(text for _, text in problem.notes)
     assert problem.where is not None
-    assert "config.yaml:" in problem.where
+    assert "config.yaml:" in str(problem.where)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_all_problems_come_in_one_report_in_the_order_of_the_file(tmp_path: Path
 
     told = problems(tmp_path, f"modle: {{}}\n{whole(text)}")
 
-    lines = [int((problem.where or "").split(":")[1]) for problem in told]
+    lines = [int((str(problem.where) or "").split(":")[1]) for problem in told]
     assert lines == sorted(lines)
     assert [problem.message.split("`")[1] for problem in told] == ["modle", "freeze", "kl_beta", "metrc"]
 
@@ -283,7 +283,7 @@ def test_what_the_recipe_gets_wrong_is_told_at_the_line_of_the_configuration(
 
     (problem,) = caught.value.problems
     assert problem.message.startswith(message)
-    assert problem.where == f"{tmp_path}/config.yaml:{where}"
+    assert str(problem.where) == f"{tmp_path}/config.yaml:{where}"
 
 
 @given(st.text(max_size=400))

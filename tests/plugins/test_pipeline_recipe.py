@@ -15,6 +15,7 @@ from fluxflow_pipeline.sections import label
 from fluxflow_pipeline.writing import text_of
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.check.effective_recipe import resolve_recipe
+from fluxflow_registry.errors import Place
 from fluxflow_registry.recipe import writer as resolved
 from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.reader import parse
@@ -307,7 +308,7 @@ def test_whatever_is_written_is_read_back(tree: dict[str, Any]) -> None:
 
 
 def test_a_comment_that_does_not_fit_stands_above_its_line() -> None:
-    wide = Piece({"a": said("x" * 100, "here", "why it is so long, said at some length")}, "here", {"a": "here"})
+    wide = Piece({"a": said("x" * 100, "here", "why it is so long, said at some length")}, "here", {"a": Place("here")})
 
     assert text_of(wide, "head").splitlines()[1:] == ["# why it is so long, said at some length", f"a: {'x' * 100}"]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fluxflow_registry.check.checker import Checked
 from fluxflow_registry.check.effective_recipe import resolve_recipe
-from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.errors import Place, RecipeError
 from fluxflow_registry.recipe.node import Node, merge
 from fluxflow_registry.recipe.writer import dump
 
@@ -202,7 +202,7 @@ def place(value: Any, where: str) -> Node:
     if isinstance(value, list):
         return Node([place(item, where) for item in value], where, {})
     if isinstance(value, dict):
-        return Node({key: place(item, where) for key, item in value.items()}, where, dict.fromkeys(value, where))
+        return Node({key: place(item, where) for key, item in value.items()}, where, dict.fromkeys(value, Place(where)))
     return Node(value, where, {})
 
 
@@ -238,12 +238,12 @@ def test_merging_is_deep_and_keeps_the_place_of_every_value(base: Any, over: Any
 
 
 def assert_placed(merged: Node, base: Any, over: Any) -> None:
-    assert merged.where in ("base", "over")
+    assert str(merged.where) in ("base", "over")
     if isinstance(merged.value, dict):
         assert set(merged.keys) == set(merged.value)
         for key, child in merged.value.items():
             if isinstance(over, dict) and key in over:
-                assert merged.keys[key] == "over"
+                assert merged.keys[key] == Place("over")
             assert_placed(child, base, None)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxflow_registry.check.checker import Checked
-from fluxflow_registry.errors import Problem, RecipeError
+from fluxflow_registry.errors import Place, Problem, RecipeError
 from fluxflow_registry.recipe.graph import order
 from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.schema import Step, StepSettings
@@ -100,7 +100,7 @@ def test_a_step_behind_a_cycle_is_told_to_wait_for_it(prove: Prove) -> None:
 
 def step(name: str, parent: str | None) -> Step:
     node = Node({}, name, {})
-    return Step(name, parent, StepSettings(dataset="d"), {}, None, {}, {}, node, name)
+    return Step(name, parent, StepSettings(dataset="d"), {}, None, {}, {}, node, Place(name))
 
 
 NAMES = ["a", "b", "c", "d", "e"]

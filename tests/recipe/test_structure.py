@@ -12,6 +12,7 @@ from attrs import field, frozen, validators
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fluxflow_registry.errors import Place
 from fluxflow_registry.recipe.convert import describe_type, structure
 from fluxflow_registry.recipe.node import Node, describe
 from fluxflow_registry.recipe.reader import parse
@@ -163,7 +164,7 @@ def node(**values: Any) -> Node:
     return Node(
         {name: place(value, f"r.yaml:{line}:9") for line, (name, value) in enumerate(values.items(), start=1)},
         "r.yaml:1:1",
-        {name: f"r.yaml:{line}:1" for line, name in enumerate(values, start=1)},
+        {name: Place("r.yaml", line, 1) for line, name in enumerate(values, start=1)},
     )
 
 
@@ -172,7 +173,7 @@ def place(value: Any, where: str) -> Node:
         return Node([place(item, f"{where}[{index}]") for index, item in enumerate(value)], where, {})
     if isinstance(value, dict):
         children = {key: place(item, f"{where}.{key}") for key, item in value.items()}
-        return Node(children, where, {key: f"{where}.{key}" for key in value})
+        return Node(children, where, {key: Place(f"{where}.{key}") for key in value})
     return Node(value, where, {})
 
 
@@ -216,7 +217,7 @@ def test_a_problem_deep_in_a_value_is_told_at_its_own_place(name: str, value: An
     _, problems = structure(Everything, node(**{name: value}), "loss `x`")
 
     (problem,) = problems
-    assert problem.where == where
+    assert str(problem.where) == where
 
 
 def test_all_problems_are_told_at_once() -> None:
@@ -224,7 +225,7 @@ def test_all_problems_are_told_at_once() -> None:
 
     _, problems = structure(Everything, stated, "loss `x`")
 
-    assert {problem.where for problem in problems} == {
+    assert {str(problem.where) for problem in problems} == {
         *("r.yaml:1:9", "r.yaml:2:9", "r.yaml:3:9", "r.yaml:4:9.size", "r.yaml:5:1"),
     }
 
@@ -244,7 +245,7 @@ def test_an_option_without_a_default_is_needed() -> None:
 
     (problem,) = problems
     assert problem.message == "model `m` needs `size`: a whole number"
-    assert problem.where == "r.yaml:1:1"
+    assert str(problem.where) == "r.yaml:1:1"
 
 
 def test_an_option_that_is_misspelt_is_not_told_to_be_missing_as_well() -> None:
@@ -272,7 +273,7 @@ def test_the_bounds_of_a_field_are_told_in_a_line(validator: Any, value: int, to
 
     (problem,) = problems
     assert problem.message == told
-    assert problem.where == "r.yaml:1:9"
+    assert str(problem.where) == "r.yaml:1:9"
 
 
 @pytest.mark.parametrize(
@@ -299,7 +300,7 @@ def test_whatever_a_validator_raises_is_told_at_its_option(error: Exception, tol
 
     (problem,) = problems
     assert problem.message == told
-    assert problem.where == "r.yaml:2:9"
+    assert str(problem.where) == "r.yaml:2:9"
 
 
 def test_whatever_a_constructor_raises_is_told_at_its_entry() -> None:
@@ -314,7 +315,7 @@ def test_whatever_a_constructor_raises_is_told_at_its_entry() -> None:
 
     (problem,) = problems
     assert problem.message == "loss `x`: LookupError"
-    assert problem.where == "r.yaml:1:1"
+    assert str(problem.where) == "r.yaml:1:1"
 
 
 @given(

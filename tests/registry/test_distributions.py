@@ -279,7 +279,7 @@ def test_a_plugin_name_that_nobody_has_is_told_with_the_nearest() -> None:
 
     (problem,) = caught.value.problems
     assert problem.message == "no installed distribution has a plugin `shape`"
-    assert problem.where == "FLUXFLOW_PLUGINS"
+    assert str(problem.where) == "FLUXFLOW_PLUGINS"
     assert dict(problem.notes)["nearest"] == "shapes"
 
 

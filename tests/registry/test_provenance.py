@@ -19,7 +19,7 @@ COMPONENTS = [component for named in load().components.values() for component in
 @pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: f"{component.kind}:{component.name}")
 def test_a_component_is_found_at_the_line_that_it_names(component: Component, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    file, line = component.where.rsplit(":", 1)
+    file, line = str(component.where).rsplit(":", 1)
     path = ROOT / file
     name = inspect.unwrap(component.factory).__name__
 

@@ -176,7 +176,7 @@ def test_a_broken_law_is_told_with_the_place_where_it_is_broken(plural: str, com
     (problem,) = caught.value.problems
     assert problem.message.startswith(told)
     assert problem.where == where
-    assert "test_signatures.py:" in where
+    assert "test_signatures.py:" in str(where)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_a_name_registered_twice_by_one_plugin_is_told_with_the_first_place() ->
     (problem,) = caught.value.problems
     assert problem.message == "plugin `memory` registers loss `same` twice"
     assert problem.where == definition(needy)[0]
-    assert dict(problem.notes)["first"] == definition(asks_image)[0]
+    assert dict(problem.notes)["first"] == str(definition(asks_image)[0])
 
 
 def test_needs_are_the_parameters_without_defaults() -> None:

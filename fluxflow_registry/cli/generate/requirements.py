@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fluxflow_registry.check.checker import Checked, CheckedStep, world_of
-from fluxflow_registry.errors import Problem, RecipeError
+from fluxflow_registry.errors import Place, Problem, RecipeError
 from fluxflow_registry.plan.values import Ask, Missing, Provider, resolve
 from fluxflow_registry.registry.signature import Signature
 
@@ -18,7 +18,9 @@ def require_drawable(checked: Checked, step: CheckedStep, value: str, sampler: b
     world = world_of(
         {"caption"}, checked.models, step.providers, sampler or checked.sampler is not None, True, "the batch"
     )
-    asks = [Ask("the run", Provider(value, Signature((value,), frozenset(), "", "")), checked.recipe.path)]
+    asks = [
+        Ask("the run", Provider(value, Signature((value,), frozenset(), Place(""), "")), Place(checked.recipe.path))
+    ]
     problems = resolve(world, asks)[1]
     if problems:
         lacking = list(dict.fromkeys(_lacking(problem) for problem in problems))

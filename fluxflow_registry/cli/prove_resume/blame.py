@@ -45,7 +45,7 @@ def blamed(checked: Checked, difference: Differs) -> list[str]:
     if component is not None:
         plugin = component.component.plugin
         rows.append(("made by", f"{component.component.kind} `{component.component.name}`"))
-        rows.append(("defined in", component.component.where))
+        rows.append(("defined in", str(component.component.where)))
         rows.append(("plugin", f"{plugin.name} ({plugin.distribution} {plugin.version}".rstrip() + ")"))
         rows.append(("likely", HIDDEN + MAY_KEEP_NOTHING.get(component.component.kind, KEPT)))
     gap = "\n" + " " * 16

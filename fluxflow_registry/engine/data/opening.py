@@ -9,21 +9,21 @@ from attrs import evolve
 
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.training.step import facts_of
-from fluxflow_registry.errors import DataError, Problem
+from fluxflow_registry.errors import DataError, Location, Problem
 from fluxflow_registry.plan.checked import Checked, Configured
 from fluxflow_registry.recipe.node import Node
 
 
 def told_once(refused: Mapping[str, Sequence[Problem]], datasets: Mapping[str, Configured]) -> list[Problem]:
     """The problems of each dataset by its label; two that read the same files have most of them in common."""
-    found: dict[tuple[str | None, str], Problem] = {}
-    askers: dict[tuple[str | None, str], dict[str, None]] = {}
+    found: dict[tuple[Location | None, str], Problem] = {}
+    askers: dict[tuple[Location | None, str], dict[str, None]] = {}
     for label, problems in refused.items():
         for problem in problems:
             same = problem.where, problem.message
             first = found.setdefault(same, problem)
             found[same] = evolve(first, notes=tuple(dict.fromkeys((*first.notes, *problem.notes))))
-            place = mentioned(datasets[label], problem.where or "")
+            place = mentioned(datasets[label], str(problem.where or ""))
             askers.setdefault(same, {}).setdefault(f"dataset `{label}` ({place})")
     return [
         evolve(problem, notes=(*problem.notes, ("asked by", "\n".join(askers[same]))))
@@ -42,10 +42,10 @@ def unfilled(checked: Checked, sources: Mapping[str, Source]) -> list[Problem]:
     return list(problems)
 
 
-def mentioned(dataset: Configured, where: str) -> str:
+def mentioned(dataset: Configured, where: str) -> Location:
     """The place in the recipe of the option that names what stands at `where`, a file for one; else of the entry."""
     stated = _texts(dataset.entry.options) if dataset.entry else ()
-    named: dict[tuple[int, bool], list[str]] = {}
+    named: dict[tuple[int, bool], list[Location]] = {}
     for value, place in stated:
         path = os.path.expanduser(value).removeprefix("./")
         if path and _below(where, path):
@@ -60,7 +60,7 @@ def _below(where: str, path: str) -> bool:
     return where.startswith(path) and (path.endswith("/") or where[len(path) :][:1] in ("", "/", ":"))
 
 
-def _texts(node: Node) -> Iterator[tuple[str, str]]:
+def _texts(node: Node) -> Iterator[tuple[str, Location]]:
     """Every text below a node, with its place."""
     inner: Iterable[Node] = ()
     if isinstance(node.value, str):

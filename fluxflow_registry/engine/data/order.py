@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.graph.randomness import derive
-from fluxflow_registry.errors import DataError, Problem, counted
+from fluxflow_registry.errors import DataError, Location, Problem, counted
 
 #: Samples in an order.
 Order = Sequence[int] | torch.Tensor | NDArray[np.int64]
@@ -107,7 +107,7 @@ def filling(source: Source, batch_size: int) -> Filling:
     return Filling(tuple(counts), tuple(count // batch_size for count in counts), names, batch_size)
 
 
-def batches_per_epoch(source: Source, name: str, batch_size: int, max_steps: int | None, where: str) -> int:
+def batches_per_epoch(source: Source, name: str, batch_size: int, max_steps: int | None, where: Location) -> int:
     """Full batches in an epoch, each in all its views; raises DataError where the dataset does not fill one."""
     filled = filling(source, batch_size)
     count = sum(filled.batches)

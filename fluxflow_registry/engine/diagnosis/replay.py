@@ -206,13 +206,13 @@ def _first(run: Run, live: LiveStep, update: Turn, seen: Sequence[Evidence], bat
             binding = live.values.bindings.get(name)
             dataset = run.checked.datasets[live.settings.dataset]
             if binding is not None:
-                return First("value", name, binding.where, found)
+                return First("value", name, str(binding.where), found)
             samples = tuple(index for batch in batches for index in _spoilt(batch, name))
-            return First("field", name, dataset.component.where, found, samples)
+            return First("field", name, str(dataset.component.where), found, samples)
         for loss in update.losses:
             number = evidence.losses[0].get(loss.label, 0.0)
             if not math.isfinite(number):
-                return First("loss", f"{update.name}/{loss.label}", loss.binding.where, {"is": str(number)})
+                return First("loss", f"{update.name}/{loss.label}", str(loss.binding.where), {"is": str(number)})
     for name, found in (update.evidence.gradients if update.evidence else {}).items():
         return First("gradient", name, "", found)
     return None

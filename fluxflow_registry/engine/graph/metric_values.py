@@ -76,7 +76,7 @@ def _number(who: str, value: Any, configured: Configured, arguments: Mapping[str
 
 def _refused(who: str, found: str, configured: Configured, arguments: Mapping[str, Any]) -> TrainingError:
     given = tuple((f"given {name}", describe(value)) for name, value in arguments.items())
-    notes = (("defined in", configured.component.signature.where), *given)
+    notes = (("defined in", str(configured.component.signature.where)), *given)
     return TrainingError(
         Problem(f"{who} gives {found}; a metric is a 0-d tensor, or a dict of them", configured.where, notes)
     )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fluxflow_registry.check.checker import Configured
 from fluxflow_registry.engine.graph.randomness import Draws
 from fluxflow_registry.engine.graph.tensors import describe, detach, map_tensors
-from fluxflow_registry.errors import Problem, TrainingError, one_line
+from fluxflow_registry.errors import Location, Problem, TrainingError, one_line
 from fluxflow_registry.plan.values import Value
 from fluxflow_registry.registry.signature import shorten
 
@@ -51,11 +51,11 @@ class Binding:
     models: tuple[tuple[str, str], ...]
     context: tuple[tuple[str, str], ...]
     wants_generator: tuple[str, ...]
-    where: str
+    where: Location
 
 
 def bind(
-    name: str, needs: Mapping[str, str], call: Callable[..., Any], values: Mapping[str, Value], where: str
+    name: str, needs: Mapping[str, str], call: Callable[..., Any], values: Mapping[str, Value], where: Location
 ) -> Binding:
     """Sort the needs of a component by where they come from, once, outside the loop."""
     by_source: dict[str, list[tuple[str, str]]] = {"field": [], "model": [], "context": [], "value": []}
@@ -165,7 +165,7 @@ def evaluate(values: Values, names: Iterable[str]) -> dict[str, Any]:
 def failed(kind: str, binding: Binding, arguments: Mapping[str, Any], error: Exception) -> TrainingError:
     """What went wrong in a component, with what it was given."""
     given = tuple((f"given {name}", describe(value)) for name, value in arguments.items())
-    notes = (("defined in", binding.where), *raised_at(error), *given)
+    notes = (("defined in", str(binding.where)), *raised_at(error), *given)
     return TrainingError(Problem(f"{kind} `{binding.name}` failed: {one_line(error)}", None, notes))
 
 

@@ -9,7 +9,7 @@ from attrs import asdict
 from torch import nn
 
 from fluxflow_registry.engine.models.checkpointing import blocks_of, checkpoint_blocks
-from fluxflow_registry.errors import Problem, choices
+from fluxflow_registry.errors import Location, Problem, choices
 from fluxflow_registry.plan.checked import Configured
 from fluxflow_registry.recipe.schema import Compile, ModelSettings
 
@@ -59,8 +59,8 @@ def _compiler(settings: ModelSettings) -> Compile | None:
 
 def _problem(configured: Configured, key: str, why: str) -> Problem:
     message = f"`{key}` changes nothing in model `{configured.label}`, which {why}"
-    return Problem(message, _place(configured, key), (("defined in", configured.component.signature.where),))
+    return Problem(message, _place(configured, key), (("defined in", str(configured.component.signature.where)),))
 
 
-def _place(configured: Configured, *keys: str) -> str | None:
+def _place(configured: Configured, *keys: str) -> Location | None:
     return configured.entry.node.at(*keys) if configured.entry else None

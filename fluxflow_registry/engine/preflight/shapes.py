@@ -24,7 +24,7 @@ from fluxflow_registry.engine.preflight.suggested_fixes import Change, fitting, 
 from fluxflow_registry.engine.run.run import made_model
 from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.engine.training.update import splits_in, stage_of, stages, weigher_of
-from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, one_line
+from fluxflow_registry.errors import FluxflowError, Location, Problem, RecipeError, one_line
 from fluxflow_registry.plan.updates import LossPlan, UpdatePlan
 from fluxflow_registry.plan.values import Value
 from fluxflow_registry.recipe.load import unique
@@ -169,7 +169,7 @@ def _form(fields: Mapping[str, Field], usual: Mapping[str, Field]) -> str:
 
 
 @contextmanager
-def _unchanged(values: Values, who: str, defined: str, where: str) -> Iterator[None]:
+def _unchanged(values: Values, who: str, defined: Location, where: Location) -> Iterator[None]:
     """Hold that a component leaves what it is given as it is: others are given the same tensors."""
     before = _versions(values)
     yield
@@ -178,7 +178,7 @@ def _unchanged(values: Values, who: str, defined: str, where: str) -> Iterator[N
     if changed:
         message = f"{who} changes {', '.join(changed)} in place, which others are given too"
         hint = ("instead", "make a new tensor: `x = x * 2`, not `x *= 2` or `x.mul_(2)`")
-        raise RecipeError(Problem(message, where, (("defined in", defined), hint)))
+        raise RecipeError(Problem(message, where, (("defined in", str(defined)), hint)))
 
 
 def _versions(values: Values) -> dict[str, list[int]]:
@@ -244,13 +244,13 @@ def _prove_loss(step: CheckedStep, update: UpdatePlan, loss: LossPlan, values: V
     except Exception as error:
         message = f"loss `{loss.label}` of update `{update.name}` cannot be computed: {one_line(error)}"
         hint = (("without numbers", WITHOUT_NUMBERS),) if "meta tensors" in str(error) else ()
-        notes = (("defined in", where), *raised_at(error), *given, *hint)
+        notes = (("defined in", str(where)), *raised_at(error), *given, *hint)
         raise RecipeError(Problem(message, configured.where, notes)) from error
     if not isinstance(result, Tensor) or result.ndim:
         found = describe(result) if isinstance(result, Tensor) else type(result).__name__
         message = f"loss `{loss.label}` gives {found}; a loss is a 0-d tensor"
-        raise RecipeError(Problem(message, configured.where, (("defined in", where), *given)))
+        raise RecipeError(Problem(message, configured.where, (("defined in", str(where)), *given)))
     if not result.requires_grad:
         message = f"loss `{loss.label}` carries no gradient: something in it detaches what it was given"
-        raise RecipeError(Problem(message, configured.where, (("defined in", where), *given)))
+        raise RecipeError(Problem(message, configured.where, (("defined in", str(where)), *given)))
     return result

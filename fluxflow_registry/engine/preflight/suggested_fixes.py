@@ -11,6 +11,7 @@ import attrs
 from attrs import evolve, frozen
 
 from fluxflow_registry.check.checker import Checked, Configured
+from fluxflow_registry.errors import Location
 from fluxflow_registry.registry.signature import fields_of, is_configurable, key_of
 
 #: Changes that are tried at most: each costs a pass over the plan of a step.
@@ -35,7 +36,7 @@ class Change:
         """The option as `--set` takes it."""
         return f"models.{self.model}.{key_of(self.option)}"
 
-    def where(self, checked: Checked) -> str:
+    def where(self, checked: Checked) -> Location:
         """Where the recipe states the option, or the model where it does not."""
         return checked.models[self.model].entry.node.at(key_of(self.option))  # type: ignore[union-attr]
 

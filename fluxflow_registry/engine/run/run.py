@@ -29,7 +29,16 @@ from fluxflow_registry.engine.run.saver import Saved, Saver
 from fluxflow_registry.engine.training.component_state import Beginnings
 from fluxflow_registry.engine.training.step import LiveStep, StepFacts, facts_of, size_of
 from fluxflow_registry.engine.training.update import made
-from fluxflow_registry.errors import DataError, FluxflowError, Problem, RecipeError, RunError, TrainingError, one_line
+from fluxflow_registry.errors import (
+    DataError,
+    FluxflowError,
+    Place,
+    Problem,
+    RecipeError,
+    RunError,
+    TrainingError,
+    one_line,
+)
 from fluxflow_registry.plan.values import Ask, Provider, Value, resolve
 from fluxflow_registry.registry.signature import Signature
 from fluxflow_registry.state import checkpoints, store
@@ -341,7 +350,7 @@ def made_model(configured: Configured, weights: Mapping[str, Tensor] | None = No
     model = made(configured, weights=weights)
     if not isinstance(model, nn.Module):
         message = f"model `{configured.label}`: its builder gives {type(model).__name__}, not an nn.Module"
-        notes = (("defined in", configured.component.signature.where),)
+        notes = (("defined in", str(configured.component.signature.where)),)
         raise RecipeError(Problem(message, configured.where, notes))
     remember_held(model)
     return model
@@ -392,6 +401,7 @@ def planned(
     """The plan of the named values of a batch with these fields, and every name that fails."""
     world = world_of(fields, models, providers, checked.sampler is not None, sized, "the batch")
     asks = [
-        Ask("the run", Provider(name, Signature((name,), frozenset(), "", "")), checked.recipe.path) for name in names
+        Ask("the run", Provider(name, Signature((name,), frozenset(), Place(""), "")), Place(checked.recipe.path))
+        for name in names
     ]
     return resolve(world, asks)

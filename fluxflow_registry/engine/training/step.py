@@ -242,13 +242,15 @@ class LiveStep:
             raise
         except Exception as error:
             message = f"transition `{transition.component.name}` failed after epoch {epoch}: {one_line(error)}"
-            notes = (("defined in", transition.component.where),)
+            notes = (("defined in", str(transition.component.where)),)
             raise TrainingError(Problem(message, transition.where, notes)) from error
         if said is None or isinstance(said, Ending):
             return said
         message = f"transition `{transition.component.name}` gives a {type(said).__name__} after epoch {epoch}"
         needed = ("needed", "an Ending, or None to go on")
-        raise TrainingError(Problem(message, transition.where, (needed, ("defined in", transition.component.where))))
+        raise TrainingError(
+            Problem(message, transition.where, (needed, ("defined in", str(transition.component.where))))
+        )
 
     @property
     def skipping(self) -> bool:

@@ -162,10 +162,10 @@ class Turn:
         if not isinstance(result, Tensor) or result.ndim:
             found = f"a tensor of shape {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
             message = f"loss `{loss.label}` gives {found}; a loss is a 0-d tensor"
-            raise TrainingError(Problem(message, None, (("defined in", loss.binding.where),)))
+            raise TrainingError(Problem(message, None, (("defined in", str(loss.binding.where)),)))
         if not result.requires_grad:
             message = f"loss `{loss.label}` carries no gradient: something in it detaches what it was given"
-            raise TrainingError(Problem(message, None, (("defined in", loss.binding.where),)))
+            raise TrainingError(Problem(message, None, (("defined in", str(loss.binding.where)),)))
         return result
 
     def _weights(
@@ -194,7 +194,7 @@ class Turn:
             told = [evolve(p, message=f"{who}: {p.message}", where=p.where or balancer.where) for p in error.problems]
             raise TrainingError(told) from error
         except Exception as error:
-            notes = (("defined in", balancer.component.signature.where), *raised_at(error))
+            notes = (("defined in", str(balancer.component.signature.where)), *raised_at(error))
             raise TrainingError(Problem(f"{who}: {one_line(error)}", balancer.where, notes)) from error
         return factors
 

@@ -1,0 +1,40 @@
+"""Problems: what is wrong, where, who requested it, what is available, and the nearest name."""
+
+from fluxflow_registry.errors.names import LISTED, Choices, nearest
+from fluxflow_registry.errors.place import Flag, Location, Place, Variable
+from fluxflow_registry.errors.problem import (
+    DataError,
+    FluxflowError,
+    Note,
+    PluginError,
+    Problem,
+    RecipeError,
+    RunError,
+    SampleError,
+    TrainingError,
+    choices,
+)
+from fluxflow_registry.errors.text import counted, one_line, printable
+
+__all__ = [
+    "LISTED",
+    "Choices",
+    "DataError",
+    "Flag",
+    "FluxflowError",
+    "Location",
+    "Note",
+    "Place",
+    "PluginError",
+    "Problem",
+    "RecipeError",
+    "RunError",
+    "SampleError",
+    "TrainingError",
+    "Variable",
+    "choices",
+    "counted",
+    "nearest",
+    "one_line",
+    "printable",
+]

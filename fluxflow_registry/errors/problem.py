@@ -1,0 +1,127 @@
+"""A problem as data, and the exceptions that carry problems."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from attrs import field, frozen
+
+from fluxflow_registry.errors.names import LISTED, Choices, nearest
+from fluxflow_registry.errors.place import Flag, Location, Place, to_location
+from fluxflow_registry.errors.text import printable, table
+
+#: A label and what there is to say under it.
+Note = tuple[str, str]
+
+
+def _to_notes(notes: Iterable[tuple[str, object]]) -> tuple[Note, ...]:
+    return tuple((label, str(text)) for label, text in notes)
+
+
+@frozen
+class Problem:
+    """One thing that is wrong.
+
+    `message` is a sentence with its subject; `where` its location; a bare string is the path of a file. `code` names
+    the kind of problem and never changes; `subject` is the name that the problem is about, such as an unknown key.
+    Programs decide by `code` and `subject`, never by the message.
+    """
+
+    message: str
+    where: Location | None = field(default=None, converter=to_location)
+    notes: tuple[Note, ...] = field(default=(), converter=_to_notes)
+    code: str = field(default="problem", kw_only=True)
+    subject: str | None = field(default=None, kw_only=True)
+    choices: Choices | None = field(default=None, kw_only=True)
+
+    @property
+    def nearest(self) -> str | None:
+        """The valid name that was probably meant."""
+        return self.choices.nearest if self.choices else None
+
+    @property
+    def identity(self) -> tuple[Location | None, str, str | None]:
+        """What makes two reports the same problem: location, code and subject, whatever their words."""
+        return self.where, self.code, self.subject
+
+    def __str__(self) -> str:
+        head = printable(self.message if self.where is None else f"{self.where}  {self.message}")
+        rows = [*(self.choices.rows() if self.choices else ()), *self.notes]
+        return "\n".join([head, *table(rows)])
+
+    def as_json(self) -> dict[str, Any]:
+        """The problem as JSON: every part under a key of its own; parts that are unknown are null."""
+        where = self.where
+        place = where if isinstance(where, Place) else Place("")
+        return {
+            "code": self.code,
+            "message": self.message,
+            "path": place.file or None,
+            "line": place.line,
+            "column": place.column,
+            "key": place.key,
+            "flag": where.flag if isinstance(where, Flag) else None,
+            "subject": self.subject,
+            "nearest": self.nearest,
+            "available": list(self.choices.available) if self.choices else None,
+            "notes": [{"label": label, "text": text} for label, text in self.notes],
+        }
+
+
+class FluxflowError(Exception):
+    """A mistake that a user can fix; carries every problem found, never a traceback."""
+
+    #: The exit code of the command that meets this error.
+    exit_code = 2
+
+    def __init__(
+        self,
+        problems: Problem | str | Sequence[Problem],
+        where: Location | str | None = None,
+        *,
+        code: str = "problem",
+    ) -> None:
+        if isinstance(problems, str):
+            problems = Problem(problems, where, code=code)
+        self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        super().__init__("\n\n".join(str(problem) for problem in self.problems))
+
+
+class PluginError(FluxflowError):
+    """A plugin breaks a law of the registry."""
+
+
+class RecipeError(FluxflowError):
+    """The recipe or the command line is wrong."""
+
+
+class DataError(FluxflowError):
+    """A dataset cannot be read as the recipe describes it."""
+
+
+class SampleError(DataError):
+    """Samples that cannot be read, by index: training continues with others in their places."""
+
+    def __init__(self, samples: Mapping[int, Problem]) -> None:
+        super().__init__(list(samples.values()))
+        self.samples = dict(samples)
+
+
+class RunError(FluxflowError):
+    """A run folder or a checkpoint cannot be used."""
+
+
+class TrainingError(FluxflowError):
+    """Training itself failed; the last checkpoint is intact."""
+
+    exit_code = 1
+
+
+def choices(name: str, names: Iterable[str], label: str = "available") -> tuple[Note, ...]:
+    """The notes that help with an unknown name: the nearest one, then what there is."""
+    known = sorted(names)
+    close = nearest(name, known)
+    shown = ", ".join(known[:LISTED]) + (", ..." if len(known) > LISTED else "")
+    notes = (("nearest", close),) if close is not None else ()
+    return (*notes, (label, shown or "nothing"))

@@ -1,0 +1,35 @@
+"""Problems as text: built once, at the edge, for a terminal or a page."""
+
+from __future__ import annotations
+
+import re
+
+#: A message longer than this is shortened: nobody reads such a quotation to its end.
+LONGEST = 2000
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+def printable(text: str) -> str:
+    """The text on one line, control characters escaped: what a recipe quotes must not steer a terminal."""
+    shown = text if len(text) <= LONGEST else text[:LONGEST] + " ..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+
+
+def table(rows: list[tuple[str, str]]) -> list[str]:
+    """Labelled rows, aligned; the lines of a longer text stand under each other."""
+    width = max((len(label) for label, _ in rows), default=0)
+    gap = "\n" + " " * (width + 6)
+    return [f"    {label:<{width}}  {gap.join(map(printable, text.splitlines()))}" for label, text in rows]
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: `1 epoch`, `2 epochs`, `2 batches`."""
+    ending = "" if number == 1 else "es" if noun.endswith("tch") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line: its class and the first line of its message, without addresses of objects."""
+    text = _ADDRESS.sub("", str(error)).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
