@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss, relu
 
-from fluxflow_registry.check.checker import Checked, check
+from fluxflow_registry.check.checker import RecipePlan, check
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.engine.run.loop import after_batch
@@ -35,7 +35,7 @@ LOG_EVERY = 20
 CLOCK = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
-def engine_loop(checked: Checked, index: int) -> Iterator[None]:
+def engine_loop(checked: RecipePlan, index: int) -> Iterator[None]:
     """The engine, with its hooks and its logging, batch by batch."""
     folder = folders.new(Path(tempfile.mkdtemp()), "overhead", "none")
     run = Run(checked, folder, open_sources(checked), torch.device("cpu"))
@@ -53,7 +53,7 @@ def engine_loop(checked: Checked, index: int) -> Iterator[None]:
         position = Position(index, epoch + 1, 0, position.step_batch, position.run_batch)
 
 
-def written_loop(checked: Checked, index: int) -> Iterator[None]:
+def written_loop(checked: RecipePlan, index: int) -> Iterator[None]:
     """What one would write by hand for this step of the default recipe."""
     models = build_models(checked, torch.device("cpu"))
     compressor, expander, discriminator = (models[n] for n in ("compressor", "expander", "discriminator"))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from fluxflow_registry.check.checker import Checked, check
+from fluxflow_registry.check.checker import RecipePlan, check
 from fluxflow_registry.registry.registry import Registry, load
 
 from .synthetic import Site
@@ -42,10 +42,10 @@ def everything() -> Registry:
 
 
 @pytest.fixture
-def prove(everything: Registry, tmp_path: Path) -> Callable[..., Checked]:
+def prove(everything: Registry, tmp_path: Path) -> Callable[..., RecipePlan]:
     """Check a recipe's text, with settings and plugins."""
 
-    def run(text: str | bytes, *settings: str, using: Registry | None = None) -> Checked:
+    def run(text: str | bytes, *settings: str, using: Registry | None = None) -> RecipePlan:
         path = tmp_path / "r.yaml"
         path.write_bytes(text.encode() if isinstance(text, str) else text)
         return check(path, using or everything, settings)

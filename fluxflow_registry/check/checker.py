@@ -16,12 +16,12 @@ from fluxflow_registry.check.metric_names import unknown_losses, unlogged, unwat
 from fluxflow_registry.contracts import CONTEXT, KINDS, Draw, Field
 from fluxflow_registry.errors import FluxflowError, Location, Problem, RecipeError, choices, one_line
 from fluxflow_registry.plan.checked import (
-    Checked,
-    CheckedEvaluation,
     CheckedStep,
     CheckedUpdate,
-    Configured,
-    Start,
+    ConfiguredComponent,
+    EvaluationPlan,
+    LateStart,
+    RecipePlan,
     mention,
     provider_of,
     world_of,
@@ -33,18 +33,18 @@ from fluxflow_registry.recipe.graph import order
 from fluxflow_registry.recipe.load import load, unique
 from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.overrides import Setting
-from fluxflow_registry.recipe.schema import OWN, Entry, Evaluation, Recipe, Step, Update
+from fluxflow_registry.recipe.schema import OWN, Entry, EvaluationEntry, RecipeEntry, StepEntry, UpdateEntry
 from fluxflow_registry.registry.registry import Component, Registry
 from fluxflow_registry.registry.signature import gives_tensor, is_configurable
 
-__all__ = ["Checked", "CheckedEvaluation", "CheckedStep", "CheckedUpdate", "Configured", "check", "world_of"]
+__all__ = ["CheckedStep", "CheckedUpdate", "ConfiguredComponent", "EvaluationPlan", "RecipePlan", "check", "world_of"]
 
 T = TypeVar("T")
 
 
 def check(
     path: str | Path, registry: Registry, settings: Sequence[str | Setting] = (), root: Node | None = None
-) -> Checked:
+) -> RecipePlan:
     """Read and prove a recipe, or the tree `root`; raises RecipeError with every problem of it, in its order."""
     recipe, problems = load(path, settings, root)
     checker = _Checker(registry, recipe, problems)
@@ -58,15 +58,15 @@ def check(
 class _Checker:
     """Turns entries into configured components and plans the steps, collecting problems."""
 
-    def __init__(self, registry: Registry, recipe: Recipe, problems: list[Problem]) -> None:
+    def __init__(self, registry: Registry, recipe: RecipeEntry, problems: list[Problem]) -> None:
         self.registry = registry
         self.recipe = recipe
         self.problems = list(problems)
-        self.builtin: dict[str, Configured] = {}
+        self.builtin: dict[str, ConfiguredComponent] = {}
         #: Parts of the recipe on which every plan stands could not be read: a plan would only repeat it.
         self.blind = bool(recipe.unread & {"models", "datasets", "sampler", "values"})
 
-    def run(self) -> Checked | None:
+    def run(self) -> RecipePlan | None:
         recipe = self.recipe
         models = self.configure_all("model", recipe.models)
         datasets = self.configure_all("dataset", recipe.datasets)
@@ -87,7 +87,7 @@ class _Checker:
         if self.problems:
             return None
         values = {label: shared[label] for label in recipe.values}
-        return Checked(recipe, models, datasets, sampler, values, observers, tuple(steps))
+        return RecipePlan(recipe, models, datasets, sampler, values, observers, tuple(steps))
 
     def attempt(self, what: str, where: Location | None, call: Callable[[], T]) -> T | None:
         """What a component says; what it raises is told as a problem of the recipe that chose it."""
@@ -99,11 +99,11 @@ class _Checker:
             self.problems.append(Problem(f"{what} fails: {one_line(error)}", where))
         return None
 
-    def configure_all(self, kind: str, entries: Mapping[str, Entry], asked: str = "") -> dict[str, Configured]:
+    def configure_all(self, kind: str, entries: Mapping[str, Entry], asked: str = "") -> dict[str, ConfiguredComponent]:
         made = {label: self.configure(kind, entry, asked) for label, entry in entries.items()}
         return {label: configured for label, configured in made.items() if configured is not None}
 
-    def configure(self, kind: str, entry: Entry, asked: str = "") -> Configured | None:
+    def configure(self, kind: str, entry: Entry, asked: str = "") -> ConfiguredComponent | None:
         """The component of an entry with its options, or None after telling what is wrong."""
         component = self.registry.get(kind, entry.type)
         if component is None:
@@ -111,7 +111,7 @@ class _Checker:
             return None
         instance = self.instance(component, entry.options, f"{kind} `{entry.type}`")
         self.check_renames(component, entry)
-        return None if instance is None else Configured(entry.label, component, instance, entry.where, entry)
+        return None if instance is None else ConfiguredComponent(entry.label, component, instance, entry.where, entry)
 
     def unknown(self, kind: str, entry: Entry, asked: str) -> Problem:
         """The type that nobody registers, or the misspelt `type` that left the label to be one."""
@@ -145,7 +145,9 @@ class _Checker:
                 message = f"`{label}` is provided by the engine itself: a model takes another name"
                 self.problems.append(Problem(message, where, (("it is", CONTEXT[label]),)))
 
-    def values(self, entries: Mapping[str, Entry], base: Mapping[str, Configured], asked: str) -> dict[str, Configured]:
+    def values(
+        self, entries: Mapping[str, Entry], base: Mapping[str, ConfiguredComponent], asked: str
+    ) -> dict[str, ConfiguredComponent]:
         """Every provider: the registry's with default options, the recipe's with its own."""
         providers = dict(base) or self.default_values()
         for label, entry in entries.items():
@@ -158,7 +160,7 @@ class _Checker:
                 providers[label] = configured
         return providers
 
-    def default_values(self) -> dict[str, Configured]:
+    def default_values(self) -> dict[str, ConfiguredComponent]:
         """Each registered value whose options all have defaults; the others wait for the recipe."""
         if not self.builtin:
             for name, component in self.registry.components["value"].items():
@@ -166,10 +168,10 @@ class _Checker:
                     made = _plain(component)
                 except Exception:  # told when somebody asks for it: see `World.unset`
                     continue
-                self.builtin[name] = Configured(name, component, made, component.signature.where)
+                self.builtin[name] = ConfiguredComponent(name, component, made, component.signature.where)
         return dict(self.builtin)
 
-    def observers(self) -> dict[str, Configured]:
+    def observers(self) -> dict[str, ConfiguredComponent]:
         """The recipe's observers, and those that join every run unless they are sent away."""
         stated = self.recipe.observers
         present = self.configure_all("observer", {k: v for k, v in stated.items() if v is not None})
@@ -178,7 +180,7 @@ class _Checker:
             if getattr(component.factory, "default", False) and name not in stated and name not in types:
                 made = self.attempt(f"observer `{name}`", component.where, partial(_plain, component))
                 if made is not None:
-                    present[name] = Configured(name, component, made, component.where)
+                    present[name] = ConfiguredComponent(name, component, made, component.where)
         for label, entry in stated.items():
             if entry is None and self.registry.get("observer", label) is None:
                 node = self.recipe.node.value["observers"]
@@ -186,7 +188,11 @@ class _Checker:
         return present
 
     def step(
-        self, step: Step, index: int, datasets: Mapping[str, Configured], shared: Mapping[str, Configured]
+        self,
+        step: StepEntry,
+        index: int,
+        datasets: Mapping[str, ConfiguredComponent],
+        shared: Mapping[str, ConfiguredComponent],
     ) -> CheckedStep | None:
         what = f" in step `{step.name}`"
         providers = self.values(step.values, shared, what)
@@ -217,7 +223,7 @@ class _Checker:
             evaluations={name: e for name, e in evaluations.items() if e is not None},
         )
 
-    def update(self, update: Update, what: str) -> CheckedUpdate | None:
+    def update(self, update: UpdateEntry, what: str) -> CheckedUpdate | None:
         asked = f"{what}, update `{update.name}`"
         losses = self.configure_all("loss", update.losses, asked)
         optimizer = self.configure("optimizer", update.optimizer, asked) if update.optimizer else None
@@ -239,13 +245,13 @@ class _Checker:
             starts=self.starts(update, what),
         )
 
-    def starts(self, update: Update, what: str) -> dict[str, Start]:
+    def starts(self, update: UpdateEntry, what: str) -> dict[str, LateStart]:
         """When the update and each of its losses start."""
         batches = {OWN: update.settings.start, **{name: loss.settings.start for name, loss in update.losses.items()}}
         waiting = {name: self.configure("transition", entry, what) for name, entry in update.starts.items()}
-        return {name: Start(batch, waiting.get(name)) for name, batch in batches.items()}
+        return {name: LateStart(batch, waiting.get(name)) for name, batch in batches.items()}
 
-    def ask(self, step: Step, update: Update) -> UpdateAsk:
+    def ask(self, step: StepEntry, update: UpdateEntry) -> UpdateAsk:
         losses = []
         known = {label: self.registry.get("loss", entry.type) for label, entry in update.losses.items()}
         for label, entry in update.losses.items():
@@ -268,11 +274,11 @@ class _Checker:
 
     def evaluation(
         self,
-        step: Step,
-        evaluation: Evaluation,
-        datasets: Mapping[str, Configured],
-        providers: Mapping[str, Configured],
-    ) -> CheckedEvaluation | None:
+        step: StepEntry,
+        evaluation: EvaluationEntry,
+        datasets: Mapping[str, ConfiguredComponent],
+        providers: Mapping[str, ConfiguredComponent],
+    ) -> EvaluationPlan | None:
         what = f" in evaluation `{evaluation.name}` of step `{step.name}`"
         metrics = self.configure_all("metric", evaluation.metrics, what)
         name = evaluation.settings.dataset
@@ -282,16 +288,20 @@ class _Checker:
         asks = [Ask(f"metric `{label}`{what}", metric.provider, metric.where) for label, metric in metrics.items()]
         values, problems = resolve(self.world(fields, providers, name, step.values), asks)
         self.problems.extend(problems)
-        return CheckedEvaluation(evaluation, metrics, values)
+        return EvaluationPlan(evaluation, metrics, values)
 
-    def dataset_fields(self, name: str, node: Node, datasets: Mapping[str, Configured]) -> Mapping[str, Field] | None:
+    def dataset_fields(
+        self, name: str, node: Node, datasets: Mapping[str, ConfiguredComponent]
+    ) -> Mapping[str, Field] | None:
         """The fields of the dataset that a step or an evaluation names; one that it misses has been told."""
         stated = node.get("dataset")
         if stated is None or stated.value != name:
             return None
         return self.fields(name, stated.where, datasets)
 
-    def fields(self, name: str, where: Location, datasets: Mapping[str, Configured]) -> Mapping[str, Field] | None:
+    def fields(
+        self, name: str, where: Location, datasets: Mapping[str, ConfiguredComponent]
+    ) -> Mapping[str, Field] | None:
         if name in datasets:
             dataset = datasets[name]
             what = f"`fields` of dataset `{dataset.component.name}`"
@@ -304,7 +314,7 @@ class _Checker:
     def world(
         self,
         fields: Mapping[str, Field],
-        providers: Mapping[str, Configured],
+        providers: Mapping[str, ConfiguredComponent],
         dataset: str,
         own: Iterable[str] = (),
     ) -> World:
@@ -324,7 +334,7 @@ class _Checker:
             unset=frozenset(self.registry.components["value"]) - declared - set(providers),
         )
 
-    def check_ema(self, step: Step) -> None:
+    def check_ema(self, step: StepEntry) -> None:
         trained = {model for update in step.updates.values() for model in update.settings.trains}
         if not step.updates or any(update.partial for update in step.updates.values()):
             return
@@ -334,18 +344,18 @@ class _Checker:
                 where = step.node.at("ema", "models", index)
                 self.problems.append(Problem(message, where, choices(model, trained, "trained")))
 
-    def watches(self, watcher: Configured) -> list[str]:
+    def watches(self, watcher: ConfiguredComponent) -> list[str]:
         """The metrics that a transition or an observer says that it watches."""
         return self.named(watcher, "metrics")
 
-    def named(self, configured: Configured, method: str) -> list[str]:
+    def named(self, configured: ConfiguredComponent, method: str) -> list[str]:
         """The names that a component says its options give; none where it has no such method."""
         what = f"`{method}` of {configured.component.kind} `{configured.component.name}`"
         if not hasattr(configured.instance, method):
             return []
         return self.attempt(what, configured.where, lambda: list(getattr(configured.instance, method)())) or []
 
-    def figures(self, evaluation: Evaluation) -> list[str] | None:
+    def figures(self, evaluation: EvaluationEntry) -> list[str] | None:
         """What an evaluation measures, by its metrics' labels; None where one may give a dict of figures."""
         components = [self.registry.get("metric", entry.type) for entry in evaluation.metrics.values()]
         single = all(component is not None and gives_tensor(component.factory) for component in components)
@@ -353,9 +363,9 @@ class _Checker:
 
     def observer_draws(
         self,
-        observers: Mapping[str, Configured],
-        datasets: Mapping[str, Configured],
-        shared: Mapping[str, Configured],
+        observers: Mapping[str, ConfiguredComponent],
+        datasets: Mapping[str, ConfiguredComponent],
+        shared: Mapping[str, ConfiguredComponent],
     ) -> None:
         """Values that observers will want are asked for now, not at the end of a long run."""
         for label, observer in observers.items():
@@ -366,7 +376,11 @@ class _Checker:
                 self.observer_draw(observer, draw, datasets, shared)
 
     def observer_draw(
-        self, observer: Configured, draw: Draw, datasets: Mapping[str, Configured], shared: Mapping[str, Configured]
+        self,
+        observer: ConfiguredComponent,
+        draw: Draw,
+        datasets: Mapping[str, ConfiguredComponent],
+        shared: Mapping[str, ConfiguredComponent],
     ) -> None:
         for step in draw.steps:
             if step not in self.recipe.steps and "steps" not in self.recipe.unread:
@@ -385,7 +399,7 @@ class _Checker:
             self.problems.extend(problems if name in draw.values else [])
 
 
-def _draws(observer: Configured) -> list[Draw]:
+def _draws(observer: ConfiguredComponent) -> list[Draw]:
     return list(observer.instance.draws())
 
 
@@ -394,7 +408,7 @@ def _plain(component: Component) -> Any:
     return component.factory() if inspect.isclass(component.factory) else component.factory
 
 
-def _wanting(observer: Configured, name: str) -> Provider:
+def _wanting(observer: ConfiguredComponent, name: str) -> Provider:
     """An observer's wish for one value, in the form in which losses wish."""
     signature = evolve(observer.component.signature, needs=(name,), where=observer.component.where)
     return Provider(observer.label, evolve(signature, text=f"class {observer.component.factory.__name__}"))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fluxflow_registry.check.checker import Checked, CheckedStep, CheckedUpdate, Configured
+from fluxflow_registry.check.checker import CheckedStep, CheckedUpdate, ConfiguredComponent, RecipePlan
 from fluxflow_registry.check.metric_names import withdrawn_losses
 from fluxflow_registry.recipe import writer as resolved
-from fluxflow_registry.recipe.schema import OWN, VERSION, Update
+from fluxflow_registry.recipe.schema import OWN, VERSION, UpdateEntry
 from fluxflow_registry.recipe.writer import DEFAULT, settings_of
 
 
-def resolve_recipe(checked: Checked) -> dict[str, Any]:
+def resolve_recipe(checked: RecipePlan) -> dict[str, Any]:
     """Every value of the recipe with its origin; written out, it is a recipe that means the same."""
     recipe = checked.recipe
     top = {
@@ -40,13 +40,13 @@ def _origin(node: Any, key: str) -> str:
     return str(node.at(key)) if node.get(key) is not None else DEFAULT
 
 
-def _component(configured: Configured) -> dict[str, Any]:
+def _component(configured: ConfiguredComponent) -> dict[str, Any]:
     return resolved.component_of(
         configured.entry, configured.component.name, configured.instance, "joins every run by default"
     )
 
 
-def _components(configured: Mapping[str, Configured]) -> dict[str, Any]:
+def _components(configured: Mapping[str, ConfiguredComponent]) -> dict[str, Any]:
     return {label: _component(c) for label, c in configured.items()}
 
 
@@ -90,7 +90,7 @@ def _update(step: CheckedStep, update: CheckedUpdate) -> dict[str, Any]:
     return tree
 
 
-def _spared(update: Update, balancer: Configured | None) -> dict[str, Any]:
+def _spared(update: UpdateEntry, balancer: ConfiguredComponent | None) -> dict[str, Any]:
     """Losses that are taken away and that the balancer would spare: it still names them."""
     if balancer is None or not hasattr(balancer.instance, "spared"):
         return {}

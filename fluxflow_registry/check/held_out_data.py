@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator, Mapping
 from attrs import evolve
 
 from fluxflow_registry.errors import Location, Problem
-from fluxflow_registry.plan.checked import Configured
-from fluxflow_registry.recipe.schema import Evaluation, Step
+from fluxflow_registry.plan.checked import ConfiguredComponent
+from fluxflow_registry.recipe.schema import EvaluationEntry, StepEntry
 
 #: Asks a component something: `attempt(what, where, call)` gives its answer, or None after telling how it fails.
 Attempt = Callable[[str, Location, Callable[[], Problem | None]], Problem | None]
 
 
-def overlapping(steps: Mapping[str, Step], datasets: Mapping[str, Configured], attempt: Attempt) -> Iterator[Problem]:
+def overlapping(
+    steps: Mapping[str, StepEntry], datasets: Mapping[str, ConfiguredComponent], attempt: Attempt
+) -> Iterator[Problem]:
     """Each pair of datasets once, of which the one is measured where the other has been trained on."""
     told: set[tuple[str, str]] = set()
     for step in steps.values():
@@ -32,7 +34,7 @@ def overlapping(steps: Mapping[str, Step], datasets: Mapping[str, Configured], a
                     )
 
 
-def _overlap(held: Configured, seen: Configured, attempt: Attempt) -> Problem | None:
+def _overlap(held: ConfiguredComponent, seen: ConfiguredComponent, attempt: Attempt) -> Problem | None:
     """What a held-out dataset says of one that is trained on; None where they are apart, or it cannot tell."""
     asked = getattr(held.instance, "overlap", None)
     if asked is None:
@@ -41,7 +43,7 @@ def _overlap(held: Configured, seen: Configured, attempt: Attempt) -> Problem | 
     return attempt(what, held.where, lambda: asked(held.label, seen.label, seen.instance))
 
 
-def _trained(steps: Mapping[str, Step], last: Step) -> Iterator[Step]:
+def _trained(steps: Mapping[str, StepEntry], last: StepEntry) -> Iterator[StepEntry]:
     """The steps that a model has been through at the end of one of them: its parents, and itself."""
     chain = [last]
     while (parent := steps.get(chain[-1].parent or "")) is not None and parent not in chain:
@@ -49,7 +51,9 @@ def _trained(steps: Mapping[str, Step], last: Step) -> Iterator[Step]:
     return reversed(chain)
 
 
-def _notes(step: Step, evaluation: Evaluation, trained: Step, seen: Configured) -> tuple[tuple[str, str], ...]:
+def _notes(
+    step: StepEntry, evaluation: EvaluationEntry, trained: StepEntry, seen: ConfiguredComponent
+) -> tuple[tuple[str, str], ...]:
     measured = f"evaluation `{evaluation.name}` of step `{step.name}` ({evaluation.node.at('dataset')})"
     return (
         ("trained on", f"`{seen.label}` ({seen.where}), in step `{trained.name}`"),

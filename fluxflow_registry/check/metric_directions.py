@@ -10,8 +10,8 @@ import attrs
 
 from fluxflow_registry.contracts import Better, Direction
 from fluxflow_registry.errors import FluxflowError, Location, Problem
-from fluxflow_registry.plan.checked import CheckedUpdate, Configured
-from fluxflow_registry.recipe.schema import Step
+from fluxflow_registry.plan.checked import CheckedUpdate, ConfiguredComponent
+from fluxflow_registry.recipe.schema import StepEntry
 from fluxflow_registry.registry.registry import Component
 from fluxflow_registry.registry.signature import gives_tensor, is_configurable
 
@@ -23,18 +23,18 @@ Said = Direction | Mapping[str, Direction]
 
 
 def directed(
-    step: Step,
+    step: StepEntry,
     updates: Sequence[CheckedUpdate | None],
-    until: Configured | None,
+    until: ConfiguredComponent | None,
     metrics: Metrics,
     attempt: Callable[[str, Location | None, Callable[[], Any]], Any],
-) -> tuple[Step, list[CheckedUpdate | None], Configured | None]:
+) -> tuple[StepEntry, list[CheckedUpdate | None], ConfiguredComponent | None]:
     """A step with a direction wherever the recipe leaves it to the metric that is watched.
 
     `attempt` tells what a component raises as a problem of the recipe, and gives None then.
     """
 
-    def turned(watcher: Configured | None) -> Configured | None:
+    def turned(watcher: ConfiguredComponent | None) -> ConfiguredComponent | None:
         if watcher is None or not hasattr(watcher.instance, "directed"):
             return watcher
         what = f"`directed` of {watcher.component.kind} `{watcher.component.name}`"
@@ -57,7 +57,7 @@ def directed(
     return step, [whole(update) for update in updates], turned(until)
 
 
-def better_in(step: Step, metrics: Metrics, where: Location) -> Better:
+def better_in(step: StepEntry, metrics: Metrics, where: Location) -> Better:
     """For each name of a figure of a step: whether less or more of it is better; what training logs is a loss."""
 
     def better(name: str) -> Direction:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from fluxflow_registry.errors import Location, Problem, choices
-from fluxflow_registry.plan.checked import CheckedStep, CheckedUpdate, Configured, called, mention
-from fluxflow_registry.recipe.schema import FIGURES, OWN, Evaluation, Recipe, Step, Update
+from fluxflow_registry.plan.checked import CheckedStep, CheckedUpdate, ConfiguredComponent, called, mention
+from fluxflow_registry.recipe.schema import FIGURES, OWN, EvaluationEntry, RecipeEntry, StepEntry, UpdateEntry
 
 #: A metric that is watched: its name, who watches it, and where the recipe says so.
 Wish = tuple[str, str, Location]
 
 #: The names of what an evaluation measures; None where a metric of it names its figures itself.
-Figures = Callable[[Evaluation], Collection[str] | None]
+Figures = Callable[[EvaluationEntry], Collection[str] | None]
 
 #: What starts by a condition: the name of an update, and the label of a loss or OWN.
 Late = tuple[str, str]
 
 
-def logged_metrics(step: Step, without: Collection[Late] = ()) -> list[str]:
+def logged_metrics(step: StepEntry, without: Collection[Late] = ()) -> list[str]:
     """The metrics that training logs while what is `without` has not started.
 
     `<update>_loss`, `<update>/<loss>`, `<update>/grad_norm`, `<update>/lr`, and `<update>/<loss>/weight` of a weight
@@ -34,12 +34,12 @@ def logged_metrics(step: Step, without: Collection[Late] = ()) -> list[str]:
     return names
 
 
-def weight_changes(update: Update, label: str) -> bool:
+def weight_changes(update: UpdateEntry, label: str) -> bool:
     """Whether the weight of a loss is another from batch to batch, so that it is logged."""
     return update.balancer is not None or update.losses[label].settings.warmup > 0
 
 
-def watched(step: Step, name: str, who: str, where: Location, figures: Figures | None = None) -> Problem | None:
+def watched(step: StepEntry, name: str, who: str, where: Location, figures: Figures | None = None) -> Problem | None:
     """What is wrong where `who` watches metric `name` after each epoch: it would wait for ever.
 
     `figures` tells what an evaluation measures; None where that is known only once it has measured.
@@ -60,10 +60,10 @@ def watched(step: Step, name: str, who: str, where: Location, figures: Figures |
 
 
 def unwatchable(
-    step: Step,
-    until: Configured | None,
+    step: StepEntry,
+    until: ConfiguredComponent | None,
     updates: Iterable[CheckedUpdate | None],
-    watches: Callable[[Configured], Iterable[str]],
+    watches: Callable[[ConfiguredComponent], Iterable[str]],
     figures: Figures,
 ) -> list[Problem]:
     """What is wrong with the metrics that a best checkpoint, a transition, schedulers and starts wait for.
@@ -92,7 +92,7 @@ def unwatchable(
 def unmeasured(step: CheckedStep, known: Mapping[str, Collection[str] | None]) -> list[Problem]:
     """Names that a step watches, and that its evaluations do not measure; `known` is what each is seen to measure."""
 
-    def watches(watcher: Configured) -> list[str]:
+    def watches(watcher: ConfiguredComponent) -> list[str]:
         return list(watcher.instance.metrics()) if hasattr(watcher.instance, "metrics") else []
 
     updates = step.updates.values()
@@ -100,7 +100,9 @@ def unmeasured(step: CheckedStep, known: Mapping[str, Collection[str] | None]) -
 
 
 def unlogged(
-    recipe: Recipe, observers: Iterable[Configured], watches: Callable[[Configured], Iterable[str]]
+    recipe: RecipeEntry,
+    observers: Iterable[ConfiguredComponent],
+    watches: Callable[[ConfiguredComponent], Iterable[str]],
 ) -> Iterator[Problem]:
     """Metrics of training that observers name, and that no step logs: what is said of them would do nothing."""
     steps = recipe.steps.values()
@@ -114,14 +116,14 @@ def unlogged(
                 yield Problem(message, mention(observer, name), choices(name, logged, "logged"))
 
 
-def withdrawn_losses(update: Update) -> dict[str, Location]:
+def withdrawn_losses(update: UpdateEntry) -> dict[str, Location]:
     """Labels of the losses that `false` takes away, each with its place."""
     losses = update.node.get("losses")
     stated = losses.value if losses is not None and isinstance(losses.value, dict) else {}
     return {label: node.where for label, node in stated.items() if node.value is False}
 
 
-def unknown_losses(update: Update, balancer: Configured, named: Iterable[str]) -> Iterator[Problem]:
+def unknown_losses(update: UpdateEntry, balancer: ConfiguredComponent, named: Iterable[str]) -> Iterator[Problem]:
     """Losses that a balancer names and that its update does not have."""
     for label in () if update.partial else named:
         if label not in update.losses:
@@ -130,12 +132,14 @@ def unknown_losses(update: Update, balancer: Configured, named: Iterable[str]) -
             yield Problem(message, mention(balancer, label), choices(label, update.losses, "losses"))
 
 
-def _wishes(transition: Configured, who: str, watches: Callable[[Configured], Iterable[str]]) -> list[Wish]:
+def _wishes(
+    transition: ConfiguredComponent, who: str, watches: Callable[[ConfiguredComponent], Iterable[str]]
+) -> list[Wish]:
     where = transition.entry.node.at("metric") if transition.entry else transition.where
     return [(name, who, where) for name in watches(transition)]
 
 
-def _vain(step: Step, late: Mapping[Late, Sequence[Wish]]) -> Iterator[Problem]:
+def _vain(step: StepEntry, late: Mapping[Late, Sequence[Wish]]) -> Iterator[Problem]:
     """Starts that wait for a metric which is logged, but not before they themselves, or others in a ring, start."""
     waiting = {each: wishes for each, wishes in late.items() if not any(watched(step, *wish) for wish in wishes)}
     vain: dict[Late, list[Wish]] = {}
@@ -150,6 +154,6 @@ def _vain(step: Step, late: Mapping[Late, Sequence[Wish]]) -> Iterator[Problem]:
         yield Problem(f"{who} watches `{name}`, which nothing logs before that start", where, hint)
 
 
-def _later(step: Step, name: str, waiting: Collection[Late]) -> bool:
+def _later(step: StepEntry, name: str, waiting: Collection[Late]) -> bool:
     """Whether a metric is not there before some of what is `waiting` has started."""
     return name.partition("/")[0] not in step.evaluate and name not in logged_metrics(step, waiting)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from attrs import evolve
 
-from fluxflow_registry.check.checker import Checked, check
+from fluxflow_registry.check.checker import RecipePlan, check
 from fluxflow_registry.engine.run.plugins_at_start import flags, started_with
 from fluxflow_registry.errors import Problem, RecipeError
 from fluxflow_registry.registry.registry import Registry
 
 
-def check_again(recipe: Path, registry: Registry, command: str) -> Checked:
+def check_again(recipe: Path, registry: Registry, command: str) -> RecipePlan:
     """Check the recipe that lies in a run or a bundle; `command` is the one that was given.
 
     Raises RecipeError. Where files are not loaded with which the run was started, it says which, and the

@@ -12,12 +12,12 @@ from fluxflow_registry.errors import Location
 from fluxflow_registry.plan.updates import StepPlan
 from fluxflow_registry.plan.values import Provider, Value, World
 from fluxflow_registry.recipe.node import Node
-from fluxflow_registry.recipe.schema import OWN, Entry, Evaluation, Recipe, Step
+from fluxflow_registry.recipe.schema import OWN, Entry, EvaluationEntry, RecipeEntry, StepEntry
 from fluxflow_registry.registry.registry import Component
 
 
 @frozen(eq=False)
-class Configured:
+class ConfiguredComponent:
     """A component with the recipe's options: `instance` is what is called."""
 
     label: str
@@ -33,12 +33,12 @@ class Configured:
 
 
 @frozen(eq=False)
-class Start:
+class LateStart:
     """When a loss or an update starts: before a batch of the step, or once a transition's condition holds."""
 
     batch: int = 0
     #: Asked after each epoch, as a step's `until` is; in place of `batch`.
-    condition: Configured | None = None
+    condition: ConfiguredComponent | None = None
 
     def __str__(self) -> str:
         """What is waited for, in words; empty where nothing is."""
@@ -56,12 +56,12 @@ class CheckedUpdate:
     name: str
     trains: tuple[str, ...]
     clip_grad_norm: float | None
-    losses: Mapping[str, Configured]
-    optimizer: Configured
-    scheduler: Configured | None
-    balancer: Configured | None
+    losses: Mapping[str, ConfiguredComponent]
+    optimizer: ConfiguredComponent
+    scheduler: ConfiguredComponent | None
+    balancer: ConfiguredComponent | None
     #: When each loss starts, by label, and under OWN when the update itself does.
-    starts: Mapping[str, Start]
+    starts: Mapping[str, LateStart]
 
     def weight(self, label: str) -> float:
         """The weight of a loss: the recipe's, else the loss's own default, else 1."""
@@ -71,11 +71,11 @@ class CheckedUpdate:
 
 
 @frozen(eq=False)
-class CheckedEvaluation:
+class EvaluationPlan:
     """Metrics over samples of a dataset, planned."""
 
-    evaluation: Evaluation
-    metrics: Mapping[str, Configured]
+    evaluation: EvaluationEntry
+    metrics: Mapping[str, ConfiguredComponent]
     values: Mapping[str, Value]
 
 
@@ -86,16 +86,16 @@ class CheckedStep:
     name: str
     index: int
     parent: str | None
-    step: Step
+    step: StepEntry
     updates: Mapping[str, CheckedUpdate]
-    until: Configured | None
-    providers: Mapping[str, Configured]
+    until: ConfiguredComponent | None
+    providers: Mapping[str, ConfiguredComponent]
     fields: Mapping[str, Field]
     plan: StepPlan
-    evaluations: Mapping[str, CheckedEvaluation]
+    evaluations: Mapping[str, EvaluationPlan]
 
     @property
-    def parts(self) -> dict[str, Configured]:
+    def parts(self) -> dict[str, ConfiguredComponent]:
         """What may keep something between batches, by a name for each: `loss.vae.kl`, `value.latent`, `until`."""
         named = {f"value.{name}": self.providers[name] for name, v in self.plan.values.items() if v.source == "value"}
         for update in self.updates.values():
@@ -106,16 +106,16 @@ class CheckedStep:
 
 
 @frozen(eq=False)
-class Checked:
+class RecipePlan:
     """A recipe that is proven; the engine takes nothing else."""
 
-    recipe: Recipe
-    models: Mapping[str, Configured]
-    datasets: Mapping[str, Configured]
-    sampler: Configured | None
+    recipe: RecipeEntry
+    models: Mapping[str, ConfiguredComponent]
+    datasets: Mapping[str, ConfiguredComponent]
+    sampler: ConfiguredComponent | None
     #: The values that the recipe declares or sets for all steps.
-    values: Mapping[str, Configured]
-    observers: Mapping[str, Configured]
+    values: Mapping[str, ConfiguredComponent]
+    observers: Mapping[str, ConfiguredComponent]
     steps: tuple[CheckedStep, ...]
 
     def step(self, name: str) -> CheckedStep:
@@ -146,7 +146,7 @@ def called(update: str, name: str) -> str:
     return f"update `{update}`" if name == OWN else f"loss `{name}` of update `{update}`"
 
 
-def mention(configured: Configured, name: str) -> Location:
+def mention(configured: ConfiguredComponent, name: str) -> Location:
     """Where the options of a component say `name`; where it stands itself, if none of them does."""
     children: Iterable[Node] = configured.entry.options.value.values() if configured.entry else ()
     items: Iterable[Node]
@@ -171,7 +171,7 @@ def provider_of(label: str, component: Component, entry: Entry | None) -> Provid
 def world_of(
     fields: Iterable[str],
     models: Iterable[str],
-    providers: Mapping[str, Configured],
+    providers: Mapping[str, ConfiguredComponent],
     sampler: bool,
     image_size: bool,
     dataset: str = "the dataset",

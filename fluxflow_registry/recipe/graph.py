@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fluxflow_registry.errors import Problem, choices
-from fluxflow_registry.recipe.schema import Step
+from fluxflow_registry.recipe.schema import StepEntry
 
 
-def order(steps: Mapping[str, Step]) -> tuple[list[str], list[Problem]]:
+def order(steps: Mapping[str, StepEntry]) -> tuple[list[str], list[Problem]]:
     """The steps in an order in which parents come first (the file's, where it is one), and what is wrong.
 
     Unknown parents, cycles, and steps that can only be reached through either are reported.
@@ -42,7 +42,7 @@ def order(steps: Mapping[str, Step]) -> tuple[list[str], list[Problem]]:
     return done, problems
 
 
-def _ancestors(steps: Mapping[str, Step], name: str) -> list[str]:
+def _ancestors(steps: Mapping[str, StepEntry], name: str) -> list[str]:
     """The step, its parent, its parent's parent ... to an unknown name or to the first repetition."""
     chain = [name]
     while (parent := steps[chain[-1]].parent) is not None:

@@ -1,4 +1,4 @@
-"""A recipe file to a Recipe: every problem of its form, in one pass, without knowing any component."""
+"""A recipe file to a RecipeEntry: every problem of its form, in one pass, without knowing any component."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fluxflow_registry.recipe.convert import read_fields, unknown_keys
 from fluxflow_registry.recipe.node import Node, describe, merge, spelt_out
 from fluxflow_registry.recipe.overrides import Setting, overridden
 from fluxflow_registry.recipe.reader import read
-from fluxflow_registry.recipe.schema import Entry, Evaluation, Recipe, Step, Update
+from fluxflow_registry.recipe.schema import Entry, EvaluationEntry, RecipeEntry, StepEntry, UpdateEntry
 from fluxflow_registry.registry.signature import fields_of, key_of
 
 R = TypeVar("R")
@@ -37,10 +37,10 @@ UPDATE_PARTS = ("losses", "optimizer", "scheduler", "balancer")
 
 def load(
     path: str | Path, settings: Sequence[str | Setting] = (), root: Node | None = None
-) -> tuple[Recipe, list[Problem]]:
+) -> tuple[RecipeEntry, list[Problem]]:
     """Read a recipe with `--set` settings applied; the problems of its form come beside it.
 
-    What could not be read is left out of the Recipe, so that checking can go on and find the rest.
+    What could not be read is left out of the RecipeEntry, so that checking can go on and find the rest.
     With a `root`, the recipe is that tree and `path` only its name: a program that makes recipes of
     something else gives each value the place in that from which it comes.
     Raises RecipeError where there is nothing to go on with: no file, no YAML, another version.
@@ -95,7 +95,7 @@ class _Reader:
     def problem(self, message: str, where: Location, notes: tuple[tuple[str, str], ...] = ()) -> None:
         self.problems.append(Problem(message, where, notes))
 
-    def recipe(self, root: Node, path: str) -> Recipe:
+    def recipe(self, root: Node, path: str) -> RecipeEntry:
         self.unread |= self.keys(root, TOP, "a recipe")
         head = self.settings(schema.RecipeSettings, root, "a recipe", self.unread)
         if not LABEL.match(head.name):
@@ -104,7 +104,7 @@ class _Reader:
         datasets = self.part("datasets", lambda: self.entries(root, "datasets", "dataset", schema.DatasetSettings))
         sampler = self.part("sampler", lambda: self.one(root, "sampler", "sampler"))
         values = self.part("values", lambda: self.entries(root, "values", "value", schema.NeedSettings))
-        return Recipe(
+        return RecipeEntry(
             name=head.name,
             seed=head.seed,
             models=models,
@@ -126,9 +126,9 @@ class _Reader:
             self.unread.add(key)
         return found
 
-    def steps(self, root: Node) -> dict[str, Step]:
+    def steps(self, root: Node) -> dict[str, StepEntry]:
         defaults = self.part("defaults", lambda: self.defaults(root))
-        found: dict[str, Step] = {}
+        found: dict[str, StepEntry] = {}
         previous = None
         own = self.kept(root, "steps", "step")
         for name, node in own:
@@ -142,7 +142,7 @@ class _Reader:
         self.unread |= {"steps"} if unread else set()
         return {name: evolve(step, parent=None) if step.parent in unread else step for name, step in found.items()}
 
-    def step(self, name: str, own: Node, defaults: Node, root: Node, previous: str | None) -> Step | None:
+    def step(self, name: str, own: Node, defaults: Node, root: Node, previous: str | None) -> StepEntry | None:
         where = root.value["steps"].keys[name]
         what = f"step `{name}`"
         if not isinstance(own.value, dict):
@@ -160,7 +160,7 @@ class _Reader:
         # A key that `defaults` may have meant to give is not missing from each step as well.
         excused = misspelt | (set(_keys(schema.StepSettings)) if "defaults" in self.unread else set())
         settings = self.settings(schema.StepSettings, node, what, excused)
-        return Step(
+        return StepEntry(
             name=name,
             parent=settings.after if node.get("after") is not None else previous,
             settings=settings,
@@ -172,7 +172,7 @@ class _Reader:
             where=where,
         )
 
-    def update(self, name: str, node: Node, step: str) -> Update | None:
+    def update(self, name: str, node: Node, step: str) -> UpdateEntry | None:
         what = f"update `{name}` of {step}"
         if not isinstance(node.value, dict):
             self.problem(f"{what} is described by a mapping, not {describe(node.value)}", node.where)
@@ -192,7 +192,7 @@ class _Reader:
         self.trains(settings.trains, node, what)
         starting = {schema.OWN: node, **{label: entry.node for label, entry in losses.items()}}
         starts = {label: self.one(each, "start", "transition") for label, each in starting.items() if _waits(each)}
-        return Update(
+        return UpdateEntry(
             name=name,
             settings=settings,
             losses=losses,
@@ -212,7 +212,7 @@ class _Reader:
             if model in models[:index]:
                 self.problem(f"{what} trains `{model}` twice", node.at("trains", index))
 
-    def evaluations(self, step: Node, what: str) -> dict[str, Evaluation]:
+    def evaluations(self, step: Node, what: str) -> dict[str, EvaluationEntry]:
         found = {}
         for name, node in self.kept(step, "evaluate", "evaluation"):
             whose = f"evaluation `{name}` of {what}"
@@ -224,7 +224,7 @@ class _Reader:
             metrics = self.entries(node, "metrics", "metric", schema.NeedSettings)
             if _empty(node, "metrics") and "metrics" not in misspelt:
                 self.problem(f"{whose} needs `metrics`", node.at("metrics"))
-            found[name] = Evaluation(name, settings, metrics, node)
+            found[name] = EvaluationEntry(name, settings, metrics, node)
         return found
 
     def observers(self, root: Node) -> dict[str, Entry | None]:

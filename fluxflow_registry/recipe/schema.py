@@ -164,7 +164,7 @@ class Entry:
 
 
 @frozen(eq=False)
-class Evaluation:
+class EvaluationEntry:
     """Metrics over samples of one dataset, under one name."""
 
     name: str
@@ -174,7 +174,7 @@ class Evaluation:
 
 
 @frozen(eq=False)
-class Update:
+class UpdateEntry:
     """One optimizer's turn within a batch."""
 
     name: str
@@ -191,22 +191,22 @@ class Update:
 
 
 @frozen(eq=False)
-class Step:
+class StepEntry:
     """A phase of training."""
 
     name: str
     parent: str | None
     settings: StepSettings
-    updates: dict[str, Update]
+    updates: dict[str, UpdateEntry]
     until: Entry | None
     values: dict[str, Entry]
-    evaluate: dict[str, Evaluation]
+    evaluate: dict[str, EvaluationEntry]
     node: Node
     where: Location
 
 
 @frozen(eq=False)
-class Recipe:
+class RecipeEntry:
     """A whole recipe file."""
 
     name: str
@@ -217,7 +217,7 @@ class Recipe:
     values: dict[str, Entry]
     #: None for an observer that joins by default and that the recipe sends away.
     observers: dict[str, Entry | None]
-    steps: dict[str, Step]
+    steps: dict[str, StepEntry]
     path: str
     node: Node
     #: Parts of the recipe that could not be read in full, so that conclusions from what is missing are void.

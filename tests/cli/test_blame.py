@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from attrs import frozen
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.cli.prove_resume.blame import blamed
 
 from ..recipes import TINY
@@ -40,7 +40,7 @@ class Difference:
     ],
 )
 def test_a_part_of_the_state_is_of_the_component_whose_name_it_has(
-    prove: Callable[..., Checked], name: str, component: str
+    prove: Callable[..., RecipePlan], name: str, component: str
 ) -> None:
     late = f"          l1: {{}}\n          l1_late: {{type: mse, start: {WAITS}}}\n"
     text = TINY.replace("          l1: {}\n", late) + "        start: {type: plateau, metric: seen/psnr}\n" + UNTIL
@@ -65,7 +65,7 @@ def test_a_part_of_the_state_is_of_the_component_whose_name_it_has(
     ],
 )
 def test_the_hint_is_what_a_component_of_the_kind_can_do(
-    prove: Callable[..., Checked], kind: str, name: str, hint: str
+    prove: Callable[..., RecipePlan], kind: str, name: str, hint: str
 ) -> None:
     text = TINY + UNTIL + "    evaluate: {seen: {dataset: shapes, every: 1, metrics: {psnr: {}}}}\n"
 

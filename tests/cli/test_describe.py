@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from attrs import Factory, field, frozen, validators
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.cli.describe.command import bounds, describe, options, paste
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.recipe.reader import parse
@@ -105,7 +105,7 @@ def complete(component: Component) -> bool:
 
 
 @pytest.mark.parametrize("component", [c for c in COMPONENTS if complete(c)], ids=identify)
-def test_the_line_to_paste_is_a_recipe_as_it_stands(component: Component, prove: Callable[..., Checked]) -> None:
+def test_the_line_to_paste_is_a_recipe_as_it_stands(component: Component, prove: Callable[..., RecipePlan]) -> None:
     lines = {place: LEFT_ALONE.get(place, "") for place in PLACES.values()}
     lines[PLACES[component.kind]] = paste(component)
     lines["MODEL"] = lines["MODEL"] and f"my_{lines['MODEL']}"  # the recipe has models of these names already

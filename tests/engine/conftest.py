@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import Checked, check
+from fluxflow_registry.check.checker import RecipePlan, check
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.engine.run.loop import Stopped, train
 from fluxflow_registry.engine.run.run import Run, open_sources
@@ -34,10 +34,10 @@ def _one_thread() -> None:
 
 
 @pytest.fixture
-def checked(registry: Registry, tmp_path: Path) -> Callable[..., Checked]:
+def checked(registry: Registry, tmp_path: Path) -> Callable[..., RecipePlan]:
     """Check a recipe's text with settings."""
 
-    def make(text: str, *settings: str, using: Registry | None = None) -> Checked:
+    def make(text: str, *settings: str, using: Registry | None = None) -> RecipePlan:
         path = tmp_path / "recipe.yaml"
         path.write_text(text)
         return check(path, using or registry, settings)
@@ -49,7 +49,7 @@ def checked(registry: Registry, tmp_path: Path) -> Callable[..., Checked]:
 def live() -> Callable[..., LiveStep]:
     """A step of a checked recipe, ready to take batches."""
 
-    def make(recipe: Checked, step: int = 0, models: Mapping[str, nn.Module] | None = None) -> LiveStep:
+    def make(recipe: RecipePlan, step: int = 0, models: Mapping[str, nn.Module] | None = None) -> LiveStep:
         from fluxflow_registry.engine.run.run import build_models
 
         device = torch.device("cpu")
@@ -93,7 +93,7 @@ class StopAfter:
         self._heard("step_ended", run)
 
 
-def start(recipe: Checked, root: Path, observers: Sequence[Any] = ()) -> SimpleNamespace:
+def start(recipe: RecipePlan, root: Path, observers: Sequence[Any] = ()) -> SimpleNamespace:
     """Run a recipe in `root`, going on where it stands; tells whether it was stopped."""
     found, _ = folders.unfinished(root, recipe.recipe.name, "digest")
     folder = found or folders.new(root, recipe.recipe.name, "digest")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.models.trained_weights import load_for_drawing
 from fluxflow_registry.engine.run.run import build_models
 from fluxflow_registry.state.models import read_model
@@ -19,7 +19,7 @@ from fluxflow_registry.state.models import read_model
 from ..small import FLOW, VAE_GAN
 from .conftest import StopAfter, start, weights
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 CPU = torch.device("cpu")
 
 #: Averages that hardly move while the weights move far.

@@ -10,7 +10,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Gradients, Position
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.training.step import LiveStep
@@ -20,7 +20,7 @@ from fluxflow_registry.registry.registry import Plugin, Registry, _register, loa
 from ..small import PLUGINS, VAE_GAN
 from ..synthetic import plugin
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 Maker = Callable[..., LiveStep]
 STEP = "steps.vae_gan"
 VAE = f"{STEP}.updates.vae"

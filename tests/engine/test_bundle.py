@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fluxflow_registry.check.checker import Checked, check
+from fluxflow_registry.check.checker import RecipePlan, check
 from fluxflow_registry.engine.diagnosis.bundle import read_bundle
 from fluxflow_registry.engine.run import rollback as recovery
 from fluxflow_registry.engine.training.not_finite import names_of, not_finite
@@ -23,7 +23,7 @@ from .conftest import StopAfter, start
 from .poison import SPOILT, Poison, first_batches, poisoned
 from .test_resume import Listener, finals
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 Maker = Callable[..., LiveStep]
 NAMED = ("datasets.shapes={type: named}",)
 

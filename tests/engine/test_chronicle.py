@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position, Summary
-from fluxflow_registry.engine.run.history import Chronicle
+from fluxflow_registry.engine.run.history import RunHistory
 from fluxflow_registry.state import checkpoints
 
 from ..small import FLOW, VAE_GAN
 from .conftest import StopAfter, start
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 
 
 class Epochs:
@@ -105,11 +105,11 @@ def test_a_checkpoint_of_an_older_version_still_loads(
 
 
 def test_what_is_no_number_is_null_and_comes_back() -> None:
-    chronicle = Chronicle()
+    chronicle = RunHistory()
     chronicle.close_epoch("vae", 2, {"vae_loss": [Summary(math.nan, 0, 0, 0), Summary(0.5, 0, 0, 0)]})
 
     written = json.loads(json.dumps(chronicle.metadata(Position(epoch=2), ["vae"]), allow_nan=False))
-    again = Chronicle.of(written)
+    again = RunHistory.of(written)
 
     assert written["step_metrics"] == {"vae": {"vae_loss": [None, 0.5]}}
     assert again.epochs == {"vae": 2}

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from fluxflow_registry import DataError, Problem, SampleError, hookimpl
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.data import batches
 from fluxflow_registry.engine.data.batches import ATTEMPTS, epoch_batches
 from fluxflow_registry.engine.data.order import permutation
@@ -31,7 +31,7 @@ from ..small import PLUGINS, VAE_GAN
 from .conftest import StopAfter, start
 from .test_resume import Listener, finals
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 PLACE = (0, "step", "data", 1)
 
 

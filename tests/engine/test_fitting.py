@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.preflight.suggested_fixes import changes
 from fluxflow_registry.errors import Problem, RecipeError
@@ -33,7 +33,7 @@ MENDED = {
 }
 
 
-def misfits(recipe: Checked) -> tuple[Problem, ...]:
+def misfits(recipe: RecipePlan) -> tuple[Problem, ...]:
     with pytest.raises(RecipeError) as caught:
         prove_shapes(recipe)
     return caught.value.problems
@@ -41,7 +41,7 @@ def misfits(recipe: Checked) -> tuple[Problem, ...]:
 
 @pytest.mark.parametrize("wrong", MENDED)
 def test_the_option_that_mends_is_told_first_or_beside_its_counterpart(
-    wrong: str, checked: Callable[..., Checked]
+    wrong: str, checked: Callable[..., RecipePlan]
 ) -> None:
     recipe = checked(VAE + FLOW, f"models.{wrong}")
 
@@ -54,7 +54,7 @@ def test_the_option_that_mends_is_told_first_or_beside_its_counterpart(
     ("label", "like"), [("text_encoder", "flow_processor.text_width"), ("writer", "flow_processor.text_width")]
 )
 def test_of_two_options_of_one_value_the_one_that_is_named_after_the_model_is_the_counterpart(
-    label: str, like: str, prove: Callable[..., Checked]
+    label: str, like: str, prove: Callable[..., RecipePlan]
 ) -> None:
     text = VAE_GAN.replace("text_encoder:", f"{label}:")
 
@@ -66,7 +66,7 @@ def test_of_two_options_of_one_value_the_one_that_is_named_after_the_model_is_th
 
 
 def test_options_of_one_name_are_counterparts_before_one_that_is_named_after_another_model(
-    prove: Callable[..., Checked],
+    prove: Callable[..., RecipePlan],
 ) -> None:
     models = prove(VAE_GAN, "models.compressor.width=12").models
 
@@ -77,7 +77,7 @@ def test_options_of_one_name_are_counterparts_before_one_that_is_named_after_ano
 
 
 def test_a_misfit_stands_at_the_option_with_the_models_involved_and_their_lines(
-    checked: Callable[..., Checked],
+    checked: Callable[..., RecipePlan],
 ) -> None:
     text = (VAE + FLOW).replace("{type: expander, latent_channels: 2", "{type: expander, latent_channels: 3")
 
@@ -111,7 +111,7 @@ def with_reader(call: Callable[..., torch.Tensor]) -> Registry:
 READ = VAE.replace("models:\n", "models:\n  reader: {}\n").replace("l1: {}", "reads: {}\n          l1: {}")
 
 
-def test_options_without_a_like_name_are_found_by_the_numbers_of_the_error(checked: Callable[..., Checked]) -> None:
+def test_options_without_a_like_name_are_found_by_the_numbers_of_the_error(checked: Callable[..., RecipePlan]) -> None:
     def reads(reader: nn.Module, latent: torch.Tensor) -> torch.Tensor:
         return reader(latent.movedim(1, -1)).mean()  # type: ignore[no-any-return]
 
@@ -121,7 +121,7 @@ def test_options_without_a_like_name_are_found_by_the_numbers_of_the_error(check
 
 
 def test_a_mistake_in_code_is_not_blamed_on_the_options_of_models(
-    checked: Callable[..., Checked], monkeypatch: pytest.MonkeyPatch
+    checked: Callable[..., RecipePlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def reads(reader: nn.Module, latent: torch.Tensor) -> torch.Tensor:
         return latent.men()  # type: ignore[attr-defined,no-any-return]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.graph.backward import Split, Term, walk_back
 from fluxflow_registry.engine.training.step import LiveStep
@@ -17,7 +17,7 @@ from fluxflow_registry.engine.training.step import LiveStep
 from ..small import FLOW, VAE_GAN
 from .conftest import changed, weights
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 Maker = Callable[..., LiveStep]
 
 

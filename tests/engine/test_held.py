@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.models.frozen import held
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.training.step import LiveStep
@@ -23,7 +23,7 @@ from .conftest import StopAfter, changed, start, weights
 from .test_model_settings import take
 from .test_resume import finals
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 Maker = Callable[..., LiveStep]
 
 

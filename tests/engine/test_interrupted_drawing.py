@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 
 from ..small import FLOW, VAE_GAN
 from .conftest import start
 from .test_resume import finals
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 
 EVENTS = [
     "step_started",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.preflight.metrics import rehearse_metrics
 from fluxflow_registry.engine.run.run import open_sources
 from fluxflow_registry.errors import RecipeError, TrainingError
@@ -22,7 +22,7 @@ from ..small import FLOW, PLUGINS, VAE_GAN
 from ..synthetic import plugin
 from .conftest import start
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 STEP = "steps.vae_gan"
 
 

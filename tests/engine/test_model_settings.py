@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.nn.utils.parametrizations import spectral_norm
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.models.checkpointing import blocks_of, checkpoint_blocks
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
@@ -25,7 +25,7 @@ from ..small import FLOW, VAE_GAN
 from .conftest import StopAfter, start, weights
 from .test_resume import finals
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 Maker = Callable[..., LiveStep]
 
 EAGER = "{backend: eager, dynamic: false}"

@@ -12,7 +12,7 @@ import torch
 from attrs import evolve
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.registry.registry import Registry
 
@@ -33,7 +33,7 @@ from .poison import (
 )
 from .test_resume import Listener
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 Maker = Callable[..., LiveStep]
 
 LOSSES = [

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from fluxflow_registry import Position, hookimpl
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 
 from ..small import VAE_GAN
 from .conftest import start
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 
 
 class Curious:

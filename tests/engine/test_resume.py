@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.data.batches import epoch_batches
 from fluxflow_registry.engine.data.order import permutation
 from fluxflow_registry.engine.run import folder as folders
@@ -20,7 +20,7 @@ from fluxflow_registry.errors import RunError
 from ..small import FLOW, PLUGINS, VAE_GAN
 from .conftest import StopAfter, start, weights
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 
 STOPS = [
     ("batch_ended", 1),

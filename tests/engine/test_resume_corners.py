@@ -15,7 +15,7 @@ from attrs import define, field
 from torch import Tensor, nn
 
 from fluxflow_registry import Ending, hookimpl
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.data import batches
 from fluxflow_registry.engine.data.batches import epoch_batches
 from fluxflow_registry.engine.run.saver import Saver
@@ -27,7 +27,7 @@ from ..small import FLOW, PLUGINS, VAE_GAN
 from .conftest import StopAfter, start
 from .test_resume import Listener, finals
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 
 
 @define
@@ -110,7 +110,7 @@ def registry_of() -> Registry:
     return made
 
 
-def often(recipe: Callable[[], Checked], root: Path, event: str = "batch_ended", count: int = 1) -> tuple[Any, int]:
+def often(recipe: Callable[[], RecipePlan], root: Path, event: str = "batch_ended", count: int = 1) -> tuple[Any, int]:
     """Stop and go on until the end; components are made anew each time, as a new process makes them."""
     stops = 0
     while (attempt := start(recipe(), root, [StopAfter(event, count)])).stopped is not None:

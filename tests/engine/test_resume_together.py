@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.diagnosis.trace import Trace
 from fluxflow_registry.registry.registry import load
 
@@ -50,7 +50,7 @@ LATE = {
 
 
 @pytest.fixture
-def together(checked: Callable[..., Checked], tmp_path: Path) -> Callable[..., Checked]:
+def together(checked: Callable[..., RecipePlan], tmp_path: Path) -> Callable[..., RecipePlan]:
     """The recipe that has everything, on pictures of three shapes of which some are damaged and some held out."""
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -71,7 +71,7 @@ def together(checked: Callable[..., Checked], tmp_path: Path) -> Callable[..., C
 
 @pytest.mark.parametrize(("late", "accumulate"), [("by number", 2), ("by condition", 1), ("balanced", 2)])
 def test_stopping_after_every_batch_changes_nothing_of_what_is_computed(
-    together: Callable[..., Checked], tmp_path: Path, late: str, accumulate: int
+    together: Callable[..., RecipePlan], tmp_path: Path, late: str, accumulate: int
 ) -> None:
     recipe = together(f"{STEP}.accumulate={accumulate}", *LATE[late])
 

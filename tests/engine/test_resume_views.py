@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.diagnosis.trace import Trace
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
@@ -26,7 +26,7 @@ from ..small import PLUGINS, VAE_GAN
 from .conftest import StopAfter, start
 from .test_resume import Listener, finals
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,10 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def recipe(checked: Checker, pictures: Path, with_data: Registry) -> Callable[..., Checked]:
+def recipe(checked: Checker, pictures: Path, with_data: Registry) -> Callable[..., RecipePlan]:
     """Two updates on buckets in three resolutions each; two batches of two are all that one epoch takes."""
 
-    def make(*settings: str, views: str = "[8, 16]") -> Checked:
+    def make(*settings: str, views: str = "[8, 16]") -> RecipePlan:
         dataset = (
             f"datasets.shapes={{type: folder, path: '{pictures}', image_size: 32, bucket_multiple: 8, flip: 0.5, "
             f"reduced_min_sizes: {views}}}"
@@ -78,7 +78,7 @@ class Sizes:
 
 
 def test_a_model_sees_each_batch_smallest_first_with_an_optimizers_step_each(
-    recipe: Callable[..., Checked], tmp_path: Path
+    recipe: Callable[..., RecipePlan], tmp_path: Path
 ) -> None:
     seen = Sizes()
 
@@ -96,7 +96,7 @@ def test_a_model_sees_each_batch_smallest_first_with_an_optimizers_step_each(
 
 
 def test_max_steps_and_several_resolutions_are_counted_in_the_schedules_length(
-    recipe: Callable[..., Checked], tmp_path: Path
+    recipe: Callable[..., RecipePlan], tmp_path: Path
 ) -> None:
     run = start(recipe(), tmp_path / "runs").run
     schedule = run.live.turns[1].scheduler
@@ -109,7 +109,7 @@ def test_max_steps_and_several_resolutions_are_counted_in_the_schedules_length(
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_stopping_after_every_batch_in_every_view_arrives_at_the_same_weights(
-    recipe: Callable[..., Checked], tmp_path: Path, accumulate: int
+    recipe: Callable[..., RecipePlan], tmp_path: Path, accumulate: int
 ) -> None:
     made = recipe(f"steps.vae_gan.accumulate={accumulate}", "steps.vae_gan.updates.vae.losses.kl.warmup=7")
     whole = start(made, tmp_path / "whole", [Trace(tmp_path / "whole.jsonl")]).run
@@ -129,7 +129,7 @@ def test_stopping_after_every_batch_in_every_view_arrives_at_the_same_weights(
     assert told[0] == told[1]
 
 
-def test_readers_in_processes_of_their_own_change_nothing(recipe: Callable[..., Checked], tmp_path: Path) -> None:
+def test_readers_in_processes_of_their_own_change_nothing(recipe: Callable[..., RecipePlan], tmp_path: Path) -> None:
     alone = start(recipe(), tmp_path / "alone").run
 
     first = start(recipe("steps.vae_gan.workers=2"), tmp_path / "two", [StopAfter("batch_ended", 4)])
@@ -139,7 +139,7 @@ def test_readers_in_processes_of_their_own_change_nothing(recipe: Callable[..., 
     assert finals(second) == finals(alone)
 
 
-def test_what_an_epoch_leaves_out_is_told_once_by_bucket(recipe: Callable[..., Checked], tmp_path: Path) -> None:
+def test_what_an_epoch_leaves_out_is_told_once_by_bucket(recipe: Callable[..., RecipePlan], tmp_path: Path) -> None:
     heard: list[str] = []
 
     start(recipe("defaults.batch_size=6"), tmp_path / "runs", [Listener(heard)])
@@ -150,7 +150,7 @@ def test_what_an_epoch_leaves_out_is_told_once_by_bucket(recipe: Callable[..., C
     ]
 
 
-def test_what_a_source_notes_is_told_once(recipe: Callable[..., Checked], tmp_path: Path) -> None:
+def test_what_a_source_notes_is_told_once(recipe: Callable[..., RecipePlan], tmp_path: Path) -> None:
     heard: list[str] = []
     made = recipe()
     source = open_sources(made)["shapes"]
@@ -167,7 +167,7 @@ def test_what_a_source_notes_is_told_once(recipe: Callable[..., Checked], tmp_pa
 
 
 def test_an_evaluation_measures_each_sample_in_the_shape_of_its_bucket(
-    recipe: Callable[..., Checked], tmp_path: Path
+    recipe: Callable[..., RecipePlan], tmp_path: Path
 ) -> None:
     seen = Sizes()
     asked = "{dataset: shapes, samples: 16, batch_size: 4, metrics: {psnr: {}}}"
@@ -179,7 +179,7 @@ def test_an_evaluation_measures_each_sample_in_the_shape_of_its_bucket(
     assert torch.isfinite(torch.tensor(run.results["vae_gan"]["all"]["psnr"]))
 
 
-def test_a_form_that_does_not_fit_the_models_is_found_before_training(recipe: Callable[..., Checked]) -> None:
+def test_a_form_that_does_not_fit_the_models_is_found_before_training(recipe: Callable[..., RecipePlan]) -> None:
     prove_shapes(recipe())
 
     with pytest.raises(RecipeError, match=r"(?s)in step `vae_gan` where `image` is \[3, \d+, \d+\], "):

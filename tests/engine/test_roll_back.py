@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.run import rollback as recovery
 from fluxflow_registry.engine.run.run import build_models
 from fluxflow_registry.errors import TrainingError
@@ -26,7 +26,7 @@ from .conftest import StopAfter, start, weights
 from .poison import KEEPING, SPOILT, Poison, differing, poisoned
 from .test_resume import Listener, finals
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.run.saver import Saver
@@ -26,7 +26,7 @@ from ..small import FLOW, VAE_GAN
 from .conftest import StopAfter, start
 from .test_resume import Listener, finals
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 
 
 def kinds(run: Any) -> list[tuple[int, str, str]]:

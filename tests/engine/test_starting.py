@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluxflow_registry import Ending, hookimpl
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.cli.train.command import check_run
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.diagnosis.shortened import cut
@@ -29,7 +29,7 @@ from .conftest import StopAfter, changed, start, weights
 from .poison import SPOILT, Poison, poisoned
 from .test_resume import Listener, finals
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 Maker = Callable[..., LiveStep]
 STEP = "steps.vae_gan"
 GENERATOR = f"{STEP}.updates.vae.losses.hinge_generator"

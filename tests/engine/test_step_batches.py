@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 
 from ..small import VAE_GAN
 from .conftest import start
@@ -40,7 +40,7 @@ class Listener:
         self.kl[step.name].append(metrics["vae/kl/weight"])
 
 
-def test_a_warm_up_and_a_decay_begin_anew_in_each_step(checked: Callable[..., Checked], tmp_path: Path) -> None:
+def test_a_warm_up_and_a_decay_begin_anew_in_each_step(checked: Callable[..., RecipePlan], tmp_path: Path) -> None:
     heard = Listener()
     noise = "values={instance_noise: {std: 0.5, decay: 0.5}}"
     short = [f"steps.{name}.epochs=1" for name in ("vae_gan", "again")]
@@ -67,7 +67,7 @@ class Sizes:
 
 
 def test_each_step_trains_on_its_own_data_in_batches_of_their_size(
-    checked: Callable[..., Checked], tmp_path: Path
+    checked: Callable[..., RecipePlan], tmp_path: Path
 ) -> None:
     seen = Sizes()
     other = "datasets.other={type: shapes, image_size: 32, length: 12, batch_size: 3}"

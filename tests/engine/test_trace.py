@@ -12,7 +12,7 @@ import torch
 from attrs import define, field
 
 from fluxflow_registry import Ending
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.cli.prove_resume.blame import blamed
 from fluxflow_registry.cli.prove_resume.command import Difference, first_difference, read_trace
 from fluxflow_registry.engine.diagnosis.fingerprint import inside
@@ -24,7 +24,7 @@ from ..small import PLUGINS, VAE_GAN
 from ..synthetic import plugin
 from .conftest import StopAfter, start
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 
 STEP = "steps.vae_gan"
 
@@ -89,10 +89,10 @@ def using(transition: type) -> Registry:
 
 
 @pytest.fixture
-def differs(checked: Checker, tmp_path: Path) -> Callable[..., tuple[Checked, Difference | None]]:
+def differs(checked: Checker, tmp_path: Path) -> Callable[..., tuple[RecipePlan, Difference | None]]:
     """What a short run that is stopped after a batch does otherwise than one that is not, with new components."""
 
-    def run(make: Callable[[], type], stop: int, *settings: str) -> tuple[Checked, Difference | None]:
+    def run(make: Callable[[], type], stop: int, *settings: str) -> tuple[RecipePlan, Difference | None]:
         def cut_short(folder: str, *observers: Any) -> None:
             recipe = cut(checked(VAE_GAN, *settings, using=using(make())))
             trace = tmp_path / folder / "trace.jsonl"

@@ -10,17 +10,17 @@ import pytest
 import torch
 from attrs import evolve
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position, Summary
 from fluxflow_registry.engine.models.averaging import Average
-from fluxflow_registry.engine.training.metrics import Tally
+from fluxflow_registry.engine.training.metrics import StepMetrics
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import TrainingError
 
 from ..small import FLOW, PLUGINS, VAE_GAN
 from .conftest import changed, start, weights
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 Maker = Callable[..., LiveStep]
 VAE = "steps.vae_gan.updates.vae"
 
@@ -353,7 +353,7 @@ def test_adding_a_loss_does_not_change_the_noise_of_another_value(checked: Check
 
 
 def test_the_tally_gives_mean_minimum_maximum_and_the_mean_of_the_last_twenty() -> None:
-    tally = Tally()
+    tally = StepMetrics()
     numbers = [float(n * 7 % 30) + 1 for n in range(5, 35)]  # neither end is the least or the greatest
     for number in numbers:
         tally.add({"loss": torch.tensor(number), "lr": 0.5})

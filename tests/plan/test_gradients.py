@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fluxflow_registry.check.checker import Checked, check
+from fluxflow_registry.check.checker import RecipePlan, check
 from fluxflow_registry.plan.updates import StepPlan, UpdatePlan
 from fluxflow_registry.registry.registry import Registry
 
@@ -12,12 +12,12 @@ from ..recipes import DEFAULT
 
 
 @pytest.fixture(scope="module")
-def checked(everything: Registry) -> Checked:
+def checked(everything: Registry) -> RecipePlan:
     return check(DEFAULT, everything)
 
 
 @pytest.fixture
-def gan(checked: Checked) -> StepPlan:
+def gan(checked: RecipePlan) -> StepPlan:
     return checked.step("vae_gan").plan
 
 
@@ -86,7 +86,7 @@ def test_the_graph_is_split_at_the_cut_and_nowhere_else(gan: StepPlan) -> None:
     assert gan.splits == {"latent"}
 
 
-def test_a_flow_step_leaves_the_autoencoder_alone(checked: Checked) -> None:
+def test_a_flow_step_leaves_the_autoencoder_alone(checked: RecipePlan) -> None:
     plan = checked.step("flow").plan
     (update,) = plan.updates
 
@@ -97,7 +97,7 @@ def test_a_flow_step_leaves_the_autoencoder_alone(checked: Checked) -> None:
     assert "reconstruction" not in plan.values
 
 
-def test_an_evaluation_computes_only_what_its_metrics_ask_for(checked: Checked) -> None:
+def test_an_evaluation_computes_only_what_its_metrics_ask_for(checked: RecipePlan) -> None:
     evaluation = checked.step("vae_warmup").evaluations["autoencoder"]
 
     assert set(evaluation.values) == {

@@ -59,7 +59,7 @@ def plan(case: Case) -> StepPlan:
         made = tuple(
             LossAsk(
                 f"l{number}",
-                Ask(f"loss l{number}", Provider(f"l{number}", signature(needs)), Place("r.yaml", 1, 1)),
+                Ask(f"loss l{number}", Provider(f"l{number}", signature(needs)), where),
                 cut,
             )
             for number, (needs, cut) in enumerate(zip(losses, cuts, strict=True))

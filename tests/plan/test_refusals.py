@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Field
 from fluxflow_registry.errors import Problem, RecipeError
 from fluxflow_registry.registry.registry import Registry, from_modules
@@ -18,7 +18,7 @@ from ..recipes import TINY, line_of
 from ..synthetic import plugin
 from .made_up import LOSSES, RECIPE, VALUES, Data, Module, Painter, accuracy, build, code, distance, far, flat, sgd
 
-Prove = Callable[..., Checked]
+Prove = Callable[..., RecipePlan]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fluxflow_balancers.inverse import Inverse, InverseWeigher, fixed
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run.run import build_models, open_sources
 from fluxflow_registry.engine.training.step import LiveStep, facts_of
@@ -132,14 +132,14 @@ def test_fixed_leaves_every_weight_as_it_is() -> None:
     assert fixed(["a"])({}) == {"a": 1.0}
 
 
-def live(checked: Checked) -> LiveStep:
+def live(checked: RecipePlan) -> LiveStep:
     (source,) = open_sources(checked).values()
     device = torch.device("cpu")
     return LiveStep(facts_of(checked.steps[0], source), source, build_models(checked, device), 0, device)
 
 
 def test_the_factors_stand_in_the_sum_that_is_minimised_and_resume_with_the_step(
-    prove: Callable[..., Checked],
+    prove: Callable[..., RecipePlan],
 ) -> None:
     """Window by window: the total is what the equation says of the losses that were logged."""
     recipe = prove(VAE_GAN, "steps.vae_gan.updates.vae.balancer={type: inverse, window: 2, low: 0.01, high: 3.0}")

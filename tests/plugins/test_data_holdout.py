@@ -18,7 +18,7 @@ from fluxflow_data.folder import Folder
 from fluxflow_data.parting import chances
 from fluxflow_data.shards import WebDataset
 from fluxflow_registry import DataError, SampleError, hookimpl
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.data.survey import survey
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.registry.registry import load
@@ -285,7 +285,7 @@ class Read:
 
 
 def test_the_best_epoch_is_chosen_on_what_is_never_trained_on_and_a_stop_changes_nothing(
-    prove: Callable[..., Checked], tmp_path: Path
+    prove: Callable[..., RecipePlan], tmp_path: Path
 ) -> None:
     files = members(range(20))
     source("folder", tmp_path, files | {name: png(len(name), 16) for name in files if name.endswith("png")})
@@ -380,9 +380,9 @@ def test_of_a_path_that_cannot_be_one_no_overlap_is_told(path: str) -> None:
     ],
 )
 def test_held_out_samples_that_are_trained_on_are_found_in_the_recipe_alone(
-    settings: list[str], expected: str | None, prove: Callable[..., Checked], tmp_path: Path
+    settings: list[str], expected: str | None, prove: Callable[..., RecipePlan], tmp_path: Path
 ) -> None:
-    def checked() -> Checked:
+    def checked() -> RecipePlan:
         path = str(tmp_path / "pictures")
         return prove(RECIPE.replace("PATH", path), *(setting.replace("PATH", path) for setting in settings))
 
@@ -398,7 +398,7 @@ def test_held_out_samples_that_are_trained_on_are_found_in_the_recipe_alone(
 
 
 def test_both_entries_are_named_with_their_places_through_all_steps_that_led_there_and_no_others(
-    prove: Callable[..., Checked], tmp_path: Path
+    prove: Callable[..., RecipePlan], tmp_path: Path
 ) -> None:
     text = RECIPE.replace("PATH", "pictures").replace("holdout: 0.3}", "holdout: 0.1}")
     measured = text[text.index("    evaluate") :]

@@ -15,14 +15,14 @@ from PIL import Image
 from fluxflow_data.folder import Folder
 from fluxflow_data.shards import WebDataset
 from fluxflow_registry import DataError, SampleError
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 
 from ..engine.conftest import start
 from ..engine.test_resume import Listener
 from ..small import VAE_GAN
 from .made_shards import written
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import webdataset
 from fluxflow_data import fetching, remote
 from fluxflow_data.shards import ShardSource, WebDataset
 from fluxflow_registry import DataError
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.data.batches import epoch_batches
 
 from ..engine.conftest import StopAfter, start
@@ -318,7 +318,7 @@ def test_a_token_is_not_sent_unencrypted(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_run_on_remote_shards_resumes_and_leaves_the_token_nowhere(
-    server: Server, prove: Callable[..., Checked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, prove: Callable[..., RecipePlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(2):
         shard(server.folder / f"{number}.tar", range(6 * number, 6 * number + 6))
@@ -341,7 +341,7 @@ def test_a_run_on_remote_shards_resumes_and_leaves_the_token_nowhere(
 
 
 def test_the_run_folder_names_the_variable_and_not_the_token(
-    server: Server, prove: Callable[..., Checked], monkeypatch: pytest.MonkeyPatch
+    server: Server, prove: Callable[..., RecipePlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fluxflow_registry.check.effective_recipe import resolve_recipe
     from fluxflow_registry.recipe import writer as resolved

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fluxflow_data.locate import expanded
 from fluxflow_data.shards import ShardSource, WebDataset, parsed
 from fluxflow_registry import DataError, SampleError
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.data.batches import epoch_batches
 
 from ..small import VAE_GAN
@@ -322,7 +322,7 @@ def test_a_damaged_sample_gives_its_place_to_the_next_in_the_order(workers: int,
     ]
 
 
-def test_a_recipe_trains_with_shards(prove: Callable[..., Checked], tmp_path: Path) -> None:
+def test_a_recipe_trains_with_shards(prove: Callable[..., RecipePlan], tmp_path: Path) -> None:
     from ..engine.conftest import start
 
     for number in range(2):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.run.run import Interrupted, build_models, compute, open_sources
@@ -62,7 +62,7 @@ LEARNS = ["steps.flow.updates.flow.optimizer.weight_decay=0.0", "steps.flow.batc
 
 every_path = pytest.mark.parametrize("path", OPTIONS, ids=NAMES)
 
-Prove = Callable[..., Checked]
+Prove = Callable[..., RecipePlan]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def along(path: dict[str, Any], text: str = RECIPE) -> str:
     )
 
 
-def live(checked: Checked, models: dict[str, nn.Module]) -> LiveStep:
+def live(checked: RecipePlan, models: dict[str, nn.Module]) -> LiveStep:
     source = open_sources(checked)["shapes"]
     return LiveStep(facts_of(checked.steps[0], source), source, models, 0, CPU, checked.solver)
 
@@ -94,7 +94,7 @@ def take(step: LiveStep, count: int) -> None:
         step.take(batch, Position(batch=number, step_batch=number, run_batch=number))
 
 
-def drawing(checked: Checked, models: dict[str, nn.Module], captions: list[str]) -> Tensor:
+def drawing(checked: RecipePlan, models: dict[str, nn.Module], captions: list[str]) -> Tensor:
     """What is drawn for captions, at the size that was trained."""
     found: Tensor = compute(
         checked,

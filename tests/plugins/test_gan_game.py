@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fluxflow_gan.models import PatchDiscriminatorBuilder
 from fluxflow_gan.values import InstanceNoise, context_vector, fake_logits, real_logits
 from fluxflow_lpips import network
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.run.run import build_models, open_sources
@@ -24,13 +24,13 @@ from fluxflow_text.networks import TextEmbedding
 from ..engine.conftest import start
 from ..small import PLUGINS, VAE_GAN
 
-Prove = Callable[..., Checked]
+Prove = Callable[..., RecipePlan]
 STEP = "steps.vae_gan"
 VAE = f"{STEP}.updates.vae"
 GENERATOR = f"{VAE}.losses.hinge_generator"
 
 
-def live(checked: Checked) -> LiveStep:
+def live(checked: RecipePlan) -> LiveStep:
     (source,) = open_sources(checked).values()
     device = torch.device("cpu")
     return LiveStep(facts_of(checked.steps[0], source), source, build_models(checked, device), 0, device)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fluxflow_balancers.gradient_norm import GradientNorm
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.run.run import build_models, open_sources
@@ -25,7 +25,7 @@ STEP = "steps.vae_gan"
 VAE = f"{STEP}.updates.vae"
 LAYER = "expander.out.0.weight"
 BALANCER = f"{VAE}.balancer={{type: gradient_norm, layer: {LAYER}, balanced: [hinge_generator]}}"
-Prove = Callable[..., Checked]
+Prove = Callable[..., RecipePlan]
 
 
 class Shown:
@@ -92,7 +92,7 @@ def test_a_balanced_loss_that_does_not_reach_the_layer_is_told() -> None:
         factor(shown)
 
 
-def live(checked: Checked) -> LiveStep:
+def live(checked: RecipePlan) -> LiveStep:
     (source,) = open_sources(checked).values()
     device = torch.device("cpu")
     return LiveStep(facts_of(checked.steps[0], source), source, build_models(checked, device), 0, device)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run.run import build_models, open_sources
 from fluxflow_registry.engine.training.step import LiveStep, facts_of
@@ -70,7 +70,7 @@ def plugins() -> Registry:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.partition(":")[0])
 def test_two_batches_of_a_loss_move_what_it_reaches(
-    loss: str, precision: str, prove: Callable[..., Checked], plugins: Registry
+    loss: str, precision: str, prove: Callable[..., RecipePlan], plugins: Registry
 ) -> None:
     checked = prove(recipe(loss, precision), using=plugins)
     source = open_sources(checked)["shapes"]
@@ -86,7 +86,7 @@ def test_two_batches_of_a_loss_move_what_it_reaches(
 
 
 def test_the_network_of_lpips_is_in_no_checkpoint_and_a_stopped_run_ends_as_one_that_was_not(
-    prove: Callable[..., Checked], plugins: Registry, tmp_path: Path
+    prove: Callable[..., RecipePlan], plugins: Registry, tmp_path: Path
 ) -> None:
     checked = prove(recipe("lpips: {net: squeeze, random: true}"), using=plugins)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from fluxflow_lpips.losses import Lpips
 from fluxflow_metrics import Elbo, Ssim, kl, psnr
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.registry.registry import Registry, load
 from fluxflow_registry.state import store
 from fluxflow_vae import losses
@@ -151,7 +151,7 @@ class Heard:
 
 
 def test_the_best_checkpoint_is_the_one_of_the_least_bound_over_the_held_out_split(
-    prove: Callable[..., Checked], registry: Registry, tmp_path: Path
+    prove: Callable[..., RecipePlan], registry: Registry, tmp_path: Path
 ) -> None:
     recipe = prove(RECIPE.replace("SCHEDULER", "{type: StepLR, step_size: 100}"), using=registry)
     heard = Heard()
@@ -182,7 +182,7 @@ def test_the_best_checkpoint_is_the_one_of_the_least_bound_over_the_held_out_spl
 
 @pytest.mark.parametrize(("mode", "falls"), [("max", False), ("min", True)])
 def test_a_scheduler_falls_where_a_measure_of_the_held_out_split_stops_getting_better(
-    prove: Callable[..., Checked], registry: Registry, tmp_path: Path, mode: str, falls: bool
+    prove: Callable[..., RecipePlan], registry: Registry, tmp_path: Path, mode: str, falls: bool
 ) -> None:
     watching = f"{{type: ReduceLROnPlateau, metric: val/psnr, mode: {mode}, patience: 0, threshold: 0.0}}"
     text = RECIPE.replace("SCHEDULER", watching).replace("lr: 0.05", "lr: 0.002").replace("epochs: 5", "epochs: 3")
@@ -197,7 +197,7 @@ def test_a_scheduler_falls_where_a_measure_of_the_held_out_split_stops_getting_b
 
 
 def test_a_scheduler_that_watches_what_is_not_measured_each_time_counts_what_is(
-    prove: Callable[..., Checked], registry: Registry, tmp_path: Path
+    prove: Callable[..., RecipePlan], registry: Registry, tmp_path: Path
 ) -> None:
     watching = "{type: ReduceLROnPlateau, metric: val/psnr, patience: 0, threshold: 0.0}"
     recipe = prove(RECIPE.replace("SCHEDULER", watching).replace("every: 1\n", "every: 2\n"), using=registry)
@@ -208,7 +208,7 @@ def test_a_scheduler_that_watches_what_is_not_measured_each_time_counts_what_is(
 
 
 def test_a_scheduler_that_watches_what_nothing_measures_is_refused_with_its_place(
-    prove: Callable[..., Checked], registry: Registry
+    prove: Callable[..., RecipePlan], registry: Registry
 ) -> None:
     from fluxflow_registry.errors import RecipeError
 
@@ -222,7 +222,7 @@ def test_a_scheduler_that_watches_what_nothing_measures_is_refused_with_its_plac
 
 
 def test_a_measure_whose_weights_are_missing_is_told_before_a_run_begins(
-    prove: Callable[..., Checked], registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prove: Callable[..., RecipePlan], registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fluxflow_registry.engine.preflight.shapes import prove_shapes
     from fluxflow_registry.errors import RecipeError
@@ -240,7 +240,7 @@ def test_a_measure_whose_weights_are_missing_is_told_before_a_run_begins(
 
 
 def test_a_loss_whose_weights_are_missing_is_told_once_at_its_place_with_the_command(
-    prove: Callable[..., Checked], registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prove: Callable[..., RecipePlan], registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fluxflow_registry.engine.preflight.shapes import prove_shapes
     from fluxflow_registry.errors import RecipeError

@@ -17,7 +17,7 @@ from PIL import Image, ImageFont
 from fluxflow_observers.grid import GAP, LINE, LINES, Cell, enlarged, grid, wrapped
 from fluxflow_observers.pictures import Pictures, pixels_of
 from fluxflow_registry import Draw, Ending, FluxflowError, Position
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.errors import RecipeError
 
 from ..recipes import TINY
@@ -156,7 +156,7 @@ def test_steps_that_are_named_are_declared_with_what_is_drawn() -> None:
     assert [draw.steps for draw in observer.draws()] == [("flow", "vae")]
 
 
-def test_a_step_that_is_not_there_is_refused_with_the_recipe(prove: Callable[..., Checked]) -> None:
+def test_a_step_that_is_not_there_is_refused_with_the_recipe(prove: Callable[..., RecipePlan]) -> None:
     text = TINY + "observers: {drawing: {type: pictures, value: reconstruction, dataset: shapes, steps: [vea]}}\n"
 
     with pytest.raises(RecipeError) as caught:

@@ -16,13 +16,13 @@ from fluxflow_observers.context import context_pictures
 from fluxflow_observers.samples import Samples
 from fluxflow_observers.subjects import read
 from fluxflow_registry import DataError, FluxflowError, Position
-from fluxflow_registry.check.checker import Checked, check
+from fluxflow_registry.check.checker import RecipePlan, check
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.registry.registry import Registry
 
 from ..engine.conftest import StopAfter, start
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 
 RECIPE = """
 recipe: 1
@@ -88,7 +88,7 @@ def half_red(path: Path) -> Path:
 
 
 @pytest.fixture
-def recipe(prove: Checker, picture: Path) -> Checked:
+def recipe(prove: Checker, picture: Path) -> RecipePlan:
     """The recipe, with one observer."""
     torch.set_num_threads(1)
     return prove(RECIPE.replace("IMAGE", str(picture)))
@@ -153,7 +153,7 @@ def test_each_suffix_shows_its_own_value(whole: Any) -> None:
 
 @pytest.mark.parametrize(("batches", "accumulate"), [(2, 1), (4, 3), (10, 3)])
 def test_a_run_that_is_stopped_and_goes_on_has_the_same_files_to_the_last_byte(
-    recipe: Checked, prove: Checker, tmp_path: Path, batches: int, accumulate: int
+    recipe: RecipePlan, prove: Checker, tmp_path: Path, batches: int, accumulate: int
 ) -> None:
     text = Path(recipe.recipe.path).read_text()
     settings = (f"defaults.accumulate={accumulate}", "defaults.checkpoint_every=1000")
@@ -166,7 +166,7 @@ def test_a_run_that_is_stopped_and_goes_on_has_the_same_files_to_the_last_byte(
 
 
 def test_a_drawing_that_is_broken_off_within_an_epoch_is_done_when_the_run_goes_on(
-    recipe: Checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: RecipePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fluxflow_registry.engine.run.run import Run
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.state.codec import pack, unpack
 from fluxflow_torch import optimizers
@@ -184,7 +184,7 @@ def test_betas_out_of_bounds_are_refused(options: Any) -> None:
     ],
 )
 def test_options_that_exclude_each_other_are_told_at_their_place(
-    prove: Callable[..., Checked], optimizer: str, key: str, told: str
+    prove: Callable[..., RecipePlan], optimizer: str, key: str, told: str
 ) -> None:
     text = DEFAULT.read_text()
     line = next(row for row in text.splitlines() if "optimizer:" in row)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fluxflow_pretrained.loading import PretrainedError
 from fluxflow_pretrained.models import PretrainedCompressorBuilder, PretrainedExpanderBuilder
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.models.frozen import held
 from fluxflow_registry.engine.models.trained_weights import load_for_drawing
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
@@ -116,10 +116,10 @@ def registry() -> Registry:
 
 
 @pytest.fixture
-def proven(prove: Callable[..., Checked], registry: Registry) -> Callable[..., Checked]:
+def proven(prove: Callable[..., RecipePlan], registry: Registry) -> Callable[..., RecipePlan]:
     """A recipe whose autoencoder lies in a folder, checked and its shapes proven."""
 
-    def make(folder: Path, *settings: str) -> Checked:
+    def make(folder: Path, *settings: str) -> RecipePlan:
         checked = prove(RECIPE.replace("FOLDER", str(folder)), *settings, using=registry)
         prove_shapes(checked)
         return checked
@@ -128,7 +128,7 @@ def proven(prove: Callable[..., Checked], registry: Registry) -> Callable[..., C
 
 
 def test_what_no_update_trains_stays_as_published_and_what_one_trains_moves(
-    proven: Callable[..., Checked], published: Path, tmp_path: Path
+    proven: Callable[..., RecipePlan], published: Path, tmp_path: Path
 ) -> None:
     only = "steps.vae_gan.updates.vae.trains=[expander]"
     frozen = "models.expander.frozen=[decoder.conv_out]"
@@ -153,7 +153,7 @@ def test_what_no_update_trains_stays_as_published_and_what_one_trains_moves(
 
 
 def test_a_run_draws_without_the_folder_it_was_trained_from(
-    proven: Callable[..., Checked], published: Path, tmp_path: Path
+    proven: Callable[..., RecipePlan], published: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "published"
     folder.symlink_to(published)
@@ -168,7 +168,7 @@ def test_a_run_draws_without_the_folder_it_was_trained_from(
     assert float(models["compressor"].latent_rms) == 2.0  # type: ignore[arg-type]
 
 
-def test_checkpointing_finds_its_blocks(proven: Callable[..., Checked], published: Path) -> None:
+def test_checkpointing_finds_its_blocks(proven: Callable[..., RecipePlan], published: Path) -> None:
     proven(published, "models.expander.checkpointing=true", "models.compressor.channels_last=true")
 
 

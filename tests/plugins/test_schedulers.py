@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run.run import build_models, open_sources
 from fluxflow_registry.engine.training.step import LiveStep, facts_of
@@ -230,14 +230,14 @@ def test_a_schedule_that_is_taken_up_again_is_the_same_bit_by_bit(options: Any, 
         step(again, second, LOSSES[index])
 
 
-def live(checked: Checked) -> LiveStep:
+def live(checked: RecipePlan) -> LiveStep:
     (source,) = open_sources(checked).values()
     device = torch.device("cpu")
     return LiveStep(facts_of(checked.steps[0], source), source, build_models(checked, device), 0, device)
 
 
 @pytest.mark.parametrize("options", [each for each in BASE if each is not schedulers.ReduceLROnPlateau])
-def test_an_interval_is_a_step_of_the_optimizer_or_an_epoch(options: Any, prove: Callable[..., Checked]) -> None:
+def test_an_interval_is_a_step_of_the_optimizer_or_an_epoch(options: Any, prove: Callable[..., RecipePlan]) -> None:
     stated = {"type": options.__name__, **BASE[options], "warmup": 1}
     place = "steps.vae_gan.updates.vae.scheduler="
     steps = {

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.cli.generate.command import untrained
 from fluxflow_registry.engine.models.trained_weights import load_for_drawing
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
@@ -171,10 +171,10 @@ def registry() -> Registry:
 
 
 @pytest.fixture
-def proven(prove: Callable[..., Checked], registry: Registry, tmp_path: Path) -> Callable[..., Checked]:
+def proven(prove: Callable[..., RecipePlan], registry: Registry, tmp_path: Path) -> Callable[..., RecipePlan]:
     """A recipe whose text encoder lies in a folder, checked."""
 
-    def make(folder: Path, *settings: str) -> Checked:
+    def make(folder: Path, *settings: str) -> RecipePlan:
         return prove(RECIPE.replace("FOLDER", str(folder)), *settings, using=registry)
 
     return make
@@ -184,7 +184,7 @@ FROZEN = "steps.flow.updates.flow.trains=[flow_processor]"
 
 
 def test_its_weights_stay_as_loaded_where_nothing_trains_it(
-    proven: Callable[..., Checked], published: Mapping[str, Path], tmp_path: Path
+    proven: Callable[..., RecipePlan], published: Mapping[str, Path], tmp_path: Path
 ) -> None:
     recipe = proven(published["bert"], FROZEN)
     shapes = prove_shapes(recipe)
@@ -200,7 +200,7 @@ def test_its_weights_stay_as_loaded_where_nothing_trains_it(
 
 
 def test_an_update_fine_tunes_it_but_for_its_frozen_parts_and_goes_on_bit_by_bit(
-    proven: Callable[..., Checked], published: Mapping[str, Path], tmp_path: Path
+    proven: Callable[..., RecipePlan], published: Mapping[str, Path], tmp_path: Path
 ) -> None:
     recipe = proven(published["bert"], "models.text_encoder.frozen=[embeddings]")
     prove_shapes(recipe)
@@ -219,7 +219,7 @@ def test_an_update_fine_tunes_it_but_for_its_frozen_parts_and_goes_on_bit_by_bit
 
 
 def test_a_run_draws_without_the_folder_it_was_trained_from(
-    proven: Callable[..., Checked], published: Mapping[str, Path], tmp_path: Path
+    proven: Callable[..., RecipePlan], published: Mapping[str, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "published"
     folder.symlink_to(published["bert"])
@@ -235,7 +235,7 @@ def test_a_run_draws_without_the_folder_it_was_trained_from(
     assert models["text_encoder"](CAPTIONS).tokens.shape == (3, 15, 16)
 
 
-def test_drawing_does_not_call_it_untrained(proven: Callable[..., Checked], published: Mapping[str, Path]) -> None:
+def test_drawing_does_not_call_it_untrained(proven: Callable[..., RecipePlan], published: Mapping[str, Path]) -> None:
     recipe = proven(published["bert"], FROZEN, "steps.vae_gan.updates.vae.trains=[compressor, expander]")
     own = proven(published["bert"], FROZEN, "models.text_encoder={type: text_transformer, width: 16, heads: 2}")
 

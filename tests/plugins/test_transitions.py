@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxflow_registry import Ending, Summary, hookimpl
-from fluxflow_registry.check.checker import Checked, check
+from fluxflow_registry.check.checker import RecipePlan, check
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.engine.run.loop import train
 from fluxflow_registry.engine.run.run import Run, open_sources
@@ -26,7 +26,7 @@ from fluxflow_transitions.watching import LossThreshold, Plateau
 
 from ..small import PLUGINS, VAE_GAN
 
-Prove = Callable[..., Checked]
+Prove = Callable[..., RecipePlan]
 VALUES = st.lists(st.floats(-1e3, 1e3), max_size=12)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.errors import FluxflowError
 from fluxflow_registry.registry.registry import Registry, load
@@ -229,7 +229,7 @@ def plugins() -> Registry:
 
 
 def test_a_step_switches_spade_and_pictures_are_decoded_as_it_was_trained(
-    prove: Callable[..., Checked], plugins: Registry, tmp_path: Path
+    prove: Callable[..., RecipePlan], plugins: Registry, tmp_path: Path
 ) -> None:
     look = Look()
 
@@ -245,7 +245,7 @@ def test_a_step_switches_spade_and_pictures_are_decoded_as_it_was_trained(
 
 
 def test_weights_of_spade_rest_while_it_is_off_and_move_while_it_is_on(
-    prove: Callable[..., Checked], plugins: Registry, tmp_path: Path
+    prove: Callable[..., RecipePlan], plugins: Registry, tmp_path: Path
 ) -> None:
     look = Look()
     recipe = prove(RECIPE, using=plugins)
@@ -263,7 +263,7 @@ def test_weights_of_spade_rest_while_it_is_off_and_move_while_it_is_on(
 
 
 def test_a_step_that_switches_spade_on_where_there_is_none_is_refused_before_it_is_trained(
-    prove: Callable[..., Checked], plugins: Registry
+    prove: Callable[..., RecipePlan], plugins: Registry
 ) -> None:
     recipe = prove(RECIPE.replace(", spade: true}", "}", 1), using=plugins)
 
@@ -274,7 +274,7 @@ def test_a_step_that_switches_spade_on_where_there_is_none_is_refused_before_it_
 
 
 def test_layers_that_take_no_part_do_not_hinder_an_update_whose_graph_is_cut(
-    prove: Callable[..., Checked], plugins: Registry, tmp_path: Path
+    prove: Callable[..., RecipePlan], plugins: Registry, tmp_path: Path
 ) -> None:
     text = RECIPE.replace("losses: {l1: {}}", "losses: {l1: {}, mse: {detach: [latent]}}")
     recipe = prove(text.replace("spade: true}", "spade: true, film_width: 3}", 1), using=plugins)

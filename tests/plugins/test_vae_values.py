@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.run.run import build_models
 from fluxflow_registry.registry.registry import load
 from fluxflow_vae import values
@@ -129,7 +129,7 @@ def fluxflow_register_values(register):
 
 
 def test_a_recipe_conditions_the_expander_on_a_vector_of_the_text_and_trains_both(
-    prove: Callable[..., Checked], tmp_path: Path
+    prove: Callable[..., RecipePlan], tmp_path: Path
 ) -> None:
     (tmp_path / "pooled.py").write_text(POOLED)
     recipe = prove(RECIPE, using=load(PLUGINS, [tmp_path / "pooled.py"]))

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.check.effective_recipe import resolve_recipe
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.recipe.writer import dump
 
 from ..recipes import steps
 
-Prove = Callable[..., Checked]
+Prove = Callable[..., RecipePlan]
 
 #: What a step has where nobody says anything.
 BUILT_IN = {"batch_size": 16, "workers": 0}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.check.effective_recipe import resolve_recipe
 from fluxflow_registry.errors import Place, RecipeError
 from fluxflow_registry.recipe.node import Node, merge
@@ -18,7 +18,7 @@ from fluxflow_registry.recipe.writer import dump
 
 from ..recipes import TINY, steps
 
-Prove = Callable[..., Checked]
+Prove = Callable[..., RecipePlan]
 
 
 def with_defaults(defaults: str, *names: str) -> str:
@@ -26,7 +26,7 @@ def with_defaults(defaults: str, *names: str) -> str:
     return text.replace("steps:\n", f"defaults: {defaults}\nsteps:\n")
 
 
-def optimizers(checked: Checked) -> list[Any]:
+def optimizers(checked: RecipePlan) -> list[Any]:
     return [step.updates["vae"].optimizer.instance for step in checked.steps]
 
 

@@ -11,7 +11,7 @@ from attrs import frozen
 from torch import Tensor
 
 from fluxflow_registry import higher_is_better
-from fluxflow_registry.check.checker import Checked, check
+from fluxflow_registry.check.checker import RecipePlan, check
 from fluxflow_registry.check.effective_recipe import resolve_recipe
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.recipe import writer as resolved
@@ -20,7 +20,7 @@ from fluxflow_registry.registry.registry import Plugin, Registry, _register, loa
 from ..small import FLOW, PLUGINS, VAE_GAN
 from ..synthetic import plugin
 
-Checker = Callable[..., Checked]
+Checker = Callable[..., RecipePlan]
 METRICS = "psnr: {}, ssim: {}, sharp: {type: sharpness}, elbo: {}, own: {}, several: {}, rates: {}, wrong: {}"
 
 
@@ -73,7 +73,7 @@ def registry() -> Registry:
 
 @pytest.fixture
 def checked(registry: Registry, tmp_path: Path) -> Checker:
-    def make(*settings: str, metrics: str = METRICS.replace(", wrong: {}", ", optional: {}")) -> Checked:
+    def make(*settings: str, metrics: str = METRICS.replace(", wrong: {}", ", optional: {}")) -> RecipePlan:
         path = tmp_path / "recipe.yaml"
         path.write_text(VAE_GAN + FLOW)
         evaluate = f"steps.vae_gan.evaluate={{seen: {{dataset: shapes, every: 1, metrics: {{{metrics}}}}}}}"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fluxflow_registry.check.checker import Checked, check
+from fluxflow_registry.check.checker import RecipePlan, check
 from fluxflow_registry.check.effective_recipe import resolve_recipe
 from fluxflow_registry.cli.explain import command as explain
 from fluxflow_registry.cli.schema.command import recipe_schema
@@ -34,7 +34,7 @@ PATIENT = settings(
 @PATIENT
 @given(recipe=recipes(REGISTRY))
 def test_a_recipe_drawn_from_the_schemas_validates_plans_and_round_trips(
-    recipe: dict[str, Any], prove: Callable[..., Checked]
+    recipe: dict[str, Any], prove: Callable[..., RecipePlan]
 ) -> None:
     text = json.dumps(recipe)  # YAML 1.2 holds JSON
 
@@ -80,7 +80,7 @@ def test_every_value_of_a_written_recipe_says_where_it_came_from(path: Path, eve
 
 @given(origin=st.text(min_size=1, max_size=12))
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_setting_can_break_out_of_its_comment(origin: str, prove: Callable[..., Checked]) -> None:
+def test_no_setting_can_break_out_of_its_comment(origin: str, prove: Callable[..., RecipePlan]) -> None:
     text = DEFAULT.read_text()
     setting = f"seed=7 # {origin}"
 

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.errors import Place, Problem, RecipeError
 from fluxflow_registry.recipe.graph import order
 from fluxflow_registry.recipe.node import Node
-from fluxflow_registry.recipe.schema import Step, StepSettings
+from fluxflow_registry.recipe.schema import StepEntry, StepSettings
 
 from ..recipes import line_of, steps
 
-Prove = Callable[..., Checked]
+Prove = Callable[..., RecipePlan]
 
 
-def graph(checked: Checked) -> list[tuple[str | None, str]]:
+def graph(checked: RecipePlan) -> list[tuple[str | None, str]]:
     return [(step.parent, step.name) for step in checked.steps]
 
 
@@ -98,9 +98,9 @@ def test_a_step_behind_a_cycle_is_told_to_wait_for_it(prove: Prove) -> None:
     assert messages == ["steps wait for each other: a -> b -> a", "step `c` can never begin: it waits for `b`"]
 
 
-def step(name: str, parent: str | None) -> Step:
+def step(name: str, parent: str | None) -> StepEntry:
     node = Node({}, name, {})
-    return Step(name, parent, StepSettings(dataset="d"), {}, None, {}, {}, node, Place(name))
+    return StepEntry(name, parent, StepSettings(dataset="d"), {}, None, {}, {}, node, Place(name))
 
 
 NAMES = ["a", "b", "c", "d", "e"]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.check.effective_recipe import resolve_recipe
 from fluxflow_registry.cli.explain import command as explain
 from fluxflow_registry.errors import FluxflowError, RecipeError
@@ -20,7 +20,7 @@ from fluxflow_registry.recipe.writer import dump, plain
 
 from ..recipes import DEFAULT, TINY
 
-Prove = Callable[..., Checked]
+Prove = Callable[..., RecipePlan]
 TEXT = DEFAULT.read_text()
 TREE = parse(TEXT, "r.yaml").plain()
 HOSTILE = settings(
@@ -41,7 +41,7 @@ anything = st.recursive(
 )
 
 
-def attempt(prove: Prove, text: str | bytes) -> tuple[FluxflowError, Checked | None]:
+def attempt(prove: Prove, text: str | bytes) -> tuple[FluxflowError, RecipePlan | None]:
     try:
         return FluxflowError([]), prove(text)
     except FluxflowError as error:

@@ -12,7 +12,7 @@ import pytest
 from attrs import frozen
 from ruamel.yaml import YAML
 
-from fluxflow_registry.check.checker import Checked, check
+from fluxflow_registry.check.checker import RecipePlan, check
 from fluxflow_registry.errors import Problem, RecipeError
 from fluxflow_registry.registry.registry import Registry
 
@@ -92,7 +92,7 @@ def references(name: str, before: str) -> set[str]:
     return found
 
 
-def report(prove: Callable[..., Checked], text: str) -> list[Problem]:
+def report(prove: Callable[..., RecipePlan], text: str) -> list[Problem]:
     with pytest.raises(RecipeError) as caught:
         prove(text)
     return list(caught.value.problems)
@@ -106,7 +106,7 @@ SETTINGS = [key for key in KEYS if not is_one_of(key, (*FREE, *REFERRED, ("recip
 
 
 @pytest.mark.parametrize("key", SETTINGS, ids=identify)
-def test_a_misspelt_key_is_told_at_its_place_with_what_was_meant(key: Key, prove: Callable[..., Checked]) -> None:
+def test_a_misspelt_key_is_told_at_its_place_with_what_was_meant(key: Key, prove: Callable[..., RecipePlan]) -> None:
     for slip in slips(key.name):
         (problem,) = report(prove, key.misspelt(slip))
 
@@ -117,7 +117,7 @@ def test_a_misspelt_key_is_told_at_its_place_with_what_was_meant(key: Key, prove
 
 @pytest.mark.parametrize("key", [key for key in KEYS if is_one_of(key, REFERRED)], ids=identify)
 def test_a_misspelt_name_of_the_recipe_is_told_where_it_is_missed_with_what_there_is(
-    key: Key, prove: Callable[..., Checked]
+    key: Key, prove: Callable[..., RecipePlan]
 ) -> None:
     for slip in slips(key.name):
         found = report(prove, key.misspelt(slip))
@@ -131,7 +131,7 @@ def test_a_misspelt_name_of_the_recipe_is_told_where_it_is_missed_with_what_ther
 
 @pytest.mark.parametrize("key", [key for key in KEYS if is_one_of(key, FREE)], ids=identify)
 def test_a_name_that_nothing_refers_to_may_be_any_other(
-    key: Key, prove: Callable[..., Checked], everything: Registry
+    key: Key, prove: Callable[..., RecipePlan], everything: Registry
 ) -> None:
     observers = check(DEFAULT, everything).observers.values()
     drawn = {step for o in observers if hasattr(o.instance, "draws") for d in o.instance.draws() for step in d.steps}
@@ -145,7 +145,7 @@ def test_a_name_that_nothing_refers_to_may_be_any_other(
             assert slip in str(prove(key.misspelt(slip)).recipe.node.plain())
 
 
-def test_without_its_version_a_file_is_no_recipe_yet(prove: Callable[..., Checked]) -> None:
+def test_without_its_version_a_file_is_no_recipe_yet(prove: Callable[..., RecipePlan]) -> None:
     (key,) = [key for key in KEYS if key.path == ("recipe",)]
 
     for slip in slips("recipe"):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.check.effective_recipe import resolve_recipe
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.recipe.overrides import override
@@ -20,7 +20,7 @@ from fluxflow_registry.recipe.writer import plain
 
 from ..recipes import DEFAULT, TINY
 
-Prove = Callable[..., Checked]
+Prove = Callable[..., RecipePlan]
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 import pytest
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.check.effective_recipe import resolve_recipe
 from fluxflow_registry.errors import Problem, RecipeError
 from fluxflow_registry.recipe.writer import plain
 
 from ..recipes import TINY
 
-Prove = Callable[..., Checked]
+Prove = Callable[..., RecipePlan]
 
 
 def problems(prove: Prove, text: str, *settings: str) -> list[Problem]:

@@ -7,7 +7,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.errors import PluginError, RecipeError
 from fluxflow_registry.registry.registry import Plugin, Registry, load
 
@@ -203,7 +203,7 @@ def test_two_distributions_with_one_plugin_name_get_neither(site: Site) -> None:
     assert registry.get("loss", "mse") is not None
 
 
-def test_two_distributions_with_one_component_name_are_both_named(site: Site, prove: Callable[..., Checked]) -> None:
+def test_two_distributions_with_one_component_name_are_both_named(site: Site, prove: Callable[..., RecipePlan]) -> None:
     both = LOSS + '        register("{own}", {name})\n'
     site.distribution("first-distribution", {"first": "clash_a"}, clash_a=both.format(name="clashing", own="own_a"))
     site.distribution("second-distribution", {"second": "clash_b"}, clash_b=both.format(name="clashing", own="own_b"))
@@ -297,7 +297,7 @@ def test_the_environment_selects_the_plugins_of_a_command(command: Callable[...,
 
 
 def test_a_recipe_that_misses_a_broken_plugin_is_told_that_it_is_not_loaded(
-    site: Site, prove: Callable[..., Checked]
+    site: Site, prove: Callable[..., RecipePlan]
 ) -> None:
     site.distribution("bad-distribution", {"bad": "bad_three"}, bad_three="raise ImportError('no kernels')")
 

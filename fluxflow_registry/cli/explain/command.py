@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fluxflow_registry.check.checker import Checked, CheckedStep, CheckedUpdate
+from fluxflow_registry.check.checker import CheckedStep, CheckedUpdate, RecipePlan
 from fluxflow_registry.errors import counted
-from fluxflow_registry.plan.checked import Start
+from fluxflow_registry.plan.checked import LateStart
 from fluxflow_registry.plan.updates import LossPlan, StepPlan, UpdatePlan
 from fluxflow_registry.recipe.schema import OWN, StepSettings
 
 
-def summary(checked: Checked) -> str:
+def summary(checked: RecipePlan) -> str:
     """The recipe on a few lines: it is valid, and this is what it trains."""
     recipe = checked.recipe
     lines = [f"{recipe.path} is valid: recipe `{recipe.name}`, {counted(len(checked.steps), 'step')}"]
@@ -45,7 +45,7 @@ def _late(update: CheckedUpdate) -> str:
     return f"; {', '.join(told)}" if told else ""
 
 
-def summary_data(checked: Checked) -> dict[str, Any]:
+def summary_data(checked: RecipePlan) -> dict[str, Any]:
     """The summary as JSON."""
     return {
         "valid": True,
@@ -62,7 +62,7 @@ def summary_data(checked: Checked) -> dict[str, Any]:
     }
 
 
-def explain(checked: Checked) -> str:
+def explain(checked: RecipePlan) -> str:
     """The step graph, and for each update its plan: values in order, askers, gradients, reuse."""
     lines = ["STEPS"]
     lines += [f"  {step.parent or 'start'} -> {step.name}" for step in checked.steps]
@@ -128,11 +128,11 @@ def _loss(checked: CheckedUpdate, loss: LossPlan) -> str:
     return f"{told} -> {', '.join(sorted(loss.reaches))}"
 
 
-def _and(start: Start) -> str:
+def _and(start: LateStart) -> str:
     return f", {start}" if str(start) else ""
 
 
-def explain_data(checked: Checked) -> dict[str, Any]:
+def explain_data(checked: RecipePlan) -> dict[str, Any]:
     """The plans as JSON."""
     return {
         "recipe": checked.recipe.name,
@@ -176,14 +176,14 @@ def _update_data(plan: StepPlan, update: UpdatePlan, checked: CheckedUpdate) -> 
     }
 
 
-def _start_data(start: Start) -> dict[str, Any]:
+def _start_data(start: LateStart) -> dict[str, Any]:
     """The batch at which something starts, or the transition by which it does; nothing where it starts at once."""
     if start.condition is not None:
         return {"start": start.condition.component.name}
     return {"start": start.batch} if start.batch else {}
 
 
-def mermaid(checked: Checked) -> str:
+def mermaid(checked: RecipePlan) -> str:
     """The step graph and each update's plan as a Mermaid flowchart; thick arrows carry gradient.
 
     Nodes are numbered and their names stand in quotes: Mermaid stumbles over words of its own, such as `end`.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxflow_registry import __version__
-from fluxflow_registry.check.checker import Checked, CheckedStep, check
+from fluxflow_registry.check.checker import CheckedStep, RecipePlan, check
 from fluxflow_registry.cli.generate.prompts import Prompt, read_prompts
 from fluxflow_registry.cli.generate.requirements import require_drawable
 from fluxflow_registry.cli.generate.weights_source import Place, place_of
@@ -107,7 +107,7 @@ def settle_guidance(arguments: argparse.Namespace) -> None:
     arguments.guidance = 1.0
 
 
-def leaf_of(checked: Checked, name: str | None) -> CheckedStep:
+def leaf_of(checked: RecipePlan, name: str | None) -> CheckedStep:
     """The step whose models draw: the recipe's last, or the branch that is named."""
     leaves = checked.leaves()
     if name is None:
@@ -122,7 +122,7 @@ def leaf_of(checked: Checked, name: str | None) -> CheckedStep:
     raise RecipeError(Problem(f"`{name}` is no step of the run", "--step", choices(name, names, "steps")))
 
 
-def settings_of(arguments: argparse.Namespace, checked: Checked, leaf: CheckedStep) -> list[Setting]:
+def settings_of(arguments: argparse.Namespace, checked: RecipePlan, leaf: CheckedStep) -> list[Setting]:
     """The flags as settings of the run's own recipe, so that they meet the same checks."""
     drawing = f"steps.{leaf.name}.values.{DRAWN}"
     flags: list[tuple[str, str, Any]] = [
@@ -158,7 +158,7 @@ def size_of(stated: str | None, step: CheckedStep, run: Path) -> tuple[int, int]
 
 
 def draw(
-    checked: Checked, step: CheckedStep, place: Place, prompts: Sequence[Prompt], arguments: argparse.Namespace
+    checked: RecipePlan, step: CheckedStep, place: Place, prompts: Sequence[Prompt], arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Draw each prompt with each seed and write the pictures; gives their files and what made them."""
     import torch
@@ -201,7 +201,7 @@ def draw(
     return pictures
 
 
-def untrained(checked: Checked, step: CheckedStep) -> set[str]:
+def untrained(checked: RecipePlan, step: CheckedStep) -> set[str]:
     """The models that draw although no step up to this one has trained them, nor anybody before.
 
     A builder that asks for weights has them from elsewhere.
@@ -216,7 +216,7 @@ def untrained(checked: Checked, step: CheckedStep) -> set[str]:
     return set(drawn.provider.needs.values()) & own - trained if drawn else set()
 
 
-def drawing_options(checked: Checked, step: CheckedStep) -> dict[str, Any]:
+def drawing_options(checked: RecipePlan, step: CheckedStep) -> dict[str, Any]:
     """What beside prompt and seed makes a picture what it is."""
     from cattrs import unstructure
 

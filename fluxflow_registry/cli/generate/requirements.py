@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fluxflow_registry.check.checker import Checked, CheckedStep, world_of
+from fluxflow_registry.check.checker import CheckedStep, RecipePlan, world_of
 from fluxflow_registry.errors import Place, Problem, RecipeError
 from fluxflow_registry.plan.values import Ask, Missing, Provider, resolve
 from fluxflow_registry.registry.signature import Signature
@@ -10,7 +10,7 @@ from fluxflow_registry.registry.signature import Signature
 SAMPLER = "a sampler, which `--sampler NAME` gives"
 
 
-def require_drawable(checked: Checked, step: CheckedStep, value: str, sampler: bool) -> None:
+def require_drawable(checked: RecipePlan, step: CheckedStep, value: str, sampler: bool) -> None:
     """Raise RecipeError where `value` cannot be computed from captions; `sampler`: one is stated elsewhere.
 
     That is no mistake in the recipe, which was trained as it is: one problem says what it lacks.
@@ -43,5 +43,5 @@ def _lacking(problem: Problem) -> str:
     return f"the model `{problem.name}`" if problem.model else f"`{problem.name}`"
 
 
-def _names(checked: Checked) -> str:
+def _names(checked: RecipePlan) -> str:
     return ", ".join(step.name for step in checked.steps)

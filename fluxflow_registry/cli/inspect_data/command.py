@@ -9,7 +9,7 @@ from typing import Any
 from attrs import asdict, frozen
 from torch import Tensor
 
-from fluxflow_registry.check.checker import Checked, Configured
+from fluxflow_registry.check.checker import ConfiguredComponent, RecipePlan
 from fluxflow_registry.cli.output import emit, emit_json, say
 from fluxflow_registry.contracts import Field, Source
 from fluxflow_registry.engine.data.order import epoch_order
@@ -40,7 +40,7 @@ class Inspected:
     sheet: Path | None
 
 
-def inspect_data(checked: Checked, output: Path, samples: int, as_json: bool) -> int:
+def inspect_data(checked: RecipePlan, output: Path, samples: int, as_json: bool) -> int:
     """Open, read and describe every dataset; raises FluxflowError for those that cannot be opened."""
     sources = open_datasets(checked)
     folder = output / f"inspect-{checked.recipe.name}"
@@ -52,7 +52,7 @@ def inspect_data(checked: Checked, output: Path, samples: int, as_json: bool) ->
     return 0
 
 
-def inspected(checked: Checked, name: str, source: Source, folder: Path, samples: int) -> Inspected:
+def inspected(checked: RecipePlan, name: str, source: Source, folder: Path, samples: int) -> Inspected:
     """Everything that is told of one dataset, with its sheet written."""
     dataset = checked.datasets[name]
     seed = checked.recipe.seed
@@ -78,7 +78,7 @@ def inspected(checked: Checked, name: str, source: Source, folder: Path, samples
     )
 
 
-def measured(checked: Checked, name: str, source: Source) -> tuple[Measured, ...]:
+def measured(checked: RecipePlan, name: str, source: Source) -> tuple[Measured, ...]:
     """The evaluations that take a dataset."""
     return tuple(
         Measured(step.name, label, min(each.evaluation.settings.samples, len(source)))
@@ -88,7 +88,7 @@ def measured(checked: Checked, name: str, source: Source) -> tuple[Measured, ...
     )
 
 
-def fields_of(dataset: Configured) -> Mapping[str, Field]:
+def fields_of(dataset: ConfiguredComponent) -> Mapping[str, Field]:
     """The fields of a dataset's batches."""
     return dict(dataset.instance.fields())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from fluxflow_registry.plan.checked import Checked, CheckedStep, Configured
+from fluxflow_registry.plan.checked import CheckedStep, ConfiguredComponent, RecipePlan
 
 
 class Differs(Protocol):
@@ -37,7 +37,7 @@ and what is random about it of its number and the seed""",
 }
 
 
-def blamed(checked: Checked, difference: Differs) -> list[str]:
+def blamed(checked: RecipePlan, difference: Differs) -> list[str]:
     """Lines that name what differs, the component with its plugin and place, and what it does wrong."""
     step = checked.step(difference.step)
     what, component = _component(checked, step, difference)
@@ -52,7 +52,7 @@ def blamed(checked: Checked, difference: Differs) -> list[str]:
     return [f"    {label:<10}  {gap.join(text.splitlines())}" for label, text in rows]
 
 
-def _component(checked: Checked, step: CheckedStep, difference: Differs) -> tuple[str, Configured | None]:
+def _component(checked: RecipePlan, step: CheckedStep, difference: Differs) -> tuple[str, ConfiguredComponent | None]:
     kind, name = difference.kind, difference.name
     dataset = checked.datasets.get(step.step.settings.dataset)
     if kind == "samples":
@@ -77,7 +77,7 @@ def _component(checked: Checked, step: CheckedStep, difference: Differs) -> tupl
     return _of_state(checked, step, name)
 
 
-def _of_state(checked: Checked, step: CheckedStep, name: str) -> tuple[str, Configured | None]:
+def _of_state(checked: RecipePlan, step: CheckedStep, name: str) -> tuple[str, ConfiguredComponent | None]:
     """The component behind a part of the state, such as `update.vae.optimizer.state.0.exp_avg`."""
     section, _, rest = name.partition(".")
     part, _, key = rest.partition(".")
@@ -97,7 +97,7 @@ def _of_state(checked: Checked, step: CheckedStep, name: str) -> tuple[str, Conf
     return what, None
 
 
-def _stateful(step: CheckedStep, name: str) -> Configured | None:
+def _stateful(step: CheckedStep, name: str) -> ConfiguredComponent | None:
     """The part of the step of which something has that name, as `loss.vae.kl.count` is of `loss.vae.kl`."""
     parts = step.parts
     return next(

@@ -19,7 +19,7 @@ from attrs import frozen
 from fluxflow_registry.cli.output import emit, emit_json, say
 from fluxflow_registry.cli.signals import BROKEN_OFF, STOPPED
 from fluxflow_registry.errors import FluxflowError, Problem, RunError, counted
-from fluxflow_registry.plan.checked import Checked
+from fluxflow_registry.plan.checked import RecipePlan
 
 #: (what, step, batches of the run before it): a line of a trace, and what it tells as (kind, name, digest).
 Lines = dict[tuple[str, str, int], list[list[str]]]
@@ -44,7 +44,7 @@ class Difference:
     name: str
 
 
-def prove_resume(checked: Checked, arguments: Namespace) -> int:
+def prove_resume(checked: RecipePlan, arguments: Namespace) -> int:
     """Run the proof; gives the exit code: 0 where everything is the same, 1 where something differs."""
     root = Path(arguments.output)
     try:
@@ -58,7 +58,7 @@ def prove_resume(checked: Checked, arguments: Namespace) -> int:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _prove(checked: Checked, arguments: Namespace, work: Path) -> int:
+def _prove(checked: RecipePlan, arguments: Namespace, work: Path) -> int:
     asked = {
         "recipe": str(Path(arguments.recipe).resolve()),
         "settings": arguments.set,
@@ -167,7 +167,7 @@ def _finals(folder: Path) -> dict[str, str]:
 
 
 def report(
-    checked: Checked, straight: Lines, deaths: Sequence[Death], difference: Difference | None, as_json: bool
+    checked: RecipePlan, straight: Lines, deaths: Sequence[Death], difference: Difference | None, as_json: bool
 ) -> int:
     """Print what was found; gives the exit code."""
     counts = _counts(straight)
@@ -199,7 +199,7 @@ def _plain(difference: Difference) -> dict[str, Any]:
     return {"step": difference.step, "batch": difference.batch, "kind": kind, "name": name}
 
 
-def explain(checked: Checked, difference: Difference) -> list[str]:
+def explain(checked: RecipePlan, difference: Difference) -> list[str]:
     """What differs first, whose it is, and what that means."""
     from fluxflow_registry.cli.prove_resume.blame import blamed
 

@@ -11,7 +11,7 @@ from typing import Any
 from attrs import asdict
 
 from fluxflow_registry.cli.plugin_changes import plugin_rows
-from fluxflow_registry.cli.status.run_status import Glance, Record, Standing, glance, look
+from fluxflow_registry.cli.status.run_status import Glance, Record, RunStatus, glance, look
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run.folder import IDENTITY
 from fluxflow_registry.engine.run.plugins_at_start import replay_command
@@ -38,7 +38,7 @@ WHY = {
 }
 
 
-def status(path: str, registry: Registry) -> Standing | list[Glance]:
+def status(path: str, registry: Registry) -> RunStatus | list[Glance]:
     """Where the run in a folder stands, or each run of an outputs folder; raises RunError where there is none."""
     folder = Path(path)
     if "\0" in path:
@@ -87,12 +87,12 @@ def nothing(folder: Path) -> Problem:
     return Problem(message, str(folder))
 
 
-def status_text(found: Standing | list[Glance]) -> str:
+def status_text(found: RunStatus | list[Glance]) -> str:
     """The status as text."""
     return table(found) if isinstance(found, list) else report(found)
 
 
-def status_data(found: Standing | list[Glance]) -> dict[str, Any]:
+def status_data(found: RunStatus | list[Glance]) -> dict[str, Any]:
     """The status as JSON."""
     if isinstance(found, list):
         return {"runs": [_plain(asdict(each)) for each in found]}
@@ -129,7 +129,7 @@ def table(runs: Sequence[Glance]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def report(found: Standing) -> str:
+def report(found: RunStatus) -> str:
     """Everything about one run, in sections."""
     lines = [f"run {printable(str(found.folder))}", *section(overview(found))]
     for title, rows in (
@@ -155,7 +155,7 @@ def section(rows: Rows) -> list[str]:
     return lines
 
 
-def overview(found: Standing) -> Rows:
+def overview(found: RunStatus) -> Rows:
     """Which run this is and whether it is at work."""
     state = MEANING[found.state] + (f", held by {found.held_by}" if found.held_by else "")
     if found.state == "stopped" and found.checkpoint and found.checkpoint.kind == "stop":
@@ -166,7 +166,7 @@ def overview(found: Standing) -> Rows:
     return [("state", state), *error, ("recipe", recipe)]
 
 
-def positions(found: Standing) -> Rows:
+def positions(found: RunStatus) -> Rows:
     """How far the run is: in its newest whole checkpoint, and where training was seen later than that."""
     rows: Rows = []
     if found.saved:
@@ -204,7 +204,7 @@ def of(number: int, total: int | None, noun: str = "") -> str:
     return f"{number:,} of {counted(total, noun) if noun else f'{total:,}'}"
 
 
-def last(found: Standing) -> Rows:
+def last(found: RunStatus) -> Rows:
     """The newest checkpoint, and how many there are."""
     rows: Rows = []
     if each := found.checkpoint:
@@ -220,12 +220,12 @@ def last(found: Standing) -> Rows:
     return rows + [("laid aside", name) for name in capped(found.laid_aside)]
 
 
-def going_on_title(found: Standing) -> str:
+def going_on_title(found: RunStatus) -> str:
     """What the section about going on is called."""
     return "if it were killed now" if found.state == "running" else "to go on"
 
 
-def going_on(found: Standing) -> Rows:
+def going_on(found: RunStatus) -> Rows:
     """What the command that goes on would do, and the command."""
     resume = found.resume
     if found.state == "finished":
@@ -250,7 +250,7 @@ def going_on(found: Standing) -> Rows:
     return rows
 
 
-def results(found: Standing) -> Rows:
+def results(found: RunStatus) -> Rows:
     """The latest figures of each evaluation, as of the checkpoint."""
     rows = [
         (f"{step}/{name}", ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items()))
@@ -260,7 +260,7 @@ def results(found: Standing) -> Rows:
     return rows[:LISTED]
 
 
-def notes(found: Standing) -> Rows:
+def notes(found: RunStatus) -> Rows:
     """What somebody who goes on should know."""
     rows = [
         ("plugin changed", f"`{name}` is not the one that the run was started with") for name in found.changed_plugins

@@ -60,7 +60,7 @@ class Reached:
 
 
 @frozen
-class Tried:
+class CheckpointAttempt:
     """A checkpoint held against its manifest."""
 
     name: str
@@ -80,7 +80,7 @@ class Resume:
     """What going on would do: from which checkpoint, after laying which aside; None is the beginning."""
 
     checkpoint: str | None
-    lays_aside: tuple[Tried, ...]
+    lays_aside: tuple[CheckpointAttempt, ...]
     #: Batches that are known to be trained and are not in that checkpoint.
     repeats: int
     command: str | None
@@ -90,7 +90,7 @@ class Resume:
 
 
 @frozen
-class Standing:
+class RunStatus:
     """Where a run stands."""
 
     folder: Path
@@ -101,7 +101,7 @@ class Standing:
     saved: Position | None
     #: A later position, of which only word was left.
     reached: Reached | None
-    checkpoint: Tried | None
+    checkpoint: CheckpointAttempt | None
     kept: int
     laid_aside: tuple[str, ...]
     resume: Resume
@@ -113,13 +113,13 @@ class Standing:
     pipeline_metadata: Mapping[str, Any]
 
 
-def look(folder: Path, plugins: Sequence[dict[str, Any]]) -> Standing:
+def look(folder: Path, plugins: Sequence[dict[str, Any]]) -> RunStatus:
     """Where the run in a folder stands, its newest checkpoints verified; raises RunError for a damaged record."""
     record, held = read_record(folder), folders.held_by(folder)
     done, meta = walk(folder / "checkpoints")
     found = checkpoints.listing(folder / "checkpoints")
     reached = read_reached(folder, found[0].run_batch if found else 0)
-    return Standing(
+    return RunStatus(
         folder=folder,
         record=record,
         state=state_of(record, held, found, reached),
@@ -199,12 +199,12 @@ def read_record(folder: Path) -> Record:
     )
 
 
-def walk(root: Path, patience: int = 5) -> tuple[list[Tried], dict[str, Any]]:
+def walk(root: Path, patience: int = 5) -> tuple[list[CheckpointAttempt], dict[str, Any]]:
     """The checkpoints that going on would try, newest first, to the first that is whole; and what that says of itself.
 
     A run that is at work may remove a checkpoint while it is read here: then all is looked at again.
     """
-    done: list[Tried] = []
+    done: list[CheckpointAttempt] = []
     for found in checkpoints.listing(root):
         problem, manifest = held_against_manifest(found.folder)
         try:
@@ -239,7 +239,7 @@ def held_against_manifest(folder: Path) -> tuple[str | None, Mapping[str, Any]]:
         return f"{folder}  cannot be read: {error.strerror}", {}
 
 
-def tried(found: checkpoints.Found, problem: str | None, manifest: Mapping[str, Any]) -> Tried:
+def tried(found: checkpoints.Found, problem: str | None, manifest: Mapping[str, Any]) -> CheckpointAttempt:
     """A checkpoint with its size and age."""
     size, written = 0, found.folder.lstat().st_mtime
     for file in found.folder.iterdir() if found.folder.is_dir() else ():
@@ -247,7 +247,7 @@ def tried(found: checkpoints.Found, problem: str | None, manifest: Mapping[str, 
         size += facts.st_size
         written = facts.st_mtime if file.name == checkpoints.MANIFEST else written
     spoilt = manifest.get("not_finite")
-    return Tried(
+    return CheckpointAttempt(
         name=found.folder.name,
         kind=found.kind,
         step=found.step,
@@ -285,7 +285,7 @@ def state_of(record: Record, held: str | None, found: Sequence[checkpoints.Found
     return "stopped" if found else "not begun"
 
 
-def resume_of(folder: Path, record: Record, done: Sequence[Tried], reached: Reached | None) -> Resume:
+def resume_of(folder: Path, record: Record, done: Sequence[CheckpointAttempt], reached: Reached | None) -> Resume:
     """What the command that goes on would do."""
     whole = done[-1] if done and done[-1].problem is None else None
     furthest = max([each.run_batch for each in done] + ([reached.position.run_batch] if reached else []), default=0)

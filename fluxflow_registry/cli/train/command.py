@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from fluxflow_registry import __version__
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.check.effective_recipe import resolve_recipe
 from fluxflow_registry.cli.output import emit, emit_json, say
 from fluxflow_registry.cli.plugin_changes import changes, plugin_rows
@@ -60,7 +60,7 @@ def _devices() -> list[str]:
     return found + (["mps"] if torch.backends.mps.is_available() else [])
 
 
-def check_run(checked: Checked, device: str | None, as_json: bool) -> int:
+def check_run(checked: RecipePlan, device: str | None, as_json: bool) -> int:
     """Prove everything that can be proven without training: shapes, device, datasets, one batch of each, metrics."""
     device_of(device)
     shapes = prove_shapes(checked)
@@ -89,7 +89,7 @@ def check_run(checked: Checked, device: str | None, as_json: bool) -> int:
     return 0
 
 
-def train_run(checked: Checked, registry: Registry, arguments: argparse.Namespace, signals: Signals) -> int:
+def train_run(checked: RecipePlan, registry: Registry, arguments: argparse.Namespace, signals: Signals) -> int:
     """Train, or go on with the unfinished run of this recipe; gives the exit code.
 
     Everything that can fail without training is tried before the run's folder is made.
@@ -124,7 +124,7 @@ def train_run(checked: Checked, registry: Registry, arguments: argparse.Namespac
     return 0
 
 
-def warn_of_starts(checked: Checked, sources: Mapping[str, Source]) -> None:
+def warn_of_starts(checked: RecipePlan, sources: Mapping[str, Source]) -> None:
     """Say before training what will never count: nothing is wrong with a short try, and hours may be lost by a slip."""
     for step in checked.steps:
         facts = facts_of(step, sources[step.step.settings.dataset])
@@ -140,7 +140,7 @@ def alone() -> None:
         raise RecipeError(Problem(message, "WORLD_SIZE"))
 
 
-def find_folder(checked: Checked, digest: str, root: Path, fresh: bool) -> folders.RunFolder:
+def find_folder(checked: RecipePlan, digest: str, root: Path, fresh: bool) -> folders.RunFolder:
     """The folder of the unfinished run of this recipe, or a new one."""
     found, others = (None, []) if fresh else folders.unfinished(root, checked.recipe.name, digest)
     if found is not None:
@@ -175,7 +175,7 @@ def write_facts(
         raise RunError(Problem(f"cannot be written: {error.strerror}", str(folder.path))) from None
 
 
-def begun(checked: Checked, sources: Mapping[str, Source], command: str) -> dict[str, Any]:
+def begun(checked: RecipePlan, sources: Mapping[str, Source], command: str) -> dict[str, Any]:
     """What `--status` wants to know: how long the steps are at most, and the command that goes on, given where."""
     steps = [facts_of(step, sources[step.step.settings.dataset]) for step in checked.steps]
     directory = None
@@ -189,7 +189,7 @@ def begun(checked: Checked, sources: Mapping[str, Source], command: str) -> dict
     }
 
 
-def _out_of_memory(checked: Checked, error: Exception) -> TrainingError:
+def _out_of_memory(checked: RecipePlan, error: Exception) -> TrainingError:
     notes = []
     for step in checked.steps:
         image = step.fields.get("image")

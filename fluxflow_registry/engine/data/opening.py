@@ -10,11 +10,11 @@ from attrs import evolve
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.training.step import facts_of
 from fluxflow_registry.errors import DataError, Location, Problem
-from fluxflow_registry.plan.checked import Checked, Configured
+from fluxflow_registry.plan.checked import ConfiguredComponent, RecipePlan
 from fluxflow_registry.recipe.node import Node
 
 
-def told_once(refused: Mapping[str, Sequence[Problem]], datasets: Mapping[str, Configured]) -> list[Problem]:
+def told_once(refused: Mapping[str, Sequence[Problem]], datasets: Mapping[str, ConfiguredComponent]) -> list[Problem]:
     """The problems of each dataset by its label; two that read the same files have most of them in common."""
     found: dict[tuple[Location | None, str], Problem] = {}
     askers: dict[tuple[Location | None, str], dict[str, None]] = {}
@@ -31,7 +31,7 @@ def told_once(refused: Mapping[str, Sequence[Problem]], datasets: Mapping[str, C
     ]
 
 
-def unfilled(checked: Checked, sources: Mapping[str, Source]) -> list[Problem]:
+def unfilled(checked: RecipePlan, sources: Mapping[str, Source]) -> list[Problem]:
     """What is wrong where a step's dataset does not fill a batch."""
     problems: dict[Problem, None] = {}
     for step in checked.steps:
@@ -42,7 +42,7 @@ def unfilled(checked: Checked, sources: Mapping[str, Source]) -> list[Problem]:
     return list(problems)
 
 
-def mentioned(dataset: Configured, where: str) -> Location:
+def mentioned(dataset: ConfiguredComponent, where: str) -> Location:
     """The place in the recipe of the option that names what stands at `where`, a file for one; else of the entry."""
     stated = _texts(dataset.entry.options) if dataset.entry else ()
     named: dict[tuple[int, bool], list[Location]] = {}

@@ -18,7 +18,7 @@ from fluxflow_registry.engine.run.plugins_at_start import replay_command
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.not_finite import Evidence, names_of
 from fluxflow_registry.engine.training.step import LiveStep
-from fluxflow_registry.engine.training.update import Turn
+from fluxflow_registry.engine.training.update import LiveUpdate
 from fluxflow_registry.errors import Problem, RunError, one_line
 from fluxflow_registry.recipe import writer as resolved
 from fluxflow_registry.state import checkpoints, disk
@@ -35,7 +35,9 @@ FORMAT = 1
 MOST = 3
 
 
-def write_bundle(run: Run, live: LiveStep, turn: Turn, position: Position, held: Iterable[checkpoints.Found]) -> str:
+def write_bundle(
+    run: Run, live: LiveStep, turn: LiveUpdate, position: Position, held: Iterable[checkpoints.Found]
+) -> str:
     """Write what is known of a batch that was left out; gives the words that say where.
 
     The bundle has the recipe, the place, the samples, the losses, statistics of what was not finite,
@@ -71,7 +73,7 @@ def bundles(run: Path) -> list[Path]:
     return sorted(path for path in (run / FOLDER).glob("*") if not path.name.startswith("."))
 
 
-def facts(run: Run, live: LiveStep, turn: Turn, position: Position) -> dict[str, Any]:
+def facts(run: Run, live: LiveStep, turn: LiveUpdate, position: Position) -> dict[str, Any]:
     """The JSON side of a bundle."""
     evidence = turn.evidence or Evidence((), {}, {})
     return {

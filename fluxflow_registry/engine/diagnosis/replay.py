@@ -15,7 +15,7 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
-from fluxflow_registry.check.checker import Checked
+from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position, Source
 from fluxflow_registry.engine.data.batches import Batch
 from fluxflow_registry.engine.diagnosis.bundle import CHECKPOINTS, Bundle
@@ -26,7 +26,7 @@ from fluxflow_registry.engine.run.resume import find_position
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.not_finite import Evidence, evidence_of, not_finite
 from fluxflow_registry.engine.training.step import LiveStep
-from fluxflow_registry.engine.training.update import Turn
+from fluxflow_registry.engine.training.update import LiveUpdate
 from fluxflow_registry.errors import Problem, RunError
 from fluxflow_registry.state import checkpoints
 
@@ -81,7 +81,7 @@ class Replay(Run):
     """A run that goes again where another has gone, as far as a batch, and leaves nothing behind."""
 
     def __init__(
-        self, checked: Checked, folder: RunFolder, sources: Mapping[str, Source], device: torch.device, until: int
+        self, checked: RecipePlan, folder: RunFolder, sources: Mapping[str, Source], device: torch.device, until: int
     ) -> None:
         super().__init__(evolve(checked, observers={}), folder, sources, device)
         self.silent = True
@@ -97,7 +97,7 @@ class Replay(Run):
         return self.run_folder.checkpoints
 
 
-def replay(bundle: Bundle, checked: Checked, sources: Mapping[str, Source], device: torch.device) -> Replayed:
+def replay(bundle: Bundle, checked: RecipePlan, sources: Mapping[str, Source], device: torch.device) -> Replayed:
     """Repeat the batch of a bundle; raises RunError where it is not reached."""
     with tempfile.TemporaryDirectory(prefix="fluxflow-replay-") as made:
         run = Replay(checked, _linked(bundle, Path(made)), sources, device, bundle.run_batch)
@@ -129,7 +129,7 @@ def _go(run: Replay) -> Position | None:
     return None
 
 
-def _repeated(run: Run, live: LiveStep, update: Turn, position: Position) -> Replayed:
+def _repeated(run: Run, live: LiveStep, update: LiveUpdate, position: Position) -> Replayed:
     """Take the batch, or the window that begins with it, as training does; once more where it is left out again."""
     batches = _window(live, position)
     before = map_tensors(_kept, {"models": _weights(run), "step": live.state()})
@@ -199,7 +199,9 @@ def _first_weight(live: LiveStep) -> First | None:
     return None
 
 
-def _first(run: Run, live: LiveStep, update: Turn, seen: Sequence[Evidence], batches: Sequence[Batch]) -> First | None:
+def _first(
+    run: Run, live: LiveStep, update: LiveUpdate, seen: Sequence[Evidence], batches: Sequence[Batch]
+) -> First | None:
     """The first field, value or loss that is not finite, or else the first gradient."""
     for evidence in seen:
         for name, found in evidence.values.items():
@@ -227,7 +229,7 @@ def _spoilt(batch: Batch, field: str) -> list[int]:
     return [index for index, fine in zip(batch.indices, sound, strict=True) if not fine]
 
 
-def _anomaly(live: LiveStep, update: Turn, take: Callable[[], Any]) -> Anomaly | None:
+def _anomaly(live: LiveStep, update: LiveUpdate, take: Callable[[], Any]) -> Anomaly | None:
     """What torch's anomaly detection says of the walk back of one update; None where it finds nothing."""
 
     def watch(kind: str, name: str, _: Any) -> None:

@@ -8,7 +8,14 @@ from typing import Any
 from attrs import define, evolve
 
 from fluxflow_registry.contracts import Ending
-from fluxflow_registry.plan.checked import Checked, CheckedEvaluation, CheckedStep, CheckedUpdate, Configured, Start
+from fluxflow_registry.plan.checked import (
+    CheckedStep,
+    CheckedUpdate,
+    ConfiguredComponent,
+    EvaluationPlan,
+    LateStart,
+    RecipePlan,
+)
 from fluxflow_registry.recipe.schema import OWN
 
 #: Epochs of a step, windows of batches in each, and samples of an evaluation. A step is stopped within its second
@@ -22,7 +29,7 @@ BETWEEN = 3
 Heard = Callable[[str, Ending | None, Any], None]
 
 
-def cut(checked: Checked) -> Checked:
+def cut(checked: RecipePlan) -> RecipePlan:
     """The recipe with steps of 3 x 2 windows of batches, a checkpoint after every third window."""
     return evolve(checked, observers={}, steps=tuple(map(_cut_step, checked.steps)))
 
@@ -61,19 +68,19 @@ def _cut_update(checked: CheckedUpdate, epoch: int) -> CheckedUpdate:
     return evolve(checked, starts=starts, losses=losses)
 
 
-def _cut_start(start: Start, epoch: int) -> Start:
+def _cut_start(start: LateStart, epoch: int) -> LateStart:
     condition = _capped(start.condition, EPOCHS - 1) if start.condition is not None else None
-    return Start(min(start.batch, epoch), condition)
+    return LateStart(min(start.batch, epoch), condition)
 
 
-def _cut_lazy(loss: Configured, most: int) -> Configured:
+def _cut_lazy(loss: ConfiguredComponent, most: int) -> ConfiguredComponent:
     if loss.entry is None:
         return loss
     settings = evolve(loss.entry.settings, every=min(loss.entry.settings.every, most))
     return evolve(loss, entry=evolve(loss.entry, settings=settings))
 
 
-def _cut_evaluation(checked: CheckedEvaluation) -> CheckedEvaluation:
+def _cut_evaluation(checked: EvaluationPlan) -> EvaluationPlan:
     settings = checked.evaluation.settings
     shorter = evolve(settings, samples=min(SAMPLES, settings.samples), batch_size=min(SAMPLES, settings.batch_size))
     return evolve(checked, evaluation=evolve(checked.evaluation, settings=shorter))
@@ -101,7 +108,7 @@ class _Capped:
         return getattr(self.inner, name)
 
 
-def _capped(until: Configured, epochs: int) -> Configured:
+def _capped(until: ConfiguredComponent, epochs: int) -> ConfiguredComponent:
     signature = until.component.signature
     wider: Mapping[str, None] = dict.fromkeys((*signature.needs, "epoch"))
     component = evolve(until.component, signature=evolve(signature, needs=tuple(wider)))

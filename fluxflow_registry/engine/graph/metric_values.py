@@ -10,14 +10,14 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from fluxflow_registry.check.checker import CheckedEvaluation, Configured
+from fluxflow_registry.check.checker import ConfiguredComponent, EvaluationPlan
 from fluxflow_registry.engine.graph.tensors import describe
 from fluxflow_registry.engine.graph.values import Binding, bind, failed
 from fluxflow_registry.engine.run.run import Interrupted
 from fluxflow_registry.errors import FluxflowError, Problem, TrainingError
 
 
-def bound(checked: CheckedEvaluation) -> dict[str, Binding]:
+def bound(checked: EvaluationPlan) -> dict[str, Binding]:
     """How each metric of an evaluation is called, by its label."""
     return {
         label: bind(label, m.provider.needs, m.instance, checked.values, m.component.signature.where)
@@ -25,14 +25,14 @@ def bound(checked: CheckedEvaluation) -> dict[str, Binding]:
     }
 
 
-def wanted(checked: CheckedEvaluation) -> list[str]:
+def wanted(checked: EvaluationPlan) -> list[str]:
     """The values that the metrics of an evaluation ask for, each once."""
     needed = dict.fromkeys(need for metric in checked.metrics.values() for need in metric.provider.needs.values())
     return [name for name in needed if checked.values[name].source == "value"]
 
 
 def figures_of(
-    checked: CheckedEvaluation, metric: Binding, arguments: Mapping[str, Any], step: str, taken: Collection[str] = ()
+    checked: EvaluationPlan, metric: Binding, arguments: Mapping[str, Any], step: str, taken: Collection[str] = ()
 ) -> dict[str, float]:
     """What a metric gives for a batch, by the names under which it is logged; raises TrainingError with its place.
 
@@ -63,7 +63,7 @@ def figures_of(
     return figures
 
 
-def _number(who: str, value: Any, configured: Configured, arguments: Mapping[str, Any]) -> float:
+def _number(who: str, value: Any, configured: ConfiguredComponent, arguments: Mapping[str, Any]) -> float:
     """A 0-d tensor, or a number, as a float."""
     if isinstance(value, Tensor):
         if value.ndim or value.is_complex():
@@ -74,7 +74,7 @@ def _number(who: str, value: Any, configured: Configured, arguments: Mapping[str
     return float(value)
 
 
-def _refused(who: str, found: str, configured: Configured, arguments: Mapping[str, Any]) -> TrainingError:
+def _refused(who: str, found: str, configured: ConfiguredComponent, arguments: Mapping[str, Any]) -> TrainingError:
     given = tuple((f"given {name}", describe(value)) for name, value in arguments.items())
     notes = (("defined in", str(configured.component.signature.where)), *given)
     return TrainingError(

@@ -13,7 +13,7 @@ import torch
 from attrs import define, frozen
 from torch import Tensor, nn
 
-from fluxflow_registry.check.checker import Configured
+from fluxflow_registry.check.checker import ConfiguredComponent
 from fluxflow_registry.engine.graph.randomness import Draws
 from fluxflow_registry.engine.graph.tensors import describe, detach, map_tensors
 from fluxflow_registry.errors import Location, Problem, TrainingError, one_line
@@ -81,7 +81,7 @@ class Values:
     def __init__(
         self,
         values: Mapping[str, Value],
-        providers: Mapping[str, Configured],
+        providers: Mapping[str, ConfiguredComponent],
         models: Mapping[str, nn.Module],
         draws: Draws,
         splits: Iterable[str] = (),

@@ -10,11 +10,11 @@ from torch import nn
 
 from fluxflow_registry.engine.models.checkpointing import blocks_of, checkpoint_blocks
 from fluxflow_registry.errors import Location, Problem, choices
-from fluxflow_registry.plan.checked import Configured
+from fluxflow_registry.plan.checked import ConfiguredComponent
 from fluxflow_registry.recipe.schema import Compile, ModelSettings
 
 
-def apply_settings(model: nn.Module, configured: Configured, compiled: bool = True) -> nn.Module:
+def apply_settings(model: nn.Module, configured: ConfiguredComponent, compiled: bool = True) -> nn.Module:
     """Give a model the settings of its entry, in place: names in its state dict stay as they are.
 
     `compiled=False` leaves the compiler out, for a few calls that would not pay for it.
@@ -30,7 +30,7 @@ def apply_settings(model: nn.Module, configured: Configured, compiled: bool = Tr
     return model
 
 
-def useless_settings(model: nn.Module, configured: Configured) -> Iterator[Problem]:
+def useless_settings(model: nn.Module, configured: ConfiguredComponent) -> Iterator[Problem]:
     """Settings that would change nothing in this model, or that cannot be had."""
     settings = _settings(configured)
     if settings.channels_last and not any(p.ndim == 4 for p in model.parameters()):
@@ -46,7 +46,7 @@ def useless_settings(model: nn.Module, configured: Configured) -> Iterator[Probl
             yield Problem(message, place, choices(options.backend, known, "backends"))
 
 
-def _settings(configured: Configured) -> ModelSettings:
+def _settings(configured: ConfiguredComponent) -> ModelSettings:
     found = configured.entry.settings if configured.entry else None
     return found if isinstance(found, ModelSettings) else ModelSettings()
 
@@ -57,10 +57,10 @@ def _compiler(settings: ModelSettings) -> Compile | None:
     return settings.compile
 
 
-def _problem(configured: Configured, key: str, why: str) -> Problem:
+def _problem(configured: ConfiguredComponent, key: str, why: str) -> Problem:
     message = f"`{key}` changes nothing in model `{configured.label}`, which {why}"
     return Problem(message, _place(configured, key), (("defined in", str(configured.component.signature.where)),))
 
 
-def _place(configured: Configured, *keys: str) -> Location | None:
+def _place(configured: ConfiguredComponent, *keys: str) -> Location | None:
     return configured.entry.node.at(*keys) if configured.entry else None

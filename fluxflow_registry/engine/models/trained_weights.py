@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fluxflow_registry.check.checker import Checked, CheckedStep
+from fluxflow_registry.check.checker import CheckedStep, RecipePlan
 from fluxflow_registry.engine.run.folder import read_identity
 from fluxflow_registry.engine.run.run import build_models
 from fluxflow_registry.errors import Problem, RunError
@@ -18,7 +18,7 @@ from fluxflow_registry.state.models import read_model
 
 
 def load_for_drawing(
-    checked: Checked,
+    checked: RecipePlan,
     step: CheckedStep,
     run: Path,
     device: torch.device,
@@ -58,7 +58,7 @@ def load_for_drawing(
     raise RunError(Problem("has no weights yet: no finished model and no checkpoint", str(run)))
 
 
-def _from_checkpoint(checked: Checked, device: torch.device, folder: Path) -> dict[str, nn.Module]:
+def _from_checkpoint(checked: RecipePlan, device: torch.device, folder: Path) -> dict[str, nn.Module]:
     state, _ = store.load(folder)
     weights: Mapping[str, Any] = {**state["model"], **state.get("ema", {})}
     for name in checked.models:

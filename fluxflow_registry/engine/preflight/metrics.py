@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fluxflow_registry.check.checker import Checked, CheckedEvaluation, CheckedStep
+from fluxflow_registry.check.checker import CheckedStep, EvaluationPlan, RecipePlan
 from fluxflow_registry.check.metric_names import unmeasured
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.data.batches import Reader
@@ -28,7 +28,7 @@ META, CPU = torch.device("meta"), torch.device("cpu")
 SAMPLES = 2
 
 
-def rehearse_metrics(checked: Checked, sources: Mapping[str, Source]) -> None:
+def rehearse_metrics(checked: RecipePlan, sources: Mapping[str, Source]) -> None:
     """Compute every metric once; raises RecipeError with what fails or is no figure.
 
     A metric may look at numbers, so it is not proven on the meta device. It is given what the dataset has, and for
@@ -50,7 +50,7 @@ def rehearse_metrics(checked: Checked, sources: Mapping[str, Source]) -> None:
 
 
 def _rehearse(
-    checked: Checked, step: CheckedStep, evaluation: CheckedEvaluation, source: Source, models: Mapping[str, nn.Module]
+    checked: RecipePlan, step: CheckedStep, evaluation: EvaluationPlan, source: Source, models: Mapping[str, nn.Module]
 ) -> tuple[set[str] | None, list[Problem]]:
     """The names of an evaluation's figures, None where they are not known yet, and what is wrong with its metrics."""
     settings = evaluation.evaluation.settings
@@ -80,9 +80,9 @@ class Rehearsal:
 
     def __init__(
         self,
-        checked: Checked,
+        checked: RecipePlan,
         step: CheckedStep,
-        evaluation: CheckedEvaluation,
+        evaluation: EvaluationPlan,
         batch: Mapping[str, Any],
         models: Mapping[str, nn.Module],
     ) -> None:

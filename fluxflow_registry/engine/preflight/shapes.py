@@ -11,7 +11,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from fluxflow_registry.check.checker import Checked, CheckedStep, Configured
+from fluxflow_registry.check.checker import CheckedStep, ConfiguredComponent, RecipePlan
 from fluxflow_registry.contracts import Field, variants
 from fluxflow_registry.engine.graph.backward import Term
 from fluxflow_registry.engine.graph.loss_gradients import LossGradients
@@ -46,7 +46,7 @@ class Misfit:
     before: int
 
 
-def prove_shapes(checked: Checked) -> dict[str, dict[str, str]]:
+def prove_shapes(checked: RecipePlan) -> dict[str, dict[str, str]]:
     """Compute every value and loss of every step from shapes alone; raises RecipeError with what does not fit.
 
     Gives the shapes of each step's values, for `--explain` and `--check`.
@@ -73,12 +73,12 @@ def prove_shapes(checked: Checked) -> dict[str, dict[str, str]]:
     return shapes
 
 
-def _on_meta(models: Mapping[str, Configured]) -> dict[str, nn.Module]:
+def _on_meta(models: Mapping[str, ConfiguredComponent]) -> dict[str, nn.Module]:
     with META:
         return {name: made_model(model) for name, model in models.items()}
 
 
-def _told(checked: Checked, step: CheckedStep, fields: Mapping[str, Field], misfit: Misfit) -> Iterator[Problem]:
+def _told(checked: RecipePlan, step: CheckedStep, fields: Mapping[str, Field], misfit: Misfit) -> Iterator[Problem]:
     """A misfit in a user's words, with the options of models that would mend it."""
     number = variants(step.fields).index(fields)
     form = f" where {_form(fields, step.fields)}" if number else ""
@@ -97,22 +97,28 @@ def _told(checked: Checked, step: CheckedStep, fields: Mapping[str, Field], misf
 
 
 def _mending(
-    checked: Checked, step: CheckedStep, fields: Mapping[str, Field], misfit: Misfit, models: Mapping[str, Configured]
+    checked: RecipePlan,
+    step: CheckedStep,
+    fields: Mapping[str, Field],
+    misfit: Misfit,
+    models: Mapping[str, ConfiguredComponent],
 ) -> list[Change]:
     """The changes to models with which what failed can be computed, where its shapes may be to blame."""
     told = str(misfit.error)
     if not isinstance(misfit.error, (RuntimeError, ValueError, Warning)) or "meta tensors" in told:
         return []
 
-    def prove(changed: Mapping[str, Configured], which: CheckedStep, form: Mapping[str, Field]) -> Misfit | None:
+    def prove(
+        changed: Mapping[str, ConfiguredComponent], which: CheckedStep, form: Mapping[str, Field]
+    ) -> Misfit | None:
         found = _prove_step(which, form, _on_meta({**checked.models, **changed}), checked.solver)
         return found if isinstance(found, Misfit) else None
 
-    def farther(changed: Mapping[str, Configured]) -> bool:
+    def farther(changed: Mapping[str, ConfiguredComponent]) -> bool:
         left = prove(changed, step, fields)
         return left is None or left.before > misfit.before
 
-    def wholly(changed: Mapping[str, Configured]) -> bool:
+    def wholly(changed: Mapping[str, ConfiguredComponent]) -> bool:
         return not any(prove(changed, each, form) for each in checked.steps for form in variants(each.fields))
 
     with warnings.catch_warnings(action="ignore"):
@@ -143,7 +149,7 @@ def unready(step: CheckedStep) -> Iterator[Problem]:
             yield from _unready(f"metric `{label}` of evaluation `{name}` in step `{step.name}`", metric)
 
 
-def _unready(who: str, configured: Configured) -> Iterator[Problem]:
+def _unready(who: str, configured: ConfiguredComponent) -> Iterator[Problem]:
     try:
         getattr(configured.instance, "ready", lambda: None)()
     except FluxflowError as error:

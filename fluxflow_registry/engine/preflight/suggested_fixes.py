@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 from attrs import evolve, frozen
 
-from fluxflow_registry.check.checker import Checked, Configured
+from fluxflow_registry.check.checker import ConfiguredComponent, RecipePlan
 from fluxflow_registry.errors import Location
 from fluxflow_registry.registry.signature import fields_of, is_configurable, key_of
 
@@ -18,7 +18,7 @@ from fluxflow_registry.registry.signature import fields_of, is_configurable, key
 TRIALS = 40
 
 #: Models with other options, by name; and whether with them more can be computed, and all that is to be.
-Models = Mapping[str, Configured]
+Models = Mapping[str, ConfiguredComponent]
 Trial = Callable[[Models], bool]
 
 
@@ -36,11 +36,11 @@ class Change:
         """The option as `--set` takes it."""
         return f"models.{self.model}.{key_of(self.option)}"
 
-    def where(self, checked: Checked) -> Location:
+    def where(self, checked: RecipePlan) -> Location:
         """Where the recipe states the option, or the model where it does not."""
         return checked.models[self.model].entry.node.at(key_of(self.option))  # type: ignore[union-attr]
 
-    def applied(self, models: Models) -> dict[str, Configured]:
+    def applied(self, models: Models) -> dict[str, ConfiguredComponent]:
         """The models with this change; raises whatever its validators raise."""
         configured = models[self.model]
         instance = evolve(configured.instance, **{self.option.alias or self.option.name: self.value})
@@ -75,7 +75,7 @@ def changes(models: Models, like_names: bool = True) -> Iterator[Change]:
                     yield Change(model, option, value, f"models.{other}.{key_of(its)}")
 
 
-def _numbers(configured: Configured) -> list[attrs.Attribute[Any]]:
+def _numbers(configured: ConfiguredComponent) -> list[attrs.Attribute[Any]]:
     if not is_configurable(configured.component.factory) or configured.entry is None:
         return []
     options = fields_of(type(configured.instance))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fluxflow_registry.check.checker import CheckedEvaluation
+from fluxflow_registry.check.checker import EvaluationPlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.batches import Reader, to_device
 from fluxflow_registry.engine.data.order import first_samples
@@ -15,7 +15,7 @@ from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.step import LiveStep, size_of
 
 
-def measure(run: Run, live: LiveStep, checked: CheckedEvaluation) -> dict[str, float]:
+def measure(run: Run, live: LiveStep, checked: EvaluationPlan) -> dict[str, float]:
     """Each metric's mean over the evaluation's samples; the same samples and noise every time.
 
     Raises Interrupted when the run is to stop before the last batch is measured.

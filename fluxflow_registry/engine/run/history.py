@@ -15,7 +15,7 @@ Means = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 @define
-class Chronicle:
+class RunHistory:
     """Epochs that were closed, and the mean of each metric in each of them, by step."""
 
     epochs: dict[str, int] = Factory(dict)
@@ -43,7 +43,7 @@ class Chronicle:
         }
 
     @classmethod
-    def of(cls, metadata: Mapping[str, Any]) -> Chronicle:
+    def of(cls, metadata: Mapping[str, Any]) -> RunHistory:
         """The chronicle that `metadata` has written; an empty one where an older version has written none."""
         metrics: Means = metadata.get("step_metrics", {})
         return cls(

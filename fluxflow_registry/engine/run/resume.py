@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.run.history import Chronicle
+from fluxflow_registry.engine.run.history import RunHistory
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.step import LiveStep, StepFacts
 from fluxflow_registry.errors import Problem, RunError, one_line
@@ -33,7 +33,7 @@ def find_position(run: Run) -> tuple[Position, State]:
         run.saver.before = None if found.end else found.folder
         with fitting(found.folder):
             run.results, run.damaged = dict(meta["results"]), dict(meta["damaged"])
-            run.chronicle = Chronicle.of(meta.get("pipeline_metadata", {}))
+            run.chronicle = RunHistory.of(meta.get("pipeline_metadata", {}))
             position = Position(**meta["position"])
             tell_changed_data(run, meta.get("data", {}), position)
         return position, {} if found.end else state

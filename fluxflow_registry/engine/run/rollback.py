@@ -9,7 +9,7 @@ from fluxflow_registry.engine.run.resume import State, made_ready, start_from
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.not_finite import names_of
 from fluxflow_registry.engine.training.step import LiveStep
-from fluxflow_registry.engine.training.update import Turn
+from fluxflow_registry.engine.training.update import LiveUpdate
 from fluxflow_registry.errors import Problem, RunError, TrainingError, counted
 from fluxflow_registry.plan.checked import called
 from fluxflow_registry.recipe.schema import OWN
@@ -37,7 +37,7 @@ def check_finite(run: Run, live: LiveStep, position: Position) -> None:
         roll_back(run, live, stuck, position)
 
 
-def told(live: LiveStep, turn: Turn, position: Position) -> str:
+def told(live: LiveStep, turn: LiveUpdate, position: Position) -> str:
     """Which batch was left out, what was not finite in it, and which samples it holds."""
     samples = turn.evidence.samples(live.samples) if turn.evidence else live.samples
     names = names_of(live.source, samples[:8])
@@ -47,7 +47,7 @@ def told(live: LiveStep, turn: Turn, position: Position) -> str:
     return f"update `{turn.name}`: {guilty(turn)} is not finite; {left} left out\n    samples  {shown}"
 
 
-def guilty(turn: Turn) -> str:
+def guilty(turn: LiveUpdate) -> str:
     """What was not finite: losses, or the values or gradients in which it shows."""
     if turn.evidence is None:
         return "something"
@@ -56,7 +56,7 @@ def guilty(turn: Turn) -> str:
     return ", ".join(losses or gradients[:3]) or "a gradient"
 
 
-def roll_back(run: Run, live: LiveStep, turn: Turn, position: Position) -> None:
+def roll_back(run: Run, live: LiveStep, turn: LiveUpdate, position: Position) -> None:
     """Put the step back to its last good state; the data go on. Raises TrainingError where that was in vain.
 
     An update that has not moved a weight yet has nothing to go back to, and ends the run at once. The state

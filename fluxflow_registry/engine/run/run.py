@@ -14,7 +14,7 @@ from attrs import asdict, evolve
 from torch import Tensor, nn
 
 from fluxflow_registry import lifecycle
-from fluxflow_registry.check.checker import Checked, Configured, world_of
+from fluxflow_registry.check.checker import ConfiguredComponent, RecipePlan, world_of
 from fluxflow_registry.contracts import NoisePath, Position, Sampler, Source, VelocityField
 from fluxflow_registry.engine.data.batches import Batch, Reader, to_device
 from fluxflow_registry.engine.data.opening import told_once, unfilled
@@ -24,9 +24,9 @@ from fluxflow_registry.engine.graph.values import Values, evaluate
 from fluxflow_registry.engine.models.frozen import remember_held
 from fluxflow_registry.engine.models.options import apply_settings
 from fluxflow_registry.engine.run.folder import RunFolder
-from fluxflow_registry.engine.run.history import Chronicle, Means
+from fluxflow_registry.engine.run.history import Means, RunHistory
 from fluxflow_registry.engine.run.saver import Saved, Saver
-from fluxflow_registry.engine.training.component_state import Beginnings
+from fluxflow_registry.engine.training.component_state import InitialState
 from fluxflow_registry.engine.training.step import LiveStep, StepFacts, facts_of, size_of
 from fluxflow_registry.engine.training.update import made
 from fluxflow_registry.errors import (
@@ -56,7 +56,7 @@ class Run:
     """Everything that a run owns; the loop moves it, observers look at it."""
 
     def __init__(
-        self, checked: Checked, folder: RunFolder, sources: Mapping[str, Source], device: torch.device
+        self, checked: RecipePlan, folder: RunFolder, sources: Mapping[str, Source], device: torch.device
     ) -> None:
         self.checked = checked
         self.recipe = checked.recipe
@@ -75,7 +75,7 @@ class Run:
         self.live: LiveStep | None = None
         #: For each step, evaluation and metric: the latest figure.
         self.results: dict[str, dict[str, dict[str, float]]] = {}
-        self.chronicle = Chronicle()
+        self.chronicle = RunHistory()
         #: For each dataset: samples that cannot be read, by index, and why.
         self.damaged: dict[str, dict[str, str]] = {}
         #: The identity of each dataset whose samples could change.
@@ -89,7 +89,7 @@ class Run:
         #: Observers that could not write, and why.
         self.excused: set[tuple[str, int | None]] = set()
         self.saver = Saver(folder.checkpoints)
-        self.beginnings = Beginnings(checked.steps)
+        self.beginnings = InitialState(checked.steps)
 
     def reset_models(self) -> None:
         """Give the models their initial weights back."""
@@ -297,7 +297,7 @@ class Run:
         return final
 
 
-def open_sources(checked: Checked) -> dict[str, Source]:
+def open_sources(checked: RecipePlan) -> dict[str, Source]:
     """Open every dataset of the recipe, before anything is written; raises DataError with all that is wrong."""
     sources = open_datasets(checked)
     if problems := unfilled(checked, sources):
@@ -305,7 +305,7 @@ def open_sources(checked: Checked) -> dict[str, Source]:
     return sources
 
 
-def open_datasets(checked: Checked) -> dict[str, Source]:
+def open_datasets(checked: RecipePlan) -> dict[str, Source]:
     """Open every dataset, whether or not it fills a batch of the steps that use it; raises DataError."""
     sources: dict[str, Source] = {}
     refused: dict[str, Sequence[Problem]] = {}
@@ -319,7 +319,7 @@ def open_datasets(checked: Checked) -> dict[str, Source]:
     return sources
 
 
-def config_of(model: Configured) -> dict[str, Any]:
+def config_of(model: ConfiguredComponent) -> dict[str, Any]:
     """The architecture of a model as `config.json`: its type and all its options."""
     from fluxflow_registry.recipe.writer import component_of, plain
 
@@ -328,7 +328,7 @@ def config_of(model: Configured) -> dict[str, Any]:
 
 
 def build_models(
-    checked: Checked,
+    checked: RecipePlan,
     device: torch.device,
     weights: Mapping[str, Mapping[str, Tensor]] | None = None,
     compiled: bool = True,
@@ -345,7 +345,7 @@ def build_models(
     return models
 
 
-def made_model(configured: Configured, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+def made_model(configured: ConfiguredComponent, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
     """The module that a builder builds; raises RecipeError where it gives something else."""
     model = made(configured, weights=weights)
     if not isinstance(model, nn.Module):
@@ -356,7 +356,7 @@ def made_model(configured: Configured, weights: Mapping[str, Tensor] | None = No
     return model
 
 
-def observers_of(checked: Checked) -> pluggy.PluginManager:
+def observers_of(checked: RecipePlan) -> pluggy.PluginManager:
     """A fresh hook caller with every observer of the recipe on it."""
     manager = pluggy.PluginManager("fluxflow")
     manager.add_hookspecs(lifecycle.Lifecycle)
@@ -366,8 +366,8 @@ def observers_of(checked: Checked) -> pluggy.PluginManager:
 
 
 def compute(
-    checked: Checked,
-    providers: Mapping[str, Configured],
+    checked: RecipePlan,
+    providers: Mapping[str, ConfiguredComponent],
     models: Mapping[str, nn.Module],
     names: Sequence[str],
     batch: Mapping[str, Any],
@@ -391,8 +391,8 @@ def compute(
 
 
 def planned(
-    checked: Checked,
-    providers: Mapping[str, Configured],
+    checked: RecipePlan,
+    providers: Mapping[str, ConfiguredComponent],
     models: Iterable[str],
     names: Sequence[str],
     fields: Iterable[str],

@@ -29,7 +29,7 @@ def served_by(name: str) -> str | None:
     return rest.partition(".")[0] if kind == "loss" else None
 
 
-class Beginnings:
+class InitialState:
     """The state in which each component was made: every step begins with it, whatever was trained before."""
 
     def __init__(self, steps: Iterable[CheckedStep]) -> None:

@@ -16,7 +16,7 @@ from fluxflow_registry.contracts import Summary
 SMOOTHED = 20
 
 
-class Tally:
+class StepMetrics:
     """Collects the metrics of batch after batch without waiting for the device.
 
     Values stay tensors until `fetch`, which brings all of them over in one transfer. Values that

@@ -11,7 +11,7 @@ import torch
 from attrs import asdict, frozen
 from torch import Tensor, nn
 
-from fluxflow_registry.check.checker import CheckedStep, Configured
+from fluxflow_registry.check.checker import CheckedStep, ConfiguredComponent
 from fluxflow_registry.contracts import Ending, Position, Source
 from fluxflow_registry.engine.data.batches import Batch, epoch_batches, to_device
 from fluxflow_registry.engine.data.order import batches_per_epoch, views_of
@@ -21,8 +21,8 @@ from fluxflow_registry.engine.models.averaging import Average
 from fluxflow_registry.engine.models.frozen import let_train
 from fluxflow_registry.engine.training.component_state import Guard, served_by, stateful_of
 from fluxflow_registry.engine.training.late_start import Extent
-from fluxflow_registry.engine.training.metrics import Tally
-from fluxflow_registry.engine.training.update import Turn, autocast_of
+from fluxflow_registry.engine.training.metrics import StepMetrics
+from fluxflow_registry.engine.training.update import LiveUpdate, autocast_of
 from fluxflow_registry.errors import FluxflowError, Problem, TrainingError, counted, one_line
 from fluxflow_registry.plan.checked import called
 
@@ -95,12 +95,12 @@ class LiveStep:
         self.values = Values(plan.values, checked.providers, models, self.draws, plan.splits, self.autocast)
         extent = Extent(facts.epochs, facts.batches, self.settings.accumulate)
         self.turns = [
-            Turn(update, plan, self.values, models, self.settings.precision, extent)
+            LiveUpdate(update, plan, self.values, models, self.settings.precision, extent)
             for update in checked.updates.values()
         ]
         ema = self.settings.ema
         self.averages = {name: Average(models[name], ema.decay, ema.warmup) for name in ema.models} if ema else {}
-        self.tally = Tally()
+        self.tally = StepMetrics()
         self.stateful = stateful_of(checked)
         trained = {name: models[name] for name in facts.trains}
         serving = [(served_by(name), instance) for name, instance in self.stateful.items()]
@@ -233,7 +233,7 @@ class LiveStep:
                     told.append(f"{called(turn.name, name)} starts by its limit: {ending.reason}")
         return told
 
-    def _asked(self, transition: Configured, epoch: int) -> Ending | None:
+    def _asked(self, transition: ConfiguredComponent, epoch: int) -> Ending | None:
         """What a transition says after an epoch."""
         offered = {"epoch": epoch, "epochs": self.settings.epochs, "history": self.tally.history}
         try:

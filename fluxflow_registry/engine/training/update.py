@@ -35,7 +35,9 @@ def autocast_of(device: torch.device, precision: str) -> Any:
 
 
 @frozen
-class _Loss:
+class LiveLoss:
+    """A loss of a live update: how it is called, and what its weight is on each batch."""
+
     label: str
     binding: Binding
     weight: float
@@ -51,7 +53,7 @@ class _Loss:
         return self.weight * (1 - math.cos(math.pi * batch / self.warmup)) / 2
 
 
-class Turn:
+class LiveUpdate:
     """One update of a live step, with its optimizer and everything that it keeps between batches."""
 
     def __init__(
@@ -141,7 +143,7 @@ class Turn:
         self.values.forget(self.plan.stale)
         return metrics
 
-    def _order(self, active: list[_Loss]) -> tuple[str, ...]:
+    def _order(self, active: list[LiveLoss]) -> tuple[str, ...]:
         """The values that these losses need: a lazy loss costs nothing on the batches between."""
         key = tuple(loss.label for loss in active)
         if key not in self._orders:
@@ -149,7 +151,7 @@ class Turn:
             self._orders[key] = tuple(name for name in self.plan.order if name in needed)
         return self._orders[key]
 
-    def _call(self, loss: _Loss) -> Tensor:
+    def _call(self, loss: LiveLoss) -> Tensor:
         arguments = self.values.arguments(loss.binding, self.plan.trains, as_float=self.precision != "fp32")
         try:
             result: Tensor = loss.binding.call(**arguments)
@@ -169,7 +171,7 @@ class Turn:
         return result
 
     def _weights(
-        self, active: list[_Loss], losses: Mapping[str, Tensor], splits: Sequence[Split], step_batch: int
+        self, active: list[LiveLoss], losses: Mapping[str, Tensor], splits: Sequence[Split], step_batch: int
     ) -> Mapping[str, float | Tensor]:
         """The weight of each loss on this batch: the recipe's, its warm-up, and the balancer's factor."""
         own = {loss.label: loss.weight_at(step_batch - (self.starts.since(loss.label) or 0)) for loss in active}
@@ -199,7 +201,7 @@ class Turn:
         return factors
 
     def _terms(
-        self, active: list[_Loss], losses: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]
+        self, active: list[LiveLoss], losses: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]
     ) -> tuple[Tensor, list[Term]]:
         """The weighted sum, and its parts by their cuts and by where their walk back begins."""
         sums: dict[tuple[frozenset[str], int], Tensor] = {}
@@ -355,13 +357,13 @@ def stage_of(splits: Sequence[str], closure: frozenset[str]) -> int:
     return max((number for number, name in enumerate(splits, 1) if name in closure), default=0)
 
 
-def _loss(checked: CheckedUpdate, plan: UpdatePlan, label: str, values: Values, splits: Sequence[str]) -> _Loss:
+def _loss(checked: CheckedUpdate, plan: UpdatePlan, label: str, values: Values, splits: Sequence[str]) -> LiveLoss:
     configured = checked.losses[label]
     planned = next(loss for loss in plan.losses if loss.label == label)
     settings = configured.entry.settings if configured.entry else None
     where = configured.component.signature.where
     name = f"{checked.name}/{label}"
-    return _Loss(
+    return LiveLoss(
         label=label,
         binding=bind(name, planned.needs, configured.instance, values.plan, where),
         weight=checked.weight(label),
