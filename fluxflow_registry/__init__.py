@@ -15,7 +15,7 @@ from fluxflow_registry.contracts import (
     VelocityField,
     higher_is_better,
 )
-from fluxflow_registry.errors import DataError, FluxflowError, Problem, SampleError, counted
+from fluxflow_registry.errors import DataError, FluxflowError, Problem, SampleError, counted, to_json
 from fluxflow_registry.hookspecs import Register, hookimpl
 
 __version__ = "0.1.0"
@@ -41,4 +41,5 @@ __all__ = [
     "counted",
     "higher_is_better",
     "hookimpl",
+    "to_json",
 ]

@@ -3,6 +3,7 @@
 from fluxflow_registry.errors.names import LISTED, Choices, nearest
 from fluxflow_registry.errors.place import Flag, Location, Place, Variable
 from fluxflow_registry.errors.problem import (
+    LABELS,
     DataError,
     FluxflowError,
     Note,
@@ -14,9 +15,10 @@ from fluxflow_registry.errors.problem import (
     TrainingError,
     choices,
 )
-from fluxflow_registry.errors.text import counted, one_line, printable
+from fluxflow_registry.errors.text import counted, one_line, printable, to_json
 
 __all__ = [
+    "LABELS",
     "LISTED",
     "Choices",
     "DataError",
@@ -37,4 +39,5 @@ __all__ = [
     "nearest",
     "one_line",
     "printable",
+    "to_json",
 ]

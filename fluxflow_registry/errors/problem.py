@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from attrs import field, frozen
 
 from fluxflow_registry.errors.names import LISTED, Choices, nearest
-from fluxflow_registry.errors.place import Flag, Location, Place, to_location
+from fluxflow_registry.errors.place import Flag, Location, Place, Variable, to_location
 from fluxflow_registry.errors.text import printable, table
 
-#: A label and what there is to say under it.
+#: A label (see LABELS) and the text under it.
 Note = tuple[str, str]
+
+#: Every label that a note of ours has; each may appear several times.
+LABELS = frozenset(
+    {
+        "hint",  # how to fix it
+        "instead",  # what to write
+        "command",  # what to enter in a shell
+        "cause",  # the underlying error, or the reason
+        "defined in",  # file and line of a definition
+        "raised at",
+        "requested by",
+        "received",  # inputs, shapes, what is there
+        "see also",  # another location involved
+        "status",  # the state of things
+    }
+)
+
+#: The code of a problem that names none.
+UNCODED = "problem"
 
 
 def _to_notes(notes: Iterable[tuple[str, object]]) -> tuple[Note, ...]:
@@ -23,7 +42,7 @@ def _to_notes(notes: Iterable[tuple[str, object]]) -> tuple[Note, ...]:
 class Problem:
     """One thing that is wrong.
 
-    `message` is a sentence with its subject; `where` its location; a bare string is the path of a file. `code` names
+    `message` is a sentence with its subject, `where` its location; a bare string is the path of a file. `code` names
     the kind of problem and never changes; `subject` is the name that the problem is about, such as an unknown key.
     Programs decide by `code` and `subject`, never by the message.
     """
@@ -31,7 +50,7 @@ class Problem:
     message: str
     where: Location | None = field(default=None, converter=to_location)
     notes: tuple[Note, ...] = field(default=(), converter=_to_notes)
-    code: str = field(default="problem", kw_only=True)
+    code: str = field(default=UNCODED, kw_only=True)
     subject: str | None = field(default=None, kw_only=True)
     choices: Choices | None = field(default=None, kw_only=True)
 
@@ -41,9 +60,12 @@ class Problem:
         return self.choices.nearest if self.choices else None
 
     @property
-    def identity(self) -> tuple[Location | None, str, str | None]:
-        """What makes two reports the same problem: location, code and subject, whatever their words."""
-        return self.where, self.code, self.subject
+    def identity(self) -> Hashable:
+        """What makes two reports the same problem: location, code and subject, whatever their words.
+
+        A problem without a code is the same as its exact copies only.
+        """
+        return self if self.code == UNCODED else (self.where, self.code, self.subject)
 
     def __str__(self) -> str:
         head = printable(self.message if self.where is None else f"{self.where}  {self.message}")
@@ -62,6 +84,7 @@ class Problem:
             "column": place.column,
             "key": place.key,
             "flag": where.flag if isinstance(where, Flag) else None,
+            "variable": where.variable if isinstance(where, Variable) else None,
             "subject": self.subject,
             "nearest": self.nearest,
             "available": list(self.choices.available) if self.choices else None,
@@ -80,7 +103,7 @@ class FluxflowError(Exception):
         problems: Problem | str | Sequence[Problem],
         where: Location | str | None = None,
         *,
-        code: str = "problem",
+        code: str = UNCODED,
     ) -> None:
         if isinstance(problems, str):
             problems = Problem(problems, where, code=code)

@@ -1,8 +1,12 @@
-"""Problems as text: built once, at the edge, for a terminal or a page."""
+"""Text for a terminal or a page, and values as JSON: both are built once, at the edge."""
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
 
 #: A message longer than this is shortened: nobody reads such a quotation to its end.
 LONGEST = 2000
@@ -33,3 +37,17 @@ def one_line(error: BaseException) -> str:
     """An exception as one line: its class and the first line of its message, without addresses of objects."""
     text = _ADDRESS.sub("", str(error)).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def to_json(value: Any, exact: bool = False) -> Any:
+    """The value as JSON can hold it, at any depth: tuples as lists, paths as strings, numbers that are finite.
+
+    NaN and the infinities become null or, with `exact`, the strings that `float` reads back.
+    """
+    if isinstance(value, Mapping):
+        return {key: to_json(part, exact) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(part, exact) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value) if exact else None
+    return str(value) if isinstance(value, PurePath) else value

@@ -132,9 +132,12 @@ def all_finite(tensors: Mapping[str, Tensor], exempt: Collection[str] = ()) -> b
     return all(bool(torch.isfinite(tensor).all()) for tensor in judged)
 
 
-def load(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """The state and the meta data of a checkpoint; raises RunError unless every file verifies."""
-    files = verify(folder)["files"]
+def load(folder: Path, manifest: Mapping[str, Any] | None = None) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The state and the meta data of a checkpoint; raises RunError unless every file verifies.
+
+    With the `manifest` that `verify` has just returned for it, its files are not hashed a second time.
+    """
+    files = (manifest or verify(folder))["files"]
     try:
         content = json.loads((folder / STATE).read_bytes())
         state: dict[str, dict[str, Any]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fluxflow_registry.engine.data.batches import epoch_batches
 from fluxflow_registry.engine.data.order import permutation
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.errors import RunError
+from fluxflow_registry.state import disk
 
 from ..small import FLOW, PLUGINS, VAE_GAN
 from .conftest import StopAfter, start, weights
@@ -344,3 +346,20 @@ def test_on_a_gpu_torch_is_told_to_choose_kernels_that_repeat(monkeypatch: pytes
 
     assert asked == [((True,), {"warn_only": True})]
     assert not torch.backends.cudnn.benchmark
+
+
+def test_each_file_of_a_checkpoint_is_hashed_once_when_a_run_resumes(
+    checked: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, hashed, digest = checked(VAE_GAN), Counter[Path](), disk.digest
+    start(recipe, tmp_path / "run", [StopAfter("batch_ended", 5)])
+
+    def count(path: Path) -> dict[str, Any]:
+        hashed[path] += 1
+        return digest(path)
+
+    monkeypatch.setattr(disk, "digest", count)
+    start(recipe, tmp_path / "run", [StopAfter("batch_ended", 1)])
+
+    assert len(hashed) > 3
+    assert set(hashed.values()) == {1}

@@ -18,7 +18,7 @@ from fluxflow_registry.engine.diagnosis.bundle import RECIPE, Bundle, read_bundl
 from fluxflow_registry.engine.diagnosis.replay import First, Replayed, replay
 from fluxflow_registry.engine.run.run import open_sources
 from fluxflow_registry.engine.training.not_finite import names_of
-from fluxflow_registry.errors import Problem, RecipeError, TrainingError
+from fluxflow_registry.errors import Problem, RecipeError, TrainingError, to_json
 from fluxflow_registry.registry.registry import Registry
 
 #: Samples that are shown by name.
@@ -96,14 +96,10 @@ def compared(bundle: Bundle, found: Replayed) -> Iterator[dict[str, Any]]:
             yield {
                 "loss": f"{bundle.update}/{label}",
                 "window": number,
-                "recorded": _plain(was),
-                "now": _plain(has),
+                "recorded": to_json(was, exact=True),
+                "now": to_json(has, exact=True),
                 "same": was == has or (_nan(was) and _nan(has)),
             }
-
-
-def _plain(number: float | None) -> float | str | None:
-    return number if number is None or math.isfinite(number) else str(number)
 
 
 def _nan(number: float | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from fluxflow_registry.cli.status.run_status import Glance, Record, RunStatus, g
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run.folder import IDENTITY
 from fluxflow_registry.engine.run.plugins_at_start import replay_command
-from fluxflow_registry.errors import LISTED, Problem, RunError, choices, counted, printable
+from fluxflow_registry.errors import LISTED, Problem, RunError, choices, counted, printable, to_json
 from fluxflow_registry.registry.registry import Registry
 
 #: Rows of a section: a label and what there is to say; a label may be empty.
@@ -95,21 +94,10 @@ def status_text(found: RunStatus | list[Glance]) -> str:
 def status_data(found: RunStatus | list[Glance]) -> dict[str, Any]:
     """The status as JSON."""
     if isinstance(found, list):
-        return {"runs": [_plain(asdict(each)) for each in found]}
-    data: dict[str, Any] = _plain(asdict(found))
+        return {"runs": [to_json(asdict(each)) for each in found]}
+    data: dict[str, Any] = to_json(asdict(found))
     data["bundles"] = [{"folder": str(path), "command": replay_command(path)} for path in found.bundles]
     return data
-
-
-def _plain(value: Any) -> Any:
-    """The same in what JSON knows: it knows no number that is not finite."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
 
 
 def table(runs: Sequence[Glance]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.not_finite import Evidence, names_of
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.engine.training.update import LiveUpdate
-from fluxflow_registry.errors import Problem, RunError, one_line
+from fluxflow_registry.errors import Problem, RunError, one_line, to_json
 from fluxflow_registry.recipe import writer as resolved
 from fluxflow_registry.state import checkpoints, disk
 
@@ -87,15 +86,10 @@ def facts(run: Run, live: LiveStep, turn: LiveUpdate, position: Position) -> dic
         "device": str(run.device),
         "samples": list(live.samples),
         "names": names_of(live.source, live.samples),
-        "losses": [{label: _plain(loss) for label, loss in losses.items()} for losses in evidence.losses],
+        "losses": to_json(evidence.losses, exact=True),
         "values": evidence.values,
         "gradients": evidence.gradients,
     }
-
-
-def _plain(number: float) -> float | str:
-    """JSON knows no NaN."""
-    return number if math.isfinite(number) else str(number)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from attrs import Factory, define
 
 from fluxflow_registry.contracts import History, Position
+from fluxflow_registry.errors import to_json
 
 #: For each step and metric: its mean over each closed epoch.
 Means = Mapping[str, Mapping[str, Sequence[float]]]
@@ -36,10 +37,7 @@ class RunHistory:
             "step_start_epoch": before,
             "current_step_epoch": position.epoch,
             "step_epochs": self.epochs,
-            "step_metrics": {
-                step: {metric: [_finite(mean) for mean in means] for metric, means in metrics.items()}
-                for step, metrics in self.means.items()
-            },
+            "step_metrics": to_json(self.means),
         }
 
     @classmethod
@@ -55,7 +53,3 @@ class RunHistory:
                 for step, m in metrics.items()
             },
         )
-
-
-def _finite(mean: float) -> float | None:
-    return mean if math.isfinite(mean) else None

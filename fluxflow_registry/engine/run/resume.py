@@ -27,9 +27,10 @@ def find_position(run: Run) -> tuple[Position, State]:
     checkpoints.tidy(root)
     lay_lost_ends_aside(run)
     for found in checkpoints.listing(root):
-        if is_damaged(run, found):
+        manifest = verified(run, found)
+        if manifest is None:
             continue
-        state, meta = run.load_weights(found.folder)
+        state, meta = run.load_weights(found.folder, manifest)
         run.saver.before = None if found.end else found.folder
         with fitting(found.folder):
             run.results, run.damaged = dict(meta["results"]), dict(meta["damaged"])
@@ -59,16 +60,18 @@ def fitting(checkpoint: Path) -> Iterator[None]:
         raise RunError(Problem(message, str(checkpoint), (hint,))) from error
 
 
-def is_damaged(run: Run, found: checkpoints.Found) -> bool:
-    """Whether a checkpoint is damaged; then it is named and laid aside. Raises RunError where it cannot be told."""
+def verified(run: Run, found: checkpoints.Found) -> Mapping[str, Any] | None:
+    """The manifest of a checkpoint; None for a damaged one, which is named and laid aside.
+
+    Raises RunError where it cannot be told.
+    """
     try:
-        checkpoints.verify(found.folder)
+        return checkpoints.verify(found.folder)
     except checkpoints.DamagedError as error:
         aside = checkpoints.lay_aside(found.folder)
         message = f"{error}\n    it is laid aside as {aside.name}, and the checkpoint before it is used"
         run.tell("warned", position=Position(), message=message)
-        return True
-    return False
+        return None
 
 
 def lay_lost_ends_aside(run: Run) -> None:
@@ -79,7 +82,7 @@ def lay_lost_ends_aside(run: Run) -> None:
     needed = parents | ({leaf.name for leaf in leaves} if len(leaves) > 1 else set())
     found = checkpoints.listing(run.run_folder.checkpoints)
     for end in [f for f in reversed(found) if f.end and f.step in needed]:
-        if end.folder.exists() and is_damaged(run, end):
+        if end.folder.exists() and verified(run, end) is None:
             later = [f for f in found if f.run_batch >= end.run_batch and f.folder.exists()]
             for each in later:
                 checkpoints.lay_aside(each.folder)

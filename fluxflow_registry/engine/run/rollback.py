@@ -79,8 +79,9 @@ def last_good(run: Run, live: LiveStep, run_batch: int) -> tuple[State, str]:
     run.collect(wait=True)
     for found in candidates(run, live, run_batch):
         try:
-            if checkpoints.verify(found.folder)["not_finite"] == []:
-                return run.load_weights(found.folder)[0], f"checkpoint {found.folder.name}"
+            manifest = checkpoints.verify(found.folder)
+            if manifest["not_finite"] == []:
+                return run.load_weights(found.folder, manifest)[0], f"checkpoint {found.folder.name}"
         except RunError:
             continue
     start_from(run, live.checked.parent)

@@ -264,9 +264,11 @@ class Run:
         if not self.silent:
             self.run_folder.note(position)
 
-    def load_weights(self, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-        """Take the models' weights from a checkpoint; gives the rest of it."""
-        state, meta = store.load(folder)
+    def load_weights(
+        self, folder: Path, manifest: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """Load the models' weights from a checkpoint, and return all of it; see `store.load` for the manifest."""
+        state, meta = store.load(folder, manifest)
         for name, model in self.models.items():
             try:
                 model.load_state_dict(state["model"][name])
