@@ -56,6 +56,12 @@ def replace(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_file(path: Path, content: bytes) -> None:
+    """Replace a file whole, as `replace` does; a folder that does not exist is created."""
+    make_folder(path.parent)
+    replace(path, content)
+
+
 def link(source: Path, target: Path) -> None:
     """Give a file a second name, or a copy where the disk knows no such thing."""
     try:
