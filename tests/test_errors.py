@@ -48,6 +48,13 @@ def test_plain_text_is_shown_as_it_is(text: str) -> None:
     assert printable(text) == text
 
 
+def test_bytes_of_a_file_name_that_are_not_utf_8_are_shown_as_bytes() -> None:
+    name = b"caf\xe9\x1b.png".decode("utf-8", "surrogateescape")
+
+    assert printable(name) == r"caf\xe9\x1b.png"
+    assert printable("half \ud800") == r"half \ud800"
+
+
 def test_a_text_without_end_is_cut() -> None:
     assert len(printable("x" * 1_000_000)) < 2100
 

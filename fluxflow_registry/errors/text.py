@@ -15,9 +15,18 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def printable(text: str) -> str:
-    """The text on one line, control characters escaped: what a recipe quotes must not steer a terminal."""
+    r"""The text on one line, control characters escaped: what a recipe quotes must not steer a terminal.
+
+    Bytes of a file's name that are not UTF-8, which Python keeps as surrogates, are escaped as bytes: `\xff`.
+    """
     shown = text if len(text) <= LONGEST else text[:LONGEST] + " ..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+    return "".join(c if c.isprintable() else _escaped(c) for c in shown)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 def table(rows: list[tuple[str, str]]) -> list[str]:
