@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from fluxflow_data.shards import WebDataset
+from fluxflow_data.shards.dataset import WebDataset
 from fluxflow_registry.engine.data.batches import epoch_batches
 
 #: Samples of one tar file: 20 MB.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fluxflow_registry import Register, hookimpl
 
-from .folder import Folder
-from .shards import WebDataset
+from .folder.dataset import Folder
+from .shards.dataset import WebDataset
 
 
 @hookimpl

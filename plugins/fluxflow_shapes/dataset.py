@@ -77,7 +77,7 @@ class ShapesSource:
         """
         import torch
 
-        from fluxflow_shapes.drawing import draw, uniform
+        from fluxflow_shapes.rendering import draw, uniform
 
         options = self.options
         image, attributes = draw(options.seed, indices, options.split, options.image_size)

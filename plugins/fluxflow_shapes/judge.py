@@ -48,7 +48,7 @@ def _templates() -> _Templates:
     """Draw every shape, size and place, shifted by up to 1.5 pixels and scaled by up to 5%."""
     import torch
 
-    from fluxflow_shapes.drawing import coverage
+    from fluxflow_shapes.rendering import coverage
 
     shifts = [step / 2 / SIDE for step in range(-3, 4)]
     scales = (0.95, 1.0, 1.05)

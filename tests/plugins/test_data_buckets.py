@@ -15,17 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fluxflow_data import measuring
-from fluxflow_data.aspects import Size, nearest, reduced, sizes
-from fluxflow_data.batching import PictureSource, smaller_copy
-from fluxflow_data.decoding import cut, size_in_header
-from fluxflow_data.folder import Folder
-from fluxflow_data.shards import WebDataset
+from fluxflow_data.batching.buckets import Size, nearest, reduced, sizes
+from fluxflow_data.batching.source import PictureSource, smaller_copy
+from fluxflow_data.folder.dataset import Folder
+from fluxflow_data.images.decoding import cut, size_in_header
+from fluxflow_data.shards import image_sizes
+from fluxflow_data.shards.dataset import WebDataset
 from fluxflow_registry.engine.data.batches import epoch_batches
 from fluxflow_registry.engine.data.order import batches_per_epoch
 from fluxflow_registry.errors import Place
 
-from .made_shards import written
+from .shard_files import written
 
 #: Widths and heights of the pictures in the corpus.
 CORPUS = [(64, 64), (40, 120), (120, 40), (90, 60), (60, 90), (64, 60), (200, 40), (70, 64), (100, 70), (30, 45)]
@@ -180,7 +180,7 @@ def test_sizes_come_from_headers_and_nothing_is_decoded(
 def test_the_headers_of_a_shards_pictures_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = made("webdataset", tmp_path, copies=1)
     asked: list[str] = []
-    monkeypatch.setattr("fluxflow_data.cache.measure", lambda path, _: asked.append(path))
+    monkeypatch.setattr("fluxflow_data.shards.index_cache.measure", lambda path, _: asked.append(path))
 
     second = WebDataset(shards=str(tmp_path / "a.tar"), image_size=64, bucket_multiple=16)()
 
@@ -191,7 +191,7 @@ def test_the_headers_of_a_shards_pictures_are_read_once(tmp_path: Path, monkeypa
 def test_a_header_behind_much_exif_is_found_and_what_is_no_picture_has_no_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measuring, "HEADER", 64)
+    monkeypatch.setattr(image_sizes, "HEADER", 64)
     exif = Image.Exif()
     exif[0x010E] = "x" * 4000
     members = {"a.jpg": encoded(30, 20, "JPEG", exif=exif), "b.jpg": b"no picture", "c.jpg": b""}

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from fluxflow_data.batching import chance
-from fluxflow_data.decoding import square
-from fluxflow_data.folder import Folder, FolderSource
+from fluxflow_data.batching.source import chance
+from fluxflow_data.folder.dataset import Folder, FolderSource
+from fluxflow_data.images.decoding import square
 from fluxflow_registry import DataError
 
 WHITE, RED, BLUE = (255, 255, 255), (255, 0, 0), (0, 0, 255)

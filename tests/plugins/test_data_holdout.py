@@ -13,10 +13,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fluxflow_data.batching import PictureSource
-from fluxflow_data.folder import Folder
-from fluxflow_data.parting import chances
-from fluxflow_data.shards import WebDataset
+from fluxflow_data.batching.source import PictureSource
+from fluxflow_data.folder.dataset import Folder
+from fluxflow_data.holdout import chances
+from fluxflow_data.shards.dataset import WebDataset
 from fluxflow_registry import DataError, SampleError, hookimpl
 from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.data.survey import survey
@@ -27,7 +27,7 @@ from fluxflow_registry.state import store
 from ..engine.conftest import StopAfter, start
 from ..engine.test_resume import finals
 from ..small import PLUGINS
-from .made_shards import png, sample, written
+from .shard_files import png, sample, written
 
 BOTH = pytest.mark.parametrize("kind", ["folder", "webdataset"])
 
@@ -328,7 +328,7 @@ def test_two_parts_are_told_to_overlap_just_where_a_name_can_be_in_both(mine: fl
 
 
 def test_shards_are_not_looked_up_where_nothing_that_is_held_out_is_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fluxflow_data.shards.named", lambda _: pytest.fail("shards were looked up"))
+    monkeypatch.setattr("fluxflow_data.shards.dataset.named", lambda _: pytest.fail("shards were looked up"))
     plain = WebDataset("{00000..99999}.tar")
     held, apart = evolve(plain, holdout=0.1, split="held_out"), evolve(plain, holdout=0.1)
 

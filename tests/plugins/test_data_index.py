@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fluxflow_data import cache, index
+from fluxflow_data.shards import index, index_cache
 
-from .made_shards import captions, opened, problems, sample, shard, with_json, written
+from .shard_files import captions, opened, problems, sample, shard, with_json, written
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def hopped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         paths.append(Path(path).name)
         return index.build(path, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cache, "build", counted)
+    monkeypatch.setattr(index_cache, "build", counted)
     return paths
 
 
@@ -169,4 +169,4 @@ def test_indexes_are_kept_where_the_environment_says(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
-    assert str(cache.folder()) == place
+    assert str(index_cache.folder()) == place

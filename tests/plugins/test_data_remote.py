@@ -12,8 +12,8 @@ import pytest
 import torch
 import webdataset
 
-from fluxflow_data import fetching, remote
-from fluxflow_data.shards import ShardSource, WebDataset
+from fluxflow_data.shards.dataset import ShardSource, WebDataset
+from fluxflow_data.shards.remote import download, requests
 from fluxflow_registry import DataError
 from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.data.batches import epoch_batches
@@ -21,8 +21,8 @@ from fluxflow_registry.engine.data.batches import epoch_batches
 from ..engine.conftest import StopAfter, start
 from ..engine.test_resume import Listener, finals
 from ..small import VAE_GAN
-from .made_shards import SIZE, captions, opened, png, sample, shard, with_json, written
-from .server import Server, serving
+from .shard_files import SIZE, captions, opened, png, sample, shard, with_json, written
+from .shard_server import Server, serving
 
 SECRET = "hf_thesecretthatnobodymaysee"
 
@@ -32,7 +32,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLUXFLOW_HOME", str(tmp_path / "home"))
     for name in ("HF_TOKEN", "HUGGINGFACE_HUB_TOKEN", "SHARDS_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(remote, "PAUSE", 0.001)
+    monkeypatch.setattr(requests, "PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_a_shard_that_has_changed_between_two_runs_is_indexed_anew(server: Serve
 def test_what_passes_is_tried_again(failure: int, server: Server) -> None:
     shard(server.folder / "a.tar", range(4))
     source = opened(f"{server.url}/a.tar")
-    server.failure, server.failing = failure, remote.ATTEMPTS - 1
+    server.failure, server.failing = failure, requests.ATTEMPTS - 1
 
     assert captions(source) == [f"picture {number}" for number in range(4)]
 
@@ -174,7 +174,7 @@ def test_a_server_that_is_not_there_and_a_shard_that_is_not_there_are_told_toget
 def test_a_server_that_says_nothing_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
-    monkeypatch.setattr(remote, "TIMEOUT", 0.05)
+    monkeypatch.setattr(requests, "TIMEOUT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         said = problem(f"http://127.0.0.1:{silent.getsockname()[1]}/a.tar")
 
@@ -208,7 +208,7 @@ def test_a_server_without_parts_has_its_shards_fetched_whole_once(server: Server
 
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_fetch_that_breaks_off_goes_on(ranges: bool, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "CHUNK", 512)
+    monkeypatch.setattr(download, "CHUNK", 512)
     server.ranges, server.failure = ranges, 0
     shard(server.folder / "a.tar", range(8))
     server.failing = 2
@@ -276,12 +276,12 @@ def test_the_hubs_token_goes_to_the_hub_alone(server: Server, monkeypatch: pytes
     opened(f"{server.url}/a.tar")
 
     assert {sent for _, _, sent in server.asked} == {None}
-    assert remote._token("https://huggingface.co/datasets/a/b/resolve/main/0.tar", None) == SECRET
-    assert remote._token("https://huggingface.co.evil.org/0.tar", None) is None
-    assert remote._token("https://example.org/0.tar", None) is None
+    assert requests._token("https://huggingface.co/datasets/a/b/resolve/main/0.tar", None) == SECRET
+    assert requests._token("https://huggingface.co.evil.org/0.tar", None) is None
+    assert requests._token("https://example.org/0.tar", None) is None
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setenv("HUGGINGFACE_HUB_TOKEN", SECRET)
-    assert remote._token("https://huggingface.co/0.tar", None) == SECRET
+    assert requests._token("https://huggingface.co/0.tar", None) == SECRET
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_data.locate import expanded
-from fluxflow_data.shards import ShardSource, WebDataset, parsed
+from fluxflow_data.shards.dataset import ShardSource, WebDataset, parsed
+from fluxflow_data.shards.paths import expanded
 from fluxflow_registry import DataError, SampleError
 from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.data.batches import epoch_batches
 
 from ..small import VAE_GAN
-from .made_shards import SIZE, captions, opened, png, sample, shard, with_json, written
+from .shard_files import SIZE, captions, opened, png, sample, shard, with_json, written
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def test_what_webdataset_writes_is_read_as_squares_with_captions(tmp_path: Path)
 
 
 def test_a_picture_is_the_same_from_a_folder_and_from_a_shard(tmp_path: Path) -> None:
-    from fluxflow_data.folder import Folder
+    from fluxflow_data.folder.dataset import Folder
 
     (tmp_path / "pictures").mkdir()
     for name, data in {**sample(0), **sample(1)}.items():
@@ -264,7 +264,7 @@ def test_a_shard_that_shrinks_while_it_is_read_is_refused_by_name(tmp_path: Path
 
 
 def test_more_shards_are_read_than_are_held_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fluxflow_data.reading.OPEN", 2)
+    monkeypatch.setattr("fluxflow_data.shards.reader.OPEN", 2)
     source = opened(*[shard(tmp_path / f"{n}.tar", [n]) for n in range(5)])
     before = len(os.listdir("/proc/self/fd"))
 
@@ -317,7 +317,7 @@ def test_a_damaged_sample_gives_its_place_to_the_next_in_the_order(workers: int,
     place = expected.index("picture 5")
     after = expected[(place + 1) % 12]
     assert given == [after if caption == "picture 5" else caption for caption in expected]
-    assert [(r.index, f"picture {r.instead}", r.problem.where) for r in replaced] == [
+    assert [(r.index, f"picture {r.instead}", str(r.problem.where)) for r in replaced] == [
         (5, after, f"{tmp_path}/bad.tar:0005")
     ]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .index import IMAGE, IMAGE_SIZE, ShardIndex
-from .reading import Reader
+from .reader import Reader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,7 +18,7 @@ HEADER = 1 << 14
 
 def measure(path: str, index: ShardIndex) -> NDArray[np.int64]:
     """Width and height of each picture, upright; 0 of what is no picture: int64 [samples, 2]."""
-    from .checking import sizes_of
+    from ..images.loading import sizes_of
 
     reader = Reader()
     places: list[list[int]] = index.places[:, [IMAGE, IMAGE_SIZE]].tolist()

@@ -15,9 +15,9 @@ import numpy as np
 
 from fluxflow_registry import Problem
 
+from .image_sizes import measure
 from .index import ShardIndex, Wanted, build, hopped
-from .measuring import measure
-from .remote import Ahead, RemoteFile, is_remote, told
+from .remote.requests import Ahead, RemoteFile, is_remote, told
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,14 +15,14 @@ from PIL import Image, UnidentifiedImageError
 
 from fluxflow_registry import FluxflowError, Problem
 
+from ..folder.files import shown
 from .decoding import FORMATS, Unsupported, cut, decode, open_picture, size_in_header
-from .files import shown
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .aspects import Size
+    from ..batching.buckets import Size
 
 #: Pictures handed to the threads at a time, so that a folder of millions does not fill the memory with tasks.
 AT_ONCE = 4096

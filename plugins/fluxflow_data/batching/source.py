@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fluxflow_registry import Field, Problem, SampleError
 
-from .aspects import Size, covered, nearest, reduced, sizes
+from .buckets import Size, covered, nearest, reduced, sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,7 +133,7 @@ class PictureSource:
         Returns image [B, 3, H, W] and caption, a list of B strings. Raises SampleError with all
         samples of the batch that cannot be decoded, and ValueError for samples of several buckets.
         """
-        from .checking import read_all
+        from ..images.loading import read_all
 
         size = self._size_of(indices)
         damaged: dict[int, Problem] = {}

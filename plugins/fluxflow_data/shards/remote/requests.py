@@ -19,7 +19,7 @@ from attrs import frozen
 
 from fluxflow_registry import DataError, Problem
 
-from .files import shown
+from ...folder.files import shown
 
 #: Seconds without a byte after which a request is given up, and how often it is made anew.
 TIMEOUT = 30.0

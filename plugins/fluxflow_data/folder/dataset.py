@@ -14,10 +14,10 @@ from attrs import evolve, field, frozen, validators
 
 from fluxflow_registry import DataError, Field, Problem
 
-from .batching import PictureSource, fields_of, smaller, whole_multiple
+from ..batching.source import PictureSource, fields_of, smaller, whole_multiple
+from ..holdout import Split, astride, chosen, nothing_left, overlap, something_held_out, told
 from .captions import from_file, from_sidecars
 from .files import SUFFIXES, Flaw, Sample, each_once, listing, shown, stem
-from .parting import Split, astride, chosen, nothing_left, overlap, something_held_out, told
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,7 +121,7 @@ class Folder:
 
     def _survey(self, root: Path, names: Mapping[Path, str], flaws: list[Flaw]) -> dict[Path, tuple[int, int]]:
         """The size of each picture that can be read; adds to `flaws` why the others cannot."""
-        from .remembered import survey
+        from .size_cache import survey
 
         paths = sorted(names)
         found = list(zip(paths, survey(root, paths, whole=self.verify), strict=True))

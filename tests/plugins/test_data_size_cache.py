@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fluxflow_data import checking, remembered
-from fluxflow_data.folder import Folder
+from fluxflow_data.folder import size_cache
+from fluxflow_data.folder.dataset import Folder
+from fluxflow_data.images import loading
 from fluxflow_registry import DataError
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FLUXFLOW_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(remembered, "WORTH_KEEPING", 3)
+    monkeypatch.setattr(size_cache, "WORTH_KEEPING", 3)
     return tmp_path / "home"
 
 
@@ -29,9 +30,9 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def noted(paths: Sequence[Path], whole: bool) -> Any:
         names.extend(path.name for path in paths)
-        return checking.surveyed(paths, whole)
+        return loading.surveyed(paths, whole)
 
-    monkeypatch.setattr(remembered, "surveyed", noted)
+    monkeypatch.setattr(size_cache, "surveyed", noted)
     return names
 
 
@@ -119,7 +120,7 @@ def test_what_is_kept_and_damaged_is_as_good_as_nothing(
 
 
 def test_of_a_small_folder_nothing_is_kept(pictures: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembered, "WORTH_KEEPING", 1000)
+    monkeypatch.setattr(size_cache, "WORTH_KEEPING", 1000)
 
     sizes(pictures)
 

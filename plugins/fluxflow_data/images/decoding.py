@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from .aspects import Size, covered
+from ..batching.buckets import Size, covered
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,15 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from fluxflow_data.folder import Folder
-from fluxflow_data.shards import WebDataset
+from fluxflow_data.folder.dataset import Folder
+from fluxflow_data.shards.dataset import WebDataset
 from fluxflow_registry import DataError, SampleError
 from fluxflow_registry.check.checker import RecipePlan
 
 from ..engine.conftest import start
 from ..engine.test_resume import Listener
 from ..small import VAE_GAN
-from .made_shards import written
+from .shard_files import written
 
 Checker = Callable[..., RecipePlan]
 

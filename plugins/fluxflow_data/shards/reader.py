@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 
 from fluxflow_registry import DataError, Problem
 
-from .files import shown
-from .remote import is_remote, ranged
+from ..folder.files import shown
+from .remote.requests import is_remote, ranged
 
 #: What is read: a file, the offset and the number of bytes, and the file's length and time.
 Place = tuple[str, int, int, tuple[int, int]]

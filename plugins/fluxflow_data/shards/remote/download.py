@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fluxflow_registry import DataError, Problem
 
-from .remote import ATTEMPTS, RemoteFile, streamed, told, wait
+from .requests import ATTEMPTS, RemoteFile, streamed, told, wait
 
 #: Bytes that are written at a time.
 CHUNK = 1 << 20

@@ -14,8 +14,8 @@ import numpy as np
 
 from fluxflow_registry import Problem
 
-from .cache import SURVEY, folder, read, write
-from .checking import surveyed
+from ..images.loading import surveyed
+from ..shards.index_cache import SURVEY, folder, read, write
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_data.shards import WebDataset
+from fluxflow_data.shards.dataset import WebDataset
 from fluxflow_registry import DataError, Problem
 
-from .made_shards import captions, opened, png, problems, sample, shard, written
+from .shard_files import captions, opened, png, problems, sample, shard, written
 
 BLOCK = 512
 LONG = "deep/" * 60

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxflow_shapes.dataset import Shapes
-from fluxflow_shapes.drawing import coverage, hashed, uniform
+from fluxflow_shapes.rendering import coverage, hashed, uniform
 from fluxflow_shapes.vocabulary import (
     BACKGROUNDS,
     COLOURS,

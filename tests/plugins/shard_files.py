@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fluxflow_data.shards import ShardSource, WebDataset
+from fluxflow_data.shards.dataset import ShardSource, WebDataset
 from fluxflow_registry import DataError, Problem
 
 SIZE = 8

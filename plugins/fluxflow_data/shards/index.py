@@ -13,7 +13,7 @@ from attrs import frozen
 
 from fluxflow_registry import Problem
 
-from .files import shown
+from ..folder.files import shown
 from .tar import Broken, Member, Read, members
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from math import prod
 
 from fluxflow_registry import Problem
 
-from .files import shown
-from .remote import is_remote, refuse_url, told
+from ..folder.files import shown
+from .remote.requests import is_remote, refuse_url, told
 
 #: A range of braces that stands for more is taken for a slip.
 MOST = 100_000

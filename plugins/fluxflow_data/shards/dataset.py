@@ -9,18 +9,18 @@ from attrs import field, frozen, validators
 
 from fluxflow_registry import DataError, Field, Problem
 
-from .batching import PictureSource, fields_of, smaller, whole_multiple
-from .captions import text_of
-from .locate import located, named, refuse
-from .parting import Split, chosen, nothing_left, overlap, something_held_out, told
-from .reading import Reader
+from ..batching.source import PictureSource, fields_of, smaller, whole_multiple
+from ..folder.captions import text_of
+from ..holdout import Split, chosen, nothing_left, overlap, something_held_out, told
+from .paths import located, named, refuse
+from .reader import Reader
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from .corpus import Corpus
+    from .sample_table import Corpus
 
 
 def _files(_: Any, __: Any, value: str | list[str]) -> None:
@@ -125,8 +125,8 @@ class WebDataset:
 
     def __call__(self) -> ShardSource:
         """Open the shards; raises DataError with everything that is wrong in any of them."""
-        from .corpus import Fetch, opened
         from .index import Wanted
+        from .sample_table import Fetch, opened
 
         problems: list[Problem] = []
         paths = located([self.shards] if isinstance(self.shards, str) else self.shards, problems)
@@ -193,7 +193,7 @@ class ShardSource(PictureSource):
 
 
 def _fetched(corpus: Corpus, sized: bool) -> list[str]:
-    from .cache import folder
+    from .index_cache import folder
 
     count = corpus.fetched
     if not count:

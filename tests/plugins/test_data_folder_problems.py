@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fluxflow_data.folder import Folder
+from fluxflow_data.folder.dataset import Folder
 from fluxflow_registry import DataError, SampleError
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from attrs import frozen
 
-from .files import shown
+from ..folder.files import shown
 
 #: Gives so many bytes from an offset on, fewer at the end.
 Read = Callable[[int, int], bytes]

@@ -15,12 +15,12 @@ from attrs import evolve, frozen
 
 from fluxflow_registry import DataError, Problem
 
-from .cache import folder, indexed, measured
-from .fetching import GIB, fetched
-from .files import shown
+from ..folder.files import shown
 from .index import CAPTION, CAPTION_SIZE, IMAGE, IMAGE_SIZE, ShardIndex, Wanted, identity
-from .reading import Place
-from .remote import RemoteFile, is_remote, probe, told
+from .index_cache import folder, indexed, measured
+from .reader import Place
+from .remote.download import GIB, fetched
+from .remote.requests import RemoteFile, is_remote, probe, told
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,0 +1,1 @@
+"""What both datasets share: their options, aspect buckets, batches."""

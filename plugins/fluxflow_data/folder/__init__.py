@@ -1,0 +1,1 @@
+"""Dataset `folder`: image files of a local folder, each with a caption."""

@@ -1,0 +1,1 @@
+"""Dataset `webdataset`: images with captions in tar files, read by position."""
