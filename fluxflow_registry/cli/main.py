@@ -61,17 +61,10 @@ def parser() -> Parser:
     what.add_argument("--document", metavar="FOLDER", help="write a page of Markdown for each kind of component")
     what.add_argument("--status", metavar="RUN", help="tell where a run stands: its folder, or the folder of all runs")
     what.add_argument("--replay", metavar="BUNDLE", help="repeat a batch that was not finite: RUN/not_finite/...")
-    made.add_argument(
-        "--set", action="append", default=[], metavar="PATH=VALUE", help="change a value, as in steps.flow.epochs=2"
-    )
-    made.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a plugin from a file")
-    made.add_argument("--output", default="runs", metavar="DIR", help="folder of the runs' folders (runs)")
-    made.add_argument("--fresh", action="store_true", help="begin a new run even if an unfinished one is there")
-    made.add_argument("--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1, mps ... (the best there is)")
+    made.add_training_arguments()
     made.add_argument(
         "--samples", type=int, default=None, metavar="N", help="samples that --inspect-data reads (10,000)"
     )
-    made.add_argument("--json", action="store_true", help="print results as JSON on stdout")
     made.add_argument("--mermaid", action="store_true", help="explain as a Mermaid diagram")
     made.add_argument("--version", action="version", version=f"fluxflow-registry {__version__}")
     return made

@@ -19,6 +19,23 @@ class Parser(ArgumentParser):
             prog=prog, description=description, epilog=epilog, formatter_class=formatter, allow_abbrev=False
         )
 
+    def add_training_arguments(self, output: str | None = "runs") -> None:
+        """Declare what every command that trains takes.
+
+        `output` is the default of `--output`; None leaves it to the command.
+        """
+        default = f" ({output})" if output is not None else ""
+        self.add_argument(
+            "--set", action="append", default=[], metavar="PATH=VALUE", help="change a value, as in steps.flow.epochs=2"
+        )
+        self.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a plugin from a file")
+        self.add_argument("--output", default=output, metavar="DIR", help=f"folder of the runs' folders{default}")
+        self.add_argument("--fresh", action="store_true", help="start a new run even if an unfinished one exists")
+        self.add_argument(
+            "--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1, mps ... (the best available)"
+        )
+        self.add_argument("--json", action="store_true", help="print results as JSON on stdout")
+
     def read(self, given: Sequence[str], known: Namespace) -> Namespace:
         """The arguments; every flag that there is not is told, each with the nearest that there is."""
         flags = given[: given.index("--")] if "--" in given else given

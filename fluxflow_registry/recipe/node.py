@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attrs import field, frozen
@@ -18,6 +18,8 @@ class Node:
     value: Any
     where: Location = field(converter=to_location)
     keys: dict[str, Location]
+    #: Written beside the value where the tree is shown as YAML.
+    comment: str = field(default="", kw_only=True)
 
     def plain(self) -> Any:
         """The value without places, as dicts, lists and scalars."""
@@ -65,6 +67,18 @@ class Node:
 def _item(node: Node, index: int) -> Node | None:
     items = node.value if isinstance(node.value, list) else []
     return items[index] if index < len(items) else None
+
+
+def as_node(value: Any, where: Location | str, comment: str = "") -> Node:
+    """Plain data as a tree at one location; Nodes in it keep theirs, and a key is where its value is."""
+    if isinstance(value, Node):
+        return value
+    if isinstance(value, (list, tuple)):
+        return Node([as_node(item, where) for item in value], where, {}, comment=comment)
+    if isinstance(value, Mapping):
+        children = {key: as_node(child, where) for key, child in value.items()}
+        return Node(children, where, {key: child.where for key, child in children.items()}, comment=comment)
+    return Node(value, where, {}, comment=comment)
 
 
 def describe(value: Any) -> str:
