@@ -32,7 +32,7 @@ settings.load_profile("fluxflow")
 def _no_charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Charts at the end of a run take seconds; tests that look at them are marked `charts`."""
     if request.node.get_closest_marker("charts") is None:
-        monkeypatch.setattr("fluxflow_observers.graphs.write_graphs", lambda logs, folder: [])
+        monkeypatch.setattr("fluxflow_observers.graphs.observer.write_graphs", lambda logs, folder: [])
 
 
 @pytest.fixture(scope="session")

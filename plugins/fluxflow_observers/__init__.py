@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fluxflow_registry import Register, hookimpl
 
-from .console import Console
-from .graphs import Graphs
+from .console.observer import Console
+from .graphs.observer import Graphs
 from .jsonl import JsonLines
 from .pictures import Pictures
 from .report import Report
-from .samples import Samples
+from .samples.observer import Samples
 from .watchdog import Watchdog
 
 

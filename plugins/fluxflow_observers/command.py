@@ -27,8 +27,8 @@ def parser() -> Parser:
 
 def main(arguments: argparse.Namespace) -> int:
     """Draw; gives the exit code."""
-    from .graphs import write_graphs
-    from .series import ENDING, PREFIX, read_run
+    from .graphs.metrics_log import ENDING, PREFIX, read_run
+    from .graphs.observer import write_graphs
 
     run = Path(arguments.run)
     logs = read_run(run)

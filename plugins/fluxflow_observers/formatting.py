@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .names import shown
+from .metric_names import shown
 
 if TYPE_CHECKING:
     from fluxflow_registry import Position

@@ -13,10 +13,10 @@ from attrs import Factory, define, field, frozen, validators
 
 from fluxflow_registry import FluxflowError, Position, Summary, hookimpl
 
+from .batch_timer import Pace
 from .files import write_whole
 from .formatting import finite, placed
-from .names import NAME
-from .pace import Pace
+from .metric_names import NAME
 
 if TYPE_CHECKING:
     from fluxflow_registry.lifecycle import RunView, StepView

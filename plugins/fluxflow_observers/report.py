@@ -12,7 +12,7 @@ from fluxflow_registry import hookimpl
 
 from .files import write_whole
 from .formatting import duration, figure, finite
-from .spent import FILE, Clock
+from .step_clock import FILE, Clock
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,7 +11,7 @@ from attrs import field, frozen, validators
 
 from fluxflow_registry import Position, Summary, hookimpl
 
-from .names import NAME, is_steering
+from .metric_names import NAME, is_steering
 
 if TYPE_CHECKING:
     from fluxflow_registry.lifecycle import RunView, StepView

@@ -15,11 +15,11 @@ import pytest
 from attrs import evolve
 from rich.console import Console as Rich
 
-from fluxflow_observers import console as console_module
-from fluxflow_observers.console import Console
-from fluxflow_observers.screens import Bars, Lines
+from fluxflow_observers.console import observer as console_module
+from fluxflow_observers.console.display import Bars, Lines
+from fluxflow_observers.console.observer import Console
+from fluxflow_observers.console.progress import Tracker
 from fluxflow_observers.terminal import Patient, is_live, open_console
-from fluxflow_observers.tracker import Tracker
 from fluxflow_registry import Ending, Position, Summary
 
 Tell = Callable[..., None]
@@ -265,7 +265,7 @@ DYING = """
 import pluggy, sys
 from pathlib import Path
 from types import SimpleNamespace
-from fluxflow_observers.console import Console
+from fluxflow_observers.console.observer import Console
 from fluxflow_registry import Position, lifecycle
 
 manager = pluggy.PluginManager("fluxflow")

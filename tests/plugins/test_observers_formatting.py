@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxflow_observers import formatting as words
-from fluxflow_observers.console import Console
+from fluxflow_observers.batch_timer import Pace
+from fluxflow_observers.console.observer import Console
 from fluxflow_observers.files import write_whole
 from fluxflow_observers.jsonl import JsonLines
-from fluxflow_observers.pace import Pace
 from fluxflow_observers.pictures import Pictures
 from fluxflow_observers.report import Report
 from fluxflow_registry import Position

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fluxflow_observers.charts import POINTS, chart, charts, decimated, smoothed, step_names
 from fluxflow_observers.command import run as command
-from fluxflow_observers.graphs import Graphs, write_graphs
+from fluxflow_observers.graphs.charts import POINTS, chart, charts, decimated, smoothed, step_names
+from fluxflow_observers.graphs.metrics_log import Series, StepLog, read_run
+from fluxflow_observers.graphs.observer import Graphs, write_graphs
+from fluxflow_observers.graphs.panels import LINES, kind_of, panels_of
+from fluxflow_observers.graphs.summary import summary
 from fluxflow_observers.jsonl import JsonLines
-from fluxflow_observers.panels import LINES, kind_of, panels_of
-from fluxflow_observers.series import Series, StepLog, read_run
-from fluxflow_observers.summary import summary
 from fluxflow_registry import Position, Summary
 
 pytestmark = pytest.mark.charts
@@ -298,7 +298,7 @@ def test_a_run_that_is_trained_does_not_fail_for_a_chart(
     def broken(logs: Any, folder: Path) -> list[Path]:
         raise ValueError("no font")
 
-    monkeypatch.setattr("fluxflow_observers.graphs.write_graphs", broken)
+    monkeypatch.setattr("fluxflow_observers.graphs.observer.write_graphs", broken)
 
     told(Graphs())("run_ended", run, position=Position(), steps=run.steps)
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fluxflow_observers.graphs.metrics_log import read_run
+from fluxflow_observers.graphs.summary import summary
 from fluxflow_observers.jsonl import JsonLines
-from fluxflow_observers.series import read_run
-from fluxflow_observers.summary import summary
 from fluxflow_registry import FluxflowError, Position, Summary
 
 Tell = Callable[..., None]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fluxflow_observers.console import Console
-from fluxflow_observers.names import short_names, shown
+from fluxflow_observers.console.observer import Console
+from fluxflow_observers.metric_names import short_names, shown
 
 METRICS = st.sampled_from(
     ["vae_loss", "flow_loss", "discriminator_loss", "vae/kl", "vae2/kl", "vae/hinge_generator", "vae/l1", "KL", "G"]

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from fluxflow_observers import console, spent
-from fluxflow_observers.console import Console
+from fluxflow_observers import step_clock as spent
+from fluxflow_observers.console import observer as console
+from fluxflow_observers.console.observer import Console
 from fluxflow_observers.report import Report
 from fluxflow_registry import Ending, Position, hookimpl
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fluxflow_observers.context import context_pictures
-from fluxflow_observers.samples import Samples
-from fluxflow_observers.subjects import read
+from fluxflow_observers.samples.inputs import read
+from fluxflow_observers.samples.observer import Samples
+from fluxflow_observers.samples.spatial_context import context_pictures
 from fluxflow_registry import DataError, FluxflowError, Position
 from fluxflow_registry.check.checker import RecipePlan, check
 from fluxflow_registry.errors import RecipeError

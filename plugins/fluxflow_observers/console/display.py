@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Protocol
 
-from . import formatting as words
-from .tracker import Tracker
+from .. import formatting as words
+from .progress import Tracker
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -133,6 +133,6 @@ def drawn(tracker: Tracker) -> RenderableType:
 
 def screen_for(console: Console, every_seconds: float) -> Screen:
     """Bars on a terminal, lines elsewhere."""
-    from .terminal import is_live
+    from ..terminal import is_live
 
     return Bars(console) if is_live(console) else Lines(console, every_seconds)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from .formatting import count, duration
+from ..formatting import count, duration
+from .metrics_log import Series, StepLog
 from .panels import kind_of
-from .series import Series, StepLog
 
 #: Kinds of which each epoch has a row.
 BY_EPOCH = ("loss", "kl", "other")

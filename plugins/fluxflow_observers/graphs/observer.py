@@ -10,12 +10,12 @@ from attrs import frozen
 from fluxflow_registry import Position, hookimpl
 from fluxflow_registry.errors import one_line
 
-from .files import write_whole
+from ..files import write_whole
 
 if TYPE_CHECKING:
     from fluxflow_registry.lifecycle import RunView
 
-    from .series import StepLog
+    from .metrics_log import StepLog
 
 #: Everything that is drawn, in this order; a chart of what was never logged is left out.
 CHARTS = ("training_losses", "kl_loss", "learning_rates", "batch_times", "training_overview")
@@ -36,7 +36,7 @@ class Graphs:
     @hookimpl(tryfirst=True)
     def run_ended(self, run: RunView, position: Position) -> None:
         """Draw all charts; matplotlib is imported here alone. One that cannot be drawn is a warning."""
-        from .series import read_run
+        from .metrics_log import read_run
 
         try:
             write_graphs(read_run(run.folder), run.folder / "graph")

@@ -13,8 +13,8 @@ from attrs import Factory, define, evolve
 
 from fluxflow_registry import Position
 
-from . import formatting as words
-from .pace import Pace
+from .. import formatting as words
+from ..batch_timer import Pace
 
 if TYPE_CHECKING:
     from fluxflow_registry.lifecycle import RunView, StepView

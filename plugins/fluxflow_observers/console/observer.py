@@ -11,12 +11,12 @@ from attrs import Factory, define, field, frozen, validators
 
 from fluxflow_registry import Ending, Position, Summary, hookimpl
 
-from . import formatting as words
-from .names import NAME
-from .screens import Screen, screen_for
-from .spent import Clock
-from .terminal import open_console
-from .tracker import Tracker, clock
+from .. import formatting as words
+from ..metric_names import NAME
+from ..step_clock import Clock
+from ..terminal import open_console
+from .display import Screen, screen_for
+from .progress import Tracker, clock
 
 if TYPE_CHECKING:
     from fluxflow_registry.lifecycle import RunView, StepView

@@ -11,15 +11,15 @@ from attrs import field, fields, frozen, validators
 
 from fluxflow_registry import Draw, FluxflowError, Position, Problem, hookimpl
 
-from .files import write_whole
-from .names import NAME
-from .pictures import pixels_of
-from .subjects import Subjects, of_dataset, of_files, of_prompts, read, sides
+from ..files import write_whole
+from ..metric_names import NAME
+from ..pictures import pixels_of
+from .inputs import Subjects, of_dataset, of_files, of_prompts, read, sides
 
 if TYPE_CHECKING:
     from fluxflow_registry.lifecycle import RunView, StepView
 
-    from .grid import Pixels
+    from ..grid import Pixels
 
 #: For each option that names a value: how the files of that value end.
 ENDINGS: Mapping[str, str] = {
@@ -213,7 +213,7 @@ class Samples:
         self, wanted: list[str], drawn: Mapping[str, Any], batch: Mapping[str, Any]
     ) -> Iterator[tuple[str, list[Pixels]]]:
         """For each ending of files: the pictures of all samples."""
-        from .context import context_pictures
+        from .spatial_context import context_pictures
 
         put_in = pixels_of("image", batch["image"], "samples") if "image" in batch else None
         if put_in is not None:

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from .metrics_log import Series, StepLog
 from .panels import Line, Panel, panels_of
-from .series import Series, StepLog
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,8 @@ from typing import Literal
 
 from attrs import Factory, define, frozen
 
-from .formatting import is_share
-from .series import PACE, Series, StepLog
+from ..formatting import is_share
+from .metrics_log import PACE, Series, StepLog
 
 #: What a figure is about.
 Kind = Literal["loss", "kl", "weight", "rate", "norm", "pace", "evaluation", "other"]

@@ -1,0 +1,1 @@
+"""Observer `console`: where the run is, live on a terminal, as lines elsewhere."""

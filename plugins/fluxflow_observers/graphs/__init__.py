@@ -1,0 +1,1 @@
+"""Observer `graphs`: charts of everything that a run has logged."""

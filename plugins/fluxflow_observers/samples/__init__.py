@@ -1,0 +1,1 @@
+"""Observer `samples`: images, one file each."""
