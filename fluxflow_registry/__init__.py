@@ -5,18 +5,33 @@ imports from `fluxflow_registry.commands`.
 """
 
 from fluxflow_registry.contracts import (
+    Balancer,
     Better,
+    Dataset,
+    Direction,
     Draw,
     Ending,
     Field,
     Gradients,
     History,
+    Loss,
+    Metric,
+    Model,
     NoisePath,
+    Observer,
+    Optimizer,
     Position,
+    RunView,
+    Sampler,
+    Scheduler,
     Source,
     Stateful,
+    StepView,
     Summary,
+    Transition,
+    Value,
     VelocityField,
+    Weigher,
     higher_is_better,
 )
 from fluxflow_registry.errors import (
@@ -40,15 +55,17 @@ from fluxflow_registry.errors import (
     to_json,
 )
 from fluxflow_registry.hookspecs import Register, hookimpl
-from fluxflow_registry.lifecycle import RunView, StepView
 from fluxflow_registry.state.disk import write_file
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Balancer",
     "Better",
     "Choices",
     "DataError",
+    "Dataset",
+    "Direction",
     "Draw",
     "Ending",
     "Field",
@@ -57,7 +74,12 @@ __all__ = [
     "Gradients",
     "History",
     "Location",
+    "Loss",
+    "Metric",
+    "Model",
     "NoisePath",
+    "Observer",
+    "Optimizer",
     "Place",
     "PluginError",
     "Position",
@@ -67,13 +89,18 @@ __all__ = [
     "RunError",
     "RunView",
     "SampleError",
+    "Sampler",
+    "Scheduler",
     "Source",
     "Stateful",
     "StepView",
     "Summary",
     "TrainingError",
+    "Transition",
+    "Value",
     "Variable",
     "VelocityField",
+    "Weigher",
     "counted",
     "higher_is_better",
     "hookimpl",

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import attrs
 from attrs import evolve
 
-from fluxflow_registry.contracts import KINDS
+from fluxflow_registry.contracts import KINDS, DatasetSettings
 from fluxflow_registry.errors import Location, Place, Problem, RecipeError, choices, nearest
 from fluxflow_registry.recipe import schema
 from fluxflow_registry.recipe.convert import read_fields, unknown_keys
@@ -100,10 +100,10 @@ class _Reader:
         head = self.settings(schema.RecipeSettings, root, "a recipe", self.unread)
         if not LABEL.match(head.name):
             self.problem(f"`{head.name}` is no name for a recipe: {_NAMES}", root.at("name"))
-        models = self.part("models", lambda: self.entries(root, "models", "model", schema.ModelSettings))
-        datasets = self.part("datasets", lambda: self.entries(root, "datasets", "dataset", schema.DatasetSettings))
+        models = self.part("models", lambda: self.entries(root, "models", "model"))
+        datasets = self.part("datasets", lambda: self.entries(root, "datasets", "dataset"))
         sampler = self.part("sampler", lambda: self.one(root, "sampler", "sampler"))
-        values = self.part("values", lambda: self.entries(root, "values", "value", schema.NeedSettings))
+        values = self.part("values", lambda: self.entries(root, "values", "value"))
         return RecipeEntry(
             name=head.name,
             seed=head.seed,
@@ -166,7 +166,7 @@ class _Reader:
             settings=settings,
             updates={label: update for label, update in updates.items() if update is not None},
             until=self.one(node, "until", "transition"),
-            values=self.entries(node, "values", "value", schema.NeedSettings),
+            values=self.entries(node, "values", "value"),
             evaluate=self.evaluations(node, what),
             node=node,
             where=where,
@@ -179,7 +179,7 @@ class _Reader:
             return None
         before = len(self.problems)
         misspelt = self.keys(node, [*_keys(schema.UpdateSettings), *UPDATE_PARTS], what)
-        losses = self.entries(node, "losses", "loss", schema.LossSettings)
+        losses = self.entries(node, "losses", "loss")
         if _empty(node, "losses") and "losses" not in misspelt:
             self.problem(f"{what} needs `losses`", node.at("losses"))
         for label in schema.FIGURES & set(losses):
@@ -221,7 +221,7 @@ class _Reader:
                 continue
             misspelt = self.keys(node, [*_keys(schema.EvaluationSettings), "metrics"], whose)
             settings = self.settings(schema.EvaluationSettings, node, whose, misspelt)
-            metrics = self.entries(node, "metrics", "metric", schema.NeedSettings)
+            metrics = self.entries(node, "metrics", "metric")
             if _empty(node, "metrics") and "metrics" not in misspelt:
                 self.problem(f"{whose} needs `metrics`", node.at("metrics"))
             found[name] = EvaluationEntry(name, settings, metrics, node)
@@ -234,14 +234,12 @@ class _Reader:
         present = self.entries(root, "observers", "observer", skip=away)
         return {**present, **dict.fromkeys(away)}
 
-    def entries(
-        self, parent: Node, key: str, kind: str, settings: type | None = None, skip: Iterable[str] = ()
-    ) -> dict[str, Entry]:
+    def entries(self, parent: Node, key: str, kind: str, skip: Iterable[str] = ()) -> dict[str, Entry]:
         """The components under `key`, by label; a label that has no `type` is its own type."""
         found = {}
         for label, node in self.kept(parent, key, kind):
             if label not in skip:
-                entry = self.entry(label, node, parent.value[key].keys[label], kind, settings)
+                entry = self.entry(label, node, parent.value[key].keys[label], kind)
                 if entry is not None:
                     found[label] = entry
         return found
@@ -258,9 +256,9 @@ class _Reader:
             else:
                 self.problem(f"`{key}` needs `type`: the name of its {kind}", node.where)
             return None
-        return self.entry(key, node, parent.keys[key], kind, None)
+        return self.entry(key, node, parent.keys[key], kind)
 
-    def entry(self, label: str, node: Node, place: Location, kind: str, settings: type | None) -> Entry | None:
+    def entry(self, label: str, node: Node, place: Location, kind: str) -> Entry | None:
         if isinstance(node.value, str):
             node = spelt_out(node)
         if node.value is None:
@@ -277,7 +275,7 @@ class _Reader:
             type=str(type_node.value) if type_node is not None else label,
             where=type_node.where if type_node is not None else place,
             options=node.without(KINDS[kind].reserved),
-            settings=self.settings(settings, node, f"{kind} `{label}`") if settings else None,
+            settings=self.settings(KINDS[kind].settings, node, f"{kind} `{label}`"),
             node=node,
         )
 
@@ -370,7 +368,7 @@ def _of_dataset(node: Node, own: Node, datasets: Node | None) -> Node:
     dataset = known.get(name.value) if name and isinstance(name.value, str) and isinstance(known, dict) else None
     if dataset is None or not isinstance(dataset.value, dict):
         return node
-    stated, _ = read_fields(schema.DatasetSettings, dataset, "")  # what is wrong is told of the dataset
+    stated, _ = read_fields(DatasetSettings, dataset, "")  # what is wrong is told of the dataset
     keys = [key for key, value in stated.items() if value is not None and own.get(key) is None]
     return Node(
         {**node.value, **{key: dataset.value[key] for key in keys}},

@@ -81,65 +81,6 @@ class UpdateSettings:
 
 
 @frozen
-class Compile:
-    """How a model's forward is compiled: the options of `torch.compile`."""
-
-    backend: str = "inductor"
-    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
-    #: Whether one compiled form serves all shapes; None: from the second shape on.
-    dynamic: bool | None = None
-    #: Whether it is an error that a part cannot be compiled, rather than a slower run.
-    fullgraph: bool = False
-
-
-@frozen
-class ModelSettings:
-    """The keys of a model's entry that belong to the recipe: they change its speed and memory, not what it is."""
-
-    #: The forward is compiled at its first call; a mapping gives the compiler's options.
-    compile: bool | Compile = False
-    #: Weights of convolutions, and so what they compute, lie in memory with the channels last.
-    channels_last: bool = False
-    #: Repeated blocks keep their inputs alone for the backward pass, and compute the rest a second time.
-    checkpointing: bool = False
-
-
-@frozen
-class LossSettings:
-    """The keys of a loss's entry that belong to the recipe, not to the loss."""
-
-    #: None: the loss's own default weight, or 1.
-    weight: float | None = None
-    #: The weight rises as (1 - cos(pi s / warmup)) / 2 over the first `warmup` batches s since the loss started.
-    warmup: int = field(default=0, validator=validators.ge(0))
-    #: Batches of the step before it counts; a condition in its place stands in `Update.starts`.
-    start: int = field(default=0, validator=validators.ge(0))
-    #: Computed on each n-th batch of the step only.
-    every: int = field(default=1, validator=validators.ge(1))
-    #: Values through which no gradient of this loss passes.
-    detach: list[str] = field(factory=list)
-    #: For a need of the component, the value that it is given instead.
-    with_: dict[str, str] = field(factory=dict, metadata={"key": "with"})
-
-
-@frozen
-class NeedSettings:
-    """The keys of a value's or a metric's entry that belong to the recipe."""
-
-    with_: dict[str, str] = field(factory=dict, metadata={"key": "with"})
-
-
-@frozen
-class DatasetSettings:
-    """The keys of a dataset's entry that belong to the recipe: they hold for steps that do not say otherwise."""
-
-    #: Samples in a batch; a step's own counts before it, `defaults` behind it.
-    batch_size: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
-    #: Processes that read the data, of the same rank.
-    workers: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
-
-
-@frozen
 class EvaluationSettings:
     """The plain settings of a named evaluation of a step."""
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pluggy
 
+from fluxflow_registry.contracts import Lifecycle
 from fluxflow_registry.errors import Problem, choices
-from fluxflow_registry.lifecycle import Lifecycle
 from fluxflow_registry.registry.signature import definition
 
 

@@ -322,13 +322,13 @@ def _verified(kind: Kind, name: str, component: Any) -> Signature:
         if inspect.isclass(component) and "__call__" not in dir(component):
             raise PluginError(f"{kind.name} `{name}` has no `__call__`")
         signature = read(component)
-    for method in kind.methods:
+    for method in ("fields",) if kind.name == "dataset" else ():
         if not callable(getattr(component, method, None)):
             raise PluginError(Problem(f"{kind.name} `{name}` has no method `{method}`", signature.where))
-    if kind.offers is not None:
+    if kind.parameters is not None:
         for need in signature.needs:
-            if need not in kind.offers:
-                notes = (("defined as", signature.text), *choices(need, kind.offers, "offered"))
+            if need not in kind.parameters:
+                notes = (("defined as", signature.text), *choices(need, kind.parameters, "offered"))
                 message = f"{kind.name} `{name}` asks for `{need}`, which no {kind.name} is given"
                 raise PluginError(Problem(message, signature.where, notes))
     if kind.name == "value" and name in CONTEXT:

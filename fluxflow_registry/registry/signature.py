@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any, get_type_hints
 import attrs
 from attrs import frozen
 
+from fluxflow_registry.contracts.kind import key_of as key_of
 from fluxflow_registry.errors import Place, PluginError, Problem
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -88,6 +91,16 @@ def definition(call: Callable[..., Any]) -> tuple[Place, str]:
     return Place(shorten(code.co_filename), code.co_firstlineno), text
 
 
+def source_of(cls: type) -> tuple[ast.ClassDef | None, int]:
+    """The syntax tree of a class and the line before its first; None where its source is not to be had."""
+    try:
+        lines, first = inspect.getsourcelines(cls)
+        tree = ast.parse(textwrap.dedent("".join(lines))).body[0]
+    except (OSError, TypeError, SyntaxError, IndexError):
+        return None, 0
+    return (tree if isinstance(tree, ast.ClassDef) else None), first - 1
+
+
 def shorten(path: str | Path) -> str:
     """A path as a reader wants it: relative to the working folder or to the import path's entry."""
     full = os.path.abspath(path)
@@ -103,11 +116,6 @@ def shorten(path: str | Path) -> str:
 def is_configurable(component: Any) -> bool:
     """Whether the component is a class with attrs fields, which the recipe may set."""
     return inspect.isclass(component) and attrs.has(component)
-
-
-def key_of(attribute: attrs.Attribute[Any]) -> str:
-    """The recipe's key for a field (Python keywords such as `with` need another attribute name)."""
-    return str(attribute.metadata.get("key", attribute.alias))
 
 
 def fields_of(cls: type) -> tuple[attrs.Attribute[Any], ...]:

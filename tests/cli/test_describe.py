@@ -1,4 +1,4 @@
-"""`--describe` tells one component in full, with a line of YAML that a recipe takes as it is."""
+"""`--describe` shows one component in full, with a line of YAML that is valid in a recipe."""
 
 from __future__ import annotations
 
@@ -100,12 +100,12 @@ def identify(component: Component) -> str:
 
 
 def complete(component: Component) -> bool:
-    """Whether every option has a default, so that the line needs no hand."""
+    """Whether every option has a default, so that the line is complete."""
     return all("default" in row or "computed" in row for row in options(component))
 
 
 @pytest.mark.parametrize("component", [c for c in COMPONENTS if complete(c)], ids=identify)
-def test_the_line_to_paste_is_a_recipe_as_it_stands(component: Component, prove: Callable[..., RecipePlan]) -> None:
+def test_the_line_to_paste_is_valid_in_a_recipe(component: Component, prove: Callable[..., RecipePlan]) -> None:
     lines = {place: LEFT_ALONE.get(place, "") for place in PLACES.values()}
     lines[PLACES[component.kind]] = paste(component)
     lines["MODEL"] = lines["MODEL"] and f"my_{lines['MODEL']}"  # the recipe has models of these names already
@@ -120,7 +120,7 @@ def test_the_line_to_paste_is_a_recipe_as_it_stands(component: Component, prove:
 
 
 @pytest.mark.parametrize("component", [c for c in COMPONENTS if not complete(c)], ids=identify)
-def test_a_line_that_needs_a_hand_says_where(component: Component) -> None:
+def test_a_line_to_complete_shows_where(component: Component) -> None:
     line = paste(component)
 
     assert parse(line, "line").plain()
@@ -130,16 +130,16 @@ def test_a_line_that_needs_a_hand_says_where(component: Component) -> None:
 
 
 @pytest.mark.parametrize("component", COMPONENTS, ids=identify)
-def test_a_description_tells_doc_options_needs_and_origin(component: Component, call: Call) -> None:
-    told = call("--describe", identify(component)).out
+def test_a_description_shows_doc_options_needs_and_origin(component: Component, call: Call) -> None:
+    shown = call("--describe", identify(component)).out
 
-    assert told.startswith(f"{component.kind} `{component.name}`\n\n  {component.summary}\n")
-    assert f"\ngives     {KINDS[component.kind].returns}\n" in told
-    assert f"\nfrom      {component.plugin.name}, fluxflow-registry " in told
-    assert f"\nneeds     {', '.join(component.signature.needs) or 'nothing'}\n" in told
+    assert shown.startswith(f"{component.kind} `{component.name}`\n\n  {component.summary}\n")
+    assert f"\nreturns     {KINDS[component.kind].returns}\n" in shown
+    assert f"\nfrom        {component.plugin.name}, fluxflow-registry " in shown
+    assert f"\nneeds       {', '.join(component.signature.needs) or 'nothing'}\n" in shown
     if is_configurable(component.factory):
         for option in fields_of(component.factory):
-            assert f"\n  {key_of(option)}" in told
+            assert f"\n  {key_of(option)}" in shown
 
 
 @pytest.mark.parametrize("component", COMPONENTS, ids=identify)
@@ -148,7 +148,7 @@ def test_every_option_of_a_first_party_component_says_what_it_means(component: C
         assert row["meaning"], f"option `{row['name']}`"
 
 
-def test_bounds_and_defaults_are_told(call: Call) -> None:
+def test_bounds_and_defaults_are_shown(call: Call) -> None:
     told = call("--describe", "AdamW").out
 
     assert "  lr = 0.001  (a number, > 0)\n      Learning rate.\n" in told
@@ -156,20 +156,20 @@ def test_bounds_and_defaults_are_told(call: Call) -> None:
     assert "  amsgrad = false  (true or false)\n" in told
 
 
-def test_an_option_without_a_default_is_told_to_be_needed(call: Call) -> None:
+def test_an_option_without_a_default_is_shown_as_required(call: Call) -> None:
     told = call("--describe", "loss_threshold").out
 
-    assert "  metric (needed)  (a text)\n" in told
+    assert "  metric (required)  (a text)\n" in told
     assert "  max_epochs = null  (a whole number or nothing, >= 1)\n" in told
 
 
-def test_a_loss_is_told_with_the_keys_that_every_loss_takes(call: Call) -> None:
+def test_a_loss_is_shown_with_the_keys_that_every_loss_takes(call: Call) -> None:
     told = call("--describe", "kl").out
 
     assert "every loss also takes  weight, warmup, start, every, detach, with  (weight 0.001 by default)\n" in told
 
 
-def test_a_name_of_several_kinds_is_told_for_each(call: Call) -> None:
+def test_a_name_of_several_kinds_is_shown_for_each(call: Call) -> None:
     both = call("--describe", "velocity")
     one = call("--describe", "value:velocity")
 
@@ -184,11 +184,11 @@ def test_a_name_of_several_kinds_is_told_for_each(call: Call) -> None:
         ("adamw", "--describe  no component is called `adamw`\n    nearest    AdamW\n"),
         ("hinge_genrator", "--describe  no component is called `hinge_genrator`\n    nearest    hinge_generator\n"),
         ("value:velocty", "--describe  no component is called `velocty`\n    nearest    velocity\n"),
-        ("los:kl", "--describe  `los` is no kind of component\n    nearest  loss\n"),
+        ("los:kl", "--describe  `los` is not a kind of component\n    nearest    loss\n"),
         ("", "--describe  no component is called ``\n    available  Adam, AdamW,"),
     ],
 )
-def test_an_unknown_name_is_told_with_the_nearest(call: Call, stated: str, told: str) -> None:
+def test_an_unknown_name_is_reported_with_the_nearest(call: Call, stated: str, told: str) -> None:
     refused = call("--describe", stated)
 
     assert refused.code == 2
@@ -303,7 +303,7 @@ def test_what_an_option_means_is_indented_in_each_of_its_lines(
     lines = describe(everything, "webdataset").split("options\n")[1].split("\n\n")[0].splitlines()
 
     assert lines[:4] == [
-        "  shards (needed)  (a text or a list, each a text)",
+        "  shards (required)  (a text or a list, each a text)",
         "      Tar files: a path or URL, with ranges",
         "      (`data/{000..012}.tar`) or wildcards (`data/*.tar`),",
         "      or a list of these.",

@@ -111,7 +111,7 @@ def test_a_plugin_with_a_contested_name_is_told_to_be_there_in_part(call: Call, 
 
     listed = call("--list-plugins")
 
-    assert "loaded in part: loss `contested` is claimed by first, first 1.0 (" in listed.out
+    assert "partly loaded: loss `contested` is claimed by first, first 1.0 (" in listed.out
     assert "not loaded: loss `contested` is claimed by first, first 1.0 (" in listed.out
     assert "\n  own_a" in listed.out
     assert "\n  contested" not in listed.out

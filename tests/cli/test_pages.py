@@ -1,8 +1,9 @@
-"""`--document` writes what the components say of themselves as Markdown that shows what they say."""
+"""`--document` writes the docstrings of the components as Markdown that renders as they are written."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from attrs import field, frozen, validators
 
 from fluxflow_registry.cli.document.command import pages
-from fluxflow_registry.contracts import CONTEXT, KINDS
+from fluxflow_registry.contracts import CONTEXT, KINDS, Kind
 from fluxflow_registry.registry.registry import Component, Registry, from_modules
 
 from ..synthetic import plugin
@@ -33,21 +34,35 @@ def a_loss() -> Registry:
     return from_modules({"odd": plugin(losses={"odd": Odd})})
 
 
-def test_a_component_stands_with_its_words_options_needs_and_a_line_to_paste() -> None:
+def test_a_component_is_shown_with_its_docstring_options_needs_and_a_line_to_paste() -> None:
     text = pages(a_loss())["losses.md"]
 
     assert "## odd\n\nx_t \\<b> a\\*b\\*c, *so*, `x_y*z*`; mean of [B, C] (all); \\_under\\_.\n" in text
     assert "| `share` | `0.5` | a number, <= 1 | One \\| two lines. |" in text
     assert "Weight 1 by default. Needs `image`. From `tests.cli.test_pages`, plugin `odd`" in text
     assert "```yaml\nodd: {share: 0.5}\n```" in text
-    assert "Every loss also takes `weight`, `warmup`, `start`, `every`" in text
+    assert (
+        "Every loss also takes these keys:\n\n| option | default | type | meaning |\n|---|---|---|---|\n| `weight` |"
+        in text
+    )
 
 
-def test_what_a_hook_says_of_its_kind_is_prose_in_every_paragraph() -> None:
-    made = pages(a_loss())
+def test_the_page_of_a_kind_starts_with_the_documentation_of_its_hook_as_prose() -> None:
+    texts = pages(a_loss())
 
-    assert "to be minimised.\n\nOne that needs files may have a method `ready()`" in made["losses.md"]
-    assert not [line for text in made.values() for line in text.splitlines() if line.startswith("    ")]
+    assert "\n\nModel builders: their fields are the architecture" in texts["models.md"]
+    assert "nn.Module.\n\nA builder whose architecture comes from elsewhere" in texts["models.md"]
+    assert not [line for text in texts.values() for line in text.splitlines() if line.startswith("    ")]
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
+def test_every_optional_member_of_a_kind_is_on_its_page_with_its_meaning(kind: Kind) -> None:
+    text = pages(a_loss())[f"{kind.plural}.md"]
+
+    for extras in (kind.extras, *([kind.product.extras] if kind.product else [])):
+        for name, member in extras.members().items():
+            shown = f"{name}(" if callable(member) else f"{name} = "
+            assert re.search(rf"^\| `{re.escape(shown)}.*` \| \w.+ \|$", text, re.MULTILINE)
 
 
 def test_the_index_leads_to_every_kind_and_component() -> None:
@@ -87,7 +102,7 @@ def test_a_folder_that_cannot_be_written_is_named(call: Any, tmp_path: Path) -> 
     answer: Answer = call("--document", tmp_path / "taken")
 
     assert answer.code == 2
-    assert f"the pages cannot be written to `{tmp_path / 'taken'}`" in answer.err
+    assert f"cannot write the pages to `{tmp_path / 'taken'}`" in answer.err
 
 
 def _section(text: str, component: Component) -> str:

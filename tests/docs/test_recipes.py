@@ -12,6 +12,7 @@ import attrs
 import pytest
 from ruamel.yaml import YAML
 
+from fluxflow_registry import contracts
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.cli.schema.command import recipe_schema
 from fluxflow_registry.recipe import schema
@@ -25,14 +26,14 @@ PAGE = REPOSITORY / "docs" / "recipes.md"
 
 TABLES: dict[str, type] = {
     "A recipe": schema.RecipeSettings,
-    "Models": schema.ModelSettings,
-    "Compiling": schema.Compile,
-    "Several datasets": schema.DatasetSettings,
+    "Models": contracts.ModelSettings,
+    "Compiling": contracts.Compile,
+    "Several datasets": contracts.DatasetSettings,
     "A step": schema.StepSettings,
     "Averages": schema.Ema,
     "The best checkpoint": schema.Best,
     "An update": schema.UpdateSettings,
-    "A loss": schema.LossSettings,
+    "A loss": contracts.LossSettings,
     "Evaluations": schema.EvaluationSettings,
 }
 
@@ -40,7 +41,7 @@ TABLES: dict[str, type] = {
 NAMED: dict[Any, str] = {
     schema.Ema | None: "averages or nothing",
     schema.Best | None: "a best checkpoint or nothing",
-    bool | schema.Compile: "true or false or the compiler's options",
+    bool | contracts.Compile: "true or false or the compiler's options",
 }
 
 #: Keys that take something beside what their class has, in words.
@@ -112,9 +113,9 @@ def test_every_setting_is_documented_with_its_type_and_default(heading: str) -> 
         ("Evaluations", lambda s: s["$defs"]["evaluation"]["properties"]),
         ("Averages", lambda s: [key_of(attribute) for attribute in fields_of(schema.Ema)]),
         ("The best checkpoint", lambda s: [key_of(attribute) for attribute in fields_of(schema.Best)]),
-        ("Models", lambda s: [key_of(attribute) for attribute in fields_of(schema.ModelSettings)]),
-        ("Compiling", lambda s: [key_of(attribute) for attribute in fields_of(schema.Compile)]),
-        ("A loss", lambda s: [key_of(attribute) for attribute in fields_of(schema.LossSettings)]),
+        ("Models", lambda s: [key_of(attribute) for attribute in fields_of(contracts.ModelSettings)]),
+        ("Compiling", lambda s: [key_of(attribute) for attribute in fields_of(contracts.Compile)]),
+        ("A loss", lambda s: [key_of(attribute) for attribute in fields_of(contracts.LossSettings)]),
     ],
 )
 def test_the_tables_hold_exactly_the_keys_of_the_language(

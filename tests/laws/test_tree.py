@@ -22,14 +22,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "contracts": {"errors"},
     "hookspecs": {"errors", "contracts"},
-    "lifecycle": {"contracts", "hookspecs"},
-    "registry": {"errors", "contracts", "hookspecs", "lifecycle"},
+    "lifecycle": {"contracts"},
+    "registry": {"errors", "contracts", "hookspecs"},
     "recipe": {"errors", "contracts", "registry"},
     "plan": {"errors", "contracts", "registry", "recipe"},
     "state": {"errors"},
 }
 MAY_IMPORT["check"] = {*MAY_IMPORT["plan"], "plan"}
-MAY_IMPORT["engine"] = {*MAY_IMPORT["check"], "check", "state", "lifecycle", "hookspecs"}
+MAY_IMPORT["engine"] = {*MAY_IMPORT["check"], "check", "state", "hookspecs"}
 MAY_IMPORT["cli"] = {*MAY_IMPORT["engine"], "engine", ""}
 MAY_IMPORT["commands"] = {*MAY_IMPORT["cli"], "cli"}
 

@@ -95,8 +95,8 @@ def test_the_command_loads_a_file_and_says_where_it_is_from(
 
     assert done.returncode == 0
     assert "loss `mine`" in done.stdout
-    assert "from      my_loss, my_loss.py" in done.stdout
-    assert "defined   my_loss.py:4" in done.stdout
+    assert "from        my_loss, my_loss.py" in done.stdout
+    assert "defined in  my_loss.py:4" in done.stdout
 
 
 def test_what_a_plugin_prints_is_no_result(command: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:

@@ -18,50 +18,57 @@ from cattrs import unstructure
 
 from fluxflow_registry.cli.list_plugins.command import component_data
 from fluxflow_registry.contracts import KINDS
-from fluxflow_registry.errors import Problem, RecipeError, choices
+from fluxflow_registry.errors import Choices, Flag, Problem, RecipeError
 from fluxflow_registry.recipe.convert import describe_type
-from fluxflow_registry.recipe.schema import DatasetSettings, LossSettings, ModelSettings
 from fluxflow_registry.registry.registry import Component, Registry
-from fluxflow_registry.registry.signature import fields_of, is_configurable, key_of
+from fluxflow_registry.registry.signature import fields_of, is_configurable, key_of, source_of
 
-#: Letters of a line at most.
+#: The most characters of a line.
 WIDTH = 120
 
+FLAG = Flag("--describe")
 
-def find(registry: Registry, stated: str) -> list[Component]:
-    """The components of that name (`name` or `kind:name`); raises RecipeError with the nearest one."""
-    kind, _, name = stated.rpartition(":")
+
+def find(registry: Registry, name: str) -> list[Component]:
+    """The components called `name`, or those of one kind by `kind:name`; raises RecipeError with the nearest name."""
+    kind, _, name = name.rpartition(":")
     if kind and kind not in KINDS:
-        raise RecipeError(Problem(f"`{kind}` is no kind of component", "--describe", choices(kind, KINDS, "kinds")))
+        message = f"`{kind}` is not a kind of component"
+        raise RecipeError(Problem(message, FLAG, code="unknown-name", subject=kind, choices=Choices.of(kind, KINDS)))
     kinds = [kind] if kind else list(KINDS)
     found = [registry.components[k][name] for k in kinds if name in registry.components[k]]
     if not found:
         known = {name for k in kinds for name in registry.components[k]}
         message = f"no component is called `{name}`"
-        raise RecipeError(Problem(message, "--describe", choices(name, known)))
+        raise RecipeError(
+            Problem(message, FLAG, code="unknown-component", subject=name, choices=Choices.of(name, known))
+        )
     return found
 
 
-def describe(registry: Registry, stated: str) -> str:
+def describe(registry: Registry, name: str) -> str:
     """Docstring, options with types, defaults and bounds, needs, provenance, and YAML to paste."""
-    return "\n\n".join(_describe(component) for component in find(registry, stated))
+    return "\n\n".join(_describe(component) for component in find(registry, name))
 
 
-def description_data(registry: Registry, stated: str) -> list[dict[str, Any]]:
+def description_data(registry: Registry, name: str) -> list[dict[str, Any]]:
     """The same as JSON."""
     return [
         {**component_data(c), "doc": c.doc, "where": c.where, "options": options(c), "yaml": paste(c)}
-        for c in find(registry, stated)
+        for c in find(registry, name)
     ]
 
 
 def options(component: Component) -> list[dict[str, Any]]:
     """The options of a component: name, type, default, bounds, meaning."""
-    if not is_configurable(component.factory):
-        return []
-    meanings = _meanings(component.factory)
+    return rows_of(component.factory) if is_configurable(component.factory) else []
+
+
+def rows_of(cls: type) -> list[dict[str, Any]]:
+    """The keys that a class of options, or of settings, reads: name, type, default, bounds, meaning."""
+    meanings = meanings_of(cls)
     rows = []
-    for attribute in fields_of(component.factory):
+    for attribute in fields_of(cls):
         row: dict[str, Any] = {"name": key_of(attribute), "type": describe_type(attribute.type)}
         if getattr(attribute.default, "takes_self", False):
             row["computed"] = True
@@ -78,12 +85,12 @@ def options(component: Component) -> list[dict[str, Any]]:
 
 
 def bounds(validator: Any) -> list[str]:
-    """What attrs' standard validators demand, as `> 0`, `<= 1`, `one of ...`."""
+    """What attrs' standard validators require, as `> 0`, `<= 1`, `one of ...`."""
     return [f"{operator} {bound}" for operator, bound in limits_of(validator)]
 
 
 def limits_of(validator: Any) -> list[tuple[str, Any]]:
-    """What attrs' standard validators demand, as (operator, bound)."""
+    """What attrs' standard validators require, as (operator, bound)."""
     if validator is None:
         return []
     for part in ("_validators", "validators"):
@@ -100,43 +107,25 @@ def limits_of(validator: Any) -> list[tuple[str, Any]]:
 
 
 def paste(component: Component) -> str:
-    """A line of YAML that a recipe can take as it is.
+    """A line of YAML that is valid in a recipe.
 
     An option whose default alone makes no component has an `example` in its field's metadata.
     """
-    stated = [
+    kind = KINDS[component.kind]
+    pairs = [f"type: {component.name}"] if kind.typed else []
+    pairs += [
         f"{row['name']}: {yaml(row.get('example', row.get('default'))) if 'default' in row else '...'}"
         for row in options(component)
         if "computed" not in row
     ]
-    name = component.name
-    if component.kind in ("optimizer", "scheduler", "transition", "sampler", "balancer"):
-        key = {"transition": "until"}.get(component.kind, component.kind)
-        return f"{key}: {{{', '.join([f'type: {name}', *stated])}}}"
-    if component.kind in ("model", "dataset"):
-        label = "my_" + name if component.kind == "dataset" else name
-        return f"{label}: {{{', '.join([f'type: {name}', *stated])}}}"
-    return f"{name}: {{{', '.join(stated)}}}"
+    return f"{kind.key.format(name=component.name)}: {{{', '.join(pairs)}}}"
 
 
-def loss_keys() -> list[str]:
-    """The keys of a loss's entry that belong to the recipe."""
-    return [key_of(attribute) for attribute in fields_of(LossSettings)]
-
-
-def model_keys() -> list[str]:
-    """The keys of a model's entry that belong to the recipe."""
-    return [key_of(attribute) for attribute in fields_of(ModelSettings)]
-
-
-def dataset_keys() -> list[str]:
-    """The keys of a dataset's entry that belong to the recipe."""
-    return [key_of(attribute) for attribute in fields_of(DatasetSettings)]
-
-
-def weight_of(component: Component) -> float | None:
-    """The weight that a loss has where a recipe states none; None for what is no loss."""
-    return getattr(component.factory, "default_weight", 1.0) if component.kind == "loss" else None
+def own_defaults(component: Component) -> dict[str, float]:
+    """Defaults of keys of the recipe's entry that the component itself sets: the weight of a loss."""
+    kind = KINDS[component.kind]
+    own = {key_of(each): each.metadata["member"] for each in attrs.fields(kind.settings) if "member" in each.metadata}
+    return {key: getattr(kind.extras.of(component.factory), member) for key, member in own.items()}
 
 
 def _describe(component: Component) -> str:
@@ -146,28 +135,24 @@ def _describe(component: Component) -> str:
     if rows:
         lines += ["", "options"]
         for row in rows:
-            default = f" = {yaml(row['default'])}" if "default" in row else " (needed)"
+            default = f" = {yaml(row['default'])}" if "default" in row else " (required)"
             default = " (computed)" if "computed" in row else default
             limits = f", {row['bounds']}" if "bounds" in row else ""
             lines.append(_indented(f"{row['name']}{default}  ({row['type']}{limits})", 2, under=8))
             lines += [_indented(row["meaning"], 6)] if row["meaning"] else []
-    weight = weight_of(component)
-    if weight is not None:
-        lines += ["", f"every loss also takes  {', '.join(loss_keys())}  (weight {weight:g} by default)"]
-    if component.kind == "model":
-        lines += ["", f"every model also takes  {', '.join(model_keys())}"]
-    if component.kind == "dataset":
-        lines += ["", f"every dataset also takes  {', '.join(dataset_keys())}, for steps that state none of their own"]
-    lines += ["", "needs     " + (", ".join(component.signature.needs) or "nothing")]
-    lines.append(f"gives     {kind.returns}")
-    lines.append(f"from      {component.plugin}")
-    lines.append(f"defined   {component.where}")
+    if kind.keys:
+        own = [f"  ({key} {value:g} by default)" for key, value in own_defaults(component).items()]
+        lines += ["", f"every {kind.name} also takes  {', '.join(kind.keys)}{''.join(own)}"]
+    lines += ["", "needs       " + (", ".join(component.signature.needs) or "nothing")]
+    lines.append(f"returns     {kind.returns}")
+    lines.append(f"from        {component.plugin}")
+    lines.append(f"defined in  {component.where}")
     lines += ["", "YAML", f"  {paste(component)}"]
     return "\n".join(lines)
 
 
 def _indented(text: str, by: int, under: int | None = None) -> str:
-    """A text in lines that fit a terminal, or a page where there is none, each of them indented."""
+    """The text wrapped to the terminal, or to a page where there is none, each line indented."""
     shown = sys.stdout is not None and sys.stdout.isatty()
     width = min(shutil.get_terminal_size().columns, WIDTH) if shown else WIDTH
     first, others = " " * by, " " * (by if under is None else under)
@@ -183,8 +168,8 @@ def _indented(text: str, by: int, under: int | None = None) -> str:
 
 
 def _default(default: Any) -> Any:
-    made = default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
-    plain = unstructure(made)
+    value = default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
+    plain = unstructure(value)
     try:
         json.dumps(plain)
     except TypeError:  # an object that no recipe can name
@@ -193,7 +178,7 @@ def _default(default: Any) -> Any:
 
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*\Z")
-_TAKEN = {"true", "false", "null", "yes", "no", "on", "off"}
+_KEYWORDS = {"true", "false", "null", "yes", "no", "on", "off"}
 
 
 def yaml(value: Any) -> str:
@@ -209,30 +194,22 @@ def yaml(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return {"inf": ".inf", "-inf": "-.inf"}.get(str(value), ".nan")
     if isinstance(value, str) and value != "...":
-        return value if _PLAIN.match(value) and value.lower() not in _TAKEN else json.dumps(value)
+        return value if _PLAIN.match(value) and value.lower() not in _KEYWORDS else json.dumps(value)
     return str(value)
 
 
-def _meanings(cls: type) -> dict[str, str]:
-    """The string literals that stand right after the fields of a class and of what it is derived from."""
-    return {name: text for base in reversed(cls.__mro__) for name, text in _own_meanings(base).items()}
-
-
-def _own_meanings(cls: type) -> dict[str, str]:
-    """The string literals that stand right after the fields of a class, read from its source."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
-    except (OSError, TypeError, SyntaxError):
-        return {}
-    body = tree.body[0].body if tree.body and isinstance(tree.body[0], ast.ClassDef) else []
+def meanings_of(cls: type) -> dict[str, str]:
+    """The string literals right after the fields of a class, and of its bases, in the source."""
     found = {}
-    for statement, after in itertools.pairwise(body):
-        if (
-            isinstance(statement, ast.AnnAssign)
-            and isinstance(statement.target, ast.Name)
-            and isinstance(after, ast.Expr)
-            and isinstance(after.value, ast.Constant)
-            and isinstance(after.value.value, str)
-        ):
-            found[statement.target.id] = inspect.cleandoc(after.value.value)
+    for base in reversed(cls.__mro__):
+        tree, _ = source_of(base)
+        for statement, after in itertools.pairwise(tree.body if tree else ()):
+            if (
+                isinstance(statement, ast.AnnAssign)
+                and isinstance(statement.target, ast.Name)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+                and isinstance(after.value.value, str)
+            ):
+                found[statement.target.id] = inspect.cleandoc(after.value.value)
     return found

@@ -1,10 +1,10 @@
-"""`--list-plugins`: every plugin with its fate, every component with what it needs and who brought it."""
+"""`--list-plugins`: every plugin, loaded or not, and every component with what it needs and where it comes from."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fluxflow_registry.contracts import CONTEXT, KINDS
+from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.errors import printable
 from fluxflow_registry.registry.registry import Component, Registry
 
@@ -18,9 +18,8 @@ def listing(registry: Registry, kind: str | None) -> str:
     for plugin in registry.plugins:
         lines.append(f"  {plugin.name:<{width}}  {plugin.distribution} {plugin.version}".rstrip())
         if plugin.error:
-            fate = "loaded in part" if registry.has(plugin) else "not loaded"
-            told = f"{fate}: {plugin.error}"
-            lines += [f"      {printable(line)}" for line in told.splitlines()]
+            state = "partly loaded" if registry.has(plugin) else "not loaded"
+            lines += [f"      {printable(line)}" for line in f"{state}: {plugin.error}".splitlines()]
     if not registry.plugins:
         lines.append("  none")
     for name in KINDS:
@@ -40,10 +39,11 @@ def _kind(registry: Registry, kind: str, full: bool) -> list[str]:
             needs = ", ".join(component.signature.needs)
             lines += [f"  {'':<{width}}  needs {needs}"] if needs else []
             lines.append(f"  {'':<{width}}  {component.plugin}")
-    if kind == "value" and full:
+    provided = KINDS[kind].provided
+    if provided and full:
+        width = max(map(len, provided))
         lines += ["", "PROVIDED BY THE ENGINE"]
-        width = max(map(len, CONTEXT))
-        lines += [f"  {name:<{width}}  {meaning}" for name, meaning in CONTEXT.items()]
+        lines += [f"  {name:<{width}}  {meaning}" for name, meaning in provided.items()]
     if not names:
         lines.append("  none")
     return lines

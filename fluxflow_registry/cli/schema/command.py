@@ -16,15 +16,6 @@ from fluxflow_registry.registry.signature import fields_of, is_configurable, key
 
 _SCALARS: dict[Any, str] = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
 
-#: For each kind, the settings of its entries that belong to the recipe.
-_SETTINGS: dict[str, type] = {
-    "loss": schema.LossSettings,
-    "dataset": schema.DatasetSettings,
-    "value": schema.NeedSettings,
-    "model": schema.ModelSettings,
-    "metric": schema.NeedSettings,
-}
-
 
 def recipe_schema(registry: Registry) -> dict[str, Any]:
     """The JSON schema of a recipe: every key, every component's options, types and bounds."""
@@ -124,7 +115,7 @@ def _entry(registry: Registry, kind: str) -> dict[str, Any]:
 
 def _component(component: Component) -> dict[str, Any]:
     """The keys of an entry of this component."""
-    own = _object(_SETTINGS[component.kind])["properties"] if component.kind in _SETTINGS else {}
+    own = _object(KINDS[component.kind].settings)["properties"]
     if "start" in own:
         own["start"] = _or_condition(own["start"])
     return {

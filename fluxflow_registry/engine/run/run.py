@@ -13,9 +13,8 @@ import torch
 from attrs import asdict, evolve
 from torch import Tensor, nn
 
-from fluxflow_registry import lifecycle
 from fluxflow_registry.check.checker import ConfiguredComponent, RecipePlan, world_of
-from fluxflow_registry.contracts import NoisePath, Position, Sampler, Source, VelocityField
+from fluxflow_registry.contracts import Lifecycle, NoisePath, Position, Sampler, Source, VelocityField
 from fluxflow_registry.engine.data.batches import Batch, Reader, to_device
 from fluxflow_registry.engine.data.opening import told_once, unfilled
 from fluxflow_registry.engine.data.order import alike, buckets_of, filling, left_out
@@ -361,7 +360,7 @@ def made_model(configured: ConfiguredComponent, weights: Mapping[str, Tensor] | 
 def observers_of(checked: RecipePlan) -> pluggy.PluginManager:
     """A fresh hook caller with every observer of the recipe on it."""
     manager = pluggy.PluginManager("fluxflow")
-    manager.add_hookspecs(lifecycle.Lifecycle)
+    manager.add_hookspecs(Lifecycle)
     for label, observer in checked.observers.items():
         manager.register(observer.instance, label)
     return manager

@@ -1,0 +1,40 @@
+"""Values: what one training batch can produce, each computed from others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from attrs import field, frozen
+
+from fluxflow_registry.contracts.kind import Extras, Kind, Stateful
+
+#: Names that the engine itself provides to every value, loss and metric.
+CONTEXT: Mapping[str, str] = {
+    "generator": "torch.Generator seeded from (run seed, step, position, name); None on the meta device",
+    "step_batch": "int, batches that this step has done before this one",
+    "sampler": "the recipe's sampler: sampler(velocity, noise, path) -> sample",
+    "image_size": "(height, width) in pixels of the images to generate",
+}
+
+
+class Value(Protocol):
+    """A function, or a class with options whose instances are called; its parameters name the values that it needs."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the value that it is registered as."""
+
+
+class ValueExtras(Extras, Stateful):
+    """Optional members of a value."""
+
+
+@frozen
+class NeedSettings:
+    """The keys of a value's or a metric's entry that belong to the recipe."""
+
+    with_: dict[str, str] = field(factory=dict, metadata={"key": "with"})
+    """For a parameter of the component, the value that it receives instead."""
+
+
+VALUE = Kind("value", "values", "what its name says", Value, ValueExtras, NeedSettings, typed=False, provided=CONTEXT)
