@@ -19,15 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from attrs import evolve
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss, relu
 
 from fluxflow_registry.check.checker import RecipePlan, check
 from fluxflow_registry.contracts import Position
+from fluxflow_registry.engine.data.opening import open_sources
+from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.engine.run.loop import after_batch
-from fluxflow_registry.engine.run.run import Run, build_models, open_sources
-from fluxflow_registry.engine.training.step import LiveStep, facts_of
+from fluxflow_registry.engine.run.run import Run
+from fluxflow_registry.engine.training.step import facts_of
 from fluxflow_registry.registry.registry import load
 
 LOG_EVERY = 20
@@ -38,11 +41,8 @@ CLOCK = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 def engine_loop(checked: RecipePlan, index: int) -> Iterator[None]:
     """The engine, with its hooks and its logging, batch by batch."""
     folder = folders.new(Path(tempfile.mkdtemp()), "overhead", "none")
-    run = Run(checked, folder, open_sources(checked), torch.device("cpu"))
-    for label, _ in list(run.observers.list_name_plugin()):
-        run.observers.unregister(name=label)
-    facts = run.steps[index]
-    live = run.live = LiveStep(facts, run.sources["shapes"], run.models, run.seed, run.device)
+    run = Run(evolve(checked, observers={}), folder, open_sources(checked), torch.device("cpu"))
+    live = run.live = run.prepare(run.steps[index])
     position = Position(step=index)
     for epoch in count():
         for batch in live.batches(epoch, 0):

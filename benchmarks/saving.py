@@ -68,8 +68,8 @@ def main() -> None:
     found: dict[str, list[float]] = {"copy": [], "stall": [], "at once": [], "alone": [], "meanwhile": []}
     try:
         for number in range(arguments.rounds + 1):
-            stall = seconds(lambda number=number: saver.begin(f"{number:09d}-net", Position(), state, {}, (), 1))  # type: ignore[misc]
-            meanwhile = work(lambda: saver.flying is not None and not saver.flying.done())
+            stall = seconds(lambda number=number: saver.start(f"{number:09d}-net", Position(), state, {}, (), 1))  # type: ignore[misc]
+            meanwhile = work(lambda: saver.pending is not None and not saver.pending.done())
             saver.wait()
             until = time.perf_counter() + 2
             alone = work(lambda until=until: time.perf_counter() < until)  # type: ignore[misc]

@@ -60,7 +60,7 @@ def test_counts_buckets_captions_order_and_damage_are_told(call: Call, recipe: P
     assert "bucket 24 x 40 9 samples bucket 32 x 32 9 samples bucket 40 x 24 2 samples" in out
     assert "step vae 4 batches of 4 in an epoch, each in 2 sizes" in out
     assert "of each bucket 24 x 40: 2, 32 x 32: 2, 40 x 24: 0" in out
-    assert "never trained on, as the bucket has less than a batch of 4: 40 x 24 (2)" in out
+    assert "buckets with fewer than 4 samples are never trained on: 40 x 24 (2)" in out
     assert "36 at most (sample pictures/07.png) 3 of 19 are the same as another's, such as 3 times `the same` " in out
     assert "1 left out on opening, damaged or without a caption: pictures/empty.png is empty: 0 bytes" in out
     assert "1 sample cannot be read, others take their places: pictures/12.png is damaged: " in out
@@ -69,11 +69,12 @@ def test_counts_buckets_captions_order_and_damage_are_told(call: Call, recipe: P
 
 
 def test_the_order_that_is_told_is_the_order_that_is_trained_on(call: Call, recipe: Path, prove: Any) -> None:
-    from fluxflow_registry.engine.run.run import open_datasets
 
     told = json.loads(call(recipe, "--inspect-data", "--json").out)
 
-    source = open_datasets(prove(recipe.read_bytes()))["shapes"]
+    from fluxflow_registry.engine.data.opening import open_sources
+
+    source = open_sources(prove(recipe.read_bytes()), fill_batches=False)["shapes"]
     order = epoch_order(source, 4, (0, "vae", "shapes", 0)).tolist()
     assert told["shapes"]["uses"][0]["first"] == [source.name(index) for index in order[:8]]  # type: ignore[attr-defined]
 

@@ -88,7 +88,7 @@ def test_a_run_that_has_saved_nothing(call: Call, folder: RunFolder) -> None:
 
 def test_a_run_that_failed_tells_the_error_until_it_is_started_again(call: Call, folder: RunFolder) -> None:
     save(folder, at(4))
-    folder.note(at(6))
+    folder.record_position(at(6))
     folder.write_failure("metric `mae` failed: ValueError: nothing\n    defined in  own.py:6")
 
     told = words(call("--status", folder.path))
@@ -169,7 +169,7 @@ def test_a_stopped_run_with_everything_that_is_known_of_it(call: Call, folder: R
 
 def test_a_killed_run_says_how_far_it_was(call: Call, folder: RunFolder) -> None:
     save(folder, at(6))
-    folder.note(at(11))
+    folder.record_position(at(11))
 
     told = words(call("--status", folder.path))
 
@@ -182,7 +182,7 @@ def test_a_killed_run_says_how_far_it_was(call: Call, folder: RunFolder) -> None
 
 def test_a_run_that_was_left_without_a_word_is_not_said_to_have_lost_nothing(call: Call, folder: RunFolder) -> None:
     save(folder, at(6))
-    folder.note(at(6))
+    folder.record_position(at(6))
 
     told = words(call("--status", folder.path))
 
@@ -201,7 +201,7 @@ def test_the_end_of_a_step_is_the_start_of_the_next_one(call: Call, folder: RunF
 
 def test_a_finished_run_has_nothing_to_go_on_with(call: Call, folder: RunFolder) -> None:
     save(folder, Position(step=2, run_batch=50), "end")
-    folder.note(Position(1, 1, 10, 20, 50))
+    folder.record_position(Position(1, 1, 10, 20, 50))
     folder.write_identity(finished=True)
 
     told = words(call("--status", folder.path))
@@ -232,7 +232,7 @@ def held(folder: RunFolder) -> Iterator[int]:
 
 def test_a_running_run_is_seen_and_not_disturbed(call: Call, folder: RunFolder, held: int) -> None:
     save(folder, at(6))
-    folder.note(at(8))
+    folder.record_position(at(8))
     before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
 
     told = words(call("--status", folder.path))
@@ -341,7 +341,7 @@ def test_a_run_that_recorded_less_is_still_told_of(call: Call, folder: RunFolder
 def test_the_status_as_data(call: Call, folder: RunFolder) -> None:
     save(folder, at(4))
     spoil(save(folder, at(9), results={}))
-    folder.note(at(11))
+    folder.record_position(at(11))
 
     data = json.loads(call("--status", folder.path, "--json").out)
 
@@ -365,7 +365,7 @@ def test_the_folder_of_all_runs_is_a_line_a_run_the_newest_first(call: Call, fol
     os.utime(old.checkpoints / "000000009-vae-stop", (time.time() - 7200,) * 2)
     os.utime(old.path / "run.json", (time.time() - 7200,) * 2)
     save(new, at(4))
-    new.note(at(5))
+    new.record_position(at(5))
     damaged = run_folder(folder.path.parent, "gan-20240101-000000")
     (damaged.path / "run.json").write_text("{")
     os.utime(damaged.path / "run.json", (time.time() - 3 * 86400,) * 2)
@@ -512,14 +512,14 @@ def test_a_position_that_cannot_be_written_is_no_matter(tmp_path: Path) -> None:
     folder = run_folder(tmp_path)
     (folder.path / ".position.json.writing").mkdir()
 
-    folder.note(at(3))
+    folder.record_position(at(3))
 
     assert not (folder.path / "position.json").exists()
 
 
 def test_a_run_that_starts_again_forgets_how_far_the_one_before_was(tmp_path: Path) -> None:
     folder = run_folder(tmp_path)
-    folder.note(at(3))
+    folder.record_position(at(3))
 
     folder.write_identity(finished=False)
 

@@ -186,7 +186,7 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "a dataset smaller than a batch": (
         lambda p: ["small.yaml", "--set", "datasets.shapes.length=3"],
-        "dataset `shapes` has 3 samples, which is no batch of 4",
+        "dataset `shapes` has 3 samples, fewer than one batch (4)",
     ),
 }
 

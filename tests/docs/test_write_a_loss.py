@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from fluxflow_registry.check.checker import check
-from fluxflow_registry.engine.run.run import build_models
+from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.registry.registry import load
 
 from .conftest import Reading

@@ -13,9 +13,11 @@ from torch import nn
 
 from fluxflow_registry import hookimpl
 from fluxflow_registry.check.checker import RecipePlan, check
+from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.run import folder as folders
-from fluxflow_registry.engine.run.loop import Stopped, train
-from fluxflow_registry.engine.run.run import Run, open_sources
+from fluxflow_registry.engine.run.loop import train
+from fluxflow_registry.engine.run.run import Run
+from fluxflow_registry.engine.run.stopping import Stopped
 from fluxflow_registry.engine.training.step import LiveStep, facts_of
 from fluxflow_registry.registry.registry import Registry, load
 
@@ -50,7 +52,7 @@ def live() -> Callable[..., LiveStep]:
     """A step of a checked recipe, ready to take batches."""
 
     def make(recipe: RecipePlan, step: int = 0, models: Mapping[str, nn.Module] | None = None) -> LiveStep:
-        from fluxflow_registry.engine.run.run import build_models
+        from fluxflow_registry.engine.models.build import build_models
 
         device = torch.device("cpu")
         made = dict(models) if models else build_models(recipe, device)
@@ -70,7 +72,7 @@ class StopAfter:
         if event == self.event:
             self.left -= 1
             if self.left == 0:
-                run.stopping = "SIGTERM"
+                run.engine.stopping = "SIGTERM"
 
     @hookimpl
     def batch_ended(self, run: Any) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from fluxflow_registry import hookimpl
 from fluxflow_registry.check.checker import RecipePlan
+from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.models.trained_weights import load_for_drawing
-from fluxflow_registry.engine.run.run import build_models
 from fluxflow_registry.state.models import read_model
 
 from ..small import FLOW, VAE_GAN
@@ -51,12 +51,12 @@ class Look:
         if self.told:
             return
         image = run.peek("shapes", 4)["image"]
-        averages = {name: average.module for name, average in run.live.averages.items()}
+        averages = {name: average.module for name, average in run.engine.live.averages.items()}
         self.told = {"image": image, "psnr": metrics["psnr"], "averaged": decoded(averages, image)}
-        self.told["trained"] = decoded(run.models, image)
+        self.told["trained"] = decoded(run.engine.models, image)
         self.told["drawn"] = run.draw(["reconstruction_mean"], {"image": image})["reconstruction_mean"]
         self.averages = weights(averages)
-        run.live.train_mode()
+        run.engine.live.train_mode()
 
 
 def psnr(reconstruction: Tensor, image: Tensor) -> float:
@@ -76,7 +76,7 @@ def test_a_run_measures_and_draws_with_averages_and_leaves_them_as_its_result(ch
     torch.testing.assert_close(told["drawn"], told["averaged"])
     assert not torch.allclose(told["drawn"], told["trained"], atol=1e-2)
     for name in ("compressor", "expander"):
-        _, final = read_model(run.folder / "final" / name)
+        _, final = read_model(run.folder.path / "final" / name)
         assert all(torch.equal(final[key], look.averages[f"{name}.{key}"]) for key in final)
 
 
@@ -84,7 +84,7 @@ def test_a_checkpoint_draws_with_its_averages_and_its_text_encoder(checked: Chec
     recipe = checked(VAE_GAN + FLOW, "steps.flow.updates.flow.optimizer.lr=0.02", "steps.vae_gan.epochs=1")
 
     stopped = start(recipe, tmp_path, [StopAfter("batch_ended", 10)]).run
-    models, source, note = load_for_drawing(recipe, recipe.steps[1], stopped.folder, CPU, None)
+    models, source, note = load_for_drawing(recipe, recipe.steps[1], stopped.folder.path, CPU, None)
 
     assert source.startswith("000000010-flow")
     assert note is not None
@@ -99,7 +99,7 @@ def test_a_finished_run_draws_with_the_models_that_it_ended_with(checked: Checke
     recipe = checked(VAE_GAN + FLOW, "steps.flow.updates.flow.optimizer.lr=0.02", "steps.vae_gan.epochs=1")
 
     ended = start(recipe, tmp_path).run
-    models, source, note = load_for_drawing(recipe, recipe.steps[1], ended.folder, CPU, None)
+    models, source, note = load_for_drawing(recipe, recipe.steps[1], ended.folder.path, CPU, None)
 
     assert (source, note) == ("final", None)
     assert {name for name, model in models.items() if same(model, ended.models[name])} == set(ended.models)

@@ -52,7 +52,7 @@ def test_the_warning_names_the_loss_and_the_samples_and_where_to_look(
     assert heard[0].splitlines() == [
         "update `vae`: `vae/poison` is not finite; batch 2 was left out",
         f"    samples  {', '.join(f'picture {index}' for index in samples)}",
-        f"    look into it  fluxflow-run --replay {run.folder}/not_finite/000000002-vae",
+        f"    look into it  fluxflow-run --replay {run.folder.path}/not_finite/000000002-vae",
     ]
 
 
@@ -65,7 +65,7 @@ def test_a_bundle_holds_the_place_the_samples_the_numbers_the_recipe_and_the_che
 
     run = start(recipe, tmp_path).run
 
-    (folder,) = (run.folder / "not_finite").iterdir()
+    (folder,) = (run.folder.path / "not_finite").iterdir()
     found = json.loads((folder / "bundle.json").read_text(), parse_constant=pytest.fail)
     assert found["names"] == [f"picture {index}" for index in found["samples"]]
     assert len(found["samples"]) == len(samples)
@@ -91,8 +91,8 @@ def test_a_bundle_keeps_its_checkpoint_when_the_run_has_none_of_it_any_more(
 
     run = start(checked(SPOILT, "steps.vae_gan.epochs=4", using=spoilt), tmp_path).run
 
-    (held,) = (run.folder / "not_finite").glob("*/checkpoints/*")
-    assert held.name not in {found.folder.name for found in checkpoints.listing(run.run_folder.checkpoints)}
+    (held,) = (run.folder.path / "not_finite").glob("*/checkpoints/*")
+    assert held.name not in {found.folder.name for found in checkpoints.listing(run.folder.checkpoints)}
     assert checkpoints.verify(held)
 
 
@@ -104,7 +104,7 @@ def test_only_the_first_of_a_streak_has_a_bundle_and_a_run_has_at_most_three(
 
     run = start(checked(SPOILT, using=spoilt), tmp_path, [Listener(heard)]).run
 
-    assert sorted(path.name for path in (run.folder / "not_finite").iterdir()) == [
+    assert sorted(path.name for path in (run.folder.path / "not_finite").iterdir()) == [
         "000000002-vae",
         "000000005-vae",
         "000000007-vae",
@@ -119,14 +119,14 @@ def test_a_run_that_meets_the_batch_again_points_to_the_bundle_that_is_there(
     heard: list[str] = []
     recipe = checked(SPOILT, using=spoilt)
     first = start(recipe, tmp_path, [Listener(heard), StopAfter("batch_ended", 3)])
-    for folder in first.run.run_folder.checkpoints.iterdir():
+    for folder in first.run.folder.checkpoints.iterdir():
         checkpoints.remove(folder)
-    before = (first.run.folder / "not_finite" / "000000002-vae" / "bundle.json").stat()
+    before = (first.run.folder.path / "not_finite" / "000000002-vae" / "bundle.json").stat()
 
     start(recipe, tmp_path, [Listener(heard)])
 
     assert heard[0] == heard[1]
-    assert (first.run.folder / "not_finite" / "000000002-vae" / "bundle.json").stat().st_ino == before.st_ino
+    assert (first.run.folder.path / "not_finite" / "000000002-vae" / "bundle.json").stat().st_ino == before.st_ino
 
 
 @pytest.mark.parametrize("operation", ["make_folder", "link", "replace"])
@@ -153,7 +153,7 @@ def test_a_bundle_that_cannot_be_written_leaves_nothing_and_training_goes_on(
     run = start(checked(SPOILT, using=spoilt), tmp_path / "full", [Listener(heard)]).run
 
     assert "the bundle to look into it could not be written: OSError: [Errno 28] No space left on device" in heard[0]
-    assert list((run.folder / "not_finite").glob("*")) == []
+    assert list((run.folder.path / "not_finite").glob("*")) == []
     assert finals(run) == finals(whole)
 
 
@@ -171,7 +171,7 @@ def test_a_bundle_holds_what_a_roll_back_on_the_way_needs(
 
     run = start(recipe, tmp_path).run
 
-    second = sorted((run.folder / "not_finite").iterdir())[-1]
+    second = sorted((run.folder.path / "not_finite").iterdir())[-1]
     assert second.name == "000000010-vae"
     assert {path.name for path in (second / "checkpoints").iterdir()} == {
         "000000004-vae_gan",

@@ -51,7 +51,7 @@ def test_a_checkpoint_in_the_second_step_holds_the_metrics_of_the_first(checked:
 
     stopped = start(checked(VAE_GAN + FLOW), tmp_path, [told, StopAfter("batch_ended", 20)])
 
-    meta = block(stopped.run.folder)
+    meta = block(stopped.run.folder.path)
     found = meta["pipeline_metadata"]
     assert (meta["epoch"], meta["global_step"]) == (3, 20)
     assert {name: found[name] for name in list(found)[:5]} == {
@@ -76,9 +76,9 @@ def test_a_resumed_run_ends_with_the_history_of_one_that_was_never_stopped(check
 
     again = start(checked(VAE_GAN + FLOW), tmp_path / "cut", [seen]).run
 
-    assert again.chronicle == whole.chronicle
-    assert seen.seen["flow"]["vae_gan"] == whole.history["vae_gan"]
-    end = block(again.folder, "end")
+    assert again.history == whole.history
+    assert seen.seen["flow"]["vae_gan"] == whole.history.means["vae_gan"]
+    end = block(again.folder.path, "end")
     assert (end["epoch"], end["pipeline_metadata"]["current_step"]) == (4, 2)
     assert end["pipeline_metadata"]["current_step_name"] is None
 
@@ -86,22 +86,22 @@ def test_a_resumed_run_ends_with_the_history_of_one_that_was_never_stopped(check
 def test_a_checkpoint_of_an_older_version_still_loads(
     checked: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fluxflow_registry.engine.run.run import Run
+    from fluxflow_registry.engine.run.checkpointing import RunCheckpoints
 
     with monkeypatch.context() as older:
-        new = Run.meta
+        new = RunCheckpoints._metadata
 
-        def meta(run: Run, position: Position, step: str) -> dict[str, Any]:
+        def metadata(run: RunCheckpoints, position: Position, step: str) -> dict[str, Any]:
             added = ("epoch", "global_step", "pipeline_metadata")
             return {key: value for key, value in new(run, position, step).items() if key not in added}
 
-        older.setattr(Run, "meta", meta)
+        older.setattr(RunCheckpoints, "_metadata", metadata)
         start(checked(VAE_GAN), tmp_path, [StopAfter("batch_ended", 8)])
 
     run = start(checked(VAE_GAN), tmp_path).run
 
-    assert run.chronicle.epochs == {"vae_gan": 2}
-    assert len(run.history["vae_gan"]["vae_loss"]) == 2, "the step's own state had the first epoch"
+    assert run.history.epochs == {"vae_gan": 2}
+    assert len(run.history.means["vae_gan"]["vae_loss"]) == 2, "the step's own state had the first epoch"
 
 
 def test_what_is_no_number_is_null_and_comes_back() -> None:
@@ -109,7 +109,8 @@ def test_what_is_no_number_is_null_and_comes_back() -> None:
     chronicle.close_epoch("vae", 2, {"vae_loss": [Summary(math.nan, 0, 0, 0), Summary(0.5, 0, 0, 0)]})
 
     written = json.loads(json.dumps(chronicle.metadata(Position(epoch=2), ["vae"]), allow_nan=False))
-    again = RunHistory.of(written)
+    again = RunHistory()
+    again.restore({"pipeline_metadata": written, "results": {}, "damaged": {}})
 
     assert written["step_metrics"] == {"vae": {"vae_loss": [None, 0.5]}}
     assert again.epochs == {"vae": 2}

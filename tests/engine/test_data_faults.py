@@ -203,10 +203,10 @@ def test_pictures_that_break_while_a_run_reads_them_are_counted_named_and_replac
 
     assert stopped.stopped is not None
     assert len(heard) == 1, "each damaged sample is told of once in a run, stopped or not"
-    assert "dataset `shapes`: sample 5 is replaced by the next one" in heard[0]
+    assert "dataset `shapes`: sample 5 is damaged; the next one takes its place" in heard[0]
     assert "05.png  is damaged" in heard[0]
-    assert list(run.damaged["shapes"]) == ["5"]
-    newest = checkpoints.listing(run.run_folder.checkpoints)[0].folder
+    assert list(run.history.damaged["shapes"]) == ["5"]
+    newest = checkpoints.listing(run.folder.checkpoints)[0].folder
     assert list(store.load(newest)[1]["damaged"]["shapes"]) == ["5"]
     assert finals(run) == finals(whole)
 
@@ -252,4 +252,4 @@ def test_a_run_that_goes_on_is_told_that_its_data_are_others(
         start(checked(VAE_GAN, settings, using=with_folders), tmp_path / root, [Listener(heard)])
 
     assert same == []
-    assert other == ["dataset `shapes` is not what it was when the run was saved: it goes on with other data"]
+    assert other == ["dataset `shapes` has changed since the run was saved: training continues with the new data"]

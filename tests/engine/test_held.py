@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fluxflow_registry.check.checker import RecipePlan
-from fluxflow_registry.engine.models.frozen import held
+from fluxflow_registry.engine.models.frozen import frozen_parameters
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RecipeError
@@ -67,7 +67,7 @@ def test_an_update_moves_the_other_parts_alone(checked: Checker, live: Maker, us
 
     take(step, 3)
 
-    assert held(step.models["discriminator"]) == {"features.weight", "features.bias"}
+    assert frozen_parameters(step.models["discriminator"]) == {"features.weight", "features.bias"}
     assert moved(step, before) == {"head.weight", "head.bias"}
     assert {name for name in step.turns[0].named if "features" in name} == set()
     assert all(p.grad is None for p in step.models["discriminator"].features.parameters())  # type: ignore[union-attr]
@@ -139,10 +139,10 @@ def test_a_builder_that_asks_for_weights_is_given_those_that_will_be_loaded(chec
 
     first = start(recipe, tmp_path / "run", [StopAfter("batch_ended", 3)])
     step = recipe.steps[0]
-    load_for_drawing(recipe, step, first.run.folder, torch.device("cpu"), None)
+    load_for_drawing(recipe, step, first.run.folder.path, torch.device("cpu"), None)
     second = start(recipe, tmp_path / "run")
-    second.run.run_folder.write_identity(finished=True)
-    load_for_drawing(recipe, step, second.run.folder, torch.device("cpu"), None)
+    second.run.folder.write_identity(finished=True)
+    load_for_drawing(recipe, step, second.run.folder.path, torch.device("cpu"), None)
 
     keys = ["features.bias", "features.weight", "head.bias", "head.weight"]
     assert seen == [None, keys, None, keys]

@@ -41,7 +41,7 @@ class Draws:
         if self.left is not None:
             self.left -= 1
             if self.left == 0:
-                run.stopping = "SIGTERM"
+                run.engine.stopping = "SIGTERM"
         run.draw(["generated_image"], {"caption": ["a small red circle"], "image_size": (16, 16)})
         self.drawn += 1
 
@@ -90,7 +90,7 @@ def test_a_stop_within_a_drawing_changes_nothing(checked: Checker, tmp_path: Pat
 
     assert stopped.stopped is not None
     assert finals(again) == finals(whole)
-    assert again.results == whole.results
+    assert again.history.results == whole.history.results
     if event in ("batch_ended", "metrics_logged"):
         assert first.drawn + second.drawn == straight.drawn - 1
     else:

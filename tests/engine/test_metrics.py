@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from fluxflow_registry import hookimpl
 from fluxflow_registry.check.checker import RecipePlan
+from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.preflight.metrics import rehearse_metrics
-from fluxflow_registry.engine.run.run import open_sources
 from fluxflow_registry.errors import RecipeError, TrainingError
 from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
 from fluxflow_registry.state import checkpoints
@@ -151,7 +151,7 @@ def test_a_label_keeps_its_name_wherever_it_stands(
 
     run = start(recipe, tmp_path / "runs").run
 
-    assert set(run.results["vae_gan"]["seen"]) == {"dx", "edges/dx", "dy"}
+    assert set(run.history.results["vae_gan"]["seen"]) == {"dx", "edges/dx", "dy"}
 
 
 class Warned:
@@ -194,6 +194,6 @@ def test_the_best_checkpoint_is_that_of_the_epoch_in_which_its_metric_says_so(
     run = start(checked(VAE_GAN, *settings), tmp_path / "runs", [observer]).run
 
     figures = [each[metric] for each in observer.measured][:3]
-    (best,) = [each for each in checkpoints.listing(run.run_folder.checkpoints) if each.kind == "best"]
+    (best,) = [each for each in checkpoints.listing(run.folder.checkpoints) if each.kind == "best"]
     assert best.run_batch == 6 * (1 + figures.index(better(figures)))
     assert min(figures) < max(figures)

@@ -307,7 +307,7 @@ def test_a_setting_without_effect_is_refused_with_its_place(checked: Checker, se
 
 def test_the_settings_belong_to_the_entry_and_are_written_out_with_it(checked: Checker) -> None:
     from fluxflow_registry.check.effective_recipe import resolve_recipe
-    from fluxflow_registry.engine.run.run import config_of
+    from fluxflow_registry.engine.run.final_models import config_of
 
     recipe = checked(VAE_GAN, "models.expander.compile={mode: max-autotune}", "models.expander.channels_last=true")
 

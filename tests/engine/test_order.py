@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from fluxflow_registry import DataError, Problem, SampleError
 from fluxflow_registry.contracts import Field, variants
 from fluxflow_registry.engine.data.batches import Reader, epoch_batches
+from fluxflow_registry.engine.data.leftovers import damaged_at_opening, leftovers
 from fluxflow_registry.engine.data.order import (
-    alike,
+    batch_counts,
     batches_per_epoch,
     epoch_order,
-    filling,
+    first_bucket,
     first_samples,
-    left_out,
     permutation,
 )
 from fluxflow_registry.errors import Place
@@ -159,23 +159,23 @@ def test_without_buckets_an_epoch_is_a_plain_permutation() -> None:
             return {}
 
     assert torch.equal(epoch_order(Plain(), 3, PLACE), permutation(10, *PLACE))
-    assert filling(Plain(), 3).told() == "an epoch leaves out 1 of 10 samples, which fill no batch"
-    assert alike(Plain()) == range(10)
+    assert leftovers(batch_counts(Plain(), 3)) == "an epoch skips 1 of 10 samples: they fill no batch"
+    assert first_bucket(Plain()) == range(10)
 
 
 def test_what_an_epoch_leaves_out_is_told_with_the_buckets_that_are_never_trained_on() -> None:
-    told = filling(Bucketed(MIXED), 4).told()
-    enough = filling(Bucketed([0, 0, 1, 1]), 2).told()
+    told = leftovers(batch_counts(Bucketed(MIXED), 4))
+    enough = leftovers(batch_counts(Bucketed([0, 0, 1, 1]), 2))
 
     assert told == (
-        "an epoch leaves out 6 of 22 samples, which fill no batch; "
-        "never trained on, as the bucket has less than a batch of 4: b2 (3)"
+        "an epoch skips 6 of 22 samples: they fill no batch; "
+        "buckets with fewer than 4 samples are never trained on: b2 (3)"
     )
     assert enough is None
 
 
 def test_buckets_none_of_which_fills_a_batch_are_an_error() -> None:
-    with pytest.raises(DataError, match=r"has 10 samples of one bucket at most, which is no batch of 16"):
+    with pytest.raises(DataError, match=r"has at most 10 samples in a bucket, fewer than one batch \(16\)"):
         batches_per_epoch(Bucketed(MIXED), "data", 16, None, Place("here"))
 
 
@@ -196,13 +196,13 @@ def test_the_first_samples_are_read_in_batches_of_one_bucket(count: int) -> None
 
 
 def test_samples_that_may_be_shown_together_are_of_the_first_ones_bucket() -> None:
-    assert np.asarray(alike(Bucketed([1, 0, 1, 2, 1]))).tolist() == [0, 2, 4]
+    assert np.asarray(first_bucket(Bucketed([1, 0, 1, 2, 1]))).tolist() == [0, 2, 4]
 
 
 def test_the_first_of_many_left_out_samples_are_named_and_all_are_counted() -> None:
-    told = left_out([Problem("is no picture", f"{number}.png") for number in range(1000)])
+    told = damaged_at_opening([Problem("is no picture", f"{number}.png") for number in range(1000)])
 
-    assert told.startswith("1,000 samples cannot be read and are left out\n    0.png  is no picture\n")
+    assert told.startswith("skipped 1,000 damaged samples\n    0.png  is no picture\n")
     assert "    7.png  is no picture\n    and 992 more\n" in told
 
 
@@ -236,5 +236,5 @@ def test_a_source_without_a_sample_has_an_order_without_one_and_no_batch() -> No
     source = Bucketed([])
 
     assert epoch_order(source, 4, PLACE).tolist() == []
-    with pytest.raises(DataError, match="dataset `data` has 0 samples, which is no batch of 4"):
+    with pytest.raises(DataError, match=r"dataset `data` has 0 samples, fewer than one batch \(4\)"):
         batches_per_epoch(source, "data", 4, None, Place("here"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fluxflow_registry.check.checker import check
-from fluxflow_registry.engine.data.opening import mentioned
+from fluxflow_registry.engine.data.opening import option_of
 from fluxflow_registry.registry.registry import Registry
 
 from ..recipes import TINY
@@ -34,7 +34,7 @@ def test_the_option_that_names_a_file_is_the_one_whose_path_leads_to_it(
     path = tmp_path / "r.yaml"
     path.write_text(text)
 
-    place = str(mentioned(check(path, everything).datasets["shapes"], where))
+    place = str(option_of(check(path, everything).datasets["shapes"], where))
 
     line, column = map(int, place.removeprefix(f"{path}:").split(":"))
     assert text.splitlines()[line - 1][column - 1 :].startswith(option)

@@ -40,7 +40,8 @@ STOPS = [
 
 def finals(run: Any) -> dict[str, bytes]:
     return {
-        str(p.relative_to(run.folder)): p.read_bytes() for p in sorted((run.folder / "final").rglob("*.safetensors"))
+        str(p.relative_to(run.folder.path)): p.read_bytes()
+        for p in sorted((run.folder.path / "final").rglob("*.safetensors"))
     }
 
 
@@ -62,7 +63,7 @@ def test_the_final_weights_do_not_tell_that_the_run_was_stopped(
     assert second.stopped is None
     assert second.run.folder == first.run.folder
     assert finals(second.run) == finals(straight)
-    assert second.run.results == straight.results
+    assert second.run.history.results == straight.history.results
 
 
 def test_stopping_after_every_single_batch_still_arrives_at_the_same_weights(
@@ -162,7 +163,7 @@ def test_randomness_inside_layers_comes_from_the_position_too(checked: Checker, 
 def test_two_damaged_checkpoints_do_not_push_out_the_next_ones(checked: Checker, tmp_path: Path, straight: Any) -> None:
     recipe = checked(VAE_GAN + FLOW)
     first = start(recipe, tmp_path / "d", [StopAfter("batch_ended", 11)])
-    folder = first.run.folder / "checkpoints"
+    folder = first.run.folder.path / "checkpoints"
     for checkpoint in list(folder.iterdir()):
         (checkpoint / "state.json").write_text("{}")
 
@@ -178,7 +179,7 @@ def test_a_whole_checkpoint_that_does_not_fit_is_refused_not_passed_over(checked
     start(checked(VAE_GAN), tmp_path / "d", [StopAfter("batch_ended", 5)])
     wider = checked(VAE_GAN, "models.expander.width=16")
 
-    with pytest.raises(RunError, match=r"(?s)does not hold model `expander` as the recipe describes it.*--fresh"):
+    with pytest.raises(RunError, match=r"(?s)the checkpoint does not fit model `expander` of the recipe.*--fresh"):
         start(wider, tmp_path / "d")
 
 
@@ -209,7 +210,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 ) -> None:
     recipe = checked(VAE_GAN + FLOW)
     first = start(recipe, tmp_path / "damaged", [StopAfter("batch_ended", 10)])
-    newest = sorted((first.run.folder / "checkpoints").iterdir())[-1]
+    newest = sorted((first.run.folder.path / "checkpoints").iterdir())[-1]
     file = newest / "model.expander.safetensors"
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
@@ -315,7 +316,7 @@ def test_every_epoch_has_an_order_of_its_own_and_shows_each_sample_once() -> Non
 
 
 def test_models_start_from_numbers_that_depend_on_seed_and_name_alone(checked: Checker) -> None:
-    from fluxflow_registry.engine.run.run import build_models
+    from fluxflow_registry.engine.models.build import build_models
 
     device = torch.device("cpu")
     one = build_models(checked(VAE_GAN), device)

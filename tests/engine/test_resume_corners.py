@@ -230,12 +230,12 @@ def test_a_mask_of_infinities_does_not_make_a_checkpoint_a_bad_one(
 
     run = start(recipe, tmp_path, [StopAfter("batch_ended", 9)]).run
 
-    assert all(checkpoints.is_finite(found.folder) for found in checkpoints.listing(run.run_folder.checkpoints))
+    assert all(checkpoints.is_finite(found.folder) for found in checkpoints.listing(run.folder.checkpoints))
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused_and_stays_where_it_is(checked: Checker, tmp_path: Path) -> None:
     run = start(checked(VAE_GAN), tmp_path, [StopAfter("batch_ended", 9)]).run
-    root = run.run_folder.checkpoints
+    root = run.folder.checkpoints
     before = sorted(path.name for path in root.iterdir())
     for folder in root.iterdir():
         manifest = json.loads((folder / checkpoints.MANIFEST).read_text())
@@ -253,7 +253,7 @@ def test_a_checkpoint_that_may_not_be_read_is_no_damaged_one(
     checked: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = start(checked(VAE_GAN), tmp_path, [StopAfter("batch_ended", 9)]).run
-    before = sorted(path.name for path in run.run_folder.checkpoints.iterdir())
+    before = sorted(path.name for path in run.folder.checkpoints.iterdir())
     opened = Path.open
 
     def refuse(self: Path, *arguments: Any, **named: Any) -> Any:
@@ -265,7 +265,7 @@ def test_a_checkpoint_that_may_not_be_read_is_no_damaged_one(
     with pytest.raises(RunError, match="cannot be read: Permission denied"):
         start(checked(VAE_GAN), tmp_path)
 
-    assert sorted(path.name for path in run.run_folder.checkpoints.iterdir()) == before
+    assert sorted(path.name for path in run.folder.checkpoints.iterdir()) == before
 
 
 def siblings() -> str:
@@ -282,7 +282,7 @@ def test_a_damaged_end_that_is_still_needed_is_trained_again(
     recipe = checked(siblings())
     whole = start(recipe, tmp_path / "whole").run
     run = start(recipe, tmp_path / "cut", [StopAfter("batch_ended", after)]).run
-    damaged = [f for f in checkpoints.listing(run.run_folder.checkpoints) if f.end and f.step == end]
+    damaged = [f for f in checkpoints.listing(run.folder.checkpoints) if f.end and f.step == end]
     for found in damaged:
         (found.folder / "model.expander.safetensors").write_bytes(b"")
     heard: list[str] = []
@@ -314,7 +314,7 @@ def test_an_observer_that_cannot_write_costs_a_warning(checked: Checker, tmp_pat
 
     assert failing.asked == 6
     assert len(heard) == 1
-    assert "failed in `metrics_logged`: OSError: [Errno 28] No space left on device; training goes on" in heard[0]
+    assert "failed in `metrics_logged`: OSError: [Errno 28] No space left on device; training continues" in heard[0]
     assert finals(run)
 
 
@@ -378,10 +378,10 @@ def test_whatever_fails_in_the_writing_thread_is_told_and_ends_nothing(
         raise MemoryError
 
     monkeypatch.setattr(checkpoints, "retain", full)
-    saver.begin("000000001-s", Position(), state, {}, (), 1)
+    saver.start("000000001-s", Position(), state, {}, (), 1)
     kept = saver.wait()
     monkeypatch.setattr(store, "write_tensors", broken)
-    saver.begin("000000002-s", Position(), state, {}, (), 1)
+    saver.start("000000002-s", Position(), state, {}, (), 1)
     failed = saver.wait()
     saver.close()
 

@@ -84,7 +84,7 @@ def test_stopping_after_every_batch_changes_nothing_of_what_is_computed(
 
     everywhere = {9 * epoch + last for epoch in (0, 1) for last in [*range(accumulate, 9, accumulate), 9]}
     assert set(stops) >= everywhere - {18}
-    assert whole.damaged["shapes"]
+    assert whole.history.damaged["shapes"]
     assert 0 < whole.live.turns[0].steps <= whole.live.turns[1].steps
     assert finals(again.run) == finals(whole)
     assert traced(tmp_path / "often.jsonl") == traced(tmp_path / "whole.jsonl")
@@ -100,4 +100,4 @@ def traced(path: Path) -> list[Any]:
 
 def best(run: Any) -> list[str]:
     """The checkpoints of the best epoch, as it was chosen."""
-    return sorted(path.name for path in (run.folder / "checkpoints").glob("*-best"))
+    return sorted(path.name for path in (run.folder.path / "checkpoints").glob("*-best"))

@@ -14,11 +14,11 @@ from PIL import Image
 from fluxflow_registry import hookimpl
 from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
+from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.diagnosis.trace import Trace
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.run import folder as folders
-from fluxflow_registry.engine.run.resume import made_ready
-from fluxflow_registry.engine.run.run import Run, open_sources
+from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.registry.registry import Registry, load
 
@@ -69,7 +69,7 @@ class Sizes:
 
     @hookimpl
     def run_started(self, run: Any) -> None:
-        model = run.models["compressor"]
+        model = run.engine.models["compressor"]
         model.register_forward_pre_hook(lambda _, given: self.seen[-1].append(tuple(given[0].shape[-2:])))
 
     @hookimpl
@@ -145,8 +145,8 @@ def test_what_an_epoch_leaves_out_is_told_once_by_bucket(recipe: Callable[..., R
     start(recipe("defaults.batch_size=6"), tmp_path / "runs", [Listener(heard)])
 
     assert heard == [
-        "dataset `shapes`: an epoch leaves out 10 of 16 samples, which fill no batch; never trained on, "
-        "as the bucket has less than a batch of 6: 24 x 40 (5), 40 x 24 (5)"
+        "dataset `shapes`: an epoch skips 10 of 16 samples: they fill no batch; "
+        "buckets with fewer than 6 samples are never trained on: 24 x 40 (5), 40 x 24 (5)"
     ]
 
 
@@ -157,10 +157,9 @@ def test_what_a_source_notes_is_told_once(recipe: Callable[..., RecipePlan], tmp
     source.notes = ["it was a long way"]  # type: ignore[attr-defined]
     run = Run(made, folders.new(tmp_path, "noted", "digest"), {"shapes": source}, torch.device("cpu"))
     run.observers.register(Listener(heard))
-    live = made_ready(run, run.steps[0])
 
     for _ in range(2):
-        run.tell_left_out(live, Position())
+        run.data.report_unused("shapes", run.plan.steps[0].step.settings.batch_size, Position())
 
     assert heard[0] == "dataset `shapes`: it was a long way"
     assert len(heard) == 2, "and what the epoch leaves out"
@@ -176,7 +175,7 @@ def test_an_evaluation_measures_each_sample_in_the_shape_of_its_bucket(
 
     assert {(32, 32), (40, 24), (24, 40)} == set(seen.seen[-1])
     assert len(seen.seen[-1]) == 2 + 2 + 2
-    assert torch.isfinite(torch.tensor(run.results["vae_gan"]["all"]["psnr"]))
+    assert torch.isfinite(torch.tensor(run.history.results["vae_gan"]["all"]["psnr"]))
 
 
 def test_a_form_that_does_not_fit_the_models_is_found_before_training(recipe: Callable[..., RecipePlan]) -> None:

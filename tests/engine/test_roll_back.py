@@ -14,8 +14,8 @@ import torch
 
 from fluxflow_registry import hookimpl
 from fluxflow_registry.check.checker import RecipePlan
+from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.run import rollback as recovery
-from fluxflow_registry.engine.run.run import build_models
 from fluxflow_registry.errors import TrainingError
 from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.state import store
@@ -62,8 +62,8 @@ class Back:
     def warned(self, run: Any, message: str) -> None:
         if "again, training goes on" in message:
             self.told.append(message)
-            models = {name: model.state_dict() for name, model in run.models.items()}
-            self.after.append(numbers({"model": models, **run.live.state()}))
+            models = {name: model.state_dict() for name, model in run.engine.models.items()}
+            self.after.append(numbers({"model": models, **run.engine.live.state()}))
 
 
 def numbers(state: Any) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def test_without_a_checkpoint_a_later_step_goes_back_to_its_parents_end(
     ended = start(checked(KEEPING, "defaults.checkpoint_every=1000", using=spoilt), tmp_path, [back, Watch()])
 
     assert "update `flow`: `flow/poison`" in back.told[0]
-    end, _ = store.load(ended.run.folder / "checkpoints" / "000000012-vae_gan-end")
+    end, _ = store.load(ended.run.folder.path / "checkpoints" / "000000012-vae_gan-end")
     before = {f"model.{n}.{k}": v for n, part in end["model"].items() for k, v in part.items()}
     assert all(torch.equal(tensor, back.after[0][name]) for name, tensor in before.items())
     assert torch.equal(_all(back, "ema.flow_processor."), _all(back, "model.flow_processor."))
@@ -205,7 +205,7 @@ def test_a_checkpoint_whose_numbers_are_not_finite_is_not_gone_back_to(
         def batch_ended(self, run: Any, position: Any) -> None:
             if position.run_batch == 8:
                 with torch.no_grad():
-                    next(run.models["expander"].parameters()).fill_(math.nan)
+                    next(run.engine.models["expander"].parameters()).fill_(math.nan)
 
     back = Back()
 
@@ -328,4 +328,4 @@ def test_plain_training_is_not_told_of_anything(checked: Checker, spoilt: Regist
     ended = start(checked(VAE_GAN, using=spoilt), tmp_path, [Listener(heard)])
 
     assert heard == []
-    assert not (ended.run.folder / "not_finite").exists()
+    assert not (ended.run.folder.path / "not_finite").exists()

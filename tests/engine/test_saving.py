@@ -17,7 +17,7 @@ import torch
 from fluxflow_registry import hookimpl
 from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.run.run import Run
+from fluxflow_registry.engine.run.observers import ObservedRun
 from fluxflow_registry.engine.run.saver import Saver
 from fluxflow_registry.errors import TrainingError
 from fluxflow_registry.state import checkpoints, disk, store
@@ -30,7 +30,7 @@ Checker = Callable[..., RecipePlan]
 
 
 def kinds(run: Any) -> list[tuple[int, str, str]]:
-    return [(f.run_batch, f.step, f.kind) for f in checkpoints.listing(run.run_folder.checkpoints)]
+    return [(f.run_batch, f.step, f.kind) for f in checkpoints.listing(run.folder.checkpoints)]
 
 
 def test_training_goes_on_while_a_checkpoint_is_written_and_what_is_written_is_what_was(
@@ -45,7 +45,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_what_is_written_is_w
     monkeypatch.setattr(disk, "write", slowly)
     saver = Saver(tmp_path)
 
-    assert saver.begin("000000001-s", Position(run_batch=1), {"model": {"net": {"w": weights}}}, {}, (), 2) is None
+    assert saver.start("000000001-s", Position(run_batch=1), {"model": {"net": {"w": weights}}}, {}, (), 2) is None
     weights += 1  # training has moved on, and the write has not even begun
     assert saver.poll() is None
     go_on.set()
@@ -60,8 +60,8 @@ def test_asking_for_the_next_one_waits_for_the_one_before_and_tells_of_it(tmp_pa
     saver = Saver(tmp_path)
     state = {"model": {"net": {"w": torch.zeros(4)}}}
 
-    saver.begin("000000001-s", Position(run_batch=1), state, {}, (), 2)
-    first = saver.begin("000000002-s", Position(run_batch=2), state, {}, (), 2)
+    saver.start("000000001-s", Position(run_batch=1), state, {}, (), 2)
+    first = saver.start("000000002-s", Position(run_batch=2), state, {}, (), 2)
     second = saver.wait()
     saver.close()
 
@@ -77,7 +77,7 @@ def test_memory_for_a_snapshot_is_used_again(tmp_path: Path) -> None:
 
     places = []
     for number in (1, 2):
-        saver.begin(f"00000000{number}-s", Position(), state, {}, (), 2)
+        saver.start(f"00000000{number}-s", Position(), state, {}, (), 2)
         saver.wait()
         places.append([buffer.data_ptr() for buffer in saver.buffers._kept.values()])
     saver.close()
@@ -88,10 +88,10 @@ def test_memory_for_a_snapshot_is_used_again(tmp_path: Path) -> None:
 def test_models_that_a_step_does_not_train_are_written_once_in_it(checked: Checker, tmp_path: Path) -> None:
     run = start(checked(VAE_GAN + FLOW), tmp_path, [StopAfter("batch_ended", 23)]).run
 
-    folders = [f.folder for f in checkpoints.listing(run.run_folder.checkpoints) if f.step == "flow"]
+    folders = [f.folder for f in checkpoints.listing(run.folder.checkpoints) if f.step == "flow"]
     frozen = {folder / "model.expander.safetensors" for folder in folders}
     moving = {folder / "model.flow_processor.safetensors" for folder in folders}
-    end = next(f.folder for f in checkpoints.listing(run.run_folder.checkpoints) if f.end)
+    end = next(f.folder for f in checkpoints.listing(run.folder.checkpoints) if f.end)
 
     assert len(folders) == 3
     assert len({path.stat().st_ino for path in frozen}) == 1
@@ -124,7 +124,7 @@ def test_the_best_epochs_checkpoint_stays_and_can_be_gone_on_with(checked: Check
     assert (6, "vae_gan", "best") in kinds(run)
     assert [place for place in kinds(run) if place[2] == "best"] == [(6, "vae_gan", "best")]
     assert [place for place in kinds(other) if place[2] == "best"] == [(24, "vae_gan", "best")]
-    state, meta = store.load(run.run_folder.checkpoints / "000000006-vae_gan-best")
+    state, meta = store.load(run.folder.checkpoints / "000000006-vae_gan-best")
     assert meta["position"] == {"step": 0, "epoch": 1, "batch": 0, "step_batch": 6, "run_batch": 6}
     assert set(state) == {"model", "update", "ema", "component", "tally"}
 
@@ -164,9 +164,9 @@ class FullDisk:
         self.limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     @hookimpl(trylast=True)
-    def batch_ended(self, run: Run, position: Position) -> None:
+    def batch_ended(self, run: ObservedRun, position: Position) -> None:
         if position.run_batch in (self.full, self.free):
-            run.collect(wait=True)  # what was begun before is over, however busy the machine is
+            run.engine.checkpoints.collect(wait=True)  # what was begun before is over, however busy the machine is
         if position.run_batch == self.full:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, self.limits[1]))
         if position.run_batch == self.free:
@@ -182,8 +182,11 @@ def test_a_disk_that_is_full_for_a_while_costs_a_warning_and_nothing_else(checke
 
     assert len(heard) == 1
     assert "000000008-vae_gan  the checkpoint cannot be written: File too large" in heard[0]
-    assert "checkpoint 000000004-vae_gan stands; training goes on, and saves again when the next one is due" in heard[0]
-    assert [name for name in os.listdir(run.run_folder.checkpoints) if name.startswith(".")] == []
+    assert (
+        "the newest checkpoint is 000000004-vae_gan; training continues and saves again when the next one is due"
+        in heard[0]
+    )
+    assert [name for name in os.listdir(run.folder.checkpoints) if name.startswith(".")] == []
     assert finals(run) == finals(whole)
 
 
@@ -194,7 +197,7 @@ def test_a_disk_that_is_full_at_the_end_ends_the_run_with_the_last_checkpoint_wh
 
     told = (
         r"(?s)000000012-vae_gan-end  the checkpoint cannot be written: File too large.*"
-        r"checkpoint 000000008-vae_gan stands; the same command goes on from there"
+        r"the newest checkpoint is 000000008-vae_gan; the same command resumes from there"
     )
     with no_file_beyond(resource.RLIM_INFINITY), pytest.raises(TrainingError, match=told):
         start(checked(VAE_GAN), tmp_path / "full", [FullDisk(9, None)])
@@ -214,7 +217,7 @@ def test_a_full_file_system_leaves_the_checkpoint_before_and_nothing_half_made(t
         state = {"model": {"net": {"w": torch.ones(40_000)}}}
         store.save(small, "000000001-s", state, {})
         saver = Saver(small)
-        saver.begin("000000002-s", Position(run_batch=2), state, {}, (), 2)
+        saver.start("000000002-s", Position(run_batch=2), state, {}, (), 2)
         failed = saver.wait()
         saver.close()
         left = sorted(os.listdir(small))

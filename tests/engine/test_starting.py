@@ -238,7 +238,7 @@ class Started:
 
     @hookimpl
     def batch_ended(self, run: Any) -> None:
-        self.told.append(run.live.turns[1].starts.state())
+        self.told.append(run.engine.live.turns[1].starts.state())
 
 
 def test_averages_of_a_model_warm_up_from_its_own_start(checked: Checker, live: Maker) -> None:

@@ -33,7 +33,7 @@ class Listener:
             if name == "instance_noise":
                 self.noise[step.name].append(float(value))
 
-        run.live.values.watch = watch
+        run.engine.live.values.watch = watch
 
     @hookimpl
     def metrics_logged(self, step: Any, metrics: Any) -> None:
@@ -61,8 +61,8 @@ class Sizes:
     @hookimpl
     def step_started(self, run: Any, step: Any) -> None:
         seen = self.seen[step.name]
-        run.models["compressor"].register_forward_pre_hook(
-            lambda _, given: seen.append(tuple(given[0].shape)) if run.live.facts.name == step.name else None
+        run.engine.models["compressor"].register_forward_pre_hook(
+            lambda _, given: seen.append(tuple(given[0].shape)) if run.engine.live.facts.name == step.name else None
         )
 
 

@@ -372,7 +372,7 @@ def test_figures_of_two_metrics_with_one_name_are_told_apart(checked: Checker, t
         "metrics: {shapes_judge: {}}", "metrics: {a: {type: shapes_judge}, b: {type: shapes_judge}}"
     )
 
-    results = start(checked(text), tmp_path).run.results["flow"]["seen"]
+    results = start(checked(text), tmp_path).run.history.results["flow"]["seen"]
 
     assert results["colour"] == results["b/colour"] <= 1.0
 

@@ -20,7 +20,8 @@ from fluxflow_pipeline import command
 from fluxflow_pipeline.reading import read_config
 from fluxflow_pipeline.recipe import Translation, translate
 from fluxflow_registry.check.checker import check
-from fluxflow_registry.engine.run.run import Run, build_models
+from fluxflow_registry.engine.models.build import build_models
+from fluxflow_registry.engine.run.observers import Observers
 from fluxflow_registry.recipe.reader import read
 from fluxflow_registry.registry.registry import Registry
 
@@ -147,13 +148,13 @@ def moved(before: Mapping[str, Mapping[str, Tensor]], after: Mapping[str, Mappin
 @contextmanager
 def stopped_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> Iterator[None]:
     """Let a run be asked to stop, as by a signal, after so many of its batches."""
-    tell = Run.tell
+    notify = Observers.notify
 
-    def heard(run: Run, event: str, **facts: Any) -> None:
-        tell(run, event, **facts)
+    def stopping(observers: Observers, event: str, **facts: Any) -> None:
+        notify(observers, event, **facts)
         if event == "batch_ended" and facts["position"].run_batch == batches:
-            run.stopping = "SIGTERM"
+            observers._run.engine.stopping = "SIGTERM"  # type: ignore[attr-defined]
 
     with monkeypatch.context() as patched:
-        patched.setattr(Run, "tell", heard)
+        patched.setattr(Observers, "notify", stopping)
         yield

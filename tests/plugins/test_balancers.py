@@ -15,7 +15,8 @@ from torch import Tensor
 from fluxflow_balancers.inverse import Inverse, InverseWeigher, fixed
 from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.run.run import build_models, open_sources
+from fluxflow_registry.engine.data.opening import open_sources
+from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.training.step import LiveStep, facts_of
 
 from ..small import VAE_GAN

@@ -281,7 +281,7 @@ class Read:
 
     @hookimpl
     def batch_ended(self, run: Any) -> None:
-        self.trained.update(run.sources["train"].name(index) for index in run.live.samples)
+        self.trained.update(run.engine.data.sources["train"].name(index) for index in run.engine.live.samples)
 
 
 def test_the_best_epoch_is_chosen_on_what_is_never_trained_on_and_a_stop_changes_nothing(
@@ -297,12 +297,12 @@ def test_the_best_epoch_is_chosen_on_what_is_never_trained_on_and_a_stop_changes
     again = start(recipe, tmp_path / "often").run
 
     assert stopped.run_batch == 4
-    held = run.sources["val"]
+    held = run.data.sources["val"]
     measured = {held.name(index) for index in range(len(held))}
     assert len(measured) == 7
     assert len(read.trained) == 13
     assert not measured & read.trained
-    (best,) = (run.folder / "checkpoints").glob("*-best")
+    (best,) = (run.folder.path / "checkpoints").glob("*-best")
     _, meta = store.load(best)
     assert meta["position"]["epoch"] == read.bounds.index(min(read.bounds[:3])) + 1
     assert finals(again) == finals(run)

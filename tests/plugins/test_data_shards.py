@@ -333,7 +333,7 @@ def test_a_recipe_trains_with_shards(prove: Callable[..., RecipePlan], tmp_path:
     done = start(recipe, tmp_path / "runs")
 
     assert done.stopped is None
-    assert len(done.run.sources["shapes"]) == 12
+    assert len(done.run.data.sources["shapes"]) == 12
 
 
 @pytest.mark.parametrize(

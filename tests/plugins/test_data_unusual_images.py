@@ -184,5 +184,5 @@ def test_a_run_trains_without_the_damaged_pictures_and_says_which(prove: Checker
 
     assert done.stopped is None
     assert len(heard) == 1
-    assert heard[0].startswith("dataset `shapes`: 3 samples cannot be read and are left out\n")
+    assert heard[0].startswith("dataset `shapes`: skipped 3 damaged samples\n")
     assert all(name in heard[0] for name in broken())

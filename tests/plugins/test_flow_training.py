@@ -13,8 +13,12 @@ from torch import Tensor, nn
 from fluxflow_registry import hookimpl
 from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
+from fluxflow_registry.engine.data.opening import open_sources
+from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
-from fluxflow_registry.engine.run.run import Interrupted, build_models, compute, open_sources
+from fluxflow_registry.engine.run.observers import ObservedRun
+from fluxflow_registry.engine.run.sampling import Sampling
+from fluxflow_registry.engine.run.stopping import Interrupted
 from fluxflow_registry.engine.training.step import LiveStep, facts_of
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.registry.registry import Registry, load
@@ -96,17 +100,8 @@ def take(step: LiveStep, count: int) -> None:
 
 def drawing(checked: RecipePlan, models: dict[str, nn.Module], captions: list[str]) -> Tensor:
     """What is drawn for captions, at the size that was trained."""
-    found: Tensor = compute(
-        checked,
-        checked.steps[0].providers,
-        models,
-        ["generated_image"],
-        {"caption": captions},
-        seed=0,
-        device=CPU,
-        image_size=(16, 16),
-        sampler=checked.solver,
-    )["generated_image"]
+    sampling = Sampling(checked, checked.steps[0], models, CPU, checked.solver, seed=0)
+    found: Tensor = sampling.compute(["generated_image"], {"caption": captions}, (16, 16))["generated_image"]
     return found
 
 
@@ -246,7 +241,7 @@ class Listener:
 
     @hookimpl
     def step_started(self, run: Any) -> None:
-        encoder = run.models["text_encoder"]
+        encoder = run.engine.models["text_encoder"]
         encoder.register_forward_pre_hook(lambda module, given: self.batches.append(list(given[0])))
 
 
@@ -282,7 +277,7 @@ def test_a_stop_is_heard_within_a_drawing_of_every_sampler(
     run.models["flow_processor"].register_forward_hook(stop)
 
     with pytest.raises(Interrupted):
-        run.draw(["generated_image"], {"caption": ["a circle"], "image_size": (16, 16)})
+        ObservedRun(run).draw(["generated_image"], {"caption": ["a circle"], "image_size": (16, 16)})
 
     assert len(calls) == 2
 

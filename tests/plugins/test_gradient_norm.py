@@ -14,8 +14,9 @@ from torch import Tensor
 from fluxflow_balancers.gradient_norm import GradientNorm
 from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
+from fluxflow_registry.engine.data.opening import open_sources
+from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
-from fluxflow_registry.engine.run.run import build_models, open_sources
 from fluxflow_registry.engine.training.step import LiveStep, facts_of
 from fluxflow_registry.errors import FluxflowError, RecipeError
 

@@ -11,7 +11,8 @@ import torch
 
 from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.run.run import build_models, open_sources
+from fluxflow_registry.engine.data.opening import open_sources
+from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.training.step import LiveStep, facts_of
 from fluxflow_registry.registry.registry import Registry, load
 
@@ -97,7 +98,7 @@ def test_the_network_of_lpips_is_in_no_checkpoint_and_a_stopped_run_ends_as_one_
     expected = weights(straight.run.models)
     assert set(straight.run.models) == {"compressor", "expander"}
     assert all(torch.equal(value, expected[name]) for name, value in weights(resumed.run.models).items())
-    files = [file for file in straight.run.folder.rglob("*") if file.is_file()]
+    files = [file for file in straight.run.folder.path.rglob("*") if file.is_file()]
     assert not [file for file in files if "lpips" in file.name]
     assert sum(file.stat().st_size for file in files if "final" in file.parts) < 200_000  # the network has 3 MB
 

@@ -17,6 +17,7 @@ from fluxflow_lpips.losses import Lpips
 from fluxflow_metrics import Elbo, Ssim, kl, psnr
 from fluxflow_registry import hookimpl
 from fluxflow_registry.check.checker import RecipePlan
+from fluxflow_registry.engine.run.observers import ObservedRun
 from fluxflow_registry.registry.registry import Registry, load
 from fluxflow_registry.state import store
 from fluxflow_vae import losses
@@ -158,14 +159,14 @@ def test_the_best_checkpoint_is_the_one_of_the_least_bound_over_the_held_out_spl
 
     run = start(recipe, tmp_path / "runs", [heard]).run
 
-    (best,) = (run.folder / "checkpoints").glob("*-best")
+    (best,) = (run.folder.path / "checkpoints").glob("*-best")
     state, meta = store.load(best)
     bounds = [figures["elbo"] for figures in heard.figures[:5]]
     assert meta["position"]["epoch"] == bounds.index(min(bounds)) + 1 < 5  # it is not merely the last
     for name, model in run.models.items():
         model.load_state_dict(state["model"][name])
         model.eval()
-    image = run.peek("unseen", 8)["image"]
+    image = ObservedRun(run).peek("unseen", 8)["image"]
     with torch.no_grad():
         q = run.models["compressor"](image)
         p = run.models["expander"](q.mean)

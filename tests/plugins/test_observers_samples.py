@@ -17,6 +17,7 @@ from fluxflow_observers.samples.observer import Samples
 from fluxflow_observers.samples.spatial_context import context_pictures
 from fluxflow_registry import DataError, FluxflowError, Position
 from fluxflow_registry.check.checker import RecipePlan, check
+from fluxflow_registry.engine.run.observers import ObservedRun
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.registry.registry import Registry
 
@@ -116,7 +117,7 @@ def pixels(content: bytes) -> Any:
 
 
 def test_samples_have_the_names_of_fluxflow_and_change_as_training_goes_on(whole: Any) -> None:
-    found = files(whole.folder)
+    found = files(whole.folder.path)
 
     places = {re.sub(r"[0-9a-f]{6}(?=[-_][a-z])", "HASH", name) for name in found}
     suffixes = ("-ctx", "-nr_o", "-original", "_ns_i", "_ns_o")
@@ -132,10 +133,10 @@ def test_samples_have_the_names_of_fluxflow_and_change_as_training_goes_on(whole
 
 
 def test_each_suffix_shows_its_own_value(whole: Any) -> None:
-    batch = whole.peek("shapes", 2)
-    drawn = whole.draw(["mean_picture", "reconstruction"], batch)
+    batch = ObservedRun(whole).peek("shapes", 2)
+    drawn = ObservedRun(whole).draw(["mean_picture", "reconstruction"], batch)
 
-    found = files(whole.folder)
+    found = files(whole.folder.path)
     names = sorted({name.rsplit("_", 1)[-1][:6] for name in found if name.endswith("-original.webp")})
     shown = {name[12:]: pixels(content) for name, content in found.items() if name.startswith("vae_001_002_")}
 
@@ -162,38 +163,36 @@ def test_a_run_that_is_stopped_and_goes_on_has_the_same_files_to_the_last_byte(
     start(prove(text, *settings), tmp_path / "cut", [StopAfter("batch_ended", batches)])
     again = start(prove(text, *settings), tmp_path / "cut").run
 
-    assert files(again.folder) == files(whole.folder)
+    assert files(again.folder.path) == files(whole.folder.path)
 
 
 def test_a_drawing_that_is_broken_off_within_an_epoch_is_done_when_the_run_goes_on(
     recipe: RecipePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fluxflow_registry.engine.run.run import Run
-
     straight = start(recipe, tmp_path / "whole").run
-    drawn, draw = [], Run.draw
+    drawn, draw = [], ObservedRun.draw
 
-    def asked_to_stop(run: Run, values: Any, batch: Any) -> Any:
-        drawn.extend([values] if run.live else [])  # before training each size is tried
+    def asked_to_stop(run: ObservedRun, values: Any, batch: Any) -> Any:
+        drawn.extend([values] if run.engine.live else [])  # before training each size is tried
         if len(drawn) == 2:  # in the middle of the first place
-            run.stopping = "SIGTERM"
+            run.engine.stopping = "SIGTERM"
         return draw(run, values, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "draw", asked_to_stop)
+        patch.setattr(ObservedRun, "draw", asked_to_stop)
         stopped = start(recipe, tmp_path / "cut")
-    left = files(stopped.run.folder)
+    left = files(stopped.run.folder.path)
 
     again = start(recipe, tmp_path / "cut").run
 
     assert stopped.stopped == Position(0, 0, 4, 4, 4)
-    assert 0 < len(left) < len([name for name in files(straight.folder) if name.startswith("vae_001_001_00004")])
-    assert files(again.folder) == files(straight.folder)
+    assert 0 < len(left) < len([name for name in files(straight.folder.path) if name.startswith("vae_001_001_00004")])
+    assert files(again.folder.path) == files(straight.folder.path)
 
 
 def test_what_is_drawn_of_stands_in_the_file(whole: Any) -> None:
     told = set()
-    for path in (whole.folder / "samples").glob("flow*"):
+    for path in (whole.folder.path / "samples").glob("flow*"):
         with Image.open(path) as image:
             told.add((image.getexif()[270], image.size))
 
@@ -214,8 +213,8 @@ def test_a_recipe_without_a_flow_still_draws_its_reconstructions(prove: Checker,
 
     run = start(prove(text), tmp_path / "runs").run
 
-    assert {name.rsplit("_", 1)[0][:7] for name in files(run.folder)} == {"vae_001"}
-    assert not [name for name in files(run.folder) if "generated" in name]
+    assert {name.rsplit("_", 1)[0][:7] for name in files(run.folder.path)} == {"vae_001"}
+    assert not [name for name in files(run.folder.path) if "generated" in name]
 
 
 @pytest.mark.parametrize(

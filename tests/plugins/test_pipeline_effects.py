@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from fluxflow_registry.check.checker import check
-from fluxflow_registry.engine.run.run import open_sources
+from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.registry.registry import Registry
 
 from .fluxflow import Done, draw_pictures, drive, example, moved, step, stopped_after, whole

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.run.run import build_models, open_sources
+from fluxflow_registry.engine.data.opening import open_sources
+from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.training.step import LiveStep, facts_of
 from fluxflow_registry.state.codec import pack, unpack
 from fluxflow_torch import schedulers

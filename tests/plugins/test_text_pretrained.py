@@ -195,7 +195,7 @@ def test_its_weights_stay_as_loaded_where_nothing_trains_it(
     published_ones = network("bert").state_dict()
     for name, tensor in run.models["text_encoder"].network.state_dict().items():
         assert torch.equal(tensor, published_ones[name]), name
-    files = list(run.folder.glob("checkpoints/*/model.text_encoder.safetensors"))
+    files = list(run.folder.path.glob("checkpoints/*/model.text_encoder.safetensors"))
     assert len({path.stat().st_ino for path in files}) < len(files)  # what is frozen is on the disk once a step
 
 
@@ -227,7 +227,7 @@ def test_a_run_draws_without_the_folder_it_was_trained_from(
     stopped = start(recipe, tmp_path / "runs", [StopAfter("batch_ended", 15)]).run
     folder.unlink()
 
-    models, source, _ = load_for_drawing(recipe, recipe.steps[1], stopped.folder, torch.device("cpu"), None)
+    models, source, _ = load_for_drawing(recipe, recipe.steps[1], stopped.folder.path, torch.device("cpu"), None)
 
     trained = weights(stopped.models)
     assert "flow" in source

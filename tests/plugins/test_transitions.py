@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from fluxflow_registry import Ending, Summary, hookimpl
 from fluxflow_registry.check.checker import RecipePlan, check
+from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.engine.run.loop import train
-from fluxflow_registry.engine.run.run import Run, open_sources
+from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.registry.registry import load
 from fluxflow_transitions import epoch

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fluxflow_registry.check.checker import RecipePlan
-from fluxflow_registry.engine.run.run import build_models
+from fluxflow_registry.engine.models.build import build_models
+from fluxflow_registry.engine.run.observers import ObservedRun
 from fluxflow_registry.registry.registry import load
 from fluxflow_vae import values
 from fluxflow_vae.networks import Posterior
@@ -138,8 +139,9 @@ def test_a_recipe_conditions_the_expander_on_a_vector_of_the_text_and_trains_bot
     run = start(recipe, tmp_path / "runs").run
 
     assert changed(before, run.models) == {"compressor", "expander", "text_encoder"}
-    batch = {"image": run.peek("shapes", 1)["image"].repeat(2, 1, 1, 1), "caption": ["a red circle", "a blue square"]}
-    one, other = run.draw(["described"], batch)["described"]
-    plain, same = run.draw(["reconstruction_mean"], batch)["reconstruction_mean"]
+    view = ObservedRun(run)
+    batch = {"image": view.peek("shapes", 1)["image"].repeat(2, 1, 1, 1), "caption": ["a red circle", "a blue square"]}
+    one, other = view.draw(["described"], batch)["described"]
+    plain, same = view.draw(["reconstruction_mean"], batch)["reconstruction_mean"]
     assert torch.equal(plain, same)
     assert not torch.allclose(one, other, atol=1e-4)

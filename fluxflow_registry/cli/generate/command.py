@@ -166,7 +166,7 @@ def draw(
     from fluxflow_registry.cli.train.command import device_of
     from fluxflow_registry.engine.images.png import save_png
     from fluxflow_registry.engine.models.trained_weights import load_for_drawing
-    from fluxflow_registry.engine.run.run import compute
+    from fluxflow_registry.engine.run.sampling import Sampling
 
     device = device_of(arguments.device)
     size = size_of(arguments.image_size, step, place.run)
@@ -182,14 +182,15 @@ def draw(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(Problem(f"the output folder cannot be written: {error.strerror}", str(folder))) from None
-    solver = checked.solver
     pictures = []
     for prompt in prompts:
         for seed in range(arguments.seed, arguments.seed + arguments.count):
             # One at a time: a picture does not depend on what else is drawn with it.
             batch = {"caption": [prompt.text]}
             try:
-                image = compute(checked, step.providers, models, [DRAWN], batch, seed, device, size, solver)[DRAWN][0]
+                image = Sampling(checked, step, models, device, checked.solver, seed).compute([DRAWN], batch, size)[
+                    DRAWN
+                ][0]
             except torch.OutOfMemoryError:
                 message = f"not enough memory to draw {size[1]} x {size[0]} pixels"
                 raise RunError(Problem(message, "--image-size")) from None

@@ -12,10 +12,11 @@ from torch import Tensor
 from fluxflow_registry.check.checker import ConfiguredComponent, RecipePlan
 from fluxflow_registry.cli.output import emit, emit_json, say
 from fluxflow_registry.contracts import Field, Source
+from fluxflow_registry.engine.data.leftovers import leftovers
+from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.order import epoch_order
 from fluxflow_registry.engine.data.survey import Measured, Stored, Survey, Texts, Use, sound, survey, use
 from fluxflow_registry.engine.images.contact_sheet import contact_sheet
-from fluxflow_registry.engine.run.run import open_datasets
 from fluxflow_registry.errors import FluxflowError, Problem, RunError, counted, one_line, printable
 
 #: Samples of a dataset that are read where the command line says nothing.
@@ -42,7 +43,7 @@ class Inspected:
 
 def inspect_data(checked: RecipePlan, output: Path, samples: int, as_json: bool) -> int:
     """Open, read and describe every dataset; raises FluxflowError for those that cannot be opened."""
-    sources = open_datasets(checked)
+    sources = open_sources(checked, fill_batches=False)
     folder = output / f"inspect-{checked.recipe.name}"
     found = {}
     for name, source in sources.items():
@@ -181,7 +182,7 @@ def _use(use: Use, bucketed: bool) -> list[tuple[str, str]]:
         rows.append(("", "of each bucket " + ", ".join(f"{name}: {number:,}" for name, number in by_bucket)))
     if not use.batches:
         return [*rows, ("", f"it fills no batch of {use.filling.batch_size}, so training refuses to begin")]
-    left = use.filling.told()
+    left = leftovers(use.filling)
     rows += [("", left)] if left else []
     return rows + ([("", f"begins with the samples {', '.join(use.first)}")] if use.first else [])
 

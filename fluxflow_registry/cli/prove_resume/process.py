@@ -10,13 +10,16 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.cli.output import finish, load_plugins
-from fluxflow_registry.cli.signals import STOPPED, Stoppable
+from fluxflow_registry.cli.signals import STOPPED
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from fluxflow_registry.engine.run.observers import ObservedRun
 
 
 class Death:
@@ -26,10 +29,10 @@ class Death:
         self.run_batch, self.kindly = run_batch, kindly
 
     @hookimpl(trylast=True)
-    def batch_ended(self, run: Stoppable, position: Position) -> None:
+    def batch_ended(self, run: ObservedRun, position: Position) -> None:
         """Die, or ask the run to stop, if this is the batch."""
         if position.run_batch == self.run_batch and self.kindly:
-            run.stopping = "the proof"
+            run.engine.stopping = "the proof"
         elif position.run_batch == self.run_batch:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -58,11 +61,13 @@ def main(request: dict[str, Any]) -> int:
     registry = load_plugins(request["plugins"])
     checked = check(request["recipe"], registry, request["settings"])
     from fluxflow_registry.cli.train.command import device_of
+    from fluxflow_registry.engine.data.opening import open_sources
     from fluxflow_registry.engine.diagnosis.shortened import cut
     from fluxflow_registry.engine.diagnosis.trace import Trace
     from fluxflow_registry.engine.run.folder import RunFolder
-    from fluxflow_registry.engine.run.loop import Stopped, train
-    from fluxflow_registry.engine.run.run import Run, open_sources
+    from fluxflow_registry.engine.run.loop import train
+    from fluxflow_registry.engine.run.run import Run
+    from fluxflow_registry.engine.run.stopping import Stopped
 
     shortened = cut(checked)
     folder = RunFolder(Path(request["folder"]), "proof")

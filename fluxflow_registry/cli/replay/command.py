@@ -14,9 +14,9 @@ from fluxflow_registry.cli.output import emit, emit_json, say
 from fluxflow_registry.cli.plugin_changes import changed, plugin_rows
 from fluxflow_registry.cli.recheck import check_again
 from fluxflow_registry.cli.train.command import device_of
+from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.diagnosis.bundle import RECIPE, Bundle, read_bundle
 from fluxflow_registry.engine.diagnosis.replay import First, Replayed, replay
-from fluxflow_registry.engine.run.run import open_sources
 from fluxflow_registry.engine.training.not_finite import names_of
 from fluxflow_registry.errors import Problem, RecipeError, TrainingError, to_json
 from fluxflow_registry.registry.registry import Registry

@@ -21,14 +21,15 @@ from fluxflow_registry.cli.plugin_changes import changes, plugin_rows
 from fluxflow_registry.cli.signals import STOPPED, Signals
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.data.batches import Reader
-from fluxflow_registry.engine.data.opening import told_once
+from fluxflow_registry.engine.data.opening import merge_problems, open_sources
 from fluxflow_registry.engine.preflight.metrics import rehearse_metrics
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.engine.run import plugins_at_start as started
 from fluxflow_registry.engine.run.folder import ENVIRONMENT
-from fluxflow_registry.engine.run.loop import Stopped, train
-from fluxflow_registry.engine.run.run import Run, open_sources
+from fluxflow_registry.engine.run.loop import train
+from fluxflow_registry.engine.run.run import Run
+from fluxflow_registry.engine.run.stopping import Stopped
 from fluxflow_registry.engine.training.late_start import too_late
 from fluxflow_registry.engine.training.step import facts_of
 from fluxflow_registry.errors import DataError, FluxflowError, Problem, RecipeError, RunError, TrainingError, one_line
@@ -74,7 +75,7 @@ def check_run(checked: RecipePlan, device: str | None, as_json: bool) -> int:
         except DataError as error:
             refused[name] = error.problems
     if refused:
-        raise DataError(told_once(refused, checked.datasets))
+        raise DataError(merge_problems(refused, checked.datasets))
     rehearse_metrics(checked, sources)
     if as_json:
         emit_json({"shapes": shapes, "samples": counts})
@@ -120,7 +121,7 @@ def train_run(checked: RecipePlan, registry: Registry, arguments: argparse.Names
     finally:
         lock.close()
     if arguments.json:
-        emit_json({"run": str(folder.path), "results": run.results})
+        emit_json({"run": str(folder.path), "results": run.history.results})
     return 0
 
 

@@ -1,40 +1,65 @@
-"""What keeps datasets from being opened: each problem once, with the entries of the recipe that ask for it."""
+"""Opening the datasets of a recipe: every problem once, with the entries of the recipe that requested it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 from attrs import evolve
 
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.training.step import facts_of
-from fluxflow_registry.errors import DataError, Location, Problem
+from fluxflow_registry.engine.training.update import made
+from fluxflow_registry.errors import DataError, FluxflowError, Location, Problem
 from fluxflow_registry.plan.checked import ConfiguredComponent, RecipePlan
 from fluxflow_registry.recipe.node import Node
 
 
-def told_once(refused: Mapping[str, Sequence[Problem]], datasets: Mapping[str, ConfiguredComponent]) -> list[Problem]:
-    """The problems of each dataset by its label; two that read the same files have most of them in common."""
-    found: dict[tuple[Location | None, str], Problem] = {}
-    askers: dict[tuple[Location | None, str], dict[str, None]] = {}
-    for label, problems in refused.items():
+def open_sources(plan: RecipePlan, fill_batches: bool = True) -> dict[str, Source]:
+    """Open every dataset of the recipe, before anything is written; raises DataError with every problem.
+
+    `fill_batches`: whether each must fill a batch of the steps that train on it.
+    """
+    sources: dict[str, Source] = {}
+    failed: dict[str, Sequence[Problem]] = {}
+    for name, dataset in plan.datasets.items():
+        try:
+            sources[name] = made(dataset)
+        except FluxflowError as error:
+            failed[name] = error.problems
+    if failed:
+        raise DataError(merge_problems(failed, plan.datasets))
+    if fill_batches and (problems := unfilled(plan, sources)):
+        raise DataError(problems)
+    return sources
+
+
+def merge_problems(
+    failed: Mapping[str, Sequence[Problem]], datasets: Mapping[str, ConfiguredComponent]
+) -> list[Problem]:
+    """The problems of the datasets by label, each once: two that read the same files have most of them in common."""
+    merged: dict[Hashable, Problem] = {}
+    requests: dict[Hashable, dict[str, None]] = {}
+    for label, problems in failed.items():
+        alike: Counter[Hashable] = Counter()  # problems of one dataset are never the same
         for problem in problems:
-            same = problem.where, problem.message
-            first = found.setdefault(same, problem)
-            found[same] = evolve(first, notes=tuple(dict.fromkeys((*first.notes, *problem.notes))))
-            place = mentioned(datasets[label], str(problem.where or ""))
-            askers.setdefault(same, {}).setdefault(f"dataset `{label}` ({place})")
+            alike[problem.identity] += 1
+            same = problem.identity, alike[problem.identity]
+            first = merged.setdefault(same, problem)
+            merged[same] = evolve(first, notes=tuple(dict.fromkeys((*first.notes, *problem.notes))))
+            place = option_of(datasets[label], str(problem.where or ""))
+            requests.setdefault(same, {}).setdefault(f"dataset `{label}` ({place})")
     return [
-        evolve(problem, notes=(*problem.notes, ("asked by", "\n".join(askers[same]))))
-        for same, problem in found.items()
+        evolve(problem, notes=(*problem.notes, ("requested by", "\n".join(requests[same]))))
+        for same, problem in merged.items()
     ]
 
 
-def unfilled(checked: RecipePlan, sources: Mapping[str, Source]) -> list[Problem]:
-    """What is wrong where a step's dataset does not fill a batch."""
+def unfilled(plan: RecipePlan, sources: Mapping[str, Source]) -> list[Problem]:
+    """The problem of each step whose dataset does not fill a batch."""
     problems: dict[Problem, None] = {}
-    for step in checked.steps:
+    for step in plan.steps:
         try:
             facts_of(step, sources[step.step.settings.dataset])
         except DataError as error:
@@ -42,30 +67,30 @@ def unfilled(checked: RecipePlan, sources: Mapping[str, Source]) -> list[Problem
     return list(problems)
 
 
-def mentioned(dataset: ConfiguredComponent, where: str) -> Location:
-    """The place in the recipe of the option that names what stands at `where`, a file for one; else of the entry."""
-    stated = _texts(dataset.entry.options) if dataset.entry else ()
-    named: dict[tuple[int, bool], list[Location]] = {}
-    for value, place in stated:
-        path = os.path.expanduser(value).removeprefix("./")
-        if path and _below(where, path):
-            # The longest path is the nearest; of two, a word such as a split's is less likely a path than `./train`.
-            named.setdefault((len(path), "/" in value), []).append(place)
-    places = named[max(named)] if named else []
-    return places[0] if len(places) == 1 else dataset.where
+def option_of(dataset: ConfiguredComponent, path: str) -> Location:
+    """The place in the recipe of the option that names a file or folder, or the entry's own place if none does."""
+    options = _strings(dataset.entry.options) if dataset.entry else ()
+    places: dict[tuple[int, bool], list[Location]] = {}
+    for value, place in options:
+        option = os.path.expanduser(value).removeprefix("./")
+        if option and _is_below(path, option):
+            # The longest option is the nearest; of two, a word such as `train` is less likely a path than `./train`.
+            places.setdefault((len(option), "/" in value), []).append(place)
+    nearest = places[max(places)] if places else []
+    return nearest[0] if len(nearest) == 1 else dataset.where
 
 
-def _below(where: str, path: str) -> bool:
-    """Whether a place is that of a path, or of something in it: a file of a folder, a line or a member of a file."""
-    return where.startswith(path) and (path.endswith("/") or where[len(path) :][:1] in ("", "/", ":"))
+def _is_below(path: str, option: str) -> bool:
+    """Whether a path is the option's, or that of something in it: a file in a folder, a line or a member of a file."""
+    return path.startswith(option) and (option.endswith("/") or path[len(option) :][:1] in ("", "/", ":"))
 
 
-def _texts(node: Node) -> Iterator[tuple[str, Location]]:
-    """Every text below a node, with its place."""
+def _strings(node: Node) -> Iterator[tuple[str, Location]]:
+    """Every string below a node, with its place."""
     inner: Iterable[Node] = ()
     if isinstance(node.value, str):
         yield node.value, node.where
     elif isinstance(node.value, (dict, list)):
         inner = node.value.values() if isinstance(node.value, dict) else node.value
     for child in inner:
-        yield from _texts(child)
+        yield from _strings(child)

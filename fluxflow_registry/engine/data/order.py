@@ -1,4 +1,4 @@
-"""The order of an epoch's samples: a function of the seed and the place, in batches of one bucket each."""
+"""The order of an epoch's samples, in batches of one bucket each: a function of the seed and the epoch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ from fluxflow_registry.errors import DataError, Location, Problem, counted
 #: Samples in an order.
 Order = Sequence[int] | torch.Tensor | NDArray[np.int64]
 
-#: How many samples that are left out are named in a warning.
-NAMED = 8
-
 
 def views_of(source: Source) -> int:
     """In how many forms each batch of a source is trained on."""
@@ -26,9 +23,9 @@ def views_of(source: Source) -> int:
 
 
 def buckets_of(source: Source) -> NDArray[np.int64] | None:
-    """For each sample of a source the number of its bucket; None where any may be in one batch with any."""
-    stated = getattr(source, "buckets", None)
-    return None if stated is None else np.asarray(stated, dtype=np.int64)
+    """For each sample of a source the number of its bucket; None if any samples may share a batch."""
+    buckets = getattr(source, "buckets", None)
+    return None if buckets is None else np.asarray(buckets, dtype=np.int64)
 
 
 def permutation(length: int, *place: int | str) -> torch.Tensor:
@@ -38,30 +35,30 @@ def permutation(length: int, *place: int | str) -> torch.Tensor:
 
 
 def epoch_order(source: Source, batch_size: int, place: tuple[int | str, ...]) -> torch.Tensor:
-    """The samples of the epoch at `place`, of which each `batch_size` in a row are one batch.
+    """The samples of the epoch at `place`: each `batch_size` of them in a row are one batch.
 
-    With buckets, each batch lies in one of them. The samples of a bucket are shuffled and dealt into
-    batches, and the batches of all buckets are shuffled: O(n log n) in a few calls, and nothing is
-    read. The samples that are left over in each bucket are other ones in each epoch.
+    With buckets, all samples of a batch are from one bucket. The samples of each bucket are shuffled and
+    divided into batches, and the batches of all buckets are shuffled: O(n log n) in a few calls, without
+    reading a sample. The samples that are left over in a bucket are different ones in each epoch.
     """
     order = permutation(len(source), *place)
     buckets = buckets_of(source)
     if buckets is None:
         return order
     shuffled = order.numpy()
-    narrow = buckets.astype(np.min_scalar_type(int(buckets.max(initial=0))))  # short numbers are sorted in linear time
+    narrow = buckets.astype(np.min_scalar_type(int(buckets.max(initial=0))))  # small integers are sorted in linear time
     grouped = shuffled[np.argsort(narrow[shuffled], kind="stable")]
     counts = np.bincount(buckets)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    rank = np.arange(len(grouped)) - starts[buckets[grouped]]  # the how many-th of its bucket
+    rank = np.arange(len(grouped)) - starts[buckets[grouped]]  # the place of each sample in its bucket
     full = grouped[rank < (counts // batch_size * batch_size)[buckets[grouped]]]
     batches = full.reshape(-1, batch_size)
     return torch.from_numpy(batches[permutation(len(batches), "batches", *place).numpy()].reshape(-1))
 
 
 @frozen
-class Filling:
-    """How the samples of a dataset fill batches: of each bucket its samples and its batches in an epoch."""
+class BatchCounts:
+    """How the samples of a dataset fill batches: for each bucket its samples, and its batches in an epoch."""
 
     samples: tuple[int, ...]
     batches: tuple[int, ...]
@@ -70,58 +67,35 @@ class Filling:
 
     @property
     def left_over(self) -> int:
-        """Samples that are in no batch of an epoch; other ones in each, but for buckets that fill none."""
+        """Samples that are in no batch of an epoch; different ones in each epoch, except in buckets that fill none."""
         return sum(self.samples) - sum(self.batches) * self.batch_size
 
-    def told(self) -> str | None:
-        """What of it a user has to know: buckets without a batch, and how much an epoch leaves out."""
-        if not self.left_over:
-            return None
-        whole = sum(self.samples)
-        message = f"an epoch leaves out {self.left_over:,} of {counted(whole, 'sample')}, which fill no batch"
-        never = [
-            f"{name} ({number:,})"
-            for name, number, batches in zip(self.names, self.samples, self.batches, strict=True)
-            if number and not batches
-        ]
-        if never:
-            less = f"less than a batch of {self.batch_size}"
-            message += f"; never trained on, as the bucket has {less}: {', '.join(never)}"
-        return message
 
-
-def left_out(problems: Sequence[Problem]) -> str:
-    """The samples that were found damaged on opening: how many, and the first of them by name."""
-    shown = [f"    {line}" for problem in problems[:NAMED] for line in str(problem).splitlines()]
-    more = [f"    and {len(problems) - NAMED:,} more"] if len(problems) > NAMED else []
-    listed = ["    all are listed by `fluxflow-run RECIPE --inspect-data`"]
-    return "\n".join([f"{counted(len(problems), 'sample')} cannot be read and are left out", *shown, *more, *listed])
-
-
-def filling(source: Source, batch_size: int) -> Filling:
-    """How the samples of a source fill batches; without buckets as a single one."""
+def batch_counts(source: Source, batch_size: int) -> BatchCounts:
+    """How the samples of a source fill batches; without buckets, all samples are in a single one."""
     buckets = buckets_of(source)
     counts = [len(source)] if buckets is None else np.bincount(buckets, minlength=1).tolist()
-    named = getattr(source, "bucket_name", str) if buckets is not None else lambda _: "all"
-    names = tuple(str(named(number)) for number in range(len(counts)))
-    return Filling(tuple(counts), tuple(count // batch_size for count in counts), names, batch_size)
+    name_of = getattr(source, "bucket_name", str) if buckets is not None else lambda _: "all"
+    names = tuple(str(name_of(number)) for number in range(len(counts)))
+    return BatchCounts(tuple(counts), tuple(count // batch_size for count in counts), names, batch_size)
 
 
 def batches_per_epoch(source: Source, name: str, batch_size: int, max_steps: int | None, where: Location) -> int:
-    """Full batches in an epoch, each in all its views; raises DataError where the dataset does not fill one."""
-    filled = filling(source, batch_size)
-    count = sum(filled.batches)
+    """Full batches in an epoch, each in all its views; raises DataError if the dataset does not fill one."""
+    counts = batch_counts(source, batch_size)
+    count = sum(counts.batches)
     if count == 0:
-        most = f"{max(filled.samples):,} samples of one bucket at most" if len(filled.samples) > 1 else ""
-        message = f"dataset `{name}` has {most or f'{len(source)} samples'}, which is no batch of {batch_size}"
-        raise DataError(Problem(message, where))
+        largest = f"at most {counted(max(counts.samples), 'sample')} in a bucket" if len(counts.samples) > 1 else ""
+        samples = largest or counted(len(source), "sample")
+        message = f"dataset `{name}` has {samples}, fewer than one batch ({batch_size})"
+        raise DataError(Problem(message, where, code="out-of-range", subject=name))
     return (count if max_steps is None else min(count, max_steps)) * views_of(source)
 
 
 def first_samples(source: Source, count: int, batch_size: int) -> tuple[Order, list[tuple[int, int]]]:
-    """The first `count` samples in batches of one bucket each: an order, and the places in it that are a batch.
+    """The first `count` samples in batches of one bucket each: an order, and the span of each batch in it.
 
-    Behind them the order holds all others, which take the places of those that cannot be read.
+    The other samples follow in the order, to take the places of damaged ones.
     """
     buckets = buckets_of(source)
     if buckets is None:
@@ -135,7 +109,7 @@ def first_samples(source: Source, count: int, batch_size: int) -> tuple[Order, l
     return np.concatenate([chosen, np.arange(count, len(source))]), spans
 
 
-def alike(source: Source) -> Order:
-    """The samples that may be in one batch with the first one, in order."""
+def first_bucket(source: Source) -> Order:
+    """The samples that may share a batch with the first one, in order."""
     buckets = buckets_of(source)
     return range(len(source)) if buckets is None else np.flatnonzero(buckets == buckets[0])

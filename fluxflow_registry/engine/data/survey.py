@@ -10,7 +10,7 @@ import numpy as np
 from attrs import frozen
 
 from fluxflow_registry.contracts import Source
-from fluxflow_registry.engine.data.order import Filling, buckets_of, epoch_order, filling, views_of
+from fluxflow_registry.engine.data.order import BatchCounts, batch_counts, buckets_of, epoch_order, views_of
 from fluxflow_registry.errors import Problem, SampleError
 
 #: Samples that are asked for in one call.
@@ -48,7 +48,7 @@ class Use:
     """How one step takes a dataset: its batches, and the samples with which its first epoch begins."""
 
     step: str
-    filling: Filling
+    filling: BatchCounts
     views: int
     batches: int
     first: tuple[str, ...]
@@ -86,7 +86,7 @@ def survey(source: Source, most: int) -> Survey:
         for name, field in fields.items():
             if isinstance(field, list):
                 texts.setdefault(name, {}).update(zip(indices, map(str, field), strict=True))
-    names = filling(source, 1).names
+    names = batch_counts(source, 1).names
     buckets = buckets_of(source)
     counts = [] if buckets is None else np.bincount(buckets, minlength=len(names)).tolist()
     return Survey(
@@ -103,7 +103,7 @@ def survey(source: Source, most: int) -> Survey:
 
 def use(source: Source, step: str, dataset: str, batch_size: int, max_steps: int | None, seed: int) -> Use:
     """How a step takes a dataset."""
-    filled = filling(source, batch_size)
+    filled = batch_counts(source, batch_size)
     order = epoch_order(source, batch_size, (seed, step, dataset, 0))
     batches = sum(filled.batches)
     batches = batches if max_steps is None else min(batches, max_steps)

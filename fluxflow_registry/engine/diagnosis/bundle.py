@@ -43,10 +43,10 @@ def write_bundle(
     and second names for the files of the checkpoints `held`, from which the batch is reached again.
     It is written beside its place and renamed: it is whole, or not there.
     """
-    folder = run.folder / FOLDER / f"{position.run_batch:09d}-{turn.name}"
+    folder = run.folder.path / FOLDER / f"{position.run_batch:09d}-{turn.name}"
     if folder.exists():
         return f"\n    look into it  {replay_command(folder)}"
-    if run.silent or len(bundles(run.folder)) >= MOST:
+    if run.folder.temporary or len(bundles(run.folder.path)) >= MOST:
         return ""
     working = folder.with_name(f".{folder.name}.writing")
     try:
@@ -54,9 +54,9 @@ def write_bundle(
         disk.make_folder(working / CHECKPOINTS)
         for found in held:
             _link(found.folder, working / CHECKPOINTS / found.folder.name)
-        disk.replace(working / RECIPE, resolved.dump(resolve_recipe(run.checked)).encode())
-        if (run.folder / ENVIRONMENT).is_file():
-            disk.link(run.folder / ENVIRONMENT, working / ENVIRONMENT)
+        disk.replace(working / RECIPE, resolved.dump(resolve_recipe(run.plan)).encode())
+        if (run.folder.path / ENVIRONMENT).is_file():
+            disk.link(run.folder.path / ENVIRONMENT, working / ENVIRONMENT)
         disk.replace(working / FACTS, (json.dumps(facts(run, live, turn, position), indent=1) + "\n").encode())
         disk.sync_folder(working)
         working.rename(folder)

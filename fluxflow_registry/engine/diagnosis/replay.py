@@ -84,17 +84,12 @@ class Replay(Run):
         self, checked: RecipePlan, folder: RunFolder, sources: Mapping[str, Source], device: torch.device, until: int
     ) -> None:
         super().__init__(evolve(checked, observers={}), folder, sources, device)
-        self.silent = True
         self.until = until
 
-    def reached(self, position: Position) -> None:
+    def before_batch(self, position: Position) -> None:
         """End the way where the batch is."""
         if position.run_batch == self.until:
             raise Arrived(position)
-
-    def save(self, position: Position, kind: checkpoints.Kind, step: LiveStep, wait: bool = False) -> Path:
-        """Save nothing: the checkpoints to which the run rolled back are in the bundle."""
-        return self.run_folder.checkpoints
 
 
 def replay(bundle: Bundle, checked: RecipePlan, sources: Mapping[str, Source], device: torch.device) -> Replayed:
@@ -112,7 +107,7 @@ def replay(bundle: Bundle, checked: RecipePlan, sources: Mapping[str, Source], d
 
 def _linked(bundle: Bundle, folder: Path) -> RunFolder:
     """A run's folder that holds the checkpoints of a bundle by other names."""
-    made = RunFolder(folder, "")
+    made = RunFolder(folder, "", temporary=True)
     made.checkpoints.mkdir()
     for found in checkpoints.listing(bundle.folder / CHECKPOINTS):
         (made.checkpoints / found.folder.name).symlink_to(found.folder.resolve())
@@ -206,7 +201,7 @@ def _first(
     for evidence in seen:
         for name, found in evidence.values.items():
             binding = live.values.bindings.get(name)
-            dataset = run.checked.datasets[live.settings.dataset]
+            dataset = run.plan.datasets[live.settings.dataset]
             if binding is not None:
                 return First("value", name, str(binding.where), found)
             samples = tuple(index for batch in batches for index in _spoilt(batch, name))

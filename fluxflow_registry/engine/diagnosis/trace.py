@@ -15,6 +15,7 @@ from fluxflow_registry.contracts import Ending, Position
 from fluxflow_registry.engine.diagnosis.fingerprint import inside
 from fluxflow_registry.engine.diagnosis.shortened import listen
 from fluxflow_registry.engine.graph.tensors import tensors
+from fluxflow_registry.engine.run.observers import ObservedRun
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.hookspecs import hookimpl
 from fluxflow_registry.state.codec import pack
@@ -34,9 +35,9 @@ class Trace:
         self.closed = Position()
 
     @hookimpl
-    def step_started(self, run: Run) -> None:
+    def step_started(self, run: ObservedRun) -> None:
         """Listen to the values of the step, and to its transitions."""
-        live = run.live
+        live = run.engine.live
         assert live is not None
         live.values.watch = self.computed
         listen(live.checked, lambda *asked: self.asked(live.facts.name, *asked))
@@ -56,22 +57,22 @@ class Trace:
         self.seen.append((kind, name, digest(value)))
 
     @hookimpl
-    def batch_ended(self, run: Run, position: Position) -> None:
+    def batch_ended(self, run: ObservedRun, position: Position) -> None:
         """Write the batch's line."""
-        live = run.live
+        live = run.engine.live
         assert live is not None
         samples = json.dumps(live.samples)
         fields = [("field", name, digest(live.values.kept[name].bare)) for name in sorted(live.checked.fields)]
-        state = [("state", name, found) for name, found in self.state(run)]
+        state = [("state", name, found) for name, found in self.state(run.engine)]
         self.write("batch", live.facts.name, position, [("samples", "", samples), *fields, *self.seen, *state])
         self.seen = []
 
     @hookimpl
-    def evaluated(self, run: Run, position: Position, name: str, metrics: Mapping[str, float]) -> None:
+    def evaluated(self, run: ObservedRun, position: Position, name: str, metrics: Mapping[str, float]) -> None:
         """Write the figures of an evaluation."""
-        assert run.live is not None
+        assert run.engine.live is not None
         figures = [("metric", f"{name}/{metric}", repr(value)) for metric, value in metrics.items()]
-        self.write(f"evaluation {name}", run.live.facts.name, position, figures)
+        self.write(f"evaluation {name}", run.engine.live.facts.name, position, figures)
 
     def write(self, what: str, step: str, position: Position, told: list[tuple[str, str, str]]) -> None:
         """Append a line."""

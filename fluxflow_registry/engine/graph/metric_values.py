@@ -13,7 +13,7 @@ from torch import Tensor
 from fluxflow_registry.check.checker import ConfiguredComponent, EvaluationPlan
 from fluxflow_registry.engine.graph.tensors import describe
 from fluxflow_registry.engine.graph.values import Binding, bind, failed
-from fluxflow_registry.engine.run.run import Interrupted
+from fluxflow_registry.engine.run.stopping import Interrupted
 from fluxflow_registry.errors import FluxflowError, Problem, TrainingError
 
 

@@ -1,4 +1,4 @@
-"""Parts of a model that its builder has frozen: they stay as they were built, whatever trains the model."""
+"""Parameters that a model's builder has frozen: they stay as they were built, whatever trains the model."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
-_NAME = "_fluxflow_held"
+_NAME = "_fluxflow_frozen_parameters"
 
 
-def remember_held(model: nn.Module) -> None:
-    """Note the parameters that carry no gradient when the model is built; a copy of the model knows them too."""
+def remember_frozen(model: nn.Module) -> None:
+    """Record the parameters that require no gradient when the model is built; a copy of the model has them too."""
     setattr(model, _NAME, frozenset(name for name, p in model.named_parameters() if not p.requires_grad))
 
 
-def held(model: nn.Module) -> frozenset[str]:
+def frozen_parameters(model: nn.Module) -> frozenset[str]:
     """The names of the parameters that no update moves."""
-    found: frozenset[str] = getattr(model, _NAME, frozenset())
-    return found
+    names: frozenset[str] = getattr(model, _NAME, frozenset())
+    return names
 
 
-def let_train(model: nn.Module, trained: bool) -> None:
-    """Let the model's parameters carry gradient where the step trains it, but for those that are held."""
-    kept = held(model)
+def require_gradients(model: nn.Module, trained: bool) -> None:
+    """Let all parameters but the frozen ones require gradients if the step trains the model, else none."""
+    frozen = frozen_parameters(model)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(trained and name not in kept)
+        parameter.requires_grad_(trained and name not in frozen)
 
 
 def trained_parameters(models: Mapping[str, nn.Module], names: Iterable[str]) -> dict[str, nn.Parameter]:
-    """The parameters of the named models that carry gradient, each as `<model>.<its name in the model>`."""
-    found = {f"{name}.{key}": p for name in names for key, p in models[name].named_parameters()}
-    return {key: p for key, p in found.items() if p.requires_grad}
+    """The parameters of the named models that require gradients, each as `<model>.<its name in the model>`."""
+    parameters = {f"{name}.{key}": p for name in names for key, p in models[name].named_parameters()}
+    return {key: p for key, p in parameters.items() if p.requires_grad}

@@ -14,7 +14,7 @@ from fluxflow_registry.errors import Location, Problem, choices
 from fluxflow_registry.plan.checked import ConfiguredComponent
 
 
-def apply_settings(model: nn.Module, configured: ConfiguredComponent, compiled: bool = True) -> nn.Module:
+def apply_options(model: nn.Module, configured: ConfiguredComponent, compiled: bool = True) -> nn.Module:
     """Give a model the settings of its entry, in place: names in its state dict stay as they are.
 
     `compiled=False` leaves the compiler out, for a few calls that would not pay for it.
@@ -30,7 +30,7 @@ def apply_settings(model: nn.Module, configured: ConfiguredComponent, compiled: 
     return model
 
 
-def useless_settings(model: nn.Module, configured: ConfiguredComponent) -> Iterator[Problem]:
+def useless_options(model: nn.Module, configured: ConfiguredComponent) -> Iterator[Problem]:
     """Settings that would change nothing in this model, or that cannot be had."""
     settings = _settings(configured)
     if settings.channels_last and not any(p.ndim == 4 for p in model.parameters()):

@@ -17,7 +17,7 @@ from fluxflow_registry.engine.graph.metric_values import bound, figures_of
 from fluxflow_registry.engine.graph.randomness import Draws, derive
 from fluxflow_registry.engine.graph.tensors import map_tensors
 from fluxflow_registry.engine.graph.values import Binding, Instance, Values, evaluate
-from fluxflow_registry.engine.run.run import made_model
+from fluxflow_registry.engine.models.build import build_model
 from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.errors import FluxflowError, Problem, RecipeError
 from fluxflow_registry.recipe.load import unique
@@ -36,7 +36,7 @@ def rehearse_metrics(checked: RecipePlan, sources: Mapping[str, Source]) -> None
     Metrics that ask for a model, and values that have no shape without numbers, are left to the first evaluation.
     """
     with META:
-        models = {name: made_model(model) for name, model in checked.models.items()}
+        models = {name: build_model(model) for name, model in checked.models.items()}
     problems: list[Problem] = []
     for step in checked.steps:
         known: dict[str, set[str] | None] = {}

@@ -18,10 +18,10 @@ from fluxflow_registry.engine.graph.loss_gradients import LossGradients
 from fluxflow_registry.engine.graph.randomness import Draws
 from fluxflow_registry.engine.graph.tensors import describe, tensors
 from fluxflow_registry.engine.graph.values import Values, bind, raised_at
+from fluxflow_registry.engine.models.build import build_model
 from fluxflow_registry.engine.models.frozen import trained_parameters
-from fluxflow_registry.engine.models.options import useless_settings
+from fluxflow_registry.engine.models.options import useless_options
 from fluxflow_registry.engine.preflight.suggested_fixes import Change, fitting, notes_on
-from fluxflow_registry.engine.run.run import made_model
 from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.engine.training.update import splits_in, stage_of, stages, weigher_of
 from fluxflow_registry.errors import FluxflowError, Location, Problem, RecipeError, one_line
@@ -52,7 +52,7 @@ def prove_shapes(checked: RecipePlan) -> dict[str, dict[str, str]]:
     Gives the shapes of each step's values, for `--explain` and `--check`.
     """
     models = _on_meta(checked.models)
-    problems = [problem for name, model in checked.models.items() for problem in useless_settings(models[name], model)]
+    problems = [problem for name, model in checked.models.items() for problem in useless_options(models[name], model)]
     shapes: dict[str, dict[str, str]] = {}
     for step in checked.steps:
         stuck = list(unready_losses(step))
@@ -75,7 +75,7 @@ def prove_shapes(checked: RecipePlan) -> dict[str, dict[str, str]]:
 
 def _on_meta(models: Mapping[str, ConfiguredComponent]) -> dict[str, nn.Module]:
     with META:
-        return {name: made_model(model) for name, model in models.items()}
+        return {name: build_model(model) for name, model in models.items()}
 
 
 def _told(checked: RecipePlan, step: CheckedStep, fields: Mapping[str, Field], misfit: Misfit) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from fluxflow_registry.engine.graph.metric_values import bound, figures_of, want
 from fluxflow_registry.engine.graph.randomness import Draws, derive
 from fluxflow_registry.engine.graph.values import Values, evaluate
 from fluxflow_registry.engine.run.run import Run
+from fluxflow_registry.engine.run.stopping import interruptible
 from fluxflow_registry.engine.training.step import LiveStep, size_of
 
 
@@ -21,7 +22,7 @@ def measure(run: Run, live: LiveStep, checked: EvaluationPlan) -> dict[str, floa
     Raises Interrupted when the run is to stop before the last batch is measured.
     """
     settings = checked.evaluation.settings
-    source = run.sources[settings.dataset]
+    source = run.data.sources[settings.dataset]
     count = min(settings.samples, len(source))
     models = live.evaluation_models()
     for model in models.values():
@@ -31,15 +32,15 @@ def measure(run: Run, live: LiveStep, checked: EvaluationPlan) -> dict[str, floa
     metrics = bound(checked)
     needed = wanted(checked)
     sums: dict[str, float] = {}
-    seed = derive(run.seed, "evaluate", checked.evaluation.name)
+    seed = derive(run.plan.recipe.seed, "evaluate", checked.evaluation.name)
     order, spans = first_samples(source, count, settings.batch_size)
     reader = Reader(source, order, seed)
-    sampler = run.sampler
+    sampler = interruptible(run.plan.solver, run.raise_if_stopping)
     with torch.no_grad():
         for start, stop in spans:
-            run.poll()
+            run.raise_if_stopping()
             read = reader.read(start, stop)
-            run.tell_replaced(settings.dataset, read, Position())
+            run.data.report_replaced(settings.dataset, read, Position())
             batch = to_device(read.fields, run.device)
             size = size_of(batch) or live.context["image_size"]
             draws.at(seed, start)

@@ -42,6 +42,8 @@ class RunFolder:
 
     path: Path
     digest: str
+    #: Whether it is deleted at the end, as that of a replay is: nothing is saved in it.
+    temporary: bool = False
 
     @property
     def checkpoints(self) -> Path:
@@ -91,7 +93,7 @@ class RunFolder:
             with suppress(OSError):  # a full disk may be what the error tells of
                 disk.replace(self.path / IDENTITY, (json.dumps({**known, FAILED: told}, indent=1) + "\n").encode())
 
-    def note(self, position: Position) -> None:
+    def record_position(self, position: Position) -> None:
         """Leave word of how far training is: a hint for `--status`, not synced, never read by training."""
         working = self.path / f".{POSITION}.writing"
         try:

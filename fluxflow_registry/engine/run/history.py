@@ -1,4 +1,4 @@
-"""What the steps of a run have reached, epoch by epoch: kept in every checkpoint beyond the end of a step."""
+"""What a run has reached so far, kept in every checkpoint beyond the end of a step."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ Means = Mapping[str, Mapping[str, Sequence[float]]]
 
 @define
 class RunHistory:
-    """Epochs that were closed, and the mean of each metric in each of them, by step."""
+    """By step: its closed epochs, the mean of each metric in each of them, and its evaluations."""
 
     epochs: dict[str, int] = Factory(dict)
     means: dict[str, dict[str, list[float]]] = Factory(dict)
+    #: For each step, evaluation and metric: the latest value.
+    results: dict[str, dict[str, dict[str, float]]] = Factory(dict)
+    #: For each dataset: the samples that cannot be read, by index, and why.
+    damaged: dict[str, dict[str, str]] = Factory(dict)
 
     def close_epoch(self, step: str, epochs: int, history: History) -> None:
-        """Take in that a step has done so many epochs, with this history."""
+        """Record that a step has closed so many epochs, with this history."""
         self.epochs[step] = epochs
         self.means[step] = {name: [summary.mean for summary in rows] for name, rows in history.items()}
 
     def metadata(self, position: Position, steps: Sequence[str]) -> dict[str, Any]:
-        """Where the run stands in counts of epochs, with all means, as JSON; what is no number is null."""
+        """Where the run is in counts of epochs, with all means, as JSON; a mean that is not finite is null."""
         name = steps[position.step] if position.step < len(steps) else None
         before = sum(count for step, count in self.epochs.items() if step != name)
         return {
@@ -40,16 +44,15 @@ class RunHistory:
             "step_metrics": to_json(self.means),
         }
 
-    @classmethod
-    def of(cls, metadata: Mapping[str, Any]) -> RunHistory:
-        """The chronicle that `metadata` has written; an empty one where an older version has written none."""
-        metrics: Means = metadata.get("step_metrics", {})
-        return cls(
-            epochs={step: int(count) for step, count in metadata.get("step_epochs", {}).items()},
-            means={
-                step: {
-                    metric: [math.nan if mean is None else float(mean) for mean in means] for metric, means in m.items()
-                }
-                for step, m in metrics.items()
-            },
-        )
+    def restore(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take the history back from the metadata of a checkpoint; an older version saved no epochs and means."""
+        epochs = checkpoint.get("pipeline_metadata", {})
+        metrics: Mapping[str, Mapping[str, Sequence[float | None]]] = epochs.get("step_metrics", {})
+        self.epochs = {step: int(count) for step, count in epochs.get("step_epochs", {}).items()}
+        self.means = {
+            step: {name: [math.nan if mean is None else float(mean) for mean in means] for name, means in each.items()}
+            for step, each in metrics.items()
+        }
+        self.results = dict(checkpoint["results"])
+        self.damaged.clear()
+        self.damaged.update(checkpoint["damaged"])

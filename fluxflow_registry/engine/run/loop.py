@@ -11,35 +11,29 @@ from attrs import evolve
 from fluxflow_registry.check.metric_names import unmeasured
 from fluxflow_registry.contracts import Ending, Position, Summary
 from fluxflow_registry.engine.run.evaluation import measure
+from fluxflow_registry.engine.run.final_models import write_final_models
 from fluxflow_registry.engine.run.resume import State, enter, find_position
 from fluxflow_registry.engine.run.rollback import check_finite, report_skipped
-from fluxflow_registry.engine.run.run import Interrupted, Run
+from fluxflow_registry.engine.run.run import Run
+from fluxflow_registry.engine.run.stopping import Interrupted, Stopped
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.state import checkpoints
-
-
-class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop
-    """The run has stopped with a checkpoint saved."""
-
-    def __init__(self, position: Position) -> None:
-        super().__init__("stopped")
-        self.position = position
 
 
 def train(run: Run) -> None:
     """Train every step of the recipe from wherever the run stands; raises Stopped when asked to stop."""
     position, state = find_position(run)
-    run.tell("run_started", position=position, resumed=position != Position())
+    run.observers.notify("run_started", position=position, resumed=position != Position())
     try:
         position = train_steps(run, position, state)
     finally:
-        run.saver.close()
-    run.write_final()
+        run.checkpoints.close()
+    write_final_models(run)
     try:
-        run.tell("run_ended", position=position, steps=run.steps)
+        run.observers.notify("run_ended", position=position, steps=run.steps)
     except Interrupted:
         interrupted(run, position)
-    run.run_folder.write_identity(finished=True)
+    run.folder.write_identity(finished=True)
 
 
 def train_steps(run: Run, position: Position, state: State) -> Position:
@@ -54,13 +48,13 @@ def train_steps(run: Run, position: Position, state: State) -> Position:
 def train_step(run: Run, live: LiveStep, position: Position) -> Position:
     """One step to its end; gives the position after it."""
     try:
-        run.tell("step_started", step=live.facts, position=position)
-        run.tell_left_out(live, position)
+        run.observers.notify("step_started", step=live.facts, position=position)
+        run.data.report_unused(live.settings.dataset, live.settings.batch_size, position)
         while live.verdict is None:
-            run.tell("epoch_started", step=live.facts, position=position)
+            run.observers.notify("epoch_started", step=live.facts, position=position)
             for batch in live.batches(position.epoch, position.batch):
-                run.reached(position)
-                run.tell_replaced(live.settings.dataset, batch, position)
+                run.before_batch(position)
+                run.data.report_replaced(live.settings.dataset, batch, position)
                 live.take(batch, position)
                 position = after_batch(run, live, position)
             position = end_epoch(run, live, position)
@@ -73,15 +67,15 @@ def after_batch(run: Run, live: LiveStep, position: Position) -> Position:
     """Count the batch; log, save and stop where it is time to."""
     closed = live.closes_window(position.batch)
     position = position.after_batch()
-    run.tell("batch_ended", step=live.facts, position=position)
+    run.observers.notify("batch_ended", step=live.facts, position=position)
     last = position.batch == live.facts.batches
     if position.step_batch % live.settings.log_every == 0 or last:
         metrics = live.tally.logged()
-        run.tell("metrics_logged", step=live.facts, position=position, metrics=metrics)
-        run.note(position)
+        run.observers.notify("metrics_logged", step=live.facts, position=position, metrics=metrics)
+        run.folder.record_position(position)
     if closed:
         check_finite(run, live, position)
-    run.collect()
+    run.checkpoints.collect()
     # An epoch's last batch is saved, where it is saved, once the epoch is closed.
     if closed and not last:
         save_or_stop(run, live, position, live.settings.accumulate)
@@ -98,7 +92,7 @@ def save_or_stop(run: Run, live: LiveStep, position: Position, passed: int) -> N
     if run.stopping:
         stop(run, live, position, kind)
     if due:
-        run.save(position, kind, live)
+        run.checkpoints.save(position, kind, live)
 
 
 def is_due(live: LiveStep, position: Position, passed: int) -> bool:
@@ -119,25 +113,26 @@ def end_epoch(run: Run, live: LiveStep, position: Position) -> Position:
         if every is not None and done.epoch % every == 0:
             first = name not in live.measured
             figures.update(evaluated(run, live, position, name))
-            for problem in unmeasured(live.checked, {name: run.results[live.facts.name][name]}) if first else ():
-                run.tell("warned", position=done, message=str(problem))
+            measured_now = {name: run.history.results[live.facts.name][name]}
+            for problem in unmeasured(live.checked, measured_now) if first else ():
+                run.observers.warn(done, str(problem))
     summaries = live.tally.summaries()
-    run.tell("epoch_ended", step=live.facts, position=done, summaries=summaries)
+    run.observers.notify("epoch_ended", step=live.facts, position=done, summaries=summaries)
     live.tally.close_epoch({**summaries, **{key: Summary(v, v, v, v) for key, v in figures.items()}})
-    run.chronicle.close_epoch(live.facts.name, done.epoch, live.tally.history)
+    run.history.close_epoch(live.facts.name, done.epoch, live.tally.history)
     measured = {name: s.mean for name, s in summaries.items()} | figures
     for turn in live.turns:
         turn.end_epoch(measured, done.step_batch)
     live.judge(done.epoch)
     late = live.start_due(done.epoch, done.step_batch) if live.verdict is None else []
     for message in late:
-        run.tell("warned", position=done, message=message)
+        run.observers.warn(done, message)
     if is_best(live, measured) and not live.skipping:
-        run.save(done, "best", live)
+        run.checkpoints.save(done, "best", live)
     if live.verdict is None:
         save_or_stop(run, live, done, live.window(live.facts.batches - 1))
     elif live.verdict.limit:
-        run.tell("warned", position=done, message=f"step `{live.facts.name}` ends by its limit: {live.verdict.reason}")
+        run.observers.warn(done, f"step `{live.facts.name}` ends by its limit: {live.verdict.reason}")
     return done
 
 
@@ -157,8 +152,8 @@ def evaluated(run: Run, live: LiveStep, position: Position, name: str) -> dict[s
     with live.aside():
         metrics = measure(run, live, live.checked.evaluations[name])
     live.measured[name] = position.step_batch
-    run.results.setdefault(live.facts.name, {})[name] = metrics
-    run.tell("evaluated", step=live.facts, position=position, name=name, metrics=metrics)
+    run.history.results.setdefault(live.facts.name, {})[name] = metrics
+    run.observers.notify("evaluated", step=live.facts, position=position, name=name, metrics=metrics)
     return {f"{name}/{metric}": value for metric, value in metrics.items()}
 
 
@@ -172,9 +167,9 @@ def leave(run: Run, live: LiveStep, position: Position, ending: Ending) -> Posit
         if live.measured.get(name) != position.step_batch:
             evaluated(run, live, position, name)
     live.adopt_averages()
-    run.tell("step_ended", step=live.facts, position=position, ending=ending)
+    run.observers.notify("step_ended", step=live.facts, position=position, ending=ending)
     after = Position(step=position.step + 1, run_batch=position.run_batch)
-    run.save(after, "end", live, wait=True)
+    run.checkpoints.save(after, "end", live, wait=True)
     if run.stopping and after.step < len(run.steps):
         interrupted(run, after)
     return after
@@ -182,11 +177,11 @@ def leave(run: Run, live: LiveStep, position: Position, ending: Ending) -> Posit
 
 def stop(run: Run, live: LiveStep, position: Position, kind: checkpoints.Kind) -> NoReturn:
     """Save and raise Stopped."""
-    run.save(position, kind, live, wait=True)
+    run.checkpoints.save(position, kind, live, wait=True)
     interrupted(run, position)
 
 
 def interrupted(run: Run, position: Position) -> NoReturn:
     """Tell that the run stops here, with its checkpoint, and raise Stopped."""
-    run.tell("run_interrupted", position=position, reason=run.stopping or "")
+    run.observers.notify("run_interrupted", position=position, reason=run.stopping or "")
     raise Stopped(position)

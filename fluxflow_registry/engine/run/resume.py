@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.run.history import RunHistory
+from fluxflow_registry.engine.models.build import reset_weights
 from fluxflow_registry.engine.run.run import Run
-from fluxflow_registry.engine.training.step import LiveStep, StepFacts
+from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import Problem, RunError, one_line
 from fluxflow_registry.state import checkpoints
 
@@ -23,30 +23,20 @@ def find_position(run: Run) -> tuple[Position, State]:
 
     Raises RunError where a whole checkpoint does not fit the recipe's models: that is no damage.
     """
-    root = run.run_folder.checkpoints
-    checkpoints.tidy(root)
+    checkpoints.tidy(run.checkpoints.root)
     lay_lost_ends_aside(run)
-    for found in checkpoints.listing(root):
+    for found in checkpoints.listing(run.checkpoints.root):
         manifest = verified(run, found)
         if manifest is None:
             continue
-        state, meta = run.load_weights(found.folder, manifest)
-        run.saver.before = None if found.end else found.folder
+        state, meta = run.checkpoints.load_weights(found.folder, manifest)
+        run.checkpoints.continue_from(None if found.end else found.folder)
         with fitting(found.folder):
-            run.results, run.damaged = dict(meta["results"]), dict(meta["damaged"])
-            run.chronicle = RunHistory.of(meta.get("pipeline_metadata", {}))
+            run.history.restore(meta)
             position = Position(**meta["position"])
-            tell_changed_data(run, meta.get("data", {}), position)
+            run.data.report_changed(meta.get("data", {}), position)
         return position, {} if found.end else state
     return Position(), {}
-
-
-def tell_changed_data(run: Run, before: Mapping[str, str], position: Position) -> None:
-    """Say which datasets are not what they were at the checkpoint: the order of their samples is another now."""
-    for name, digest in run.data.items():
-        if before.get(name, digest) != digest:
-            message = f"dataset `{name}` is not what it was when the run was saved: it goes on with other data"
-            run.tell("warned", position=position, message=message)
 
 
 @contextmanager
@@ -70,7 +60,7 @@ def verified(run: Run, found: checkpoints.Found) -> Mapping[str, Any] | None:
     except checkpoints.DamagedError as error:
         aside = checkpoints.lay_aside(found.folder)
         message = f"{error}\n    it is laid aside as {aside.name}, and the checkpoint before it is used"
-        run.tell("warned", position=Position(), message=message)
+        run.observers.warn(Position(), message)
         return None
 
 
@@ -78,16 +68,16 @@ def lay_lost_ends_aside(run: Run) -> None:
     """Go back to before the end of a step that is damaged and from which a later one starts, or which is a result."""
     names = [facts.name for facts in run.steps]
     parents = {facts.checked.parent for facts in run.steps if facts.checked.parent != names[max(facts.index - 1, 0)]}
-    leaves = run.checked.leaves()
+    leaves = run.plan.leaves()
     needed = parents | ({leaf.name for leaf in leaves} if len(leaves) > 1 else set())
-    found = checkpoints.listing(run.run_folder.checkpoints)
+    found = checkpoints.listing(run.checkpoints.root)
     for end in [f for f in reversed(found) if f.end and f.step in needed]:
         if end.folder.exists() and verified(run, end) is None:
             later = [f for f in found if f.run_batch >= end.run_batch and f.folder.exists()]
             for each in later:
                 checkpoints.lay_aside(each.folder)
             message = f"step `{end.step}` is trained again from before its end, and so is what came after it"
-            run.tell("warned", position=Position(), message=message)
+            run.observers.warn(Position(), message)
 
 
 def enter(run: Run, position: Position, state: State) -> LiveStep:
@@ -97,27 +87,20 @@ def enter(run: Run, position: Position, state: State) -> LiveStep:
         parent = facts.checked.parent
         if parent != (run.steps[position.step - 1].name if position.step else None):
             start_from(run, parent)
-        run.saver.before = None
-    live = made_ready(run, facts)
+        run.checkpoints.continue_from(None)
+    live = run.prepare(facts)
     if state:
-        with fitting(run.run_folder.checkpoints):
+        with fitting(run.checkpoints.root):
             live.load(state)
             if position.epoch:  # an older version has left this to the step's own state
-                run.chronicle.close_epoch(facts.name, position.epoch, live.tally.history)
+                run.history.close_epoch(facts.name, position.epoch, live.tally.history)
     run.live = live
     return live
-
-
-def made_ready(run: Run, facts: StepFacts) -> LiveStep:
-    """A step at its beginning, with the models as they are."""
-    run.beginnings.restore(facts.checked)
-    source = run.sources[facts.checked.step.settings.dataset]
-    return LiveStep(facts, source, run.models, run.seed, run.device, run.checked.solver)
 
 
 def start_from(run: Run, parent: str | None) -> None:
     """Give the models the weights in which the parent step ended, or new ones where there is no parent."""
     if parent is None:
-        run.reset_models()
+        reset_weights(run.models, run.plan, run.device)
         return
-    run.load_weights(run.end_of(parent))
+    run.checkpoints.load_weights(run.checkpoints.end_of(parent))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.diagnosis.bundle import bundles, write_bundle
 from fluxflow_registry.engine.run.plugins_at_start import replay_command
-from fluxflow_registry.engine.run.resume import State, made_ready, start_from
+from fluxflow_registry.engine.run.resume import State, start_from
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.not_finite import names_of
 from fluxflow_registry.engine.training.step import LiveStep
@@ -29,9 +29,9 @@ def check_finite(run: Run, live: LiveStep, position: Position) -> None:
     for turn in live.turns:
         begins = turn.skipping_since == position.step_batch - 1  # a scaler's overflow is no part of a streak
         if turn.outcome == "skipped" and turn.skipped_in_a_row == 1 and begins:
-            run.collect(wait=True)
-            bundle = write_bundle(run, live, turn, position, held(run, live, position))
-            run.tell("warned", position=position, message=told(live, turn, position) + bundle)
+            run.checkpoints.collect(wait=True)
+            bundle = write_bundle(run, live, turn, position, replay_checkpoints(run, live, position))
+            run.observers.warn(position, told(live, turn, position) + bundle)
     stuck = next((turn for turn in live.turns if turn.skipped_in_a_row >= PATIENCE), None)
     if stuck is not None:
         roll_back(run, live, stuck, position)
@@ -71,21 +71,21 @@ def roll_back(run: Run, live: LiveStep, turn: LiveUpdate, position: Position) ->
     state, name = last_good(run, live, position.run_batch - position.step_batch + since)
     live.roll_back(state)
     told = f"{message}; weights and optimizers are those of {name} again, training goes on with the next batch"
-    run.tell("warned", position=position, message=told)
+    run.observers.warn(position, told)
 
 
 def last_good(run: Run, live: LiveStep, run_batch: int) -> tuple[State, str]:
     """The state of the step as it was good last at or before a batch of the run, and what it is called."""
-    run.collect(wait=True)
+    run.checkpoints.collect(wait=True)
     for found in candidates(run, live, run_batch):
         try:
             manifest = checkpoints.verify(found.folder)
             if manifest["not_finite"] == []:
-                return run.load_weights(found.folder, manifest)[0], f"checkpoint {found.folder.name}"
+                return run.checkpoints.load_weights(found.folder, manifest)[0], f"checkpoint {found.folder.name}"
         except RunError:
             continue
     start_from(run, live.checked.parent)
-    return made_ready(run, live.facts).state(), "the step's beginning"
+    return run.prepare(live.facts).state(), "the step's beginning"
 
 
 def candidates(run: Run, live: LiveStep, run_batch: int) -> list[checkpoints.Found]:
@@ -93,14 +93,14 @@ def candidates(run: Run, live: LiveStep, run_batch: int) -> list[checkpoints.Fou
 
     Not those of a stop: a run that was never stopped has to come to the same weights.
     """
-    found = checkpoints.listing(run.run_folder.checkpoints)
+    found = checkpoints.listing(run.checkpoints.root)
     kinds = ("due", "best")
     return [f for f in found if f.kind in kinds and f.step == live.facts.name and f.run_batch <= run_batch]
 
 
-def held(run: Run, live: LiveStep, position: Position) -> list[checkpoints.Found]:
+def replay_checkpoints(run: Run, live: LiveStep, position: Position) -> list[checkpoints.Found]:
     """What a replay starts from: the newest checkpoint; what it may roll back to; the end of the step's parent."""
-    found = checkpoints.listing(run.run_folder.checkpoints)
+    found = checkpoints.listing(run.checkpoints.root)
     parents = [f for f in found if f.end and f.step == live.checked.parent]
     good = [f for f in candidates(run, live, position.run_batch) if checkpoints.is_finite(f.folder)]
     return list({f.folder: f for f in (*found[:1], *good[:1], *parents[:1])}.values())
@@ -117,7 +117,7 @@ def report_skipped(run: Run, live: LiveStep, position: Position) -> None:
             when = str(starts[name]) or str(starts[OWN]) or " or ".join(filter(None, map(str, starts.values())))
             ended = f"step `{live.facts.name}` ends after {counted(position.step_batch, 'batch')}"
             message = f"{called(turn.name, name)} has not started: it {when}, and {ended}"
-            run.tell("warned", position=position, message=message)
+            run.observers.warn(position, message)
         if turn.steps == 0 and turn.begun(position.step_batch):
             message = f"update `{turn.name}` of step `{live.facts.name}` has not moved a single weight"
             notes = (("left out", counted(turn.skips, "batch")),) if turn.skips else ()
@@ -125,8 +125,8 @@ def report_skipped(run: Run, live: LiveStep, position: Position) -> None:
         if turn.skips:
             total = turn.skips + turn.steps
             message = f"update `{turn.name}`: {turn.skips} of {total} batches were left out as not finite"
-            run.tell("warned", position=position, message=message)
+            run.observers.warn(position, message)
 
 
 def _bundles(run: Run) -> tuple[tuple[str, str], ...]:
-    return tuple(("look into it", replay_command(found)) for found in bundles(run.folder)[-1:])
+    return tuple(("look into it", replay_command(found)) for found in bundles(run.folder.path)[-1:])

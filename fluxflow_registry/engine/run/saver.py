@@ -35,11 +35,11 @@ class Saver:
         self.root = root
         self.buffers = Buffers()
         self.thread = ThreadPoolExecutor(1, "checkpoint")
-        self.flying: Future[Saved] | None = None
+        self.pending: Future[Saved] | None = None
         #: The newest checkpoint of this step: what is frozen in the step is in it already.
-        self.before: Path | None = None
+        self.previous: Path | None = None
 
-    def begin(
+    def start(
         self,
         name: str,
         position: Position,
@@ -52,19 +52,19 @@ class Saver:
         """Copy the state and start writing it; gives the outcome of the write before, where it was still going on."""
         outcome = self.wait()
         taken = store.snapshot(state, meta, self.buffers, frozen, exempt)
-        self.flying = self.thread.submit(self._write, name, position, taken, keep)
+        self.pending = self.thread.submit(self._write, name, position, taken, keep)
         return outcome
 
     def poll(self) -> Saved | None:
         """The outcome of a write that has come to its end since this was asked last."""
-        return self.wait() if self.flying is not None and self.flying.done() else None
+        return self.wait() if self.pending is not None and self.pending.done() else None
 
     def wait(self) -> Saved | None:
         """The outcome of the write that is going on, at its end."""
-        if self.flying is None:
+        if self.pending is None:
             return None
-        flying, self.flying = self.flying, None
-        return flying.result()
+        pending, self.pending = self.pending, None
+        return pending.result()
 
     def close(self) -> None:
         """Let the write that is going on come to its end."""
@@ -72,13 +72,13 @@ class Saver:
 
     def _write(self, name: str, position: Position, taken: store.Snapshot, keep: int) -> Saved:
         try:
-            folder = store.commit(self.root, name, taken, self.before)
+            folder = store.commit(self.root, name, taken, self.previous)
         except FluxflowError as error:
             return Saved(position, self.root / name, error)
         except Exception as error:  # lack of memory, for one: what is on the disk stands
             problem = Problem(f"the checkpoint cannot be written: {one_line(error)}", str(self.root / name))
             return Saved(position, self.root / name, RunError(problem))
-        self.before = folder
+        self.previous = folder
         with suppress(OSError):  # what could not be removed is removed the next time
             checkpoints.retain(self.root, keep, latest=folder)
         return Saved(position, folder)

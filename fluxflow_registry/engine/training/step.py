@@ -18,7 +18,7 @@ from fluxflow_registry.engine.data.order import batches_per_epoch, views_of
 from fluxflow_registry.engine.graph.randomness import Draws
 from fluxflow_registry.engine.graph.values import Values
 from fluxflow_registry.engine.models.averaging import Average
-from fluxflow_registry.engine.models.frozen import let_train
+from fluxflow_registry.engine.models.frozen import require_gradients
 from fluxflow_registry.engine.training.component_state import Guard, served_by, stateful_of
 from fluxflow_registry.engine.training.late_start import Extent
 from fluxflow_registry.engine.training.metrics import StepMetrics
@@ -87,7 +87,7 @@ class LiveStep:
         #: For each evaluation, at which batch of the step it was measured last.
         self.measured: dict[str, int] = {}
         for name, model in models.items():
-            let_train(model, name in facts.trains)
+            require_gradients(model, name in facts.trains)
         self.train_mode()
         self.draws = Draws(device)
         self.autocast = autocast_of(device, self.settings.precision)

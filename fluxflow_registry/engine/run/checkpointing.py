@@ -1,0 +1,144 @@
+"""The checkpoints of a run: what is in them, how they are saved and reported, how weights are loaded from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict, evolve
+from torch import nn
+
+from fluxflow_registry.contracts import Position
+from fluxflow_registry.engine.run.folder import RunFolder
+from fluxflow_registry.engine.run.history import RunHistory
+from fluxflow_registry.engine.run.observers import Observers
+from fluxflow_registry.engine.run.saver import Saved, Saver
+from fluxflow_registry.engine.training.step import LiveStep
+from fluxflow_registry.errors import Problem, RunError, TrainingError, one_line
+from fluxflow_registry.state import checkpoints, store
+
+OTHER_VERSIONS = "use the plugins and versions of environment.json, or start over with --fresh"
+
+
+class RunCheckpoints:
+    """Saves a run in the background, notifies observers once a checkpoint is committed, and loads weights."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        models: Mapping[str, nn.Module],
+        steps: Sequence[str],
+        history: RunHistory,
+        data: Mapping[str, str],
+        observers: Observers,
+    ) -> None:
+        self._folder = folder
+        self._models = models
+        self._steps = steps
+        self._history = history
+        #: The digest of each dataset whose samples could change.
+        self._data = data
+        self._observers = observers
+        self._saver = Saver(folder.checkpoints)
+
+    @property
+    def root(self) -> Path:
+        """The folder that holds them."""
+        return self._folder.checkpoints
+
+    def continue_from(self, folder: Path | None) -> None:
+        """Take what is frozen from this checkpoint of the same step instead of writing it again; None: from none."""
+        self._saver.previous = folder
+
+    def save(self, position: Position, kind: checkpoints.Kind, step: LiveStep, wait: bool = False) -> None:
+        """Save everything that is not a function of the position, and `wait` for the disk only on request.
+
+        Raises TrainingError where it waits and the checkpoint cannot be written; otherwise that is a warning.
+        """
+        if self._folder.temporary:
+            return
+        state: dict[str, dict[str, Any]] = {"model": {name: model.state_dict() for name, model in self._models.items()}}
+        if kind != "end":
+            state.update(step.state())
+        models = {("model", name): model for name, model in self._models.items()} | {
+            ("ema", name): average.module for name, average in step.averages.items()
+        }
+        outcome = self._saver.start(
+            checkpoints.name_of(position.run_batch, step.facts.name, kind),
+            position,
+            state,
+            self._metadata(position, step.facts.name),
+            step.frozen,
+            step.settings.keep_checkpoints,
+            exempt={part: {key for key, _ in model.named_buffers()} for part, model in models.items()},
+        )
+        self._report(outcome, required=False)
+        if wait:
+            self.collect(wait=True, required=True)
+
+    def collect(self, wait: bool = False, required: bool = False) -> None:
+        """Report the checkpoint that is being written, if it is written by now, or `wait` for it.
+
+        Raises TrainingError where it is `required` and cannot be written; otherwise that is a warning.
+        """
+        self._report(self._saver.wait() if wait else self._saver.poll(), required)
+
+    def close(self) -> None:
+        """Wait for the checkpoint that is being written."""
+        self._saver.close()
+
+    def load_weights(
+        self, folder: Path, manifest: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """Give the models the weights of a checkpoint; returns its whole state and its metadata.
+
+        See `store.load` for the manifest. Raises RunError where it cannot be read, or holds other models.
+        """
+        state, metadata = store.load(folder, manifest)
+        for name, model in self._models.items():
+            try:
+                model.load_state_dict(state["model"][name])
+            except (KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
+                message = f"the checkpoint does not fit model `{name}` of the recipe"
+                notes = (("cause", one_line(error)), ("hint", OTHER_VERSIONS))
+                raise RunError(Problem(message, str(folder), notes, code="conflict", subject=name)) from error
+        return state, metadata
+
+    def end_of(self, step: str) -> Path:
+        """The checkpoint of a step's end; raises RunError where there is none."""
+        for found in checkpoints.listing(self.root):
+            if found.end and found.step == step:
+                return found.folder
+        message = f"the checkpoint of the end of step `{step}` is missing"
+        notes = (("hint", "start over with --fresh"),)
+        raise RunError(Problem(message, str(self.root), notes, code="missing-file", subject=step))
+
+    def _report(self, saved: Saved | None, required: bool) -> None:
+        if saved is None:
+            return
+        if saved.error is None:
+            self._observers.notify("checkpoint_saved", position=saved.position, folder=saved.folder)
+            return
+        left = checkpoints.listing(self.root)
+        newest = f"the newest checkpoint is {left[0].folder.name}" if left else "there is no checkpoint yet"
+        if required:
+            resume = ("status", f"{newest}; the same command resumes from there")
+            *others, last = saved.error.problems
+            raise TrainingError([*others, evolve(last, notes=(*last.notes, resume))])
+        message = f"{saved.error}\n    {newest}; training continues and saves again when the next one is due"
+        self._observers.warn(saved.position, message)
+
+    def _metadata(self, position: Position, step: str) -> dict[str, Any]:
+        """The JSON side of a checkpoint."""
+        return {
+            "position": asdict(position),
+            "step": step,
+            "epoch": sum(self._history.epochs.values()),
+            "global_step": position.run_batch,
+            "pipeline_metadata": self._history.metadata(position, self._steps),
+            "recipe": self._folder.digest,
+            "results": self._history.results,
+            "damaged": self._history.damaged,
+            "data": self._data,
+        }
