@@ -25,7 +25,7 @@ from fluxflow_registry.registry.registry import Registry, load
 FEW = 10
 
 #: Notes that many problems of data have in common: who asks, what can be read, and what to do instead.
-SHARED = frozenset({"asked by", "readable", "or else"})
+SHARED = frozenset({"requested by", "readable", "or else"})
 
 
 def load_plugins(files: Sequence[str]) -> Registry:

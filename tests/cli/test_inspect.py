@@ -123,7 +123,7 @@ def test_a_dataset_that_cannot_be_opened_is_an_error_with_its_place(call: Call, 
     told = call(recipe, "--inspect-data", "--set", "datasets.shapes.path=./nowhere")
 
     assert told.code == 2
-    asked = "asked by  dataset `shapes` (--set datasets.shapes.path=./nowhere)"
+    asked = "requested by  dataset `shapes` (--set datasets.shapes.path=./nowhere)"
     assert told.err == f"nowhere  there is no such folder\n    {asked}\n"
 
 
@@ -201,10 +201,10 @@ def test_what_is_wrong_with_files_of_two_datasets_is_told_once_and_names_both(
         "2 problems",
     ]
     assert lines[0].splitlines()[-2:] == [
-        f"    asked by  dataset `shapes` ({recipe}:7:32)",
+        f"    requested by  dataset `shapes` ({recipe}:7:32)",
         f"              dataset `more` ({recipe}:8:30)",
     ]
-    assert lines[1].splitlines()[-1] == f"    asked by  dataset `more` ({recipe}:8:30)"
+    assert lines[1].splitlines()[-1] == f"    requested by  dataset `more` ({recipe}:8:30)"
 
 
 def test_of_a_thousand_problems_the_first_of_each_kind_are_shown_and_the_others_counted(
@@ -227,8 +227,8 @@ def test_of_a_thousand_problems_the_first_of_each_kind_are_shown_and_the_others_
         *(f"pictures/{number:02}.png" for number in range(20)),
         "pictures/empty.png",
     ]
-    assert told.err.count("asked by") == 1
-    assert all(place["notes"]["asked by"].startswith("dataset `shapes` (") for place in found)
+    assert told.err.count("requested by") == 1
+    assert all(place["notes"]["requested by"].startswith("dataset `shapes` (") for place in found)
 
 
 def test_a_note_that_belongs_to_one_problem_stands_under_each_that_has_it(
@@ -245,7 +245,7 @@ def test_a_note_that_belongs_to_one_problem_stands_under_each_that_has_it(
 
     words = " ".join(told.err.split())
     assert (words.count("first captions.txt:1"), words.count("nearest 1.png")) == (2, 2)
-    assert (words.count("asked by"), words.count("or else")) == (1, 1)
+    assert (words.count("requested by"), words.count("or else")) == (1, 1)
 
 
 class Plain:
