@@ -202,7 +202,7 @@ def test_what_is_wrong_with_files_of_two_datasets_is_told_once_and_names_both(
     ]
     assert lines[0].splitlines()[-2:] == [
         f"    requested by  dataset `shapes` ({recipe}:7:32)",
-        f"              dataset `more` ({recipe}:8:30)",
+        f"                  dataset `more` ({recipe}:8:30)",
     ]
     assert lines[1].splitlines()[-1] == f"    requested by  dataset `more` ({recipe}:8:30)"
 
