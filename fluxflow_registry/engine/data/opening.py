@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 from attrs import evolve
@@ -42,10 +41,8 @@ def merge_problems(
     merged: dict[Hashable, Problem] = {}
     requests: dict[Hashable, dict[str, None]] = {}
     for label, problems in failed.items():
-        alike: Counter[Hashable] = Counter()  # problems of one dataset are never the same
         for problem in problems:
-            alike[problem.identity] += 1
-            same = problem.identity, alike[problem.identity]
+            same = problem.identity
             first = merged.setdefault(same, problem)
             merged[same] = evolve(first, notes=tuple(dict.fromkeys((*first.notes, *problem.notes))))
             place = option_of(datasets[label], str(problem.where or ""))
