@@ -42,7 +42,7 @@ def merge_problems(
     requests: dict[Hashable, dict[str, None]] = {}
     for label, problems in failed.items():
         for problem in problems:
-            same = problem.identity
+            same = evolve(problem, notes=()).identity
             first = merged.setdefault(same, problem)
             merged[same] = evolve(first, notes=tuple(dict.fromkeys((*first.notes, *problem.notes))))
             place = option_of(datasets[label], str(problem.where or ""))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-
 from fluxflow_registry.contracts import Lifecycle, Position, RunView
 from fluxflow_registry.engine.data.batches import Reader, to_device
 from fluxflow_registry.engine.data.order import first_bucket
