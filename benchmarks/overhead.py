@@ -23,14 +23,14 @@ from attrs import evolve
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss, relu
 
-from fluxflow_registry.check.checker import RecipePlan, check
+from fluxflow_registry.check.checker import check
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.engine.run.loop import after_batch
 from fluxflow_registry.engine.run.run import Run
-from fluxflow_registry.engine.training.step import facts_of
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import load
 
 LOG_EVERY = 20
@@ -46,10 +46,10 @@ def engine_loop(checked: RecipePlan, index: int) -> Iterator[None]:
     position = Position(step=index)
     for epoch in count():
         for batch in live.batches(epoch, 0):
-            live.take(batch, position)
+            live.run(batch, position)
             position = after_batch(run, live, position)
             yield
-        live.tally.close_epoch(live.tally.summaries())
+        live.metrics.close_epoch(live.metrics.summaries())
         position = Position(index, epoch + 1, 0, position.step_batch, position.run_batch)
 
 
@@ -57,28 +57,28 @@ def written_loop(checked: RecipePlan, index: int) -> Iterator[None]:
     """What one would write by hand for this step of the default recipe."""
     models = build_models(checked, torch.device("cpu"))
     compressor, expander, discriminator = (models[n] for n in ("compressor", "expander", "discriminator"))
-    step = checked.steps[index]
-    facts = facts_of(step, open_sources(checked)["shapes"])
     source = open_sources(checked)["shapes"]
+    step = with_batches(checked, {"shapes": source}).steps[index]
     vae_parameters = [*compressor.parameters(), *expander.parameters()]
     vae = step.updates["vae"]
+    clip = vae.entry.settings.clip_grad_norm
     optimizer = vae.optimizer.instance(vae_parameters)
-    total = facts.epochs * facts.batches
+    total = step.epochs * step.batches
     scheduler = vae.scheduler.instance(optimizer=optimizer, total=total) if vae.scheduler else None
-    weight = {label: vae.weight(label) for label in vae.losses}
+    weight = {label: loss.weight for label, loss in vae.losses.items()}
     adversary = step.updates.get("discriminator")
     d_optimizer = adversary.optimizer.instance(list(discriminator.parameters())) if adversary else None
-    gamma = adversary.losses["r1"].instance.gamma if adversary else 0.0
-    every = adversary.losses["r1"].entry.settings.every if adversary and adversary.losses["r1"].entry else 1
-    scale = adversary.weight("r1") if adversary else 0.0
+    r1 = adversary.losses["r1"] if adversary else None
+    gamma = r1.component.instance.gamma if r1 else 0.0
+    every, scale = (r1.every, r1.weight) if r1 else (1, 0.0)
     blur = step.providers["instance_noise"].instance if adversary else None
-    size = step.step.settings.batch_size
+    size = step.settings.batch_size
     recent: list[Tensor] = []
     per_read = max(1, 256 // size)
 
     def batches() -> Iterator[Tensor]:
         while True:
-            order = torch.randperm(len(source))[: facts.batches * size]
+            order = torch.randperm(len(source))[: step.batches * size]
             for start in range(0, len(order), per_read * size):
                 read = source.batch(order[start : start + per_read * size].tolist(), 0)["image"]
                 yield from read.split(size)
@@ -111,13 +111,13 @@ def written_loop(checked: RecipePlan, index: int) -> Iterator[None]:
             generator = -weight["hinge_generator"] * discriminator(noisy(reconstruction, number)).mean()
             discriminator.requires_grad_(True)
             generator.backward(retain_graph=True, inputs=list(expander.parameters()))
-            main.backward(inputs=[at_cut, *expander.parameters()])  # type: ignore[no-untyped-call]
+            main.backward(inputs=[at_cut, *expander.parameters()])
             torch.autograd.backward([latent, weight["kl"] * kl.mean()], [at_cut.grad, None])
         else:
             main = main + weight["kl"] * kl.mean()
             main.backward()
-        if vae.clip_grad_norm:
-            nn.utils.clip_grad_norm_(vae_parameters, vae.clip_grad_norm)
+        if clip:
+            nn.utils.clip_grad_norm_(vae_parameters, clip)
         optimizer.step()
         optimizer.zero_grad()
         if scheduler and number < total:

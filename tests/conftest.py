@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from fluxflow_registry.check.checker import RecipePlan, check
+from fluxflow_registry.check.checker import check
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry, load
 
 from .synthetic import Site

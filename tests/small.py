@@ -1,5 +1,13 @@
 """Small recipes that train in a second, for tests."""
 
+from __future__ import annotations
+
+from attrs import evolve
+
+from fluxflow_registry.contracts import Source
+from fluxflow_registry.engine.training.step import batches_of
+from fluxflow_registry.plan.steps import StepPlan
+
 PLUGINS = ("balancers", "flow", "gan", "metrics", "shapes", "text", "torch", "transitions", "vae")
 
 VAE_GAN = """
@@ -47,3 +55,8 @@ FLOW = """
     evaluate:
       seen: {dataset: shapes, samples: 4, batch_size: 2, every: 1, metrics: {shapes_judge: {}}}
 """
+
+
+def sized(step: StepPlan, source: Source) -> StepPlan:
+    """The plan of a step whose dataset is open."""
+    return evolve(step, batches=batches_of(step, source))

@@ -1,98 +1,104 @@
-"""Which way a watched metric is better, and what that makes of a recipe that does not say it."""
+"""Which way a watched metric is better, and what follows where the recipe leaves that to the metric."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
 from fluxflow_registry.contracts import Better, Direction
 from fluxflow_registry.errors import FluxflowError, Location, Problem
-from fluxflow_registry.plan.checked import CheckedUpdate, ConfiguredComponent
+from fluxflow_registry.plan.component import ConfiguredComponent
+from fluxflow_registry.plan.starts import Start, WhenMet
+from fluxflow_registry.plan.updates import UpdatePlan
 from fluxflow_registry.recipe.schema import StepEntry
 from fluxflow_registry.registry.registry import Component
 from fluxflow_registry.registry.signature import gives_tensor, is_configurable
 
 #: The component of a metric's type; None where nobody registers it.
-Metrics = Callable[[str], Component | None]
+MetricComponent = Callable[[str], Component | None]
 
-#: What a metric says: one direction, or one for each figure of a dict.
-Said = Direction | Mapping[str, Direction]
+#: What a metric declares: one direction, or one for each metric of the dict that it returns.
+Declared = Direction | Mapping[str, Direction]
 
 
-def directed(
+def with_directions(
     step: StepEntry,
-    updates: Sequence[CheckedUpdate | None],
+    updates: Sequence[UpdatePlan],
     until: ConfiguredComponent | None,
-    metrics: Metrics,
+    metric: MetricComponent,
     attempt: Callable[[str, Location | None, Callable[[], Any]], Any],
-) -> tuple[StepEntry, list[CheckedUpdate | None], ConfiguredComponent | None]:
+) -> tuple[StepEntry, list[UpdatePlan], ConfiguredComponent | None]:
     """A step with a direction wherever the recipe leaves it to the metric that is watched.
 
-    `attempt` tells what a component raises as a problem of the recipe, and gives None then.
+    `attempt` reports what a component raises as a problem of the recipe, and returns None then.
     """
 
-    def turned(watcher: ConfiguredComponent | None) -> ConfiguredComponent | None:
+    def directed(watcher: ConfiguredComponent | None) -> ConfiguredComponent | None:
         if watcher is None or not hasattr(watcher.instance, "directed"):
             return watcher
-        what = f"`directed` of {watcher.component.kind} `{watcher.component.name}`"
-        better = better_in(step, metrics, watcher.where)
-        made = attempt(what, watcher.where, lambda: watcher.instance.directed(better))
-        return watcher if made is None else attrs.evolve(watcher, instance=made)
+        what = f"`directed` of {watcher.component.kind} `{watcher.name}`"
+        better = better_in(step, metric, watcher.where)
+        instance = attempt(what, watcher.where, lambda: watcher.instance.directed(better))
+        return watcher if instance is None else attrs.evolve(watcher, instance=instance)
 
-    def whole(update: CheckedUpdate | None) -> CheckedUpdate | None:
-        if update is None:
-            return None
-        starts = {name: attrs.evolve(start, condition=turned(start.condition)) for name, start in update.starts.items()}
-        return attrs.evolve(update, scheduler=turned(update.scheduler), starts=starts)
+    def directed_start(start: Start) -> Start:
+        condition = directed(start.condition) if isinstance(start, WhenMet) else None
+        return start if condition is None else WhenMet(condition)
+
+    def directed_update(update: UpdatePlan) -> UpdatePlan:
+        losses = {label: attrs.evolve(loss, start=directed_start(loss.start)) for label, loss in update.losses.items()}
+        scheduler, start = directed(update.scheduler), directed_start(update.start)
+        return attrs.evolve(update, scheduler=scheduler, start=start, losses=losses)
 
     best = step.settings.best
     if best is not None and best.mode is None:
         where = step.node.at("best", "metric")
-        way = attempt("`best`", where, partial(better_in(step, metrics, where), best.metric))
-        stated = attrs.evolve(best, mode="max" if way == "higher" else "min")
-        step = attrs.evolve(step, settings=attrs.evolve(step.settings, best=stated))
-    return step, [whole(update) for update in updates], turned(until)
+        direction = attempt("`best`", where, partial(better_in(step, metric, where), best.metric))
+        mode: Literal["min", "max"] = "max" if direction == "higher" else "min"
+        step = attrs.evolve(step, settings=attrs.evolve(step.settings, best=attrs.evolve(best, mode=mode)))
+    return step, [directed_update(update) for update in updates], directed(until)
 
 
-def better_in(step: StepEntry, metrics: Metrics, where: Location) -> Better:
-    """For each name of a figure of a step: whether less or more of it is better; what training logs is a loss."""
+def better_in(step: StepEntry, metric: MetricComponent, where: Location) -> Better:
+    """For each name of a metric of a step: whether lower or higher is better; what training logs is a loss."""
 
     def better(name: str) -> Direction:
-        evaluation, _, figure = name.partition("/")
+        evaluation, _, rest = name.partition("/")
         measured = step.evaluate.get(evaluation)
         if measured is None:
             return "lower"
-        known = {label: metrics(entry.type) for label, entry in measured.metrics.items()}
-        said = {label: said_by(component) for label, component in known.items() if component is not None}
-        label, _, own = figure.partition("/")
-        if figure in said or (own and label in said):
-            return _of(said.get(figure, said[label]), own or figure)
-        named = {each[figure] for each in said.values() if isinstance(each, Mapping) and figure in each}
-        several = {label for label, which in known.items() if which and not gives_tensor(which.factory)}
-        found = named or {each for label, each in said.items() if label in several and not isinstance(each, Mapping)}
+        components = {label: metric(entry.type) for label, entry in measured.metrics.items()}
+        declared = {label: declared_by(each) for label, each in components.items() if each is not None}
+        label, _, own = rest.partition("/")
+        if rest in declared or (own and label in declared):
+            return _direction(declared.get(rest, declared[label]), own or rest)
+        named = {each[rest] for each in declared.values() if isinstance(each, Mapping) and rest in each}
+        dicts = {label for label, each in components.items() if each and not gives_tensor(each.factory)}
+        found = named or {each for label, each in declared.items() if label in dicts and not isinstance(each, Mapping)}
         if len(found) > 1:
-            hint = ("state it", "`mode`: min or below where less is better, max or above where more is")
-            raise FluxflowError(Problem(f"which way `{name}` is better is not known", where, (hint,)))
+            hint = ("hint", "set `mode`: min or below where lower is better, max or above where higher is")
+            message = f"it is not known which way the metric `{name}` is better"
+            raise FluxflowError(Problem(message, where, (hint,), code="ambiguous", subject=name))
         return found.pop() if found else "lower"
 
     return better
 
 
-def said_by(metric: Component) -> Said:
-    """What a metric says in its attribute `better`; raises FluxflowError for what is no direction."""
+def declared_by(metric: Component) -> Declared:
+    """What a metric declares in its attribute `better`; raises FluxflowError for anything but directions."""
     factory = metric.factory
     if is_configurable(factory) and any(each.name == "better" for each in attrs.fields(factory)):
         return "lower"  # an option of its own
-    said: Any = getattr(factory, "better", "lower")
-    stated = list(said.values()) if isinstance(said, Mapping) else [said]
-    if all(isinstance(each, str) and each in ("lower", "higher") for each in stated):
-        return said  # type: ignore[no-any-return]
-    message = f"metric `{metric.name}`: `better` is {said!r}; it is `lower`, `higher`, or a dict of figures to these"
-    raise FluxflowError(Problem(message, metric.signature.where))
+    declared: Any = getattr(factory, "better", "lower")
+    directions = list(declared.values()) if isinstance(declared, Mapping) else [declared]
+    if all(isinstance(each, str) and each in ("lower", "higher") for each in directions):
+        return declared  # type: ignore[no-any-return]
+    message = f"metric `{metric.name}`: `better` must be `lower`, `higher`, or a dict of these, got {declared!r}"
+    raise FluxflowError(Problem(message, metric.signature.where, code="wrong-type", subject="better"))
 
 
-def _of(said: Said, figure: str) -> Direction:
-    return said.get(figure, "lower") if isinstance(said, Mapping) else said
+def _direction(declared: Declared, name: str) -> Direction:
+    return declared.get(name, "lower") if isinstance(declared, Mapping) else declared

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-from fluxflow_registry.errors import Location, Problem, choices
-from fluxflow_registry.plan.checked import CheckedStep, CheckedUpdate, ConfiguredComponent, called, mention
+from attrs import frozen
+
+from fluxflow_registry.errors import Choices, Location, Problem
+from fluxflow_registry.plan.component import ConfiguredComponent
+from fluxflow_registry.plan.starts import WhenMet
+from fluxflow_registry.plan.steps import StepPlan
+from fluxflow_registry.plan.updates import UpdatePlan
 from fluxflow_registry.recipe.schema import FIGURES, OWN, EvaluationEntry, RecipeEntry, StepEntry, UpdateEntry
 
-#: A metric that is watched: its name, who watches it, and where the recipe says so.
-Wish = tuple[str, str, Location]
 
-#: The names of what an evaluation measures; None where a metric of it names its figures itself.
-Figures = Callable[[EvaluationEntry], Collection[str] | None]
+@frozen
+class Watch:
+    """A metric that is watched: its name, who watches it, and where the recipe says so."""
+
+    metric: str
+    who: str
+    where: Location
+
+
+#: The names of what an evaluation measures; None where a metric of it names its results itself.
+Measured = Callable[[EvaluationEntry], Collection[str] | None]
+
+#: The metrics that a transition or an observer watches.
+Watched = Callable[[ConfiguredComponent], Iterable[str]]
 
 #: What starts by a condition: the name of an update, and the label of a loss or OWN.
 Late = tuple[str, str]
@@ -35,125 +50,127 @@ def logged_metrics(step: StepEntry, without: Collection[Late] = ()) -> list[str]
 
 
 def weight_changes(update: UpdateEntry, label: str) -> bool:
-    """Whether the weight of a loss is another from batch to batch, so that it is logged."""
+    """Whether the weight of a loss changes from batch to batch, so that it is logged."""
     return update.balancer is not None or update.losses[label].settings.warmup > 0
 
 
-def watched(step: StepEntry, name: str, who: str, where: Location, figures: Figures | None = None) -> Problem | None:
-    """What is wrong where `who` watches metric `name` after each epoch: it would wait for ever.
-
-    `figures` tells what an evaluation measures; None where that is known only once it has measured.
-    """
-    logged = logged_metrics(step)
-    measured = step.evaluate.get(name.partition("/")[0])
-    if measured is not None and measured.settings.every is None:
-        hint = ("state it", f"`every: 1` in evaluation `{measured.name}`")
-        return Problem(f"{who} watches `{name}`, which is measured at the end only", where, (hint,))
-    known = figures(measured) if figures is not None and measured is not None else None
-    if measured is not None and known is not None and name.partition("/")[2] not in known:
-        message = f"{who} watches `{name}`, which evaluation `{measured.name}` does not measure"
-        return Problem(message, where, choices(name, [f"{measured.name}/{each}" for each in known], "measured"))
-    if name not in logged and measured is None:
-        message = f"{who} watches `{name}`, which step `{step.name}` does not log"
-        return Problem(message, where, choices(name, logged, "logged"))
-    return None
+def _unwatchable(step: StepEntry, watch: Watch, measured: Measured) -> Problem | None:
+    """What is wrong where a metric is watched that is never there after an epoch: the watcher would wait forever."""
+    name, who, where = watch.metric, watch.who, watch.where
+    evaluation = step.evaluate.get(name.partition("/")[0])
+    if evaluation is None:
+        logged = logged_metrics(step)
+        if name in logged:
+            return None
+        message = f"{who} watches `{name}`, but step `{step.name}` logs no such metric"
+        return Problem(message, where, code="unknown-name", subject=name, choices=Choices.of(name, logged))
+    if evaluation.settings.every is None:
+        hint = ("hint", f"set `every: 1` in evaluation `{evaluation.name}`")
+        message = f"{who} watches `{name}`, but evaluation `{evaluation.name}` is measured at the end of the step only"
+        return Problem(message, where, (hint,), code="unused", subject=name)
+    known = measured(evaluation)
+    if known is None or name.partition("/")[2] in known:
+        return None
+    message = f"{who} watches `{name}`, but evaluation `{evaluation.name}` does not measure it"
+    choices = Choices.of(name, [f"{evaluation.name}/{each}" for each in known])
+    return Problem(message, where, code="unknown-name", subject=name, choices=choices)
 
 
 def unwatchable(
     step: StepEntry,
     until: ConfiguredComponent | None,
-    updates: Iterable[CheckedUpdate | None],
-    watches: Callable[[ConfiguredComponent], Iterable[str]],
-    figures: Figures,
+    updates: Iterable[UpdatePlan],
+    watched: Watched,
+    measured: Measured,
 ) -> list[Problem]:
-    """What is wrong with the metrics that a best checkpoint, a transition, schedulers and starts wait for.
-
-    `watches` tells the metrics of a transition, `figures` those of an evaluation.
-    """
-    wishes = [(step.settings.best.metric, "`best`", step.node.at("best", "metric"))] if step.settings.best else []
+    """What is wrong with the metrics that a best checkpoint, a transition, schedulers and starts wait for."""
+    watches = [Watch(step.settings.best.metric, "`best`", step.node.at("best", "metric"))] if step.settings.best else []
     if until is not None:
-        wishes += _wishes(until, f"transition `{until.component.name}`", watches)
-    whole = [update for update in updates if update is not None]
-    for update in whole:
+        watches += _watches(until, f"transition `{until.name}`", watched)
+    late: dict[Late, list[Watch]] = {}
+    for update in updates:
         metric = getattr(update.scheduler.instance, "metric", None) if update.scheduler else None
         if update.scheduler and metric is not None:
-            where = step.updates[update.name].node.at("scheduler", "metric")
-            wishes.append((metric, f"scheduler `{update.scheduler.component.name}`", where))
-    late = {
-        (update.name, label): _wishes(start.condition, f"`start` of {called(update.name, label)}", watches)
-        for update in whole
-        for label, start in update.starts.items()
-        if start.condition is not None
-    }
-    found = [watched(step, *wish, figures) for wish in (*wishes, *(wish for each in late.values() for wish in each))]
-    return [*(problem for problem in found if problem is not None), *_vain(step, late)]
+            where = update.entry.node.at("scheduler", "metric")
+            watches.append(Watch(metric, f"scheduler `{update.scheduler.name}`", where))
+        for label, start in update.starts.items():
+            if isinstance(start, WhenMet):
+                who = f"`start` of {update.title(label)}"
+                late[update.name, label] = _watches(start.condition, who, watched)
+    every = (*watches, *(watch for each in late.values() for watch in each))
+    found = [_unwatchable(step, watch, measured) for watch in every]
+    return [*(problem for problem in found if problem is not None), *_never_logged(step, late)]
 
 
-def unmeasured(step: CheckedStep, known: Mapping[str, Collection[str] | None]) -> list[Problem]:
+def unmeasured(step: StepPlan, known: Mapping[str, Collection[str] | None]) -> list[Problem]:
     """Names that a step watches, and that its evaluations do not measure; `known` is what each is seen to measure."""
 
-    def watches(watcher: ConfiguredComponent) -> list[str]:
-        return list(watcher.instance.metrics()) if hasattr(watcher.instance, "metrics") else []
+    def measured(evaluation: EvaluationEntry) -> Collection[str] | None:
+        return known.get(evaluation.name)
 
-    updates = step.updates.values()
-    return unwatchable(step.step, step.until, updates, watches, lambda evaluation: known.get(evaluation.name))
+    watched = ConfiguredComponent.watched_metrics
+    return unwatchable(step.entry, step.until, step.updates.values(), watched, measured)
 
 
-def unlogged(
-    recipe: RecipeEntry,
-    observers: Iterable[ConfiguredComponent],
-    watches: Callable[[ConfiguredComponent], Iterable[str]],
-) -> Iterator[Problem]:
-    """Metrics of training that observers name, and that no step logs: what is said of them would do nothing."""
+def unlogged(recipe: RecipeEntry, observers: Iterable[ConfiguredComponent], watched: Watched) -> Iterator[Problem]:
+    """Metrics of training that observers name, and that no step logs: their options would do nothing."""
     steps = recipe.steps.values()
     if "steps" in recipe.unread or any(update.partial for step in steps for update in step.updates.values()):
         return
     logged = {name for step in steps for name in logged_metrics(step)}
     for observer in observers:
-        for name in watches(observer):
+        for name in watched(observer):
             if name not in logged:
-                message = f"observer `{observer.label}` names the metric `{name}`, which no step logs"
-                yield Problem(message, mention(observer, name), choices(name, logged, "logged"))
+                message = f"observer `{observer.label}` names the metric `{name}`, but no step logs it"
+                choices = Choices.of(name, logged)
+                yield Problem(message, observer.place_of(name), code="unknown-name", subject=name, choices=choices)
 
 
-def withdrawn_losses(update: UpdateEntry) -> dict[str, Location]:
-    """Labels of the losses that `false` takes away, each with its place."""
+def removed_losses(update: UpdateEntry) -> dict[str, Location]:
+    """Labels of the losses that the recipe removes with `false`, each with its location."""
     losses = update.node.get("losses")
-    stated = losses.value if losses is not None and isinstance(losses.value, dict) else {}
-    return {label: node.where for label, node in stated.items() if node.value is False}
+    entries = losses.value if losses is not None and isinstance(losses.value, dict) else {}
+    return {label: node.where for label, node in entries.items() if node.value is False}
 
 
 def unknown_losses(update: UpdateEntry, balancer: ConfiguredComponent, named: Iterable[str]) -> Iterator[Problem]:
     """Losses that a balancer names and that its update does not have."""
     for label in () if update.partial else named:
         if label not in update.losses:
-            who = f"balancer `{balancer.component.name}` of update `{update.name}`"
-            message = f"{who} names the loss `{label}`, which the update does not have"
-            yield Problem(message, mention(balancer, label), choices(label, update.losses, "losses"))
+            who = f"balancer `{balancer.name}` of update `{update.name}`"
+            message = f"{who} names the loss `{label}`, but the update has no such loss"
+            choices = Choices.of(label, update.losses)
+            yield Problem(message, balancer.place_of(label), code="unknown-name", subject=label, choices=choices)
 
 
-def _wishes(
-    transition: ConfiguredComponent, who: str, watches: Callable[[ConfiguredComponent], Iterable[str]]
-) -> list[Wish]:
+def _watches(transition: ConfiguredComponent, who: str, watched: Watched) -> list[Watch]:
     where = transition.entry.node.at("metric") if transition.entry else transition.where
-    return [(name, who, where) for name in watches(transition)]
+    return [Watch(name, who, where) for name in watched(transition)]
 
 
-def _vain(step: StepEntry, late: Mapping[Late, Sequence[Wish]]) -> Iterator[Problem]:
-    """Starts that wait for a metric which is logged, but not before they themselves, or others in a ring, start."""
-    waiting = {each: wishes for each, wishes in late.items() if not any(watched(step, *wish) for wish in wishes)}
-    vain: dict[Late, list[Wish]] = {}
+def _never_logged(step: StepEntry, late: Mapping[Late, Sequence[Watch]]) -> Iterator[Problem]:
+    """Starts that wait for a metric which is not logged before they themselves, or others in a circle, start."""
+    waiting = {
+        each: watches
+        for each, watches in late.items()
+        if not any(_unwatchable(step, watch, lambda _: None) for watch in watches)
+    }
+    blocked: dict[Late, list[Watch]] = {}
     while True:
-        vain = {each: [wish for wish in wishes if _later(step, wish[0], waiting)] for each, wishes in waiting.items()}
-        ready = [each for each, wishes in vain.items() if not wishes]
+        blocked = {
+            each: [watch for watch in watches if _is_later(step, watch.metric, waiting)]
+            for each, watches in waiting.items()
+        }
+        ready = [each for each, watches in blocked.items() if not watches]
         if not ready:
             break
-        waiting = {each: wishes for each, wishes in waiting.items() if each not in ready}
-    for name, who, where in (wish for wishes in vain.values() for wish in wishes):
-        hint = choices(name, logged_metrics(step, waiting), "logged before")
-        yield Problem(f"{who} watches `{name}`, which nothing logs before that start", where, hint)
+        waiting = {each: watches for each, watches in waiting.items() if each not in ready}
+    for watch in (watch for watches in blocked.values() for watch in watches):
+        message = f"{watch.who} watches `{watch.metric}`, but nothing logs it before that start"
+        choices = Choices.of(watch.metric, logged_metrics(step, waiting))
+        yield Problem(message, watch.where, code="cycle", subject=watch.metric, choices=choices)
 
 
-def _later(step: StepEntry, name: str, waiting: Collection[Late]) -> bool:
+def _is_later(step: StepEntry, name: str, waiting: Collection[Late]) -> bool:
     """Whether a metric is not there before some of what is `waiting` has started."""
     return name.partition("/")[0] not in step.evaluate and name not in logged_metrics(step, waiting)

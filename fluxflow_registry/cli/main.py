@@ -168,6 +168,6 @@ def _kind(stated: str) -> str | None:
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Entry point of `fluxflow-run`."""
+    """ComponentEntry point of `fluxflow-run`."""
     arguments = parse(parser(), argv)
     finish(lambda: main(arguments), arguments.json)

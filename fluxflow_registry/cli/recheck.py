@@ -7,9 +7,10 @@ from pathlib import Path
 
 from attrs import evolve
 
-from fluxflow_registry.check.checker import RecipePlan, check
+from fluxflow_registry.check.checker import check
 from fluxflow_registry.engine.run.plugins_at_start import flags, started_with
 from fluxflow_registry.errors import Problem, RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry
 
 

@@ -1,132 +1,145 @@
-"""The plan of a step: for each update its values in order, where gradients flow, what is reused."""
+"""The updates of a step: for each its values in order, where gradients flow, what is reused."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from attrs import frozen
+from attrs import Factory, evolve, frozen
 
-from fluxflow_registry.errors import Location, Problem, choices
-from fluxflow_registry.plan.values import Ask, Value, World, resolve
+from fluxflow_registry.errors import Choices, Location, Problem
+from fluxflow_registry.plan.component import ConfiguredComponent
+from fluxflow_registry.plan.starts import FROM_THE_BEGINNING, Start
+from fluxflow_registry.plan.values import Request, ValuePlan, World, resolve_values
+from fluxflow_registry.recipe.schema import OWN, UpdateEntry
 
-
-@frozen
-class LossAsk:
-    """A loss as the plan sees it: what it needs, and where its gradient is cut."""
-
-    label: str
-    ask: Ask
-    detach: tuple[str, ...] = ()
-    #: Places of the `detach` names in the recipe.
-    detach_where: tuple[Location, ...] = ()
+Values = Mapping[str, ValuePlan]
 
 
-@frozen
-class UpdateAsk:
-    """An update as the plan sees it."""
-
-    name: str
-    trains: tuple[str, ...]
-    losses: tuple[LossAsk, ...]
-    trains_where: tuple[Location, ...] = ()
-    where: Location | None = None
-    #: Part of it could not be read: say nothing about what is missing.
-    partial: bool = False
-
-
-@frozen
+@frozen(eq=False)
 class LossPlan:
-    """A planned loss: `reaches` are the trained models that it moves."""
+    """A planned loss: how it is weighted, when it is computed, and which models it trains.
 
-    label: str
-    needs: Mapping[str, str]
-    detach: frozenset[str]
-    reaches: frozenset[str]
-    #: Every value that it needs, directly or not.
-    closure: frozenset[str]
+    `reaches`: the models of its update to which its gradient flows. `closure`: every value that it needs, directly
+    or not. Both are empty until the update is planned.
+    """
+
+    component: ConfiguredComponent
+    weight: float = 1.0
+    warmup: int = 0
+    #: Computed on every n-th batch of the step.
+    every: int = 1
+    start: Start = FROM_THE_BEGINNING
+    #: Values through which its gradient does not flow.
+    detached: frozenset[str] = frozenset()
+    reaches: frozenset[str] = frozenset()
+    closure: frozenset[str] = frozenset()
+
+    @property
+    def label(self) -> str:
+        """The name of the loss in its update."""
+        return self.component.label
+
+    @property
+    def needs(self) -> Mapping[str, str]:
+        """For each parameter, the name of the value that fills it."""
+        return self.component.needs
+
+    def weight_at(self, batch: int) -> float:
+        """The weight W after `batch` batches: W (1 - cos(pi batch / warmup)) / 2 over the first `warmup`, then W."""
+        if batch >= self.warmup:
+            return self.weight
+        return self.weight * (1 - math.cos(math.pi * batch / self.warmup)) / 2
 
 
-@frozen
+@frozen(eq=False)
 class UpdatePlan:
     """A planned update.
 
-    `order`: the values it uses, each after its needs. `carries`: for each of them the trained
-    models (of this update and of later ones that reuse the same instance) that its graph must lead
-    to; empty means that it is computed without gradient. `reused`: what an earlier update of the
-    same batch has left. `stale`: what no longer holds once this update has stepped.
+    `order`: the values it uses, each after its needs. `carries`: for each of them the trained models (of this update
+    and of later ones that reuse the same instance) that its graph must lead to; empty means that it is computed
+    without gradient. `reused`: what an earlier update of the same batch leaves. `stale`: what no longer holds once
+    this update has stepped. They are empty until the update is planned.
     """
 
-    name: str
-    trains: frozenset[str]
-    losses: tuple[LossPlan, ...]
-    order: tuple[str, ...]
-    carries: Mapping[str, frozenset[str]]
-    reused: frozenset[str]
-    stale: frozenset[str]
+    entry: UpdateEntry
+    optimizer: ConfiguredComponent
+    scheduler: ConfiguredComponent | None
+    balancer: ConfiguredComponent | None
+    losses: Mapping[str, LossPlan]
+    start: Start = FROM_THE_BEGINNING
+    order: tuple[str, ...] = ()
+    carries: Mapping[str, frozenset[str]] = Factory(dict)
+    reused: frozenset[str] = frozenset()
+    stale: frozenset[str] = frozenset()
 
-    def gradient(self, value: Value) -> frozenset[str]:
+    @property
+    def name(self) -> str:
+        """The name of the update in its step."""
+        return self.entry.name
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """The models that its optimizer moves, in the recipe's order."""
+        return tuple(self.entry.settings.trains)
+
+    def gradient(self, value: ValuePlan) -> frozenset[str]:
         """The models of this very update to which gradients flow through `value`."""
-        return self.trains & value.models
+        return value.models & frozenset(self.trains)
 
-    def askers(self, name: str, values: Mapping[str, Value]) -> list[str]:
-        """Who wants `name` in this update: its values by name, its losses as `loss <label>`."""
-        wanting = [value for value in self.order if name in values[value].needs.values()]
-        return wanting + [f"loss {loss.label}" for loss in self.losses if name in loss.needs.values()]
-
-
-@frozen
-class StepPlan:
-    """A planned step; `splits` are the values at which some loss cuts the graph."""
-
-    values: Mapping[str, Value]
-    updates: tuple[UpdatePlan, ...]
-    splits: frozenset[str]
+    def requested_by(self, name: str, values: Values) -> list[str]:
+        """What requests `name` in this update: its values by name, its losses as `loss <label>`."""
+        by_values = [value for value in self.order if name in values[value].needs.values()]
+        return by_values + [f"loss {loss.label}" for loss in self.losses.values() if name in loss.needs.values()]
 
     @property
-    def trains(self) -> frozenset[str]:
-        """Every model that some update trains."""
-        return frozenset().union(*(update.trains for update in self.updates))
+    def starts(self) -> dict[str, Start]:
+        """When each loss starts, by label, and under OWN when the update itself does."""
+        return {OWN: self.start, **{label: loss.start for label, loss in self.losses.items()}}
 
-    @property
-    def models(self) -> frozenset[str]:
-        """Every model that some value or loss uses."""
-        return frozenset(name for name, value in self.values.items() if value.source == "model")
-
-
-def plan_step(world: World, updates: Sequence[UpdateAsk]) -> tuple[StepPlan, list[Problem]]:
-    """Plan all updates of a step; what is refused comes beside the plan of what is left."""
-    asks = [loss.ask for update in updates for loss in update.losses]
-    values, problems = resolve(world, asks)
-    good = [_loss_plans(update, values) for update in updates]
-    for update, losses in zip(updates, good, strict=True):
-        problems.extend(_refusals(update, losses, world, values))
-    # Values that fail in a loss leave the loss out; the rest of the plan stands for --explain.
-    closures = [_closure(values, losses) for losses in good]
-    plans = tuple(_update_plan(index, updates, good, closures, values) for index in range(len(updates)))
-    splits = frozenset(name for losses in good for loss in losses for name in loss.detach)
-    return StepPlan(values, plans, splits), problems
+    def title(self, name: str) -> str:
+        """What starts, as messages call it: a loss by its label, or the update itself under OWN."""
+        return f"update `{self.name}`" if name == OWN else f"loss `{name}` of update `{self.name}`"
 
 
-def _loss_plans(update: UpdateAsk, values: Mapping[str, Value]) -> tuple[LossPlan, ...]:
-    plans = []
-    for loss in update.losses:
-        needs = loss.ask.provider.needs
-        if all(name in values for name in needs.values()):
-            closure = frozenset(needs.values()).union(*(values[name].upstream for name in needs.values()))
-            cuts = frozenset(name for name in loss.detach if name in values and values[name].source == "value")
-            reaches = frozenset(update.trains) & reach(values, needs.values(), cuts)
-            plans.append(LossPlan(loss.label, needs, cuts & closure, reaches, closure))
-    return tuple(plans)
+def plan_updates(
+    world: World, updates: Sequence[UpdatePlan], step: str
+) -> tuple[dict[str, ValuePlan], dict[str, UpdatePlan], list[Problem]]:
+    """Plan the values and updates of a step, in their order; what cannot be trained comes beside the plans."""
+    requests = [
+        Request.by(f"{update.title(loss.label)} in step `{step}`", loss.component)
+        for update in updates
+        for loss in update.losses.values()
+    ]
+    values, problems = resolve_values(world, requests)
+    updates = [evolve(update, losses=_plan_losses(update, values)) for update in updates]
+    problems += [problem for update in updates for problem in _problems(update, world, values)]
+    closures = [frozenset().union(*(loss.closure for loss in update.losses.values())) for update in updates]
+    plans = [_plan_update(index, updates, closures, values) for index in range(len(updates))]
+    return values, {plan.name: plan for plan in plans}, problems
 
 
-def reach(values: Mapping[str, Value], names: Iterable[str], cuts: frozenset[str]) -> frozenset[str]:
-    """The models to which gradients can flow from `names` without passing through a cut."""
+def _plan_losses(update: UpdatePlan, values: Values) -> dict[str, LossPlan]:
+    """The losses whose values can all be computed, with what they reach."""
+    planned = {}
+    for label, loss in update.losses.items():
+        needs = loss.needs.values()
+        if all(name in values for name in needs):
+            closure = frozenset(needs).union(*(values[name].upstream for name in needs))
+            detached = frozenset(name for name in loss.detached & closure if values[name].source == "value")
+            reaches = frozenset(update.trains) & reach(values, needs, detached)
+            planned[label] = evolve(loss, detached=detached, reaches=reaches, closure=closure)
+    return planned
+
+
+def reach(values: Values, names: Iterable[str], detached: frozenset[str]) -> frozenset[str]:
+    """The models to which gradients can flow from `names` without passing through a detached value."""
     found: set[str] = set()
     seen: set[str] = set()
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name in seen or name in cuts:
+        if name in seen or name in detached:
             continue
         seen.add(name)
         if values[name].source == "model":
@@ -135,108 +148,92 @@ def reach(values: Mapping[str, Value], names: Iterable[str], cuts: frozenset[str
     return frozenset(found)
 
 
-def _refusals(
-    update: UpdateAsk, losses: tuple[LossPlan, ...], world: World, values: Mapping[str, Value]
-) -> list[Problem]:
+def _problems(update: UpdatePlan, world: World, values: Values) -> list[Problem]:
     """What cannot be trained as the recipe says."""
     problems = []
-    places = dict(zip(update.trains, update.trains_where, strict=True)) if update.trains_where else {}
-    by_label = {loss.label: loss for loss in losses}
-    complete = not update.partial and len(losses) == len(update.losses)
-    for model in update.trains:
-        where = places.get(model, update.where)
+    complete = not update.entry.partial and len(update.losses) == len(update.entry.losses)
+    for index, model in enumerate(update.trains):
+        where = update.entry.node.at("trains", index)
         if model not in world.models:
-            message = f"update `{update.name}` trains `{model}`, which is no model of the recipe"
-            problems.append(Problem(message, where, choices(model, world.models, "models")))
-        elif not complete or any(model in loss.reaches for loss in losses):
-            continue
-        else:
-            problems.append(_unreached(update, model, losses, where))
-    for asked in update.losses:
-        loss = by_label.get(asked.label)
-        if loss is None:
-            continue
-        for name, where in zip(asked.detach, asked.detach_where or (asked.ask.where,) * len(asked.detach), strict=True):
-            computed = [each for each in loss.closure if values[each].source == "value"]
-            if name not in computed:
-                given = name in loss.closure
-                why = f"`{name}` is given, not computed" if given else f"it does not depend on `{name}`"
-                message = f"loss `{asked.label}` has nothing to detach at `{name}`: {why}"
-                problems.append(Problem(message, where, choices(name, computed, "depends on")))
-        known = [model for model in update.trains if model in world.models]
-        if known and not loss.reaches and not update.partial:
-            problems.append(_idle(update, asked, loss, values))
+            message = f"update `{update.name}` trains `{model}`, but the recipe has no such model"
+            choices = Choices.of(model, world.models)
+            problems.append(Problem(message, where, code="unknown-name", subject=model, choices=choices))
+        elif complete and not any(model in loss.reaches for loss in update.losses.values()):
+            problems.append(_not_reached(update, model, where))
+    trained = [model for model in update.trains if model in world.models]
+    for loss in update.losses.values():
+        problems.extend(_detaches_nothing(loss, values))
+        if trained and not loss.reaches and not update.entry.partial:
+            problems.append(_trains_nothing(update, loss, values))
     return problems
 
 
-def _unreached(update: UpdateAsk, model: str, losses: tuple[LossPlan, ...], where: Location | None) -> Problem:
+def _detaches_nothing(loss: LossPlan, values: Values) -> Iterable[Problem]:
+    entry = loss.component.entry
+    computed = [name for name in loss.closure if values[name].source == "value"]
+    for index, name in enumerate(entry.settings.detach if entry else ()):
+        if entry is not None and name not in computed:
+            why = f"`{name}` is not computed" if name in loss.closure else f"it does not depend on `{name}`"
+            message = f"loss `{loss.label}` cannot detach `{name}`: {why}"
+            where = entry.node.at("detach", index)
+            yield Problem(message, where, code="unused", subject=name, choices=Choices.of(name, computed))
+
+
+def _not_reached(update: UpdatePlan, model: str, where: Location) -> Problem:
     message = f"update `{update.name}` trains `{model}`, but none of its losses reaches it"
-    notes = tuple((loss.label, f"reaches {_names(loss.reaches)}{_cut(loss)}") for loss in losses)
-    return Problem(message, where, notes)
-
-
-def _idle(update: UpdateAsk, asked: LossAsk, loss: LossPlan, values: Mapping[str, Value]) -> Problem:
-    message = f"loss `{asked.label}` moves nothing that update `{update.name}` trains"
-    through = reach(values, loss.needs.values(), frozenset())
-    notes = (
-        ("depends on", _names(through) + _cut(loss)),
-        ("trained", _names(update.trains)),
-        ("asked in", f"{asked.ask.provider.signature.where}  {asked.ask.provider.signature.text}"),
+    notes = tuple(
+        ("cause", f"loss `{loss.label}` reaches {model_names(loss.reaches)}{_detached(loss)}")
+        for loss in update.losses.values()
     )
-    return Problem(message, asked.ask.where, notes)
+    return Problem(message, where, notes, code="not-reached", subject=model)
 
 
-def _names(names: Iterable[str]) -> str:
+def _trains_nothing(update: UpdatePlan, loss: LossPlan, values: Values) -> Problem:
+    through = reach(values, loss.needs.values(), frozenset())
+    cause = f"it depends on {model_names(through)}{_detached(loss)}, and the update trains {model_names(update.trains)}"
+    return Problem(
+        f"loss `{loss.label}` reaches no model that update `{update.name}` trains",
+        loss.component.where,
+        (("cause", cause), ("defined in", loss.component.definition)),
+        code="not-reached",
+        subject=loss.label,
+    )
+
+
+def model_names(names: Iterable[str]) -> str:
+    """Models by name, for messages."""
     return ", ".join(f"`{name}`" for name in sorted(names)) or "no model"
 
 
-def _cut(loss: LossPlan) -> str:
-    return f", cut at {_names(loss.detach)}" if loss.detach else ""
+def _detached(loss: LossPlan) -> str:
+    return f", detached at {model_names(loss.detached)}" if loss.detached else ""
 
 
-def _closure(values: Mapping[str, Value], losses: Iterable[LossPlan]) -> frozenset[str]:
-    return frozenset().union(*(loss.closure for loss in losses)) if losses else frozenset()
-
-
-def _update_plan(
-    index: int,
-    updates: Sequence[UpdateAsk],
-    losses: Sequence[tuple[LossPlan, ...]],
-    closures: Sequence[frozenset[str]],
-    values: Mapping[str, Value],
+def _plan_update(
+    index: int, updates: Sequence[UpdatePlan], closures: Sequence[frozenset[str]], values: Values
 ) -> UpdatePlan:
     trains = frozenset(updates[index].trains)
-    order = tuple(name for name in values if name in closures[index])
-    fixed = {name for name in values if values[name].source != "value"}
-    return UpdatePlan(
-        name=updates[index].name,
-        trains=trains,
-        losses=losses[index],
-        order=tuple(name for name in order if name not in fixed),
-        carries={
-            name: frozenset().union(
-                *(
-                    values[name].models & frozenset(updates[later].trains)
-                    for later in _lifetime(index, name, updates, values)
-                    if name in closures[later]
-                )
-            )
-            for name in order
-        },
-        reused=frozenset(
-            name
-            for name in order
-            if name not in fixed
-            and any(
-                name in closures[earlier] and index in _lifetime(earlier, name, updates, values)
-                for earlier in range(index)
-            )
-        ),
-        stale=frozenset(name for name in values if name not in fixed and values[name].models & trains),
+    order = [name for name in values if name in closures[index]]
+    computed = [name for name in order if values[name].source == "value"]
+
+    def carried(name: str) -> frozenset[str]:
+        users = [later for later in _lifetime(index, name, updates, values) if name in closures[later]]
+        return frozenset().union(*(values[name].models & frozenset(updates[later].trains) for later in users))
+
+    def left_by_an_earlier_update(name: str) -> bool:
+        earlier = [i for i in range(index) if name in closures[i]]
+        return any(index in _lifetime(i, name, updates, values) for i in earlier)
+
+    return evolve(
+        updates[index],
+        order=tuple(computed),
+        carries={name: carried(name) for name in order},
+        reused=frozenset(filter(left_by_an_earlier_update, computed)),
+        stale=frozenset(name for name, value in values.items() if value.source == "value" and value.models & trains),
     )
 
 
-def _lifetime(index: int, name: str, updates: Sequence[UpdateAsk], values: Mapping[str, Value]) -> range:
+def _lifetime(index: int, name: str, updates: Sequence[UpdatePlan], values: Values) -> range:
     """The updates in which an instance of `name`, computed in update `index`, holds."""
     for later in range(index, len(updates)):
         if values[name].models & frozenset(updates[later].trains):

@@ -1,4 +1,4 @@
-"""Values by name: who provides each, what it needs in turn, in which order they can be computed."""
+"""Values by name: what provides each, what it needs in turn, in which order they can be computed."""
 
 from __future__ import annotations
 
@@ -7,189 +7,215 @@ from typing import Literal
 
 from attrs import Factory, define, frozen
 
-from fluxflow_registry.errors import Location, Problem, choices
-from fluxflow_registry.registry.signature import Signature
+from fluxflow_registry.contracts import CONTEXT
+from fluxflow_registry.errors import Choices, Location, Problem
+from fluxflow_registry.plan.component import ConfiguredComponent
 
-
-@frozen
-class Provider:
-    """What provides a value: a registered component's signature, and the recipe's renamings."""
-
-    name: str
-    signature: Signature
-    renames: Mapping[str, str] = Factory(dict)
-    #: Where the recipe states each renaming.
-    places: Mapping[str, Location] = Factory(dict)
-
-    @property
-    def needs(self) -> dict[str, str]:
-        """For each parameter, the name of the value that fills it."""
-        return {need: self.renames.get(need, need) for need in self.signature.needs}
+#: Names of the engine that exist only where the recipe has what they are made of, and what that is.
+_CONDITIONAL = {
+    "sampler": "add `sampler: {type: ...}` to the recipe; `--list-plugins sampler` lists the types",
+    "image_size": "use a dataset with a field `image`",
+}
 
 
 @frozen
 class World:
-    """Every name that exists in a step: batch fields, models, the engine's own, and providers.
+    """Every name that exists in a step, an evaluation or a preview: batch fields, models, context, values.
 
-    The world is closed: a name that is none of these is an error and never a new input.
+    The world is closed: any other name is an error and never a new input.
     """
 
     fields: frozenset[str]
     models: frozenset[str]
     context: frozenset[str]
-    providers: Mapping[str, Provider]
+    providers: Mapping[str, ConfiguredComponent]
     #: For messages: the dataset whose fields these are.
     dataset: str = "the dataset"
-    #: Values that the recipe declares, but wrongly: that has been told, and nothing follows from it.
+    #: Values whose declaration in the recipe is wrong: that is reported already, and nothing follows from it.
     unread: frozenset[str] = frozenset()
-    #: Names that exist only once the recipe states something, and what that is.
-    absent: Mapping[str, str] = Factory(dict)
-    #: Registered values that have options which the recipe must state and does not.
+    #: Registered values with required options that the recipe does not set.
     unset: frozenset[str] = frozenset()
 
+    @classmethod
+    def of(
+        cls,
+        fields: Iterable[str],
+        models: Iterable[str],
+        providers: Mapping[str, ConfiguredComponent],
+        *,
+        sampler: bool,
+        image_size: bool,
+        dataset: str = "the dataset",
+    ) -> World:
+        """The world where the recipe has a sampler or not, and where the size of images is known or not."""
+        absent = {name for name, there in (("sampler", sampler), ("image_size", image_size)) if not there}
+        return cls(frozenset(fields), frozenset(models), frozenset(CONTEXT) - absent, providers, dataset)
+
     def sources(self, name: str) -> list[str]:
-        """Who provides `name`, in a user's words; more than one is a clash."""
-        told = []
+        """What provides `name`, in a user's words; more than one is a conflict."""
+        found = []
         if name in self.fields:
-            told.append(f"a field of {self.dataset}")
+            found.append(f"a field of {self.dataset}")
         if name in self.models:
-            told.append("a model of the recipe")
+            found.append("a model of the recipe")
         if name in self.context:
-            told.append("the engine itself")
+            found.append("the engine itself")
         if name in self.providers:
-            told.append(f"a value ({self.providers[name].signature.where})")
-        return told
+            found.append(f"a value ({self.providers[name].component.signature.where})")
+        return found
 
     @property
     def names(self) -> set[str]:
-        """All names that can be asked for."""
+        """All names that can be requested."""
         return {*self.fields, *self.models, *self.context, *self.providers}
 
 
 @frozen
-class Ask:
-    """Somebody who wants values: a loss, a metric, an observer, a command."""
+class Request:
+    """A request for values: by a loss, a metric, an observer or a command."""
 
     who: str
-    provider: Provider
+    needs: Mapping[str, str]
     where: Location
+    #: The component behind the request, where there is one.
+    component: ConfiguredComponent | None = None
+
+    @classmethod
+    def by(cls, who: str, component: ConfiguredComponent) -> Request:
+        """The request for everything that a component needs."""
+        return cls(who, component.needs, component.where, component)
+
+    @classmethod
+    def of(
+        cls, who: str, names: Iterable[str], where: Location, component: ConfiguredComponent | None = None
+    ) -> Request:
+        """A request for values by name."""
+        return cls(who, {name: name for name in names}, where, component)
 
 
 @frozen
-class Missing(Problem):
-    """The problem that a name is asked for and not there: which, and whether it is to be a model of the recipe."""
-
-    name: str = ""
-    model: bool = False
-
-
-Source = Literal["field", "model", "context", "value"]
-
-
-@frozen
-class Value:
-    """A resolved name: where it comes from, what fills its parameters, which models lie upstream."""
+class ValuePlan:
+    """A planned value: what provides it, what fills its parameters, which models and values are upstream."""
 
     name: str
-    source: Source
+    source: Literal["field", "model", "context", "value"]
     needs: Mapping[str, str] = Factory(dict)
     models: frozenset[str] = frozenset()
     upstream: frozenset[str] = frozenset()
+    #: The provider of a computed value.
+    component: ConfiguredComponent | None = None
+
+    @property
+    def provider(self) -> ConfiguredComponent:
+        """The provider of a computed value; fields, models and context have none."""
+        assert self.component is not None
+        return self.component
 
 
 @define
 class _Search:
     world: World
-    found: dict[str, Value]
+    found: dict[str, ValuePlan]
     problems: list[Problem]
     failed: set[str]
 
 
-def resolve(world: World, asks: Iterable[Ask]) -> tuple[dict[str, Value], list[Problem]]:
-    """All values that the asks need, each after what it needs itself, and every name that fails."""
+@frozen
+class _Asker:
+    """The request, or the last of the values on the way from it, whose parameter is to be filled."""
+
+    request: Request
+    chain: tuple[str, ...]
+    component: ConfiguredComponent | None
+    parameter: str
+
+    @property
+    def who(self) -> str:
+        return f"`{self.chain[-1]}`" if self.chain else self.request.who
+
+    @property
+    def where(self) -> Location:
+        renamed = self.component.renamed_at(self.parameter) if self.component is not None else None
+        return renamed or self.request.where
+
+    @property
+    def wants_model(self) -> bool:
+        return self.component is not None and self.parameter in self.component.component.signature.models
+
+    @property
+    def notes(self) -> tuple[tuple[str, str], ...]:
+        """The definition that requests the value, and the way from the recipe to it."""
+        notes = []
+        if self.component is not None:
+            notes.append(("defined in", self.component.definition))
+        if self.chain:
+            notes.append(("requested by", " -> ".join((self.request.who, *(f"`{name}`" for name in self.chain)))))
+        return tuple(notes)
+
+
+def resolve_values(world: World, requests: Iterable[Request]) -> tuple[dict[str, ValuePlan], list[Problem]]:
+    """All values that the requests need, each after what it needs itself, and a problem for every name that fails."""
     search = _Search(world, {}, [], set())
-    for ask in asks:
-        for parameter, name in ask.provider.needs.items():
-            _visit(search, name, ask, parameter, ())
+    for request in requests:
+        for parameter, name in request.needs.items():
+            _visit(search, name, _Asker(request, (), request.component, parameter))
     return search.found, search.problems
 
 
-def _visit(search: _Search, name: str, ask: Ask, parameter: str, chain: tuple[str, ...]) -> None:
-    """Resolve `name`, wanted as `parameter` by the last of `chain` (or by the ask itself)."""
+def _visit(search: _Search, name: str, asker: _Asker) -> None:
     world = search.world
     if name in search.found or name in search.failed:
         return
-    if name in world.unread:
-        search.failed.add(name)
+    if name not in world.unread and name not in asker.chain and len(world.sources(name)) == 1:
+        if name in world.providers:
+            _visit_value(search, world.providers[name], asker)
+        elif name in world.models:
+            search.found[name] = ValuePlan(name, "model", models=frozenset({name}))
+        else:
+            search.found[name] = ValuePlan(name, "field" if name in world.fields else "context")
         return
-    where = _asker(world, ask, chain)[1].places.get(parameter, ask.where)
-    if name in chain:
-        loop = " -> ".join((*chain[chain.index(name) :], name))
-        search.failed.add(name)
-        search.problems.append(Problem(f"values need each other: {loop}", where, _chain(world, ask, chain)))
-        return
-    sources = world.sources(name)
-    if len(sources) > 1:
-        search.failed.add(name)
-        search.problems.append(
-            Problem(f"`{name}` has two providers: {' and '.join(sources)}", where, _chain(world, ask, chain))
-        )
-        return
-    if name in world.fields:
-        search.found[name] = Value(name, "field")
-    elif name in world.models:
-        search.found[name] = Value(name, "model", models=frozenset({name}))
-    elif name in world.context:
-        search.found[name] = Value(name, "context")
-    elif name in world.providers:
-        _visit_value(search, world.providers[name], ask, chain)
-    else:
-        search.failed.add(name)
-        search.problems.append(_unknown(world, name, ask, parameter, chain, where))
+    search.failed.add(name)
+    if name not in world.unread:
+        search.problems.append(_problem(world, name, asker))
 
 
-def _visit_value(search: _Search, provider: Provider, ask: Ask, chain: tuple[str, ...]) -> None:
+def _visit_value(search: _Search, provider: ConfiguredComponent, asker: _Asker) -> None:
     models: set[str] = set()
     upstream: set[str] = set()
     for parameter, need in provider.needs.items():
-        _visit(search, need, ask, parameter, (*chain, provider.name))
+        _visit(search, need, _Asker(asker.request, (*asker.chain, provider.label), provider, parameter))
         if need not in search.found:
-            search.failed.add(provider.name)
+            search.failed.add(provider.label)
             continue
         models |= search.found[need].models
         upstream |= {need} | search.found[need].upstream
-    if provider.name not in search.failed:
-        search.found[provider.name] = Value(
-            provider.name, "value", provider.needs, frozenset(models), frozenset(upstream)
+    if provider.label not in search.failed:
+        search.found[provider.label] = ValuePlan(
+            provider.label, "value", provider.needs, frozenset(models), frozenset(upstream), provider
         )
 
 
-def _asker(world: World, ask: Ask, chain: tuple[str, ...]) -> tuple[str, Provider]:
-    return (f"`{chain[-1]}`", world.providers[chain[-1]]) if chain else (ask.who, ask.provider)
-
-
-def _chain(world: World, ask: Ask, chain: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """Notes: the definition that asks, and the way from the recipe to it."""
-    _, provider = _asker(world, ask, chain)
-    notes = [("asked in", f"{provider.signature.where}  {provider.signature.text}")]
-    if chain:
-        notes.append(("on the way", " -> ".join((ask.who, *(f"`{name}`" for name in chain)))))
-    return tuple(notes)
-
-
-def _unknown(world: World, name: str, ask: Ask, parameter: str, chain: tuple[str, ...], where: Location) -> Missing:
-    who, provider = _asker(world, ask, chain)
-    notes = _chain(world, ask, chain)
-    if parameter in provider.signature.models:
-        message = f"{who} asks for the model `{name}`, which the recipe does not declare"
-        hint = ("declare it", f"under `models`: `{name}: {{type: ...}}`; `--list-plugins model` shows the types")
-        return Missing(message, where, (*notes, *choices(name, world.models, "models"), hint), name, model=True)
-    if name in world.absent:
-        message = f"{who} asks for `{name}`, which the recipe does not state"
-        return Missing(message, where, (*notes, ("state it", world.absent[name])), name)
+def _problem(world: World, name: str, asker: _Asker) -> Problem:
+    """Why a requested name cannot be resolved."""
+    who, where, notes = asker.who, asker.where, asker.notes
+    sources = world.sources(name)
+    if name in asker.chain:
+        loop = " -> ".join((*asker.chain[asker.chain.index(name) :], name))
+        return Problem(f"values need each other: {loop}", where, notes, code="cycle", subject=name)
+    if len(sources) > 1:
+        message = f"`{name}` has two providers: {' and '.join(sources)}"
+        return Problem(message, where, notes, code="duplicate-name", subject=name)
+    if asker.wants_model:
+        message = f"{who} requests the model `{name}`, but the recipe declares no such model"
+        hint = ("hint", f"declare it under `models`: `{name}: {{type: ...}}`; `--list-plugins model` lists the types")
+        choices = Choices.of(name, world.models)
+        return Problem(message, where, (*notes, hint), code="missing-model", subject=name, choices=choices)
+    if name in _CONDITIONAL:
+        message = f"{who} requests `{name}`, but the recipe does not provide it"
+        return Problem(message, where, (*notes, ("hint", _CONDITIONAL[name])), code="missing-value", subject=name)
     if name in world.unset:
-        message = f"{who} asks for `{name}`, which has options that the recipe must state"
-        hint = ("state them", f"under `values`: `{name}: {{...}}`; `--describe value:{name}` shows them")
-        return Missing(message, where, (*notes, hint), name)
-    message = f"{who} asks for `{name}`, which nothing provides"
-    return Missing(message, where, (*notes, *choices(name, world.names)), name)
+        message = f"{who} requests `{name}`, whose required options the recipe does not set"
+        hint = ("hint", f"set them under `values`: `{name}: {{...}}`; `--describe value:{name}` lists them")
+        return Problem(message, where, (*notes, hint), code="missing-options", subject=name)
+    message = f"{who} requests `{name}`, but nothing provides it"
+    return Problem(message, where, notes, code="unknown-value", subject=name, choices=Choices.of(name, world.names))

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import attrs
 import cattrs
 
-from fluxflow_registry.errors import Problem, choices, nearest, one_line
+from fluxflow_registry.errors import Choices, Problem, choices, nearest, one_line
 from fluxflow_registry.recipe.node import Node, describe
 from fluxflow_registry.registry.signature import fields_of, key_of
 
@@ -62,7 +62,16 @@ def unknown_keys(node: Node, known: Iterable[str], what: str) -> tuple[list[Prob
     """A problem for each key that is not known, and the keys that they were probably meant to be."""
     keys = list(known)
     strays = [key for key in node.value if key not in keys] if isinstance(node.value, dict) else []
-    problems = [Problem(f"unknown key `{key}` in {what}", node.keys[key], choices(key, keys, "keys")) for key in strays]
+    problems = [
+        Problem(
+            f"unknown key `{key}` in {what}",
+            node.keys[key],
+            code="unknown-key",
+            subject=key,
+            choices=Choices.of(key, keys),
+        )
+        for key in strays
+    ]
     return problems, {meant for key in strays if (meant := nearest(key, keys))}
 
 

@@ -17,7 +17,7 @@ from fluxflow_registry.recipe.convert import read_fields, unknown_keys
 from fluxflow_registry.recipe.node import Node, describe, merge, spelt_out
 from fluxflow_registry.recipe.overrides import Setting, overridden
 from fluxflow_registry.recipe.reader import read
-from fluxflow_registry.recipe.schema import Entry, EvaluationEntry, RecipeEntry, StepEntry, UpdateEntry
+from fluxflow_registry.recipe.schema import ComponentEntry, EvaluationEntry, RecipeEntry, StepEntry, UpdateEntry
 from fluxflow_registry.registry.signature import fields_of, key_of
 
 R = TypeVar("R")
@@ -227,14 +227,14 @@ class _Reader:
             found[name] = EvaluationEntry(name, settings, metrics, node)
         return found
 
-    def observers(self, root: Node) -> dict[str, Entry | None]:
+    def observers(self, root: Node) -> dict[str, ComponentEntry | None]:
         away = {
             label for label, node in self.children(root, "observers", "observer", quiet=True) if node.value is False
         }
         present = self.entries(root, "observers", "observer", skip=away)
         return {**present, **dict.fromkeys(away)}
 
-    def entries(self, parent: Node, key: str, kind: str, skip: Iterable[str] = ()) -> dict[str, Entry]:
+    def entries(self, parent: Node, key: str, kind: str, skip: Iterable[str] = ()) -> dict[str, ComponentEntry]:
         """The components under `key`, by label; a label that has no `type` is its own type."""
         found = {}
         for label, node in self.kept(parent, key, kind):
@@ -244,7 +244,7 @@ class _Reader:
                     found[label] = entry
         return found
 
-    def one(self, parent: Node, key: str, kind: str) -> Entry | None:
+    def one(self, parent: Node, key: str, kind: str) -> ComponentEntry | None:
         """The single component under `key`, or None."""
         node = parent.get(key)
         if node is None or node.value is None or node.value is False:
@@ -252,13 +252,13 @@ class _Reader:
         if isinstance(node.value, dict) and node.get("type") is None:
             problems, meant = unknown_keys(node, ["type"], f"`{key}`")
             if "type" in meant:
-                self.problems.extend(problem for problem in problems if problem.notes[0][0] == "nearest")
+                self.problems.extend(problem for problem in problems if problem.nearest is not None)
             else:
                 self.problem(f"`{key}` needs `type`: the name of its {kind}", node.where)
             return None
         return self.entry(key, node, parent.keys[key], kind)
 
-    def entry(self, label: str, node: Node, place: Location, kind: str) -> Entry | None:
+    def entry(self, label: str, node: Node, place: Location, kind: str) -> ComponentEntry | None:
         if isinstance(node.value, str):
             node = spelt_out(node)
         if node.value is None:
@@ -270,7 +270,7 @@ class _Reader:
         if type_node is not None and not isinstance(type_node.value, str):
             self.problem(f"`type` of {kind} `{label}` is a name, not {describe(type_node.value)}", type_node.where)
             return None
-        return Entry(
+        return ComponentEntry(
             label=label,
             type=str(type_node.value) if type_node is not None else label,
             where=type_node.where if type_node is not None else place,

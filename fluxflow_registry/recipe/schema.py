@@ -92,7 +92,7 @@ class EvaluationSettings:
 
 
 @frozen(eq=False)
-class Entry:
+class ComponentEntry:
     """A component that the recipe names: its label, its type, and the options that are its own."""
 
     label: str
@@ -110,7 +110,7 @@ class EvaluationEntry:
 
     name: str
     settings: EvaluationSettings
-    metrics: dict[str, Entry]
+    metrics: dict[str, ComponentEntry]
     node: Node
 
 
@@ -120,12 +120,12 @@ class UpdateEntry:
 
     name: str
     settings: UpdateSettings
-    losses: dict[str, Entry]
-    optimizer: Entry | None
-    scheduler: Entry | None
-    balancer: Entry | None
+    losses: dict[str, ComponentEntry]
+    optimizer: ComponentEntry | None
+    scheduler: ComponentEntry | None
+    balancer: ComponentEntry | None
     #: Conditions on which losses start, by label, and under OWN the one on which the update does.
-    starts: dict[str, Entry]
+    starts: dict[str, ComponentEntry]
     node: Node
     #: Whether some part of it could not be read, so that conclusions from what is missing are void.
     partial: bool = False
@@ -139,8 +139,8 @@ class StepEntry:
     parent: str | None
     settings: StepSettings
     updates: dict[str, UpdateEntry]
-    until: Entry | None
-    values: dict[str, Entry]
+    until: ComponentEntry | None
+    values: dict[str, ComponentEntry]
     evaluate: dict[str, EvaluationEntry]
     node: Node
     where: Location
@@ -152,12 +152,12 @@ class RecipeEntry:
 
     name: str
     seed: int
-    models: dict[str, Entry]
-    datasets: dict[str, Entry]
-    sampler: Entry | None
-    values: dict[str, Entry]
+    models: dict[str, ComponentEntry]
+    datasets: dict[str, ComponentEntry]
+    sampler: ComponentEntry | None
+    values: dict[str, ComponentEntry]
     #: None for an observer that joins by default and that the recipe sends away.
-    observers: dict[str, Entry | None]
+    observers: dict[str, ComponentEntry | None]
     steps: dict[str, StepEntry]
     path: str
     node: Node

@@ -11,7 +11,7 @@ from cattrs import unstructure
 
 from fluxflow_registry.errors import printable
 from fluxflow_registry.recipe.node import Node
-from fluxflow_registry.recipe.schema import Entry
+from fluxflow_registry.recipe.schema import ComponentEntry
 from fluxflow_registry.registry.signature import fields_of, key_of
 
 #: A value that is resolved, beside the place that states it.
@@ -82,7 +82,7 @@ def settings_of(settings: Any, node: Node) -> dict[str, Told]:
     return told
 
 
-def component_of(entry: Entry | None, type_: str, instance: Any, where: str) -> dict[str, Told]:
+def component_of(entry: ComponentEntry | None, type_: str, instance: Any, where: str) -> dict[str, Told]:
     """A component's type, the recipe's settings of it, and all its options."""
     told: dict[str, Told] = {"type": (type_, str(entry.where) if entry else where)}
     if entry is not None and entry.settings is not None:

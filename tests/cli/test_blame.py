@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from attrs import frozen
 
-from fluxflow_registry.check.checker import RecipePlan
-from fluxflow_registry.cli.prove_resume.blame import blamed
+from fluxflow_registry.cli.prove_resume.blame import blame
+from fluxflow_registry.plan.steps import RecipePlan
 
 from ..recipes import TINY
 
@@ -46,7 +46,7 @@ def test_a_part_of_the_state_is_of_the_component_whose_name_it_has(
     text = TINY.replace("          l1: {}\n", late) + "        start: {type: plateau, metric: seen/psnr}\n" + UNTIL
     text += "    evaluate: {seen: {dataset: shapes, every: 1, metrics: {psnr: {}}}}\n"
 
-    told = blamed(prove(text), Difference(name))
+    told = blame(prove(text), Difference(name))
 
     assert told[1].split("made by")[1].strip() == component
 
@@ -69,7 +69,7 @@ def test_the_hint_is_what_a_component_of_the_kind_can_do(
 ) -> None:
     text = TINY + UNTIL + "    evaluate: {seen: {dataset: shapes, every: 1, metrics: {psnr: {}}}}\n"
 
-    told = " ".join(" ".join(blamed(prove(text), Difference(name, kind))).split())
+    told = " ".join(" ".join(blame(prove(text), Difference(name, kind))).split())
 
     assert "likely it keeps something that no checkpoint holds, or draws random numbers of its own;" in told
     assert hint in told

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from attrs import Factory, field, frozen, validators
 
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.cli.describe.command import bounds, describe, options, paste
 from fluxflow_registry.contracts import KINDS
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe.reader import parse
 from fluxflow_registry.registry.registry import Component, Registry, from_modules, load
 from fluxflow_registry.registry.signature import fields_of, is_configurable, key_of

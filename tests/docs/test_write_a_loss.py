@@ -72,7 +72,8 @@ def test_the_installed_loss_is_described_with_the_file_and_line_of_its_class(rea
 def test_the_loss_alone_moves_the_decoder_of_the_small_recipe(reading: Reading) -> None:
     file = reading.home / "target" / "fluxflow_charbonnier.py"
     checked = check(reading.folder / "try.yaml", load(("shapes", "torch", "vae", "metrics"), [file]))
-    reach = {loss.label: loss.reaches for loss in checked.steps[0].plan.updates[0].losses}
+    (update,) = checked.steps[0].updates.values()
+    reach = {label: loss.reaches for label, loss in update.losses.items()}
     before = build_models(checked, torch.device("cpu"))["expander"].state_dict()
 
     after = load_file(run_of(reading, "try") / "final" / "expander" / "model.safetensors")

@@ -12,16 +12,17 @@ import torch
 from torch import nn
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import RecipePlan, check
+from fluxflow_registry.check.checker import check
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.engine.run.loop import train
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.run.stopping import Stopped
-from fluxflow_registry.engine.training.step import LiveStep, facts_of
+from fluxflow_registry.engine.training.step import LiveStep
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry, load
 
-from ..small import PLUGINS
+from ..small import PLUGINS, sized
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +57,8 @@ def live() -> Callable[..., LiveStep]:
 
         device = torch.device("cpu")
         made = dict(models) if models else build_models(recipe, device)
-        source = open_sources(recipe)[recipe.steps[step].step.settings.dataset]
-        return LiveStep(facts_of(recipe.steps[step], source), source, made, recipe.recipe.seed, device, recipe.solver)
+        source = open_sources(recipe)[recipe.steps[step].settings.dataset]
+        return LiveStep(sized(recipe.steps[step], source), source, made, recipe.recipe.seed, device, recipe.solver)
 
     return make
 

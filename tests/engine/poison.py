@@ -134,8 +134,8 @@ def infinite_loss(loss: Tensor) -> Tensor:
 
 def spoil(live: LiveStep, update: str, label: str, how: Callable[[Tensor], Tensor], batches: Sequence[int]) -> None:
     """Make a loss of a live step not finite on some batches."""
-    turn = next(turn for turn in live.turns if turn.name == update)
-    for number, loss in enumerate(turn.losses):
+    turn = next(turn for turn in live.updates if turn.name == update)
+    for number, loss in enumerate(turn.losses.all):
         if loss.label == label:
             call = loss.binding.call
 
@@ -143,13 +143,13 @@ def spoil(live: LiveStep, update: str, label: str, how: Callable[[Tensor], Tenso
                 found: Tensor = call(**given)
                 return how(found) if live.values.context["step_batch"] in batches else found
 
-            turn.losses[number] = evolve(loss, binding=evolve(loss.binding, call=spoilt))
+            turn.losses.all[number] = evolve(loss, binding=evolve(loss.binding, call=spoilt))
 
 
 def take(live: LiveStep, batches: Sequence[Batch], first: int) -> None:
     """Train on batches `first` ... of the first epoch."""
     for number, batch in enumerate(batches, first):
-        live.take(batch, Position(batch=number, step_batch=number, run_batch=number))
+        live.run(batch, Position(batch=number, step_batch=number, run_batch=number))
 
 
 def first_batches(live: LiveStep, count: int) -> list[Batch]:
@@ -162,7 +162,7 @@ COUNTS = {"skipped_in_a_row", "skipping_since", "skips"}
 
 def kept(live: LiveStep, updates: Sequence[str]) -> dict[str, Any]:
     """A copy of all that the updates move or keep: each number, by a name for it."""
-    trained = {model for turn in live.turns if turn.name in updates for model in turn.plan.trains}
+    trained = {model for turn in live.updates if turn.name in updates for model in turn.plan.trains}
     buffers = {f"{n}.{k}": b for n, model in live.models.items() for k, b in model.named_buffers()}
     weights = {n: dict(live.models[n].named_parameters()) for n in trained}
     state = live.state()

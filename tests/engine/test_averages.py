@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.models.trained_weights import load_for_drawing
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.state.models import read_model
 
 from ..small import FLOW, VAE_GAN

@@ -10,11 +10,11 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Gradients, Position
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import FluxflowError, RecipeError, TrainingError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
 
 from ..small import PLUGINS, VAE_GAN
@@ -60,7 +60,7 @@ def _nothing_seen() -> None:
 
 def begin(step: LiveStep, step_batch: int = 0) -> None:
     batch = next(iter(step.batches(0, 0)))
-    step.draws.at(0, "test")
+    step.values.draws.at(0, "test")
     step.values.begin(batch.fields, step_batch=step_batch, **step.context)
 
 
@@ -84,11 +84,12 @@ def test_the_parts_add_up_to_what_the_walk_back_leaves_whatever_is_cut(
         balancer = f"{VAE}.balancer={{type: spy, layer: {name}}}"
         step = live(checked(VAE_GAN, cut, balancer, f"{STEP}.precision={precision}", using=spying))
         begin(step, 1)
-        step.turns[1].take(1, closing=False)
+        step.updates[1].run(1, closing=False)
 
         found, weights = Spy.seen.pop()
 
-        left = parameter_of(step, name).grad / (step.turns[1].scaler.get_scale() if step.turns[1].scaler else 1)
+        scaler = step.updates[1].optimizer.scaler
+        left = parameter_of(step, name).grad / (scaler.get_scale() if scaler else 1)
         factors = {**weights, "l1": 2 * weights["l1"]}
         parts = [factors[label] * gradient for label, gradient in found.items()]
         rounding = {"fp32": 1e-5, "fp16": 2e-2}[precision]
@@ -103,7 +104,7 @@ def test_a_loss_that_a_batch_leaves_out_is_not_among_them(checked: Checker, live
     step = live(checked(VAE_GAN, lazy, f"{VAE}.balancer={{type: spy, layer: {LAST}}}", using=spying))
 
     for index, batch in zip(range(3), step.batches(0, 0), strict=False):
-        step.take(batch, Position(batch=index, step_batch=index))
+        step.run(batch, Position(batch=index, step_batch=index))
 
     assert [set(found) for found, _ in Spy.seen] == [{"l1", "hinge_generator"}, {"l1"}, {"l1", "hinge_generator"}]
 
@@ -115,7 +116,7 @@ def test_nothing_is_walked_for_a_balancer_that_does_not_ask(
     monkeypatch.setattr("fluxflow_registry.engine.graph.loss_gradients.gradient_at", lambda *given: calls.append(given))
     step = live(checked(VAE_GAN, f"{VAE}.balancer=inverse"))
 
-    step.take(next(iter(step.batches(0, 0))), Position())
+    step.run(next(iter(step.batches(0, 0))), Position())
 
     assert calls == []
 
@@ -178,10 +179,10 @@ def test_a_weigher_that_fails_is_named_with_its_update_and_its_place(
     checked: Checker, live: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = live(checked(VAE_GAN, f"{VAE}.balancer=inverse"))
-    monkeypatch.setattr(step.turns[1], "weigher", lambda losses: losses["absent"])
+    monkeypatch.setattr(step.updates[1], "weigher", lambda losses: losses["absent"])
 
     with pytest.raises(TrainingError, match="balancer `inverse` of update `vae` failed: KeyError: 'absent'") as caught:
-        step.take(next(iter(step.batches(0, 0))), Position())
+        step.run(next(iter(step.batches(0, 0))), Position())
 
     assert str(caught.value.problems[0].where).startswith("--set steps.vae_gan.updates.vae.balancer")
 
@@ -191,15 +192,15 @@ def test_the_weight_of_a_loss_is_logged_where_it_changes(checked: Checker, live:
     plain = live(checked(VAE_GAN))
 
     for step in (balanced, plain):
-        step.take(next(iter(step.batches(0, 0))), Position(step_batch=5))
+        step.run(next(iter(step.batches(0, 0))), Position(step_batch=5))
 
-    figures = balanced.tally.fetch()
+    figures = balanced.metrics.fetch()
     assert {name: value for name, value in figures.items() if name.endswith("/weight")} == {
         "vae/l1/weight": 2.0,
         "vae/kl/weight": pytest.approx(1e-3),
         "vae/hinge_generator/weight": pytest.approx(0.1),
     }
-    assert [name for name in plain.tally.fetch() if name.endswith("/weight")] == ["vae/kl/weight"]
+    assert [name for name in plain.metrics.fetch() if name.endswith("/weight")] == ["vae/kl/weight"]
     losses = ("l1", "kl", "hinge_generator")
     total = sum(figures[f"vae/{name}"] * figures[f"vae/{name}/weight"] for name in losses)
     assert figures["vae_loss"] == pytest.approx(total, rel=1e-5)

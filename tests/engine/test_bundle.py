@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from fluxflow_registry.check.checker import RecipePlan, check
+from fluxflow_registry.check.checker import check
 from fluxflow_registry.engine.diagnosis.bundle import read_bundle
 from fluxflow_registry.engine.run import rollback as recovery
 from fluxflow_registry.engine.training.not_finite import names_of, not_finite
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RunError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.state import checkpoints, disk
 
@@ -76,7 +77,7 @@ def test_a_bundle_holds_the_place_the_samples_the_numbers_the_recipe_and_the_che
     (name, gradient), *_ = found["gradients"].items()
     assert name.startswith("compressor.")
     assert gradient["nan"] == gradient["of"] == torch.tensor(gradient["shape"]).prod()
-    assert check(folder / "recipe.yaml", spoilt).steps[0].step.settings == recipe.steps[0].step.settings
+    assert check(folder / "recipe.yaml", spoilt).steps[0].settings == recipe.steps[0].settings
     (held,) = checkpoints.listing(folder / "checkpoints")
     assert held.folder.name == "000000004-vae_gan"
     assert checkpoints.verify(held.folder)["not_finite"] == []

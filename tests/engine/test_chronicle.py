@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position, Summary
 from fluxflow_registry.engine.run.history import RunHistory
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.state import checkpoints
 
 from ..small import FLOW, VAE_GAN

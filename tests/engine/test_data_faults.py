@@ -19,11 +19,11 @@ import torch
 from PIL import Image
 
 from fluxflow_registry import DataError, Problem, SampleError, hookimpl
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.data import batches
 from fluxflow_registry.engine.data.batches import ATTEMPTS, epoch_batches
 from fluxflow_registry.engine.data.order import permutation
 from fluxflow_registry.engine.run import folder as folders
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry, load
 from fluxflow_registry.state import checkpoints, store
 

@@ -9,10 +9,10 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.preflight.suggested_fixes import changes
 from fluxflow_registry.errors import Problem, RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
 
 from ..recipes import line_of
@@ -127,7 +127,7 @@ def test_a_mistake_in_code_is_not_blamed_on_the_options_of_models(
         return latent.men()  # type: ignore[attr-defined,no-any-return]
 
     monkeypatch.setattr(
-        "fluxflow_registry.engine.preflight.shapes.fitting", lambda *_: pytest.fail("options were tried")
+        "fluxflow_registry.engine.preflight.shapes.suggested_changes", lambda *_: pytest.fail("options were tried")
     )
 
     (problem,) = misfits(checked(READ, using=with_reader(reads)))

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.graph.backward import Split, Term, walk_back
+from fluxflow_registry.engine.graph.backward import StageCut, Term, backward
 from fluxflow_registry.engine.training.step import LiveStep
+from fluxflow_registry.plan.steps import RecipePlan
 
 from ..small import FLOW, VAE_GAN
 from .conftest import changed, weights
@@ -24,18 +24,18 @@ Maker = Callable[..., LiveStep]
 def begin(step: LiveStep) -> None:
     """Put the first batch before the step's turns."""
     batch = next(iter(step.batches(0, 0)))
-    step.draws.at(0, "test")
+    step.values.draws.at(0, "test")
     step.values.begin(batch.fields, step_batch=0, **step.context)
 
 
 def gradients(step: LiveStep, turn: int) -> dict[str, Tensor]:
     """The gradients that a turn leaves, by model and parameter, without stepping."""
     begin(step)
-    for earlier in step.turns[:turn]:
-        earlier.take(0, closing=False)
+    for earlier in step.updates[:turn]:
+        earlier.run(0, closing=False)
     for model in step.models.values():
         model.zero_grad()
-    step.turns[turn].take(0, closing=False)
+    step.updates[turn].run(0, closing=False)
     return {
         f"{name}.{key}": p.grad.clone()
         for name, model in step.models.items()
@@ -48,11 +48,11 @@ def gradients(step: LiveStep, turn: int) -> dict[str, Tensor]:
 def test_an_update_moves_only_what_it_trains(checked: Checker, live: Maker, turn: int, trained: set[str]) -> None:
     step = live(checked(VAE_GAN, "steps.vae_gan.updates.vae.losses.kl.warmup=0"))
     begin(step)
-    for earlier in step.turns[:turn]:
-        earlier.take(0, closing=True)
+    for earlier in step.updates[:turn]:
+        earlier.run(0, closing=True)
     before = weights(step.models)
 
-    step.turns[turn].take(0, closing=True)
+    step.updates[turn].run(0, closing=True)
 
     assert changed(before, step.models) == trained
 
@@ -88,7 +88,7 @@ def test_encoder_and_decoder_run_once_a_batch_cut_or_not(checked: Checker, live:
     for name, model in step.models.items():
         model.register_forward_hook(_counter(counts, name))
 
-    step.take(next(iter(step.batches(0, 0))), Position(step_batch=1))
+    step.run(next(iter(step.batches(0, 0))), Position(step_batch=1))
 
     assert (counts["compressor"], counts["expander"]) == (1, 1)
     assert counts["discriminator"] == 3  # real and fake for itself, fake once more after its step
@@ -129,7 +129,7 @@ def test_two_cuts_at_different_depths_equal_separate_computations() -> None:
     loss = c(v_leaf).tanh().square().sum()
     terms = [Term(loss, frozenset(cuts), 2) for cuts in ((), ("u",), ("v",))]
     parameters = [p for m in (a, b, c) for p in m.parameters()]
-    walk_back(terms, [Split("u", (u_leaf,), (u,), 1, 0), Split("v", (v_leaf,), (v,), 2, 1)], parameters)
+    backward(terms, [StageCut("u", (u_leaf,), (u,), 1, 0), StageCut("v", (v_leaf,), (v,), 2, 1)], parameters)
 
     for parameter, want in zip(parameters, wanted, strict=True):
         assert parameter.grad is not None
@@ -140,10 +140,10 @@ def test_a_lazy_loss_costs_nothing_on_the_batches_between(checked: Checker, live
     step = live(checked(VAE_GAN))
     batches = iter(step.batches(0, 0))
 
-    step.take(next(batches), Position(step_batch=0))
-    on_time = step.tally.logged()
-    step.take(next(batches), Position(batch=1, step_batch=1))
-    between = step.tally.logged()
+    step.run(next(batches), Position(step_batch=0))
+    on_time = step.metrics.logged()
+    step.run(next(batches), Position(batch=1, step_batch=1))
+    between = step.metrics.logged()
 
     assert "discriminator/r1" in on_time
     assert "discriminator/r1" not in between

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.models.frozen import frozen_parameters
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
 
 from ..small import FLOW, PLUGINS, VAE_GAN
@@ -69,7 +69,7 @@ def test_an_update_moves_the_other_parts_alone(checked: Checker, live: Maker, us
 
     assert frozen_parameters(step.models["discriminator"]) == {"features.weight", "features.bias"}
     assert moved(step, before) == {"head.weight", "head.bias"}
-    assert {name for name in step.turns[0].named if "features" in name} == set()
+    assert {name for name in step.updates[0].parameters if "features" in name} == set()
     assert all(p.grad is None for p in step.models["discriminator"].features.parameters())  # type: ignore[union-attr]
     average = step.averages["discriminator"].module.state_dict()
     assert torch.equal(average["features.weight"], before["discriminator.features.weight"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import RecipePlan
+from fluxflow_registry.plan.steps import RecipePlan
 
 from ..small import FLOW, VAE_GAN
 from .conftest import start

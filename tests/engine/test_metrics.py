@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.data.opening import open_sources
-from fluxflow_registry.engine.preflight.metrics import rehearse_metrics
+from fluxflow_registry.engine.preflight.metrics import try_metrics
 from fluxflow_registry.errors import RecipeError, TrainingError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
 from fluxflow_registry.state import checkpoints
 
@@ -90,7 +90,7 @@ def test_a_metric_that_gives_no_figure_is_refused_before_training(
     recipe = checked(VAE_GAN, evaluated(f"{name}: {{}}"), using=own)
 
     with pytest.raises(RecipeError, match=words) as caught:
-        rehearse_metrics(recipe, open_sources(recipe))
+        try_metrics(recipe, open_sources(recipe))
 
     (problem,) = caught.value.problems
     assert str(problem.where).startswith("--set")
@@ -110,7 +110,7 @@ def test_a_run_ends_with_the_same_words_and_no_traceback(
 def test_metrics_that_look_at_numbers_or_draw_or_ask_for_models_pass(checked: Checker, own: Registry) -> None:
     recipe = checked(VAE_GAN + FLOW, evaluated("number: {}, inside: {}, psnr: {}, ssim: {}, elbo: {}"), using=own)
 
-    rehearse_metrics(recipe, open_sources(recipe))
+    try_metrics(recipe, open_sources(recipe))
 
 
 def test_the_models_compute_nothing_for_it(checked: Checker, own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_the_models_compute_nothing_for_it(checked: Checker, own: Registry, monk
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
 
-    rehearse_metrics(recipe, open_sources(recipe))
+    try_metrics(recipe, open_sources(recipe))
 
     assert devices == {"meta"}
 
@@ -138,7 +138,7 @@ def test_a_figure_of_a_dict_that_is_watched_by_another_name_is_refused(
     with pytest.raises(
         RecipeError, match="watches `seen/edges/dx`, which evaluation `seen` does not measure"
     ) as caught:
-        rehearse_metrics(recipe, open_sources(recipe))
+        try_metrics(recipe, open_sources(recipe))
 
     assert dict(caught.value.problems[0].notes)["measured"] == "seen/dx, seen/dy"
 

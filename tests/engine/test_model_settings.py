@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.nn.utils.parametrizations import spectral_norm
 
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.models.checkpointing import blocks_of, checkpoint_blocks
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 
 from ..small import FLOW, VAE_GAN
 from .conftest import StopAfter, start, weights
@@ -34,8 +34,8 @@ EAGER = "{backend: eager, dynamic: false}"
 def take(step: LiveStep, count: int) -> dict[str, float]:
     """Train on the first batches; gives what was logged."""
     for index, batch in zip(range(count), step.batches(0, 0), strict=False):
-        step.take(batch, Position(0, 0, index, index, index))
-    return step.tally.fetch()
+        step.run(batch, Position(0, 0, index, index, index))
+    return step.metrics.fetch()
 
 
 @pytest.fixture
@@ -306,12 +306,12 @@ def test_a_setting_without_effect_is_refused_with_its_place(checked: Checker, se
 
 
 def test_the_settings_belong_to_the_entry_and_are_written_out_with_it(checked: Checker) -> None:
-    from fluxflow_registry.check.effective_recipe import resolve_recipe
+    from fluxflow_registry.check.effective_recipe import effective_recipe
     from fluxflow_registry.engine.run.final_models import config_of
 
     recipe = checked(VAE_GAN, "models.expander.compile={mode: max-autotune}", "models.expander.channels_last=true")
 
-    told = {key: value for key, (value, _) in resolve_recipe(recipe)["models"]["expander"].items()}
+    told = {key: value for key, (value, _) in effective_recipe(recipe)["models"]["expander"].items()}
     assert told["compile"] == {"backend": "inductor", "mode": "max-autotune", "dynamic": None, "fullgraph": False}
     assert (told["channels_last"], told["checkpointing"]) == (True, False)
     assert config_of(recipe.models["expander"]) == told

@@ -12,8 +12,8 @@ import torch
 from attrs import evolve
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.training.step import LiveStep
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry
 
 from .conftest import changed, start, weights
@@ -65,7 +65,7 @@ def test_a_loss_that_is_not_finite_moves_nothing_of_its_update(
     checked: Checker, live: Maker, spoilt: Registry, step: int, update: str, label: str, precision: str
 ) -> None:
     training = ready(checked, live, spoilt, step, precision)
-    turn = next(turn for turn in training.turns if turn.name == update)
+    turn = next(turn for turn in training.updates if turn.name == update)
     spoil(training, update, label, bad_loss, [2])
     batches = first_batches(training, 4)
     take(training, batches[:2], 0)
@@ -77,7 +77,7 @@ def test_a_loss_that_is_not_finite_moves_nothing_of_its_update(
     assert (turn.outcome, turn.skips, turn.skipped_in_a_row, turn.skipping_since) == ("skipped", 1, 1, 2)
     assert turn.evidence is not None
     assert turn.evidence.guilty == [label]
-    assert math.isnan(training.tally.fetch()[f"{update}/{label}"])
+    assert math.isnan(training.metrics.fetch()[f"{update}/{label}"])
     take(training, batches[3:], 3)
     assert differing(before, kept(training, [update]))
     assert (turn.outcome, turn.skips, turn.skipped_in_a_row) == ("stepped", 1, 0)
@@ -89,7 +89,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing_though_every_loss_is_finite
     checked: Checker, live: Maker, spoilt: Registry, step: int, update: str, label: str, precision: str
 ) -> None:
     training = ready(checked, live, spoilt, step, precision)
-    turn = next(turn for turn in training.turns if turn.name == update)
+    turn = next(turn for turn in training.updates if turn.name == update)
     spoil(training, update, label, bad_gradient, [2])
     batches = first_batches(training, 3)
     take(training, batches[:2], 0)
@@ -109,17 +109,17 @@ def test_a_gradient_that_overflows_at_a_large_scale_lowers_the_scale_and_is_not_
     checked: Checker, live: Maker, spoilt: Registry
 ) -> None:
     training = ready(checked, live, spoilt, 0, "fp16")
-    vae = training.turns[1]
+    vae = training.updates[1]
     spoil(training, "vae", "l1", bad_gradient, [2])
     batches = first_batches(training, 3)
     take(training, batches[:2], 0)
-    before, scale = kept(training, ["vae"]), vae.scaler.get_scale()  # type: ignore[union-attr]
+    before, scale = kept(training, ["vae"]), vae.optimizer.scaler.get_scale()  # type: ignore[union-attr]
 
     take(training, batches[2:], 2)
 
-    assert vae.outcome == "skipped"
+    assert vae.outcome == "overflowed"
     assert (vae.skips, vae.skipped_in_a_row) == (0, 0)
-    assert vae.scaler.get_scale() == scale / 2  # type: ignore[union-attr]
+    assert vae.optimizer.scaler.get_scale() == scale / 2  # type: ignore[union-attr]
     assert differing(before, kept(training, ["vae"])) == ["plain"]  # the scale is a plain number
 
 
@@ -130,7 +130,7 @@ def test_one_pixel_that_is_not_finite_moves_nothing_at_all(
     checked: Checker, live: Maker, spoilt: Registry, step: int, precision: str, number: float
 ) -> None:
     training = ready(checked, live, spoilt, step, precision)
-    updates = [turn.name for turn in training.turns]
+    updates = [turn.name for turn in training.updates]
     first, second, third = first_batches(training, 3)
     take(training, [first, second], 0)
     before = kept(training, updates)
@@ -140,8 +140,8 @@ def test_one_pixel_that_is_not_finite_moves_nothing_at_all(
     take(training, [evolve(third, fields={**third.fields, "image": image})], 2)
 
     assert differing(before, kept(training, updates)) == []
-    assert [turn.outcome for turn in training.turns] == ["skipped"] * len(updates)
-    evidence = training.turns[0].evidence
+    assert [turn.outcome for turn in training.updates] == ["skipped"] * len(updates)
+    evidence = training.updates[0].evidence
     assert evidence is not None
     assert next(iter(evidence.values)) == "image"
     assert evidence.values["image"]["nan" if math.isnan(number) else "inf"] == 1
@@ -159,7 +159,7 @@ def test_the_other_update_of_the_batch_goes_on_and_keeps_what_it_learnt(
     batches = first_batches(training, 3)
     take(training, batches[:2], 0)
     before = weights(training.models)
-    turn = next(turn for turn in training.turns if turn.name == other)
+    turn = next(turn for turn in training.updates if turn.name == other)
     learnt = turn.state()["weigher"]
 
     take(training, batches[2:], 2)
@@ -168,7 +168,7 @@ def test_the_other_update_of_the_batch_goes_on_and_keeps_what_it_learnt(
     assert changed(before, training.models) == moved[other]
     assert (turn.outcome, turn.steps) == ("stepped", 3)
     assert turn.state()["weigher"] != learnt
-    others = next(turn for turn in training.turns if turn.name == guilty).state()["weigher"]
+    others = next(turn for turn in training.updates if turn.name == guilty).state()["weigher"]
     assert {len(values) for values in others.values()} <= {1, 2}
 
 
@@ -184,7 +184,7 @@ def test_a_window_of_batches_is_left_out_whole(
     take(training, batches[3:], 3)
 
     assert differing(before, kept(training, ["vae"])) == []
-    assert (training.turns[1].skips, training.turns[0].steps) == (1, 2)
+    assert (training.updates[1].skips, training.updates[0].steps) == (1, 2)
 
 
 def test_the_warning_of_a_window_names_the_samples_of_the_batch_at_fault(
@@ -246,7 +246,7 @@ def test_how_many_batches_were_left_out_is_told_at_the_end_and_a_scalers_overflo
     assert "update `vae`: 3 of 12 batches were left out as not finite" in plain
     assert len(plain) == 3  # two streaks, and the sum
     assert half == []
-    assert ended.run.live.turns[1].steps <= 12
+    assert ended.run.live.updates[1].steps <= 12
 
 
 def test_an_optimizer_that_has_met_nan_first_still_begins_as_a_fresh_one(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxflow_registry import Position, hookimpl
-from fluxflow_registry.check.checker import RecipePlan
+from fluxflow_registry.plan.steps import RecipePlan
 
 from ..small import VAE_GAN
 from .conftest import start

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.data.batches import epoch_batches
 from fluxflow_registry.engine.data.order import permutation
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.errors import RunError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.state import disk
 
 from ..small import FLOW, PLUGINS, VAE_GAN
@@ -117,7 +117,7 @@ def test_everything_that_is_kept_between_batches_is_taken_back(
 
     assert first.stopped is not None
     assert finals(second.run) == finals(whole)
-    assert second.run.live.tally.history == whole.live.tally.history
+    assert second.run.live.metrics.history == whole.live.metrics.history
 
 
 class Noisy(nn.Module):

@@ -15,11 +15,11 @@ from attrs import define, field
 from torch import Tensor, nn
 
 from fluxflow_registry import Ending, hookimpl
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.data import batches
 from fluxflow_registry.engine.data.batches import epoch_batches
 from fluxflow_registry.engine.run.saver import Saver
 from fluxflow_registry.errors import DataError, RunError, TrainingError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
 from fluxflow_registry.state import checkpoints
 
@@ -128,7 +128,7 @@ def test_a_transition_that_keeps_something_is_asked_once_an_epoch_stopped_or_not
     again, stops = often(recipe, tmp_path / "often")
 
     assert stops >= 20
-    assert whole.live.tally.history == again.live.tally.history
+    assert whole.live.metrics.history == again.live.metrics.history
     assert finals(again) == finals(whole)
 
 

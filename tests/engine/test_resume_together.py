@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.diagnosis.trace import Trace
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import load
 
 from ..small import PLUGINS, VAE_GAN
@@ -85,10 +85,10 @@ def test_stopping_after_every_batch_changes_nothing_of_what_is_computed(
     everywhere = {9 * epoch + last for epoch in (0, 1) for last in [*range(accumulate, 9, accumulate), 9]}
     assert set(stops) >= everywhere - {18}
     assert whole.history.damaged["shapes"]
-    assert 0 < whole.live.turns[0].steps <= whole.live.turns[1].steps
+    assert 0 < whole.live.updates[0].steps <= whole.live.updates[1].steps
     assert finals(again.run) == finals(whole)
     assert traced(tmp_path / "often.jsonl") == traced(tmp_path / "whole.jsonl")
-    assert again.run.live.tally.history == whole.live.tally.history
+    assert again.run.live.metrics.history == whole.live.metrics.history
     assert best(again.run) == best(whole)
 
 

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.diagnosis.trace import Trace
@@ -20,6 +19,7 @@ from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry, load
 
 from ..small import PLUGINS, VAE_GAN
@@ -92,14 +92,14 @@ def test_a_model_sees_each_batch_smallest_first_with_an_optimizers_step_each(
         assert full in copies
         assert smallest[0] * smallest[1] < middle[0] * middle[1] < full[0] * full[1]
     assert len(set(sizes[2::3])) > 1
-    assert [turn.steps for turn in run.live.turns] == [18, 18]
+    assert [turn.steps for turn in run.live.updates] == [18, 18]
 
 
 def test_max_steps_and_several_resolutions_are_counted_in_the_schedules_length(
     recipe: Callable[..., RecipePlan], tmp_path: Path
 ) -> None:
     run = start(recipe(), tmp_path / "runs").run
-    schedule = run.live.turns[1].scheduler
+    schedule = run.live.updates[1].scheduler
 
     assert run.steps[0].batches == 3 * 3
     assert schedule.T_max == 2 * 3 * 3
@@ -159,7 +159,7 @@ def test_what_a_source_notes_is_told_once(recipe: Callable[..., RecipePlan], tmp
     run.observers.register(Listener(heard))
 
     for _ in range(2):
-        run.data.report_unused("shapes", run.plan.steps[0].step.settings.batch_size, Position())
+        run.data.report_unused("shapes", run.plan.steps[0].settings.batch_size, Position())
 
     assert heard[0] == "dataset `shapes`: it was a long way"
     assert len(heard) == 2, "and what the epoch leaves out"

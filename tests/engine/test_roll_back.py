@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.run import rollback as recovery
 from fluxflow_registry.errors import TrainingError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.state import store
 from fluxflow_registry.state.codec import pack
@@ -107,7 +107,7 @@ def test_after_twenty_batches_everything_is_that_of_the_checkpoint_and_the_data_
     assert differing(keep.state, back.after[0]) == []
     assert back.positions == list(range(1, 31))
     assert ended.run.live.rollbacks == 1
-    assert ended.run.live.turns[1].skips == 20
+    assert ended.run.live.updates[1].skips == 20
     assert all(torch.isfinite(tensor).all() for tensor in weights(ended.run.models).values())
     assert differing(back.after[0], numbers({"model": {}, **ended.run.live.state()} | {"model": models(ended.run)}))
 
@@ -268,7 +268,7 @@ def test_a_run_that_is_stopped_or_killed_around_a_streak_ends_with_the_same_numb
     ended = start(checked(SPOILT, *THREE_EPOCHS, using=spoilt), tmp_path).run
 
     assert finals(ended) == finals(undisturbed)
-    assert ended.live.tally.history == undisturbed.live.tally.history
+    assert ended.live.metrics.history == undisturbed.live.metrics.history
     assert (
         differing(
             numbers({"model": models(undisturbed), **undisturbed.live.state()}),
@@ -276,7 +276,7 @@ def test_a_run_that_is_stopped_or_killed_around_a_streak_ends_with_the_same_numb
         )
         == []
     )
-    assert [(t.steps, t.skips) for t in ended.live.turns] == [(t.steps, t.skips) for t in undisturbed.live.turns]
+    assert [(t.steps, t.skips) for t in ended.live.updates] == [(t.steps, t.skips) for t in undisturbed.live.updates]
 
 
 @pytest.mark.usefixtures("four")

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluxflow_registry import Ending, hookimpl
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.cli.train.command import check_run
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.diagnosis.shortened import cut
+from fluxflow_registry.engine.diagnosis.shortened import shortened
 from fluxflow_registry.engine.run import rollback as recovery
 from fluxflow_registry.engine.training.late_start import Extent, Starts, intervals
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Plugin, _register, load
 
 from ..small import PLUGINS, VAE_GAN
@@ -42,8 +42,8 @@ def take(step: LiveStep, count: int, first: int = 0) -> list[dict[str, float]]:
     """The figures of each of so many batches."""
     found = []
     for index, batch in zip(range(first, first + count), step.batches(0, first), strict=False):
-        step.take(batch, Position(batch=index, step_batch=index, run_batch=index))
-        found.append(dict(step.tally.logged()))
+        step.run(batch, Position(batch=index, step_batch=index, run_batch=index))
+        found.append(dict(step.metrics.logged()))
     return found
 
 
@@ -54,7 +54,7 @@ def test_a_loss_starts_at_its_batch_and_nothing_of_it_is_computed_before(checked
     for index, batch in zip(range(4), step.batches(0, 0), strict=False):
         told.append([])
         step.values.watch = lambda kind, name, _: told[-1].append(name)
-        step.take(batch, Position(batch=index, step_batch=index))
+        step.run(batch, Position(batch=index, step_batch=index))
 
     assert [told[index].count("fake_logits") for index in range(4)] == [1, 1, 2, 2]
     assert [told[index].count("vae/hinge_generator") for index in range(4)] == [0, 0, 1, 1]
@@ -74,10 +74,14 @@ def test_an_update_that_has_not_started_leaves_models_optimizer_and_scheduler_al
     scheduler = f"{DISCRIMINATOR}.scheduler={{type: StepLR, step_size: 1, gamma: 0.5, interval: batch}}"
     step = live(checked(VAE_GAN, f"{DISCRIMINATOR}.start=3", f"{GENERATOR}.start=3", scheduler))
     before = weights(step.models)
-    turn = step.turns[0]
+    turn = step.updates[0]
 
     told = take(step, 3)
-    still = changed(before, step.models), dict(turn.optimizer.state), turn.optimizer.param_groups[0]["lr"]
+    still = (
+        changed(before, step.models),
+        dict(turn.optimizer.optimizer.state),
+        turn.optimizer.optimizer.param_groups[0]["lr"],
+    )
     after = take(step, 2, first=3)
 
     assert still == ({"compressor", "expander"}, {}, 1e-3)
@@ -104,7 +108,7 @@ def test_a_condition_is_asked_after_an_epoch_and_starts_the_next(checked: Checke
     name = "vae/hinge_generator" if where == "loss" else "discriminator_loss"
     recipe = checked(VAE_GAN, f"{place}.start={ALWAYS}", f"{STEP}.epochs=3")
 
-    history = start(recipe, tmp_path).run.live.tally.history
+    history = start(recipe, tmp_path).run.live.metrics.history
 
     assert len(history["vae/l1"]) == 3
     assert len(history[name]) == 2
@@ -116,7 +120,7 @@ def test_a_start_by_the_limit_of_its_condition_is_worth_a_warning(checked: Check
 
     ended = start(checked(VAE_GAN, f"{GENERATOR}.start={condition}"), tmp_path, [listener]).run
 
-    assert len(ended.live.tally.history["vae/hinge_generator"]) == 1
+    assert len(ended.live.metrics.history["vae/hinge_generator"]) == 1
     (told,) = listener.heard
     assert told.startswith("loss `hinge_generator` of update `vae` starts by its limit: 1 epoch with vae/l1 ")
 
@@ -127,7 +131,7 @@ def test_what_never_starts_is_a_warning_and_no_error(checked: Checker, tmp_path:
 
     ended = start(checked(VAE_GAN, *settings), tmp_path, [listener]).run
 
-    assert ended.live.turns[0].steps == 0
+    assert ended.live.updates[0].steps == 0
     assert listener.heard == [
         "update `discriminator` has not started: it starts at batch 500, and step `vae_gan` ends after 12 batches",
         "loss `hinge_generator` of update `vae` has not started: it starts by loss_threshold of vae/l1, "
@@ -170,9 +174,9 @@ def test_stopping_again_and_again_ends_with_the_same_weights(checked: Checker, t
     while (again := start(recipe, tmp_path / "often", [StopAfter("batch_ended", 2)])).stopped is not None:
         pass
 
-    assert 0 < whole.live.turns[0].steps < 12
+    assert 0 < whole.live.updates[0].steps < 12
     assert finals(again.run) == finals(whole)
-    assert again.run.live.tally.history == whole.live.tally.history
+    assert again.run.live.metrics.history == whole.live.metrics.history
 
 
 @define
@@ -207,7 +211,7 @@ def test_a_condition_that_keeps_something_is_asked_once_an_epoch_stopped_or_not(
         stops += 1
 
     assert stops >= 3
-    assert whole.live.turns[1].starts.state() == {"hinge_generator": 12}
+    assert whole.live.updates[1].starts.state() == {"hinge_generator": 12}
     assert finals(again.run) == finals(whole)
 
 
@@ -238,7 +242,7 @@ class Started:
 
     @hookimpl
     def batch_ended(self, run: Any) -> None:
-        self.told.append(run.engine.live.turns[1].starts.state())
+        self.told.append(run.engine.live.updates[1].starts.state())
 
 
 def test_averages_of_a_model_warm_up_from_its_own_start(checked: Checker, live: Maker) -> None:
@@ -260,9 +264,9 @@ def test_averages_of_a_model_warm_up_from_its_own_start(checked: Checker, live: 
 
 def test_a_proof_of_resumption_covers_what_starts_late(checked: Checker, tmp_path: Any) -> None:
     lazy = f"{DISCRIMINATOR}.losses.r1={{every: 16, start: 100}}"
-    recipe = cut(checked(VAE_GAN, f"{DISCRIMINATOR}.start=500", f"{GENERATOR}.start={NEVER}", lazy))
+    recipe = shortened(checked(VAE_GAN, f"{DISCRIMINATOR}.start=500", f"{GENERATOR}.start={NEVER}", lazy))
 
-    history = start(recipe, tmp_path).run.live.tally.history
+    history = start(recipe, tmp_path).run.live.metrics.history
 
     assert {name: len(history[name]) for name in ("discriminator/r1", "discriminator_loss", "vae/hinge_generator")} == {
         "discriminator/r1": 2,

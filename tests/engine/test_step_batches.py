@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import RecipePlan
+from fluxflow_registry.plan.steps import RecipePlan
 
 from ..small import VAE_GAN
 from .conftest import start
@@ -62,7 +62,7 @@ class Sizes:
     def step_started(self, run: Any, step: Any) -> None:
         seen = self.seen[step.name]
         run.engine.models["compressor"].register_forward_pre_hook(
-            lambda _, given: seen.append(tuple(given[0].shape)) if run.engine.live.facts.name == step.name else None
+            lambda _, given: seen.append(tuple(given[0].shape)) if run.engine.live.plan.name == step.name else None
         )
 
 

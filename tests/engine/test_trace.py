@@ -12,12 +12,12 @@ import torch
 from attrs import define, field
 
 from fluxflow_registry import Ending
-from fluxflow_registry.check.checker import RecipePlan
-from fluxflow_registry.cli.prove_resume.blame import blamed
+from fluxflow_registry.cli.prove_resume.blame import blame
 from fluxflow_registry.cli.prove_resume.command import Difference, first_difference, read_trace
 from fluxflow_registry.engine.diagnosis.fingerprint import inside
-from fluxflow_registry.engine.diagnosis.shortened import cut
+from fluxflow_registry.engine.diagnosis.shortened import shortened
 from fluxflow_registry.engine.diagnosis.trace import Trace
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
 
 from ..small import PLUGINS, VAE_GAN
@@ -94,7 +94,7 @@ def differs(checked: Checker, tmp_path: Path) -> Callable[..., tuple[RecipePlan,
 
     def run(make: Callable[[], type], stop: int, *settings: str) -> tuple[RecipePlan, Difference | None]:
         def cut_short(folder: str, *observers: Any) -> None:
-            recipe = cut(checked(VAE_GAN, *settings, using=using(make())))
+            recipe = shortened(checked(VAE_GAN, *settings, using=using(make())))
             trace = tmp_path / folder / "trace.jsonl"
             trace.parent.mkdir(exist_ok=True)
             start(recipe, tmp_path / folder / "runs", [Trace(trace), *observers])
@@ -119,7 +119,7 @@ def test_a_transition_that_hides_its_count_is_found_and_named(differs: Any, call
 
     assert difference is not None
     assert (difference.what, difference.step, difference.batch) == ("transition until", "vae_gan", 4)
-    told = "\n".join(blamed(recipe, difference))
+    told = "\n".join(blame(recipe, difference))
     first = "what transition `counter` " + ("says after the epoch" if calls_max == 2 else "keeps as `calls`")
     assert f"first       {first}\n" in told
     assert "made by     transition `counter`\n" in told
@@ -135,7 +135,7 @@ def test_a_transition_that_gives_its_count_passes(differs: Any) -> None:
 def test_a_transition_that_gives_but_a_part_of_what_it_keeps_is_found(differs: Any) -> None:
     recipe, difference = differs(lambda: Forgetful, 3, until(100))
 
-    assert "what transition `counter` keeps as `epochs`" in "\n".join(blamed(recipe, difference))
+    assert "what transition `counter` keeps as `epochs`" in "\n".join(blame(recipe, difference))
 
 
 @pytest.mark.parametrize("calls_max", [2, 3])
@@ -155,7 +155,7 @@ def test_the_condition_of_a_late_start_is_heard_too(differs: Any) -> None:
 
     assert difference is not None
     assert (difference.kind, difference.name) == ("kept", "start.vae.hinge_generator.calls")
-    assert "made by     transition `counter`" in "\n".join(blamed(recipe, difference))
+    assert "made by     transition `counter`" in "\n".join(blame(recipe, difference))
 
 
 def test_what_is_inside_is_told_alike_in_every_process() -> None:

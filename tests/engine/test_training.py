@@ -10,12 +10,12 @@ import pytest
 import torch
 from attrs import evolve
 
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position, Summary
 from fluxflow_registry.engine.models.averaging import Average
 from fluxflow_registry.engine.training.metrics import StepMetrics
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import TrainingError
+from fluxflow_registry.plan.steps import RecipePlan
 
 from ..small import FLOW, PLUGINS, VAE_GAN
 from .conftest import changed, start, weights
@@ -27,13 +27,13 @@ VAE = "steps.vae_gan.updates.vae"
 
 def take(step: LiveStep, count: int) -> None:
     for index, batch in zip(range(count), step.batches(0, 0), strict=False):
-        step.take(batch, Position(batch=index, step_batch=index, run_batch=index))
+        step.run(batch, Position(batch=index, step_batch=index, run_batch=index))
 
 
 def test_the_weight_of_a_loss_rises_as_a_cosine_over_the_steps_own_batches(checked: Checker, live: Maker) -> None:
-    kl = next(loss for loss in live(checked(VAE_GAN)).turns[1].losses if loss.label == "kl")
+    kl = next(loss for loss in live(checked(VAE_GAN)).updates[1].losses.all if loss.label == "kl")
 
-    rising = [kl.weight_at(s) for s in range(7)]
+    rising = [kl.plan.weight_at(s) for s in range(7)]
 
     assert rising == pytest.approx([1e-3 * (1 - math.cos(math.pi * s / 5)) / 2 for s in range(5)] + [1e-3, 1e-3])
 
@@ -41,7 +41,7 @@ def test_the_weight_of_a_loss_rises_as_a_cosine_over_the_steps_own_batches(check
 def test_a_loss_without_a_weight_has_its_own_default(checked: Checker) -> None:
     update = checked(VAE_GAN.replace("l1: {}", "l1: {}\n          mse: {}")).steps[0].updates["vae"]
 
-    assert (update.weight("mse"), update.weight("l1"), update.weight("kl")) == (0.1, 1.0, 1e-3)
+    assert (update.losses["mse"].weight, update.losses["l1"].weight, update.losses["kl"].weight) == (0.1, 1.0, 1e-3)
 
 
 def test_accumulating_two_batches_moves_weights_as_one_of_twice_the_size(checked: Checker, live: Maker) -> None:
@@ -49,7 +49,7 @@ def test_accumulating_two_batches_moves_weights_as_one_of_twice_the_size(checked
     plain = plain.replace("          hinge_generator: {weight: 0.1, detach: [latent]}\n", "")
     quiet = "values={latent: {sample: false}}"
     sgd = f"{VAE}.optimizer={{type: SGD, lr: 0.1}}"
-    common = [quiet, sgd, f"{VAE}.scheduler=null", f"{VAE}.clip_grad_norm=null"]
+    common = [quiet, sgd, f"{VAE}.scheduler=null", f"{VAE}.entry.settings.clip_grad_norm=null"]
     twice = live(checked(plain, *common, "defaults.batch_size=4", "steps.vae_gan.accumulate=2"))
     once = live(checked(plain, *common, "defaults.batch_size=8"))
 
@@ -84,7 +84,11 @@ def test_with_accumulation_the_adversarial_gradient_still_reaches_the_decoder(ch
 
 
 def test_clipping_bounds_the_step(checked: Checker, live: Maker) -> None:
-    sgd = [f"{VAE}.optimizer={{type: SGD, lr: 1.0}}", f"{VAE}.scheduler=null", f"{VAE}.clip_grad_norm=1.0e-3"]
+    sgd = [
+        f"{VAE}.optimizer={{type: SGD, lr: 1.0}}",
+        f"{VAE}.scheduler=null",
+        f"{VAE}.entry.settings.clip_grad_norm=1.0e-3",
+    ]
     step = live(checked(VAE_GAN, *sgd))
     before = weights(step.models)
 
@@ -109,7 +113,7 @@ def test_half_precision_trains_with_finite_losses_close_to_full(checked: Checker
     take(full, 1)
     take(half, 1)
 
-    a, b = full.tally.fetch(), half.tally.fetch()
+    a, b = full.metrics.fetch(), half.metrics.fetch()
     assert seen == [{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]]
     assert b["vae/l1"] == pytest.approx(a["vae/l1"], rel=0.05)
     assert changed(before, half.models) >= {"compressor", "expander", "discriminator"}
@@ -151,20 +155,20 @@ def test_a_loss_that_is_not_finite_leaves_every_weight_and_moment_as_it_was(
 ) -> None:
     text = VAE_GAN.replace("l1: {}", "l1: {}\n          poison: {}")
     step = live(checked(text, f"steps.vae_gan.precision={precision}", using=poisoned(registry)))
-    vae = step.turns[1]
+    vae = step.updates[1]
     batches = iter(step.batches(0, 0))
-    step.take(next(batches), Position())
-    before, rate = weights(step.models), vae.optimizer.param_groups[0]["lr"]
-    moments = {id(p): s["exp_avg"].clone() for p, s in vae.optimizer.state.items()}
+    step.run(next(batches), Position())
+    before, rate = weights(step.models), vae.optimizer.optimizer.param_groups[0]["lr"]
+    moments = {id(p): s["exp_avg"].clone() for p, s in vae.optimizer.optimizer.state.items()}
 
-    step.take(next(batches), Position(batch=1, step_batch=1))
+    step.run(next(batches), Position(batch=1, step_batch=1))
 
     assert changed(before, step.models) == {"discriminator"}
-    assert all(torch.equal(moments[id(p)], s["exp_avg"]) for p, s in vae.optimizer.state.items())
-    assert vae.optimizer.param_groups[0]["lr"] == rate
+    assert all(torch.equal(moments[id(p)], s["exp_avg"]) for p, s in vae.optimizer.optimizer.state.items())
+    assert vae.optimizer.optimizer.param_groups[0]["lr"] == rate
     assert vae.skipped_in_a_row == 1
-    assert math.isnan(step.tally.fetch()["vae/poison"])
-    step.take(next(batches), Position(batch=2, step_batch=2))
+    assert math.isnan(step.metrics.fetch()["vae/poison"])
+    step.run(next(batches), Position(batch=2, step_batch=2))
     assert vae.skipped_in_a_row == 0
     assert changed(before, step.models) >= {"compressor", "expander"}
 
@@ -186,17 +190,17 @@ def test_an_image_that_is_not_finite_changes_neither_weights_nor_what_is_measure
 ) -> None:
     step = live(checked(VAE_GAN))
     batches = iter(step.batches(0, 0))
-    step.take(next(batches), Position())
+    step.run(next(batches), Position())
     before = weights(step.models)
     read = next(batches)
     bad = dict(read.fields)
     bad["image"] = bad["image"].clone()
     bad["image"][0, 0, 0, 0] = math.nan
 
-    step.take(evolve(read, fields=bad), Position(batch=1, step_batch=1))
+    step.run(evolve(read, fields=bad), Position(batch=1, step_batch=1))
 
     assert all(torch.equal(before[f"{n}.{k}"], v) for n, m in step.models.items() for k, v in m.state_dict().items())
-    assert [turn.outcome for turn in step.turns] == ["skipped", "skipped"]
+    assert [turn.outcome for turn in step.updates] == ["skipped", "skipped"]
 
 
 def test_a_short_window_at_an_epochs_end_is_an_average_too(checked: Checker, live: Maker) -> None:
@@ -218,7 +222,7 @@ def test_a_lazy_update_does_not_hold_up_the_averages_of_another(checked: Checker
     seen = []
 
     for index, batch in zip(range(3), step.batches(0, 0), strict=False):
-        step.take(batch, Position(batch=index, step_batch=index))
+        step.run(batch, Position(batch=index, step_batch=index))
         seen.append(next(step.averages["expander"].module.parameters()).clone())
 
     assert not torch.equal(seen[0], seen[1])
@@ -296,7 +300,7 @@ def test_a_lazy_loss_stands_in_the_next_line_that_is_logged(checked: Checker, li
 
     take(step, 2)
 
-    assert {"discriminator/r1", "vae/l1"} <= set(step.tally.fetch())
+    assert {"discriminator/r1", "vae/l1"} <= set(step.metrics.fetch())
 
 
 def test_averages_follow_their_equation_with_warm_up() -> None:
@@ -387,7 +391,7 @@ def test_a_loss_may_ask_for_a_drawn_picture(checked: Checker, live: Maker) -> No
     step = live(recipe, 1)
     take(step, 1)
 
-    assert "flow/l1" in step.tally.fetch()
+    assert "flow/l1" in step.metrics.fetch()
 
 
 def test_a_step_ends_by_its_threshold_and_by_its_limit(checked: Checker, tmp_path: Any) -> None:
@@ -396,5 +400,5 @@ def test_a_step_ends_by_its_threshold_and_by_its_limit(checked: Checker, tmp_pat
     reached = start(checked(VAE_GAN, until.format("100.0")), tmp_path / "a").run
     limited = start(checked(VAE_GAN, until.format("-100.0")), tmp_path / "b").run
 
-    assert len(reached.live.tally.history["vae_loss"]) == 1
-    assert len(limited.live.tally.history["vae_loss"]) == 3
+    assert len(reached.live.metrics.history["vae_loss"]) == 1
+    assert len(limited.live.metrics.history["vae_loss"]) == 3

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from attrs import field, frozen
 
 from fluxflow_registry.contracts import Draw, Field
+from fluxflow_registry.errors import Place
+from fluxflow_registry.plan.component import ConfiguredComponent
+from fluxflow_registry.registry.registry import Component, Plugin
+from fluxflow_registry.registry.signature import Signature
 
 RECIPE = """
 recipe: 1
@@ -135,3 +140,10 @@ class Painter:
 
 VALUES = {v.__name__: v for v in (code, score, far, farther, teacher_code, egg, hen)} | {"scaled": Scaled}
 LOSSES = {f.__name__: f for f in (distance, badness, lost, distill, breakfast, flat, scaled_size)}
+
+
+def made_up(name: str, needs: Sequence[str], models: Collection[str] = ()) -> ConfiguredComponent:
+    """A component of which only the needs matter."""
+    signature = Signature(tuple(needs), frozenset(set(needs) & set(models)), Place("made_up.py", 1), f"def {name}()")
+    component = Component("value", name, None, signature, Plugin("made_up", "test", "1", "made_up"))
+    return ConfiguredComponent(name, component, None, Place("r.yaml", 1, 1))

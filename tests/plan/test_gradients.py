@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fluxflow_registry.check.checker import RecipePlan, check
-from fluxflow_registry.plan.updates import StepPlan, UpdatePlan
+from fluxflow_registry.check.checker import check
+from fluxflow_registry.plan.steps import RecipePlan, StepPlan
+from fluxflow_registry.plan.updates import UpdatePlan
 from fluxflow_registry.registry.registry import Registry
 
 from ..recipes import DEFAULT
@@ -18,22 +19,22 @@ def checked(everything: Registry) -> RecipePlan:
 
 @pytest.fixture
 def gan(checked: RecipePlan) -> StepPlan:
-    return checked.step("vae_gan").plan
+    return checked.step("vae_gan")
 
 
 @pytest.fixture
 def discriminator(gan: StepPlan) -> UpdatePlan:
-    return gan.updates[0]
+    return gan.updates["discriminator"]
 
 
 @pytest.fixture
 def vae(gan: StepPlan) -> UpdatePlan:
-    return gan.updates[1]
+    return gan.updates["vae"]
 
 
 def test_the_discriminator_s_update_moves_the_discriminator_alone(gan: StepPlan, discriminator: UpdatePlan) -> None:
-    assert discriminator.trains == {"discriminator"}
-    assert {loss.label: loss.reaches for loss in discriminator.losses} == {
+    assert discriminator.trains == ("discriminator",)
+    assert {loss.label: loss.reaches for loss in discriminator.losses.values()} == {
         "hinge_discriminator": {"discriminator"},
         "r1": {"discriminator"},
     }
@@ -65,7 +66,7 @@ def test_all_but_the_real_logits_are_stale_once_the_autoencoder_has_stepped(vae:
 
 
 def test_the_generator_s_loss_flows_through_the_discriminator_and_stops_at_the_cut(vae: UpdatePlan) -> None:
-    reaches = {loss.label: loss.reaches for loss in vae.losses}
+    reaches = {loss.label: loss.reaches for loss in vae.losses.values()}
 
     assert reaches["hinge_generator"] == {"expander"}
     assert reaches["mse"] == {"compressor", "expander"}
@@ -75,22 +76,22 @@ def test_the_generator_s_loss_flows_through_the_discriminator_and_stops_at_the_c
 def test_without_the_cut_it_reaches_the_compressor_too(everything: Registry) -> None:
     whole = check(DEFAULT, everything, ["steps.vae_gan.updates.vae.losses.hinge_generator.detach=[]"])
 
-    plan = whole.step("vae_gan").plan
+    plan = whole.step("vae_gan")
 
-    reaches = {loss.label: loss.reaches for loss in plan.updates[1].losses}
+    reaches = {loss.label: loss.reaches for loss in plan.updates["vae"].losses.values()}
     assert reaches["hinge_generator"] == {"compressor", "expander"}
-    assert plan.splits == set()
+    assert plan.detached == set()
 
 
 def test_the_graph_is_split_at_the_cut_and_nowhere_else(gan: StepPlan) -> None:
-    assert gan.splits == {"latent"}
+    assert gan.detached == {"latent"}
 
 
 def test_a_flow_step_leaves_the_autoencoder_alone(checked: RecipePlan) -> None:
-    plan = checked.step("flow").plan
-    (update,) = plan.updates
+    plan = checked.step("flow")
+    (update,) = plan.updates.values()
 
-    assert plan.models - plan.trains == {"compressor"}
+    assert plan.frozen == {"compressor"}
     for name in ("posterior", "clean_latent", "noise", "time", "path", "noisy_latent", "prediction_target", "prompt"):
         assert update.carries[name] == set()
     assert update.carries["prediction"] == {"flow_processor", "text_encoder"}
@@ -106,6 +107,6 @@ def test_an_evaluation_computes_only_what_its_metrics_ask_for(checked: RecipePla
     }
 
 
-def test_every_asker_of_a_value_is_known(gan: StepPlan, vae: UpdatePlan) -> None:
-    assert vae.askers("posterior", gan.values) == ["latent", "loss kl"]
-    assert vae.askers("fake_logits", gan.values) == ["loss hinge_generator"]
+def test_everything_that_requests_a_value_is_known(gan: StepPlan, vae: UpdatePlan) -> None:
+    assert vae.requested_by("posterior", gan.values) == ["latent", "loss kl"]
+    assert vae.requested_by("fake_logits", gan.values) == ["loss hinge_generator"]

@@ -1,49 +1,44 @@
-"""What resolving says of a name that is not there does not have to be read out of its words."""
+"""A problem of a name that cannot be resolved carries the name and the kind of problem: nobody reads its words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 
-from fluxflow_registry.errors import Place
-from fluxflow_registry.plan.values import Ask, Missing, Provider, World, resolve
-from fluxflow_registry.registry.signature import Signature
+from fluxflow_registry.plan.values import Request, World, resolve_values
+
+from .made_up import made_up
+
+NOTHING: frozenset[str] = frozenset()
 
 
-def world(absent: Mapping[str, str], unset: frozenset[str]) -> World:
-    nothing: frozenset[str] = frozenset()
-    return World(nothing, nothing, nothing, {}, absent=absent, unset=unset)
+def world(unset: frozenset[str] = NOTHING) -> World:
+    return World(NOTHING, NOTHING, NOTHING, {}, unset=unset)
 
 
 @pytest.mark.parametrize(
-    ("models", "absent", "unset", "model"),
+    ("name", "models", "unset", "code"),
     [
-        (["critic"], {}, [], True),
-        ([], {"critic": "`--critic`"}, [], False),
-        ([], {}, ["critic"], False),
-        ([], {}, [], 0),
+        ("critic", ["critic"], [], "missing-model"),
+        ("sampler", [], [], "missing-value"),
+        ("image_size", [], [], "missing-value"),
+        ("critic", [], ["critic"], "missing-options"),
+        ("critic", [], [], "unknown-value"),
     ],
-    ids=["a model", "stated nowhere", "options to be stated", "nothing provides it"],
+    ids=["a model", "no sampler", "no image size", "options that must be set", "nothing provides it"],
 )
-def test_a_problem_carries_the_name_that_is_missing(
-    models: list[str], absent: Mapping[str, str], unset: list[str], model: bool
-) -> None:
-    signature = Signature(("critic",), frozenset(models), Place("here.py", 1), "f(critic)")
+def test_a_problem_carries_the_name_that_is_missing(name: str, models: list[str], unset: list[str], code: str) -> None:
+    request = Request.by("loss `distance`", made_up("distance", [name], models))
 
-    (problem,) = resolve(
-        world(absent, frozenset(unset)), [Ask("a loss", Provider("loss", signature), Place("r.yaml", 1, 1))]
-    )[1]
+    (problem,) = resolve_values(world(frozenset(unset)), [request])[1]
 
-    assert isinstance(problem, Missing)
-    assert (problem.name, problem.model) == ("critic", model)
-    assert "`critic`" in problem.message
+    assert (problem.code, problem.subject) == (code, name)
+    assert problem.message.startswith("loss `distance` requests ")
+    assert f"`{name}`" in problem.message
 
 
-def test_what_is_there_twice_is_not_missing() -> None:
-    signature = Signature(("critic",), frozenset(), Place("here.py", 1), "f(critic)")
-    twice = World(frozenset({"critic"}), frozenset({"critic"}), frozenset(), {})
+def test_a_name_with_two_providers_is_a_duplicate_and_not_missing() -> None:
+    twice = World(frozenset({"critic"}), frozenset({"critic"}), NOTHING, {})
 
-    (problem,) = resolve(twice, [Ask("a loss", Provider("loss", signature), Place("r.yaml", 1, 1))])[1]
+    (problem,) = resolve_values(twice, [Request.by("loss `distance`", made_up("distance", ["critic"]))])[1]
 
-    assert not isinstance(problem, Missing)
+    assert (problem.code, problem.subject) == ("duplicate-name", "critic")

@@ -9,9 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxflow_registry.errors import Place
-from fluxflow_registry.plan.updates import LossAsk, StepPlan, UpdateAsk, plan_step
-from fluxflow_registry.plan.values import Ask, Provider, World
-from fluxflow_registry.registry.signature import Signature
+from fluxflow_registry.plan.steps import StepPlan
+from fluxflow_registry.plan.updates import LossPlan, UpdatePlan, plan_updates
+from fluxflow_registry.plan.values import World
+from fluxflow_registry.recipe.node import Node
+from fluxflow_registry.recipe.schema import StepEntry, StepSettings, UpdateEntry, UpdateSettings
+
+from .made_up import made_up
 
 MODELS = ("m0", "m1", "m2")
 FIELDS = ("f0", "f1")
@@ -44,28 +48,22 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(needs, tuple(updates), tuple(losses), tuple(cuts))
 
 
-def signature(needs: Sequence[str]) -> Signature:
-    return Signature(tuple(needs), frozenset(set(needs) & set(MODELS)), Place("made_up.py", 1), "def made_up()")
-
-
 def plan(case: Case) -> StepPlan:
-    providers = {name: Provider(name, signature(needs)) for name, needs in case.needs.items()}
+    providers = {name: made_up(name, needs, set(MODELS)) for name, needs in case.needs.items()}
     # In any order: what is registered first need not be computed first.
     shuffled = dict(sorted(providers.items(), key=lambda item: item[0], reverse=True))
     world = World(frozenset(FIELDS), frozenset(MODELS), frozenset({"generator"}), shuffled)
-    asks = []
-    where = Place("r.yaml", 1, 1)
+    updates = []
     for index, (trains, losses, cuts) in enumerate(zip(case.updates, case.losses, case.cuts, strict=True)):
-        made = tuple(
-            LossAsk(
-                f"l{number}",
-                Ask(f"loss l{number}", Provider(f"l{number}", signature(needs)), where),
-                cut,
-            )
+        planned = {
+            f"l{number}": LossPlan(made_up(f"l{number}", needs, set(MODELS)), detached=frozenset(cut))
             for number, (needs, cut) in enumerate(zip(losses, cuts, strict=True))
-        )
-        asks.append(UpdateAsk(f"u{index}", trains, made))
-    return plan_step(world, asks)[0]
+        }
+        entry = UpdateEntry(f"u{index}", UpdateSettings(list(trains)), {}, None, None, None, {}, Node({}, "r.yaml", {}))
+        updates.append(UpdatePlan(entry, made_up("sgd", ()), None, None, planned))
+    values, plans, _ = plan_updates(world, updates, "step")
+    step = StepEntry("step", None, StepSettings("data"), {}, None, {}, {}, Node({}, "r.yaml", {}), Place("r.yaml"))
+    return StepPlan(step, 0, None, shuffled, {}, values, plans, {})
 
 
 def closure(case: Case, names: Sequence[str]) -> set[str]:
@@ -93,7 +91,7 @@ def test_every_value_stands_after_what_it_needs(case: Case) -> None:
     for name, needs in case.needs.items():
         if name in order:
             assert all(order.index(need) < order.index(name) for need in needs)
-    for update in made.updates:
+    for update in made.updates.values():
         assert list(update.order) == [name for name in order if name in update.order]
 
 
@@ -102,9 +100,9 @@ def test_only_what_some_loss_needs_is_planned(case: Case) -> None:
     made = plan(case)
 
     assert set(made.values) == set().union(*(asked(case, index) for index in range(len(case.updates))))
-    for index, update in enumerate(made.updates):
+    for index, update in enumerate(made.updates.values()):
         assert set(update.order) == asked(case, index) & set(case.needs)
-        for loss, needs in zip(update.losses, case.losses[index], strict=True):
+        for loss, needs in zip(update.losses.values(), case.losses[index], strict=True):
             assert loss.closure == closure(case, needs)
 
 
@@ -121,8 +119,8 @@ def test_a_value_knows_the_models_and_values_upstream(case: Case) -> None:
 def test_a_loss_reaches_a_model_by_a_way_without_a_cut(case: Case) -> None:
     made = plan(case)
 
-    for index, update in enumerate(made.updates):
-        for loss, needs, cuts in zip(update.losses, case.losses[index], case.cuts[index], strict=True):
+    for index, update in enumerate(made.updates.values()):
+        for loss, needs, cuts in zip(update.losses.values(), case.losses[index], case.cuts[index], strict=True):
             ways: list[tuple[str, ...]] = [(name,) for name in needs]
             found: set[str] = set()
             while ways:
@@ -152,12 +150,12 @@ def test_values_are_reused_carried_and_dropped_as_when_a_batch_is_run_by_hand(ca
                 instances.append((name, []))
             instances[store[name]][1].append(index)
         used.append({name: store[name] for name in asked(case, index)})
-        assert made.updates[index].reused == reused & set(case.needs)
+        assert made.updates[f"u{index}"].reused == reused & set(case.needs)
         gone = {name for name in made.values if name in case.needs and models(case, name) & set(trains)}
-        assert made.updates[index].stale == gone
+        assert made.updates[f"u{index}"].stale == gone
         store = {name: number for name, number in store.items() if name not in gone or name not in case.needs}
 
-    for index, update in enumerate(made.updates):
+    for index, update in enumerate(made.updates.values()):
         assert set(update.carries) == set(used[index])
         for name, number in used[index].items():
             if name in case.needs:
@@ -171,7 +169,7 @@ def test_values_are_reused_carried_and_dropped_as_when_a_batch_is_run_by_hand(ca
 def test_a_value_carries_gradient_only_if_a_trained_model_lies_upstream(case: Case) -> None:
     made = plan(case)
 
-    for index, update in enumerate(made.updates):
+    for index, update in enumerate(made.updates.values()):
         for name in update.order:
             assert update.gradient(made.values[name]) == models(case, name) & set(case.updates[index])
             assert update.gradient(made.values[name]) <= update.carries[name]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Field
 from fluxflow_registry.errors import Problem, RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry, from_modules
 from fluxflow_registry.registry.signature import definition
 
@@ -58,27 +58,28 @@ def at(problem: Problem) -> str:
 def test_the_recipe_itself_is_right(prove: Prove, registry: Registry) -> None:
     checked = prove(RECIPE, using=registry)
 
-    assert checked.steps[0].plan.trains == {"encoder"}
+    assert checked.steps[0].trains == {"encoder"}
 
 
 def test_an_unknown_value_is_told_with_the_chain_of_askers_and_their_lines(refuse: Refuse) -> None:
     (problem,) = refuse("distance: {}", "distance: {}\n          lost: {}")
 
-    assert problem.message == "`far` asks for `missing_value`, which nothing provides"
+    assert problem.message == "`far` requests `missing_value`, but nothing provides it"
     assert at(problem) == "16:11"
     notes = dict(problem.notes)
-    assert notes["asked in"] == f"{definition(far)[0]}  def far(missing_value)"
-    assert notes["on the way"] == "loss `lost` of update `turn` in step `step` -> `farther` -> `far`"
-    assert notes["available"].startswith("code, critic, egg, encoder")
+    assert notes["defined in"] == f"{definition(far)[0]}  def far(missing_value)"
+    assert notes["requested by"] == "loss `lost` of update `turn` in step `step` -> `farther` -> `far`"
+    assert problem.choices is not None
+    assert problem.choices.available[:4] == ("code", "critic", "egg", "encoder")
 
 
 def test_an_unknown_value_is_told_with_the_nearest_one(refuse: Refuse) -> None:
     (problem,) = refuse("distance: {}", "distance: {with: {code: coed}}")
 
-    assert problem.message == "loss `distance` of update `turn` in step `step` asks for `coed`, which nothing provides"
+    assert problem.message == "loss `distance` of update `turn` in step `step` requests `coed`, but nothing provides it"
     assert at(problem) == "15:35"
-    assert dict(problem.notes)["nearest"] == "code"
-    assert dict(problem.notes)["asked in"] == f"{definition(distance)[0]}  def distance(code, image)"
+    assert problem.nearest == "code"
+    assert dict(problem.notes)["defined in"] == f"{definition(distance)[0]}  def distance(code, image)"
 
 
 def test_a_value_that_two_losses_miss_is_told_once(refuse: Refuse) -> None:
@@ -92,21 +93,22 @@ def test_a_value_that_two_losses_miss_is_told_once(refuse: Refuse) -> None:
 def test_a_model_that_is_not_declared_is_told_how_to_declare_it(refuse: Refuse) -> None:
     (problem,) = refuse("distance: {}", "distill: {}")
 
-    assert problem.message == "`teacher_code` asks for the model `teacher`, which the recipe does not declare"
+    assert problem.message == "`teacher_code` requests the model `teacher`, but the recipe declares no such model"
     notes = dict(problem.notes)
-    assert notes["on the way"] == "loss `distill` of update `turn` in step `step` -> `teacher_code`"
-    assert notes["models"] == "critic, encoder"
-    assert notes["declare it"].startswith("under `models`: `teacher: {type: ...}`; `--list-plugins model`")
+    assert notes["requested by"] == "loss `distill` of update `turn` in step `step` -> `teacher_code`"
+    assert problem.choices is not None
+    assert problem.choices.available == ("critic", "encoder")
+    assert notes["hint"].startswith("declare it under `models`: `teacher: {type: ...}`; `--list-plugins model`")
 
 
 def test_a_misspelt_model_is_told_with_the_one_that_was_meant(refuse: Refuse) -> None:
     problems = refuse("  encoder: build", "  encodr: build")
 
     assert [(problem.message, at(problem)) for problem in problems] == [
-        ("update `turn` trains `encoder`, which is no model of the recipe", "13:18"),
-        ("`code` asks for the model `encoder`, which the recipe does not declare", "15:11"),
+        ("update `turn` trains `encoder`, but the recipe has no such model", "13:18"),
+        ("`code` requests the model `encoder`, but the recipe declares no such model", "15:11"),
     ]
-    assert all(dict(problem.notes)["nearest"] == "encodr" for problem in problems)
+    assert all(problem.nearest == "encodr" for problem in problems)
 
 
 def test_values_that_need_each_other_are_told_as_a_loop(refuse: Refuse) -> None:
@@ -168,12 +170,11 @@ def test_a_field_may_not_take_a_name_of_the_engine(prove: Prove) -> None:
 def test_a_loss_that_no_trained_model_can_influence_is_refused(refuse: Refuse) -> None:
     (problem,) = refuse("distance: {}", "distance: {}\n          flat: {}")
 
-    assert problem.message == "loss `flat` moves nothing that update `turn` trains"
+    assert problem.message == "loss `flat` reaches no model that update `turn` trains"
     assert at(problem) == "16:11"
     assert dict(problem.notes) == {
-        "depends on": "no model",
-        "trained": "`encoder`",
-        "asked in": f"{definition(flat)[0]}  def flat(image)",
+        "cause": "it depends on no model, and the update trains `encoder`",
+        "defined in": f"{definition(flat)[0]}  def flat(image)",
     }
 
 
@@ -182,11 +183,11 @@ def test_a_loss_of_a_model_that_another_update_trains_is_refused(refuse: Refuse)
 
     assert [problem.message for problem in problems] == [
         "update `turn` trains `critic`, but none of its losses reaches it",
-        "loss `distance` moves nothing that update `turn` trains",
+        "loss `distance` reaches no model that update `turn` trains",
     ]
     assert at(problems[0]) == "13:18"
-    assert dict(problems[0].notes) == {"distance": "reaches no model"}
-    assert dict(problems[1].notes)["depends on"] == "`encoder`"
+    assert dict(problems[0].notes) == {"cause": "loss `distance` reaches no model"}
+    assert dict(problems[1].notes)["cause"].startswith("it depends on `encoder`, and the update trains ")
 
 
 def test_a_trained_model_that_no_loss_reaches_is_refused_at_its_place(refuse: Refuse) -> None:
@@ -194,7 +195,7 @@ def test_a_trained_model_that_no_loss_reaches_is_refused_at_its_place(refuse: Re
 
     assert problem.message == "update `turn` trains `critic`, but none of its losses reaches it"
     assert at(problem) == "13:27"
-    assert dict(problem.notes) == {"distance": "reaches `encoder`"}
+    assert dict(problem.notes) == {"cause": "loss `distance` reaches `encoder`"}
 
 
 def test_a_cut_that_keeps_a_loss_from_all_that_is_trained_is_refused(refuse: Refuse) -> None:
@@ -202,19 +203,19 @@ def test_a_cut_that_keeps_a_loss_from_all_that_is_trained_is_refused(refuse: Ref
 
     assert [problem.message for problem in problems] == [
         "update `turn` trains `encoder`, but none of its losses reaches it",
-        "loss `distance` moves nothing that update `turn` trains",
+        "loss `distance` reaches no model that update `turn` trains",
     ]
-    assert dict(problems[0].notes) == {"distance": "reaches no model, cut at `code`"}
-    assert dict(problems[1].notes)["depends on"] == "`encoder`, cut at `code`"
+    assert dict(problems[0].notes) == {"cause": "loss `distance` reaches no model, detached at `code`"}
+    assert dict(problems[1].notes)["cause"].startswith("it depends on `encoder`, detached at `code`, and the update ")
 
 
 @pytest.mark.parametrize(
     ("name", "told", "nearest"),
     [
-        ("score", "loss `distance` has nothing to detach at `score`: it does not depend on `score`", None),
-        ("cdoe", "loss `distance` has nothing to detach at `cdoe`: it does not depend on `cdoe`", "code"),
-        ("image", "loss `distance` has nothing to detach at `image`: `image` is given, not computed", None),
-        ("encoder", "loss `distance` has nothing to detach at `encoder`: `encoder` is given, not computed", None),
+        ("score", "loss `distance` cannot detach `score`: it does not depend on `score`", None),
+        ("cdoe", "loss `distance` cannot detach `cdoe`: it does not depend on `cdoe`", "code"),
+        ("image", "loss `distance` cannot detach `image`: `image` is not computed", None),
+        ("encoder", "loss `distance` cannot detach `encoder`: `encoder` is not computed", None),
     ],
 )
 def test_a_cut_where_nothing_flows_is_refused_at_its_place(
@@ -224,25 +225,28 @@ def test_a_cut_where_nothing_flows_is_refused_at_its_place(
 
     assert problem.message == told
     assert at(problem) == "15:31"
-    assert nearest is None or dict(problem.notes)["nearest"] == nearest
-    assert dict(problem.notes)["depends on"] == "code"
+    assert nearest is None or problem.nearest == nearest
+    assert problem.choices is not None
+    assert problem.choices.available == ("code",)
 
 
 def test_a_need_that_a_component_does_not_have_cannot_be_renamed(refuse: Refuse) -> None:
     (problem,) = refuse("distance: {}", "distance: {with: {imag: code}}")
 
-    assert problem.message == "`distance` does not ask for `imag`, so it cannot be given another value for it"
+    assert problem.message == "`distance` has no need `imag` that could be renamed"
     assert at(problem) == "15:29"
-    assert dict(problem.notes) == {"nearest": "image", "asks for": "code, image"}
+    assert (problem.code, problem.subject, problem.nearest) == ("unknown-name", "imag", "image")
+    assert problem.choices is not None
+    assert problem.choices.available == ("code", "image")
 
 
 def test_a_renamed_need_is_filled_by_the_other_value(prove: Prove, registry: Registry) -> None:
     values = "values: {mine: {type: code, with: {encoder: critic}}}\nsteps:"
     text = RECIPE.replace("steps:", values).replace("distance: {}", "distance: {with: {image: mine}}")
 
-    plan = prove(text, using=registry).steps[0].plan
+    plan = prove(text, using=registry).steps[0]
 
-    assert plan.updates[0].losses[0].needs == {"code": "code", "image": "mine"}
+    assert plan.updates["turn"].losses["distance"].needs == {"code": "code", "image": "mine"}
     assert plan.values["mine"].models == {"critic"}
 
 
@@ -261,11 +265,11 @@ def test_a_value_with_options_that_nobody_states_is_told_to_wait_for_them(refuse
     (problem,) = refuse("distance: {}", "distance: {}\n          scaled_size: {}")
 
     assert problem.message == (
-        "loss `scaled_size` of update `turn` in step `step` asks for `scaled`, "
-        "which has options that the recipe must state"
+        "loss `scaled_size` of update `turn` in step `step` requests `scaled`, "
+        "whose required options the recipe does not set"
     )
-    assert dict(problem.notes)["state them"] == (
-        "under `values`: `scaled: {...}`; `--describe value:scaled` shows them"
+    assert dict(problem.notes)["hint"] == (
+        "set them under `values`: `scaled: {...}`; `--describe value:scaled` lists them"
     )
 
 
@@ -283,7 +287,7 @@ def test_a_metric_is_told_of_what_its_dataset_lacks(refuse: Refuse) -> None:
     (problem,) = refuse("dataset: data", evaluate)
 
     assert problem.message == (
-        "metric `accuracy` in evaluation `held` of step `step` asks for `label`, which nothing provides"
+        "metric `accuracy` in evaluation `held` of step `step` requests `label`, but nothing provides it"
     )
     assert at(problem) == "11:48"
 
@@ -298,16 +302,19 @@ def test_a_sampler_that_the_recipe_does_not_state_is_told_how_to_state_it(prove:
         prove(text.replace("models:\n", needed))
 
     (problem,) = caught.value.problems
-    assert problem.message == "`generated_image` asks for `sampler`, which the recipe does not state"
-    assert dict(problem.notes)["state it"] == "`sampler: {type: ...}`; `--list-plugins sampler` shows the types"
+    assert problem.message == "`generated_image` requests `sampler`, but the recipe does not provide it"
+    assert (
+        dict(problem.notes)["hint"]
+        == "add `sampler: {type: ...}` to the recipe; `--list-plugins sampler` lists the types"
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "column", "told"),
     [
-        ("{what: cdoe}", 29, "observer `painter` asks for `cdoe`, which nothing provides"),
-        ("{where: dta}", 30, "`dta` is no dataset of the recipe"),
-        ("{steps: [stpe]}", 31, "observer `painter` draws in step `stpe`, which there is not"),
+        ("{what: cdoe}", 29, "observer `painter` requests `cdoe`, but nothing provides it"),
+        ("{where: dta}", 30, "`dta` is not a dataset of the recipe"),
+        ("{steps: [stpe]}", 31, "observer `painter` draws in step `stpe`, but the recipe has no such step"),
     ],
 )
 def test_what_an_observer_wants_to_draw_is_checked_too(refuse: Refuse, options: str, column: int, told: str) -> None:
@@ -315,7 +322,7 @@ def test_what_an_observer_wants_to_draw_is_checked_too(refuse: Refuse, options: 
 
     assert problem.message == told
     assert at(problem) == f"{line_of(RECIPE, 'steps:')}:{column}"
-    assert "nearest" in dict(problem.notes)
+    assert problem.nearest is not None
 
 
 def test_what_an_observer_draws_only_if_it_can_is_no_problem_of_a_recipe_without_it(
@@ -346,5 +353,5 @@ def test_whatever_a_component_raises_while_it_is_asked_is_told(prove: Prove, err
         prove(RECIPE, using=from_modules({"made_up": plugin(**kinds)}))
 
     (problem,) = caught.value.problems
-    assert problem.message.startswith(f"`fields` of dataset `data` fails: {type(error).__name__}: ")
+    assert problem.message.startswith(f"`fields` of dataset `data` failed: {type(error).__name__}: ")
     assert at(problem) == "7:9"

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fluxflow_balancers.inverse import Inverse, InverseWeigher, fixed
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.models.build import build_models
-from fluxflow_registry.engine.training.step import LiveStep, facts_of
+from fluxflow_registry.engine.training.step import LiveStep
+from fluxflow_registry.plan.steps import RecipePlan
 
-from ..small import VAE_GAN
+from ..small import VAE_GAN, sized
 
 
 def after(weigher: InverseWeigher, times: int, **losses: float) -> dict[str, float]:
@@ -136,7 +136,7 @@ def test_fixed_leaves_every_weight_as_it_is() -> None:
 def live(checked: RecipePlan) -> LiveStep:
     (source,) = open_sources(checked).values()
     device = torch.device("cpu")
-    return LiveStep(facts_of(checked.steps[0], source), source, build_models(checked, device), 0, device)
+    return LiveStep(sized(checked.steps[0], source), source, build_models(checked, device), 0, device)
 
 
 def test_the_factors_stand_in_the_sum_that_is_minimised_and_resume_with_the_step(
@@ -149,8 +149,8 @@ def test_the_factors_stand_in_the_sum_that_is_minimised_and_resume_with_the_step
     seen: dict[str, list[float]] = {"l1": [], "kl": [], "hinge_generator": []}
 
     for index, batch in zip(range(3), step.batches(0, 0), strict=False):
-        step.take(batch, Position(batch=index, step_batch=index, run_batch=index))
-        logged = step.tally.fetch()
+        step.run(batch, Position(batch=index, step_batch=index, run_batch=index))
+        logged = step.metrics.fetch()
         for name, values in seen.items():
             values.append(logged[f"vae/{name}"])
         averages = {name: abs(sum(values[-2:]) / len(values[-2:])) for name, values in seen.items()}
@@ -162,6 +162,6 @@ def test_the_factors_stand_in_the_sum_that_is_minimised_and_resume_with_the_step
 
     again = live(recipe)
     again.load(step.state())
-    weigher = again.turns[1].weigher
+    weigher = again.updates[1].weights.weigher
     assert weigher is not None
     assert weigher.state_dict() == {name: pytest.approx(v[-2:]) for name, v in seen.items()}

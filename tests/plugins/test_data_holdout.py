@@ -18,9 +18,9 @@ from fluxflow_data.folder.dataset import Folder
 from fluxflow_data.holdout import chances
 from fluxflow_data.shards.dataset import WebDataset
 from fluxflow_registry import DataError, SampleError, hookimpl
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.data.survey import survey
 from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import load
 from fluxflow_registry.state import store
 

@@ -15,8 +15,8 @@ import webdataset
 from fluxflow_data.shards.dataset import ShardSource, WebDataset
 from fluxflow_data.shards.remote import download, requests
 from fluxflow_registry import DataError
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.data.batches import epoch_batches
+from fluxflow_registry.plan.steps import RecipePlan
 
 from ..engine.conftest import StopAfter, start
 from ..engine.test_resume import Listener, finals
@@ -343,13 +343,13 @@ def test_a_run_on_remote_shards_resumes_and_leaves_the_token_nowhere(
 def test_the_run_folder_names_the_variable_and_not_the_token(
     server: Server, prove: Callable[..., RecipePlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fluxflow_registry.check.effective_recipe import resolve_recipe
+    from fluxflow_registry.check.effective_recipe import effective_recipe
     from fluxflow_registry.recipe import writer as resolved
 
     monkeypatch.setenv("SHARDS_TOKEN", SECRET)
     dataset = f"{{type: webdataset, shards: '{server.url}/a.tar', token_env: SHARDS_TOKEN}}"
 
-    written_out = resolved.dump(resolve_recipe(prove(VAE_GAN, f"datasets.shapes={dataset}")))
+    written_out = resolved.dump(effective_recipe(prove(VAE_GAN, f"datasets.shapes={dataset}")))
 
     assert "token_env: SHARDS_TOKEN" in written_out
     assert SECRET not in written_out

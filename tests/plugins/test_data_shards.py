@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from fluxflow_data.shards.dataset import ShardSource, WebDataset, parsed
 from fluxflow_data.shards.paths import expanded
 from fluxflow_registry import DataError, SampleError
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.data.batches import epoch_batches
+from fluxflow_registry.plan.steps import RecipePlan
 
 from ..small import VAE_GAN
 from .shard_files import SIZE, captions, opened, png, sample, shard, with_json, written

@@ -15,7 +15,7 @@ from PIL import Image
 from fluxflow_data.folder.dataset import Folder
 from fluxflow_data.shards.dataset import WebDataset
 from fluxflow_registry import DataError, SampleError
-from fluxflow_registry.check.checker import RecipePlan
+from fluxflow_registry.plan.steps import RecipePlan
 
 from ..engine.conftest import start
 from ..engine.test_resume import Listener

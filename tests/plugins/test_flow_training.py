@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.models.build import build_models
@@ -19,13 +18,14 @@ from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.run.observers import ObservedRun
 from fluxflow_registry.engine.run.sampling import Sampling
 from fluxflow_registry.engine.run.stopping import Interrupted
-from fluxflow_registry.engine.training.step import LiveStep, facts_of
+from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry, load
 
 from ..engine.conftest import changed, start, weights
 from ..recipes import SHIPPED
-from ..small import PLUGINS
+from ..small import PLUGINS, sized
 from .flow_path import NAMES, OPTIONS
 
 CPU = torch.device("cpu")
@@ -90,12 +90,12 @@ def along(path: dict[str, Any], text: str = RECIPE) -> str:
 
 def live(checked: RecipePlan, models: dict[str, nn.Module]) -> LiveStep:
     source = open_sources(checked)["shapes"]
-    return LiveStep(facts_of(checked.steps[0], source), source, models, 0, CPU, checked.solver)
+    return LiveStep(sized(checked.steps[0], source), source, models, 0, CPU, checked.solver)
 
 
 def take(step: LiveStep, count: int) -> None:
     for number, batch in zip(range(count), step.batches(0, 0), strict=False):
-        step.take(batch, Position(batch=number, step_batch=number, run_batch=number))
+        step.run(batch, Position(batch=number, step_batch=number, run_batch=number))
 
 
 def drawing(checked: RecipePlan, models: dict[str, nn.Module], captions: list[str]) -> Tensor:
@@ -142,7 +142,7 @@ def test_a_time_means_the_same_in_training_and_in_drawing(
     models["flow_processor"] = recorder = Recorder(known, 0.5)
 
     step = live(checked, models)
-    step.draws.at(0, "flow", 0)
+    step.values.draws.at(0, "flow", 0)
     take(step, 1)
     (x_t, time, tokens), kept = recorder.seen.pop(), step.values.kept
     caption = kept["caption"].bare[0]
@@ -230,7 +230,7 @@ def test_alignment_alone_moves_flow_model_text_encoder_and_projection(prove: Pro
 def test_alignment_is_off_unless_it_is_named(prove: Prove, plugins: Registry) -> None:
     checked = prove(RECIPE, using=plugins)
 
-    assert "predicted_latent" not in checked.steps[0].plan.values
+    assert "predicted_latent" not in checked.steps[0].values
 
 
 class Listener:

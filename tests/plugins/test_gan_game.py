@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from fluxflow_gan.models import PatchDiscriminatorBuilder
 from fluxflow_gan.values import InstanceNoise, context_vector, fake_logits, real_logits
 from fluxflow_lpips import network
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
-from fluxflow_registry.engine.training.step import LiveStep, facts_of
+from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry, load
 from fluxflow_text.networks import TextEmbedding
 
 from ..engine.conftest import start
-from ..small import PLUGINS, VAE_GAN
+from ..small import PLUGINS, VAE_GAN, sized
 
 Prove = Callable[..., RecipePlan]
 STEP = "steps.vae_gan"
@@ -34,7 +34,7 @@ GENERATOR = f"{VAE}.losses.hinge_generator"
 def live(checked: RecipePlan) -> LiveStep:
     (source,) = open_sources(checked).values()
     device = torch.device("cpu")
-    return LiveStep(facts_of(checked.steps[0], source), source, build_models(checked, device), 0, device)
+    return LiveStep(sized(checked.steps[0], source), source, build_models(checked, device), 0, device)
 
 
 def taken(step: LiveStep, *batches: int) -> list[dict[str, list[Any]]]:
@@ -43,7 +43,7 @@ def taken(step: LiveStep, *batches: int) -> list[dict[str, list[Any]]]:
     for number in batches:
         seen.append({})
         step.values.watch = lambda _, name, value: seen[-1].setdefault(name, []).append(value)
-        step.take(next(iter(step.batches(0, 0))), Position(step_batch=number))
+        step.run(next(iter(step.batches(0, 0))), Position(step_batch=number))
     return seen
 
 

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fluxflow_balancers.gradient_norm import GradientNorm
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
-from fluxflow_registry.engine.training.step import LiveStep, facts_of
+from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import FluxflowError, RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 
-from ..small import VAE_GAN
+from ..small import VAE_GAN, sized
 
 STEP = "steps.vae_gan"
 VAE = f"{STEP}.updates.vae"
@@ -96,14 +96,14 @@ def test_a_balanced_loss_that_does_not_reach_the_layer_is_told() -> None:
 def live(checked: RecipePlan) -> LiveStep:
     (source,) = open_sources(checked).values()
     device = torch.device("cpu")
-    return LiveStep(facts_of(checked.steps[0], source), source, build_models(checked, device), 0, device)
+    return LiveStep(sized(checked.steps[0], source), source, build_models(checked, device), 0, device)
 
 
 def figures(step: LiveStep, count: int) -> list[dict[str, float]]:
     found = []
     for index, batch in zip(range(count), step.batches(0, 0), strict=False):
-        step.take(batch, Position(batch=index, step_batch=index, run_batch=index))
-        found.append(dict(step.tally.logged()))
+        step.run(batch, Position(batch=index, step_batch=index, run_batch=index))
+        found.append(dict(step.metrics.logged()))
     return found
 
 
@@ -124,10 +124,10 @@ def test_in_training_the_balanced_loss_pulls_its_weight_times_as_hard_as_the_oth
         ]
         alone = live(prove(VAE_GAN, *others, setting, cut, still, f"{STEP}.accumulate=9"))
         figures(alone, 1)
-        turn = alone.turns[1]
-        gradient = turn.named[LAYER].grad
+        turn = alone.updates[1]
+        gradient = turn.parameters[LAYER].grad
         assert gradient is not None
-        return float(gradient.norm()) * 6 / (turn.scaler.get_scale() if turn.scaler else 1)
+        return float(gradient.norm()) * 6 / (turn.optimizer.scaler.get_scale() if turn.optimizer.scaler else 1)
 
     assert weight > 0
     assert pull("hinge_generator", weight) == pytest.approx(0.1 * pull("l1", 1.0), rel=0.05)

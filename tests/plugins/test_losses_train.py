@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.models.build import build_models
-from fluxflow_registry.engine.training.step import LiveStep, facts_of
+from fluxflow_registry.engine.training.step import LiveStep
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry, load
 
 from ..engine.conftest import StopAfter, changed, start, weights
-from ..small import PLUGINS
+from ..small import PLUGINS, sized
 
 RECIPE = """
 recipe: 1
@@ -76,11 +76,11 @@ def test_two_batches_of_a_loss_move_what_it_reaches(
     checked = prove(recipe(loss, precision), using=plugins)
     source = open_sources(checked)["shapes"]
     models = build_models(checked, torch.device("cpu"))
-    step = LiveStep(facts_of(checked.steps[0], source), source, models, 0, torch.device("cpu"))
+    step = LiveStep(sized(checked.steps[0], source), source, models, 0, torch.device("cpu"))
     before = weights(models)
 
     for number, batch in zip(range(2), step.batches(0, 0), strict=False):
-        step.take(batch, Position(batch=number, step_batch=number, run_batch=number))
+        step.run(batch, Position(batch=number, step_batch=number, run_batch=number))
 
     assert changed(before, models) == set(LOSSES[loss].strip("[]").split(", "))
     assert all(weight.isfinite().all() for weight in weights(models).values())
@@ -100,7 +100,7 @@ def test_the_network_of_lpips_is_in_no_checkpoint_and_a_stopped_run_ends_as_one_
     assert all(torch.equal(value, expected[name]) for name, value in weights(resumed.run.models).items())
     files = [file for file in straight.run.folder.path.rglob("*") if file.is_file()]
     assert not [file for file in files if "lpips" in file.name]
-    assert sum(file.stat().st_size for file in files if "final" in file.parts) < 200_000  # the network has 3 MB
+    assert sum(file.stat().st_size for file in files if "final" in file.components) < 200_000  # the network has 3 MB
 
 
 def test_a_run_whose_weights_are_missing_ends_before_it_begins(

@@ -16,8 +16,8 @@ from torch import Tensor
 from fluxflow_lpips.losses import Lpips
 from fluxflow_metrics import Elbo, Ssim, kl, psnr
 from fluxflow_registry import hookimpl
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.run.observers import ObservedRun
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry, load
 from fluxflow_registry.state import store
 from fluxflow_vae import losses
@@ -194,7 +194,7 @@ def test_a_scheduler_falls_where_a_measure_of_the_held_out_split_stops_getting_b
 
     ratios = [figures["psnr"] for figures in heard.figures]
     assert ratios == sorted(ratios)  # it gets better and better
-    assert (run.live.turns[0].optimizer.param_groups[0]["lr"] < 0.002) == falls
+    assert (run.live.updates[0].optimizer.param_groups[0]["lr"] < 0.002) == falls
 
 
 def test_a_scheduler_that_watches_what_is_not_measured_each_time_counts_what_is(
@@ -205,7 +205,7 @@ def test_a_scheduler_that_watches_what_is_not_measured_each_time_counts_what_is(
 
     run = start(recipe, tmp_path / "runs").run
 
-    assert run.live.turns[0].scheduler.last_epoch == 2  # of five epochs
+    assert run.live.updates[0].scheduler.last_epoch == 2  # of five epochs
 
 
 def test_a_scheduler_that_watches_what_nothing_measures_is_refused_with_its_place(
@@ -257,4 +257,4 @@ def test_a_loss_whose_weights_are_missing_is_told_once_at_its_place_with_the_com
     assert problem.message.startswith("loss `lpips` of update `vae` in step `vae`: lpips with vgg needs vgg16-")
     assert "fetch it with: python -c" in problem.message
     assert "Error" not in str(problem)
-    assert problem.where == checked.step("vae").updates["vae"].losses["lpips"].where
+    assert problem.where == checked.step("vae").updates["vae"].losses["lpips"].component.where

@@ -17,8 +17,8 @@ from PIL import Image, ImageFont
 from fluxflow_observers.grid import GAP, LINE, LINES, Cell, enlarged, grid, wrapped
 from fluxflow_observers.pictures import Pictures, pixels_of
 from fluxflow_registry import Draw, Ending, FluxflowError, Position
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 
 from ..recipes import TINY
 
@@ -163,7 +163,7 @@ def test_a_step_that_is_not_there_is_refused_with_the_recipe(prove: Callable[...
         prove(text)
 
     (problem,) = caught.value.problems
-    assert problem.message == "observer `drawing` draws in step `vea`, which there is not"
+    assert problem.message == "observer `drawing` draws in step `vea`, but the recipe has no such step"
     assert str(problem.where).endswith(f":{text.count(chr(10))}:{text.splitlines()[-1].index('vea') + 1}")
     assert problem.notes == (("nearest", "vae"), ("steps", "vae"))
 

@@ -16,9 +16,10 @@ from fluxflow_observers.samples.inputs import read
 from fluxflow_observers.samples.observer import Samples
 from fluxflow_observers.samples.spatial_context import context_pictures
 from fluxflow_registry import DataError, FluxflowError, Position
-from fluxflow_registry.check.checker import RecipePlan, check
+from fluxflow_registry.check.checker import check
 from fluxflow_registry.engine.run.observers import ObservedRun
 from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry
 
 from ..engine.conftest import StopAfter, start

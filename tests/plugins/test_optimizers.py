@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.state.codec import pack, unpack
 from fluxflow_torch import optimizers
 

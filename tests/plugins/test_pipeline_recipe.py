@@ -14,7 +14,7 @@ from fluxflow_pipeline.draft import Piece, mapping, said
 from fluxflow_pipeline.sections import label
 from fluxflow_pipeline.writing import text_of
 from fluxflow_registry.check.checker import check
-from fluxflow_registry.check.effective_recipe import resolve_recipe
+from fluxflow_registry.check.effective_recipe import effective_recipe
 from fluxflow_registry.errors import Place
 from fluxflow_registry.recipe import writer as resolved
 from fluxflow_registry.recipe.node import Node
@@ -263,14 +263,14 @@ def test_the_recipe_as_text_is_the_recipe_that_is_run(name: str, tmp_path: Path,
 
     run, written = check("config.yaml", everything, (), made.root), check(file, everything)
 
-    assert resolved.plain(resolve_recipe(run)) == resolved.plain(resolve_recipe(written))
+    assert resolved.plain(effective_recipe(run)) == resolved.plain(effective_recipe(written))
 
 
 def test_every_value_of_the_recipe_knows_the_line_of_the_configuration(tmp_path: Path, everything: Registry) -> None:
     text = whole(step("kl_beta: 0.25", train_vae=True))
     line = next(number for number, each in enumerate(text.splitlines(), 1) if "kl_beta" in each)
 
-    tree = resolve_recipe(check("config.yaml", everything, (), translated(tmp_path, text).root))
+    tree = effective_recipe(check("config.yaml", everything, (), translated(tmp_path, text).root))
 
     kl = tree["steps"]["one"]["updates"]["vae"]["losses"]["kl"]
     assert kl["weight"] == (0.25, f"{tmp_path}/config.yaml:{line}:18")

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from fluxflow_pretrained.loading import PretrainedError
 from fluxflow_pretrained.models import PretrainedCompressorBuilder, PretrainedExpanderBuilder
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.models.frozen import frozen_parameters
 from fluxflow_registry.engine.models.trained_weights import load_for_drawing
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry, load
 
 from ..engine.conftest import StopAfter, start

@@ -14,15 +14,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.models.build import build_models
-from fluxflow_registry.engine.training.step import LiveStep, facts_of
+from fluxflow_registry.engine.training.step import LiveStep
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.state.codec import pack, unpack
 from fluxflow_torch import schedulers
 
-from ..small import VAE_GAN
+from ..small import VAE_GAN, sized
 
 #: For each scheduler, options with which every other option shows in twelve intervals.
 BASE: dict[Any, dict[str, Any]] = {
@@ -234,7 +234,7 @@ def test_a_schedule_that_is_taken_up_again_is_the_same_bit_by_bit(options: Any, 
 def live(checked: RecipePlan) -> LiveStep:
     (source,) = open_sources(checked).values()
     device = torch.device("cpu")
-    return LiveStep(facts_of(checked.steps[0], source), source, build_models(checked, device), 0, device)
+    return LiveStep(sized(checked.steps[0], source), source, build_models(checked, device), 0, device)
 
 
 @pytest.mark.parametrize("options", [each for each in BASE if each is not schedulers.ReduceLROnPlateau])
@@ -248,13 +248,13 @@ def test_an_interval_is_a_step_of_the_optimizer_or_an_epoch(options: Any, prove:
 
     seen: dict[str, list[float]] = {}
     for interval, each in steps.items():
-        turn = each.turns[1]
-        seen[interval] = [turn.optimizer.param_groups[0]["lr"]]
+        turn = each.updates[1]
+        seen[interval] = [turn.optimizer.optimizer.param_groups[0]["lr"]]
         for index, batch in zip(range(2), each.batches(0, 0), strict=False):
-            each.take(batch, Position(batch=index, step_batch=index, run_batch=index))
-            seen[interval].append(turn.optimizer.param_groups[0]["lr"])
+            each.run(batch, Position(batch=index, step_batch=index, run_batch=index))
+            seen[interval].append(turn.optimizer.optimizer.param_groups[0]["lr"])
         turn.end_epoch({"vae_loss": 1.0}, 2)
-        seen[interval].append(turn.optimizer.param_groups[0]["lr"])
+        seen[interval].append(turn.optimizer.optimizer.param_groups[0]["lr"])
 
     assert seen["batch"][0] != seen["batch"][1]
     assert seen["batch"][2] == seen["batch"][3]

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.cli.generate.command import untrained
 from fluxflow_registry.engine.models.trained_weights import load_for_drawing
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry, load
 from fluxflow_text.hub import PretrainedError, command
 from fluxflow_text.models import PretrainedTextEncoderBuilder

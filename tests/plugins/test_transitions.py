@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxflow_registry import Ending, Summary, hookimpl
-from fluxflow_registry.check.checker import RecipePlan, check
+from fluxflow_registry.check.checker import check
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.engine.run.loop import train
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import load
 from fluxflow_transitions import epoch
 from fluxflow_transitions.combinations import AllOf, AnyOf, Condition
@@ -253,7 +254,7 @@ def run(tmp_path: Path) -> Callable[..., SimpleNamespace]:
         run.observers.register(listener)
         train(run)
         (ending,) = listener.endings
-        past = run.live.tally.history  # type: ignore[union-attr]
+        past = run.live.metrics.history  # type: ignore[union-attr]
         return SimpleNamespace(epochs=len(past["vae_loss"]), ending=ending, warnings=listener.warnings)
 
     return start

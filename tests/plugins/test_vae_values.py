@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.run.observers import ObservedRun
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import load
 from fluxflow_vae import values
 from fluxflow_vae.networks import Posterior

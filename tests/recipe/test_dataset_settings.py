@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from fluxflow_registry.check.checker import RecipePlan
-from fluxflow_registry.check.effective_recipe import resolve_recipe
+from fluxflow_registry.check.effective_recipe import effective_recipe
 from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe.writer import dump
 
 from ..recipes import steps
@@ -48,7 +48,7 @@ def test_the_step_counts_before_the_dataset_and_the_dataset_before_the_defaults(
 
     (step,) = prove(recipe(key, *who)).steps
 
-    assert getattr(step.step.settings, key) == expected
+    assert getattr(step.settings, key) == expected
 
 
 def test_each_step_takes_what_its_own_dataset_says(prove: Prove) -> None:
@@ -56,9 +56,7 @@ def test_each_step_takes_what_its_own_dataset_says(prove: Prove) -> None:
         "{type: shapes}", "{type: shapes, batch_size: 5}\n  other: {type: shapes, batch_size: 9, workers: 2}"
     )
 
-    found = [
-        (s.step.settings.batch_size, s.step.settings.workers) for s in prove(text, "steps.two.dataset=other").steps
-    ]
+    found = [(s.settings.batch_size, s.settings.workers) for s in prove(text, "steps.two.dataset=other").steps]
 
     assert found == [(5, 0), (9, 2)]
 
@@ -67,8 +65,8 @@ def test_a_setting_of_the_command_line_for_the_dataset_counts_like_the_files(pro
     changed = prove(recipe("batch_size", "dataset", "defaults"), "datasets.shapes.batch_size=11")
     none = prove(recipe("batch_size", "dataset", "defaults"), "datasets.shapes.batch_size=null")
 
-    assert changed.steps[0].step.settings.batch_size == 11
-    assert none.steps[0].step.settings.batch_size == 3
+    assert changed.steps[0].settings.batch_size == 11
+    assert none.steps[0].settings.batch_size == 3
 
 
 def test_the_written_recipe_says_where_the_value_came_from_and_means_the_same(prove: Prove) -> None:
@@ -76,12 +74,12 @@ def test_the_written_recipe_says_where_the_value_came_from_and_means_the_same(pr
     place = checked.datasets["shapes"].entry
     assert place is not None
 
-    written = dump(resolve_recipe(checked))
+    written = dump(effective_recipe(checked))
     again = prove(written)
 
     assert f"batch_size: 5 # {place.node.at('batch_size')}" in written
     assert "workers: null" not in written
-    assert again.steps[0].step.settings == checked.steps[0].step.settings
+    assert again.steps[0].settings == checked.steps[0].settings
 
 
 @pytest.mark.parametrize(

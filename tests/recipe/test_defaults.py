@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_registry.check.checker import RecipePlan
-from fluxflow_registry.check.effective_recipe import resolve_recipe
+from fluxflow_registry.check.effective_recipe import effective_recipe
 from fluxflow_registry.errors import Place, RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe.node import Node, merge
 from fluxflow_registry.recipe.writer import dump
 
@@ -35,7 +35,7 @@ def test_a_setting_holds_for_every_step_that_does_not_say_otherwise(prove: Prove
 
     checked = prove(text)
 
-    settings = [step.step.settings for step in checked.steps]
+    settings = [step.settings for step in checked.steps]
     assert [(each.epochs, each.batch_size) for each in settings] == [(3, 5), (7, 5)]
 
 
@@ -93,7 +93,9 @@ def test_defaults_of_an_update_hold_only_for_steps_that_have_it(prove: Prove) ->
 
     checked = prove(f"{head}      other:\n{last}")
 
-    clips = [{name: update.clip_grad_norm for name, update in step.updates.items()} for step in checked.steps]
+    clips = [
+        {name: update.entry.settings.clip_grad_norm for name, update in step.updates.items()} for step in checked.steps
+    ]
     assert clips == [{"vae": 2.0}, {"other": 3.0}]
 
 
@@ -104,7 +106,7 @@ def test_updates_take_turns_in_the_order_of_the_step_and_not_of_the_defaults(pro
     checked = prove(text + turn.replace("vae:", "two:"))
 
     assert list(checked.steps[0].updates) == ["vae", "two"]
-    assert [update.clip_grad_norm for update in checked.steps[0].updates.values()] == [1.0, 2.0]
+    assert [update.entry.settings.clip_grad_norm for update in checked.steps[0].updates.values()] == [1.0, 2.0]
 
 
 def test_defaults_of_an_update_that_no_step_has_are_refused(prove: Prove) -> None:
@@ -129,8 +131,8 @@ def test_defaults_of_an_update_that_no_step_has_are_refused(prove: Prove) -> Non
         ("{values: {latent: {sampel: false}}}", "8:30", "unknown key `sampel` in value `latent`"),
         ("{updates: {vae: {losses: {l1: {wieght: 1}}}}}", "8:42", "unknown key `wieght` in loss `l1`"),
         ("{updates: {vae: {losses: {mes: {}}}}}", "8:37", "unknown loss `mes` in step `one`, update `vae`"),
-        ("{updates: {vae: {losses: {l1: {with: {image: im}}}}}}", "8:56", "asks for `im`, which nothing provides"),
-        ("{updates: {vae: {losses: {l1: {detach: [im]}}}}}", "8:51", "loss `l1` has nothing to detach at `im`"),
+        ("{updates: {vae: {losses: {l1: {with: {image: im}}}}}}", "8:56", "requests `im`, but nothing provides it"),
+        ("{updates: {vae: {losses: {l1: {detach: [im]}}}}}", "8:51", "loss `l1` cannot detach `im`"),
         ("{updates: 5}", "8:21", "`updates` is a mapping of names, not the number `5`"),
         ("{1: 2}", "8:12", "unknown key `1` in a step"),
     ],
@@ -153,7 +155,7 @@ def test_a_dataset_of_the_defaults_that_is_not_there_is_told_once(prove: Prove) 
         prove(text)
 
     (problem,) = caught.value.problems
-    assert problem.message == "`shapse` is no dataset of the recipe"
+    assert problem.message == "`shapse` is not a dataset of the recipe"
     assert str(problem.where).endswith("r.yaml:8:21")
     assert dict(problem.notes)["nearest"] == "shapes"
 
@@ -185,7 +187,7 @@ def test_a_value_that_the_first_step_sets_is_not_set_for_the_others_when_it_is_w
     text = steps("one", "two").replace("steps:", "values: {latent: {sample: true}}\nsteps:")
     text = text.replace("  one:\n", "  one:\n    values: {latent: {sample: false}}\n")
 
-    again = prove(dump(resolve_recipe(prove(text))))
+    again = prove(dump(effective_recipe(prove(text))))
 
     assert [step.providers["latent"].instance.sample for step in again.steps] == [False, True]
 

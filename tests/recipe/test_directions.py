@@ -11,9 +11,11 @@ from attrs import frozen
 from torch import Tensor
 
 from fluxflow_registry import higher_is_better
-from fluxflow_registry.check.checker import RecipePlan, check
-from fluxflow_registry.check.effective_recipe import resolve_recipe
+from fluxflow_registry.check.checker import check
+from fluxflow_registry.check.effective_recipe import effective_recipe
 from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.plan.starts import WhenMet
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe import writer as resolved
 from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
 
@@ -104,12 +106,14 @@ def test_the_best_checkpoint_and_what_ends_a_step_follow_the_metric(checked: Che
     ).steps[0]
 
     mode = "min" if way == "lower" else "max"
-    assert step.step.settings.best is not None
-    assert step.step.settings.best.mode == mode
+    assert step.settings.best is not None
+    assert step.settings.best.mode == mode
     assert _instance(step.until).mode == ("below" if way == "lower" else "above")
     assert [each.mode for each in _instance(other.until).conditions] == [mode, None]
     assert _instance(other.updates["vae"].scheduler).mode == mode
-    assert _instance(other.updates["vae"].starts["hinge_generator"].condition).mode == mode
+    late = other.updates["vae"].losses["hinge_generator"].start
+    assert isinstance(late, WhenMet)
+    assert _instance(late.condition).mode == mode
 
 
 def _instance(configured: Any) -> Any:
@@ -119,8 +123,8 @@ def _instance(configured: Any) -> Any:
 def test_the_judge_says_it_of_each_of_its_figures(checked: Checker) -> None:
     step = checked("steps.flow.best={metric: seen/everything}").step("flow")
 
-    assert step.step.settings.best is not None
-    assert step.step.settings.best.mode == "max"
+    assert step.settings.best is not None
+    assert step.settings.best.mode == "max"
 
 
 def test_what_the_recipe_says_counts_and_the_resolved_recipe_tells_what_holds(checked: Checker) -> None:
@@ -133,7 +137,7 @@ def test_what_the_recipe_says_counts_and_the_resolved_recipe_tells_what_holds(ch
         "steps.vae_gan.until={type: loss_threshold, metric: seen/psnr, threshold: 9}",
     )
 
-    told = [resolved.plain(resolve_recipe(each))["steps"]["vae_gan"] for each in (stated, left)]
+    told = [resolved.plain(effective_recipe(each))["steps"]["vae_gan"] for each in (stated, left)]
 
     assert [each["best"]["mode"] for each in told] == ["min", "max"]
     assert [each["until"]["mode"] for each in told] == ["below", "above"]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.errors import Place, Problem, RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe.graph import order
 from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.schema import StepEntry, StepSettings
@@ -33,14 +33,14 @@ def test_steps_follow_each_other_in_the_order_of_the_file(prove: Prove) -> None:
     checked = prove(steps("a", "b", "c"))
 
     assert graph(checked) == [(None, "a"), ("a", "b"), ("b", "c")]
-    assert [step.name for step in checked.leaves()] == ["c"]
+    assert [step.name for step in checked.leaves] == ["c"]
 
 
 def test_siblings_begin_from_one_parent(prove: Prove) -> None:
     checked = prove(steps("a", "b", "c", c="a"))
 
     assert graph(checked) == [(None, "a"), ("a", "b"), ("a", "c")]
-    assert [step.name for step in checked.leaves()] == ["b", "c"]
+    assert [step.name for step in checked.leaves] == ["b", "c"]
 
 
 def test_a_step_after_null_begins_anew(prove: Prove) -> None:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fluxflow_registry.check.checker import RecipePlan
-from fluxflow_registry.check.effective_recipe import resolve_recipe
+from fluxflow_registry.check.effective_recipe import effective_recipe
 from fluxflow_registry.cli.explain import command as explain
 from fluxflow_registry.errors import FluxflowError, RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe.reader import parse
 from fluxflow_registry.recipe.writer import dump, plain
 
@@ -58,8 +58,8 @@ def answer(prove: Prove, text: str | bytes, write: bool = False) -> list[Any]:
     for told in (explain.summary, explain.explain, explain.mermaid):
         assert told(checked)
     json.dumps([explain.summary_data(checked), explain.explain_data(checked)])
-    tree = resolve_recipe(checked)
-    assert not write or plain(resolve_recipe(prove(dump(tree)))) == plain(tree)
+    tree = effective_recipe(checked)
+    assert not write or plain(effective_recipe(prove(dump(tree)))) == plain(tree)
     return []
 
 
@@ -166,7 +166,7 @@ def test_a_changed_type_is_told_on_its_line(data: st.DataObject, prove: Prove) -
     [
         ("trains: [discriminator]", "trains: [discriminater]", "which is no model of the recipe", "discriminator"),
         ("trains: [discriminator]", "trains: [discriminator, text_encoder]", "but none of its losses reaches it", None),
-        ("detach: [latent]", "detach: [latents]", "has nothing to detach at `latents`", "latent"),
+        ("detach: [latent]", "detach: [latents]", "cannot detach `latents`", "latent"),
         ("dataset: shapes", "dataset: shape", "is no dataset of the recipe", "shapes"),
         (
             "ema: {models: [flow_processor",

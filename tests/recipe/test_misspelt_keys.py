@@ -12,8 +12,9 @@ import pytest
 from attrs import frozen
 from ruamel.yaml import YAML
 
-from fluxflow_registry.check.checker import RecipePlan, check
+from fluxflow_registry.check.checker import check
 from fluxflow_registry.errors import Problem, RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry
 
 from ..recipes import DEFAULT

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_registry.check.checker import RecipePlan
-from fluxflow_registry.check.effective_recipe import resolve_recipe
+from fluxflow_registry.check.effective_recipe import effective_recipe
 from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe.overrides import override
 from fluxflow_registry.recipe.reader import parse
 from fluxflow_registry.recipe.writer import plain
@@ -100,10 +100,10 @@ def test_a_malformed_setting_is_told_at_itself(setting: str, told: str) -> None:
         ("steps.vea.epochs=2", "step `vea` needs `updates`: whose turn it is within a batch"),
         ("steps.vae.updates.vae.optimizer.lr=-1", "`lr` of optimizer `AdamW`: must be > 0: -1.0"),
         ("steps.vae.updates.vae.optimizer={type: AdamW, lrr: 1}", "unknown key `lrr` in optimizer `AdamW`"),
-        ("steps.vae.updates.vae.trains.1=expandre", "update `vae` trains `expandre`, which is no model of the recipe"),
+        ("steps.vae.updates.vae.trains.1=expandre", "update `vae` trains `expandre`, but the recipe has no such model"),
         ("models.expander.type=expandr", "unknown model `expandr`"),
         ("models.expander=null", "model `expander` says nothing: `{}` takes its defaults, `false` takes it away"),
-        ("steps.vae.dataset=shape", "`shape` is no dataset of the recipe"),
+        ("steps.vae.dataset=shape", "`shape` is not a dataset of the recipe"),
         ("steps=null", "a recipe has at least one step"),
         ("recipe=2", "this framework reads recipes of version 1, not the number `2`"),
     ],
@@ -127,13 +127,13 @@ def test_settings_are_applied_in_their_order(prove: Prove) -> None:
     checked = prove(TINY, "seed=1", "seed=2", "steps.vae.batch_size=3")
 
     assert checked.recipe.seed == 2
-    assert checked.steps[0].step.settings.batch_size == 3
+    assert checked.steps[0].settings.batch_size == 3
 
 
 def test_a_component_that_a_setting_brings_needs_no_mention_in_the_file(prove: Prove) -> None:
     checked = prove(TINY, "steps.vae.updates.vae.losses.mse.weight=3", "sampler=heun", "sampler.steps=2")
 
-    assert checked.steps[0].updates["vae"].weight("mse") == 3.0
+    assert checked.steps[0].updates["vae"].losses["mse"].weight == 3.0
     assert checked.sampler is not None
     assert checked.sampler.instance.steps == 2
 
@@ -179,9 +179,9 @@ def test_what_the_file_declares_a_setting_takes_away_as_if_it_were_not_there(pro
         part = part[key]
     del part[label]
 
-    found = plain(resolve_recipe(prove(json.dumps(tree), f"{path}=false")))
+    found = plain(effective_recipe(prove(json.dumps(tree), f"{path}=false")))
 
-    assert found == plain(resolve_recipe(prove(json.dumps(left)))) != plain(resolve_recipe(whole))
+    assert found == plain(effective_recipe(prove(json.dumps(left)))) != plain(effective_recipe(whole))
 
 
 @pytest.mark.parametrize("console", ["{names: {vae/l1: L1}}", "{type: console, names: {vae/l1: L1}}", "console"])
@@ -267,7 +267,9 @@ def test_what_is_there_by_the_defaults_or_is_gone_already_can_be_taken_away(prov
     assert list(step.evaluations["seen"].metrics) == ["psnr"]
 
 
-@pytest.mark.parametrize("setting", ["steps.vae.ema", "steps.vae.best", "steps.vae.updates.vae.clip_grad_norm"])
+@pytest.mark.parametrize(
+    "setting", ["steps.vae.ema", "steps.vae.best", "steps.vae.updates.vae.entry.settings.clip_grad_norm"]
+)
 def test_a_setting_that_null_takes_away_says_so_of_false(prove: Prove, setting: str) -> None:
     with pytest.raises(RecipeError) as caught:
         prove(TINY, f"{setting}=false")

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from fluxflow_registry.check.checker import RecipePlan
-from fluxflow_registry.check.effective_recipe import resolve_recipe
+from fluxflow_registry.check.effective_recipe import effective_recipe
 from fluxflow_registry.errors import Problem, RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe.writer import plain
 
 from ..recipes import TINY
@@ -73,7 +73,7 @@ def test_several_problems_come_in_one_report_in_the_order_of_the_file(prove: Pro
         ("{type: expander}", "{tpye: expander}", "5:14", "unknown key `tpye` in model `expander`"),
         ("  expander:", "  a-b:", "5:3", "`a-b` is no name for a model: letters, digits and _, at most 64"),
         ("  shapes: {type: shapes}", "  []", "7:3", "`datasets` is a mapping of names, not a list"),
-        ("dataset: shapes", "dataset: shaeps", "10:14", "`shaeps` is no dataset of the recipe"),
+        ("dataset: shapes", "dataset: shaeps", "10:14", "`shaeps` is not a dataset of the recipe"),
         ("    dataset: shapes\n", "", "10:5", "step `vae` needs `dataset`: a text"),
         ("dataset: shapes", "dataset: shapes\n    epochs: 0", "11:13", "`epochs` of step `vae`: must be >= 1: 0"),
         ("dataset: shapes", "dataset: shapes\n    until: {}", "11:12", "`until` needs `type`: the name of its trans"),
@@ -241,7 +241,7 @@ def test_a_transition_that_watches_what_nothing_logs_is_refused(prove: Prove) ->
 
     (problem,) = problems(prove, TINY.replace("dataset: shapes", f"dataset: shapes\n    {until}"))
 
-    assert problem.message == "transition `loss_threshold` watches `vae/l11`, which step `vae` does not log"
+    assert problem.message == "transition `loss_threshold` watches `vae/l11`, but step `vae` logs no such metric"
     assert place(problem) == "11:57"
     assert dict(problem.notes) == {"nearest": "vae/l1", "logged": "vae/grad_norm, vae/l1, vae/lr, vae_loss"}
 
@@ -266,7 +266,7 @@ def test_a_metric_that_a_known_evaluation_does_not_measure_is_refused(prove: Pro
 
     (problem,) = problems(prove, text)
 
-    assert problem.message.endswith(" watches `seen/psn`, which evaluation `seen` does not measure")
+    assert problem.message.endswith(" watches `seen/psn`, but evaluation `seen` does not measure it")
     assert dict(problem.notes) == {"nearest": "seen/psnr", "measured": "seen/psnr, seen/sharp"}
     prove(text.replace("seen/psn}", "seen/sharp}"))
 
@@ -284,7 +284,7 @@ def test_an_observer_that_waits_for_a_metric_which_no_step_logs_is_refused_at_it
 
     (problem,) = problems(prove, TINY + f"observers: {{{observer}}}\n")
 
-    assert problem.message == "observer `watchdog` names the metric `vae/l11`, which no step logs"
+    assert problem.message == "observer `watchdog` names the metric `vae/l11`, but no step logs it"
     assert place(problem) == f"{TINY.count(chr(10)) + 1}:{len('observers: {') + observer.index('vae') + 1}"
     assert dict(problem.notes) == {"nearest": "vae/l1", "logged": "vae/grad_norm, vae/l1, vae/lr, vae_loss"}
 
@@ -307,7 +307,7 @@ def test_a_balancer_may_spare_a_loss_that_a_setting_takes_away_and_so_may_the_re
     text += f"        balancer: {{type: inverse, spare: {labels}}}\n"
 
     checked = prove(text, "steps.vae.updates.vae.losses.kl=false")
-    again = prove(json.dumps(plain(resolve_recipe(checked))))
+    again = prove(json.dumps(plain(effective_recipe(checked))))
 
     for recipe in (checked, again):
         update = recipe.steps[0].updates["vae"]
@@ -320,7 +320,7 @@ def test_a_balancer_whose_balanced_loss_is_taken_away_is_refused(prove: Prove) -
     text = TINY.replace("l1: {}", "l1: {}\n          kl: {}")
     text += "        balancer: {type: gradient_norm, layer: expander.out.0.weight, balanced: [kl]}\n"
 
-    with pytest.raises(RecipeError, match="names the loss `kl`, which the update does not have"):
+    with pytest.raises(RecipeError, match="names the loss `kl`, but the update has no such loss"):
         prove(text, "steps.vae.updates.vae.losses.kl=false")
 
 
@@ -348,7 +348,7 @@ def test_a_balancer_that_names_a_loss_which_its_update_does_not_have_is_refused_
     (problem,) = problems(prove, TINY + line + "\n")
 
     who = balancer.split(",")[0].removeprefix("{type: ")
-    told = f"balancer `{who}` of update `vae` names the loss `l11`, which the update does not have"
+    told = f"balancer `{who}` of update `vae` names the loss `l11`, but the update has no such loss"
     assert problem.message == told
     assert place(problem) == f"{TINY.count(chr(10)) + 1}:{line.index('l11') + 1}"
     assert dict(problem.notes) == {"nearest": "l1", "losses": "l1"}

@@ -58,10 +58,9 @@ def test_the_convolutional_vae_is_trained_as_its_page_says(folder: Path, everyth
 
     assert list(losses(step, "vae")) == ["multiscale", "spectral", "kl"]
     assert (losses(step, "vae")["multiscale"].scales, losses(step, "vae")["kl"].free_bits > 0) == (3, True)
-    assert vae.losses["kl"].entry is not None
-    assert vae.losses["kl"].entry.settings.warmup > 0
-    assert vae.clip_grad_norm == 1.0
-    assert step.step.settings.best == Best(metric="val/elbo", mode="min")
+    assert vae.losses["kl"].warmup > 0
+    assert vae.entry.settings.clip_grad_norm == 1.0
+    assert step.settings.best == Best(metric="val/elbo", mode="min")
     drawn = {label: observer.instance.value for label, observer in checked.observers.items() if label in DRAWN}
     assert drawn == DRAWN
 

@@ -7,8 +7,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.errors import PluginError, RecipeError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Plugin, Registry, load
 
 from ..synthetic import LOSS, Site

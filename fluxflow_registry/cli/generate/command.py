@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxflow_registry import __version__
-from fluxflow_registry.check.checker import CheckedStep, RecipePlan, check
+from fluxflow_registry.check.checker import check
 from fluxflow_registry.cli.generate.prompts import Prompt, read_prompts
 from fluxflow_registry.cli.generate.requirements import require_drawable
 from fluxflow_registry.cli.generate.weights_source import Place, place_of
@@ -20,6 +20,7 @@ from fluxflow_registry.cli.output import emit, emit_json, finish, load_plugins, 
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.recheck import check_again
 from fluxflow_registry.errors import Problem, RecipeError, RunError, choices
+from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 from fluxflow_registry.recipe.overrides import Setting
 
 #: The value that draws pictures from captions.
@@ -107,9 +108,9 @@ def settle_guidance(arguments: argparse.Namespace) -> None:
     arguments.guidance = 1.0
 
 
-def leaf_of(checked: RecipePlan, name: str | None) -> CheckedStep:
+def leaf_of(checked: RecipePlan, name: str | None) -> StepPlan:
     """The step whose models draw: the recipe's last, or the branch that is named."""
-    leaves = checked.leaves()
+    leaves = checked.leaves
     if name is None:
         if len(leaves) > 1:
             known = ", ".join(step.name for step in leaves)
@@ -122,7 +123,7 @@ def leaf_of(checked: RecipePlan, name: str | None) -> CheckedStep:
     raise RecipeError(Problem(f"`{name}` is no step of the run", "--step", choices(name, names, "steps")))
 
 
-def settings_of(arguments: argparse.Namespace, checked: RecipePlan, leaf: CheckedStep) -> list[Setting]:
+def settings_of(arguments: argparse.Namespace, checked: RecipePlan, leaf: StepPlan) -> list[Setting]:
     """The flags as settings of the run's own recipe, so that they meet the same checks."""
     drawing = f"steps.{leaf.name}.values.{DRAWN}"
     flags: list[tuple[str, str, Any]] = [
@@ -141,7 +142,7 @@ def settings_of(arguments: argparse.Namespace, checked: RecipePlan, leaf: Checke
     ]
 
 
-def size_of(stated: str | None, step: CheckedStep, run: Path) -> tuple[int, int]:
+def size_of(stated: str | None, step: StepPlan, run: Path) -> tuple[int, int]:
     """(height, width) of the pictures: as stated (`S` or `WxH`), or as trained."""
     if stated is not None:
         match = re.fullmatch(r"(\d+)(?:x(\d+))?", stated)
@@ -158,7 +159,7 @@ def size_of(stated: str | None, step: CheckedStep, run: Path) -> tuple[int, int]
 
 
 def draw(
-    checked: RecipePlan, step: CheckedStep, place: Place, prompts: Sequence[Prompt], arguments: argparse.Namespace
+    checked: RecipePlan, step: StepPlan, place: Place, prompts: Sequence[Prompt], arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Draw each prompt with each seed and write the pictures; gives their files and what made them."""
     import torch
@@ -202,22 +203,22 @@ def draw(
     return pictures
 
 
-def untrained(checked: RecipePlan, step: CheckedStep) -> set[str]:
+def untrained(checked: RecipePlan, step: StepPlan) -> set[str]:
     """The models that draw although no step up to this one has trained them, nor anybody before.
 
     A builder that asks for weights has them from elsewhere.
     """
     trained: set[str] = set()
-    place: CheckedStep | None = step
+    place: StepPlan | None = step
     while place is not None:
-        trained |= place.plan.trains
+        trained |= place.trains
         place = checked.step(place.parent) if place.parent else None
     drawn = step.providers.get(DRAWN)
     own = {name for name, model in checked.models.items() if "weights" not in model.component.signature.needs}
-    return set(drawn.provider.needs.values()) & own - trained if drawn else set()
+    return set(drawn.needs.values()) & own - trained if drawn else set()
 
 
-def drawing_options(checked: RecipePlan, step: CheckedStep) -> dict[str, Any]:
+def drawing_options(checked: RecipePlan, step: StepPlan) -> dict[str, Any]:
     """What beside prompt and seed makes a picture what it is."""
     from cattrs import unstructure
 

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from fluxflow_registry.check.checker import CheckedStep, RecipePlan, world_of
 from fluxflow_registry.errors import Place, Problem, RecipeError
-from fluxflow_registry.plan.values import Ask, Missing, Provider, resolve
-from fluxflow_registry.registry.signature import Signature
+from fluxflow_registry.plan.steps import RecipePlan, StepPlan
+from fluxflow_registry.plan.values import Request, World, resolve_values
 
 SAMPLER = "a sampler, which `--sampler NAME` gives"
 
 
-def require_drawable(checked: RecipePlan, step: CheckedStep, value: str, sampler: bool) -> None:
+def require_drawable(checked: RecipePlan, step: StepPlan, value: str, sampler: bool) -> None:
     """Raise RecipeError where `value` cannot be computed from captions; `sampler`: one is stated elsewhere.
 
     That is no mistake in the recipe, which was trained as it is: one problem says what it lacks.
     """
-    world = world_of(
-        {"caption"}, checked.models, step.providers, sampler or checked.sampler is not None, True, "the batch"
-    )
-    asks = [
-        Ask("the run", Provider(value, Signature((value,), frozenset(), Place(""), "")), Place(checked.recipe.path))
-    ]
-    problems = resolve(world, asks)[1]
+    there = sampler or checked.sampler is not None
+    world = World.of({"caption"}, checked.models, step.providers, sampler=there, image_size=True, dataset="the batch")
+    problems = resolve_values(world, [Request.of("the run", [value], Place(checked.recipe.path))])[1]
     if problems:
         lacking = list(dict.fromkeys(_lacking(problem) for problem in problems))
         message = "nothing can be drawn from text in this run: it lacks what makes pictures of captions"
@@ -36,11 +31,9 @@ def require_drawable(checked: RecipePlan, step: CheckedStep, value: str, sampler
 
 def _lacking(problem: Problem) -> str:
     """What is missing, in a word."""
-    if not isinstance(problem, Missing):
-        return problem.message
-    if problem.name == "sampler":
+    if problem.subject == "sampler":
         return SAMPLER
-    return f"the model `{problem.name}`" if problem.model else f"`{problem.name}`"
+    return f"the model `{problem.subject}`" if problem.code == "missing-model" else f"`{problem.subject}`"
 
 
 def _names(checked: RecipePlan) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 from attrs import asdict, frozen
 from torch import Tensor
 
-from fluxflow_registry.check.checker import ConfiguredComponent, RecipePlan
 from fluxflow_registry.cli.output import emit, emit_json, say
 from fluxflow_registry.contracts import Field, Source
 from fluxflow_registry.engine.data.leftovers import leftovers
@@ -18,6 +17,8 @@ from fluxflow_registry.engine.data.order import epoch_order
 from fluxflow_registry.engine.data.survey import Measured, Stored, Survey, Texts, Use, sound, survey, use
 from fluxflow_registry.engine.images.contact_sheet import contact_sheet
 from fluxflow_registry.errors import FluxflowError, Problem, RunError, counted, one_line, printable
+from fluxflow_registry.plan.component import ConfiguredComponent
+from fluxflow_registry.plan.steps import RecipePlan
 
 #: Samples of a dataset that are read where the command line says nothing.
 SAMPLES = 10_000
@@ -57,8 +58,8 @@ def inspected(checked: RecipePlan, name: str, source: Source, folder: Path, samp
     """Everything that is told of one dataset, with its sheet written."""
     dataset = checked.datasets[name]
     seed = checked.recipe.seed
-    steps = [step for step in checked.steps if step.step.settings.dataset == name]
-    settings = {step.name: step.step.settings for step in steps}
+    steps = [step for step in checked.steps if step.settings.dataset == name]
+    settings = {step.name: step.settings for step in steps}
     uses = [use(source, step, name, s.batch_size, s.max_steps, seed) for step, s in settings.items()]
     if steps:
         size = settings[steps[0].name].batch_size
@@ -82,10 +83,10 @@ def inspected(checked: RecipePlan, name: str, source: Source, folder: Path, samp
 def measured(checked: RecipePlan, name: str, source: Source) -> tuple[Measured, ...]:
     """The evaluations that take a dataset."""
     return tuple(
-        Measured(step.name, label, min(each.evaluation.settings.samples, len(source)))
+        Measured(step.name, label, min(each.settings.samples, len(source)))
         for step in checked.steps
         for label, each in step.evaluations.items()
-        if each.evaluation.settings.dataset == name
+        if each.settings.dataset == name
     )
 
 

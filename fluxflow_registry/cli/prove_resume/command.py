@@ -19,7 +19,7 @@ from attrs import frozen
 from fluxflow_registry.cli.output import emit, emit_json, say
 from fluxflow_registry.cli.signals import BROKEN_OFF, STOPPED
 from fluxflow_registry.errors import FluxflowError, Problem, RunError, counted
-from fluxflow_registry.plan.checked import RecipePlan
+from fluxflow_registry.plan.steps import RecipePlan
 
 #: (what, step, batches of the run before it): a line of a trace, and what it tells as (kind, name, digest).
 Lines = dict[tuple[str, str, int], list[list[str]]]
@@ -201,11 +201,11 @@ def _plain(difference: Difference) -> dict[str, Any]:
 
 def explain(checked: RecipePlan, difference: Difference) -> list[str]:
     """What differs first, whose it is, and what that means."""
-    from fluxflow_registry.cli.prove_resume.blame import blamed
+    from fluxflow_registry.cli.prove_resume.blame import blame
 
     if difference.kind == "file":
         return [f"a resumed run does not end the same: `final/{difference.name}` differs"]
     where = f"at batch {difference.batch} of step `{difference.step}`"
     if difference.kind == "missing":
         return [f"a resumed run does not do the same: {difference.what} {where} is missing"]
-    return [f"a resumed run is not the same {where}", *blamed(checked, difference)]
+    return [f"a resumed run is not the same {where}", *blame(checked, difference)]

@@ -62,16 +62,16 @@ def main(request: dict[str, Any]) -> int:
     checked = check(request["recipe"], registry, request["settings"])
     from fluxflow_registry.cli.train.command import device_of
     from fluxflow_registry.engine.data.opening import open_sources
-    from fluxflow_registry.engine.diagnosis.shortened import cut
+    from fluxflow_registry.engine.diagnosis.shortened import shortened
     from fluxflow_registry.engine.diagnosis.trace import Trace
     from fluxflow_registry.engine.run.folder import RunFolder
     from fluxflow_registry.engine.run.loop import train
     from fluxflow_registry.engine.run.run import Run
     from fluxflow_registry.engine.run.stopping import Stopped
 
-    shortened = cut(checked)
+    short = shortened(checked)
     folder = RunFolder(Path(request["folder"]), "proof")
-    run = Run(shortened, folder, open_sources(shortened), device_of(request["device"]))
+    run = Run(short, folder, open_sources(short), device_of(request["device"]))
     run.observers.register(Trace(folder.path / "trace.jsonl"))
     death = request.get("death", {})
     if "batch" in death or "stop" in death:

@@ -40,7 +40,7 @@ def replay_bundle(arguments: argparse.Namespace, registry: Registry) -> int:
         found = replay(bundle, checked, sources, device)
     except torch.OutOfMemoryError as error:
         raise TrainingError(f"out of memory: {str(error).splitlines()[0]}") from None
-    source = sources[checked.step(bundle.step).step.settings.dataset]
+    source = sources[checked.step(bundle.step).settings.dataset]
     spoilt = names_of(source, found.first.samples) if found.first else []
     told = report_data(bundle, found, names_of(source, found.samples), spoilt)
     emit_json(told) if arguments.json else emit("\n".join(report(bundle, found, told)))

@@ -14,15 +14,14 @@ from typing import Any
 import torch
 
 from fluxflow_registry import __version__
-from fluxflow_registry.check.checker import RecipePlan
-from fluxflow_registry.check.effective_recipe import resolve_recipe
+from fluxflow_registry.check.effective_recipe import effective_recipe
 from fluxflow_registry.cli.output import emit, emit_json, say
 from fluxflow_registry.cli.plugin_changes import changes, plugin_rows
 from fluxflow_registry.cli.signals import STOPPED, Signals
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.data.batches import Reader
 from fluxflow_registry.engine.data.opening import merge_problems, open_sources
-from fluxflow_registry.engine.preflight.metrics import rehearse_metrics
+from fluxflow_registry.engine.preflight.metrics import try_metrics
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.engine.run import plugins_at_start as started
@@ -31,8 +30,9 @@ from fluxflow_registry.engine.run.loop import train
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.run.stopping import Stopped
 from fluxflow_registry.engine.training.late_start import too_late
-from fluxflow_registry.engine.training.step import facts_of
+from fluxflow_registry.engine.training.step import with_batches
 from fluxflow_registry.errors import DataError, FluxflowError, Problem, RecipeError, RunError, TrainingError, one_line
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe import writer as resolved
 from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.state import disk
@@ -76,7 +76,7 @@ def check_run(checked: RecipePlan, device: str | None, as_json: bool) -> int:
             refused[name] = error.problems
     if refused:
         raise DataError(merge_problems(refused, checked.datasets))
-    rehearse_metrics(checked, sources)
+    try_metrics(checked, sources)
     if as_json:
         emit_json({"shapes": shapes, "samples": counts})
         return 0
@@ -100,7 +100,7 @@ def train_run(checked: RecipePlan, registry: Registry, arguments: argparse.Names
     prove_shapes(checked)
     sources = open_sources(checked)
     warn_of_starts(checked, sources)
-    tree = resolve_recipe(checked)
+    tree = effective_recipe(checked)
     folder = find_folder(checked, folders.digest_of(resolved.plain(tree)), Path(arguments.output), arguments.fresh)
     lock = folder.lock()
     try:
@@ -127,9 +127,8 @@ def train_run(checked: RecipePlan, registry: Registry, arguments: argparse.Names
 
 def warn_of_starts(checked: RecipePlan, sources: Mapping[str, Source]) -> None:
     """Say before training what will never count: nothing is wrong with a short try, and hours may be lost by a slip."""
-    for step in checked.steps:
-        facts = facts_of(step, sources[step.step.settings.dataset])
-        for problem in too_late(step, facts.epochs * facts.batches):
+    for step in with_batches(checked, sources).steps:
+        for problem in too_late(step):
             say(f"warning: {problem}")
 
 
@@ -178,7 +177,7 @@ def write_facts(
 
 def begun(checked: RecipePlan, sources: Mapping[str, Source], command: str) -> dict[str, Any]:
     """What `--status` wants to know: how long the steps are at most, and the command that goes on, given where."""
-    steps = [facts_of(step, sources[step.step.settings.dataset]) for step in checked.steps]
+    steps = with_batches(checked, sources).steps
     directory = None
     with suppress(OSError):  # it may be gone
         directory = str(Path.cwd())
@@ -195,6 +194,6 @@ def _out_of_memory(checked: RecipePlan, error: Exception) -> TrainingError:
     for step in checked.steps:
         image = step.fields.get("image")
         size = f", images {image.shape[-1]} x {image.shape[-2]}" if image is not None and image.shape else ""
-        notes.append((f"step {step.name}", f"batch_size {step.step.settings.batch_size}{size}"))
+        notes.append((f"step {step.name}", f"batch_size {step.settings.batch_size}{size}"))
     told = str(error).splitlines()[0]
     return TrainingError(Problem(f"out of memory: {told}", None, tuple(notes)))

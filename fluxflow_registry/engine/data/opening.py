@@ -8,10 +8,11 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from attrs import evolve
 
 from fluxflow_registry.contracts import Source
-from fluxflow_registry.engine.training.step import facts_of
-from fluxflow_registry.engine.training.update import made
+from fluxflow_registry.engine.graph.build import build
+from fluxflow_registry.engine.training.step import batches_of
 from fluxflow_registry.errors import DataError, FluxflowError, Location, Problem
-from fluxflow_registry.plan.checked import ConfiguredComponent, RecipePlan
+from fluxflow_registry.plan.component import ConfiguredComponent
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe.node import Node
 
 
@@ -24,7 +25,7 @@ def open_sources(plan: RecipePlan, fill_batches: bool = True) -> dict[str, Sourc
     failed: dict[str, Sequence[Problem]] = {}
     for name, dataset in plan.datasets.items():
         try:
-            sources[name] = made(dataset)
+            sources[name] = build(dataset)
         except FluxflowError as error:
             failed[name] = error.problems
     if failed:
@@ -58,7 +59,7 @@ def unfilled(plan: RecipePlan, sources: Mapping[str, Source]) -> list[Problem]:
     problems: dict[Problem, None] = {}
     for step in plan.steps:
         try:
-            facts_of(step, sources[step.step.settings.dataset])
+            batches_of(step, sources[step.settings.dataset])
         except DataError as error:
             problems.update(dict.fromkeys(error.problems))
     return list(problems)

@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from fluxflow_registry.check.effective_recipe import resolve_recipe
+from fluxflow_registry.check.effective_recipe import effective_recipe
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run.folder import ENVIRONMENT
 from fluxflow_registry.engine.run.plugins_at_start import replay_command
@@ -54,7 +54,7 @@ def write_bundle(
         disk.make_folder(working / CHECKPOINTS)
         for found in held:
             _link(found.folder, working / CHECKPOINTS / found.folder.name)
-        disk.replace(working / RECIPE, resolved.dump(resolve_recipe(run.plan)).encode())
+        disk.replace(working / RECIPE, resolved.dump(effective_recipe(run.plan)).encode())
         if (run.folder.path / ENVIRONMENT).is_file():
             disk.link(run.folder.path / ENVIRONMENT, working / ENVIRONMENT)
         disk.replace(working / FACTS, (json.dumps(facts(run, live, turn, position), indent=1) + "\n").encode())
@@ -77,7 +77,7 @@ def facts(run: Run, live: LiveStep, turn: LiveUpdate, position: Position) -> dic
     evidence = turn.evidence or Evidence((), {}, {})
     return {
         "format": FORMAT,
-        "step": live.facts.name,
+        "step": live.plan.name,
         "update": turn.name,
         #: Batches of the run before the one that was left out (the first of its window, when it accumulates).
         "run_batch": position.run_batch - len(live.samples) // live.settings.batch_size,

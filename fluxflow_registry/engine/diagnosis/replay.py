@@ -15,7 +15,6 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position, Source
 from fluxflow_registry.engine.data.batches import Batch
 from fluxflow_registry.engine.diagnosis.bundle import CHECKPOINTS, Bundle
@@ -28,6 +27,7 @@ from fluxflow_registry.engine.training.not_finite import Evidence, evidence_of, 
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.engine.training.update import LiveUpdate
 from fluxflow_registry.errors import Problem, RunError
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.state import checkpoints
 
 #: Where torch and the framework are: what a component's author looks for lies in neither.
@@ -98,8 +98,8 @@ def replay(bundle: Bundle, checked: RecipePlan, sources: Mapping[str, Source], d
         run = Replay(checked, _linked(bundle, Path(made)), sources, device, bundle.run_batch)
         position = _go(run)
         live = run.live
-        update = next((turn for turn in live.turns if turn.name == bundle.update), None) if live else None
-        if position is None or live is None or update is None or live.facts.name != bundle.step:
+        update = next((turn for turn in live.updates if turn.name == bundle.update), None) if live else None
+        if position is None or live is None or update is None or live.plan.name != bundle.step:
             message = f"update `{bundle.update}` of step `{bundle.step}` is not reached by this recipe and these data"
             raise RunError(Problem(message, str(bundle.folder)))
         return _repeated(run, live, update, position)
@@ -171,7 +171,7 @@ def _window(live: LiveStep, position: Position) -> list[Batch]:
 def _take(live: LiveStep, batches: list[Batch], position: Position) -> Position:
     """Train on batches; gives the position after them."""
     for batch in batches:
-        live.take(batch, position)
+        live.run(batch, position)
         position = position.after_batch()
     return position
 
@@ -203,13 +203,18 @@ def _first(
             binding = live.values.bindings.get(name)
             dataset = run.plan.datasets[live.settings.dataset]
             if binding is not None:
-                return First("value", name, str(binding.where), found)
+                return First("value", name, str(binding.component.component.signature.where), found)
             samples = tuple(index for batch in batches for index in _spoilt(batch, name))
             return First("field", name, str(dataset.component.where), found, samples)
-        for loss in update.losses:
+        for loss in update.losses.all:
             number = evidence.losses[0].get(loss.label, 0.0)
             if not math.isfinite(number):
-                return First("loss", f"{update.name}/{loss.label}", str(loss.binding.where), {"is": str(number)})
+                return First(
+                    "loss",
+                    f"{update.name}/{loss.label}",
+                    str(loss.plan.component.component.signature.where),
+                    {"is": str(number)},
+                )
     for name, found in (update.evidence.gradients if update.evidence else {}).items():
         return First("gradient", name, "", found)
     return None

@@ -40,7 +40,7 @@ class Trace:
         live = run.engine.live
         assert live is not None
         live.values.watch = self.computed
-        listen(live.checked, lambda *asked: self.asked(live.facts.name, *asked))
+        listen(live.plan, lambda *asked: self.asked(live.plan.name, *asked))
 
     @hookimpl
     def epoch_ended(self, position: Position) -> None:
@@ -62,9 +62,9 @@ class Trace:
         live = run.engine.live
         assert live is not None
         samples = json.dumps(live.samples)
-        fields = [("field", name, digest(live.values.kept[name].bare)) for name in sorted(live.checked.fields)]
+        fields = [("field", name, digest(live.values.kept[name].bare)) for name in sorted(live.plan.fields)]
         state = [("state", name, found) for name, found in self.state(run.engine)]
-        self.write("batch", live.facts.name, position, [("samples", "", samples), *fields, *self.seen, *state])
+        self.write("batch", live.plan.name, position, [("samples", "", samples), *fields, *self.seen, *state])
         self.seen = []
 
     @hookimpl
@@ -72,7 +72,7 @@ class Trace:
         """Write the figures of an evaluation."""
         assert run.engine.live is not None
         figures = [("metric", f"{name}/{metric}", repr(value)) for metric, value in metrics.items()]
-        self.write(f"evaluation {name}", run.engine.live.facts.name, position, figures)
+        self.write(f"evaluation {name}", run.engine.live.plan.name, position, figures)
 
     def write(self, what: str, step: str, position: Position, told: list[tuple[str, str, str]]) -> None:
         """Append a line."""

@@ -13,11 +13,11 @@ import torch
 from attrs import define, frozen
 from torch import Tensor, nn
 
-from fluxflow_registry.check.checker import ConfiguredComponent
 from fluxflow_registry.engine.graph.randomness import Draws
 from fluxflow_registry.engine.graph.tensors import describe, detach, map_tensors
 from fluxflow_registry.errors import Location, Problem, TrainingError, one_line
-from fluxflow_registry.plan.values import Value
+from fluxflow_registry.plan.component import ConfiguredComponent
+from fluxflow_registry.plan.values import ValuePlan
 from fluxflow_registry.registry.signature import shorten
 
 
@@ -43,78 +43,73 @@ class Instance:
 
 @frozen
 class Binding:
-    """How one value is computed: the call and, for each parameter, where its argument comes from."""
+    """How a component is called on each batch: for each parameter, where its argument comes from."""
 
     name: str
+    component: ConfiguredComponent
     call: Callable[..., Any]
     values: tuple[tuple[str, str], ...]
     models: tuple[tuple[str, str], ...]
     context: tuple[tuple[str, str], ...]
-    wants_generator: tuple[str, ...]
-    where: Location
+    generators: tuple[str, ...]
 
 
-def bind(
-    name: str, needs: Mapping[str, str], call: Callable[..., Any], values: Mapping[str, Value], where: Location
-) -> Binding:
+def bind(name: str, component: ConfiguredComponent, values: Mapping[str, ValuePlan]) -> Binding:
     """Sort the needs of a component by where they come from, once, outside the loop."""
     by_source: dict[str, list[tuple[str, str]]] = {"field": [], "model": [], "context": [], "value": []}
-    for parameter, source in needs.items():
+    for parameter, source in component.needs.items():
         by_source[values[source].source].append((parameter, source))
     return Binding(
         name=name,
-        call=call,
+        component=component,
+        call=component.instance,
         values=(*by_source["field"], *by_source["value"]),
         models=tuple(by_source["model"]),
         context=tuple(item for item in by_source["context"] if item[1] != "generator"),
-        wants_generator=tuple(p for p, source in by_source["context"] if source == "generator"),
-        where=where,
+        generators=tuple(p for p, source in by_source["context"] if source == "generator"),
     )
 
 
 class Values:
     """Computes the planned values of batch after batch.
 
-    `models` is looked up at every call, so that averaged weights can take the models' place.
+    `models` is looked up at every call, so that averaged weights can replace the models.
     """
 
     def __init__(
         self,
-        values: Mapping[str, Value],
-        providers: Mapping[str, ConfiguredComponent],
+        values: Mapping[str, ValuePlan],
         models: Mapping[str, nn.Module],
         draws: Draws,
-        splits: Iterable[str] = (),
+        detached: Iterable[str] = (),
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.plan = values
         self.models = models
         self.draws = draws
-        self.splits = frozenset(splits)
+        self.detached = frozenset(detached)
         self.autocast = autocast
-        #: Models whose update has not started: no graph is kept for them.
-        self.asleep: frozenset[str] = frozenset()
-        #: Is told what was computed: kind (`value`, `loss`, or `total`, an update's weighted sum), name, itself.
+        #: Models whose updates have not started: no graph is kept for them.
+        self.idle: frozenset[str] = frozenset()
+        #: Receives what was computed: kind (`value`, `loss`, or `total`, an update's weighted sum), name, itself.
         self.watch: Callable[[str, str, Any], None] | None = None
         self.context: dict[str, Any] = {}
         self.kept: dict[str, Instance] = {}
         self.bindings = {
-            name: bind(name, value.needs, providers[name].instance, values, providers[name].component.signature.where)
-            for name, value in values.items()
-            if value.source == "value"
+            name: bind(name, value.provider, values) for name, value in values.items() if value.source == "value"
         }
 
     def begin(self, batch: Mapping[str, Any], **context: Any) -> None:
-        """Forget the batch before and take the fields of this one."""
+        """Drop the values of the batch before and set the fields of this one."""
         self.kept = {name: Instance(field, None, field) for name, field in batch.items()}
         self.context = context
 
     def compute(self, order: Iterable[str], carries: Mapping[str, frozenset[str]]) -> None:
-        """Compute what is not kept, in order; a value that carries no gradient keeps no history."""
+        """Compute what is missing, in order; a value that carries no gradient keeps no history."""
         with self.autocast():
             for name in order:
                 if name not in self.kept:
-                    self.kept[name] = self._compute(self.bindings[name], carries[name] - self.asleep)
+                    self.kept[name] = self._compute(self.bindings[name], carries[name] - self.idle)
 
     def _compute(self, binding: Binding, carries: frozenset[str]) -> Instance:
         arguments = self.arguments(binding, carries)
@@ -124,15 +119,15 @@ class Values:
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-            raise failed("value", binding, arguments, error) from error
+            raise failed(f"value `{binding.name}`", binding, arguments, error) from error
         if self.watch is not None:
             self.watch("value", binding.name, value)
-        if carries and binding.name in self.splits:
+        if carries and binding.name in self.detached:
             return Instance(map_tensors(_leaf, value), value)
         return Instance(value)
 
     def arguments(self, binding: Binding, carries: frozenset[str], as_float: bool = False) -> dict[str, Any]:
-        """The arguments of a call; a value that leads to none of `carries` is given without history."""
+        """The arguments of a call; a value that leads to none of `carries` is passed without history."""
         arguments: dict[str, Any] = {parameter: self.models[model] for parameter, model in binding.models}
         for parameter, source in binding.values:
             kept = self.kept[source]
@@ -143,7 +138,7 @@ class Values:
         if binding.models:
             # Layers such as dropout draw from torch's own generators.
             self.draws.seed_global(binding.name)
-        for parameter in binding.wants_generator:
+        for parameter in binding.generators:
             arguments[parameter] = self.draws.generator(binding.name)
         return arguments
 
@@ -154,7 +149,7 @@ class Values:
 
 
 def evaluate(values: Values, names: Iterable[str]) -> dict[str, Any]:
-    """The named values of the batch at hand, without gradient."""
+    """The named values of the current batch, without gradient."""
     wanted = list(names)
     needed = set(wanted).union(*(values.plan[name].upstream for name in wanted))
     order = [name for name, value in values.plan.items() if value.source == "value" and name in needed]
@@ -162,11 +157,14 @@ def evaluate(values: Values, names: Iterable[str]) -> dict[str, Any]:
     return {name: values.kept[name].bare for name in wanted}
 
 
-def failed(kind: str, binding: Binding, arguments: Mapping[str, Any], error: Exception) -> TrainingError:
-    """What went wrong in a component, with what it was given."""
-    given = tuple((f"given {name}", describe(value)) for name, value in arguments.items())
-    notes = (("defined in", str(binding.where)), *raised_at(error), *given)
-    return TrainingError(Problem(f"{kind} `{binding.name}` failed: {one_line(error)}", None, notes))
+def failed(
+    who: str, binding: Binding, arguments: Mapping[str, Any], error: Exception, where: Location | None = None
+) -> TrainingError:
+    """What went wrong in a component, with what it received."""
+    received = tuple(("received", f"{name} {describe(value)}") for name, value in arguments.items())
+    notes = (("defined in", binding.component.definition), *raised_at(error), *received)
+    message = f"{who} failed: {one_line(error)}"
+    return TrainingError(Problem(message, where, notes, code="component-failed", subject=binding.name))
 
 
 def raised_at(error: BaseException) -> tuple[tuple[str, str], ...]:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fluxflow_registry.check.checker import ConfiguredComponent, RecipePlan
+from fluxflow_registry.engine.graph.build import build
 from fluxflow_registry.engine.graph.randomness import derive
 from fluxflow_registry.engine.models.frozen import remember_frozen
 from fluxflow_registry.engine.models.options import apply_options
-from fluxflow_registry.engine.training.update import made
 from fluxflow_registry.errors import Problem, RecipeError
+from fluxflow_registry.plan.component import ConfiguredComponent
+from fluxflow_registry.plan.steps import RecipePlan
 
 
 def build_models(
@@ -35,7 +36,7 @@ def build_models(
 
 def build_model(configured: ConfiguredComponent, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
     """The module that a builder returns; raises RecipeError where it is not an nn.Module."""
-    model = made(configured, weights=weights)
+    model: object = build(configured, weights=weights)
     if not isinstance(model, nn.Module):
         message = f"the builder of model `{configured.label}` returned {type(model).__name__}, not an nn.Module"
         notes = (("defined in", str(configured.component.signature.where)),)

@@ -11,7 +11,7 @@ from torch import nn
 from fluxflow_registry.contracts import Compile, ModelSettings
 from fluxflow_registry.engine.models.checkpointing import blocks_of, checkpoint_blocks
 from fluxflow_registry.errors import Location, Problem, choices
-from fluxflow_registry.plan.checked import ConfiguredComponent
+from fluxflow_registry.plan.component import ConfiguredComponent
 
 
 def apply_options(model: nn.Module, configured: ConfiguredComponent, compiled: bool = True) -> nn.Module:

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from fluxflow_registry.check.checker import CheckedStep, RecipePlan
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.run.folder import read_identity
 from fluxflow_registry.errors import Problem, RunError
+from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 from fluxflow_registry.state import checkpoints, store
 from fluxflow_registry.state.models import read_model
 
 
 def load_for_drawing(
     checked: RecipePlan,
-    step: CheckedStep,
+    step: StepPlan,
     run: Path,
     device: torch.device,
     branch: str | None,

@@ -1,4 +1,4 @@
-"""Which option of a model to change where models do not fit each other: tried on the meta device, not guessed."""
+"""Which option of a model to change where models do not fit each other: each change is tried on the meta device."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import Any
 import attrs
 from attrs import evolve, frozen
 
-from fluxflow_registry.check.checker import ConfiguredComponent, RecipePlan
 from fluxflow_registry.errors import Location
+from fluxflow_registry.plan.component import ConfiguredComponent
+from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.signature import fields_of, is_configurable, key_of
 
 #: Changes that are tried at most: each costs a pass over the plan of a step.
 TRIALS = 40
 
-#: Models with other options, by name; and whether with them more can be computed, and all that is to be.
+#: Models with other options, by name; and whether with them more can be computed, or everything.
 Models = Mapping[str, ConfiguredComponent]
 Trial = Callable[[Models], bool]
 
 
 @frozen
 class Change:
-    """A whole-number option of a model that would be what the option `like` of another model is."""
+    """An integer option of a model that would take the value of the option `like` of another model."""
 
     model: str
     option: attrs.Attribute[Any]
@@ -36,9 +37,10 @@ class Change:
         """The option as `--set` takes it."""
         return f"models.{self.model}.{key_of(self.option)}"
 
-    def where(self, checked: RecipePlan) -> Location:
-        """Where the recipe states the option, or the model where it does not."""
-        return checked.models[self.model].entry.node.at(key_of(self.option))  # type: ignore[union-attr]
+    def where(self, plan: RecipePlan) -> Location:
+        """Where the recipe sets the option, or the model where it does not."""
+        model = plan.models[self.model]
+        return model.entry.node.at(key_of(self.option)) if model.entry else model.where
 
     def applied(self, models: Models) -> dict[str, ConfiguredComponent]:
         """The models with this change; raises whatever its validators raise."""
@@ -47,12 +49,12 @@ class Change:
         return {**models, self.model: evolve(configured, instance=instance)}
 
 
-def fitting(models: Models, told: str, farther: Trial, wholly: Trial) -> list[Change]:
+def suggested_changes(models: Models, error: str, farther: Trial, wholly: Trial) -> list[Change]:
     """The changes with which what failed can be computed; of them those with which all can, where there are any.
 
-    `told` is what was raised: numbers in it say which options without a like name are worth a trial.
+    Numbers in the error that was raised say which options without a similar name are worth a trial.
     """
-    numbers = set(map(int, re.findall(r"\d+", told)))
+    numbers = set(map(int, re.findall(r"\d+", error)))
     unlike = [change for change in changes(models, like_names=False) if _now(models, change) in numbers]
     found = [change for change in list(changes(models))[:TRIALS] if _helps(change, models, farther)]
     found = found or [change for change in unlike[:TRIALS] if _helps(change, models, farther)]
@@ -91,7 +93,7 @@ def _rank(models: Models, model: str, key: str, its: tuple[str, attrs.Attribute[
     """0 where the longer of two like names begins with a word for the other model, 1 if they are one name, else 2."""
     other, name = its[0], key_of(its[1])
     longer, shorter, owner = (key, name, other) if len(key) > len(name) else (name, key, model)
-    words = {*owner.split("_"), *models[owner].component.name.split("_")}
+    words = {*owner.split("_"), *models[owner].name.split("_")}
     if longer.endswith(f"_{shorter}") and longer.removesuffix(f"_{shorter}") in words:
         return 0
     return 1 if key == name else 2
@@ -109,9 +111,5 @@ def _helps(change: Change, models: Models, trial: Trial) -> bool:
 
 
 def notes_on(changes: Iterable[Change]) -> list[tuple[str, str]]:
-    """What to tell of them: `models.expander.latent_channels: 8, as models.compressor.latent_channels is`."""
-    labels = ["it fits with", *["or with"] * TRIALS]
-    return [
-        (label, f"`{change.path}: {change.value}`, as `{change.like}` is")
-        for label, change in zip(labels, changes, strict=False)
-    ]
+    """The changes as hints: `models.expander.latent_channels: 8`, the value of `models.compressor.latent_channels`."""
+    return [("hint", f"set `{change.path}: {change.value}`, the value of `{change.like}`") for change in changes]

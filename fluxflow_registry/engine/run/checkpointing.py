@@ -65,10 +65,10 @@ class RunCheckpoints:
             ("ema", name): average.module for name, average in step.averages.items()
         }
         outcome = self._saver.start(
-            checkpoints.name_of(position.run_batch, step.facts.name, kind),
+            checkpoints.name_of(position.run_batch, step.plan.name, kind),
             position,
             state,
-            self._metadata(position, step.facts.name),
+            self._metadata(position, step.plan.name),
             step.frozen,
             step.settings.keep_checkpoints,
             exempt={part: {key for key, _ in model.named_buffers()} for part, model in models.items()},

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import torch
 
-from fluxflow_registry.check.checker import EvaluationPlan
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.batches import Reader, to_device
 from fluxflow_registry.engine.data.order import first_samples
-from fluxflow_registry.engine.graph.metric_values import bound, figures_of, wanted
+from fluxflow_registry.engine.graph.metric_values import bind_metrics, metric_values, needed_values
 from fluxflow_registry.engine.graph.randomness import Draws, derive
 from fluxflow_registry.engine.graph.values import Values, evaluate
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.run.stopping import interruptible
 from fluxflow_registry.engine.training.step import LiveStep, size_of
+from fluxflow_registry.plan.steps import EvaluationPlan
 
 
-def measure(run: Run, live: LiveStep, checked: EvaluationPlan) -> dict[str, float]:
+def measure(run: Run, live: LiveStep, plan: EvaluationPlan) -> dict[str, float]:
     """Each metric's mean over the evaluation's samples; the same samples and noise every time.
 
     Raises Interrupted when the run is to stop before the last batch is measured.
     """
-    settings = checked.evaluation.settings
+    settings = plan.settings
     source = run.data.sources[settings.dataset]
     count = min(settings.samples, len(source))
     models = live.evaluation_models()
     for model in models.values():
         model.eval()
     draws = Draws(run.device)
-    values = Values(checked.values, live.checked.providers, models, draws, autocast=live.autocast)
-    metrics = bound(checked)
-    needed = wanted(checked)
+    values = Values(plan.values, models, draws, autocast=live.values.autocast)
+    metrics = bind_metrics(plan)
+    needed = needed_values(plan)
     sums: dict[str, float] = {}
-    seed = derive(run.plan.recipe.seed, "evaluate", checked.evaluation.name)
+    seed = derive(run.plan.recipe.seed, "evaluate", plan.name)
     order, spans = first_samples(source, count, settings.batch_size)
     reader = Reader(source, order, seed)
     sampler = interruptible(run.plan.solver, run.raise_if_stopping)
@@ -46,10 +46,10 @@ def measure(run: Run, live: LiveStep, checked: EvaluationPlan) -> dict[str, floa
             draws.at(seed, start)
             values.begin(batch, step_batch=0, sampler=sampler, image_size=size)
             evaluate(values, needed)
-            figures: dict[str, float] = {}
+            results: dict[str, float] = {}
             for metric in metrics.values():
                 arguments = values.arguments(metric, frozenset(), as_float=True)
-                figures.update(figures_of(checked, metric, arguments, live.checked.name, figures))
-            for name, figure in figures.items():
-                sums[name] = sums.get(name, 0.0) + figure * len(read.indices)
+                results.update(metric_values(plan, metric, arguments, live.plan.name, results))
+            for name, result in results.items():
+                sums[name] = sums.get(name, 0.0) + result * len(read.indices)
     return {name: total / count for name, total in sums.items()}

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fluxflow_registry.check.checker import ConfiguredComponent
 from fluxflow_registry.engine.run.run import Run
+from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.recipe.writer import component_of, plain
 from fluxflow_registry.state.models import write_model
 
 
 def write_final_models(run: Run) -> Path:
     """Write each model to `final/`, or to `final/<step>/` where the recipe has branches."""
-    leaves = run.plan.leaves()
+    leaves = run.plan.leaves
     final = run.folder.path / "final"
     for leaf in leaves:
         if len(leaves) > 1:

@@ -1,4 +1,4 @@
-"""The loop: for each step, for each epoch, for each batch, each update in its turn."""
+"""The loop: for each step, for each epoch, for each batch, each update in order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fluxflow_registry.state import checkpoints
 
 
 def train(run: Run) -> None:
-    """Train every step of the recipe from wherever the run stands; raises Stopped when asked to stop."""
+    """Train every step of the recipe from the run's position; raises Stopped when asked to stop."""
     position, state = find_position(run)
     run.observers.notify("run_started", position=position, resumed=position != Position())
     try:
@@ -37,7 +37,7 @@ def train(run: Run) -> None:
 
 
 def train_steps(run: Run, position: Position, state: State) -> Position:
-    """The steps from a position on, the first with the state of its checkpoint; gives the position after the last."""
+    """Train the steps from a position on, the first from the state of its checkpoint; returns the last position."""
     while position.step < len(run.steps):
         live = enter(run, position, state)
         position = train_step(run, live, position)
@@ -46,32 +46,32 @@ def train_steps(run: Run, position: Position, state: State) -> Position:
 
 
 def train_step(run: Run, live: LiveStep, position: Position) -> Position:
-    """One step to its end; gives the position after it."""
+    """Train one step to its end; returns the position after it."""
     try:
-        run.observers.notify("step_started", step=live.facts, position=position)
+        run.observers.notify("step_started", step=live.plan, position=position)
         run.data.report_unused(live.settings.dataset, live.settings.batch_size, position)
-        while live.verdict is None:
-            run.observers.notify("epoch_started", step=live.facts, position=position)
+        while live.ending is None:
+            run.observers.notify("epoch_started", step=live.plan, position=position)
             for batch in live.batches(position.epoch, position.batch):
                 run.before_batch(position)
                 run.data.report_replaced(live.settings.dataset, batch, position)
-                live.take(batch, position)
+                live.run(batch, position)
                 position = after_batch(run, live, position)
             position = end_epoch(run, live, position)
-        return leave(run, live, position, live.verdict)
+        return leave(run, live, position, live.ending)
     except Interrupted:
         stop(run, live, position, "stop")
 
 
 def after_batch(run: Run, live: LiveStep, position: Position) -> Position:
-    """Count the batch; log, save and stop where it is time to."""
+    """Count the batch; log, save and stop where that is due."""
     closed = live.closes_window(position.batch)
     position = position.after_batch()
-    run.observers.notify("batch_ended", step=live.facts, position=position)
-    last = position.batch == live.facts.batches
+    run.observers.notify("batch_ended", step=live.plan, position=position)
+    last = position.batch == live.plan.batches
     if position.step_batch % live.settings.log_every == 0 or last:
-        metrics = live.tally.logged()
-        run.observers.notify("metrics_logged", step=live.facts, position=position, metrics=metrics)
+        metrics = live.metrics.logged()
+        run.observers.notify("metrics_logged", step=live.plan, position=position, metrics=metrics)
         run.folder.record_position(position)
     if closed:
         check_finite(run, live, position)
@@ -83,9 +83,9 @@ def after_batch(run: Run, live: LiveStep, position: Position) -> Position:
 
 
 def save_or_stop(run: Run, live: LiveStep, position: Position, passed: int) -> None:
-    """Save a checkpoint where the last `passed` batches hold one after which it is due; stop if told to.
+    """Save a checkpoint if one was due within the last `passed` batches; stop if requested.
 
-    While batches are being left out it is saved as that of a stop, to which nothing rolls back.
+    While batches are being skipped it is saved as that of a stop, to which nothing rolls back.
     """
     due = is_due(live, position, passed)
     kind: checkpoints.Kind = "due" if due and not live.skipping else "stop"
@@ -96,78 +96,78 @@ def save_or_stop(run: Run, live: LiveStep, position: Position, passed: int) -> N
 
 
 def is_due(live: LiveStep, position: Position, passed: int) -> bool:
-    """Whether the last `passed` batches hold one after which a checkpoint is due."""
+    """Whether a checkpoint was due within the last `passed` batches."""
     every = live.settings.checkpoint_every
     return position.step_batch // every != (position.step_batch - passed) // every
 
 
 def end_epoch(run: Run, live: LiveStep, position: Position) -> Position:
-    """Measure what is due, close the epoch and judge whether the step is over; gives the position after it.
+    """Evaluate what is due, close the epoch and check whether the step is over; returns the position after it.
 
-    Measuring and telling come first: a run that stops meanwhile comes back to an epoch that is not closed yet.
+    Evaluating and notifying come first: a run that stops meanwhile resumes at an epoch that is not closed yet.
     """
     done = evolve(position, epoch=position.epoch + 1, batch=0)
-    figures: dict[str, float] = {}
-    for name, evaluation in live.checked.evaluations.items():
-        every = evaluation.evaluation.settings.every
+    results: dict[str, float] = {}
+    for name, evaluation in live.plan.evaluations.items():
+        every = evaluation.settings.every
         if every is not None and done.epoch % every == 0:
             first = name not in live.measured
-            figures.update(evaluated(run, live, position, name))
-            measured_now = {name: run.history.results[live.facts.name][name]}
-            for problem in unmeasured(live.checked, measured_now) if first else ():
+            results.update(evaluated(run, live, position, name))
+            measured_now = {name: run.history.results[live.plan.name][name]}
+            for problem in unmeasured(live.plan, measured_now) if first else ():
                 run.observers.warn(done, str(problem))
-    summaries = live.tally.summaries()
-    run.observers.notify("epoch_ended", step=live.facts, position=done, summaries=summaries)
-    live.tally.close_epoch({**summaries, **{key: Summary(v, v, v, v) for key, v in figures.items()}})
-    run.history.close_epoch(live.facts.name, done.epoch, live.tally.history)
-    measured = {name: s.mean for name, s in summaries.items()} | figures
-    for turn in live.turns:
-        turn.end_epoch(measured, done.step_batch)
-    live.judge(done.epoch)
-    late = live.start_due(done.epoch, done.step_batch) if live.verdict is None else []
-    for message in late:
+    summaries = live.metrics.summaries()
+    run.observers.notify("epoch_ended", step=live.plan, position=done, summaries=summaries)
+    live.metrics.close_epoch({**summaries, **{key: Summary(v, v, v, v) for key, v in results.items()}})
+    run.history.close_epoch(live.plan.name, done.epoch, live.metrics.history)
+    measured = {name: s.mean for name, s in summaries.items()} | results
+    for update in live.updates:
+        update.end_epoch(measured, done.step_batch)
+    live.check_ending(done.epoch)
+    warnings = live.start_due(done.epoch, done.step_batch) if live.ending is None else []
+    for message in warnings:
         run.observers.warn(done, message)
     if is_best(live, measured) and not live.skipping:
         run.checkpoints.save(done, "best", live)
-    if live.verdict is None:
-        save_or_stop(run, live, done, live.window(live.facts.batches - 1))
-    elif live.verdict.limit:
-        run.observers.warn(done, f"step `{live.facts.name}` ends by its limit: {live.verdict.reason}")
+    if live.ending is None:
+        save_or_stop(run, live, done, live.window(live.plan.batches - 1))
+    elif live.ending.limit:
+        run.observers.warn(done, f"step `{live.plan.name}` ends by its limit: {live.ending.reason}")
     return done
 
 
 def is_best(live: LiveStep, measured: Mapping[str, float]) -> bool:
-    """Whether the epoch in which this was measured is better than all before it, by the step's own criterion."""
+    """Whether the epoch with these metrics is better than all before it, by the step's own criterion."""
     best = live.settings.best
     if best is None or best.metric not in measured:
         return False
-    *before, latest = (summary.mean for summary in live.tally.history[best.metric])
+    *before, latest = (summary.mean for summary in live.metrics.history[best.metric])
     if not math.isfinite(latest):
         return False
     return all(latest < mean if best.mode == "min" else latest > mean for mean in before if math.isfinite(mean))
 
 
 def evaluated(run: Run, live: LiveStep, position: Position, name: str) -> dict[str, float]:
-    """Measure one evaluation and tell of it; gives its metrics as `<evaluation>/<metric>`."""
+    """Run one evaluation and notify observers; returns its metrics as `<evaluation>/<metric>`."""
     with live.aside():
-        metrics = measure(run, live, live.checked.evaluations[name])
+        metrics = measure(run, live, live.plan.evaluations[name])
     live.measured[name] = position.step_batch
-    run.history.results.setdefault(live.facts.name, {})[name] = metrics
-    run.observers.notify("evaluated", step=live.facts, position=position, name=name, metrics=metrics)
+    run.history.results.setdefault(live.plan.name, {})[name] = metrics
+    run.observers.notify("evaluated", step=live.plan, position=position, name=name, metrics=metrics)
     return {f"{name}/{metric}": value for metric, value in metrics.items()}
 
 
 def leave(run: Run, live: LiveStep, position: Position, ending: Ending) -> Position:
-    """End a step: everything is measured, averaged weights become the weights, the end is saved.
+    """End a step: evaluate everything, let averaged weights become the weights, save the end.
 
-    A run that stops while measuring comes back here: that the step is over is in its checkpoint.
+    A run that stops while evaluating resumes here: its checkpoint knows that the step is over.
     """
     report_skipped(run, live, position)
-    for name in live.checked.evaluations:
+    for name in live.plan.evaluations:
         if live.measured.get(name) != position.step_batch:
             evaluated(run, live, position, name)
     live.adopt_averages()
-    run.observers.notify("step_ended", step=live.facts, position=position, ending=ending)
+    run.observers.notify("step_ended", step=live.plan, position=position, ending=ending)
     after = Position(step=position.step + 1, run_batch=position.run_batch)
     run.checkpoints.save(after, "end", live, wait=True)
     if run.stopping and after.step < len(run.steps):
@@ -182,6 +182,6 @@ def stop(run: Run, live: LiveStep, position: Position, kind: checkpoints.Kind) -
 
 
 def interrupted(run: Run, position: Position) -> NoReturn:
-    """Tell that the run stops here, with its checkpoint, and raise Stopped."""
+    """Notify observers that the run stops here, with a checkpoint, and raise Stopped."""
     run.observers.notify("run_interrupted", position=position, reason=run.stopping or "")
     raise Stopped(position)

@@ -16,9 +16,10 @@ from fluxflow_registry.engine.data.order import first_bucket
 from fluxflow_registry.engine.graph.randomness import derive
 from fluxflow_registry.engine.run.sampling import Sampling
 from fluxflow_registry.engine.run.stopping import Interrupted, interruptible
-from fluxflow_registry.engine.training.step import StepFacts, size_of
+from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.errors import FluxflowError, TrainingError, one_line
-from fluxflow_registry.plan.checked import ConfiguredComponent
+from fluxflow_registry.plan.component import ConfiguredComponent
+from fluxflow_registry.plan.steps import StepPlan
 
 if TYPE_CHECKING:
     from fluxflow_registry.engine.run.history import Means
@@ -94,7 +95,7 @@ class ObservedRun:
         return self.engine.folder.path
 
     @property
-    def steps(self) -> Sequence[StepFacts]:
+    def steps(self) -> Sequence[StepPlan]:
         """All steps, in the order of execution."""
         return self.engine.steps
 
@@ -141,8 +142,7 @@ class ObservedRun:
     @property
     def _image_size(self) -> tuple[int, int] | None:
         """Height and width of the images that the present step trains on."""
-        size: tuple[int, int] | None = self.engine.live.context["image_size"] if self.engine.live else None
-        return size
+        return self.engine.live.plan.image_size if self.engine.live else None
 
     @property
     def _sampling(self) -> Sampling:
@@ -150,7 +150,7 @@ class ObservedRun:
         run = self.engine
         return Sampling(
             plan=run.plan,
-            step=run.live.checked if run.live else run.plan.steps[-1],
+            step=run.live.plan if run.live else run.plan.steps[-1],
             models=run.live.evaluation_models() if run.live else run.models,
             device=run.device,
             sampler=interruptible(run.plan.solver, run.raise_if_stopping),

@@ -66,9 +66,9 @@ def verified(run: Run, found: checkpoints.Found) -> Mapping[str, Any] | None:
 
 def lay_lost_ends_aside(run: Run) -> None:
     """Go back to before the end of a step that is damaged and from which a later one starts, or which is a result."""
-    names = [facts.name for facts in run.steps]
-    parents = {facts.checked.parent for facts in run.steps if facts.checked.parent != names[max(facts.index - 1, 0)]}
-    leaves = run.plan.leaves()
+    names = [step.name for step in run.steps]
+    parents = {step.parent for step in run.steps if step.parent != names[max(step.index - 1, 0)]}
+    leaves = run.plan.leaves
     needed = parents | ({leaf.name for leaf in leaves} if len(leaves) > 1 else set())
     found = checkpoints.listing(run.checkpoints.root)
     for end in [f for f in reversed(found) if f.end and f.step in needed]:
@@ -82,18 +82,18 @@ def lay_lost_ends_aside(run: Run) -> None:
 
 def enter(run: Run, position: Position, state: State) -> LiveStep:
     """Make a step ready: its parent's weights, its own optimizers, and its state when it is re-entered."""
-    facts = run.steps[position.step]
+    step = run.steps[position.step]
     if not state:
-        parent = facts.checked.parent
+        parent = step.parent
         if parent != (run.steps[position.step - 1].name if position.step else None):
             start_from(run, parent)
         run.checkpoints.continue_from(None)
-    live = run.prepare(facts)
+    live = run.prepare(step)
     if state:
         with fitting(run.checkpoints.root):
             live.load(state)
             if position.epoch:  # an older version has left this to the step's own state
-                run.history.close_epoch(facts.name, position.epoch, live.tally.history)
+                run.history.close_epoch(step.name, position.epoch, live.metrics.history)
     run.live = live
     return live
 

@@ -1,4 +1,4 @@
-"""When losses or gradients are not finite: batches are left out, and after many in a row training rolls back."""
+"""When losses or gradients are not finite: batches are skipped, and after many in a row training rolls back."""
 
 from __future__ import annotations
 
@@ -11,71 +11,70 @@ from fluxflow_registry.engine.training.not_finite import names_of
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.engine.training.update import LiveUpdate
 from fluxflow_registry.errors import Problem, RunError, TrainingError, counted
-from fluxflow_registry.plan.checked import called
 from fluxflow_registry.recipe.schema import OWN
 from fluxflow_registry.state import checkpoints
 
-#: Batches in a row that may be left out before training rolls back.
+#: Batches in a row that may be skipped before training rolls back.
 PATIENCE = 20
 
-#: How often a step may roll back before it gives up.
+#: How often a step may roll back before the run ends with an error.
 ROLLBACKS = 3
-
-NOTHING_TO_GO_BACK_TO = "no: no batch of this update has been finite yet, so its weights are those that it began with"
 
 
 def check_finite(run: Run, live: LiveStep, position: Position) -> None:
-    """After a batch: tell of what was left out, with the proof in a bundle; roll back after many in a row."""
-    for turn in live.turns:
-        begins = turn.skipping_since == position.step_batch - 1  # a scaler's overflow is no part of a streak
-        if turn.outcome == "skipped" and turn.skipped_in_a_row == 1 and begins:
+    """After a batch: report what was skipped, with the evidence in a bundle; roll back after many in a row."""
+    for update in live.updates:
+        if update.outcome == "skipped" and update.skipped_in_a_row == 1:
             run.checkpoints.collect(wait=True)
-            bundle = write_bundle(run, live, turn, position, replay_checkpoints(run, live, position))
-            run.observers.warn(position, told(live, turn, position) + bundle)
-    stuck = next((turn for turn in live.turns if turn.skipped_in_a_row >= PATIENCE), None)
+            bundle = write_bundle(run, live, update, position, replay_checkpoints(run, live, position))
+            run.observers.warn(position, _skipped(live, update, position) + bundle)
+    stuck = next((update for update in live.updates if update.skipped_in_a_row >= PATIENCE), None)
     if stuck is not None:
         roll_back(run, live, stuck, position)
 
 
-def told(live: LiveStep, turn: LiveUpdate, position: Position) -> str:
-    """Which batch was left out, what was not finite in it, and which samples it holds."""
-    samples = turn.evidence.samples(live.samples) if turn.evidence else live.samples
+def _skipped(live: LiveStep, update: LiveUpdate, position: Position) -> str:
+    """Which batch was skipped, what was not finite in it, and which samples it holds."""
+    samples = update.evidence.samples(live.samples) if update.evidence else live.samples
     names = names_of(live.source, samples[:8])
     shown = ", ".join(names) + (f", and {len(samples) - 8} more" if len(samples) > 8 else "")
     first = position.batch - len(live.samples) // live.settings.batch_size + 1
-    left = f"batch {first} was" if first == position.batch else f"batches {first} to {position.batch} were"
-    return f"update `{turn.name}`: {guilty(turn)} is not finite; {left} left out\n    samples  {shown}"
+    skipped = f"batch {first} was" if first == position.batch else f"batches {first} to {position.batch} were"
+    return f"update `{update.name}`: {_not_finite(update)} is not finite; {skipped} skipped\n    samples  {shown}"
 
 
-def guilty(turn: LiveUpdate) -> str:
-    """What was not finite: losses, or the values or gradients in which it shows."""
-    if turn.evidence is None:
+def _not_finite(update: LiveUpdate) -> str:
+    """What was not finite: losses, or the gradients in which it shows."""
+    if update.evidence is None:
         return "something"
-    losses = [f"`{turn.name}/{label}`" for label in turn.evidence.guilty]
-    gradients = [f"the gradient of `{name}`" for name in turn.evidence.gradients]
+    losses = [f"`{update.name}/{label}`" for label in update.evidence.guilty]
+    gradients = [f"the gradient of `{name}`" for name in update.evidence.gradients]
     return ", ".join(losses or gradients[:3]) or "a gradient"
 
 
-def roll_back(run: Run, live: LiveStep, turn: LiveUpdate, position: Position) -> None:
-    """Put the step back to its last good state; the data go on. Raises TrainingError where that was in vain.
+def roll_back(run: Run, live: LiveStep, update: LiveUpdate, position: Position) -> None:
+    """Restore the step's last good state; the data continue. Raises TrainingError where rolling back does not help.
 
-    An update that has not moved a weight yet has nothing to go back to, and ends the run at once. The state
-    is that of the newest checkpoint that was due before the trouble began and whose numbers
-    are all finite: it depends on the position alone, so a run that was stopped meanwhile does the same.
+    An update that has not moved a weight yet has no such state, and ends the run at once. The state is that of the
+    newest checkpoint that was due before the trouble began and whose numbers are all finite: it depends on the
+    position alone, so a run that was stopped in between does the same.
     """
-    since = min(t.skipping_since for t in live.turns if t.skipped_in_a_row)
-    message = f"update `{turn.name}`: {guilty(turn)} has not been finite for {PATIENCE} batches in a row"
-    if live.rollbacks >= ROLLBACKS or turn.steps == 0:
-        tried = f"{counted(live.rollbacks, 'time')} before, in vain" if live.rollbacks else NOTHING_TO_GO_BACK_TO
-        raise TrainingError(Problem(message, None, (("rolled back", tried), *_bundles(run))))
+    message = f"update `{update.name}`: {_not_finite(update)} has not been finite for {PATIENCE} batches in a row"
+    if live.rollbacks >= ROLLBACKS or update.steps == 0:
+        status = f"already rolled back {counted(live.rollbacks, 'time')} without success"
+        if not live.rollbacks:
+            status = "no batch of this update has been finite yet, so there is no good state to roll back to"
+        notes = [("status", status), *(("command", replay_command(found)) for found in bundles(run.folder.path)[-1:])]
+        raise TrainingError(Problem(message, None, tuple(notes), code="not-finite", subject=update.name))
+    since = min(each.skipping_since for each in live.updates if each.skipped_in_a_row)
     state, name = last_good(run, live, position.run_batch - position.step_batch + since)
     live.roll_back(state)
-    told = f"{message}; weights and optimizers are those of {name} again, training goes on with the next batch"
-    run.observers.warn(position, told)
+    restored = f"weights and optimizers are restored from {name}, and training continues with the next batch"
+    run.observers.warn(position, f"{message}; {restored}")
 
 
 def last_good(run: Run, live: LiveStep, run_batch: int) -> tuple[State, str]:
-    """The state of the step as it was good last at or before a batch of the run, and what it is called."""
+    """The last good state of the step at or before a batch of the run, and where it comes from."""
     run.checkpoints.collect(wait=True)
     for found in candidates(run, live, run_batch):
         try:
@@ -84,49 +83,46 @@ def last_good(run: Run, live: LiveStep, run_batch: int) -> tuple[State, str]:
                 return run.checkpoints.load_weights(found.folder, manifest)[0], f"checkpoint {found.folder.name}"
         except RunError:
             continue
-    start_from(run, live.checked.parent)
-    return run.prepare(live.facts).state(), "the step's beginning"
+    start_from(run, live.plan.parent)
+    return run.prepare(live.plan).state(), "the start of the step"
 
 
 def candidates(run: Run, live: LiveStep, run_batch: int) -> list[checkpoints.Found]:
-    """The checkpoints of the step at or before a batch of the run, newest first, that any run of this recipe has.
+    """The checkpoints of the step at or before a batch of the run, newest first, that every run of this recipe has.
 
-    Not those of a stop: a run that was never stopped has to come to the same weights.
+    Not those of a stop: a run that was never stopped must come to the same weights.
     """
     found = checkpoints.listing(run.checkpoints.root)
     kinds = ("due", "best")
-    return [f for f in found if f.kind in kinds and f.step == live.facts.name and f.run_batch <= run_batch]
+    return [f for f in found if f.kind in kinds and f.step == live.plan.name and f.run_batch <= run_batch]
 
 
 def replay_checkpoints(run: Run, live: LiveStep, position: Position) -> list[checkpoints.Found]:
     """What a replay starts from: the newest checkpoint; what it may roll back to; the end of the step's parent."""
     found = checkpoints.listing(run.checkpoints.root)
-    parents = [f for f in found if f.end and f.step == live.checked.parent]
+    parents = [f for f in found if f.end and f.step == live.plan.parent]
     good = [f for f in candidates(run, live, position.run_batch) if checkpoints.is_finite(f.folder)]
     return list({f.folder: f for f in (*found[:1], *good[:1], *parents[:1])}.values())
 
 
 def report_skipped(run: Run, live: LiveStep, position: Position) -> None:
-    """At a step's end tell what has not started, and how many batches were left out.
+    """At a step's end report what has not started, and how many batches were skipped.
 
     Raises TrainingError where an update has started and not moved a single weight.
     """
-    for turn in live.turns:
-        for name in turn.starts.idle(position.step_batch):
-            starts = turn.checked.starts
-            when = str(starts[name]) or str(starts[OWN]) or " or ".join(filter(None, map(str, starts.values())))
-            ended = f"step `{live.facts.name}` ends after {counted(position.step_batch, 'batch')}"
-            message = f"{called(turn.name, name)} has not started: it {when}, and {ended}"
+    for update in live.updates:
+        plan = update.plan
+        for name in update.starts.idle(position.step_batch):
+            descriptions = [start.description for start in plan.starts.values()]
+            own = plan.starts[name].description or plan.starts[OWN].description
+            when = own or " or ".join(filter(None, descriptions))
+            ended = f"step `{live.plan.name}` ended after {counted(position.step_batch, 'batch')}"
+            run.observers.warn(position, f"{plan.title(name)} has not started: it {when}, but {ended}")
+        if update.steps == 0 and update.begun(position.step_batch):
+            message = f"update `{update.name}` of step `{live.plan.name}` has not moved a single weight"
+            notes = (("cause", f"{counted(update.skips, 'batch')} were skipped as not finite"),) if update.skips else ()
+            raise TrainingError(Problem(message, None, notes, code="not-finite", subject=update.name))
+        if update.skips:
+            total = update.skips + update.steps
+            message = f"update `{update.name}`: {update.skips} of {total} batches were skipped as not finite"
             run.observers.warn(position, message)
-        if turn.steps == 0 and turn.begun(position.step_batch):
-            message = f"update `{turn.name}` of step `{live.facts.name}` has not moved a single weight"
-            notes = (("left out", counted(turn.skips, "batch")),) if turn.skips else ()
-            raise TrainingError(Problem(message, None, notes))
-        if turn.skips:
-            total = turn.skips + turn.steps
-            message = f"update `{turn.name}`: {turn.skips} of {total} batches were left out as not finite"
-            run.observers.warn(position, message)
-
-
-def _bundles(run: Run) -> tuple[tuple[str, str], ...]:
-    return tuple(("look into it", replay_command(found)) for found in bundles(run.folder.path)[-1:])

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 
-from fluxflow_registry.check.checker import RecipePlan
 from fluxflow_registry.contracts import Position, Source
 from fluxflow_registry.engine.graph.randomness import prefer_repeatable
 from fluxflow_registry.engine.models.build import build_models
@@ -17,7 +16,8 @@ from fluxflow_registry.engine.run.history import RunHistory
 from fluxflow_registry.engine.run.observers import ObservedRun, Observers
 from fluxflow_registry.engine.run.stopping import Interrupted
 from fluxflow_registry.engine.training.component_state import InitialState
-from fluxflow_registry.engine.training.step import LiveStep, StepFacts, facts_of
+from fluxflow_registry.engine.training.step import LiveStep, with_batches
+from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 
 
 class Run:
@@ -27,10 +27,10 @@ class Run:
         self, plan: RecipePlan, folder: RunFolder, sources: Mapping[str, Source], device: torch.device
     ) -> None:
         prefer_repeatable(device)
-        self.plan = plan
+        self.plan = plan = with_batches(plan, sources)
+        self.steps = list(plan.steps)
         self.folder = folder
         self.device = device
-        self.steps: list[StepFacts] = [facts_of(step, sources[step.step.settings.dataset]) for step in plan.steps]
         self.models = build_models(plan, device)
         #: The step that is being trained; None before the first.
         self.live: LiveStep | None = None
@@ -43,10 +43,10 @@ class Run:
         self.checkpoints = RunCheckpoints(folder, self.models, names, self.history, self.data.digests, self.observers)
         self._initial_state = InitialState(plan.steps)
 
-    def prepare(self, step: StepFacts) -> LiveStep:
+    def prepare(self, step: StepPlan) -> LiveStep:
         """A step at its start, with the models as they are."""
-        self._initial_state.restore(step.checked)
-        source = self.data.sources[step.checked.step.settings.dataset]
+        self._initial_state.restore(step)
+        source = self.data.sources[step.settings.dataset]
         return LiveStep(step, source, self.models, self.plan.recipe.seed, self.device, self.plan.solver)
 
     def before_batch(self, position: Position) -> None:

@@ -9,13 +9,12 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from fluxflow_registry.check.checker import CheckedStep, RecipePlan, world_of
 from fluxflow_registry.contracts import Sampler
 from fluxflow_registry.engine.graph.randomness import Draws
 from fluxflow_registry.engine.graph.values import Values, evaluate
 from fluxflow_registry.errors import Place, Problem, RunError
-from fluxflow_registry.plan.values import Ask, Provider, Value, resolve
-from fluxflow_registry.registry.signature import Signature
+from fluxflow_registry.plan.steps import RecipePlan, StepPlan
+from fluxflow_registry.plan.values import Request, ValuePlan, World, resolve_values
 
 
 @frozen(eq=False)
@@ -23,7 +22,7 @@ class Sampling:
     """What values are computed with: the providers of a step, models, a sampler, and a seed for all randomness."""
 
     plan: RecipePlan
-    step: CheckedStep
+    step: StepPlan
     models: Mapping[str, nn.Module]
     device: torch.device
     sampler: Sampler | None
@@ -31,15 +30,15 @@ class Sampling:
 
     def resolve(
         self, names: Sequence[str], fields: Iterable[str], sized: bool
-    ) -> tuple[dict[str, Value], list[Problem]]:
+    ) -> tuple[dict[str, ValuePlan], list[Problem]]:
         """The plan of the named values of a batch with these fields, and every name that fails.
 
         `sized`: whether the size of the images is known.
         """
-        world = world_of(fields, self.models, self.step.providers, self.sampler is not None, sized, "the batch")
-        place = Place(self.plan.recipe.path)
-        needs = [(name, Signature((name,), frozenset(), Place(""), "")) for name in names]
-        return resolve(world, [Ask("the run", Provider(name, signature), place) for name, signature in needs])
+        sampler = self.sampler is not None
+        providers = self.step.providers
+        world = World.of(fields, self.models, providers, sampler=sampler, image_size=sized, dataset="the batch")
+        return resolve_values(world, [Request.of("the run", names, Place(self.plan.recipe.path))])
 
     def compute(
         self, names: Sequence[str], batch: Mapping[str, Any], image_size: tuple[int, int] | None
@@ -52,7 +51,7 @@ class Sampling:
         draws.at(self.seed, "draw")
         for model in self.models.values():
             model.eval()
-        values = Values(plan, self.step.providers, self.models, draws)
+        values = Values(plan, self.models, draws)
         values.begin(batch, step_batch=0, sampler=self.sampler, image_size=image_size)
         with torch.no_grad():
             return evaluate(values, names)

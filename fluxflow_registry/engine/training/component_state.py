@@ -1,4 +1,4 @@
-"""What components keep between batches: saved, taken back, and begun anew with each step."""
+"""What components keep between batches: saved, restored, and reset at the start of each step."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from fluxflow_registry.contracts import Stateful
-from fluxflow_registry.plan.checked import CheckedStep
+from fluxflow_registry.plan.steps import StepPlan
 
 
 def is_stateful(instance: Any) -> bool:
-    """Whether a component meets the protocol of those that keep something between batches."""
+    """Whether a component has the methods of those that keep state between batches."""
     return callable(getattr(instance, "state_dict", None)) and callable(getattr(instance, "load_state_dict", None))
 
 
-def stateful_of(step: CheckedStep) -> dict[str, Stateful]:
-    """The components of a step that keep something, by their names among its parts."""
-    return {name: part.instance for name, part in step.parts.items() if is_stateful(part.instance)}
+def stateful_of(step: StepPlan) -> dict[str, Stateful]:
+    """The components of a step that keep state, by their names among its components."""
+    return {name: part.instance for name, part in step.components.items() if is_stateful(part.instance)}
 
 
 def served_by(name: str) -> str | None:
@@ -30,24 +30,24 @@ def served_by(name: str) -> str | None:
 
 
 class InitialState:
-    """The state in which each component was made: every step begins with it, whatever was trained before."""
+    """The state in which each component was built: every step starts with it, whatever was trained before."""
 
-    def __init__(self, steps: Iterable[CheckedStep]) -> None:
+    def __init__(self, steps: Iterable[StepPlan]) -> None:
         self._first: dict[int, tuple[Stateful, dict[str, Any]]] = {}
         for step in steps:
             for instance in stateful_of(step).values():
                 self._first.setdefault(id(instance), (instance, copy.deepcopy(dict(instance.state_dict()))))
 
-    def restore(self, step: CheckedStep) -> None:
-        """Give the components of a step the state in which they were made."""
+    def restore(self, step: StepPlan) -> None:
+        """Reset the components of a step to the state in which they were built."""
         for instance in stateful_of(step).values():
             instance.load_state_dict(copy.deepcopy(self._first[id(instance)][1]))
 
 
 class Guard:
-    """Undoes what a batch that is left out has done besides moving weights: buffers, and what components keep.
+    """Undoes what a skipped batch has done besides moving weights: buffers, and what components keep.
 
-    `keeping` holds components by the update that alone they serve; those under None serve all.
+    `keeping` pairs components with the one update that they serve; None: they serve all.
     """
 
     def __init__(self, models: Mapping[str, nn.Module], keeping: Iterable[tuple[str | None, Any]]) -> None:
@@ -63,14 +63,14 @@ class Guard:
 
     @torch.no_grad()
     def remember(self) -> None:
-        """Before a batch, or a window of batches."""
+        """Remember the state before a batch, or a window of batches."""
         for number, (buffers, name) in enumerate(self._places):
             self._copies[number] = _copied(buffers[name], self._copies[number])
         self._states = [copy.deepcopy(instance.state_dict()) for _, instance in self._keeping]
 
     @torch.no_grad()
     def undo(self, updates: Collection[str]) -> None:
-        """Back to what was remembered, but for what serves only updates that are not among these."""
+        """Restore what was remembered, except for what serves only other updates than these."""
         for copied, (buffers, name) in zip(self._copies, self._places, strict=True):
             buffers[name] = _copied(copied, buffers[name])
         for (update, instance), state in zip(self._keeping, self._states, strict=True):

@@ -7,14 +7,16 @@ from typing import Any
 
 from attrs import frozen
 
-from fluxflow_registry.errors import Problem, counted
-from fluxflow_registry.plan.checked import CheckedStep, CheckedUpdate, called
+from fluxflow_registry.errors import Problem
+from fluxflow_registry.plan.starts import AtBatch, WhenMet
+from fluxflow_registry.plan.steps import StepPlan
+from fluxflow_registry.plan.updates import UpdatePlan
 from fluxflow_registry.recipe.schema import OWN
 
 
 @frozen
 class Extent:
-    """How long a step is at most: `epochs` of `batches`, of which `accumulate` share a step of the optimizers."""
+    """The most that a step can take: `epochs` of `batches`, of which `accumulate` share a step of the optimizers."""
 
     epochs: int
     batches: int
@@ -41,22 +43,23 @@ class Extent:
 
 
 class Starts:
-    """Since which batch of the step an update and each of its losses count; None for what still waits.
+    """Since which batch of the step an update and each of its losses are active; None for what still waits.
 
     What starts by a condition is decided after an epoch and kept in checkpoints; what starts at a batch is not.
     """
 
-    def __init__(self, checked: CheckedUpdate) -> None:
-        self.every = {label: loss.entry.settings.every if loss.entry else 1 for label, loss in checked.losses.items()}
-        starts = checked.starts
-        self.conditions = {name: start.condition for name, start in starts.items() if start.condition is not None}
-        self.stated = {name: start.batch for name, start in starts.items() if start.condition is None}
+    def __init__(self, update: UpdatePlan) -> None:
+        self.every = {label: loss.every for label, loss in update.losses.items()}
+        starts = update.starts
+        self.conditions = {name: start.condition for name, start in starts.items() if isinstance(start, WhenMet)}
+        #: What starts at a batch.
+        self.planned = {name: start.batch for name, start in starts.items() if isinstance(start, AtBatch)}
         #: What has started by its condition: since which batch.
         self.met: dict[str, int] = {}
-        self._settle()
+        self._derive()
 
     def since(self, label: str) -> int | None:
-        """The batch from which on a loss counts, where that is known: the later of its own start and its update's."""
+        """The batch at which a loss becomes active, where known: the later of its own start and its update's."""
         return self._since[label]
 
     def counts(self, label: str, step_batch: int) -> bool:
@@ -65,11 +68,11 @@ class Starts:
         return since is not None and step_batch >= since and step_batch % self.every[label] == 0
 
     def started(self, step_batch: int) -> bool:
-        """Whether some loss counts on a batch of the step, or between two of its batches where it is lazy."""
+        """Whether some loss is active at a batch of the step; a lazy one also between two of its batches."""
         return self._soonest is not None and self._soonest <= step_batch
 
     def waiting(self) -> list[str]:
-        """What is to be asked about: losses, or the update, whose condition has not held yet."""
+        """What still waits: losses, or the update, whose condition has not been met."""
         return [name for name in self.conditions if name not in self.met]
 
     def idle(self, step_batch: int) -> list[str]:
@@ -78,36 +81,36 @@ class Starts:
         return [OWN] if len(labels) == len(self.every) else labels
 
     def meet(self, name: str, step_batch: int) -> None:
-        """The condition of a loss, or of the update, holds: it starts with this batch."""
+        """Start a loss, or the update, whose condition is met, with this batch."""
         self.met[name] = step_batch
-        self._settle()
+        self._derive()
 
     def earliest(self) -> dict[str, int] | None:
-        """For each loss the first batch on which it can be computed; None while nobody can tell.
+        """For each loss the first batch on which it can be computed; None while that is unknown.
 
-        It stays what it was when it was first known, so that a run that goes on makes the same scheduler again. Of
-        losses that wait for a condition it supposes the soonest: a schedule is never shorter than what it is for.
+        It stays what it was when it was first known, so that a resumed run builds the same scheduler again. Of losses
+        that wait for a condition it assumes the soonest: a schedule is never too short.
         """
-        own = self.stated.get(OWN, self.met.get(OWN))
+        own = self.planned.get(OWN, self.met.get(OWN))
         met = [batch for name, batch in self.met.items() if name != OWN]
-        certain = any(label in self.stated for label in self.every)
+        certain = any(label in self.planned for label in self.every)
         if own is None or not (certain or met):
             return None
         soonest = own if certain else max(own, min(met))
-        return {label: _next(max(soonest, self.stated.get(label, 0)), every) for label, every in self.every.items()}
+        return {label: _next(max(soonest, self.planned.get(label, 0)), every) for label, every in self.every.items()}
 
     def state(self) -> dict[str, int]:
         """What has started by its condition, and since when."""
         return dict(self.met)
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take it back."""
+        """Restore it."""
         self.met = {name: int(batch) for name, batch in state.items()}
-        self._settle()
+        self._derive()
 
-    def _settle(self) -> None:
-        """Work out what follows from the starts that are known: it is asked for on every batch, and seldom changes."""
-        known = {**self.stated, **self.met}
+    def _derive(self) -> None:
+        """Derive what follows from the known starts: it is needed on every batch, and seldom changes."""
+        known = {**self.planned, **self.met}
         own = known.get(OWN)
         self._since = {
             label: None if own is None or label not in known else max(own, known[label]) for label in self.every
@@ -120,17 +123,18 @@ class Starts:
         self.first = min(self.firsts.values(), default=None)
 
 
-def too_late(step: CheckedStep, batches: int) -> Iterator[Problem]:
-    """Updates and losses that start behind the last of the `batches` that a step has at most: they never count."""
-    ended = f"step `{step.name}` has {counted(batches, 'batch')} at most"
+def too_late(step: StepPlan) -> Iterator[Problem]:
+    """Updates and losses that start after the last batch that a step can have: they never take effect."""
+    batches = step.epochs * step.batches
     for update in step.updates.values():
-        starts, stated = Starts(update), step.step.updates[update.name]
+        starts = Starts(update)
         firsts = {label: first for label, first in starts.firsts.items() if first >= batches}
-        own = starts.stated.get(OWN, 0)
+        own = starts.planned.get(OWN, 0)
         for name, first in ({OWN: own} if own >= batches else firsts).items():
-            node = stated.losses[name].node if name != OWN and starts.stated[name] else stated.node
-            message = f"{called(update.name, name)} never counts: its first batch would be {first}, and {ended}"
-            yield Problem(message, node.at("start"))
+            node = update.entry.losses[name].node if name != OWN and starts.planned[name] else update.entry.node
+            ended = f"step `{step.name}` ends at batch {batches:,} at the latest"
+            message = f"{update.title(name)} would never take effect: it starts at batch {first:,}, but {ended}"
+            yield Problem(message, node.at("start"), code="unused", subject=name or update.name)
 
 
 def intervals(extent: Extent, starts: Starts, interval: str) -> int | None:
