@@ -34,6 +34,8 @@ from fluxflow_registry.contracts import (
     Weigher,
     higher_is_better,
 )
+from fluxflow_registry.engine.images.contact_sheet import contact_sheet
+from fluxflow_registry.engine.images.png import to_pixels
 from fluxflow_registry.errors import (
     Choices,
     DataError,
@@ -101,6 +103,7 @@ __all__ = [
     "Variable",
     "VelocityField",
     "Weigher",
+    "contact_sheet",
     "counted",
     "higher_is_better",
     "hookimpl",
@@ -108,5 +111,6 @@ __all__ = [
     "one_line",
     "printable",
     "to_json",
+    "to_pixels",
     "write_file",
 ]

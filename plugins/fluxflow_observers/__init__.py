@@ -1,4 +1,4 @@
-"""Observers: the console, metrics as JSON lines and charts, pictures, a report, and warnings of losses."""
+"""Observers: the console, metrics as JSON lines and charts, images, a report, and warnings about losses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fluxflow_registry import Register, hookimpl
 
 from .console.observer import Console
 from .graphs.observer import Graphs
-from .jsonl import JsonLines
+from .jsonl import Jsonl
 from .pictures import Pictures
 from .report import Report
 from .samples.observer import Samples
@@ -15,10 +15,10 @@ from .watchdog import Watchdog
 
 @hookimpl
 def fluxflow_register_observers(register: Register) -> None:
-    """Offer all of them; those with `default = True` join every run."""
+    """Register all observers; those with `default = True` join every run."""
     register("console", Console)
     register("graphs", Graphs)
-    register("jsonl", JsonLines)
+    register("jsonl", Jsonl)
     register("pictures", Pictures)
     register("report", Report)
     register("samples", Samples)

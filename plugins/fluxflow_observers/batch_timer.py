@@ -6,33 +6,33 @@ from attrs import define
 
 
 @define
-class Pace:
-    """Seconds per batch over the last stretch of training, which is at least `window` seconds long."""
+class BatchTimer:
+    """Seconds per batch over the latest stretch of training, which is at least `window` seconds long."""
 
     window: float = 0.0
-    #: The latest figure; None before any batch.
+    #: The latest result; None before any batch.
     seconds: float | None = None
-    #: When and at which batch the clock was last read.
-    at: float = 0.0
-    at_batch: int = 0
-    #: Seconds and batches of the stretch so far.
-    took: float = 0.0
-    done: int = 0
-    #: Whether a whole stretch has been seen; until then the figure is that of what there is.
+    #: When, and after which batch, the clock was last read.
+    read_at: float = 0.0
+    read_after: int = 0
+    #: Seconds and batches of the current stretch.
+    elapsed: float = 0.0
+    batches: int = 0
+    #: Whether a whole stretch has passed; until then the result covers what there is.
     settled: bool = False
 
     def start(self, batches: int, now: float) -> None:
-        """Let the clock go on; the time since it was last read (an evaluation, say) belongs to no batch."""
-        self.at, self.at_batch = now, batches
+        """Start the clock again: the time since it was last read, such as that of an evaluation, is not counted."""
+        self.read_at, self.read_after = now, batches
 
     def measure(self, batches: int, now: float) -> float | None:
-        """Read the clock after `batches` batches in all; gives the latest figure."""
-        self.took += now - self.at
-        self.done += batches - self.at_batch
+        """Read the clock after `batches` batches of the run; returns the latest result."""
+        self.elapsed += now - self.read_at
+        self.batches += batches - self.read_after
         self.start(batches, now)
-        whole = self.took >= self.window
-        if self.done > 0 and (whole or not self.settled):
-            self.seconds = self.took / self.done
-            if whole:
-                self.settled, self.took, self.done = True, 0.0, 0
+        complete = self.elapsed >= self.window
+        if self.batches > 0 and (complete or not self.settled):
+            self.seconds = self.elapsed / self.batches
+            if complete:
+                self.settled, self.elapsed, self.batches = True, 0.0, 0
         return self.seconds

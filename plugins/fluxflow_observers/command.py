@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from fluxflow_registry import Problem, __version__
-from fluxflow_registry.cli.output import emit, emit_json, finish, parse
-from fluxflow_registry.cli.parser import Parser
-from fluxflow_registry.errors import RunError, choices
+from fluxflow_registry import Choices, Problem, RunError, __version__
+from fluxflow_registry.commands import CommandParser, emit, emit_json, run_command
 
 
-def parser() -> Parser:
+def parser() -> CommandParser:
     """The command line of `fluxflow-graphs`."""
-    made = Parser(
+    made = CommandParser(
         prog="fluxflow-graphs",
-        description="Draw charts of a run from graph/training_metrics*.jsonl: of ours, or of FluxFlow's old outputs.",
+        description="Write charts of a run from graph/training_metrics*.jsonl, of this framework or of FluxFlow.",
     )
     made.add_argument("run", metavar="RUN", help="a run's folder, or FluxFlow's outputs folder")
     made.add_argument("--output", metavar="DIR", help="folder of the charts (RUN/graph)")
@@ -25,29 +23,37 @@ def parser() -> Parser:
     return made
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Draw; gives the exit code."""
-    from .graphs.metrics_log import ENDING, PREFIX, read_run
+def main(arguments: Namespace) -> int:
+    """Write the charts; returns the exit code."""
+    from .graphs.metrics_log import read_run
     from .graphs.observer import write_graphs
 
     run = Path(arguments.run)
     logs = read_run(run)
     if not logs:
-        beside = sorted(each.parent.name for each in run.glob("*/graph")) if run.is_dir() else []
-        notes = choices("", beside, "runs in it") if beside else ()
-        message = f"holds no metrics: there is no line in graph/{PREFIX}*{ENDING}" if run.is_dir() else "is no folder"
-        raise RunError(Problem(message, str(run), notes))
+        raise RunError(_without_metrics(run))
     graph = run / "graph" if (run / "graph").is_dir() else run
     folder = Path(arguments.output) if arguments.output else graph
     try:
         written = [str(path) for path in write_graphs(logs, folder)]
     except OSError as error:
-        raise RunError(Problem(f"cannot be written: {error.strerror}", str(folder))) from None
+        message = f"the charts cannot be written to `{folder}`: {error.strerror}"
+        raise RunError(Problem(message, str(folder), code="unwritable-file")) from None
     emit_json(written) if arguments.json else emit("\n".join(written))
     return 0
 
 
+def _without_metrics(run: Path) -> Problem:
+    from .graphs.metrics_log import ENDING, PREFIX
+
+    if not run.is_dir():
+        return Problem(f"`{run}` is not a folder", str(run), code="missing-file", subject=str(run))
+    message = f"`{run}` has no metrics: no line in graph/{PREFIX}*{ENDING}"
+    runs = [each.parent.name for each in run.glob("*/graph")]
+    choices = Choices(None, tuple(sorted(runs))) if runs else None
+    return Problem(message, str(run), code="missing-file", subject=str(run), choices=choices)
+
+
 def run(argv: Sequence[str] | None = None) -> None:
     """Entry point of `fluxflow-graphs`."""
-    arguments = parse(parser(), argv)
-    finish(lambda: main(arguments), arguments.json)
+    run_command(parser(), main, argv)

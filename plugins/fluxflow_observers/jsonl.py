@@ -11,44 +11,43 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import Factory, define, field, frozen, validators
 
-from fluxflow_registry import FluxflowError, Position, Summary, hookimpl
+from fluxflow_registry import FluxflowError, Position, Problem, Summary, hookimpl, to_json, write_file
 
-from .batch_timer import Pace
-from .files import write_whole
-from .formatting import finite, placed
+from .batch_timer import BatchTimer
+from .formatting import epoch_and_batch
 from .metric_names import NAME
 
 if TYPE_CHECKING:
-    from fluxflow_registry.lifecycle import RunView, StepView
+    from fluxflow_registry import RunView, StepView
 
 
 @define
-class _Written:
-    """What an observer of one run remembers."""
+class _JsonlState:
+    """What changes during a run."""
 
-    pace: Pace = Factory(Pace)
-    #: Evaluations that are in a file already: (step, global step, name) and the figures.
+    timer: BatchTimer = Factory(BatchTimer)
+    #: Evaluations that a file already has: (step, global step, name) and the metrics.
     evaluations: dict[tuple[str, int, str], Any] = Factory(dict)
-    #: Epochs that are summed up in a file already: step and epoch.
+    #: Epochs whose summary a file already has: step and epoch.
     epochs: set[tuple[str, int]] = Factory(set)
-    #: The step that this session goes on with, and after which batch of the run, until a line has said so.
+    #: The step that this session resumes, and after which batch of the run, until a line has recorded it.
     resumed: tuple[str, int] | None = None
-    #: Metrics whose names were looked at.
-    seen: frozenset[str] = frozenset()
+    #: Metrics whose names have been checked.
+    checked: frozenset[str] = frozenset()
 
 
 @frozen(eq=False)
-class JsonLines:
+class Jsonl:
     """Writes `graph/training_metrics_<step>.jsonl`: a line for each logged batch, evaluation and epoch.
 
-    A line holds timestamp, session_id, epoch (from 1), batch, global_step (batches of the run),
-    step_batch, metrics. That of a batch has seconds_per_batch too, and among its metrics losses
+    A line has timestamp, session_id, epoch (from 1), batch, global_step (batches of the run),
+    step_batch, metrics. The line of a batch also has seconds_per_batch, and among its metrics losses
     (`vae_loss`, `vae/kl`), learning rates (`vae/lr`), gradient norms (`vae/grad_norm`) and weights as
-    they are at that batch (`vae/kl/weight`). That of an evaluation has its name as `evaluation`. That of
-    an epoch has no metrics; its `epoch_summary` holds min, mean and max of each over all batches.
-    The first line after a run went on has the batch of the run after which it did, as `resumed_after`.
-    NaN and infinities are null. Each line is on disk before training goes on; what a crash has left
-    beyond the checkpoint from which a run goes on is taken out, so that no batch appears twice.
+    they are at that batch (`vae/kl/weight`). The line of an evaluation has its name as `evaluation`. The line
+    of an epoch has no metrics; its `epoch_summary` has min, mean and max of each metric over all batches.
+    The first line after a run resumed has the batch of the run after which it did, as `resumed_after`.
+    NaN and infinities are null. Each line is on disk before training continues; lines beyond the checkpoint
+    from which a run resumes are removed, so that no batch appears twice.
     """
 
     default: ClassVar[bool] = True
@@ -56,10 +55,10 @@ class JsonLines:
     names: dict[str, str] = field(factory=dict, validator=validators.deep_mapping(NAME, NAME))
     """Names under which metrics are written instead of their own, such as `{vae/kl: kl_loss}`."""
 
-    _written: _Written = field(init=False, factory=_Written, repr=False)
+    _state: _JsonlState = field(init=False, factory=_JsonlState, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        """Refuse to write two metrics under one name."""
+        """Require a different name for each metric."""
         for name in self.names.values():
             sharing = [metric for metric, given in self.names.items() if given == name]
             if len(sharing) > 1:
@@ -67,9 +66,9 @@ class JsonLines:
 
     @hookimpl
     def run_started(self, run: RunView, position: Position, resumed: bool) -> None:
-        """Take out the lines of batches that will be trained again."""
+        """Remove the lines of batches that will be trained again."""
         if resumed and position.step_batch:
-            self._written.resumed = (run.steps[position.step].name, position.run_batch)
+            self._state.resumed = (run.steps[position.step].name, position.run_batch)
         for step in run.steps:
             path = path_of(run, step)
             if path.exists():
@@ -77,49 +76,50 @@ class JsonLines:
 
     @hookimpl
     def epoch_started(self, position: Position) -> None:
-        """Start the clock."""
-        self._written.pace.start(position.run_batch, perf_counter())
+        """Start the timer."""
+        self._state.timer.start(position.run_batch, perf_counter())
 
     @hookimpl
     def metrics_logged(self, run: RunView, step: StepView, position: Position, metrics: Mapping[str, float]) -> None:
-        """Write one line for a batch."""
-        seconds = self._written.pace.measure(position.run_batch, perf_counter())
-        self._append(run, step, position, {"metrics": self._named(metrics), "seconds_per_batch": seconds})
+        """Write the line of a batch."""
+        seconds = self._state.timer.measure(position.run_batch, perf_counter())
+        self._append(run, step, position, {"metrics": self._renamed(metrics), "seconds_per_batch": seconds})
 
     @hookimpl
     def evaluated(
         self, run: RunView, step: StepView, position: Position, name: str, metrics: Mapping[str, float]
     ) -> None:
-        """Write one line for an evaluation, unless the same figures stand there already."""
-        key, measured = (step.name, position.run_batch, name), finite(dict(metrics))
-        if self._written.evaluations.get(key) != measured:
-            self._written.evaluations[key] = measured
+        """Write the line of an evaluation, unless the file already has the same metrics."""
+        key, measured = (step.name, position.run_batch, name), to_json(metrics)
+        if self._state.evaluations.get(key) != measured:
+            self._state.evaluations[key] = measured
             self._append(run, step, position, {"evaluation": name, "metrics": measured})
 
     @hookimpl
     def epoch_ended(self, run: RunView, step: StepView, position: Position, summaries: Mapping[str, Summary]) -> None:
-        """Write one line for an epoch; it may be told twice where the run was interrupted here."""
-        if (step.name, position.epoch) in self._written.epochs:
+        """Write the line of an epoch; the event may come twice if the run was interrupted here."""
+        if (step.name, position.epoch) in self._state.epochs:
             return
-        self._written.epochs.add((step.name, position.epoch))
-        figures = {name: {"min": s.minimum, "mean": s.mean, "max": s.maximum} for name, s in summaries.items()}
-        self._append(run, step, position, {"metrics": {}, "epoch_summary": self._named(figures)})
+        self._state.epochs.add((step.name, position.epoch))
+        summary = {name: {"min": s.minimum, "mean": s.mean, "max": s.maximum} for name, s in summaries.items()}
+        self._append(run, step, position, {"metrics": {}, "epoch_summary": self._renamed(summary)})
 
-    def _named(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """The metrics under the names that the recipe gives them; raises FluxflowError where one is taken."""
-        if metrics.keys() != self._written.seen:
-            self._written.seen = frozenset(metrics)
+    def _renamed(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """The metrics under the names of the recipe; raises FluxflowError if another metric has such a name."""
+        if metrics.keys() != self._state.checked:
+            self._state.checked = frozenset(metrics)
             for metric, name in self.names.items():
                 if metric in metrics and name in metrics and name not in self.names:
-                    told = f"observer `jsonl` writes `{metric}` as `{name}`, which is the name of another metric"
-                    raise FluxflowError(f"{told}: give `{name}` another name too")
+                    message = f"observer `jsonl` writes `{metric}` as `{name}`, which is the name of another metric"
+                    hint = ("hint", f"add `{name}` to `names` with another name")
+                    raise FluxflowError(Problem(message, None, [hint], code="duplicate-name", subject=name))
         return {self.names.get(metric, metric): value for metric, value in metrics.items()}
 
     def _append(self, run: RunView, step: StepView, position: Position, facts: Mapping[str, Any]) -> None:
-        """Add a line; the first after a run went on says after which batch it did."""
-        if self._written.resumed is not None and self._written.resumed[0] == step.name:
-            facts = {**facts, "resumed_after": self._written.resumed[1]}
-        self._written.resumed = None
+        """Add a line; the first one after the run resumed has the batch after which it did."""
+        if self._state.resumed is not None and self._state.resumed[0] == step.name:
+            facts = {**facts, "resumed_after": self._state.resumed[1]}
+        self._state.resumed = None
         _append(run, step, position, facts)
 
     def _rewind(self, path: Path, step: str, run_batch: int) -> None:
@@ -132,11 +132,11 @@ class JsonLines:
             kept.append(line)
             if "evaluation" in facts:
                 key = (step, facts["global_step"], str(facts["evaluation"]))
-                self._written.evaluations[key] = facts.get("metrics")
+                self._state.evaluations[key] = facts.get("metrics")
             if "epoch_summary" in facts:
-                self._written.epochs.add((step, facts.get("epoch", 0)))
+                self._state.epochs.add((step, facts.get("epoch", 0)))
         if b"".join(kept) != content:
-            write_whole(path, b"".join(kept))
+            write_file(path, b"".join(kept))
 
 
 def path_of(run: RunView, step: StepView) -> Path:
@@ -145,8 +145,8 @@ def path_of(run: RunView, step: StepView) -> Path:
 
 
 def _append(run: RunView, step: StepView, position: Position, facts: Mapping[str, Any]) -> None:
-    """Add one line; the file is opened for it alone, so that nothing is lost or left open in a crash."""
-    epoch, batch = placed(step, position)
+    """Add one line; the file is opened for it alone, so that a crash loses nothing."""
+    epoch, batch = epoch_and_batch(step, position)
     line = {
         "timestamp": datetime.now().isoformat(timespec="microseconds"),
         "session_id": run.session,
@@ -154,7 +154,7 @@ def _append(run: RunView, step: StepView, position: Position, facts: Mapping[str
         "batch": batch,
         "global_step": position.run_batch,
         "step_batch": position.step_batch,
-        **finite(facts),
+        **to_json(facts),
     }
     path = path_of(run, step)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,10 +163,10 @@ def _append(run: RunView, step: StepView, position: Position, facts: Mapping[str
 
 
 def _read(line: bytes) -> dict[str, Any] | None:
-    """The facts of one whole line, or None for one that a crash has torn."""
+    """The facts of one complete line, or None for one that a crash has truncated."""
     try:
         facts = json.loads(line)
     except ValueError:
         return None
-    whole = line.endswith(b"\n") and isinstance(facts, dict) and isinstance(facts.get("global_step"), int)
-    return facts if whole else None
+    complete = line.endswith(b"\n") and isinstance(facts, dict) and isinstance(facts.get("global_step"), int)
+    return facts if complete else None

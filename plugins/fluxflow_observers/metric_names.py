@@ -1,4 +1,4 @@
-"""Short names of metrics for the eye: `VAE` for `vae_loss`, `KL` for `vae/kl`."""
+"""Short names of metrics for display: `VAE` for `vae_loss`, `KL` for `vae/kl`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from math import isclose
 
 from attrs import validators
 
-#: A name that a recipe gives: a text that is not empty.
+#: A name in a recipe: a string that is not empty.
 NAME = validators.and_(validators.instance_of(str), validators.min_len(1))
 
-#: The total of an update of that name, in the order in which a line shows them.
+#: The total of an update of that name.
 TOTALS: Mapping[str, str] = {"vae_loss": "VAE", "discriminator_loss": "D", "flow_loss": "Flow"}
 
 #: A loss of that label, whatever the update.
@@ -19,15 +19,15 @@ LOSSES: Mapping[str, str] = {"kl": "KL", "lpips": "LPIPS"}
 #: The generator's side of any adversarial loss, as in `hinge_generator`.
 GENERATOR, GENERATOR_NAME = "_generator", "G"
 
-#: A line shows what is found under these names first, in this order.
+#: A line starts with the metrics that have these names, in this order.
 ORDER = ("VAE", "KL", "G", "D", "LPIPS", "Flow")
 
-#: Figures that steer training rather than tell how it goes: in the logs, not on the console.
-STEERING = ("lr", "grad_norm", "weight")
+#: Metrics that control training rather than measure it: in the logs, not on the console.
+CONTROLS = ("lr", "grad_norm", "weight")
 
 
 def short_name(metric: str) -> str | None:
-    """The short name of one metric; None where it keeps its own."""
+    """The short name of one metric; None if it keeps its own."""
     if metric in TOTALS:
         return TOTALS[metric]
     update, _, label = metric.partition("/")
@@ -38,43 +38,44 @@ def short_name(metric: str) -> str | None:
     return GENERATOR_NAME if label.endswith(GENERATOR) and update else None
 
 
-def short_names(metrics: Iterable[str], stated: Mapping[str, str]) -> dict[str, str]:
-    """For each metric the name that it is shown by: the stated one, else the short one, else its own.
+def short_names(metrics: Iterable[str], configured: Mapping[str, str]) -> dict[str, str]:
+    """For each metric the name to display: the configured one, else the short one, else its own.
 
-    A short name that two metrics would share is given to neither, and one that is stated for another
-    metric is not given either: they keep their own.
+    Metrics that would share a name keep their own, except that a configured name takes precedence over a short one.
     """
     known = list(metrics)
-    said = [stated[name] for name in known if name in stated]
-    short = {name: wish for name in known if name not in stated and (wish := short_name(name))}
-    own = [name for name in known if name not in short and (name not in stated or said.count(stated[name]) > 1)]
-    taken = [*said, *short.values(), *own]
-    wished = {**short, **{name: stated[name] for name in known if name in stated}}
+    chosen = [configured[name] for name in known if name in configured]
+    short = {name: wish for name in known if name not in configured and (wish := short_name(name))}
+    own = [
+        name for name in known if name not in short and (name not in configured or chosen.count(configured[name]) > 1)
+    ]
+    taken = [*chosen, *short.values(), *own]
+    wishes = {**short, **{name: configured[name] for name in known if name in configured}}
 
     def is_free(name: str, wish: str) -> bool:
-        return (said if name in stated else taken).count(wish) == 1
+        return (chosen if name in configured else taken).count(wish) == 1
 
-    return {name: wish if (wish := wished.get(name)) and is_free(name, wish) else name for name in known}
-
-
-def is_steering(metric: str) -> bool:
-    """Whether a metric steers training: a learning rate, a gradient norm, a weight."""
-    return metric.rpartition("/")[2] in STEERING and "/" in metric
+    return {name: wish if (wish := wishes.get(name)) and is_free(name, wish) else name for name in known}
 
 
-def shown(metrics: Mapping[str, float], stated: Mapping[str, str]) -> dict[str, float]:
-    """The metrics that tell how training goes, by the names that they are shown by, in the order of a line.
+def is_control(metric: str) -> bool:
+    """Whether a metric controls training: a learning rate, a gradient norm, a weight."""
+    return metric.rpartition("/")[2] in CONTROLS and "/" in metric
 
-    An update's only loss is left out where it is the update's total again.
+
+def displayed(metrics: Mapping[str, float], configured: Mapping[str, str]) -> dict[str, float]:
+    """The metrics that measure training, by the names to display, in the order of a line.
+
+    The only loss of an update is left out if it equals the update's total.
     """
-    telling = {name: value for name, value in metrics.items() if not is_steering(name)}
-    names = short_names(telling, stated)
-    found = {names[name]: value for name, value in telling.items() if not _repeats(name, telling)}
+    measured = {name: value for name, value in metrics.items() if not is_control(name)}
+    names = short_names(measured, configured)
+    found = {names[name]: value for name, value in measured.items() if not _repeats_total(name, measured)}
     first = {name: found.pop(name) for name in ORDER if name in found}
     return {**first, **found}
 
 
-def _repeats(metric: str, metrics: Mapping[str, float]) -> bool:
+def _repeats_total(metric: str, metrics: Mapping[str, float]) -> bool:
     update, _, label = metric.partition("/")
     total = metrics.get(f"{update}_loss")
     if not label or total is None or sum(name.startswith(f"{update}/") for name in metrics) > 1:

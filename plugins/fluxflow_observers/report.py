@@ -1,4 +1,4 @@
-"""Observer `report`: what a run has reached, as a table and as `results.json`."""
+"""Observer `report`: the results of a run, as a table and as `results.json`."""
 
 from __future__ import annotations
 
@@ -8,37 +8,36 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attrs import field, frozen
 
-from fluxflow_registry import hookimpl
+from fluxflow_registry import hookimpl, to_json, write_file
 
-from .files import write_whole
-from .formatting import duration, figure, finite
-from .step_clock import FILE, Clock
+from .formatting import duration, metric_value
+from .step_clock import FILE, StepClock
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fluxflow_registry.lifecycle import RunView, StepView
+    from fluxflow_registry import RunView, StepView
 
 
 @frozen(eq=False)
 class Report:
     """Prints every evaluation of every step, and the time each step took; writes `results.json`.
 
-    Steps that start from one and the same step are branches: an evaluation that several of them have by
-    the same name is printed once more, with a column for each branch.
+    Steps that start from the same step are branches: an evaluation that several of them have by the same
+    name is printed again, with a column for each branch.
 
-    The time of a step lasts from its beginning to its end, with its evaluations and checkpoints, in all
-    sessions of the run: it is written with each checkpoint, so that what is lost in a crash is lost with
-    its time. `finished` tells a complete run.
+    The time of a step lasts from its start to its end, with its evaluations and checkpoints, in all
+    sessions of the run. It is written with each checkpoint, so that the time of batches that a crash loses
+    is not counted. `finished` marks a complete run.
     """
 
     default: ClassVar[bool] = True
 
-    _clock: Clock = field(init=False, factory=Clock, repr=False)
+    _clock: StepClock = field(init=False, factory=StepClock, repr=False)
 
     @hookimpl
     def run_started(self, run: RunView, resumed: bool) -> None:
-        """Take over the times of earlier sessions."""
+        """Load the times of earlier sessions."""
         self._clock.resume(run.folder, resumed)
 
     @hookimpl
@@ -46,7 +45,7 @@ class Report:
         """Start the step's clock."""
         self._clock.enter(step.name)
 
-    # Before others draw what they draw at a step's end, as the console does, which tells the same time.
+    # Before other observers write samples at a step's end, as the console does, which prints the same time.
     @hookimpl(tryfirst=True)
     def step_ended(self) -> None:
         """Stop the step's clock."""
@@ -54,7 +53,7 @@ class Report:
 
     @hookimpl
     def checkpoint_saved(self, run: RunView) -> None:
-        """Write the times that belong to the checkpoint."""
+        """Write the times as of the checkpoint."""
         self._clock.enter(self._clock.step)
         self._write(run, finished=False)
 
@@ -83,23 +82,23 @@ class Report:
                 for step in run.steps
             },
         }
-        text = json.dumps(finite(content), indent=2, allow_nan=False) + "\n"
-        write_whole(run.folder / FILE, text.encode())
+        text = json.dumps(to_json(content), indent=2, allow_nan=False) + "\n"
+        write_file(run.folder / FILE, text.encode())
 
 
 def table(run: RunView, seconds: Mapping[str, float]) -> Table:
-    """All figures: a row for each metric, and the time of each step; branches stand beside each other below."""
+    """All results: a row for each metric, and the time of each step."""
     from rich.table import Table
     from rich.text import Text
 
     made = Table(title=f"Results of {run.name}", title_justify="left")
     for name in ("step", "time", "evaluation", "metric"):
         made.add_column(name)
-    made.add_column("figure", justify="right")
+    made.add_column("value", justify="right")
     for step in run.steps:
         head = [step.name, duration(seconds.get(step.name, 0.0))]
         rows = [
-            (name, metric, figure(metric, value))
+            (name, metric, metric_value(metric, value))
             for name, metrics in run.results.get(step.name, {}).items()
             for metric, value in metrics.items()
         ]
@@ -113,7 +112,7 @@ def table(run: RunView, seconds: Mapping[str, float]) -> Table:
 
 
 def branches(run: RunView) -> Iterator[Table]:
-    """For each step from which several others start: what they share, a column for each, a row for each metric."""
+    """For each step from which several others start: a table with a column for each of those."""
     from rich.table import Table
     from rich.text import Text
 
@@ -128,7 +127,7 @@ def branches(run: RunView) -> Iterator[Table]:
             made.add_column(Text(name), justify="right")
         shown = None
         for name, metric, values in rows:
-            cells = ["" if value is None else figure(metric, value) for value in values]
+            cells = ["" if value is None else metric_value(metric, value) for value in values]
             made.add_row(*map(Text, ("" if name == shown else name, metric, *cells)))
             shown = name
         yield made
@@ -137,7 +136,7 @@ def branches(run: RunView) -> Iterator[Table]:
 def compared(
     results: Sequence[Mapping[str, Mapping[str, float]]],
 ) -> list[tuple[str, str, list[float | None]]]:
-    """The evaluations and metrics that at least two branches have, with the figure of each that has it."""
+    """The evaluations and metrics that at least two branches have, with the values of all branches."""
     keys = dict.fromkeys((name, metric) for result in results for name, metrics in result.items() for metric in metrics)
     rows = [(name, metric, [result.get(name, {}).get(metric) for result in results]) for name, metric in keys]
     return [row for row in rows if sum(value is not None for value in row[2]) > 1]

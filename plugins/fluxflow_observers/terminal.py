@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 #: Wide enough that nothing is wrapped where no terminal sets a width.
-ENDLESS = 1000
+UNWRAPPED = 1000
 
 
-class Patient:
-    """A stream whose reader may go away (a closed terminal, `| head`): training goes on in silence."""
+class TolerantStream:
+    """A stream whose reader may disappear (a closed terminal, `| head`): training continues without output."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -25,7 +25,7 @@ class Patient:
         return self.stream.encoding or "utf-8"
 
     def write(self, text: str) -> int:
-        """Write, unless the reader has gone."""
+        """Write, unless the reader is gone."""
         if not self.gone:
             try:
                 self.stream.write(text)
@@ -34,7 +34,7 @@ class Patient:
         return len(text)
 
     def flush(self) -> None:
-        """Flush, unless the reader has gone."""
+        """Flush, unless the reader is gone."""
         if not self.gone:
             try:
                 self.stream.flush()
@@ -54,18 +54,18 @@ class Patient:
 
 
 def open_console(stream: TextIO | None = None) -> Console:
-    """A rich console on standard error; rich itself honours NO_COLOR and FORCE_COLOR.
+    """A rich console on standard error; rich itself honors NO_COLOR and FORCE_COLOR.
 
-    Without a terminal the lines are as long as they are: nobody wants a log wrapped at 80.
+    Without a terminal, lines are not wrapped: nobody wants a log wrapped at 80 columns.
     """
     from rich.console import Console
 
-    patient = Patient(stream or sys.stderr)
-    width = None if patient.isatty() else ENDLESS
-    # rich asks for a stream and uses these methods alone.
-    return Console(file=patient, width=width, highlight=False, markup=False, emoji=False)  # type: ignore[arg-type]
+    tolerant = TolerantStream(stream or sys.stderr)
+    width = None if tolerant.isatty() else UNWRAPPED
+    # rich declares a TextIO, but uses these methods alone.
+    return Console(file=tolerant, width=width, highlight=False, markup=False, emoji=False)  # type: ignore[arg-type]
 
 
 def is_live(console: Console) -> bool:
-    """Whether lines can be drawn over; FORCE_COLOR on a pipe asks for colours, not for this."""
+    """Whether lines can be redrawn; FORCE_COLOR on a pipe requests colors, not this."""
     return console.file.isatty() and not console.is_dumb_terminal

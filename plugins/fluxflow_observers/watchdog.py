@@ -11,13 +11,13 @@ from attrs import field, frozen, validators
 
 from fluxflow_registry import Position, Summary, hookimpl
 
-from .metric_names import NAME, is_steering
+from .metric_names import NAME, is_control
 
 if TYPE_CHECKING:
-    from fluxflow_registry.lifecycle import RunView, StepView
+    from fluxflow_registry import RunView, StepView
 
-#: Losses that neither fall nor rise while all goes well: two networks hold each other there, or a divergence
-#: from the prior grows as the latent takes up information.
+#: Losses that need not fall in a healthy training: two networks balance each other, or a divergence from the prior
+#: grows as the latent encodes more information.
 HOVERING = ("discriminator*", "*/*discriminator*", "*/*generator*", "*/r1", "*/*kl*", "*/mmd")
 
 #: The mean of one metric over each epoch, oldest first.
@@ -26,71 +26,70 @@ Means = Sequence[float]
 
 @frozen(eq=False)
 class Watchdog:
-    """Warns at the end of an epoch of a loss that is stuck, rises or is high; of each once in a step.
+    """Warns at the end of an epoch if a loss is stuck, rises or is high, once per step for each of these.
 
-    Watched are `<update>_loss` and `<update>/<loss>`, by their means over epochs, once `after` epochs of
-    the step are done. A loss is *stuck* if it has never been below its first epoch by the share
-    `min_change` of it; one that an earlier step has logged is not judged so, as it may be as low as it
-    gets. It *rises* if it is above `rise` times its least epoch of the step. It is *high* if it is above
-    the figure that `high` states for it. What `ignore` matches (`*` stands for anything) is watched for
-    being high alone, and so is a loss that is not positive: adversarial losses and those of divergence
-    from the prior hover or grow while all goes well.
+    It watches `<update>_loss` and `<update>/<loss>`, by their means over epochs, once `after` epochs of
+    the step are done. A loss is *stuck* if no epoch is below the step's first epoch by the share `min_change`;
+    a loss that an earlier step has logged is exempt, as it may be as low as it can get. A loss *rises* if
+    it is above `rise` times its lowest epoch of the step. It is *high* if it is above its limit in
+    `high`. Losses that match `ignore` (`*` matches anything) and losses that are not positive can only be
+    high: adversarial losses and divergences from the prior stay level or grow in a healthy training.
     """
 
     default: ClassVar[bool] = True
 
     after: int = field(default=3, validator=validators.ge(2))
-    """Epochs of a step that are waited for."""
+    """Epochs of a step before the first warning."""
     min_change: float = field(default=0.01, validator=[validators.gt(0), validators.lt(1)])
-    """The share of its first epoch by which a loss has to fall."""
+    """The share of its first epoch by which a loss must fall."""
     rise: float = field(default=3.0, validator=validators.gt(1))
-    """How many times its least epoch a loss may be."""
+    """How many times its lowest epoch a loss may reach."""
     high: dict[str, float] = field(factory=dict, validator=validators.deep_mapping(NAME, validators.instance_of(float)))
-    """For a loss the figure above which it is high, such as `{vae/l1: 0.2}`."""
+    """For each loss, the value above which it is high, such as `{vae/l1: 0.2}`."""
     ignore: list[str] = field(factory=lambda: list(HOVERING), validator=validators.deep_iterable(NAME))
-    """Losses that are not watched for being stuck or rising."""
+    """Losses that may be stuck or rise without a warning."""
 
     def metrics(self) -> list[str]:
-        """The losses that are watched for being high."""
+        """The losses that have a limit, for the check of the recipe."""
         return list(self.high)
 
     @hookimpl
     def epoch_ended(self, run: RunView, step: StepView, position: Position, summaries: Mapping[str, Summary]) -> None:
-        """Warn of each loss of which something is true now for the first time.
+        """Warn if something is true of a loss for the first time in this step.
 
-        So nothing needs to be remembered, and a run that goes on warns of what a whole one warns of.
+        This needs no state: a resumed run gives the same warnings as an uninterrupted one.
         """
         if position.epoch < self.after:
             return
         before = run.history.get(step.name, {})
-        learnt = {name for other in run.steps[: step.index] for name in run.history.get(other.name, {})}
+        logged_before = {name for other in run.steps[: step.index] for name in run.history.get(other.name, {})}
         for name, summary in summaries.items():
             means = [*before.get(name, ())[: position.epoch - 1], summary.mean]
             if not _is_loss(name) or len(means) < self.after:
                 continue
-            known = name in learnt
-            for kind, message in self._told(name, means, known).items():
-                if not any(kind in self._told(name, means[:end], known) for end in range(self.after, len(means))):
+            known = name in logged_before
+            for kind, message in self._verdicts(name, means, known).items():
+                if not any(kind in self._verdicts(name, means[:end], known) for end in range(self.after, len(means))):
                     run.warn(position, f"step `{step.name}`, epoch {position.epoch}: {message}")
 
-    def _told(self, name: str, means: Means, learnt: bool) -> dict[str, str]:
-        """What is wrong with a loss after these epochs, by kind."""
+    def _verdicts(self, name: str, means: Means, logged_before: bool) -> dict[str, str]:
+        """What is wrong with a loss after these epochs: a message for each kind."""
         found = {}
-        now, least = means[-1], min(means)
+        now, lowest = means[-1], min(means)
         limit = self.high.get(name)
         if limit is not None and now > limit:
             found["high"] = f"`{name}` is high: {now:.4g}, above {limit:.4g}"
-        if any(fnmatchcase(name, pattern) for pattern in self.ignore) or not least > 0 or not math.isfinite(now):
+        if any(fnmatchcase(name, pattern) for pattern in self.ignore) or not lowest > 0 or not math.isfinite(now):
             return found
-        if not learnt and least > means[0] * (1 - self.min_change):
-            found["stuck"] = f"`{name}` is stuck: {now:.4g}, and {means[0]:.4g} in the step's first epoch"
-        if now > self.rise * least:
-            best = means.index(least) + 1
+        if not logged_before and lowest > means[0] * (1 - self.min_change):
+            found["stuck"] = f"`{name}` is stuck: {now:.4g}, was {means[0]:.4g} in the step's first epoch"
+        if now > self.rise * lowest:
+            best = means.index(lowest) + 1
             found["rise"] = (
-                f"`{name}` rises: {now:.4g}, {now / least:.1f} times as much as in epoch {best} ({least:.4g})"
+                f"`{name}` rises: {now:.4g}, {now / lowest:.1f} times its value in epoch {best} ({lowest:.4g})"
             )
         return found
 
 
 def _is_loss(name: str) -> bool:
-    return name.endswith("_loss") or ("/" in name and not is_steering(name))
+    return name.endswith("_loss") or ("/" in name and not is_control(name))

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image, ImageFont
+from PIL import Image
 
 from fluxflow_registry import Problem, SampleError
+from fluxflow_registry.cli.inspect_data.command import SIDE
 from fluxflow_registry.engine.data.order import epoch_order
 from fluxflow_registry.engine.data.survey import survey, use
-from fluxflow_registry.engine.images.contact_sheet import CELL, GAP, LETTER, LINES, contact_sheet, lines
+from fluxflow_registry.engine.images.contact_sheet import GAP
 
 from ..recipes import TINY
 from .conftest import Answer
@@ -101,7 +100,7 @@ def test_the_sheet_shows_what_training_sees_first(call: Call, recipe: Path, tmp_
 
     for place, name in enumerate(first):
         colour = (255, 0, 0) if int(Path(name).stem) % 2 else (0, 0, 255)
-        assert sheet.getpixel((GAP + place * (CELL + GAP) + CELL // 2, GAP + CELL - 20)) == colour
+        assert sheet.getpixel((GAP + place * (SIDE + GAP) + SIDE // 2, GAP + SIDE - 20)) == colour
 
 
 def test_fewer_samples_are_read_where_the_command_says_so(call: Call, recipe: Path) -> None:
@@ -267,23 +266,3 @@ def test_any_source_can_be_surveyed() -> None:
     assert [str(problem) for problem in found.damaged] == ["number 50  is damaged"]
     assert (found.texts["word"].empty, found.texts["word"].longest, found.texts["word"].longest_name) == (2, 99, "99")
     assert (used.batches, used.filling.left_over) == (2, 4)
-
-
-@given(st.text(max_size=200), st.integers(20, 200))
-def test_no_line_of_a_caption_is_wider_than_its_picture(text: str, width: int) -> None:
-    font = ImageFont.load_default(LETTER)
-
-    found = lines(text, width, font)
-
-    assert len(found) <= LINES
-    assert all(font.getlength(line) <= width or len(line) == 1 for line in found)
-
-
-def test_pictures_of_any_size_fit_into_their_cells() -> None:
-    pictures = [torch.full((3, height, width), -1.0) for height, width in ((8, 8), (1, 900), (900, 1), (160, 160))]
-
-    sheet = contact_sheet(pictures, ["a"] * 4, columns=2)
-
-    assert sheet.width == GAP + 2 * (CELL + GAP)
-    assert sheet.getpixel((GAP + CELL // 2, GAP + CELL - 1)) == (0, 0, 0)
-    assert sheet.getpixel((GAP + CELL + GAP // 2, GAP + CELL // 2)) == (255, 255, 255)

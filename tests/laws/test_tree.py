@@ -37,7 +37,7 @@ MAY_IMPORT["commands"] = {*MAY_IMPORT["cli"], "cli"}
 DOOR = {"fluxflow_registry", "fluxflow_registry.commands"}
 
 #: Plugins that are being moved behind it.
-MOVING = {"fluxflow_observers", "fluxflow_pipeline", "fluxflow_pretrained", "fluxflow_text"}
+MOVING = {"fluxflow_pipeline", "fluxflow_pretrained", "fluxflow_text"}
 
 #: Calls that execute or unpickle what a file says.
 FORBIDDEN = {"eval", "exec", "torch.load", "torch.save", "pickle.load", "pickle.loads", "pickle.dump", "os.system"}

@@ -34,18 +34,18 @@ class FakeRun:
     samples: Mapping[str, Any] = Factory(dict)
     values: Mapping[str, Any] = Factory(dict)
     history: Mapping[str, Mapping[str, Sequence[float]]] = Factory(dict)
-    #: For each value that can be drawn, the models on which it depends.
+    #: For each value that can be computed, the models on which it depends.
     depends: Mapping[str, frozenset[str]] = Factory(dict)
     warnings: list[str] = Factory(list)
-    #: What was peeked at and drawn.
-    asked: list[Any] = Factory(list)
+    #: The arguments of `peek` and `draw`.
+    requests: list[Any] = Factory(list)
 
     def peek(self, dataset: str, count: int) -> dict[str, Any]:
-        self.asked.append((dataset, count))
+        self.requests.append((dataset, count))
         return {name: field[:count] for name, field in self.samples.items()}
 
     def draw(self, values: Sequence[str], batch: Mapping[str, Any]) -> dict[str, Any]:
-        self.asked.append((list(values), sorted(batch)))
+        self.requests.append((list(values), sorted(batch)))
         return {name: self.values[name] for name in values}
 
     def upstream(self, value: str, fields: Iterable[str]) -> frozenset[str] | None:
@@ -71,18 +71,18 @@ def run(tmp_path: Path, steps: list[FakeStep]) -> FakeRun:
 
 
 @pytest.fixture
-def told() -> Callable[..., Callable[..., None]]:
-    """Let observers hear of events through pluggy, as the engine does."""
+def notifier() -> Callable[..., Callable[..., None]]:
+    """Notify observers of events through pluggy, as the engine does."""
 
-    def hearing(*observers: object) -> Callable[..., None]:
+    def notifier_of(*observers: object) -> Callable[..., None]:
         manager = pluggy.PluginManager("fluxflow")
         manager.add_hookspecs(lifecycle.Lifecycle)
         for observer in observers:
             manager.register(observer)
 
-        def tell(event: str, run: Any, **facts: Any) -> None:
+        def notify(event: str, run: Any, **facts: Any) -> None:
             getattr(manager.hook, event)(run=run, **facts)
 
-        return tell
+        return notify
 
-    return hearing
+    return notifier_of

@@ -1,4 +1,4 @@
-"""The console says where a run stands: in plain lines, or in bars that leave the terminal as it was."""
+"""The console shows the progress of a run: as plain lines, or as bars that leave the terminal as it was."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from attrs import evolve
 from rich.console import Console as Rich
 
 from fluxflow_observers.console import observer as console_module
-from fluxflow_observers.console.display import Bars, Lines
+from fluxflow_observers.console.display import LiveBars, PlainLines
 from fluxflow_observers.console.observer import Console
-from fluxflow_observers.console.progress import Tracker
-from fluxflow_observers.terminal import Patient, is_live, open_console
+from fluxflow_observers.console.progress import Progress
+from fluxflow_observers.terminal import TolerantStream, is_live, open_console
 from fluxflow_registry import Ending, Position, Summary
 
-Tell = Callable[..., None]
+Notify = Callable[..., None]
 
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 
 
 class Terminal(StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -36,7 +36,7 @@ class Terminal(StringIO):
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No wishes of the environment about colours or terminals."""
+    """An environment that requests nothing about colors or terminals."""
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -44,49 +44,49 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """A terminal of 100 columns in the place of standard error."""
+    """A terminal of 100 columns instead of standard error."""
     stream = Terminal()
 
-    def opened() -> Rich:
+    def open_console() -> Rich:
         return Rich(file=stream, force_terminal=True, width=100, height=30, highlight=False, markup=False)
 
-    monkeypatch.setattr(console_module, "open_console", opened)
+    monkeypatch.setattr(console_module, "open_console", open_console)
     return stream
 
 
-def play(tell: Tell, run: Any, until: str = "") -> None:
+def play(notify: Notify, run: Any, until: str = "") -> None:
     """A run of 2 epochs of 4 batches in its first step, up to the event `until`."""
     step, metrics = run.steps[0], {"vae_loss": 0.0234, "vae/kl": 12.45, "vae/lr": 0.001}
     place = Position()
-    tell("run_started", run, position=place, resumed=False)
-    tell("step_started", run, step=step, position=place)
+    notify("run_started", run, position=place, resumed=False)
+    notify("step_started", run, step=step, position=place)
     for epoch in range(2):
-        tell("epoch_started", run, step=step, position=Position(0, epoch, 0, 4 * epoch, 4 * epoch))
+        notify("epoch_started", run, step=step, position=Position(0, epoch, 0, 4 * epoch, 4 * epoch))
         for batch in range(1, 5):
             place = Position(0, epoch, batch, 4 * epoch + batch, 4 * epoch + batch)
-            tell("batch_ended", run, step=step, position=place)
-            tell("metrics_logged", run, step=step, position=place, metrics=metrics)
+            notify("batch_ended", run, step=step, position=place)
+            notify("metrics_logged", run, step=step, position=place, metrics=metrics)
             if until == "batch":
                 return
-        tell("evaluated", run, step=step, position=place, name="held_out", metrics={"psnr": 30.0, "accuracy": 0.5})
+        notify("evaluated", run, step=step, position=place, name="held_out", metrics={"psnr": 30.0, "accuracy": 0.5})
         place = Position(0, epoch + 1, 0, 4 * epoch + 4, 4 * epoch + 4)
         summaries = {"vae_loss": Summary(0.5, 0.1, 0.9, 0.2)}
-        tell("epoch_ended", run, step=step, position=place, summaries=summaries)
-    tell("evaluated", run, step=step, position=place, name="held_out", metrics={"psnr": 30.0, "accuracy": 0.5})
-    tell("step_ended", run, step=step, position=place, ending=Ending("2 epochs"))
-    tell("run_ended", run, position=Position(1, run_batch=8), steps=run.steps)
+        notify("epoch_ended", run, step=step, position=place, summaries=summaries)
+    notify("evaluated", run, step=step, position=place, name="held_out", metrics={"psnr": 30.0, "accuracy": 0.5})
+    notify("step_ended", run, step=step, position=place, ending=Ending("2 epochs"))
+    notify("run_ended", run, position=Position(1, run_batch=8), steps=run.steps)
 
 
 def lines(text: str) -> list[str]:
-    """The lines of an output, times replaced by words."""
+    """The lines of an output, with placeholders for times."""
     text = re.sub(r"\[\d\d:\d\d:\d\d\]", "[TIME]", text)
     return re.sub(r"[\d.e-]+s/batch", "Xs/batch", re.sub(r"\d+:\d\d:\d\d", "SPAN", text)).splitlines()
 
 
-def test_in_a_pipe_a_run_is_told_in_plain_lines_on_standard_error(
-    told: Callable[..., Tell], run: Any, capsys: pytest.CaptureFixture[str]
+def test_in_a_pipe_progress_is_printed_as_plain_lines_on_standard_error(
+    notifier: Callable[..., Notify], run: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    play(told(Console()), run)
+    play(notifier(Console()), run)
 
     out, err = capsys.readouterr()
     head = "[TIME] Step vae_warmup (1/2)"
@@ -97,15 +97,15 @@ def test_in_a_pipe_a_run_is_told_in_plain_lines_on_standard_error(
         f"{head} | Epoch 1/2 | Evaluation held_out | psnr: 30.00 dB | accuracy: 50.0%",
         f"{head} | Epoch 1/2 | Batch 4/4 | VAE: 0.5 | Xs/batch",
         f"{head} | Epoch 2/2 | Batch 4/4 | VAE: 0.5 | Xs/batch",
-        "Step vae_warmup (1/2) is over: 2 epochs | 8 batches | SPAN",
+        "Step vae_warmup (1/2) finished: 2 epochs | 8 batches | SPAN",
         f"Done in SPAN: {run.folder}",
     ]
 
 
-def test_a_line_comes_every_so_many_seconds(
-    told: Callable[..., Tell], run: Any, capsys: pytest.CaptureFixture[str]
+def test_a_line_is_printed_every_so_many_seconds(
+    notifier: Callable[..., Notify], run: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    play(told(Console(every_seconds=1e-9)), run)
+    play(notifier(Console(every_seconds=1e-9)), run)
 
     found = [line for line in lines(capsys.readouterr().err) if "Batch 3/4" in line]
     assert found == [
@@ -115,42 +115,42 @@ def test_a_line_comes_every_so_many_seconds(
 
 
 def test_a_long_line_is_not_wrapped_in_a_pipe(
-    told: Callable[..., Tell], run: Any, capsys: pytest.CaptureFixture[str]
+    notifier: Callable[..., Notify], run: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tell = told(Console())
+    notify = notifier(Console())
 
-    tell("warned", run, position=Position(), message="[bold] " + "word " * 500)
+    notify("warned", run, position=Position(), message="[bold] " + "word " * 500)
 
     assert capsys.readouterr().err == "warning: [bold] " + "word " * 500 + "\n"
 
 
 def test_a_warning_before_the_run_starts_is_not_lost(
-    told: Callable[..., Tell], run: Any, capsys: pytest.CaptureFixture[str]
+    notifier: Callable[..., Notify], run: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tell = told(Console())
+    notify = notifier(Console())
 
-    tell("warned", run, position=Position(), message="a damaged checkpoint is passed over")
-    tell("run_started", run, position=Position(), resumed=False)
+    notify("warned", run, position=Position(), message="a damaged checkpoint is skipped")
+    notify("run_started", run, position=Position(), resumed=False)
 
-    assert capsys.readouterr().err.splitlines()[0] == "warning: a damaged checkpoint is passed over"
+    assert capsys.readouterr().err.splitlines()[0] == "warning: a damaged checkpoint is skipped"
 
 
 @pytest.mark.parametrize(
     ("position", "expected"),
     [
-        (Position(1, 2, 3, 13, 21), "Resumed: goes on with step flow (2/2), epoch 3/3, after batch 3/5"),
-        (Position(1, 0, 0, 0, 8), "Resumed: goes on with step flow (2/2), at its start"),
-        (Position(2, run_batch=23), "Resumed: all steps are done; what is missing is written"),
+        (Position(1, 2, 3, 13, 21), "Resuming at step flow (2/2), epoch 3/3, after batch 3/5"),
+        (Position(1, 0, 0, 0, 8), "Resuming at step flow (2/2), before its first batch"),
+        (Position(2, run_batch=23), "Resuming: all steps are done; writing what is missing"),
     ],
 )
-def test_a_resumed_run_says_where_it_goes_on(
+def test_a_resumed_run_prints_where_it_resumes(
     position: Position,
     expected: str,
-    told: Callable[..., Tell],
+    notifier: Callable[..., Notify],
     run: Any,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    told(Console())("run_started", run, position=position, resumed=True)
+    notifier(Console())("run_started", run, position=position, resumed=True)
 
     assert capsys.readouterr().err.splitlines()[1:] == [expected]
 
@@ -162,45 +162,45 @@ def test_a_resumed_run_says_where_it_goes_on(
             Position(0, 1, 2, 6, 6),
             "SIGINT",
             "stopped by SIGINT in step vae_warmup (1/2), epoch 2/2, after batch 2/4; "
-            "checkpoint saved; run the same command to go on",
+            "checkpoint saved; run the same command to resume",
         ),
-        (Position(2, run_batch=23), "", "stopped; checkpoint saved; run the same command to go on"),
+        (Position(2, run_batch=23), "", "stopped; checkpoint saved; run the same command to resume"),
     ],
 )
-def test_an_interrupted_run_says_how_it_goes_on(
+def test_an_interrupted_run_prints_how_to_resume_it(
     position: Position,
     reason: str,
     expected: str,
-    told: Callable[..., Tell],
+    notifier: Callable[..., Notify],
     run: Any,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    told(Console())("run_interrupted", run, position=position, reason=reason)
+    notifier(Console())("run_interrupted", run, position=position, reason=reason)
 
     assert capsys.readouterr().err == expected + "\n"
 
 
-def test_colours_are_used_in_a_pipe_only_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colors_are_used_in_a_pipe_only_if_the_environment_requests_them(monkeypatch: pytest.MonkeyPatch) -> None:
     written = {}
-    for wish in ("", "FORCE_COLOR", "NO_COLOR"):
+    for variable in ("", "FORCE_COLOR", "NO_COLOR"):
         stream = StringIO()
         with monkeypatch.context() as environment:
-            if wish:
-                environment.setenv(wish, "1")
+            if variable:
+                environment.setenv(variable, "1")
             console = open_console(stream)
-            Lines(console, 10.0).say("warning", "yellow")
+            PlainLines(console, 10.0).message("warning", "yellow")
             assert not is_live(console)
-        written[wish] = stream.getvalue()
+        written[variable] = stream.getvalue()
 
     assert written == {"": "warning\n", "FORCE_COLOR": "\x1b[33mwarning\x1b[0m\n", "NO_COLOR": "warning\n"}
 
 
-def test_no_color_is_honoured_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_color_is_honored_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     stream = Terminal()
     console = open_console(stream)
 
-    Lines(console, 10.0).say("warning", "yellow")
+    PlainLines(console, 10.0).message("warning", "yellow")
 
     assert stream.getvalue() == "warning\n"
     assert is_live(console)
@@ -213,17 +213,17 @@ def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_on_a_terminal_three_bars_show_what_is_done_and_what_is_left(
-    told: Callable[..., Tell], run: Any, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+    notifier: Callable[..., Notify], run: Any, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console_module, "screen_for", lambda console, _: Bars(console))
-    monkeypatch.setattr(Bars, "interval", 0.0)
-    tell = told(observer := Console())
+    monkeypatch.setattr(console_module, "open_display", lambda console, _: LiveBars(console))
+    monkeypatch.setattr(LiveBars, "interval", 0.0)
+    notify = notifier(observer := Console())
 
-    play(tell, run, until="batch")
-    tell("batch_ended", run, step=run.steps[0], position=Position(0, 0, 2, 2, 2))
+    play(notify, run, until="batch")
+    notify("batch_ended", run, step=run.steps[0], position=Position(0, 0, 2, 2, 2))
     shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.getvalue())
-    assert observer._watch.screen is not None
-    observer._watch.screen.close()
+    assert observer._state.display is not None
+    observer._state.display.close()
 
     last = shown[shown.rindex("Run small") :]
     assert re.search(r"Run small +[━╸╺ ]+ +9% +2/23 +~0:00:0\d left", last)
@@ -232,13 +232,13 @@ def test_on_a_terminal_three_bars_show_what_is_done_and_what_is_left(
     assert re.search(r"VAE: 0.0234 \| KL: 12.45 \| [\d.e-]+s/batch", last)
 
 
-def test_messages_stay_above_the_bars_and_the_cursor_comes_back(
-    told: Callable[..., Tell], run: Any, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+def test_messages_stay_above_the_bars_and_the_cursor_is_shown_again(
+    notifier: Callable[..., Notify], run: Any, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console_module, "screen_for", lambda console, _: Bars(console))
+    monkeypatch.setattr(console_module, "open_display", lambda console, _: LiveBars(console))
     stderr = sys.stderr
 
-    play(told(Console()), run)
+    play(notifier(Console()), run)
 
     written = terminal.getvalue()
     assert written.count(HIDE_CURSOR) == written.count(SHOW_CURSOR) == 1
@@ -248,13 +248,13 @@ def test_messages_stay_above_the_bars_and_the_cursor_comes_back(
     assert sys.stderr is stderr
 
 
-def test_a_run_that_is_forgotten_gives_the_terminal_back(
-    told: Callable[..., Tell], run: Any, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_is_garbage_collected_restores_the_terminal(
+    notifier: Callable[..., Notify], run: Any, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import gc
 
-    monkeypatch.setattr(console_module, "screen_for", lambda console, _: Bars(console))
-    play(told(Console()), run, until="batch")
+    monkeypatch.setattr(console_module, "open_display", lambda console, _: LiveBars(console))
+    play(notifier(Console()), run, until="batch")
 
     gc.collect()
 
@@ -276,12 +276,12 @@ run = SimpleNamespace(name="small", folder=Path("runs/small"), steps=[step], ses
 manager.hook.run_started(run=run, position=Position(), resumed=False)
 manager.hook.step_started(run=run, step=step, position=Position())
 manager.hook.epoch_started(run=run, step=step, position=Position())
-raise SystemExit("the device has gone")
+raise SystemExit("the device is gone")
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
-def test_a_run_that_dies_leaves_the_terminal_as_it_was() -> None:
+def test_a_run_that_fails_restores_the_terminal() -> None:
     import pty
 
     controller, worker = pty.openpty()
@@ -292,9 +292,9 @@ def test_a_run_that_dies_leaves_the_terminal_as_it_was() -> None:
     os.close(worker)
     written = b""
     try:
-        while piece := os.read(controller, 4096):
-            written += piece
-    except OSError:  # Linux says so when the last writer has gone
+        while part := os.read(controller, 4096):
+            written += part
+    except OSError:  # Linux reports this when the last writer is gone
         pass
     finally:
         os.close(controller)
@@ -303,67 +303,67 @@ def test_a_run_that_dies_leaves_the_terminal_as_it_was() -> None:
     text = written.decode()
     assert text.count(HIDE_CURSOR) == 1
     assert text.rindex(SHOW_CURSOR) > text.rindex(HIDE_CURSOR)
-    assert "the device has gone" in text
+    assert "the device is gone" in text
     assert "Epoch 1/1" in text
 
 
-def test_training_goes_on_when_the_reader_of_its_messages_has_gone(
-    told: Callable[..., Tell], run: Any, monkeypatch: pytest.MonkeyPatch
+def test_training_continues_when_the_reader_of_its_messages_is_gone(
+    notifier: Callable[..., Notify], run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     broken = os.fdopen(writer, "w", buffering=1)
     monkeypatch.setattr(sys, "stderr", broken)
 
-    play(told(Console(every_seconds=1e-9)), run)
+    play(notifier(Console(every_seconds=1e-9)), run)
 
     monkeypatch.undo()
     with pytest.raises(BrokenPipeError):
         broken.close()
 
 
-def test_a_closed_stream_is_no_terminal_and_no_error() -> None:
+def test_a_closed_stream_is_not_a_terminal_and_not_an_error() -> None:
     stream = StringIO()
     stream.close()
-    patient = Patient(stream)
+    tolerant = TolerantStream(stream)
 
-    patient.write("text")
-    patient.flush()
+    tolerant.write("text")
+    tolerant.flush()
 
-    assert patient.gone
-    assert not patient.isatty()
+    assert tolerant.gone
+    assert not tolerant.isatty()
 
 
-def test_a_batch_costs_microseconds(told: Callable[..., Tell], run: Any) -> None:
+def test_a_batch_costs_microseconds(notifier: Callable[..., Notify], run: Any) -> None:
     observer = Console(every_seconds=1000.0)
-    tell = told(observer)
+    notify = notifier(observer)
     place = Position(0, 0, 1, 1, 1)
-    tell("run_started", run, position=place, resumed=False)
-    tell("step_started", run, step=run.steps[0], position=place)
+    notify("run_started", run, position=place, resumed=False)
+    notify("step_started", run, step=run.steps[0], position=place)
 
     costs = []
     for _ in range(20):
-        began = time.perf_counter()
+        started = time.perf_counter()
         for _ in range(1000):
             observer.batch_ended(run, place)
-        costs.append((time.perf_counter() - began) / 1000)
+        costs.append((time.perf_counter() - started) / 1000)
 
     assert min(costs) < 20e-6
 
 
-def test_a_figure_is_the_mean_of_the_last_twenty_unless_it_is_not_a_number(run: Any) -> None:
-    tracker = Tracker(run)
+def test_a_metric_is_smoothed_over_its_last_twenty_values_unless_it_is_not_finite(run: Any) -> None:
+    progress = Progress(run)
 
     for value in range(30):
-        tracker.log({"loss": float(value), "bad": float("nan") if value == 29 else 1.0})
+        progress.log({"loss": float(value), "bad": float("nan") if value == 29 else 1.0})
 
-    assert tracker.smoothed()["loss"] == sum(range(10, 30)) / 20
-    assert str(tracker.smoothed()["bad"]) == "nan"
+    assert progress.smoothed()["loss"] == sum(range(10, 30)) / 20
+    assert str(progress.smoothed()["bad"]) == "nan"
 
 
 def test_the_line_of_a_gan_step_is_that_of_fluxflow(run: Any, steps: list[Any]) -> None:
-    tracker = Tracker(run)
-    tracker.pace.seconds = 3.2
+    progress = Progress(run)
+    progress.timer.seconds = 3.2
     metrics = {
         "discriminator_loss": 0.089,
         "vae_loss": 0.0234,
@@ -372,7 +372,7 @@ def test_the_line_of_a_gan_step_is_that_of_fluxflow(run: Any, steps: list[Any]) 
         "vae/lpips": 0.0812,
     }
 
-    line = tracker.line(evolve(steps[1], name="vae_gan", epochs=20, batches=500), Position(1, 4, 127), metrics)
+    line = progress.line(evolve(steps[1], name="vae_gan", epochs=20, batches=500), Position(1, 4, 127), metrics)
 
     assert re.fullmatch(
         r"\[\d\d:\d\d:\d\d\] Step vae_gan \(2/2\) \| Epoch 5/20 \| Batch 127/500 \| "
@@ -381,37 +381,37 @@ def test_the_line_of_a_gan_step_is_that_of_fluxflow(run: Any, steps: list[Any]) 
     )
 
 
-def test_only_the_time_of_a_run_that_goes_on_to_another_step_is_a_guess(run: Any) -> None:
-    tracker = Tracker(run)
+def test_the_time_left_is_an_estimate_only_for_a_run_with_later_steps(run: Any) -> None:
+    progress = Progress(run)
 
-    tracker.enter(run.steps[0], Position())
-    first = [bar.guessed for bar in tracker.bars()]
-    tracker.enter(run.steps[1], Position(1))
+    progress.enter(run.steps[0], Position())
+    first = [bar.estimated for bar in progress.bars()]
+    progress.enter(run.steps[1], Position(1))
 
     assert first == [True, False, False]
-    assert not any(bar.guessed for bar in tracker.bars())
+    assert not any(bar.estimated for bar in progress.bars())
 
 
-def test_a_recipe_names_what_the_console_shows(
-    told: Callable[..., Tell], run: Any, capsys: pytest.CaptureFixture[str]
+def test_a_recipe_may_name_metrics_for_the_console(
+    notifier: Callable[..., Notify], run: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    play(told(Console(every_seconds=1e-9, names={"vae/kl": "divergence"})), run)
+    play(notifier(Console(every_seconds=1e-9, names={"vae/kl": "divergence"})), run)
 
     assert "| VAE: 0.0234 | divergence: 12.45 |" in capsys.readouterr().err
 
 
 def test_steps_that_end_early_or_late_keep_the_bars_in_range(run: Any) -> None:
-    tracker = Tracker(run)
-    tracker.enter(run.steps[0], Position())
-    tracker.position = Position(0, 3, 2, 14, 14)
+    progress = Progress(run)
+    progress.enter(run.steps[0], Position())
+    progress.position = Position(0, 3, 2, 14, 14)
 
-    whole, step, epoch = tracker.bars()
+    whole, step, epoch = progress.bars()
     assert (epoch.label, epoch.done, epoch.total) == ("Epoch 4/4", 2, 4)
     assert (step.done, step.total) == (14, 16)
     assert (whole.done, whole.total) == (14, 31)
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0])
-def test_lines_cannot_come_all_the_time(seconds: float) -> None:
+def test_the_interval_between_lines_must_be_positive(seconds: float) -> None:
     with pytest.raises(ValueError, match="every_seconds"):
         Console(every_seconds=seconds)

@@ -1,4 +1,4 @@
-"""Charts show every figure that was logged, whatever a crash or a clock has done to the log."""
+"""Charts show every logged metric, whatever a crash or a clock has done to the log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fluxflow_observers.graphs.metrics_log import Series, StepLog, read_run
 from fluxflow_observers.graphs.observer import Graphs, write_graphs
 from fluxflow_observers.graphs.panels import LINES, kind_of, panels_of
 from fluxflow_observers.graphs.summary import summary
-from fluxflow_observers.jsonl import JsonLines
+from fluxflow_observers.jsonl import Jsonl
 from fluxflow_registry import Position, Summary
 
 pytestmark = pytest.mark.charts
@@ -33,12 +33,12 @@ OLD = {"vae_loss": 0.0234, "kl_loss": 12.45, "g_loss": 0.156, "d_loss": 0.089, "
 
 
 def write(folder: Path, step: str, lines: Sequence[dict[str, Any]], tail: str = "") -> None:
-    """A file of metrics: a line every two seconds, unless it says otherwise."""
+    """A file of metrics: a line every two seconds, unless a line has its own timestamp."""
     path = folder / "graph" / (f"training_metrics_{step}.jsonl" if step else "training_metrics.jsonl")
     path.parent.mkdir(exist_ok=True)
-    begun = datetime(2025, 12, 9, 17, 30)
+    start = datetime(2025, 12, 9, 17, 30)
     whole = [
-        {"timestamp": (begun + timedelta(seconds=2 * n)).isoformat(), "session_id": "20251209_173000", **line}
+        {"timestamp": (start + timedelta(seconds=2 * n)).isoformat(), "session_id": "20251209_173000", **line}
         for n, line in enumerate(lines)
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in whole) + tail)
@@ -51,7 +51,7 @@ def old_lines(count: int, first: int = 10, **more: Any) -> list[dict[str, Any]]:
 
 
 def labels(figure: Figure) -> dict[str, int]:
-    """The figures that a chart shows, by name, and how many points the first stretch of each has."""
+    """The metrics that a chart shows, by name, and how many points the first stretch of each has."""
     lines = [line for axes in figure.axes for line in axes.lines]
     return {
         str(line.get_label()).strip(): len(np.asarray(line.get_xdata()))
@@ -60,11 +60,11 @@ def labels(figure: Figure) -> dict[str, int]:
     }
 
 
-def drawn(folder: Path) -> dict[str, Figure]:
+def charts_of(folder: Path) -> dict[str, Figure]:
     return dict(charts(read_run(folder)))
 
 
-def test_every_figure_that_is_logged_is_in_the_overview_whatever_its_name(tmp_path: Path) -> None:
+def test_every_logged_metric_is_in_the_overview_whatever_its_name(tmp_path: Path) -> None:
     metrics = {
         "vae_loss": 1.0, "vae/kl": 1.0, "vae/kl/weight": 0.1, "vae/lr": 1e-3, "vae/grad_norm": 1.0,
         "made_up": 3.0, "of/my/own": -1.0, "loss": 2.0, "_hidden": 1.0,
@@ -72,14 +72,14 @@ def test_every_figure_that_is_logged_is_in_the_overview_whatever_its_name(tmp_pa
     write(tmp_path, "vae", [{"global_step": 1, "metrics": metrics, "seconds_per_batch": 0.1}])
     write(tmp_path, "flow", [{"global_step": 9, "evaluation": "held_out", "metrics": {"psnr": 30.0}}])
 
-    shown = labels(drawn(tmp_path)["training_overview"])
+    shown = labels(charts_of(tmp_path)["training_overview"])
 
     assert set(shown) == {*metrics, "seconds_per_batch", "held_out/psnr"}
     assert set(shown.values()) == {1}
 
 
 @given(st.sets(st.text(st.characters(codec="utf-8", categories=("L", "N")), min_size=1, max_size=8), max_size=30))
-def test_each_figure_has_exactly_one_panel_and_no_panel_is_crowded(names: set[str]) -> None:
+def test_each_metric_is_in_exactly_one_panel_and_no_panel_is_crowded(names: set[str]) -> None:
     log = StepLog("vae", {name: Series() for name in names})
 
     panels = panels_of([log])
@@ -88,7 +88,7 @@ def test_each_figure_has_exactly_one_panel_and_no_panel_is_crowded(names: set[st
     assert all(len(panel.lines) <= LINES for panel in panels)
 
 
-def test_each_chart_shows_its_own_figures(tmp_path: Path) -> None:
+def test_each_chart_shows_its_own_metrics(tmp_path: Path) -> None:
     metrics = {
         "vae_loss": 1.0,
         "vae/l1": 1.0,
@@ -99,7 +99,7 @@ def test_each_chart_shows_its_own_figures(tmp_path: Path) -> None:
     }
     write(tmp_path, "vae", [{"global_step": n, "metrics": metrics, "seconds_per_batch": 0.1} for n in (1, 2)])
 
-    found = {name: set(labels(figure)) for name, figure in drawn(tmp_path).items()}
+    found = {name: set(labels(figure)) for name, figure in charts_of(tmp_path).items()}
 
     assert found == {
         "training_losses": {"vae_loss", "vae/l1"},
@@ -130,10 +130,10 @@ def test_the_outputs_of_fluxflow_are_read_too(tmp_path: Path, capsys: pytest.Cap
     for name in names[:-1]:
         with Image.open(tmp_path / "graph" / name) as image:
             assert min(image.size) > 300
-    figures = drawn(tmp_path)
+    figures = charts_of(tmp_path)
     assert labels(figures["training_losses"]) == {name: 3 for name in OLD if name != "kl_loss"}
-    pace = next(log.pace for log in read_run(tmp_path))
-    assert list(pace.values) == [0.2, 0.2], "two seconds for ten batches"
+    times = next(log.batch_times for log in read_run(tmp_path))
+    assert list(times.values) == [0.2, 0.2], "two seconds for ten batches"
     assert "vae_gan: batches 40 to 60" in (tmp_path / "graph" / "training_summary.txt").read_text()
 
 
@@ -147,29 +147,29 @@ def test_a_flat_run_of_fluxflow_has_one_file_without_a_step(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("tail", ['{"timestamp": "2025', "\x00\x00\n", "[1, 2]\n", '"text"\n'])
-def test_a_torn_line_is_left_out_and_counted(tmp_path: Path, tail: str) -> None:
+def test_a_truncated_line_is_skipped_and_counted(tmp_path: Path, tail: str) -> None:
     write(tmp_path, "vae", old_lines(2), tail)
 
     (log,) = read_run(tmp_path)
 
-    assert (len(log.metrics["vae_loss"].at), log.torn) == (2, 1)
+    assert (len(log.metrics["vae_loss"].at), log.unreadable) == (2, 1)
     assert "1 line could not be read" in summary([log])
 
 
-@pytest.mark.parametrize("spoilt", [None, "text", True, [1], 10**400])
-def test_what_is_no_number_is_a_gap_in_a_line(tmp_path: Path, spoilt: Any) -> None:
-    write(tmp_path, "vae", [{"global_step": n, "metrics": {"vae_loss": spoilt if n == 2 else 1.0}} for n in (1, 2, 3)])
+@pytest.mark.parametrize("spoiled", [None, "text", True, [1], 10**400])
+def test_a_value_that_is_not_finite_is_a_gap_in_a_line(tmp_path: Path, spoiled: Any) -> None:
+    write(tmp_path, "vae", [{"global_step": n, "metrics": {"vae_loss": spoiled if n == 2 else 1.0}} for n in (1, 2, 3)])
 
-    (axes,) = drawn(tmp_path)["training_losses"].axes
+    (axes,) = charts_of(tmp_path)["training_losses"].axes
 
     (line,) = [line for line in axes.lines if line.get_label() == "vae_loss"]
     assert np.isnan(np.asarray(line.get_ydata(), dtype=float)).tolist() == [False, True, False]
 
 
-def test_a_figure_that_never_was_a_number_says_so(tmp_path: Path) -> None:
+def test_a_metric_that_was_never_finite_is_labeled_so(tmp_path: Path) -> None:
     write(tmp_path, "vae", [{"global_step": 1, "metrics": {"vae_loss": math.nan, "vae/l1": None}}])
 
-    assert set(labels(drawn(tmp_path)["training_losses"])) == {"vae_loss (no number)", "vae/l1 (no number)"}
+    assert set(labels(charts_of(tmp_path)["training_losses"])) == {"vae_loss (not finite)", "vae/l1 (not finite)"}
 
 
 def test_a_batch_that_was_trained_again_counts_once(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_batch_that_was_trained_again_counts_once(tmp_path: Path) -> None:
     assert list(log.metrics["vae_loss"].values)[-3:] == [9.0, 9.0, 9.0]
     assert log.resumed == [40]
     assert log.seconds == 10.0, "the time between two sessions is not one of training"
-    (axes,) = drawn(tmp_path)["training_losses"].axes
+    (axes,) = charts_of(tmp_path)["training_losses"].axes
     assert [float(np.asarray(line.get_xdata())[0]) for line in axes.lines if line.get_label() == "_session"] == [40]
 
 
@@ -190,13 +190,13 @@ def test_steps_are_marked_where_they_begin_and_named(tmp_path: Path) -> None:
     for number, step in enumerate(("vae", "gan", "flow")):
         write(tmp_path, step, old_lines(10, 10 + 100 * number))
 
-    (axes,) = drawn(tmp_path)["training_losses"].axes
+    (axes,) = charts_of(tmp_path)["training_losses"].axes
 
     assert [float(np.asarray(line.get_xdata())[0]) for line in axes.lines if line.get_label() == "_step"] == [100, 200]
     assert [text.get_text() for text in axes.texts] == ["vae", "gan", "flow"]
 
 
-def test_short_steps_are_named_too_in_rows_above_each_other_and_none_stands_outside(tmp_path: Path) -> None:
+def test_short_steps_are_named_too_in_rows_above_each_other_and_within_the_chart(tmp_path: Path) -> None:
     first = 10
     for step, count in {"vae_warmup": 400, "vae_gan": 600, "flow_pretraining": 300, "finish": 2, "polish": 2}.items():
         write(tmp_path, step, old_lines(count, first))
@@ -204,7 +204,7 @@ def test_short_steps_are_named_too_in_rows_above_each_other_and_none_stands_outs
 
     logs = read_run(tmp_path)
     names = step_names(logs, letters=90)
-    (axes,) = drawn(tmp_path)["training_losses"].axes
+    (axes,) = charts_of(tmp_path)["training_losses"].axes
 
     assert [(name, row) for name, _, row in names] == [
         ("vae_warmup", 0), ("vae_gan", 0), ("flow_pretraining", 0), ("finish", 1), ("polish", 2),
@@ -222,7 +222,7 @@ def test_a_wide_range_of_positive_losses_is_shown_on_a_logarithmic_scale(
 ) -> None:
     write(tmp_path, "vae", [{"global_step": n, "metrics": {"vae_loss": v}} for n, v in enumerate(values)])
 
-    assert drawn(tmp_path)["training_losses"].axes[0].get_yscale() == scale
+    assert charts_of(tmp_path)["training_losses"].axes[0].get_yscale() == scale
 
 
 @given(st.lists(st.floats(-1e6, 1e6) | st.just(math.nan), min_size=1, max_size=50), st.integers(1, 200))
@@ -247,7 +247,7 @@ def test_smoothing_keeps_a_constant_and_a_gap() -> None:
     assert np.allclose(found[~np.isnan(found)], 3.0)
 
 
-def test_a_million_lines_are_drawn_with_few_points(tmp_path: Path) -> None:
+def test_a_million_logged_batches_become_few_points(tmp_path: Path) -> None:
     log = StepLog("flow", first=0, last=1e6)
     log.metrics["flow_loss"] = Series()
     log.metrics["flow_loss"].at.extend(range(1_000_000))
@@ -258,17 +258,17 @@ def test_a_million_lines_are_drawn_with_few_points(tmp_path: Path) -> None:
     assert labels(figure)["flow_loss"] <= POINTS
 
 
-def test_the_summary_has_the_range_of_each_figure_and_each_epoch(told: Callable[..., Any], run: Any) -> None:
-    tell = told(JsonLines())
+def test_the_summary_has_the_range_of_each_metric_and_each_epoch(notifier: Callable[..., Any], run: Any) -> None:
+    notify = notifier(Jsonl())
     for epoch in range(2):
-        tell("epoch_started", run, step=run.steps[0], position=Position(0, epoch, 0, 4 * epoch, 4 * epoch))
+        notify("epoch_started", run, step=run.steps[0], position=Position(0, epoch, 0, 4 * epoch, 4 * epoch))
         for batch in range(1, 5):
             at = 4 * epoch + batch
             place = Position(0, epoch, batch, at, at)
-            tell("metrics_logged", run, step=run.steps[0], position=place, metrics={"vae_loss": 1.0 / at})
+            notify("metrics_logged", run, step=run.steps[0], position=place, metrics={"vae_loss": 1.0 / at})
         summaries = {"vae_loss": Summary(0.5, 0.25 / (epoch + 1), 1.0, 0.5)}
         place = Position(0, epoch + 1, 0, at, at)
-        tell("epoch_ended", run, step=run.steps[0], position=place, summaries=summaries)
+        notify("epoch_ended", run, step=run.steps[0], position=place, summaries=summaries)
 
     text = summary(read_run(run.folder))
 
@@ -277,11 +277,13 @@ def test_the_summary_has_the_range_of_each_figure_and_each_epoch(told: Callable[
     assert re.search(r"vae_loss +1 +0\.25 +0\.5 +1\n +2 +0\.125 +0\.5 +1\n", text)
 
 
-def test_the_observer_draws_at_the_end_of_a_run_and_joins_every_run(told: Callable[..., Any], run: Any) -> None:
+def test_the_observer_writes_charts_at_the_end_of_a_run_and_joins_every_run(
+    notifier: Callable[..., Any], run: Any
+) -> None:
     write(run.folder, "vae", old_lines(2))
-    (run.folder / "graph" / "learning_rates.png").write_bytes(b"of an earlier time")
+    (run.folder / "graph" / "learning_rates.png").write_bytes(b"outdated")
 
-    told(Graphs())("run_ended", run, position=Position(), steps=run.steps)
+    notifier(Graphs())("run_ended", run, position=Position(), steps=run.steps)
 
     assert Graphs.default
     assert {path.name for path in (run.folder / "graph").glob("*.png")} == {
@@ -292,21 +294,21 @@ def test_the_observer_draws_at_the_end_of_a_run_and_joins_every_run(told: Callab
     }
 
 
-def test_a_run_that_is_trained_does_not_fail_for_a_chart(
-    told: Callable[..., Any], run: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_failing_chart_does_not_fail_the_run(
+    notifier: Callable[..., Any], run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(logs: Any, folder: Path) -> list[Path]:
         raise ValueError("no font")
 
     monkeypatch.setattr("fluxflow_observers.graphs.observer.write_graphs", broken)
 
-    told(Graphs())("run_ended", run, position=Position(), steps=run.steps)
+    notifier(Graphs())("run_ended", run, position=Position(), steps=run.steps)
 
     (message,) = run.warnings
-    assert message.splitlines()[0] == "the charts could not be drawn: ValueError: no font"
+    assert message.splitlines()[0] == "the charts could not be written: ValueError: no font"
 
 
-def test_a_run_that_has_logged_nothing_leaves_no_chart(tmp_path: Path) -> None:
+def test_a_run_that_has_logged_nothing_has_no_charts(tmp_path: Path) -> None:
     assert write_graphs(read_run(tmp_path), tmp_path / "graph") == []
     assert not (tmp_path / "graph").exists()
 
@@ -319,7 +321,7 @@ def test_a_run_that_has_logged_nothing_leaves_no_chart(tmp_path: Path) -> None:
         ("vae/grad_norm", "norm"), ("made_up", "other"),
     ],
 )  # fmt: skip
-def test_a_name_says_what_a_figure_is_about(metric: str, kind: str) -> None:
+def test_the_name_of_a_metric_determines_its_kind(metric: str, kind: str) -> None:
     assert kind_of(metric) == kind
 
 
@@ -333,5 +335,5 @@ def test_a_folder_without_metrics_is_an_error_that_names_the_runs_in_it(
 
     err = capsys.readouterr().err
     assert left.value.code == 2
-    assert "holds no metrics: there is no line in graph/training_metrics*.jsonl" in err
+    assert "has no metrics: no line in graph/training_metrics*.jsonl" in err
     assert "small-20260101-000000" in err

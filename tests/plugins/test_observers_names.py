@@ -1,4 +1,4 @@
-"""Metrics are shown by the names that the field has for them, and never two by one name."""
+"""Metrics are displayed by the names that the field uses, and never two by one name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fluxflow_observers.console.observer import Console
-from fluxflow_observers.metric_names import short_names, shown
+from fluxflow_observers.metric_names import displayed, short_names
 
 METRICS = st.sampled_from(
     ["vae_loss", "flow_loss", "discriminator_loss", "vae/kl", "vae2/kl", "vae/hinge_generator", "vae/l1", "KL", "G"]
@@ -30,7 +30,7 @@ def test_the_losses_of_a_vae_against_a_discriminator_come_in_the_order_of_fluxfl
         "vae/grad_norm": 1.0,
     }
 
-    assert list(shown(metrics, {}).items()) == [
+    assert list(displayed(metrics, {}).items()) == [
         ("VAE", 0.0234),
         ("KL", 12.45),
         ("G", 0.156),
@@ -41,14 +41,14 @@ def test_the_losses_of_a_vae_against_a_discriminator_come_in_the_order_of_fluxfl
     ]
 
 
-def test_a_name_that_two_metrics_would_share_is_given_to_neither() -> None:
+def test_two_metrics_that_would_share_a_short_name_keep_their_own() -> None:
     names = short_names(["vae/kl", "other/kl", "vae/lpips", "flow_loss"], {})
 
     assert names == {"vae/kl": "vae/kl", "other/kl": "other/kl", "vae/lpips": "LPIPS", "flow_loss": "Flow"}
 
 
 @pytest.mark.parametrize(
-    ("stated", "expected"),
+    ("configured", "expected"),
     [
         ({"vae/l1": "L1"}, {"vae/l1": "L1", "vae_loss": "VAE"}),
         ({"vae/l1": "VAE"}, {"vae/l1": "VAE", "vae_loss": "vae_loss"}),
@@ -56,29 +56,31 @@ def test_a_name_that_two_metrics_would_share_is_given_to_neither() -> None:
         ({"vae_loss": "X", "vae/l1": "X"}, {"vae/l1": "vae/l1", "vae_loss": "vae_loss"}),
     ],
 )
-def test_stated_names_add_to_the_short_ones_and_win_over_them(stated: dict[str, str], expected: dict[str, str]) -> None:
-    assert short_names(expected, stated) == expected
+def test_configured_names_extend_the_short_ones_and_take_precedence(
+    configured: dict[str, str], expected: dict[str, str]
+) -> None:
+    assert short_names(expected, configured) == expected
 
 
 @example({"vae_loss", "vae/hinge_generator", "G"}, {"vae_loss": "KL", "G": "KL"})
 @given(st.sets(METRICS), st.dictionaries(METRICS, st.sampled_from(["KL", "A", "vae/l1"])))
-def test_no_figure_is_lost_to_another_of_the_same_name(metrics: set[str], stated: dict[str, str]) -> None:
-    names = short_names(sorted(metrics), stated)
+def test_no_metric_is_lost_to_another_of_the_same_name(metrics: set[str], configured: dict[str, str]) -> None:
+    names = short_names(sorted(metrics), configured)
 
     assert names.keys() == metrics
-    assert len(set(names.values())) == len(metrics) or any(wish in metrics for wish in stated.values())
+    assert len(set(names.values())) == len(metrics) or any(wish in metrics for wish in configured.values())
 
 
 @pytest.mark.parametrize(("total", "loss"), [(0.5, 0.5), (math.nan, math.nan)])
 def test_the_only_loss_of_an_update_is_not_shown_beside_its_total(total: float, loss: float) -> None:
-    assert list(shown({"flow_loss": total, "flow/velocity": loss}, {})) == ["Flow"]
+    assert list(displayed({"flow_loss": total, "flow/velocity": loss}, {})) == ["Flow"]
 
 
-def test_the_only_loss_is_shown_where_its_weight_makes_the_total_another_number() -> None:
-    assert shown({"flow_loss": 1.0, "flow/velocity": 0.5}, {}) == {"Flow": 1.0, "flow/velocity": 0.5}
+def test_the_only_loss_is_shown_if_its_weight_makes_the_total_differ() -> None:
+    assert displayed({"flow_loss": 1.0, "flow/velocity": 0.5}, {}) == {"Flow": 1.0, "flow/velocity": 0.5}
 
 
 @pytest.mark.parametrize("names", [{"vae/l1": ""}, {"": "L1"}])
-def test_an_empty_name_is_refused(names: dict[str, str]) -> None:
+def test_an_empty_name_is_rejected(names: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="names"):
         Console(names=names)

@@ -1,4 +1,4 @@
-"""Samples have FluxFlow's names, show what the suffix says, and survive a stop to the last byte."""
+"""Samples have FluxFlow's file names, show the value of their suffix, and survive a stop to the last byte."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fluxflow_observers.samples.inputs import read
+from fluxflow_observers.samples.inputs import read_image
 from fluxflow_observers.samples.observer import Samples
-from fluxflow_observers.samples.spatial_context import context_pictures
+from fluxflow_observers.samples.spatial_context import context_images
 from fluxflow_registry import DataError, FluxflowError, Position
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.engine.run.observers import ObservedRun
@@ -39,7 +39,7 @@ datasets:
 sampler: {type: euler, steps: 2}
 values:
   mean_latent: {type: latent, sample: false}
-  mean_picture: {type: reconstruction, with: {latent: mean_latent}}
+  mean_image: {type: reconstruction, with: {latent: mean_latent}}
 observers:
   console: false
   jsonl: false
@@ -52,7 +52,7 @@ observers:
     prompts: [a red circle]
     sizes: [16, [24, 16]]
     every_batches: 4
-    reconstruction_mean: mean_picture
+    reconstruction_mean: mean_image
     context: mean_latent
     without_context: null
     prior: null
@@ -76,13 +76,13 @@ steps:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    """A picture file."""
+def image_file(tmp_path: Path) -> Path:
+    """An image file."""
     return half_red(tmp_path / "half.png")
 
 
 def half_red(path: Path) -> Path:
-    """Write a picture that is red on its left and blue on its right."""
+    """Write an image that is red on its left and blue on its right."""
     pixels = np.zeros((40, 80, 3), dtype=np.uint8)
     pixels[:, :40, 0] = pixels[:, 40:, 2] = 255
     Image.fromarray(pixels).save(path)
@@ -90,15 +90,15 @@ def half_red(path: Path) -> Path:
 
 
 @pytest.fixture
-def recipe(prove: Checker, picture: Path) -> RecipePlan:
+def recipe(prove: Checker, image_file: Path) -> RecipePlan:
     """The recipe, with one observer."""
     torch.set_num_threads(1)
-    return prove(RECIPE.replace("IMAGE", str(picture)))
+    return prove(RECIPE.replace("IMAGE", str(image_file)))
 
 
 @pytest.fixture(scope="module")
 def whole(everything: Registry, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A run that was never stopped, beside the picture file that it draws."""
+    """An uninterrupted run, in the folder of the image file that it reconstructs."""
     root = tmp_path_factory.mktemp("whole")
     half_red(root / "half.png")
     (root / "r.yaml").write_text(RECIPE.replace("IMAGE", str(root / "half.png")))
@@ -135,7 +135,7 @@ def test_samples_have_the_names_of_fluxflow_and_change_as_training_goes_on(whole
 
 def test_each_suffix_shows_its_own_value(whole: Any) -> None:
     batch = ObservedRun(whole).peek("shapes", 2)
-    drawn = ObservedRun(whole).draw(["mean_picture", "reconstruction"], batch)
+    computed = ObservedRun(whole).draw(["mean_image", "reconstruction"], batch)
 
     found = files(whole.folder.path)
     names = sorted({name.rsplit("_", 1)[-1][:6] for name in found if name.endswith("-original.webp")})
@@ -149,12 +149,12 @@ def test_each_suffix_shows_its_own_value(whole: Any) -> None:
     for index in range(2):
         assert closest(batch["image"][index], "-original") == 0
         assert closest(batch["image"][index], "_ns_i") == 0
-        assert closest(drawn["mean_picture"][index], "-nr_o") <= 1
-        assert closest(drawn["reconstruction"][index], "_ns_o") <= 1
+        assert closest(computed["mean_image"][index], "-nr_o") <= 1
+        assert closest(computed["reconstruction"][index], "_ns_o") <= 1
 
 
 @pytest.mark.parametrize(("batches", "accumulate"), [(2, 1), (4, 3), (10, 3)])
-def test_a_run_that_is_stopped_and_goes_on_has_the_same_files_to_the_last_byte(
+def test_a_run_that_is_stopped_and_resumed_has_the_same_files_to_the_last_byte(
     recipe: RecipePlan, prove: Checker, tmp_path: Path, batches: int, accumulate: int
 ) -> None:
     text = Path(recipe.recipe.path).read_text()
@@ -167,40 +167,40 @@ def test_a_run_that_is_stopped_and_goes_on_has_the_same_files_to_the_last_byte(
     assert files(again.folder.path) == files(whole.folder.path)
 
 
-def test_a_drawing_that_is_broken_off_within_an_epoch_is_done_when_the_run_goes_on(
+def test_sampling_that_is_interrupted_within_an_epoch_is_repeated_when_the_run_resumes(
     recipe: RecipePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    straight = start(recipe, tmp_path / "whole").run
-    drawn, draw = [], ObservedRun.draw
+    whole = start(recipe, tmp_path / "whole").run
+    calls, draw = [], ObservedRun.draw
 
-    def asked_to_stop(run: ObservedRun, values: Any, batch: Any) -> Any:
-        drawn.extend([values] if run.engine.live else [])  # before training each size is tried
-        if len(drawn) == 2:  # in the middle of the first place
+    def stop_at_second_call(run: ObservedRun, values: Any, batch: Any) -> Any:
+        calls.extend([values] if run.engine.live else [])  # calls before training try each size
+        if len(calls) == 2:  # in the middle of the first samples
             run.engine.stopping = "SIGTERM"
         return draw(run, values, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ObservedRun, "draw", asked_to_stop)
+        patch.setattr(ObservedRun, "draw", stop_at_second_call)
         stopped = start(recipe, tmp_path / "cut")
     left = files(stopped.run.folder.path)
 
     again = start(recipe, tmp_path / "cut").run
 
     assert stopped.stopped == Position(0, 0, 4, 4, 4)
-    assert 0 < len(left) < len([name for name in files(straight.folder.path) if name.startswith("vae_001_001_00004")])
-    assert files(again.folder.path) == files(straight.folder.path)
+    assert 0 < len(left) < len([name for name in files(whole.folder.path) if name.startswith("vae_001_001_00004")])
+    assert files(again.folder.path) == files(whole.folder.path)
 
 
-def test_what_is_drawn_of_stands_in_the_file(whole: Any) -> None:
-    told = set()
+def test_each_file_has_a_description_of_its_input(whole: Any) -> None:
+    found = set()
     for path in (whole.folder.path / "samples").glob("flow*"):
         with Image.open(path) as image:
-            told.add((image.getexif()[270], image.size))
+            found.add((image.getexif()[270], image.size))
 
-    assert told == {("prompt 'a red circle' at 16x16", (16, 16)), ("prompt 'a red circle' at 24x16", (24, 16))}
+    assert found == {("prompt 'a red circle' at 16x16", (16, 16)), ("prompt 'a red circle' at 24x16", (24, 16))}
 
 
-def test_drawing_does_not_change_what_is_trained(whole: Any, prove: Checker, tmp_path: Path) -> None:
+def test_sampling_does_not_change_training(whole: Any, prove: Checker, tmp_path: Path) -> None:
     silent = start(prove(RECIPE, "observers.samples=false"), tmp_path).run
 
     for name, model in whole.models.items():
@@ -208,8 +208,8 @@ def test_drawing_does_not_change_what_is_trained(whole: Any, prove: Checker, tmp
             assert torch.equal(value, silent.models[name].state_dict()[key]), f"{name}.{key}"
 
 
-def test_a_recipe_without_a_flow_still_draws_its_reconstructions(prove: Checker, picture: Path, tmp_path: Path) -> None:
-    text = RECIPE.replace("IMAGE", str(picture))
+def test_a_recipe_without_a_flow_still_writes_reconstructions(prove: Checker, image_file: Path, tmp_path: Path) -> None:
+    text = RECIPE.replace("IMAGE", str(image_file))
     text = text[: text.index("  flow:\n")].replace("  flow_processor:", "  another:")
 
     run = start(prove(text), tmp_path / "runs").run
@@ -225,49 +225,51 @@ def test_a_recipe_without_a_flow_still_draws_its_reconstructions(prove: Checker,
         ("observers.samples.dataset=shaeps", "`shaeps` is no dataset of the recipe"),
         ("observers.samples.steps=[vea]", "draws in step `vea`, which there is not"),
         ("observers.samples.sizes=[big]", "sizes"),
-        ("observers.samples.sizes=[]", "`images` need `sizes`"),
+        ("observers.samples.sizes=[]", "`images` requires `sizes`"),
         ("observers.samples.count=0", "count"),
         ("observers.samples.quality=101", "quality"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_with_the_recipe(
-    prove: Checker, picture: Path, setting: str, words: str
+def test_samples_that_cannot_be_computed_are_rejected_with_the_recipe(
+    prove: Checker, image_file: Path, setting: str, words: str
 ) -> None:
     with pytest.raises(RecipeError, match=re.escape(words)):
-        prove(RECIPE.replace("IMAGE", str(picture)), setting)
+        prove(RECIPE.replace("IMAGE", str(image_file)), setting)
 
 
-def test_a_file_that_is_no_picture_is_told_before_training(told: Callable[..., Any], run: Any, tmp_path: Path) -> None:
-    (tmp_path / "no.png").write_text("no picture")
-    tell = told(Samples(images=[str(tmp_path / "no.png")], sizes=[16]))
+def test_a_file_that_is_not_an_image_is_reported_before_training(
+    notifier: Callable[..., Any], run: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "no.png").write_text("not an image")
+    notify = notifier(Samples(images=[str(tmp_path / "no.png")], sizes=[16]))
 
-    with pytest.raises(DataError, match=r"no\.png  observer `samples` cannot read the picture"):
-        tell("run_started", run, position=Position(), resumed=False)
+    with pytest.raises(DataError, match=r"no\.png  observer `samples` cannot read image `.*no\.png`"):
+        notify("run_started", run, position=Position(), resumed=False)
 
 
 @pytest.mark.parametrize("option", ["prompts", "images"])
-def test_a_size_that_cannot_be_drawn_is_told_before_anything_is_trained(
-    prove: Checker, picture: Path, tmp_path: Path, option: str
+def test_a_size_that_the_models_reject_is_reported_before_training(
+    prove: Checker, image_file: Path, tmp_path: Path, option: str
 ) -> None:
-    kept = {"prompts": "[a red circle]", "images": f"[{picture}]"}
-    sent_away = [f"observers.samples.{other}=[]" for other in kept if other != option]
-    text = RECIPE.replace("IMAGE", str(picture))
-    checked = prove(text, "observers.samples.sizes=[16, 33]", *sent_away)
+    kept = {"prompts": "[a red circle]", "images": f"[{image_file}]"}
+    removed = [f"observers.samples.{other}=[]" for other in kept if other != option]
+    text = RECIPE.replace("IMAGE", str(image_file))
+    checked = prove(text, "observers.samples.sizes=[16, 33]", *removed)
 
-    with pytest.raises(FluxflowError, match=r"observer `samples` cannot draw .* at 33x33: "):
+    with pytest.raises(FluxflowError, match=r"observer `samples` cannot compute .* at 33x33: "):
         start(checked, tmp_path / "out")
 
     assert not list((tmp_path / "out").rglob("checkpoints/0*"))
 
 
-def test_a_recipe_that_has_no_model_for_anything_is_warned_of(told: Callable[..., Any], run: Any) -> None:
-    told(Samples(prompts=["a circle"]))("run_started", run, position=Position(), resumed=False)
+def test_a_recipe_without_models_for_any_sample_gets_a_warning(notifier: Callable[..., Any], run: Any) -> None:
+    notifier(Samples(prompts=["a circle"]))("run_started", run, position=Position(), resumed=False)
 
-    assert run.warnings == ["observer `samples` draws nothing: the recipe has the models for none of its values"]
+    assert run.warnings == ["observer `samples` writes nothing: the recipe has no models for any of its values"]
 
 
-def test_a_picture_file_is_cut_to_the_size_in_its_middle(picture: Path) -> None:
-    found = read(str(picture), 20, 20)
+def test_an_image_file_is_center_cropped_to_the_size(image_file: Path) -> None:
+    found = read_image(str(image_file), 20, 20)
 
     assert found.shape == (3, 20, 20)
     assert torch.allclose(found[:, 10, 2], torch.tensor([1.0, -1.0, -1.0]), atol=0.01)
@@ -279,7 +281,7 @@ def test_a_context_is_shown_by_its_principal_directions() -> None:
     context = torch.zeros(1, 6, 8, 8)
     context[0, 4], context[0, 1], context[0, 2] = 9 * across, 3 * across.T, 5.0
 
-    shown = context_pictures(context, 16, 16)
+    shown = context_images(context, 16, 16)
 
     assert shown.shape == (1, 3, 16, 16)
     assert torch.allclose(shown[0, 0, ::2, ::2], across, atol=1e-5), "red is the strongest direction"
@@ -287,23 +289,24 @@ def test_a_context_is_shown_by_its_principal_directions() -> None:
     assert (shown[0, 2] == 0).all(), "nothing is left for blue"
 
 
-def test_a_context_of_few_channels_is_shown_as_it_is_and_a_flat_one_is_grey() -> None:
+def test_a_context_of_few_channels_is_shown_as_it_is_and_a_constant_one_is_gray() -> None:
     across = torch.linspace(2, 4, 4).expand(4, 4)
 
-    shown = context_pictures(torch.stack([across, torch.full((4, 4), 7.0)])[None], 4, 4)
+    shown = context_images(torch.stack([across, torch.full((4, 4), 7.0)])[None], 4, 4)
 
     assert torch.allclose(shown[0, 0], across - 3)
     assert (shown[0, 1:] == 0).all()
 
 
-def test_a_context_that_is_no_map_is_refused() -> None:
+def test_a_context_of_another_shape_is_rejected() -> None:
     with pytest.raises(
-        FluxflowError, match=r"cannot show the context: it is \[B, C, h, w\], this is a tensor \[2, 3\]"
+        FluxflowError,
+        match=r"cannot show `context`: an image batch has the shape \[B, C, H, W\], not a tensor \[2, 3\]",
     ):
-        context_pictures(torch.zeros(2, 3), 4, 4)
+        context_images(torch.zeros(2, 3), 4, 4)
 
 
 @pytest.mark.parametrize("options", [{}, {"images": ["a.png"]}])
-def test_options_that_leave_open_what_is_drawn_are_refused(options: Any) -> None:
-    with pytest.raises(ValueError, match=r"give a `dataset`|`images` need `sizes`"):
+def test_options_without_inputs_or_sizes_are_rejected(options: Any) -> None:
+    with pytest.raises(ValueError, match=r"at least one of `dataset`, `images`|`images` requires `sizes`"):
         Samples(**options)

@@ -26,6 +26,9 @@ SAMPLES = 10_000
 #: Pictures on a contact sheet.
 SHEET = 32
 
+#: Pixels of the square into which each of them is fitted.
+SIDE = 160
+
 #: Damaged samples that are named in the text; JSON has all of them.
 NAMED = 24
 
@@ -108,7 +111,7 @@ def write_sheet(source: Source, indices: Sequence[int], file: Path) -> Path | No
         return None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet([picture for picture, _ in shown], [words for _, words in shown]).save(file)
+        contact_sheet([[image] for image, _ in shown], [caption for _, caption in shown], side=SIDE).save(file)
     except OSError as error:
         raise RunError(Problem(f"the sheet cannot be written: {error.strerror}", str(file))) from None
     return file

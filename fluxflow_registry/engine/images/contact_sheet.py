@@ -1,49 +1,80 @@
-"""A contact sheet: pictures side by side, each with a text under it."""
+"""A contact sheet: images in a grid of cells, each with a caption under it."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
+from fluxflow_registry.engine.images.png import to_pixels
 
-from fluxflow_registry.engine.images.png import to_bytes
+if TYPE_CHECKING:
+    from PIL import Image, ImageFont
+    from torch import Tensor
 
-#: Pixels that a picture takes at most in each direction, and how far it is from the next.
-CELL, GAP = 160, 6
+    Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-#: Size of the letters and distance of the lines, in pixels; lines of a text at most.
-LETTER, LINE, LINES = 11, 14, 4
+#: Pixels between two cells, around all of them, and between the images of one cell.
+GAP = 4
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+#: Images smaller than this are enlarged, each pixel to a square of pixels.
+LEAST = 96
+
+#: Size of the letters and distance of the lines, in pixels; lines of a caption at most.
+LETTER, LINE, LINES = 11, 13, 5
 
 
-def contact_sheet(pictures: Sequence[Tensor], texts: Sequence[str], columns: int = 8) -> Image.Image:
-    """Pictures [3, H, W] in [-1, 1] of any sizes, each fitted into a cell; what a text has too much is cut."""
-    columns = max(1, min(columns, len(pictures)))
-    rows = -(-len(pictures) // columns)
-    height = CELL + LINE * LINES + GAP
-    sheet = Image.new("RGB", (GAP + columns * (CELL + GAP), GAP + rows * (height + GAP)), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(LETTER)
-    for number, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
-        left = GAP + number % columns * (CELL + GAP)
-        top = GAP + number // columns * (height + GAP)
-        shown = fitted(Image.fromarray(to_bytes(picture).numpy()))
-        sheet.paste(shown, (left + (CELL - shown.width) // 2, top + CELL - shown.height))
-        for line, words in enumerate(lines(text, CELL, font)):
-            pen.text((left, top + CELL + GAP // 2 + line * LINE), words, fill=(40, 40, 40), font=font)
+def contact_sheet(
+    cells: Sequence[Sequence[Tensor]], captions: Sequence[str], columns: int = 8, side: int | None = None
+) -> Image.Image:
+    """The cells, `columns` in a row; each shows its images, one above the other, and its caption.
+
+    Images are [3 or 1, H, W] in [-1, 1]. Those below 96 pixels are enlarged by a whole factor; with a `side`, all are
+    fitted into a square of that many pixels instead. A caption that exceeds its lines is shortened.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    def shown(tensor: Tensor) -> Image.Image:
+        image = Image.fromarray(to_pixels(tensor))
+        return enlarged(image) if side is None else fitted(image, side)
+
+    stacks = [[shown(tensor) for tensor in cell] for cell in cells]
+    width = side or max((image.width for stack in stacks for image in stack), default=LEAST)
+    font = ImageFont.load_default(LETTER)
+    texts = [lines(caption, width - GAP, font) for caption in captions]
+    columns = max(1, min(columns, len(cells)))
+    rows = [range(start, min(start + columns, len(cells))) for start in range(0, len(cells), columns)]
+    rooms = [max(side or 0, *(_height(stacks[index]) for index in row)) for row in rows]
+    below = [max(len(texts[index]) for index in row) for row in rows]
+    heights = [room + (GAP + LINE * count if count else 0) + GAP for room, count in zip(rooms, below, strict=True)]
+    sheet = Image.new("RGB", (GAP + columns * (width + GAP), GAP + sum(heights)), "white")
+    pen, top = ImageDraw.Draw(sheet), GAP
+    for row, room, height in zip(rows, rooms, heights, strict=True):
+        for column, index in enumerate(row):
+            left, y = GAP + column * (width + GAP), top + room - _height(stacks[index])
+            for image in stacks[index]:
+                sheet.paste(image, (left + (width - image.width) // 2, y))
+                y += image.height + GAP
+            for number, line in enumerate(texts[index]):
+                pen.text((left, top + room + GAP + number * LINE), line, fill=(40, 40, 40), font=font)
+        top += height
     return sheet
 
 
-def fitted(picture: Image.Image) -> Image.Image:
-    """The picture as large as a cell takes it; small ones keep their pixels, each as a square."""
-    factor = CELL / max(picture.size)
+def enlarged(image: Image.Image) -> Image.Image:
+    """The image, its pixels repeated until its short side has at least 96 of them."""
+    return _repeated(image, -(-LEAST // min(image.size)))
+
+
+def fitted(image: Image.Image, side: int) -> Image.Image:
+    """The image as large as fits into a square; small ones keep their pixels, each repeated."""
+    from PIL.Image import Resampling
+
+    factor = side / max(image.size)
     if factor >= 1:
-        whole = int(factor)
-        return picture.resize((picture.width * whole, picture.height * whole), Image.Resampling.NEAREST)
-    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-    return picture.resize(size, Image.Resampling.LANCZOS)
+        return _repeated(image, int(factor))
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return image.resize(size, Resampling.LANCZOS)
 
 
 def lines(text: str, width: int, font: Font) -> list[str]:
@@ -66,6 +97,17 @@ def lines(text: str, width: int, font: Font) -> list[str]:
     while last and font.getlength(f"{last} ...") > width:
         last = last[:-1]
     return [*found[: LINES - 1], f"{last} ..."]
+
+
+def _height(stack: Sequence[Image.Image]) -> int:
+    return sum(image.height + GAP for image in stack) - GAP
+
+
+def _repeated(image: Image.Image, factor: int) -> Image.Image:
+    from PIL.Image import Resampling
+
+    size = (image.width * factor, image.height * factor)
+    return image.resize(size, Resampling.NEAREST) if factor > 1 else image
 
 
 def _fitting(word: str, width: int, font: Font) -> int:

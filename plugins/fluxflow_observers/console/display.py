@@ -1,71 +1,72 @@
-"""Two ways to show progress: bars that are drawn over on a terminal, plain lines everywhere else."""
+"""Two ways to display progress: bars that are redrawn on a terminal, plain lines everywhere else."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Protocol
 
-from .. import formatting as words
-from .progress import Tracker
+from ..formatting import duration
+from ..terminal import is_live
+from .progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-#: Seconds between two drawings of the bars.
+#: Seconds between two redraws of the bars.
 REFRESH = 0.2
 
 
-class Screen(Protocol):
-    """Shows messages, and the progress of a step from `begin` to `close`."""
+class Display(Protocol):
+    """Displays messages, and the progress of a step from `begin` to `close`."""
 
-    #: Seconds from one `show` to the next.
+    #: Seconds from one `update` to the next.
     interval: float
 
-    def say(self, text: str, style: str = "") -> None:
+    def message(self, text: str, style: str = "") -> None:
         """Print a message that stays."""
 
-    def begin(self, tracker: Tracker) -> None:
-        """A step begins."""
+    def begin(self, progress: Progress) -> None:
+        """Start a step."""
 
-    def show(self, tracker: Tracker) -> None:
-        """Show where it stands."""
+    def update(self, progress: Progress) -> None:
+        """Show the progress."""
 
     def close(self) -> None:
-        """Leave the terminal as it was; may be called at any time, and again."""
+        """Restore the terminal; may be called at any time, and repeatedly."""
 
 
-class Lines:
+class PlainLines:
     """Progress as plain lines."""
 
     def __init__(self, console: Console, interval: float) -> None:
         self.console = console
         self.interval = interval
 
-    def say(self, text: str, style: str = "") -> None:
+    def message(self, text: str, style: str = "") -> None:
         """Print a message."""
         from rich.text import Text
 
         self.console.print(Text(text, style), soft_wrap=True)
 
-    def begin(self, tracker: Tracker) -> None:
-        """Nothing is prepared for lines."""
+    def begin(self, progress: Progress) -> None:
+        """Lines need no preparation."""
 
-    def show(self, tracker: Tracker) -> None:
-        """Print a line, unless the epoch's end is about to print one."""
-        step, position = tracker.step, tracker.position
+    def update(self, progress: Progress) -> None:
+        """Print a line, unless the end of the epoch is about to print one."""
+        step, position = progress.step, progress.position
         if step is not None and position.batch != step.batches:
-            self.say(tracker.line(step, position, tracker.smoothed()))
+            self.message(progress.line(step, position, progress.smoothed()))
 
     def close(self) -> None:
-        """Nothing is left behind by lines."""
+        """Lines leave nothing to restore."""
 
 
-class Bars:
-    """Progress as three bars and the latest figures, under the messages.
+class LiveBars:
+    """Progress as three bars and the latest metrics, below the messages.
 
-    They are drawn by the training's own thread, a few times a second (1 ms each), so that no other
-    thread is in the way when loader processes are forked.
+    The thread that trains redraws them a few times a second (1 ms each): another thread could hold a lock
+    while loader processes are forked.
     """
 
     interval = REFRESH
@@ -74,19 +75,19 @@ class Bars:
         self.console = console
         self.live: Live | None = None
 
-    def say(self, text: str, style: str = "") -> None:
+    def message(self, text: str, style: str = "") -> None:
         """Print a message above the bars."""
         from rich.text import Text
 
         self.console.print(Text(text, style), soft_wrap=True)
 
-    def begin(self, tracker: Tracker) -> None:
-        """Put up the bars."""
+    def begin(self, progress: Progress) -> None:
+        """Show the bars."""
         from rich.live import Live
 
         self.close()
         self.live = Live(
-            drawn(tracker),
+            render(progress),
             console=self.console,
             auto_refresh=False,
             transient=True,
@@ -95,29 +96,29 @@ class Bars:
         )
         self.live.start()
 
-    def show(self, tracker: Tracker) -> None:
-        """Draw the bars anew."""
+    def update(self, progress: Progress) -> None:
+        """Redraw the bars."""
         if self.live is not None:
-            self.live.update(drawn(tracker), refresh=True)
+            self.live.update(render(progress), refresh=True)
 
     def close(self) -> None:
-        """Take the bars away and give the cursor back."""
+        """Remove the bars and show the cursor again."""
         if self.live is not None:
             self.live.stop()
             self.live = None
 
 
-def drawn(tracker: Tracker) -> RenderableType:
-    """The bars of run, step and epoch with the time that is left, and the latest smoothed figures."""
+def render(progress: Progress) -> RenderableType:
+    """The bars of run, step and epoch with the time that is left, and the latest smoothed metrics."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
     grid = Table.grid(padding=(0, 1))
-    for bar in tracker.bars():
+    for bar in progress.bars():
         share = bar.done / bar.total if bar.total else 1.0
-        left = "" if bar.left is None else f"{'~' if bar.guessed else ''}{words.duration(bar.left)} left"
+        left = "" if bar.left is None else f"{'~' if bar.estimated else ''}{duration(bar.left)} left"
         grid.add_row(
             Text(bar.label, "bold", overflow="ellipsis", no_wrap=True),
             ProgressBar(total=max(1, bar.total), completed=bar.done, width=24),
@@ -125,14 +126,9 @@ def drawn(tracker: Tracker) -> RenderableType:
             Text(f"{bar.done:,}/{bar.total:,}", justify="right", no_wrap=True),
             Text(left, "cyan", justify="right", no_wrap=True),
         )
-    parts = words.figures(tracker.smoothed(), tracker.names)
-    if tracker.pace.seconds is not None:
-        parts.append(words.pace(tracker.pace.seconds))
-    return Group(grid, Text(" | ".join(parts), "dim"))
+    return Group(grid, Text(" | ".join(progress.parts(progress.smoothed())), "dim"))
 
 
-def screen_for(console: Console, every_seconds: float) -> Screen:
+def open_display(console: Console, every_seconds: float) -> Display:
     """Bars on a terminal, lines elsewhere."""
-    from ..terminal import is_live
-
-    return Bars(console) if is_live(console) else Lines(console, every_seconds)
+    return LiveBars(console) if is_live(console) else PlainLines(console, every_seconds)

@@ -1,4 +1,4 @@
-"""Observer `console`: where the run stands, on standard error."""
+"""Observer `console`: the progress of the run, on standard error."""
 
 from __future__ import annotations
 
@@ -9,195 +9,192 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attrs import Factory, define, field, frozen, validators
 
-from fluxflow_registry import Ending, Position, Summary, hookimpl
+from fluxflow_registry import Ending, Position, Summary, counted, hookimpl
 
-from .. import formatting as words
+from ..formatting import duration, epoch_and_batch, epochs_of, heading, metric_value, whereabouts
 from ..metric_names import NAME
-from ..step_clock import Clock
+from ..step_clock import StepClock
 from ..terminal import open_console
-from .display import Screen, screen_for
-from .progress import Tracker, clock
+from .display import Display, open_display
+from .progress import Progress, time_of_day
 
 if TYPE_CHECKING:
-    from fluxflow_registry.lifecycle import RunView, StepView
+    from fluxflow_registry import RunView, StepView
 
 
 @define
-class _Watch:
-    """What changes while a run is shown."""
+class _ConsoleState:
+    """What changes during a run."""
 
-    screen: Screen | None = None
-    tracker: Tracker | None = None
-    began: float = 0.0
+    display: Display | None = None
+    progress: Progress | None = None
+    started_at: float = 0.0
     resumed: bool = False
-    #: Since when this session is in the step, and whether another has begun it.
-    entered: float = 0.0
-    begun: bool = False
-    clock: Clock = Factory(Clock)
+    #: When this session entered the step, and whether an earlier one had started it.
+    entered_at: float = 0.0
+    started_before: bool = False
+    clock: StepClock = Factory(StepClock)
     #: When the progress is shown next; until then a batch costs one look at the clock.
     due: float = 0.0
-    #: The last figures of each evaluation, which are told once.
-    measured: dict[str, object] = Factory(dict)
+    #: The latest metrics of each evaluation, which are printed once.
+    evaluations: dict[str, object] = Factory(dict)
 
 
 @frozen(eq=False)
 class Console:
-    """Live bars with the time that is left on a terminal, plain lines everywhere else.
+    """Shows live bars with the time that is left on a terminal, plain lines everywhere else.
 
     Lines have the form `[HH:MM:SS] Step vae_gan (2/4) | Epoch 5/20 | Batch 127/500 | VAE: 0.0234 |
-    KL: 12.45 | G: 0.156 | D: 0.089 | LPIPS: 0.0812 | 3.2s/batch`. Figures are means of the last 20
+    KL: 12.45 | G: 0.156 | D: 0.089 | LPIPS: 0.0812 | 3.2s/batch`. Metrics are means of their last 20
     logged values; in the line that ends an epoch, means of the epoch. `VAE`, `D` and `Flow` are
-    `vae_loss`, `discriminator_loss` and `flow_loss`; `KL`, `LPIPS` and `G` the losses `kl`, `lpips` and
-    `*_generator` of any update. Every other metric has its own name, and so have two that would share
-    one. What a later step takes is guessed from the present one's pace, hence `~`. The time of a step
-    that is over is that of all sessions, evaluations included, as in the table of `report`; without a
-    report nothing is known of earlier sessions, and it is the time since the run went on. All goes to
-    standard error; NO_COLOR and FORCE_COLOR are honoured.
+    `vae_loss`, `discriminator_loss` and `flow_loss`; `KL`, `LPIPS` and `G` are the losses `kl`, `lpips` and
+    `*_generator` of any update. Every other metric keeps its own name, and so do two that would share
+    one. The time that later steps take is estimated from the current one, hence `~`. The time of a
+    finished step is that of all sessions, evaluations included, as in the table of `report`; without a
+    report earlier sessions are unknown, and it is the time since the run resumed. All output goes to
+    standard error; NO_COLOR and FORCE_COLOR are honored.
     """
 
     default: ClassVar[bool] = True
 
     every_seconds: float = field(default=10.0, validator=validators.gt(0.0))
-    """Seconds between two lines, where there is no terminal."""
+    """Seconds between two lines, without a terminal."""
     names: dict[str, str] = field(factory=dict, validator=validators.deep_mapping(NAME, NAME))
-    """Names by which metrics are shown, such as `{vae/l1: L1}`; they add to the short names or change them."""
+    """Names by which metrics are shown, such as `{vae/l1: L1}`; they extend or replace the short names."""
 
-    _watch: _Watch = field(init=False, factory=_Watch, repr=False)
+    _state: _ConsoleState = field(init=False, factory=_ConsoleState, repr=False)
 
     @hookimpl
     def run_started(self, run: RunView, position: Position, resumed: bool) -> None:
-        """Say which run this is, and where it goes on."""
-        watch = self._watch
-        watch.tracker, watch.began, watch.resumed = Tracker(run, self.names), perf_counter(), resumed
-        watch.clock.resume(run.folder, resumed)
-        steps = len(run.steps)
-        self._say(f"Run {run.name}: {words.count(steps, 'step')}, in {run.folder}")
+        """Print which run this is, and where it resumes."""
+        state, steps = self._state, len(run.steps)
+        state.progress, state.started_at, state.resumed = Progress(run, self.names), perf_counter(), resumed
+        state.clock.resume(run.folder, resumed)
+        self._print(f"Run {run.name}: {counted(steps, 'step')}, in {run.folder}")
         if resumed and position.step < steps:
-            self._say(f"Resumed: goes on with {words.whereabouts(run.steps[position.step], steps, position)}", "yellow")
+            self._print(f"Resuming at {whereabouts(run.steps[position.step], steps, position)}", "yellow")
         elif resumed:
-            self._say("Resumed: all steps are done; what is missing is written", "yellow")
+            self._print("Resuming: all steps are done; writing what is missing", "yellow")
 
     @hookimpl
     def step_started(self, run: RunView, step: StepView, position: Position) -> None:
-        """Say what the step is, and put up its progress."""
-        size = f"{words.count(step.epochs, 'epoch')} of {words.count(step.batches, 'batch')}"
+        """Print what the step is, and show its progress."""
+        size = f"{counted(step.epochs, 'epoch')} of {counted(step.batches, 'batch')}"
         trains = ", ".join(sorted(step.trains)) or "nothing"
-        self._say(f"STEP {step.index + 1}/{len(run.steps)}: {step.name}, {size}, trains {trains}", "bold")
-        tracker, screen = self._tracker(run), self._screen()
-        tracker.enter(step, position)
-        self._watch.clock.enter(step.name)
-        self._watch.entered, self._watch.begun = perf_counter(), position.step_batch > 0
-        self._watch.measured.clear()
-        screen.begin(tracker)
-        self._put_off()
+        self._print(f"STEP {step.index + 1}/{len(run.steps)}: {step.name}, {size}, trains {trains}", "bold")
+        state, progress = self._state, self._progress(run)
+        progress.enter(step, position)
+        state.clock.enter(step.name)
+        state.entered_at, state.started_before = perf_counter(), position.step_batch > 0
+        state.evaluations.clear()
+        self._display().begin(progress)
+        self._postpone()
 
     @hookimpl
     def epoch_started(self, run: RunView, position: Position) -> None:
-        """Start the clock of the batches."""
-        tracker = self._tracker(run)
-        tracker.position = position
-        tracker.pace.start(position.run_batch, perf_counter())
+        """Start the timer of the batches."""
+        progress = self._progress(run)
+        progress.position = position
+        progress.timer.start(position.run_batch, perf_counter())
 
     @hookimpl
     def batch_ended(self, run: RunView, position: Position) -> None:
-        """Show the progress when it is time to."""
-        if perf_counter() >= self._watch.due:
-            self._show(run, position)
-            self._put_off()
+        """Show the progress if it is due."""
+        if perf_counter() >= self._state.due:
+            self._update(run, position)
+            self._postpone()
 
     @hookimpl
     def metrics_logged(self, run: RunView, step: StepView, position: Position, metrics: Mapping[str, float]) -> None:
-        """Keep the figures for the next time that they are shown."""
-        tracker = self._tracker(run)
-        tracker.log(metrics)
-        tracker.pace.measure(position.run_batch, perf_counter())
+        """Record the metrics for the next time that they are shown."""
+        progress = self._progress(run)
+        progress.log(metrics)
+        progress.timer.measure(position.run_batch, perf_counter())
         if position.batch == step.batches:  # what follows may take long
-            self._show(run, position)
+            self._update(run, position)
 
     @hookimpl
     def evaluated(
         self, run: RunView, step: StepView, position: Position, name: str, metrics: Mapping[str, float]
     ) -> None:
-        """Say what was measured, unless the same was said after the last epoch."""
-        if self._watch.measured.get(name) == metrics:
+        """Print the metrics of an evaluation, unless the last epoch printed the same."""
+        if self._state.evaluations.get(name) == metrics:
             return
-        self._watch.measured[name] = dict(metrics)
-        epoch, _ = words.placed(step, position)
-        head = f"{clock()} {words.heading(step, len(run.steps))} | Epoch {epoch}/{words.planned(step, epoch)}"
-        shown = " | ".join(f"{metric}: {words.figure(metric, value)}" for metric, value in metrics.items())
-        self._say(f"{head} | Evaluation {name} | {shown}", "green")
+        self._state.evaluations[name] = dict(metrics)
+        epoch, _ = epoch_and_batch(step, position)
+        head = f"{time_of_day()} {heading(step, len(run.steps))} | Epoch {epoch}/{epochs_of(step, epoch)}"
+        values = " | ".join(f"{metric}: {metric_value(metric, value)}" for metric, value in metrics.items())
+        self._print(f"{head} | Evaluation {name} | {values}", "green")
 
     @hookimpl
     def epoch_ended(self, run: RunView, step: StepView, position: Position, summaries: Mapping[str, Summary]) -> None:
-        """Say how the epoch went."""
-        tracker = self._tracker(run)
-        tracker.position = position
-        self._say(tracker.line(step, position, {name: summary.mean for name, summary in summaries.items()}))
-        self._put_off()
+        """Print the means of the epoch."""
+        progress = self._progress(run)
+        progress.position = position
+        self._print(progress.line(step, position, {name: summary.mean for name, summary in summaries.items()}))
+        self._postpone()
 
-    # Before others draw what they draw at a step's end: the time is that of the report's table.
+    # Before other observers write samples at a step's end: the time is that of the report's table.
     @hookimpl(tryfirst=True)
     def step_ended(self, run: RunView, step: StepView, position: Position, ending: Ending) -> None:
-        """Take the progress down and say why the step is over, and what it took in all sessions."""
-        self._screen().close()
-        took = self._took(step.name)
-        batches = words.count(position.step_batch, "batch")
-        self._say(f"{words.heading(step, len(run.steps))} is over: {ending.reason} | {batches} | {took}")
+        """Remove the progress and print why the step ended, and how long it took in all sessions."""
+        self._display().close()
+        took, batches = self._time_of(step.name), counted(position.step_batch, "batch")
+        self._print(f"{heading(step, len(run.steps))} finished: {ending.reason} | {batches} | {took}")
 
     @hookimpl
     def warned(self, message: str) -> None:
-        """Say it."""
-        self._say(f"warning: {message}", "yellow")
+        """Print the warning."""
+        self._print(f"warning: {message}", "yellow")
 
     @hookimpl
     def run_interrupted(self, run: RunView, position: Position, reason: str) -> None:
-        """Say where the run stands and how it goes on."""
-        self._screen().close()
-        by = f"stopped by {reason}" if reason else "stopped"
-        steps = len(run.steps)
-        at = f" in {words.whereabouts(run.steps[position.step], steps, position)}" if position.step < steps else ""
-        self._say(f"{by}{at}; checkpoint saved; run the same command to go on", "yellow")
+        """Print where the run stopped and how to resume it."""
+        self._display().close()
+        by, steps = f"stopped by {reason}" if reason else "stopped", len(run.steps)
+        at = f" in {whereabouts(run.steps[position.step], steps, position)}" if position.step < steps else ""
+        self._print(f"{by}{at}; checkpoint saved; run the same command to resume", "yellow")
 
     # Last, so that what other observers report at the end comes before the folder's name.
     @hookimpl(trylast=True)
     def run_ended(self, run: RunView) -> None:
-        """Say where everything is, and how long it took."""
-        self._screen().close()
-        since = " since the run went on" if self._watch.resumed else ""
-        self._say(f"Done in {words.duration(perf_counter() - self._watch.began)}{since}: {run.folder}", "bold green")
+        """Print where the results are, and how long the run took."""
+        self._display().close()
+        since = " since the run resumed" if self._state.resumed else ""
+        self._print(f"Done in {duration(perf_counter() - self._state.started_at)}{since}: {run.folder}", "bold green")
 
-    def _took(self, step: str) -> str:
-        """The time of a step, and how much of it is this session's, where others have had a part in it."""
-        clock, here = self._watch.clock, perf_counter() - self._watch.entered
+    def _time_of(self, step: str) -> str:
+        """The time of a step, and this session's part of it if earlier ones contributed."""
+        clock, here = self._state.clock, perf_counter() - self._state.entered_at
         earlier = clock.seconds.get(step, 0.0)
         clock.enter(None)
-        took = words.duration(clock.seconds.get(step, 0.0))
+        took = duration(clock.seconds.get(step, 0.0))
         if earlier:
-            return f"{took}, {words.duration(here)} of it since the run went on"
-        # Earlier sessions wrote their times down only where they had a report.
-        return f"{took} since the run went on" if self._watch.begun else took
+            return f"{took}, {duration(here)} of it since the run resumed"
+        # Without a report, earlier sessions recorded no times.
+        return f"{took} since the run resumed" if self._state.started_before else took
 
-    def _say(self, text: str, style: str = "") -> None:
-        self._screen().say(text, style)
+    def _print(self, text: str, style: str = "") -> None:
+        self._display().message(text, style)
 
-    def _show(self, run: RunView, position: Position) -> None:
-        tracker = self._tracker(run)
-        tracker.position = position
-        tracker.pace.measure(position.run_batch, perf_counter())
-        self._screen().show(tracker)
+    def _update(self, run: RunView, position: Position) -> None:
+        progress = self._progress(run)
+        progress.position = position
+        progress.timer.measure(position.run_batch, perf_counter())
+        self._display().update(progress)
 
-    def _put_off(self) -> None:
-        self._watch.due = perf_counter() + self._screen().interval
+    def _postpone(self) -> None:
+        self._state.due = perf_counter() + self._display().interval
 
-    def _tracker(self, run: RunView) -> Tracker:
-        if self._watch.tracker is None:
-            self._watch.tracker = Tracker(run, self.names)
-        return self._watch.tracker
+    def _progress(self, run: RunView) -> Progress:
+        if self._state.progress is None:
+            self._state.progress = Progress(run, self.names)
+        return self._state.progress
 
-    def _screen(self) -> Screen:
-        """The screen; opened by the first message, which may be a warning before the run starts."""
-        if self._watch.screen is None:
-            self._watch.screen = screen_for(open_console(), self.every_seconds)
-            # A run that dies of an error calls no hook; the terminal is given back all the same.
-            weakref.finalize(self, self._watch.screen.close)
-        return self._watch.screen
+    def _display(self) -> Display:
+        """The display; the first message opens it, which may be a warning before the run starts."""
+        if self._state.display is None:
+            self._state.display = open_display(open_console(), self.every_seconds)
+            # A run that fails calls no hook; the terminal is restored all the same.
+            weakref.finalize(self, self._state.display.close)
+        return self._state.display

@@ -1,4 +1,4 @@
-"""Charts of a run as figures of matplotlib, and as PNG files."""
+"""Charts of a run as matplotlib figures, and as PNG files."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from .panels import Line, Panel, panels_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Points of a line at most: beyond that each stretch of points is drawn by its least and its greatest.
+#: Points of a line at most: beyond that, each stretch of points is reduced to its minimum and maximum.
 POINTS = 2000
 
-#: From so many points on a line is drawn smoothed, over its faint self; below this, its points are marked.
+#: A line of at least so many points is smoothed, over its faint original; one of at most so many has markers.
 SMOOTHED, MARKED = 60, 30
 
-#: How many times its least value the greatest is, from which on a scale is logarithmic.
+#: A scale is logarithmic if the maximum is more than so many times the minimum.
 WIDE = 20.0
 
-#: Kinds that are shown as they are, neither smoothed nor on a logarithmic scale.
+#: Kinds that are neither smoothed nor on a logarithmic scale.
 LINEAR = ("evaluation", "weight", "rate")
 
-#: Colours that the colour-blind tell apart too (Okabe and Ito, 2008), and black for what is total.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F5F3F", "#444444")
+#: Colors that color-blind readers can distinguish too (Okabe and Ito, 2008).
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F5F3F", "#444444")
 
 Numbers = NDArray[np.float64]
 
 
 def charts(logs: Sequence[StepLog]) -> Iterator[tuple[str, Figure]]:
-    """Each chart with the name of its file; one that would be empty is left out."""
+    """Each chart with the name of its file; empty charts are left out."""
     panels = panels_of(logs)
     by_kind = {kind: [panel for panel in panels if panel.kind == kind] for kind in {p.kind for p in panels}}
     kl = by_kind.get("kl", [])
@@ -49,7 +49,7 @@ def charts(logs: Sequence[StepLog]) -> Iterator[tuple[str, Figure]]:
         ("training_losses", by_kind.get("loss", [])),
         ("kl_loss", kl and [*kl, *(panel for panel in weights if panel.lines)]),
         ("learning_rates", by_kind.get("rate", [])),
-        ("batch_times", by_kind.get("pace", [])),
+        ("batch_times", by_kind.get("batch_time", [])),
     ):
         if chosen:
             yield name, chart(chosen, logs, columns=1)
@@ -58,7 +58,7 @@ def charts(logs: Sequence[StepLog]) -> Iterator[tuple[str, Figure]]:
 
 
 def chart(panels: Sequence[Panel], logs: Sequence[StepLog], columns: int) -> Figure:
-    """Panels under each other, or in two columns, over the batches of the run."""
+    """Panels in one or two columns, over the batches of the run."""
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(10.0 if columns == 1 else 17.0, 0.7 + 2.8 * rows), layout="constrained")
@@ -71,7 +71,7 @@ def chart(panels: Sequence[Panel], logs: Sequence[StepLog], columns: int) -> Fig
             axes.remove()
             continue
         top = number < columns
-        draw(axes, panels[number], above=above if top else 6.0)
+        plot_panel(axes, panels[number], above=above if top else 6.0)
         mark_steps(axes, logs, names if top else [])
         if number + columns >= len(panels):
             axes.tick_params(labelbottom=True)
@@ -79,11 +79,11 @@ def chart(panels: Sequence[Panel], logs: Sequence[StepLog], columns: int) -> Fig
     return figure
 
 
-def draw(axes: Axes, panel: Panel, above: float) -> None:
-    """One panel: a line for each figure, with a legend beside it; its title stands so many points above."""
+def plot_panel(axes: Axes, panel: Panel, above: float) -> None:
+    """One panel: a line for each metric, with a legend beside it and its title so many points above it."""
     axes.set_title(panel.title, loc="left", fontsize=10, fontweight="bold", pad=above)
     for number, line in enumerate(panel.lines):
-        draw_line(axes, line, COLOURS[number % len(COLOURS)], noisy=panel.kind not in LINEAR)
+        plot_line(axes, line, COLORS[number % len(COLORS)], noisy=panel.kind not in LINEAR)
     values = np.array([value for line in panel.lines for value in line.values])
     if panel.kind not in LINEAR and len(values) and values.min() > 0 and values.max() / values.min() > WIDE:
         axes.set_yscale("log")
@@ -97,18 +97,18 @@ def draw(axes: Axes, panel: Panel, above: float) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, fontsize=8, frameon=False)
 
 
-def draw_line(axes: Axes, line: Line, colour: str, noisy: bool) -> None:
-    """One figure, a stretch for each step: points where there are few, smoothed where there are many."""
+def plot_line(axes: Axes, line: Line, color: str, noisy: bool) -> None:
+    """One metric, a stretch for each step: with markers if its points are few, smoothed if they are many."""
     named = False
     total = "/" not in line.name
     for series in line.stretches:
         at, values = arrays(series)
         finite = np.isfinite(values)
-        label = line.name + ("" if finite.any() else " (no number)")
-        label = f" {label}" if label.startswith("_") else label  # a legend leaves out what begins with `_`
-        style: dict[str, Any] = {"color": colour, "linewidth": 2.0 if total else 1.3}
+        label = line.name + ("" if finite.any() else " (not finite)")
+        label = f" {label}" if label.startswith("_") else label  # a legend omits labels that begin with `_`
+        style: dict[str, Any] = {"color": color, "linewidth": 2.0 if total else 1.3}
         if noisy and len(at) >= SMOOTHED:
-            axes.plot(*decimated(at, values), color=colour, linewidth=0.6, alpha=0.3, label=f"_{label}")
+            axes.plot(*decimated(at, values), color=color, linewidth=0.6, alpha=0.3, label=f"_{label}")
             at, values = smoothed(*binned(at, values))
         elif len(at) <= MARKED:
             style["marker"], style["markersize"] = "o", 3
@@ -119,13 +119,13 @@ def draw_line(axes: Axes, line: Line, colour: str, noisy: bool) -> None:
 
 
 def width(logs: Sequence[StepLog]) -> tuple[float, float]:
-    """Where the first step begins, and how many batches there are from there to the last batch of all."""
+    """The batch at which the first step begins, and the number of batches from there to the last."""
     first = logs[0].first
     return first, max(max(log.last for log in logs) - first, 1.0)
 
 
-def placed(logs: Sequence[StepLog]) -> Iterator[tuple[StepLog, float, float]]:
-    """Each step from where the one before ends to its own end."""
+def extents(logs: Sequence[StepLog]) -> Iterator[tuple[StepLog, float, float]]:
+    """Each step with the batches at which it begins and ends; it begins where the one before ends."""
     start = logs[0].first
     for log in logs:
         yield log, start, log.last
@@ -133,17 +133,17 @@ def placed(logs: Sequence[StepLog]) -> Iterator[tuple[StepLog, float, float]]:
 
 
 def step_names(logs: Sequence[StepLog], letters: float) -> list[tuple[str, float, int]]:
-    """Each step's name, the middle of where it stands as a share of the width, and the row above the panel.
+    """Each step's name, the center of its label as a share of the width, and the label's row above the panel.
 
-    `letters` go into the width. A name stands over its step, moved in from the margins; one that would
-    run into another takes the next row; where all three are taken it is left out.
+    `letters` fit into the width. A label is centered over its step, within the margins; one that would
+    overlap another moves to the next row, and is left out if all three rows are full.
     """
     if not logs:
         return []
     first, span = width(logs)
     ends = [-math.inf] * 3
     found = []
-    for log, start, end in placed(logs):
+    for log, start, end in extents(logs):
         half = len(log.name) / letters / 2
         middle = max(min(((start + end) / 2 - first) / span, 1.0 - half), half)
         row = next((row for row, right in enumerate(ends) if middle - half > right), None)
@@ -154,12 +154,12 @@ def step_names(logs: Sequence[StepLog], letters: float) -> list[tuple[str, float
 
 
 def mark_steps(axes: Axes, logs: Sequence[StepLog], names: Sequence[tuple[str, float, int]]) -> None:
-    """Shade every other step, with the names above; a dotted line where a session began."""
+    """Shade every other step, with the names above; a dotted line marks the start of a session."""
     if not logs:
         return
     first, span = width(logs)
     axes.set_xlim(first - 0.01 * span, max(log.last for log in logs) + 0.01 * span)
-    for number, (log, start, end) in enumerate(placed(logs)):
+    for number, (log, start, end) in enumerate(extents(logs)):
         if number:
             axes.axvline(start, color="0.35", linewidth=0.8, linestyle="--", label="_step")
         if number % 2:
@@ -181,14 +181,14 @@ def mark_steps(axes: Axes, logs: Sequence[StepLog], names: Sequence[tuple[str, f
 
 
 def arrays(series: Series) -> tuple[Numbers, Numbers]:
-    """A series as arrays; what is no number, infinities too, is NaN, which is a gap."""
+    """A series as arrays; values that are not finite become NaN, which is a gap."""
     values = np.array(series.values, dtype=np.float64)
     values[~np.isfinite(values)] = math.nan
     return np.array(series.at, dtype=np.float64), values
 
 
 def smoothed(at: Numbers, values: Numbers) -> tuple[Numbers, Numbers]:
-    """The mean around each point, of those that are numbers, weighted by a triangle; a gap stays a gap."""
+    """The mean of the finite values around each point, weighted by a triangle; a gap stays a gap."""
     window = np.bartlett(max(5, len(values) // 25) | 1)
     numbers = np.isfinite(values)
     sums, counts = (
@@ -198,7 +198,7 @@ def smoothed(at: Numbers, values: Numbers) -> tuple[Numbers, Numbers]:
 
 
 def binned(at: Numbers, values: Numbers) -> tuple[Numbers, Numbers]:
-    """At most 2000 points: the mean of each stretch of points, of those that are numbers."""
+    """At most 2000 points: the mean of the finite values of each stretch."""
     if len(at) <= POINTS:
         return at, values
     starts = np.linspace(0, len(at), POINTS, endpoint=False).astype(int)
@@ -209,7 +209,7 @@ def binned(at: Numbers, values: Numbers) -> tuple[Numbers, Numbers]:
 
 
 def decimated(at: Numbers, values: Numbers) -> tuple[Numbers, Numbers]:
-    """At most 2000 points: of each stretch the least and the greatest, in their order, so that no peak is lost."""
+    """At most 2000 points: minimum and maximum of each stretch, in their order, so that every peak stays."""
     if len(at) <= POINTS:
         return at, values
     kept: list[int] = []

@@ -1,4 +1,4 @@
-"""Observer `graphs`: charts of all that was logged, at the end of a run."""
+"""Observer `graphs`: charts of everything that was logged, at the end of a run."""
 
 from __future__ import annotations
 
@@ -7,48 +7,45 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attrs import frozen
 
-from fluxflow_registry import Position, hookimpl
-from fluxflow_registry.errors import one_line
-
-from ..files import write_whole
+from fluxflow_registry import Position, hookimpl, one_line, write_file
 
 if TYPE_CHECKING:
-    from fluxflow_registry.lifecycle import RunView
+    from fluxflow_registry import RunView
 
     from .metrics_log import StepLog
 
-#: Everything that is drawn, in this order; a chart of what was never logged is left out.
+#: All charts, in this order; a chart without logged metrics is left out.
 CHARTS = ("training_losses", "kl_loss", "learning_rates", "batch_times", "training_overview")
 SUMMARY = "training_summary.txt"
 
 
 @frozen(eq=False)
 class Graphs:
-    """Draws `graph/*.png` and writes `graph/training_summary.txt` at the end of a run, from its JSON lines.
+    """Writes the charts `graph/*.png` and `graph/training_summary.txt` at the end of a run, from its JSON lines.
 
     `training_losses` (a panel for each update), `kl_loss` (with its weight, beta), `learning_rates`,
-    `batch_times`, and `training_overview`, which has every figure that was logged. Steps are marked;
-    dotted lines are where a run was gone on with. `fluxflow-graphs RUN` does the same at any time.
+    `batch_times`, and `training_overview`, which has every logged metric. Steps are marked;
+    dotted lines mark where a run resumed. `fluxflow-graphs RUN` does the same at any time.
     """
 
     default: ClassVar[bool] = True
 
     @hookimpl(tryfirst=True)
     def run_ended(self, run: RunView, position: Position) -> None:
-        """Draw all charts; matplotlib is imported here alone. One that cannot be drawn is a warning."""
+        """Write all charts; matplotlib is imported only now. A failure is a warning."""
         from .metrics_log import read_run
 
         try:
             write_graphs(read_run(run.folder), run.folder / "graph")
-        except OSError:  # the engine's own affair
+        except OSError:  # the engine handles a full disk
             raise
-        except Exception as error:  # all is trained: a chart is no reason for the run to fail now
-            told = f"the charts could not be drawn: {one_line(error)}"
-            run.warn(position, f"{told}\n    fluxflow-graphs {run.folder} draws them once that is mended")
+        except Exception as error:  # training is complete: a chart must not make the run fail now
+            message = f"the charts could not be written: {one_line(error)}"
+            run.warn(position, f"{message}\n    once that is fixed, `fluxflow-graphs {run.folder}` writes them")
 
 
 def write_graphs(logs: list[StepLog], folder: Path) -> list[Path]:
-    """Write all charts and the summary; gives the files. A chart of an earlier time is not left behind."""
+    """Write all charts and the summary, and remove charts that no longer apply; returns the files."""
     from .charts import charts, png
     from .summary import summary
 
@@ -57,10 +54,10 @@ def write_graphs(logs: list[StepLog], folder: Path) -> list[Path]:
     written = []
     for name, figure in charts(logs):
         path = folder / f"{name}.png"
-        write_whole(path, png(figure))
+        write_file(path, png(figure))
         written.append(path)
     for name in CHARTS:
         if folder / f"{name}.png" not in written:
             (folder / f"{name}.png").unlink(missing_ok=True)
-    write_whole(folder / SUMMARY, summary(logs).encode())
+    write_file(folder / SUMMARY, summary(logs).encode())
     return [*written, folder / SUMMARY]

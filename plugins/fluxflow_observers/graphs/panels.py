@@ -1,4 +1,4 @@
-"""Which figure stands in which panel: every series that was logged has one."""
+"""Which metric is in which panel: every logged series is in exactly one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Literal
 from attrs import Factory, define, frozen
 
 from ..formatting import is_share
-from .metrics_log import PACE, Series, StepLog
+from .metrics_log import BATCH_SECONDS, Series, StepLog
 
-#: What a figure is about.
-Kind = Literal["loss", "kl", "weight", "rate", "norm", "pace", "evaluation", "other"]
+#: What a metric measures.
+Kind = Literal["loss", "kl", "weight", "rate", "norm", "batch_time", "evaluation", "other"]
 
 #: Lines in one panel at most.
 LINES = 8
@@ -19,20 +19,20 @@ LINES = 8
 
 @frozen(eq=False)
 class Line:
-    """One figure over all steps that have logged it, one stretch for each."""
+    """One metric over all steps that have logged it, a stretch for each step."""
 
     name: str
     stretches: Sequence[Series]
 
     @property
     def values(self) -> list[float]:
-        """All its numbers."""
+        """All its finite values."""
         return [value for series in self.stretches for value in series.finite()]
 
 
 @define
 class Panel:
-    """Figures that are read together."""
+    """Metrics that are read together."""
 
     title: str
     kind: Kind
@@ -46,14 +46,14 @@ TITLES: dict[Kind, str] = {
     "weight": "weights of losses",
     "rate": "learning rates",
     "norm": "gradient norms",
-    "pace": "seconds per batch",
+    "batch_time": "seconds per batch",
     "evaluation": "evaluations: {}",
-    "other": "other figures",
+    "other": "other metrics",
 }
 
 
 def kind_of(metric: str) -> Kind:
-    """What a metric is about, by its name: ours (`vae/kl`, `vae/lr`) or FluxFlow's (`kl_loss`, `lr_vae`)."""
+    """What a metric measures, by its name: ours (`vae/kl`, `vae/lr`) or FluxFlow's (`kl_loss`, `lr_vae`)."""
     label = metric.partition("/")[2]
     last = metric.rpartition("/")[2]
     if last == "lr" or metric.startswith("lr_") or metric.endswith("_lr") or metric == "learning_rate":
@@ -68,7 +68,7 @@ def kind_of(metric: str) -> Kind:
 
 
 def panels_of(logs: Sequence[StepLog]) -> list[Panel]:
-    """All panels of a run: each series that was logged stands in exactly one."""
+    """All panels of a run: each logged series is in exactly one."""
     found: dict[tuple[Kind, str], Panel] = {}
 
     def put(kind: Kind, group: str, name: str, stretches: Iterable[Series]) -> None:
@@ -84,20 +84,20 @@ def panels_of(logs: Sequence[StepLog]) -> list[Panel]:
         stretches = (log.evaluations[name] for log in logs if name in log.evaluations)
         metric = name.partition("/")[2]
         put("evaluation", "shares" if is_share(metric) else metric, name, stretches)
-    if any(log.pace.at for log in logs):
-        put("pace", "", PACE, (log.pace for log in logs if log.pace.at))
+    if any(log.batch_times.at for log in logs):
+        put("batch_time", "", BATCH_SECONDS, (log.batch_times for log in logs if log.batch_times.at))
     order = list(TITLES)
-    return [part for key in sorted(found, key=lambda key: order.index(key[0])) for part in _parted(found[key])]
+    return [part for key in sorted(found, key=lambda key: order.index(key[0])) for part in _divided(found[key])]
 
 
 def _names(mappings: Iterable[Iterable[str]]) -> list[str]:
-    """All names, in the order in which they come up; an update's total before its losses."""
+    """All names, in the order in which they appear; totals before losses."""
     names = list(dict.fromkeys(name for mapping in mappings for name in mapping))
     return sorted(names, key=lambda name: not name.endswith("_loss") or "/" in name)
 
 
-def _parted(panel: Panel) -> list[Panel]:
-    """A panel with more lines than can be told apart, as several."""
+def _divided(panel: Panel) -> list[Panel]:
+    """A panel with more lines than a reader can distinguish, as several."""
     parts = [panel.lines[start : start + LINES] for start in range(0, len(panel.lines), LINES)]
     if len(parts) == 1:
         return [panel]

@@ -1,15 +1,17 @@
-"""The figures of a run as text: `training_summary.txt`."""
+"""The metrics of a run as text: `training_summary.txt`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 
-from ..formatting import count, duration
-from .metrics_log import Series, StepLog
+from fluxflow_registry import counted
+
+from ..formatting import duration
+from .metrics_log import BATCH_SECONDS, Series, StepLog
 from .panels import kind_of
 
-#: Kinds of which each epoch has a row.
+#: Kinds with a row for each epoch.
 BY_EPOCH = ("loss", "kl", "other")
 
 
@@ -17,27 +19,27 @@ def summary(logs: Sequence[StepLog]) -> str:
     """Every series of every step: first, last, min, max, mean; then min, mean and max of each epoch."""
     parts = ["Training summary", "================", ""]
     total = sum(log.seconds for log in logs)
-    parts.append(f"{count(len(logs), 'step')}, {duration(total)} of logged training")
+    parts.append(f"{counted(len(logs), 'step')}, {duration(total)} of logged training")
     for log in logs:
         parts += ["", *_step(log)]
     return "\n".join(parts) + "\n"
 
 
 def _step(log: StepLog) -> list[str]:
-    head = f"{log.name}: batches {log.first:,.0f} to {log.last:,.0f}, {count(log.last_epoch, 'epoch')}"
+    head = f"{log.name}: batches {log.first:,.0f} to {log.last:,.0f}, {counted(log.last_epoch, 'epoch')}"
     head += f", {duration(log.seconds)}"
     lines = [head, "-" * len(head)]
     if log.resumed:
         places = ", ".join(f"{at:,.0f}" for at in log.resumed)
-        lines.append(f"gone on with after batch {places}")
-    if log.torn:
-        lines.append(f"{count(log.torn, 'line')} could not be read")
-    figures = {**log.metrics, **log.evaluations}
-    if log.pace.at:
-        figures["seconds_per_batch"] = log.pace
+        lines.append(f"resumed after batch {places}")
+    if log.unreadable:
+        lines.append(f"{counted(log.unreadable, 'line')} could not be read")
+    metrics = {**log.metrics, **log.evaluations}
+    if log.batch_times.at:
+        metrics[BATCH_SECONDS] = log.batch_times
     lines += _table(
-        ("figure", "first", "last", "min", "max", "mean", "points", "no number"),
-        [_row(name, series) for name, series in figures.items()],
+        ("metric", "first", "last", "min", "max", "mean", "points", "not finite"),
+        [_row(name, series) for name, series in metrics.items()],
     )
     shown = {name: epochs for name, epochs in log.epochs.items() if kind_of(name) in BY_EPOCH}
     if shown:
@@ -49,16 +51,16 @@ def _row(name: str, series: Series) -> tuple[str, ...]:
     found = series.finite()
     if not found:
         return (name, *("-" for _ in range(5)), f"{len(series.at):,}", f"{len(series.at):,}")
-    figures = (series.values[0], series.values[-1], min(found), max(found), math.fsum(found) / len(found))
+    values = (series.values[0], series.values[-1], min(found), max(found), math.fsum(found) / len(found))
     missing = len(series.values) - len(found)
-    return (name, *map(_figure, figures), f"{len(series.at):,}", f"{missing:,}" if missing else "")
+    return (name, *map(_value, values), f"{len(series.at):,}", f"{missing:,}" if missing else "")
 
 
 def _epochs(epochs: Mapping[str, Mapping[int, tuple[float, float, float]]]) -> list[str]:
     rows = [
-        (name if number == 0 else "", str(epoch), *map(_figure, figures))
+        (name if number == 0 else "", str(epoch), *map(_value, values))
         for name, found in epochs.items()
-        for number, (epoch, figures) in enumerate(sorted(found.items()))
+        for number, (epoch, values) in enumerate(sorted(found.items()))
     ]
     return _table(("by epoch", "epoch", "min", "mean", "max"), rows)
 
@@ -74,5 +76,5 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _figure(value: float) -> str:
+def _value(value: float) -> str:
     return f"{value:.5g}" if math.isfinite(value) else "nan"
