@@ -16,7 +16,7 @@ from PIL import Image
 
 from fluxflow_observers.image_batch import image_batch
 from fluxflow_observers.pictures import Pictures
-from fluxflow_registry import Draw, Ending, FluxflowError, Position, to_pixels
+from fluxflow_registry import Choices, Draw, Ending, FluxflowError, Position, to_pixels
 from fluxflow_registry.engine.images.contact_sheet import GAP, LINE
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
@@ -168,7 +168,7 @@ def test_a_step_that_does_not_exist_is_rejected_with_the_recipe(prove: Callable[
     (problem,) = caught.value.problems
     assert problem.message == "observer `sheets` draws in step `vea`, but the recipe has no such step"
     assert str(problem.where).endswith(f":{text.count(chr(10))}:{text.splitlines()[-1].index('vea') + 1}")
-    assert problem.notes == (("nearest", "vae"), ("steps", "vae"))
+    assert problem.choices == Choices("vae", ("vae",))
 
 
 @pytest.mark.parametrize(

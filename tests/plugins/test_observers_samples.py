@@ -221,9 +221,9 @@ def test_a_recipe_without_a_flow_still_writes_reconstructions(prove: Checker, im
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("observers.samples.context=mean_latnet", "observer `samples` asks for `mean_latnet`, which nothing provides"),
-        ("observers.samples.dataset=shaeps", "`shaeps` is no dataset of the recipe"),
-        ("observers.samples.steps=[vea]", "draws in step `vea`, which there is not"),
+        ("observers.samples.context=mean_latnet", "observer `samples` requests `mean_latnet`, but nothing provides it"),
+        ("observers.samples.dataset=shaeps", "`shaeps` is not a dataset of the recipe"),
+        ("observers.samples.steps=[vea]", "draws in step `vea`, but the recipe has no such step"),
         ("observers.samples.sizes=[big]", "sizes"),
         ("observers.samples.sizes=[]", "`images` requires `sizes`"),
         ("observers.samples.count=0", "count"),
