@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from attrs import evolve
 
 from fluxflow_registry.cli.parser import Parser
-from fluxflow_registry.engine.run.plugins_at_start import STATED, Started
+from fluxflow_registry.engine.run.plugins_at_start import VARIABLE, PluginsAtStart
 from fluxflow_registry.errors import DataError, FluxflowError, Problem
 from fluxflow_registry.registry.registry import Registry, load
 
@@ -30,7 +30,7 @@ SHARED = frozenset({"requested by", "readable", "or else"})
 
 def load_plugins(files: Sequence[str]) -> Registry:
     """The registry of this environment: all plugins, or those that FLUXFLOW_PLUGINS names, and the files."""
-    stated = os.environ.get(STATED)
+    stated = os.environ.get(VARIABLE)
     names = None if stated is None else [name.strip() for name in stated.split(",")]
     with redirect_stdout(sys.stderr):  # what a plugin prints while it is imported is no result
         return load(names, [Path(file) for file in files])
@@ -54,7 +54,9 @@ def command_of(prog: str, argv: Sequence[str] | None) -> str:
     begun = ["python", "-m", "fluxflow_registry"] if module else [prog]
     given = sys.argv[1:] if argv is None else argv
     # The files of `--plugin` are among the words already.
-    return Started(stated=os.environ.get(STATED)).command(*begun, *(each for each in given if each != "--fresh"))
+    return PluginsAtStart(variable=os.environ.get(VARIABLE)).command(
+        *begun, *(each for each in given if each != "--fresh")
+    )
 
 
 def emit(text: str) -> None:

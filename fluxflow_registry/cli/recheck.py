@@ -8,7 +8,7 @@ from pathlib import Path
 from attrs import evolve
 
 from fluxflow_registry.check.checker import check
-from fluxflow_registry.engine.run.plugins_at_start import flags, started_with
+from fluxflow_registry.engine.run.plugins_at_start import flags, read_plugins
 from fluxflow_registry.errors import Problem, RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry
@@ -24,7 +24,7 @@ def check_again(recipe: Path, registry: Registry, command: str) -> RecipePlan:
         return check(recipe, registry)
     except RecipeError as error:
         loaded = {plugin.name for plugin in registry.plugins}
-        missing = tuple(file for file in started_with(recipe.parent).files if Path(file).stem not in loaded)
+        missing = tuple(file for file in read_plugins(recipe.parent).files if Path(file).stem not in loaded)
         raise (RecipeError(_asked(recipe, missing, command, error)) if missing else _hinted(error)) from None
 
 

@@ -204,7 +204,7 @@ def test_an_unfinished_run_draws_with_its_newest_checkpoint_and_says_so(
 
     assert code == 0
     assert len(pictures) == 1
-    assert "the run is not finished; drawing with" in err
+    assert "the run is not finished; using the checkpoint" in err
 
 
 @pytest.fixture
@@ -302,7 +302,7 @@ def test_final_of_a_run_that_is_not_finished_is_not_replaced_by_a_checkpoint(
     code, _, err = draw(capsys, "--model_checkpoint", copy / "final", "--prompt", "a circle")
 
     assert code == 2
-    assert "is not written yet: the run is not finished" in err
+    assert "does not exist yet: the run is not finished" in err
 
 
 def test_a_file_of_several_prompts_numbers_its_pictures_and_an_empty_file_is_told(

@@ -20,7 +20,7 @@ from fluxflow_registry.cli.plugin_changes import plugin_rows
 from fluxflow_registry.cli.status.command import glances
 from fluxflow_registry.cli.status.run_status import look
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.run.folder import RunFolder, held_by
+from fluxflow_registry.engine.run.folder import RunFolder, lock_owner
 from fluxflow_registry.errors import FluxflowError
 from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.state import checkpoints, store
@@ -248,9 +248,9 @@ def test_a_running_run_is_seen_and_not_disturbed(call: Call, folder: RunFolder, 
 def test_whoever_looks_does_not_keep_a_run_from_starting(folder: RunFolder) -> None:
     folder.lock().close()
 
-    assert held_by(folder.path) is None
+    assert lock_owner(folder.path) is None
     lock = folder.lock()
-    assert held_by(folder.path) == f"process {os.getpid()} on {os.uname().nodename}"
+    assert lock_owner(folder.path) == f"process {os.getpid()} on {os.uname().nodename}"
     lock.close()
 
 
@@ -446,11 +446,11 @@ def test_what_is_no_run_is_refused(call: Call, folder: RunFolder, path: str, mes
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no valid JSON: JSONDecodeError"),
+        ("{", "is not valid JSON: JSONDecodeError"),
         ("[]", "does not say which recipe runs here"),
         ('{"recipe": 3}', "does not say which recipe runs here"),
-        ("[" * 100_000, "is no valid JSON: RecursionError"),
-        ("1" * 5000, "is no valid JSON: ValueError"),
+        ("[" * 100_000, "is not valid JSON: RecursionError"),
+        ("1" * 5000, "is not valid JSON: ValueError"),
     ],
 )
 def test_a_damaged_record_is_told_with_what_there_is(call: Call, folder: RunFolder, content: str, message: str) -> None:
@@ -488,7 +488,7 @@ def test_a_real_run_that_is_killed_stopped_and_gone_on_with(tmp_path: Path) -> N
         while time.monotonic() < limit and not list(tmp_path.glob("runs/*/checkpoints/000000014-*")):
             time.sleep(0.01)
         (path,) = tmp_path.glob("runs/small-*")
-        assert held_by(path) == f"process {process.pid} on {os.uname().nodename}"
+        assert lock_owner(path) == f"process {process.pid} on {os.uname().nodename}"
         process.send_signal(number)
         process.wait(timeout=60)
         return path

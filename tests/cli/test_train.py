@@ -170,7 +170,7 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "another version": (lambda p: [written(p, "recipe: 2\n")], "reads recipes of version 1, not the number `2`"),
     "an unwritable output folder": (
         lambda p: ["small.yaml", "--output", "/dev/null/x"],
-        "output folder cannot be written",
+        "cannot write to `x`: Not a directory",
     ),
     "an unknown device": (lambda p: ["small.yaml", "--device", "gpu"], "there is no device `gpu`"),
     "a device that is not there": (lambda p: ["small.yaml", "--device", "cuda:9"], "there is no device `cuda:9`"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fluxflow_registry import hookimpl
 from fluxflow_registry.engine.models.build import build_models
-from fluxflow_registry.engine.models.trained_weights import load_for_drawing
+from fluxflow_registry.engine.models.trained_weights import load_trained_models
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.state.models import read_model
 
@@ -84,7 +84,7 @@ def test_a_checkpoint_draws_with_its_averages_and_its_text_encoder(checked: Chec
     recipe = checked(VAE_GAN + FLOW, "steps.flow.updates.flow.optimizer.lr=0.02", "steps.vae_gan.epochs=1")
 
     stopped = start(recipe, tmp_path, [StopAfter("batch_ended", 10)]).run
-    models, source, note = load_for_drawing(recipe, recipe.steps[1], stopped.folder.path, CPU, None)
+    models, source, note = load_trained_models(recipe, recipe.steps[1], stopped.folder.path, CPU, None)
 
     assert source.startswith("000000010-flow")
     assert note is not None
@@ -99,7 +99,7 @@ def test_a_finished_run_draws_with_the_models_that_it_ended_with(checked: Checke
     recipe = checked(VAE_GAN + FLOW, "steps.flow.updates.flow.optimizer.lr=0.02", "steps.vae_gan.epochs=1")
 
     ended = start(recipe, tmp_path).run
-    models, source, note = load_for_drawing(recipe, recipe.steps[1], ended.folder.path, CPU, None)
+    models, source, note = load_trained_models(recipe, recipe.steps[1], ended.folder.path, CPU, None)
 
     assert (source, note) == ("final", None)
     assert {name for name, model in models.items() if same(model, ended.models[name])} == set(ended.models)

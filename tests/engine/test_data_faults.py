@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from fluxflow_registry import DataError, Problem, SampleError, hookimpl
-from fluxflow_registry.engine.data import batches
+from fluxflow_registry.engine.data import workers
 from fluxflow_registry.engine.data.batches import ATTEMPTS, epoch_batches
 from fluxflow_registry.engine.data.order import permutation
 from fluxflow_registry.engine.run import folder as folders
@@ -64,7 +64,7 @@ def test_the_next_sample_of_the_same_order_takes_the_place_of_a_damaged_one(work
 
     assert [n for batch in read for n in batch.fields["number"].tolist()] == expected[4 * first :]
     assert [list(batch.indices) for batch in read] == [batch.fields["number"].tolist() for batch in read]
-    replaced = {r.index: (r.instead, str(r.problem)) for batch in read for r in batch.replaced}
+    replaced = {r.index: (r.substitute, str(r.problem)) for batch in read for r in batch.replaced}
     told = {order[19]: (order[0], f"number {order[19]}  is damaged")}
     if first == 0:
         told |= {order[p]: (order[7], f"number {order[p]}  is damaged") for p in (5, 6)}
@@ -122,14 +122,14 @@ def test_where_a_worker_dies_the_same_samples_go_on_none_lost_none_twice(tmp_pat
 def test_workers_that_die_again_and_again_are_an_error_that_says_how_they_died(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "RESTARTS", 0)  # it takes five seconds to find that one has died
+    monkeypatch.setattr(workers, "RESTARTS", 0)  # it takes five seconds to find that one has died
     order = permutation(20, *PLACE).tolist()
     source = Dying(20, order[0], tmp_path / "marks", 99)
 
-    with pytest.raises(DataError, match=r"have died 1 time in a row \(signal 9\)") as caught:
+    with pytest.raises(DataError, match=r"died 1 time in a row \(signal 9\)") as caught:
         list(epoch_batches(source, 2, 10, 0, 1, PLACE))
 
-    assert "try fewer `workers`" in str(caught.value)
+    assert "set fewer `workers`" in str(caught.value)
     assert multiprocessing.active_children() == []
 
 

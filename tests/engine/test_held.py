@@ -125,7 +125,7 @@ def test_training_what_is_frozen_as_a_whole_is_refused_with_its_place(checked: C
 
 
 def test_a_builder_that_asks_for_weights_is_given_those_that_will_be_loaded(checked: Checker, tmp_path: Path) -> None:
-    from fluxflow_registry.engine.models.trained_weights import load_for_drawing
+    from fluxflow_registry.engine.models.trained_weights import load_trained_models
 
     seen: list[Any] = []
 
@@ -139,10 +139,10 @@ def test_a_builder_that_asks_for_weights_is_given_those_that_will_be_loaded(chec
 
     first = start(recipe, tmp_path / "run", [StopAfter("batch_ended", 3)])
     step = recipe.steps[0]
-    load_for_drawing(recipe, step, first.run.folder.path, torch.device("cpu"), None)
+    load_trained_models(recipe, step, first.run.folder.path, torch.device("cpu"), None)
     second = start(recipe, tmp_path / "run")
     second.run.folder.write_identity(finished=True)
-    load_for_drawing(recipe, step, second.run.folder.path, torch.device("cpu"), None)
+    load_trained_models(recipe, step, second.run.folder.path, torch.device("cpu"), None)
 
     keys = ["features.bias", "features.weight", "head.bias", "head.weight"]
     assert seen == [None, keys, None, keys]

@@ -288,10 +288,16 @@ def test_a_run_with_the_setting_goes_on_bit_by_bit(
     [
         (
             "models.text_encoder.channels_last=true",
-            "`channels_last` changes nothing in model `text_encoder`",
+            "`channels_last` has no effect on model `text_encoder`",
         ),
-        ("models.discriminator.checkpointing=true", "`checkpointing` changes nothing in model `discriminator`, which"),
-        ("models.expander.compile={backend: inductr}", "model `expander`: `inductr` is no backend of torch.compile"),
+        (
+            "models.discriminator.checkpointing=true",
+            "`checkpointing` has no effect on model `discriminator`: it has no repeated blocks",
+        ),
+        (
+            "models.expander.compile={backend: inductr}",
+            "unknown backend `inductr` of torch.compile for model `expander`",
+        ),
     ],
 )
 def test_a_setting_without_effect_is_refused_with_its_place(checked: Checker, setting: str, told: str) -> None:

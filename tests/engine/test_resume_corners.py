@@ -15,7 +15,7 @@ from attrs import define, field
 from torch import Tensor, nn
 
 from fluxflow_registry import Ending, hookimpl
-from fluxflow_registry.engine.data import batches
+from fluxflow_registry.engine.data import workers
 from fluxflow_registry.engine.data.batches import epoch_batches
 from fluxflow_registry.engine.run.saver import Saver
 from fluxflow_registry.errors import DataError, RunError, TrainingError
@@ -291,7 +291,9 @@ def test_a_damaged_end_that_is_still_needed_is_trained_again(
 
     assert finals(again) == finals(whole)
     assert any("model.expander.safetensors  is damaged" in told for told in heard) == bool(damaged)
-    assert any(f"step `{end}` is trained again from before its end" in told for told in heard) == bool(damaged)
+    assert any(f"step `{end}` is trained again from the checkpoint before its end" in told for told in heard) == bool(
+        damaged
+    )
 
 
 class Failing:
@@ -346,7 +348,7 @@ def test_what_is_logged_does_not_tell_that_the_run_was_stopped(
 
 
 class Unpicklable:
-    """A source whose batches cannot be handed over by another process."""
+    """A source whose batches cannot be sent by another process."""
 
     def __len__(self) -> int:
         return 8
@@ -356,9 +358,9 @@ class Unpicklable:
 
 
 def test_a_batch_that_cannot_be_handed_over_is_an_error_and_no_endless_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "RESTARTS", 0)
+    monkeypatch.setattr(workers, "RESTARTS", 0)
 
-    with pytest.raises(DataError, match=r"have died 1 time in a row \(exit code 70\)"):
+    with pytest.raises(DataError, match=r"died 1 time in a row \(exit code 70\)"):
         list(epoch_batches(Unpicklable(), 2, 4, 0, 1, (0,)))
 
 

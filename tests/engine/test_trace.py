@@ -14,7 +14,7 @@ from attrs import define, field
 from fluxflow_registry import Ending
 from fluxflow_registry.cli.prove_resume.blame import blame
 from fluxflow_registry.cli.prove_resume.command import Difference, first_difference, read_trace
-from fluxflow_registry.engine.diagnosis.fingerprint import inside
+from fluxflow_registry.engine.diagnosis.fingerprint import fingerprint
 from fluxflow_registry.engine.diagnosis.shortened import shortened
 from fluxflow_registry.engine.diagnosis.trace import Trace
 from fluxflow_registry.plan.steps import RecipePlan
@@ -169,7 +169,7 @@ def test_what_is_inside_is_told_alike_in_every_process() -> None:
 
         def method(self) -> None: ...
 
-    one, other = inside(Holds([1, 2])), inside(Holds((1, 2)))
+    one, other = fingerprint(Holds([1, 2])), fingerprint(Holds((1, 2)))
 
     assert one == other
     assert not any(" at 0x" in text for text in one.values())
@@ -185,12 +185,12 @@ def test_what_has_changed_inside_shows(moved: str) -> None:
             self.numbers, self.tensor = {"a": [1]}, torch.zeros(2)
 
     holds = Holds()
-    before = inside(holds)
+    before = fingerprint(holds)
 
     torch.rand((), generator=holds.generator) if moved == "generator" else None
     holds.choice.random() if moved == "choice" else None
     holds.numbers["a"].append(2) if moved == "numbers" else None
     holds.tensor.add_(1) if moved == "tensor" else None
 
-    after = inside(holds)
+    after = fingerprint(holds)
     assert {name for name in after if after[name] != before[name]} == {moved}

@@ -317,7 +317,7 @@ def test_a_damaged_sample_gives_its_place_to_the_next_in_the_order(workers: int,
     place = expected.index("picture 5")
     after = expected[(place + 1) % 12]
     assert given == [after if caption == "picture 5" else caption for caption in expected]
-    assert [(r.index, f"picture {r.instead}", str(r.problem.where)) for r in replaced] == [
+    assert [(r.index, f"picture {r.substitute}", str(r.problem.where)) for r in replaced] == [
         (5, after, f"{tmp_path}/bad.tar:0005")
     ]
 

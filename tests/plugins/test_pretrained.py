@@ -16,7 +16,7 @@ from torch import Tensor
 from fluxflow_pretrained.loading import PretrainedError
 from fluxflow_pretrained.models import PretrainedCompressorBuilder, PretrainedExpanderBuilder
 from fluxflow_registry.engine.models.frozen import frozen_parameters
-from fluxflow_registry.engine.models.trained_weights import load_for_drawing
+from fluxflow_registry.engine.models.trained_weights import load_trained_models
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry, load
@@ -161,7 +161,7 @@ def test_a_run_draws_without_the_folder_it_was_trained_from(
     stopped = start(recipe, tmp_path / "runs", [StopAfter("batch_ended", 3)]).run
     folder.unlink()
 
-    models, _, _ = load_for_drawing(recipe, recipe.steps[1], stopped.folder.path, torch.device("cpu"), None)
+    models, _, _ = load_trained_models(recipe, recipe.steps[1], stopped.folder.path, torch.device("cpu"), None)
 
     latent = torch.ones(1, 2, 4, 4)
     assert torch.equal(models["expander"](latent), stopped.models["expander"].eval()(latent))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fluxflow_registry.cli.generate.command import untrained
-from fluxflow_registry.engine.models.trained_weights import load_for_drawing
+from fluxflow_registry.engine.models.trained_weights import load_trained_models
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry, load
@@ -227,7 +227,7 @@ def test_a_run_draws_without_the_folder_it_was_trained_from(
     stopped = start(recipe, tmp_path / "runs", [StopAfter("batch_ended", 15)]).run
     folder.unlink()
 
-    models, source, _ = load_for_drawing(recipe, recipe.steps[1], stopped.folder.path, torch.device("cpu"), None)
+    models, source, _ = load_trained_models(recipe, recipe.steps[1], stopped.folder.path, torch.device("cpu"), None)
 
     trained = weights(stopped.models)
     assert "flow" in source

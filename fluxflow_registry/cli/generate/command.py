@@ -166,12 +166,12 @@ def draw(
 
     from fluxflow_registry.cli.train.command import device_of
     from fluxflow_registry.engine.images.png import save_png
-    from fluxflow_registry.engine.models.trained_weights import load_for_drawing
+    from fluxflow_registry.engine.models.trained_weights import load_trained_models
     from fluxflow_registry.engine.run.sampling import Sampling
 
     device = device_of(arguments.device)
     size = size_of(arguments.image_size, step, place.run)
-    models, source, note = load_for_drawing(
+    models, source, note = load_trained_models(
         checked, step, place.run, device, arguments.step or place.step, place.folder, finished=place.kind == "final"
     )
     if note:

@@ -14,7 +14,7 @@ from fluxflow_registry.contracts import Field, Source
 from fluxflow_registry.engine.data.leftovers import leftovers
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.order import epoch_order
-from fluxflow_registry.engine.data.survey import Measured, Stored, Survey, Texts, Use, sound, survey, use
+from fluxflow_registry.engine.data.survey import Measured, Stored, Survey, Texts, Use, read_undamaged, survey, use
 from fluxflow_registry.engine.images.contact_sheet import contact_sheet
 from fluxflow_registry.errors import FluxflowError, Problem, RunError, counted, one_line, printable
 from fluxflow_registry.plan.component import ConfiguredComponent
@@ -101,7 +101,7 @@ def fields_of(dataset: ConfiguredComponent) -> Mapping[str, Field]:
 def write_sheet(source: Source, indices: Sequence[int], file: Path) -> Path | None:
     """Write the samples that can be shown, with their texts; None where there is no picture in them."""
     cells: dict[int, tuple[Tensor, str]] = {}
-    for read, fields in sound(source, indices, {}):
+    for read, fields in read_undamaged(source, indices, {}):
         image = fields.get("image")
         if isinstance(image, Tensor) and image.ndim == 4 and image.shape[1] == 3:
             texts = next((field for field in fields.values() if isinstance(field, list)), [""] * len(read))

@@ -115,7 +115,7 @@ class RunStatus:
 
 def look(folder: Path, plugins: Sequence[dict[str, Any]]) -> RunStatus:
     """Where the run in a folder stands, its newest checkpoints verified; raises RunError for a damaged record."""
-    record, held = read_record(folder), folders.held_by(folder)
+    record, held = read_record(folder), folders.lock_owner(folder)
     done, meta = walk(folder / "checkpoints")
     found = checkpoints.listing(folder / "checkpoints")
     reached = read_reached(folder, found[0].run_batch if found else 0)
@@ -169,7 +169,7 @@ def glance(folder: Path) -> Glance:
     if reached:
         index, run_batch = reached.position.step, reached.position.run_batch
         step = record.steps[index].name if index < len(record.steps) else step
-    state = state_of(record, folders.held_by(folder), found, reached)
+    state = state_of(record, folders.lock_owner(folder), found, reached)
     return Glance(folder, state, step, run_batch, record.run_batches, ago)
 
 

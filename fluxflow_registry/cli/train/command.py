@@ -24,7 +24,7 @@ from fluxflow_registry.engine.data.opening import merge_problems, open_sources
 from fluxflow_registry.engine.preflight.metrics import try_metrics
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.run import folder as folders
-from fluxflow_registry.engine.run import plugins_at_start as started
+from fluxflow_registry.engine.run import plugins_at_start
 from fluxflow_registry.engine.run.folder import ENVIRONMENT
 from fluxflow_registry.engine.run.loop import train
 from fluxflow_registry.engine.run.run import Run
@@ -162,7 +162,7 @@ def write_facts(
         "device": str(device),
         "threads": torch.get_num_threads(),
         "plugins": plugin_rows(registry),
-        started.KEY: started.recorded(files),
+        plugins_at_start.KEY: plugins_at_start.to_record(files),
     }
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)

@@ -1,4 +1,4 @@
-"""What is in a dataset: how many, how large, in which buckets, what is damaged, what the captions are like."""
+"""What is in a dataset: samples, their sizes and buckets, what is damaged, statistics of the captions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.data.order import BatchCounts, batch_counts, buckets_of, epoch_order, views_of
 from fluxflow_registry.errors import Problem, SampleError
 
-#: Samples that are asked for in one call.
+#: Samples that are read in one call.
 AT_ONCE = 64
 
-#: Names of first samples that are told.
+#: How many of the first samples of an epoch are named.
 FIRST = 8
 
 
 @frozen
 class Texts:
-    """The texts of one field: how many there are, are empty, and are the same as another's; the longest."""
+    """Statistics of the texts of one field: how many are empty or equal to another, the longest, the commonest."""
 
     number: int
     empty: int
@@ -35,7 +35,7 @@ class Texts:
 
 @frozen
 class Stored:
-    """Sizes of the pictures as they are stored: (width, height) by area, and how many are not known."""
+    """Sizes of the images as they are stored: (width, height) by area, and of how many the size is unknown."""
 
     smallest: tuple[int, int]
     median: tuple[int, int]
@@ -45,7 +45,7 @@ class Stored:
 
 @frozen
 class Use:
-    """How one step takes a dataset: its batches, and the samples with which its first epoch begins."""
+    """How one step uses a dataset: its batches, and the samples that its first epoch starts with."""
 
     step: str
     filling: BatchCounts
@@ -56,7 +56,7 @@ class Use:
 
 @frozen
 class Measured:
-    """How one evaluation of a step takes a dataset: so many of its samples at most."""
+    """How one evaluation of a step uses a dataset: the number of samples that it measures on."""
 
     step: str
     evaluation: str
@@ -65,7 +65,7 @@ class Measured:
 
 @frozen
 class Survey:
-    """What was found in a dataset of which `read` samples were read."""
+    """What is in a dataset of which `read` samples were read."""
 
     samples: int
     read: int
@@ -78,11 +78,11 @@ class Survey:
 
 
 def survey(source: Source, most: int) -> Survey:
-    """Read samples, `most` of them evenly spread, and count; what cannot be read is named and passed over."""
+    """Read and count samples, at most `most` and evenly spread; damaged ones are listed and skipped."""
     chosen = np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).round().astype(np.int64))
     damaged: dict[int, Problem] = {}
     texts: dict[str, dict[int, str]] = {}
-    for indices, fields in sound(source, chosen, damaged):
+    for indices, fields in read_undamaged(source, chosen, damaged):
         for name, field in fields.items():
             if isinstance(field, list):
                 texts.setdefault(name, {}).update(zip(indices, map(str, field), strict=True))
@@ -95,47 +95,47 @@ def survey(source: Source, most: int) -> Survey:
         notes=(*getattr(source, "about", ()), *getattr(source, "notes", ())),
         left_out=tuple(getattr(source, "left_out", ())),
         damaged=tuple(damaged[index] for index in sorted(damaged)),
-        stored=stored(source.sizes()) if hasattr(source, "sizes") else None,
+        stored=stored_sizes(source.sizes()) if hasattr(source, "sizes") else None,
         buckets=dict(zip(names, counts, strict=False)),
-        texts={name: text_figures(source, of) for name, of in texts.items()},
+        texts={name: text_statistics(source, of) for name, of in texts.items()},
     )
 
 
 def use(source: Source, step: str, dataset: str, batch_size: int, max_steps: int | None, seed: int) -> Use:
-    """How a step takes a dataset."""
-    filled = batch_counts(source, batch_size)
+    """How a step uses a dataset."""
+    counts = batch_counts(source, batch_size)
     order = epoch_order(source, batch_size, (seed, step, dataset, 0))
-    batches = sum(filled.batches)
+    batches = sum(counts.batches)
     batches = batches if max_steps is None else min(batches, max_steps)
     first = tuple(name_of(source, int(index)) for index in order[:FIRST])
-    return Use(step, filled, views_of(source), batches, first)
+    return Use(step, counts, views_of(source), batches, first)
 
 
-def sound(
+def read_undamaged(
     source: Source, chosen: Sequence[int] | np.ndarray[Any, Any], damaged: dict[int, Problem]
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
-    """The samples that can be read, in batches of one bucket each; adds to `damaged` those that cannot."""
+    """The samples that can be read, in batches of one bucket each; adds the others to `damaged`."""
     buckets = buckets_of(source)
     groups: dict[int, list[int]] = {}
     for index in map(int, chosen):
         groups.setdefault(0 if buckets is None else int(buckets[index]), []).append(index)
     for group in groups.values():
         for start in range(0, len(group), AT_ONCE):
-            left = group[start : start + AT_ONCE]
-            while left:
+            remaining = group[start : start + AT_ONCE]
+            while remaining:
                 try:
-                    yield left, source.batch(left, 0)
+                    yield remaining, source.batch(remaining, 0)
                     break
                 except SampleError as error:
-                    found = {index: error.samples[index] for index in left if index in error.samples}
-                    if not found:
+                    failed = {index: error.samples[index] for index in remaining if index in error.samples}
+                    if not failed:
                         raise
-                    damaged.update(found)
-                    left = [index for index in left if index not in found]
+                    damaged.update(failed)
+                    remaining = [index for index in remaining if index not in failed]
 
 
-def stored(sizes: np.ndarray[Any, Any]) -> Stored | None:
-    """The figures of int64 [n, 2], widths and heights; None where not one is known."""
+def stored_sizes(sizes: np.ndarray[Any, Any]) -> Stored | None:
+    """Statistics of int64 [n, 2], widths and heights; None if all are unknown."""
     known = sizes[(sizes > 0).all(axis=1)]
     if not len(known):
         return None
@@ -144,8 +144,8 @@ def stored(sizes: np.ndarray[Any, Any]) -> Stored | None:
     return Stored(smallest, median, largest, len(sizes) - len(known))  # type: ignore[arg-type]
 
 
-def text_figures(source: Source, texts: Mapping[int, str]) -> Texts:
-    """The figures of the texts of one field, by sample."""
+def text_statistics(source: Source, texts: Mapping[int, str]) -> Texts:
+    """Statistics of the texts of one field, given by sample."""
     counts = Counter(text for text in texts.values() if text.strip())
     longest = max(texts, key=lambda index: len(texts[index]))
     return Texts(
@@ -160,5 +160,5 @@ def text_figures(source: Source, texts: Mapping[int, str]) -> Texts:
 
 
 def name_of(source: Source, index: int) -> str:
-    """What a sample is called: by its source, or by its number."""
+    """The name of a sample: from its source, or its number."""
     return str(source.name(index)) if hasattr(source, "name") else str(index)

@@ -1,18 +1,14 @@
-"""A trace of a run: digests of everything that each batch reads, computes and leaves, one line a batch."""
+"""A trace of a run: digests of everything that each batch reads, computes and changes, one line per batch."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from fluxflow_registry.contracts import Ending, Position
-from fluxflow_registry.engine.diagnosis.fingerprint import inside
+from fluxflow_registry.engine.diagnosis.fingerprint import digest_bytes, digest_tensors, fingerprint
 from fluxflow_registry.engine.diagnosis.shortened import listen
 from fluxflow_registry.engine.graph.tensors import tensors
 from fluxflow_registry.engine.run.observers import ObservedRun
@@ -22,39 +18,41 @@ from fluxflow_registry.state.codec import pack
 
 
 class Trace:
-    """An observer that appends to a file, batch by batch: (kind, name, digest) in the order of happening.
+    """An observer that appends to a file, batch by batch: (kind, name, digest) in the order of execution.
 
     Kinds: `samples` (their numbers), `field`, `value`, `loss`, then `state`, tensor by tensor. After an
-    epoch: what each transition `said`, and what it has `kept` within itself, attribute by attribute. What
-    comes first among those that differ between two runs is what made the others differ.
+    epoch: what each transition `said`, that is returned, and what it `kept` in its attributes. The first entry
+    that differs between two runs is the cause of all later differences.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.seen: list[tuple[str, str, str]] = []
+        self.computed: list[tuple[str, str, str]] = []
         self.closed = Position()
 
     @hookimpl
     def step_started(self, run: ObservedRun) -> None:
-        """Listen to the values of the step, and to its transitions."""
+        """Watch the values of the step, and its transitions."""
         live = run.engine.live
         assert live is not None
-        live.values.watch = self.computed
-        listen(live.plan, lambda *asked: self.asked(live.plan.name, *asked))
+        live.values.watch = self.record_computed
+        listen(live.plan, lambda *verdict: self.record_verdict(live.plan.name, *verdict))
 
     @hookimpl
     def epoch_ended(self, position: Position) -> None:
-        """Know the epoch after which transitions are asked."""
+        """Remember the epoch after which transitions are called."""
         self.closed = position
 
-    def asked(self, step: str, part: str, said: Ending | None, inner: Any) -> None:
-        """Write what a transition said after the epoch, and what it keeps."""
-        kept = [("kept", f"{part}.{name}", _hash(text.encode())) for name, text in inside(inner).items()]
+    def record_verdict(self, step: str, part: str, said: Ending | None, transition: Any) -> None:
+        """Write what a transition returned after the epoch, and what it keeps."""
+        kept = [
+            ("kept", f"{part}.{name}", digest_bytes(text.encode())) for name, text in fingerprint(transition).items()
+        ]
         self.write(f"transition {part}", step, self.closed, [("said", part, repr(said)), *kept])
 
-    def computed(self, kind: str, name: str, value: Any) -> None:
-        """Take in a value or a loss that was just computed."""
-        self.seen.append((kind, name, digest(value)))
+    def record_computed(self, kind: str, name: str, value: Any) -> None:
+        """Record a value or a loss that was just computed."""
+        self.computed.append((kind, name, digest(value)))
 
     @hookimpl
     def batch_ended(self, run: ObservedRun, position: Position) -> None:
@@ -64,19 +62,19 @@ class Trace:
         samples = json.dumps(live.samples)
         fields = [("field", name, digest(live.values.kept[name].bare)) for name in sorted(live.plan.fields)]
         state = [("state", name, found) for name, found in self.state(run.engine)]
-        self.write("batch", live.plan.name, position, [("samples", "", samples), *fields, *self.seen, *state])
-        self.seen = []
+        self.write("batch", live.plan.name, position, [("samples", "", samples), *fields, *self.computed, *state])
+        self.computed = []
 
     @hookimpl
     def evaluated(self, run: ObservedRun, position: Position, name: str, metrics: Mapping[str, float]) -> None:
-        """Write the figures of an evaluation."""
+        """Write the metrics of an evaluation."""
         assert run.engine.live is not None
-        figures = [("metric", f"{name}/{metric}", repr(value)) for metric, value in metrics.items()]
-        self.write(f"evaluation {name}", run.engine.live.plan.name, position, figures)
+        measured = [("metric", f"{name}/{metric}", repr(value)) for metric, value in metrics.items()]
+        self.write(f"evaluation {name}", run.engine.live.plan.name, position, measured)
 
-    def write(self, what: str, step: str, position: Position, told: list[tuple[str, str, str]]) -> None:
+    def write(self, what: str, step: str, position: Position, entries: list[tuple[str, str, str]]) -> None:
         """Append a line."""
-        line = {"what": what, "step": step, "at": position.run_batch, "batch": position.step_batch, "told": told}
+        line = {"what": what, "step": step, "at": position.run_batch, "batch": position.step_batch, "told": entries}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -88,28 +86,13 @@ class Trace:
                 yield f"model.{name}.{key}", digest(tensor)
         for section, parts in run.live.state().items():
             for part, value in parts.items():
-                plain, found = pack(value, f"{section} `{part}`")
-                for key, tensor in found.items():
+                plain, packed = pack(value, f"{section} `{part}`")
+                for key, tensor in packed.items():
                     yield f"{section}.{part}.{key}", digest(tensor)
-                yield f"{section}.{part}", _hash(json.dumps(plain).encode())
+                yield f"{section}.{part}", digest_bytes(json.dumps(plain).encode())
 
 
 def digest(value: Any) -> str:
-    """A digest of the bits of a value: a tensor, texts, or anything made of them."""
-    found = list(tensors(value))
-    if not found:
-        return _hash(repr(value).encode())
-    return _hash(*(_bytes(tensor) for tensor in found))
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    plain = tensor.detach().cpu().contiguous()
-    head = f"{plain.dtype}{list(plain.shape)}".encode()
-    return head + (plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
-
-
-def _hash(*parts: bytes) -> str:
-    found = blake2b(digest_size=16)
-    for part in parts:
-        found.update(part)
-    return found.hexdigest()
+    """A digest of the bits of a value: a tensor, strings, or anything made of them."""
+    parts = list(tensors(value))
+    return digest_tensors(*parts) if parts else digest_bytes(repr(value).encode())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Average:
-    """w <- d w + (1 - d) theta whenever optimizers step; `module` holds w, frozen and in eval mode.
+    """w <- d w + (1 - d) theta after each optimizer step; `module` is a frozen copy of the model with weights w.
 
     With warm-up d = min(decay, (1 + n) / (10 + n)) after n batches. Buffers are copied.
     """
@@ -25,16 +25,16 @@ class Average:
 
     @torch.no_grad()
     def update(self, done: int) -> None:
-        """Take in the weights after batch number `done` (from 0)."""
+        """Average the weights after batch number `done`, counted from 0."""
         decay = min(self.decay, (1 + done) / (10 + done)) if self.warmup else self.decay
         torch._foreach_lerp_(self._w, self._theta, 1 - decay)
-        # Looked up anew: a module may put another tensor in a buffer's place instead of changing the one it has.
-        for mine, theirs in zip(self.module.modules(), self._model.modules(), strict=True):
-            for name, buffer in theirs._buffers.items():
-                mine._buffers[name] = None if buffer is None else buffer.clone()
+        # Looked up each time: a module may replace a buffer by another tensor instead of changing it in place.
+        for averaged, trained in zip(self.module.modules(), self._model.modules(), strict=True):
+            for name, buffer in trained._buffers.items():
+                averaged._buffers[name] = None if buffer is None else buffer.clone()
 
     def adopt(self, model: nn.Module) -> None:
-        """Make the averaged weights the model's own."""
+        """Give the model the averaged weights."""
         model.load_state_dict(self.module.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
@@ -42,5 +42,5 @@ class Average:
         return self.module.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take averaged weights back."""
+        """Restore averaged weights."""
         self.module.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Activation checkpointing: blocks that keep their inputs alone, and are computed again on the way back."""
+"""Activation checkpointing: blocks keep only their inputs, and are computed again in the backward pass."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The repeated blocks: children of a ModuleList, ModuleDict or Sequential that have layers of their own.
+    """The repeated blocks: the outermost children of a ModuleList, ModuleDict or Sequential that have layers.
 
-    The outermost ones; a Sequential of blocks is looked into, one of mere layers is a block.
+    A Sequential of blocks is searched for them; a Sequential of layers is a block itself.
     """
-    return list(dict.fromkeys(_found(model, inside=False)))
+    return list(dict.fromkeys(_search(model, in_container=False)))
 
 
-def _found(module: nn.Module, inside: bool) -> Iterator[nn.Module]:
+def _search(module: nn.Module, in_container: bool) -> Iterator[nn.Module]:
     container = isinstance(module, _CONTAINERS)
-    if inside and _composite(module) and not (container and _holds_blocks(module)):
+    if in_container and _has_layers(module) and not (container and _has_blocks(module)):
         yield module
         return
     for child in _layers(module):
-        yield from _found(child, inside=container)
+        yield from _search(child, in_container=container)
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:
-    """The module's children but for those that make its own weights (spectral normalisation, for one)."""
+    """The module's children without those that compute its own weights, such as spectral normalization."""
     return [child for name, child in module.named_children() if name != "parametrizations"]
 
 
-def _composite(module: nn.Module) -> bool:
+def _has_layers(module: nn.Module) -> bool:
     return bool(_layers(module)) and any(True for _ in module.parameters())
 
 
-def _holds_blocks(container: nn.Module) -> bool:
-    return not isinstance(container, nn.Sequential) or any(map(_composite, container.children()))
+def _has_blocks(container: nn.Module) -> bool:
+    return not isinstance(container, nn.Sequential) or any(map(_has_layers, container.children()))
 
 
 def checkpoint_blocks(model: nn.Module) -> None:
-    """Let every block of the model be computed twice instead of being remembered (Chen et al., 2016).
+    """Compute every block of the model twice instead of keeping its intermediate values (Chen et al., 2016).
 
-    A block becomes an instance of a subclass of its class: names in the state dict stay, and a copy of the
-    model is a copy in this respect too. Without gradient nothing changes.
+    A block becomes an instance of a subclass of its class: names in the state dict do not change, and a copy of
+    the model is checkpointed too. Without gradients nothing changes.
     """
     for block in blocks_of(model):
         kind: Any = type(block)
@@ -70,27 +70,27 @@ def _checkpointed(cls: Any) -> Any:
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    return nullcontext(), _AsBefore(block)
+    return nullcontext(), _EarlierBuffers(block)
 
 
-class _AsBefore:
-    """Gives a block the buffers that it had before its forward, and then those back that it has now.
+class _EarlierBuffers:
+    """Gives a block the buffers that it had before its forward, and afterwards its present ones back.
 
-    What counts its calls (the averages of batch normalisation, the vectors of spectral normalisation) counts
-    one forward once, and computes the same the second time.
+    A block whose buffers change with each call (the averages of batch normalization, the vectors of spectral
+    normalization) changes them once in a forward, and computes the same values the second time.
     """
 
     def __init__(self, block: nn.Module) -> None:
         self.places = [(m._buffers, name) for m in block.modules() for name in m._buffers]
-        self.before = [_copy(buffers[name]) for buffers, name in self.places]
-        self.now: list[Tensor | None] = []
+        self.earlier = [_copy(buffers[name]) for buffers, name in self.places]
+        self.present: list[Tensor | None] = []
 
     def __enter__(self) -> None:
-        self.now = [buffers[name] for buffers, name in self.places]
-        self._put([_copy(buffer) for buffer in self.before])
+        self.present = [buffers[name] for buffers, name in self.places]
+        self._put([_copy(buffer) for buffer in self.earlier])
 
     def __exit__(self, *_: object) -> None:
-        self._put(self.now)
+        self._put(self.present)
 
     def _put(self, tensors: list[Tensor | None]) -> None:
         for (buffers, name), tensor in zip(self.places, tensors, strict=True):

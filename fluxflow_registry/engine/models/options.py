@@ -1,4 +1,4 @@
-"""The settings of a model's entry: compiled, channels last, with activation checkpointing."""
+"""The options of a model's entry that any model has: compile, channels_last, checkpointing."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import nn
 
 from fluxflow_registry.contracts import Compile, ModelSettings
 from fluxflow_registry.engine.models.checkpointing import blocks_of, checkpoint_blocks
-from fluxflow_registry.errors import Location, Problem, choices
+from fluxflow_registry.errors import Choices, Location, Problem
 from fluxflow_registry.plan.component import ConfiguredComponent
 
 
 def apply_options(model: nn.Module, configured: ConfiguredComponent, compiled: bool = True) -> nn.Module:
-    """Give a model the settings of its entry, in place: names in its state dict stay as they are.
+    """Apply the options of its entry to a model, in place: names in its state dict do not change.
 
-    `compiled=False` leaves the compiler out, for a few calls that would not pay for it.
+    `compiled=False` does not compile: a few calls are not worth it.
     """
     settings = _settings(configured)
     if settings.channels_last:
@@ -31,24 +31,30 @@ def apply_options(model: nn.Module, configured: ConfiguredComponent, compiled: b
 
 
 def useless_options(model: nn.Module, configured: ConfiguredComponent) -> Iterator[Problem]:
-    """Settings that would change nothing in this model, or that cannot be had."""
+    """The problems of options that would change nothing in this model, or that torch does not have."""
     settings = _settings(configured)
     if settings.channels_last and not any(p.ndim == 4 for p in model.parameters()):
-        yield _problem(configured, "channels_last", "has no weights of two-dimensional convolutions")
+        yield _problem(configured, "channels_last", "it has no two-dimensional convolutions")
     if settings.checkpointing and not blocks_of(model):
-        yield _problem(configured, "checkpointing", "has no repeated blocks: children of a ModuleList or a Sequential")
+        yield _problem(
+            configured, "checkpointing", "it has no repeated blocks (children of a ModuleList or a Sequential)"
+        )
     options = _compiler(settings)
     if options is not None:
         known = torch.compiler.list_backends(exclude_tags=())
         if options.backend not in known:
-            message = f"model `{configured.label}`: `{options.backend}` is no backend of torch.compile"
-            place = _place(configured, "compile", "backend")
-            yield Problem(message, place, choices(options.backend, known, "backends"))
+            yield Problem(
+                f"unknown backend `{options.backend}` of torch.compile for model `{configured.label}`",
+                _place(configured, "compile", "backend"),
+                code="unknown-name",
+                subject=options.backend,
+                choices=Choices.of(options.backend, known),
+            )
 
 
 def _settings(configured: ConfiguredComponent) -> ModelSettings:
-    found = configured.entry.settings if configured.entry else None
-    return found if isinstance(found, ModelSettings) else ModelSettings()
+    settings = configured.entry.settings if configured.entry else None
+    return settings if isinstance(settings, ModelSettings) else ModelSettings()
 
 
 def _compiler(settings: ModelSettings) -> Compile | None:
@@ -58,8 +64,9 @@ def _compiler(settings: ModelSettings) -> Compile | None:
 
 
 def _problem(configured: ConfiguredComponent, key: str, why: str) -> Problem:
-    message = f"`{key}` changes nothing in model `{configured.label}`, which {why}"
-    return Problem(message, _place(configured, key), (("defined in", str(configured.component.signature.where)),))
+    message = f"`{key}` has no effect on model `{configured.label}`: {why}"
+    notes = (("hint", f"remove `{key}`"), ("defined in", str(configured.component.signature.where)))
+    return Problem(message, _place(configured, key), notes, code="unused", subject=key)
 
 
 def _place(configured: ConfiguredComponent, *keys: str) -> Location | None:

@@ -1,4 +1,4 @@
-"""The models of a run as they draw: finished, or as its newest checkpoint has them."""
+"""The trained models of a run: from `final/`, or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fluxflow_registry.state import checkpoints, store
 from fluxflow_registry.state.models import read_model
 
 
-def load_for_drawing(
+def load_trained_models(
     checked: RecipePlan,
     step: StepPlan,
     run: Path,
@@ -26,12 +26,11 @@ def load_for_drawing(
     checkpoint: Path | None = None,
     finished: bool = False,
 ) -> tuple[dict[str, nn.Module], str, str | None]:
-    """The models with the weights of `final/`, of the end of a step, or of the newest checkpoint.
+    """The models with the weights of `final/`, of the end of a step (`branch`), or of the newest checkpoint.
 
-    With a `checkpoint` they are its own; with `finished` no checkpoint takes the place of `final/`.
-    Gives the name of what they come from too, and a note where the run is not finished. Averaged
-    weights are used where a checkpoint has them.
-    Raises RunError where there are no weights, or where a model's are missing or do not fit.
+    `checkpoint` selects one; `finished` accepts no checkpoint in place of `final/`. Averaged weights are used where
+    a checkpoint has them. Also returns the name of their source, and a note if the run is not finished.
+    Raises RunError if there are no weights, or if those of a model are missing or do not fit it.
     """
     if checkpoint is not None:
         return _from_checkpoint(checked, device, checkpoint), checkpoint.name, None
@@ -40,22 +39,22 @@ def load_for_drawing(
         weights = {name: read_model(final / name)[1] for name in checked.models}
         models = build_models(checked, device, weights, compiled=False)
         for name, model in models.items():
-            _take(model, weights[name], final / name)
+            _load(model, name, weights[name], final / name)
         return models, "final", None
     ends = {found.step: found for found in checkpoints.listing(run / "checkpoints") if found.end}
     if branch is not None and branch in ends:
         return _from_checkpoint(checked, device, ends[branch].folder), ends[branch].folder.name, None
     if branch is not None:
-        raise RunError(Problem(f"step `{branch}` of the run has not ended", str(run)))
+        raise _missing(f"step `{branch}` of the run has not ended", run, branch)
     if finished:
-        raise RunError(Problem("is not written yet: the run is not finished", str(final)))
+        raise _missing("`final/` does not exist yet: the run is not finished", final)
     for found in checkpoints.listing(run / "checkpoints"):
         try:
-            note = f"note: the run is not finished; drawing with {found.folder}"
+            note = f"note: the run is not finished; using the checkpoint {found.folder}"
             return _from_checkpoint(checked, device, found.folder), found.folder.name, note
         except RunError:
             continue
-    raise RunError(Problem("has no weights yet: no finished model and no checkpoint", str(run)))
+    raise _missing("the run has no weights yet: neither `final/` nor a checkpoint", run)
 
 
 def _from_checkpoint(checked: RecipePlan, device: torch.device, folder: Path) -> dict[str, nn.Module]:
@@ -63,16 +62,22 @@ def _from_checkpoint(checked: RecipePlan, device: torch.device, folder: Path) ->
     weights: Mapping[str, Any] = {**state["model"], **state.get("ema", {})}
     for name in checked.models:
         if name not in weights:
-            raise RunError(Problem(f"holds no weights of model `{name}`", str(folder)))
+            raise _missing(f"the checkpoint has no weights of model `{name}`", folder, name)
     models = build_models(checked, device, weights, compiled=False)
     for name, model in models.items():
-        _take(model, weights[name], folder)
+        _load(model, name, weights[name], folder)
     return models
 
 
-def _take(model: nn.Module, weights: Mapping[str, Any], place: Path) -> None:
+def _missing(message: str, where: Path, subject: str | None = None) -> RunError:
+    return RunError(Problem(message, str(where), code="missing-weights", subject=subject))
+
+
+def _load(model: nn.Module, name: str, weights: Mapping[str, Any], where: Path) -> None:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        told = " ".join(line.strip() for line in str(error).splitlines()[1:3])
-        raise RunError(Problem(f"the weights do not fit the model: {told}", str(place))) from error
+        cause = " ".join(line.strip() for line in str(error).splitlines()[1:3])
+        message = f"the weights do not fit model `{name}`"
+        problem = Problem(message, str(where), (("cause", cause),), code="conflict", subject=name)
+        raise RunError(problem) from error

@@ -1,4 +1,4 @@
-"""Measuring: the metrics of an evaluation over held-out samples, with averaged weights."""
+"""Evaluations: the metrics over held-out samples, with averaged weights."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from fluxflow_registry.plan.steps import EvaluationPlan
 
 
 def measure(run: Run, live: LiveStep, plan: EvaluationPlan) -> dict[str, float]:
-    """Each metric's mean over the evaluation's samples; the same samples and noise every time.
+    """The mean of each metric over the evaluation's samples; the same samples and noise every time.
 
-    Raises Interrupted when the run is to stop before the last batch is measured.
+    Raises Interrupted if the run is asked to stop before the last batch.
     """
     settings = plan.settings
     source = run.data.sources[settings.dataset]

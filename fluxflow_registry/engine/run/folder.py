@@ -1,4 +1,4 @@
-"""The run's folder: found again by the same recipe, held by one process at a time."""
+"""The run's folder: found again by the same recipe, locked by one process at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fluxflow_registry.state import disk
 
 IDENTITY = "run.json"
 
-#: Where a run records the plugins, and what else, it is trained with.
+#: Where a run records the plugins, the versions and the device that it is trained with.
 ENVIRONMENT = "environment.json"
 LOCK = ".lock"
 POSITION = "position.json"
@@ -30,10 +30,10 @@ POSITION = "position.json"
 #: The entry of `run.json` for the error that ended the run.
 FAILED = "failed"
 
-#: Seconds for which a lock is waited for whose holder is dead.
-ORPHANS_LEAVE = 5.0
+#: Seconds to wait for a lock whose owner is dead: its workers keep the lock until they notice.
+ORPHANED_LOCK = 5.0
 
-_SIGNED = re.compile(r"process (\d+) on (\S+)")
+_OWNER = re.compile(r"process (\d+) on (\S+)")
 
 
 @frozen
@@ -52,31 +52,31 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run in it is complete."""
+        """Whether the run is complete."""
         return bool(read_identity(self.path).get("finished"))
 
     def lock(self) -> IO[str]:
-        """Hold the folder until the process ends; raises RunError naming the process that holds it."""
+        """Lock the folder until the process ends; raises RunError naming the process that has locked it."""
         try:
             handle = (self.path / LOCK).open("a+")
         except OSError as error:
-            raise RunError(Problem(f"cannot be written: {error.strerror}", str(self.path))) from None
+            raise unwritable(self.path, error) from None
         try:
-            _take(handle)
+            _acquire(handle)
         except OSError:
             handle.seek(0)
-            holder = handle.read().strip() or "another process"
+            owner = handle.read().strip() or "another process"
             handle.close()
-            raise RunError(Problem(f"is in use by {holder}", str(self.path))) from None
-        with suppress(OSError):  # a full disk: the lock holds without a signature
+            raise RunError(f"the run is in use by {owner}", str(self.path), code="conflict") from None
+        with suppress(OSError):  # a full disk: the lock works without the owner's name
             os.ftruncate(handle.fileno(), 0)
             os.write(handle.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())
         return handle
 
     def write_identity(self, finished: bool, facts: Mapping[str, Any] | None = None) -> None:
-        """Record which recipe runs here, and whether it is through; without `facts`, those recorded stand.
+        """Record which recipe runs here, and whether it is finished; without `facts`, the recorded ones are kept.
 
-        Whether it begins or ends here: the live position of the process before is of no more use.
+        The live position of an earlier process is removed: it is outdated when a run starts and when it ends.
         """
         known = read_identity(self.path) if facts is None else facts
         content = {**known, "recipe": self.digest, "finished": finished}
@@ -84,17 +84,17 @@ class RunFolder:
             (self.path / POSITION).unlink(missing_ok=True)
             disk.replace(self.path / IDENTITY, (json.dumps(content, indent=1) + "\n").encode())
         except OSError as error:
-            raise RunError(Problem(f"cannot be written: {error.strerror}", str(self.path))) from None
+            raise unwritable(self.path, error) from None
 
-    def write_failure(self, told: str) -> None:
-        """Record the error that ended the run, for `--status`; it stands until the run is started again."""
+    def write_failure(self, error: str) -> None:
+        """Record the error that ended the run, for `--status`; starting the run again removes it."""
         known = read_identity(self.path)
-        if known:  # else it had not begun
-            with suppress(OSError):  # a full disk may be what the error tells of
-                disk.replace(self.path / IDENTITY, (json.dumps({**known, FAILED: told}, indent=1) + "\n").encode())
+        if known:  # else it had not started
+            with suppress(OSError):  # a full disk may be the error itself
+                disk.replace(self.path / IDENTITY, (json.dumps({**known, FAILED: error}, indent=1) + "\n").encode())
 
     def record_position(self, position: Position) -> None:
-        """Leave word of how far training is: a hint for `--status`, not synced, never read by training."""
+        """Record how far training is: a hint for `--status`, not synced, never read by training."""
         working = self.path / f".{POSITION}.writing"
         try:
             working.write_text(json.dumps({**asdict(position), "time": time.time()}) + "\n")
@@ -104,30 +104,35 @@ class RunFolder:
                 working.unlink(missing_ok=True)
 
 
-def _take(handle: IO[str]) -> None:
-    """Lock a file; raises OSError where another process holds it.
+def unwritable(path: Path, error: OSError) -> RunError:
+    """The error of a folder or a file of a run that cannot be written."""
+    return RunError(Problem(f"cannot write to `{path.name}`: {error.strerror}", str(path), code="unwritable-file"))
 
-    One that only looks at it (`held_by`) is gone in a moment, and so are the workers of one that was
-    killed: they hold what it held until they notice.
+
+def _acquire(handle: IO[str]) -> None:
+    """Lock a file; raises OSError where another process has locked it.
+
+    A process that only looks (`lock_owner`) unlocks it in a moment, and so do the workers of a process that
+    was killed, once they notice.
     """
-    begun = time.monotonic()
+    started = time.monotonic()
     while True:
         try:
             return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            if time.monotonic() - begun > (ORPHANS_LEAVE if _is_dead(handle) else 0.1):
+            if time.monotonic() - started > (ORPHANED_LOCK if _owner_is_dead(handle) else 0.1):
                 raise
             time.sleep(0.02)
 
 
-def _is_dead(handle: IO[str]) -> bool:
-    """Whether the process that has signed the lock was one of this machine and is no more."""
+def _owner_is_dead(handle: IO[str]) -> bool:
+    """Whether the process that is named as the lock's owner ran on this machine and has ended."""
     handle.seek(0)
-    signed = _SIGNED.match(handle.read(200))
-    if signed is None or signed[2] != os.uname().nodename:
+    owner = _OWNER.match(handle.read(200))
+    if owner is None or owner[2] != os.uname().nodename:
         return False
     try:
-        os.kill(int(signed[1]), 0)
+        os.kill(int(owner[1]), 0)
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):
@@ -135,8 +140,8 @@ def _is_dead(handle: IO[str]) -> bool:
     return False
 
 
-def held_by(folder: Path) -> str | None:
-    """The process that holds a run's folder, if one does; nothing is changed, and nobody waited for."""
+def lock_owner(folder: Path) -> str | None:
+    """The process that has locked a run's folder, or None; changes nothing and does not wait."""
     try:
         handle = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
@@ -147,7 +152,7 @@ def held_by(folder: Path) -> str | None:
         with suppress(OSError):
             return os.read(handle, 200).decode(errors="replace").strip() or "another process"
         return "another process"
-    except OSError:  # a disk that knows no locks
+    except OSError:  # a file system without locks
         return None
     finally:
         os.close(handle)
@@ -155,24 +160,25 @@ def held_by(folder: Path) -> str | None:
 
 
 def digest_of(recipe: Any) -> str:
-    """The identity of a resolved recipe: the same settings, the same digest."""
+    """The identity of an effective recipe: the same settings have the same digest."""
     return sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file says; raises RunError where it cannot be read."""
+    """The content of a JSON file; raises RunError if it cannot be read."""
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise RunError(Problem("is no file", str(path)))
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise OSError(0, "it is not a regular file")
         return json.loads(path.read_bytes())
     except OSError as error:
-        raise RunError(Problem(f"cannot be read: {error.strerror}", str(path))) from None
+        message = f"`{path.name}` cannot be read: {error.strerror}"
     except (ValueError, RecursionError) as error:
-        raise RunError(Problem(f"is no valid JSON: {one_line(error)}", str(path))) from None
+        message = f"`{path.name}` is not valid JSON: {one_line(error)}"
+    raise RunError(message, str(path), code="unreadable-file")
 
 
 def read_identity(folder: Path) -> dict[str, Any]:
-    """What is recorded of a run; empty where nothing is."""
+    """The record of a run; empty if there is none."""
     try:
         content = read_json(folder / IDENTITY)
     except RunError:
@@ -181,7 +187,7 @@ def read_identity(folder: Path) -> dict[str, Any]:
 
 
 def unfinished(root: Path, name: str, digest: str) -> tuple[RunFolder | None, list[Path]]:
-    """The newest unfinished run of this very recipe, and unfinished runs of other forms of it."""
+    """The newest unfinished run of this recipe, and unfinished runs of other versions of it."""
     others: list[Path] = []
     for path in sorted(root.glob(f"{name}-*"), reverse=True):
         identity = read_identity(path)
@@ -194,7 +200,7 @@ def unfinished(root: Path, name: str, digest: str) -> tuple[RunFolder | None, li
 
 
 def new(root: Path, name: str, digest: str) -> RunFolder:
-    """A new folder `<name>-<YYYYMMDD-HHMMSS>`; raises RunError where it cannot be made."""
+    """A new folder `<name>-<YYYYMMDD-HHMMSS>`; raises RunError if it cannot be created."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -206,5 +212,6 @@ def new(root: Path, name: str, digest: str) -> RunFolder:
                 continue
             return RunFolder(path, digest)
     except OSError as error:
-        raise RunError(Problem(f"the output folder cannot be written: {error.strerror}", str(root))) from None
-    raise RunError(Problem("no free name for a run's folder", str(root)))
+        raise unwritable(root, error) from None
+    message = f"all names for a new run, from {name}-{stamp} on, are in use"
+    raise RunError(message, str(root), code="unwritable-file")

@@ -1,4 +1,4 @@
-"""With which plugins a run was started, and commands that load them again."""
+"""The plugins that a run was started with, and commands that load the same ones."""
 
 from __future__ import annotations
 
@@ -12,59 +12,60 @@ from attrs import frozen
 from fluxflow_registry.engine.run.folder import ENVIRONMENT, read_json
 from fluxflow_registry.errors import RunError
 
-#: The variable that names the plugins to load.
-STATED = "FLUXFLOW_PLUGINS"
+#: The environment variable that names the plugins to load.
+VARIABLE = "FLUXFLOW_PLUGINS"
 
-#: Where `environment.json` says with what the run was started.
+#: The key of `environment.json` under which they are recorded.
 KEY = "started_with"
 
 
 @frozen
-class Started:
-    """What was loaded beside, or instead of, the plugins that are installed.
+class PluginsAtStart:
+    """What was loaded besides the installed plugins, or in their place.
 
-    A file that a folder names is never loaded for that: it is shown, and whoever trusts it names it again.
+    A file that a run's folder names is never loaded because of that: a command shows it, and a user who trusts it
+    passes it again.
     """
 
     #: The files of `--plugin`.
     files: tuple[str, ...] = ()
-    #: What FLUXFLOW_PLUGINS said; None where it said nothing.
-    stated: str | None = None
+    #: The value of FLUXFLOW_PLUGINS; None if it was not set.
+    variable: str | None = None
 
     def command(self, *words: str) -> str:
-        """The command of these words that loads the same plugins, as a shell takes it."""
-        plugins = "" if self.stated is None else f"{STATED}={shlex.quote(self.stated)} "
+        """A shell command of these words that loads the same plugins."""
+        plugins = "" if self.variable is None else f"{VARIABLE}={shlex.quote(self.variable)} "
         return plugins + shlex.join([*words, *flags(self.files)])
 
 
 def flags(files: tuple[str, ...]) -> list[str]:
-    """The flags that load these files; a file below the current folder is named from there."""
-    return [part for file in files for part in ("--plugin", _near(file))]
+    """The flags that load these files; a file below the current folder is named relative to it."""
+    return [part for file in files for part in ("--plugin", _relative(file))]
 
 
-def _near(file: str) -> str:
+def _relative(file: str) -> str:
     try:
         return str(Path(file).relative_to(Path.cwd()))
-    except (OSError, ValueError):  # elsewhere, or there is no current folder any more
+    except (OSError, ValueError):  # elsewhere, or the current folder was removed
         return file
 
 
-def recorded(files: list[str]) -> dict[str, Any]:
-    """What `environment.json` holds of how this process was started."""
-    return {"plugins": [os.path.abspath(file) for file in files], STATED: os.environ.get(STATED)}
+def to_record(files: list[str]) -> dict[str, Any]:
+    """What `environment.json` records under `KEY`: the files of `--plugin`, and the variable."""
+    return {"plugins": [os.path.abspath(file) for file in files], VARIABLE: os.environ.get(VARIABLE)}
 
 
-def started_with(folder: Path) -> Started:
-    """With what the run of this folder, or of this bundle, was started; nothing where nothing is recorded."""
+def read_plugins(folder: Path) -> PluginsAtStart:
+    """The plugins that the run of this folder, or of this bundle, was started with; none if none are recorded."""
     try:
         content = read_json(folder / ENVIRONMENT)[KEY]
-        files, stated = content["plugins"], content[STATED]
+        files, variable = content["plugins"], content[VARIABLE]
     except (RunError, KeyError, TypeError, IndexError):
-        return Started()
+        return PluginsAtStart()
     known = tuple(file for file in files if isinstance(file, str)) if isinstance(files, list) else ()
-    return Started(known, stated if isinstance(stated, str) else None)
+    return PluginsAtStart(known, variable if isinstance(variable, str) else None)
 
 
 def replay_command(bundle: Path) -> str:
-    """The command that looks into a bundle, with the plugins that the run was started with."""
-    return started_with(bundle).command("fluxflow-run", "--replay", str(bundle))
+    """The command that replays a bundle, with the plugins that the run was started with."""
+    return read_plugins(bundle).command("fluxflow-run", "--replay", str(bundle))

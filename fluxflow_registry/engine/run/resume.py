@@ -1,4 +1,4 @@
-"""Where a run stands, and how a step is entered: from its own checkpoint, or from its parent's end."""
+"""Resuming a run: from its newest checkpoint, and each step from its own checkpoint or its parent's end."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.models.build import reset_weights
+from fluxflow_registry.engine.run.checkpointing import OTHER_VERSIONS
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import Problem, RunError, one_line
@@ -19,19 +20,19 @@ State = Mapping[str, Mapping[str, Any]]
 
 
 def find_position(run: Run) -> tuple[Position, State]:
-    """Where the newest checkpoint that verifies stands; a damaged one is named and laid aside.
+    """Load the newest checkpoint that is not damaged; returns its position, and its state within a step.
 
-    Raises RunError where a whole checkpoint does not fit the recipe's models: that is no damage.
+    Damaged checkpoints are reported and quarantined. Raises RunError for one that does not fit the recipe.
     """
     checkpoints.tidy(run.checkpoints.root)
-    lay_lost_ends_aside(run)
+    quarantine_lost_ends(run)
     for found in checkpoints.listing(run.checkpoints.root):
-        manifest = verified(run, found)
+        manifest = verify_or_quarantine(run, found)
         if manifest is None:
             continue
         state, meta = run.checkpoints.load_weights(found.folder, manifest)
         run.checkpoints.continue_from(None if found.end else found.folder)
-        with fitting(found.folder):
+        with must_fit(found.folder):
             run.history.restore(meta)
             position = Position(**meta["position"])
             run.data.report_changed(meta.get("data", {}), position)
@@ -40,48 +41,54 @@ def find_position(run: Run) -> tuple[Position, State]:
 
 
 @contextmanager
-def fitting(checkpoint: Path) -> Iterator[None]:
-    """Tell of a state that is whole and yet not one of this recipe: another version of a plugin, for one."""
+def must_fit(checkpoint: Path) -> Iterator[None]:
+    """Raise RunError where a state does not fit this recipe, because of another version of a plugin, for example."""
     try:
         yield
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        message = f"does not hold the state of this recipe: {one_line(error)}"
-        hint = ("go on", "with the plugins and versions of environment.json, or begin anew with --fresh")
-        raise RunError(Problem(message, str(checkpoint), (hint,))) from error
+        notes = (("cause", one_line(error)), ("hint", OTHER_VERSIONS))
+        raise RunError(
+            Problem("the checkpoint does not fit the recipe", str(checkpoint), notes, code="conflict")
+        ) from error
 
 
-def verified(run: Run, found: checkpoints.Found) -> Mapping[str, Any] | None:
-    """The manifest of a checkpoint; None for a damaged one, which is named and laid aside.
+def verify_or_quarantine(run: Run, found: checkpoints.Found) -> Mapping[str, Any] | None:
+    """The manifest of a checkpoint; None for a damaged one, which is reported and quarantined.
 
-    Raises RunError where it cannot be told.
+    Raises RunError if the checkpoint cannot be read for another reason.
     """
     try:
         return checkpoints.verify(found.folder)
     except checkpoints.DamagedError as error:
         aside = checkpoints.lay_aside(found.folder)
-        message = f"{error}\n    it is laid aside as {aside.name}, and the checkpoint before it is used"
+        message = f"{error}\n    quarantined as {aside.name}; training resumes from the checkpoint before it"
         run.observers.warn(Position(), message)
         return None
 
 
-def lay_lost_ends_aside(run: Run) -> None:
-    """Go back to before the end of a step that is damaged and from which a later one starts, or which is a result."""
+def quarantine_lost_ends(run: Run) -> None:
+    """Quarantine each damaged end of a step that a later step or `final/` needs, and every later checkpoint.
+
+    The run then resumes from before that end.
+    """
     names = [step.name for step in run.steps]
     parents = {step.parent for step in run.steps if step.parent != names[max(step.index - 1, 0)]}
     leaves = run.plan.leaves
     needed = parents | ({leaf.name for leaf in leaves} if len(leaves) > 1 else set())
     found = checkpoints.listing(run.checkpoints.root)
     for end in [f for f in reversed(found) if f.end and f.step in needed]:
-        if end.folder.exists() and verified(run, end) is None:
+        if end.folder.exists() and verify_or_quarantine(run, end) is None:
             later = [f for f in found if f.run_batch >= end.run_batch and f.folder.exists()]
             for each in later:
                 checkpoints.lay_aside(each.folder)
-            message = f"step `{end.step}` is trained again from before its end, and so is what came after it"
+            message = (
+                f"step `{end.step}` is trained again from the checkpoint before its end, and the steps after it too"
+            )
             run.observers.warn(Position(), message)
 
 
 def enter(run: Run, position: Position, state: State) -> LiveStep:
-    """Make a step ready: its parent's weights, its own optimizers, and its state when it is re-entered."""
+    """Prepare a step: its parent's weights, its own optimizers, and its `state` if it resumes within it."""
     step = run.steps[position.step]
     if not state:
         parent = step.parent
@@ -90,16 +97,16 @@ def enter(run: Run, position: Position, state: State) -> LiveStep:
         run.checkpoints.continue_from(None)
     live = run.prepare(step)
     if state:
-        with fitting(run.checkpoints.root):
+        with must_fit(run.checkpoints.root):
             live.load(state)
-            if position.epoch:  # an older version has left this to the step's own state
+            if position.epoch:  # an older version recorded it in the state of the step only
                 run.history.close_epoch(step.name, position.epoch, live.metrics.history)
     run.live = live
     return live
 
 
 def start_from(run: Run, parent: str | None) -> None:
-    """Give the models the weights in which the parent step ended, or new ones where there is no parent."""
+    """Give the models the weights of the parent step's end, or their initial weights if there is no parent."""
     if parent is None:
         reset_weights(run.models, run.plan, run.device)
         return

@@ -1,4 +1,4 @@
-"""Checkpoints written behind the loop's back: the loop waits for a copy in memory, a thread for the disk."""
+"""Writing checkpoints in the background: the loop waits for a copy in memory only, a thread for the disk."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from attrs import frozen
 
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.errors import FluxflowError, Problem, RunError, one_line
+from fluxflow_registry.errors import FluxflowError, RunError, one_line
 from fluxflow_registry.state import checkpoints, store
 from fluxflow_registry.state.snapshot import Buffers
 
 
 @frozen
 class Saved:
-    """A checkpoint that was committed, or what kept it from being."""
+    """A checkpoint that was committed, or the error that prevented it."""
 
     position: Position
     folder: Path
@@ -26,9 +26,9 @@ class Saved:
 
 
 class Saver:
-    """Writes one checkpoint at a time under `root`; asking for the next one waits for the one before.
+    """Writes one checkpoint at a time under `root`; starting the next one waits for the one before.
 
-    A crash during a write leaves the checkpoint before it.
+    A crash during a write leaves the checkpoint before it intact.
     """
 
     def __init__(self, root: Path) -> None:
@@ -36,7 +36,7 @@ class Saver:
         self.buffers = Buffers()
         self.thread = ThreadPoolExecutor(1, "checkpoint")
         self.pending: Future[Saved] | None = None
-        #: The newest checkpoint of this step: what is frozen in the step is in it already.
+        #: The newest checkpoint of this step: it has the frozen parts of the state already.
         self.previous: Path | None = None
 
     def start(
@@ -49,36 +49,37 @@ class Saver:
         keep: int,
         exempt: Mapping[tuple[str, str], Collection[str]] | None = None,
     ) -> Saved | None:
-        """Copy the state and start writing it; gives the outcome of the write before, where it was still going on."""
+        """Copy the state and start writing it; returns the outcome of the write before if it was still running."""
         outcome = self.wait()
-        taken = store.snapshot(state, meta, self.buffers, frozen, exempt)
-        self.pending = self.thread.submit(self._write, name, position, taken, keep)
+        snapshot = store.snapshot(state, meta, self.buffers, frozen, exempt)
+        self.pending = self.thread.submit(self._write, name, position, snapshot, keep)
         return outcome
 
     def poll(self) -> Saved | None:
-        """The outcome of a write that has come to its end since this was asked last."""
+        """The outcome of a write that has finished since the last call; None while it runs."""
         return self.wait() if self.pending is not None and self.pending.done() else None
 
     def wait(self) -> Saved | None:
-        """The outcome of the write that is going on, at its end."""
+        """Wait for the write that is running, and return its outcome."""
         if self.pending is None:
             return None
         pending, self.pending = self.pending, None
         return pending.result()
 
     def close(self) -> None:
-        """Let the write that is going on come to its end."""
+        """Wait for the write that is running, and start no other."""
         self.thread.shutdown()
 
-    def _write(self, name: str, position: Position, taken: store.Snapshot, keep: int) -> Saved:
+    def _write(self, name: str, position: Position, snapshot: store.Snapshot, keep: int) -> Saved:
         try:
-            folder = store.commit(self.root, name, taken, self.previous)
+            folder = store.commit(self.root, name, snapshot, self.previous)
         except FluxflowError as error:
             return Saved(position, self.root / name, error)
-        except Exception as error:  # lack of memory, for one: what is on the disk stands
-            problem = Problem(f"the checkpoint cannot be written: {one_line(error)}", str(self.root / name))
-            return Saved(position, self.root / name, RunError(problem))
+        except Exception as error:  # lack of memory, for example: what is on the disk is intact
+            message = f"the checkpoint cannot be written: {one_line(error)}"
+            failure = RunError(message, str(self.root / name), code="unwritable-file")
+            return Saved(position, self.root / name, failure)
         self.previous = folder
-        with suppress(OSError):  # what could not be removed is removed the next time
+        with suppress(OSError):  # what cannot be removed now is removed the next time
             checkpoints.retain(self.root, keep, latest=folder)
         return Saved(position, folder)
