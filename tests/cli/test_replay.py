@@ -240,7 +240,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], str]] = {
     "a setting": (lambda b: None, ("--set", "seed=1"), "a batch is repeated with the recipe as it was"),
     "another flag": (lambda b: None, ("--validate",), "cannot be given together with `--"),
     "a device that is not there": (lambda b: None, ("--device", "cuda:9"), "there is no device `cuda:9`"),
-    "no bundle.json": (lambda b: (b / "bundle.json").unlink(), (), "is no bundle: it holds no bundle.json"),
+    "no bundle.json": (lambda b: (b / "bundle.json").unlink(), (), "not a bundle: bundle.json is missing"),
     "no recipe": (lambda b: (b / "recipe.yaml").unlink(), (), "recipe.yaml  there is no such file"),
     "a damaged checkpoint": (damage, (), "model.expander.safetensors  is damaged"),
     "a step that is not there": (
@@ -279,7 +279,7 @@ def test_the_command_that_the_warning_prints_works_as_printed(
     monkeypatch.setenv("FLUXFLOW_PLUGINS", os.environ["FLUXFLOW_PLUGINS"] + ",observers")
 
     warned = call("small.yaml", *GIVEN).err
-    (printed,) = [line.split("look into it")[1].strip() for line in warned.splitlines() if "look into it" in line]
+    (printed,) = [line.split("command ")[1].strip() for line in warned.splitlines() if "    command " in line]
     environment, *words = shlex.split(printed)
     done = call(*words[1:])
 

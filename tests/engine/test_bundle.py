@@ -52,8 +52,8 @@ def test_the_warning_names_the_loss_and_the_samples_and_where_to_look(
 
     assert heard[0].splitlines() == [
         "update `vae`: `vae/poison` is not finite; batch 2 was left out",
-        f"    samples  {', '.join(f'picture {index}' for index in samples)}",
-        f"    look into it  fluxflow-run --replay {run.folder.path}/not_finite/000000002-vae",
+        f"    received  samples {', '.join(f'picture {index}' for index in samples)}",
+        f"    command   fluxflow-run --replay {run.folder.path}/not_finite/000000002-vae",
     ]
 
 
@@ -110,7 +110,7 @@ def test_only_the_first_of_a_streak_has_a_bundle_and_a_run_has_at_most_three(
         "000000005-vae",
         "000000007-vae",
     ]
-    assert ["look into it" in message for message in heard[:4]] == [True, True, True, False]
+    assert ["    command " in message for message in heard[:4]] == [True, True, True, False]
 
 
 def test_a_run_that_meets_the_batch_again_points_to_the_bundle_that_is_there(
@@ -153,7 +153,7 @@ def test_a_bundle_that_cannot_be_written_leaves_nothing_and_training_goes_on(
 
     run = start(checked(SPOILT, using=spoilt), tmp_path / "full", [Listener(heard)]).run
 
-    assert "the bundle to look into it could not be written: OSError: [Errno 28] No space left on device" in heard[0]
+    assert "no bundle to replay the batch could be written: OSError: [Errno 28] No space left on device" in heard[0]
     assert list((run.folder.path / "not_finite").glob("*")) == []
     assert finals(run) == finals(whole)
 
@@ -205,11 +205,11 @@ def test_samples_without_names_are_called_by_their_numbers() -> None:
 
 
 BROKEN = {
-    "no bundle": (None, "is no bundle: it holds no bundle.json"),
+    "no bundle": (None, "not a bundle: bundle.json is missing"),
     "no JSON": ("{", "cannot be read: JSONDecodeError"),
     "no mapping": ("[]", "cannot be read: TypeError"),
     "a key that is missing": ('{"format": 1}', "cannot be read: KeyError: 'step'"),
-    "another version": ('{"format": 2}', "is a bundle of format 2; this version reads format 1"),
+    "another version": ('{"format": 2}', "the bundle has format 2, but this version reads format 1"),
     "deep nesting": ("[" * 100_000, "cannot be read: RecursionError"),
 }
 

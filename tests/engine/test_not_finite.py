@@ -198,7 +198,7 @@ def test_the_warning_of_a_window_names_the_samples_of_the_batch_at_fault(
     start(recipe, tmp_path, [Listener(heard)])
 
     assert "update `vae`: `vae/poison` is not finite; batches 4 to 6 were left out" in heard[0]
-    assert f"samples  {', '.join(map(str, batches[3].indices))}\n" in heard[0]
+    assert f"received  samples {', '.join(map(str, batches[3].indices))}\n" in heard[0]
 
 
 class Logged:

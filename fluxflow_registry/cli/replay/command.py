@@ -16,7 +16,7 @@ from fluxflow_registry.cli.recheck import check_again
 from fluxflow_registry.cli.train.command import device_of
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.diagnosis.bundle import RECIPE, Bundle, read_bundle
-from fluxflow_registry.engine.diagnosis.replay import First, Replayed, replay
+from fluxflow_registry.engine.diagnosis.replay import FirstNotFinite, ReplayResult, replay
 from fluxflow_registry.engine.training.not_finite import names_of
 from fluxflow_registry.errors import Problem, RecipeError, TrainingError, to_json
 from fluxflow_registry.registry.registry import Registry
@@ -55,7 +55,7 @@ def refuse(arguments: argparse.Namespace) -> None:
         raise RecipeError(Problem("a batch is repeated with the recipe as it was", f"--set {arguments.set[0]}"))
 
 
-def report_data(bundle: Bundle, found: Replayed, names: list[str], spoilt: list[str]) -> dict[str, Any]:
+def report_data(bundle: Bundle, found: ReplayResult, names: list[str], spoilt: list[str]) -> dict[str, Any]:
     """What was found, as JSON; `names` are those of the samples, `spoilt` of those with a field that is not finite."""
     losses = list(compared(bundle, found))
     first, anomaly = found.first, found.anomaly
@@ -67,7 +67,7 @@ def report_data(bundle: Bundle, found: Replayed, names: list[str], spoilt: list[
         "run_batch": found.position.run_batch,
         "samples": list(found.samples),
         "names": names,
-        "reproduced": found.again,
+        "reproduced": found.reproduced,
         "same_samples": found.samples == bundle.samples,
         "same_losses": all(loss["same"] for loss in losses),
         "losses": losses,
@@ -86,7 +86,7 @@ def report_data(bundle: Bundle, found: Replayed, names: list[str], spoilt: list[
     }
 
 
-def compared(bundle: Bundle, found: Replayed) -> Iterator[dict[str, Any]]:
+def compared(bundle: Bundle, found: ReplayResult) -> Iterator[dict[str, Any]]:
     """Each loss of each batch of the window: what was recorded, what it is now, whether that is the same."""
     for number in range(max(len(bundle.losses), len(found.losses))):
         before: Mapping[str, float] = bundle.losses[number] if number < len(bundle.losses) else {}
@@ -106,7 +106,7 @@ def _nan(number: float | None) -> bool:
     return number is not None and math.isnan(number)
 
 
-def report(bundle: Bundle, found: Replayed, told: Mapping[str, Any]) -> Iterator[str]:
+def report(bundle: Bundle, found: ReplayResult, told: Mapping[str, Any]) -> Iterator[str]:
     """What was found, as text."""
     batches = len(found.losses)
     first = found.position.batch - batches + 1
@@ -122,7 +122,7 @@ def report(bundle: Bundle, found: Replayed, told: Mapping[str, Any]) -> Iterator
     if found.first is not None:
         yield from ("", "the first that is not finite, in the order of computing")
         yield from first_rows(found.first, told["first"]["samples"])
-    if found.again:
+    if found.reproduced:
         yield from ("", "what torch's anomaly detection says of the walk back")
         yield from anomaly_rows(found)
 
@@ -159,7 +159,7 @@ def _number(number: float | str | None) -> str:
     return "-" if number is None else str(number)
 
 
-def first_rows(first: First, samples: list[str]) -> Iterator[str]:
+def first_rows(first: FirstNotFinite, samples: list[str]) -> Iterator[str]:
     """What is not finite, where it is defined, and its statistics."""
     yield f"    {first.kind} `{first.name}`"
     if first.where:
@@ -180,7 +180,7 @@ def first_rows(first: First, samples: list[str]) -> Iterator[str]:
         yield f"    the others  {', '.join(f'{name} {value:.4g}' for name, value in finite.items())}"
 
 
-def anomaly_rows(found: Replayed) -> Iterator[str]:
+def anomaly_rows(found: ReplayResult) -> Iterator[str]:
     """The backward function that gave NaN, and the lines that called its forward."""
     if found.anomaly is None:
         yield "    no backward function gives NaN"

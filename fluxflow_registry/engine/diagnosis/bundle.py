@@ -1,4 +1,4 @@
-"""A bundle: all that is needed to repeat the batch in which something was not finite."""
+"""Bundles: everything that is needed to repeat a batch in which something was not finite."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.not_finite import Evidence, names_of
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.engine.training.update import LiveUpdate
-from fluxflow_registry.errors import Problem, RunError, one_line, to_json
+from fluxflow_registry.errors import Note, Problem, RunError, one_line, to_json
 from fluxflow_registry.recipe import writer as resolved
 from fluxflow_registry.state import checkpoints, disk
 
@@ -27,61 +27,63 @@ FACTS = "bundle.json"
 RECIPE = "recipe.yaml"
 CHECKPOINTS = "checkpoints"
 
-#: Version of the form of a bundle's facts.
+#: Version of the format of a bundle.
 FORMAT = 1
 
-#: Bundles that a run writes at most: each holds checkpoints from being deleted.
+#: How many bundles a run writes at most: each keeps checkpoints from being deleted.
 MOST = 3
 
 
 def write_bundle(
-    run: Run, live: LiveStep, turn: LiveUpdate, position: Position, held: Iterable[checkpoints.Found]
-) -> str:
-    """Write what is known of a batch that was left out; gives the words that say where.
+    run: Run, live: LiveStep, update: LiveUpdate, position: Position, saved: Iterable[checkpoints.Found]
+) -> tuple[Note, ...]:
+    """Write a bundle for a batch that was skipped; returns a note with the command that replays it, if there is one.
 
-    The bundle has the recipe, the place, the samples, the losses, statistics of what was not finite,
-    and second names for the files of the checkpoints `held`, from which the batch is reached again.
-    It is written beside its place and renamed: it is whole, or not there.
+    The bundle has the recipe, the position, the samples, the losses, statistics of what was not finite, and links
+    to the files of the `saved` checkpoints, from which the batch is reached again. It is written under another name
+    and renamed, so that it is complete or not there.
     """
-    folder = run.folder.path / FOLDER / f"{position.run_batch:09d}-{turn.name}"
+    folder = run.folder.path / FOLDER / f"{position.run_batch:09d}-{update.name}"
     if folder.exists():
-        return f"\n    look into it  {replay_command(folder)}"
+        return (("command", replay_command(folder)),)
     if run.folder.temporary or len(bundles(run.folder.path)) >= MOST:
-        return ""
+        return ()
     working = folder.with_name(f".{folder.name}.writing")
     try:
         shutil.rmtree(working, ignore_errors=True)
         disk.make_folder(working / CHECKPOINTS)
-        for found in held:
+        for found in saved:
             _link(found.folder, working / CHECKPOINTS / found.folder.name)
         disk.replace(working / RECIPE, resolved.dump(effective_recipe(run.plan)).encode())
         if (run.folder.path / ENVIRONMENT).is_file():
             disk.link(run.folder.path / ENVIRONMENT, working / ENVIRONMENT)
-        disk.replace(working / FACTS, (json.dumps(facts(run, live, turn, position), indent=1) + "\n").encode())
+        disk.replace(
+            working / FACTS, (json.dumps(bundle_content(run, live, update, position), indent=1) + "\n").encode()
+        )
         disk.sync_folder(working)
         working.rename(folder)
         disk.sync_folder(folder.parent)
     except OSError as error:
         shutil.rmtree(working, ignore_errors=True)
-        return f"\n    the bundle to look into it could not be written: {one_line(error)}"
-    return f"\n    look into it  {replay_command(folder)}"
+        return (("status", f"no bundle to replay the batch could be written: {one_line(error)}"),)
+    return (("command", replay_command(folder)),)
 
 
 def bundles(run: Path) -> list[Path]:
-    """The bundles in a run's folder, the latest last."""
+    """The bundles in a run's folder, oldest first."""
     return sorted(path for path in (run / FOLDER).glob("*") if not path.name.startswith("."))
 
 
-def facts(run: Run, live: LiveStep, turn: LiveUpdate, position: Position) -> dict[str, Any]:
-    """The JSON side of a bundle."""
-    evidence = turn.evidence or Evidence((), {}, {})
+def bundle_content(run: Run, live: LiveStep, update: LiveUpdate, position: Position) -> dict[str, Any]:
+    """The content of `bundle.json`."""
+    evidence = update.evidence or Evidence((), {}, {})
     return {
         "format": FORMAT,
         "step": live.plan.name,
-        "update": turn.name,
-        #: Batches of the run before the one that was left out (the first of its window, when it accumulates).
+        "update": update.name,
+        #: Batches of the run before the skipped one, or before the first of its window if gradients accumulate.
         "run_batch": position.run_batch - len(live.samples) // live.settings.batch_size,
-        #: Where the run stood when it had been left out.
+        #: The position after it was skipped.
         "position": asdict(position),
         "device": str(run.device),
         "samples": list(live.samples),
@@ -115,16 +117,17 @@ class Bundle:
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """Read a bundle; raises RunError for what is none, or is of another version, or whose checkpoints are damaged."""
+    """Read a bundle; raises RunError if it is not one, has another format, or has damaged checkpoints."""
     path = folder / FACTS
     if not path.is_file():
-        hint = ("bundles are in", f"RUN/{FOLDER}/, one for the first batch of each streak that was left out")
-        raise RunError(Problem(f"is no bundle: it holds no {FACTS}", str(folder), (hint,)))
+        hint = f"pass a folder of RUN/{FOLDER}/: it has one for the first of each series of skipped batches"
+        problem = Problem(f"not a bundle: {FACTS} is missing", str(folder), (("hint", hint),), code="missing-file")
+        raise RunError(problem)
     try:
         read = json.loads(path.read_bytes())
         if read["format"] != FORMAT:
-            message = f"is a bundle of format {read['format']}; this version reads format {FORMAT}"
-            raise RunError(Problem(message, str(path)))
+            message = f"the bundle has format {read['format']}, but this version reads format {FORMAT}"
+            raise RunError(message, str(path), code="unreadable-file")
         bundle = Bundle(
             folder=folder,
             step=str(read["step"]),
@@ -137,7 +140,8 @@ def read_bundle(folder: Path) -> Bundle:
             losses=tuple({str(k): float(v) for k, v in losses.items()} for losses in read["losses"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RunError(Problem(f"cannot be read: {one_line(error)}", str(path))) from None
+        message = f"the bundle cannot be read: {one_line(error)}"
+        raise RunError(message, str(path), code="unreadable-file") from None
     for found in checkpoints.listing(folder / CHECKPOINTS):
         checkpoints.verify(found.folder)
     return bundle

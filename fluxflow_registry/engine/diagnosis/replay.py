@@ -1,4 +1,4 @@
-"""A batch that was not finite, repeated: reached as a resumed run reaches it, and looked at on the way."""
+"""Repeating a batch that was not finite: reached as a resumed run reaches it, and examined."""
 
 from __future__ import annotations
 
@@ -26,59 +26,60 @@ from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.not_finite import Evidence, evidence_of, not_finite
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.engine.training.update import LiveUpdate
-from fluxflow_registry.errors import Problem, RunError
+from fluxflow_registry.errors import RunError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.state import checkpoints
 
-#: Where torch and the framework are: what a component's author looks for lies in neither.
-_ELSEWHERE = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
+#: The folders of torch and of the framework: the lines that a component's author looks for are in neither.
+_NOT_COMPONENTS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
 
+#: A frame of the traceback that torch warns of; torch offers it as text only.
 _FRAME = re.compile(r'  File "(?P<file>.+)", line (?P<line>\d+), in (?P<name>.+)\n    (?P<code>.+)\n')
 
 
 @frozen
 class Anomaly:
-    """What torch's anomaly detection says: the backward function, and the lines of its forward call."""
+    """What torch's anomaly detection reports: the backward function, and the lines of its forward call."""
 
     message: str
     lines: tuple[tuple[str, str], ...]
 
 
 @frozen
-class First:
-    """The first in the order of computing that is not finite: what, where it is defined, its statistics."""
+class FirstNotFinite:
+    """The first tensor, in execution order, that is not finite: its kind and name, its definition, its statistics."""
 
     kind: str
     name: str
     where: str
     statistics: Mapping[str, Any]
-    #: Of a field, the samples in which it is not finite.
+    #: For a field, the samples in which it is not finite.
     samples: tuple[int, ...] = ()
 
 
 @frozen
-class Replayed:
-    """What has become of the batch this time; `losses` are those of each batch of its window."""
+class ReplayResult:
+    """The outcome of the batch this time; `losses` are those of each batch of its window."""
 
     position: Position
     samples: tuple[int, ...]
     losses: tuple[Mapping[str, float], ...]
-    #: Whether the update has left the batch out again.
-    again: bool
-    first: First | None
+    #: Whether the update skipped the batch again.
+    reproduced: bool
+    first: FirstNotFinite | None
     anomaly: Anomaly | None
 
 
-class Arrived(Exception):  # noqa: N818 - not an error: the way ends here
+class Reached(Exception):  # noqa: N818 - not an error: the replay ends here
     """The batch is about to be trained on."""
 
     def __init__(self, position: Position) -> None:
-        super().__init__("arrived")
+        super().__init__("reached")
         self.position = position
 
 
-class Replay(Run):
-    """A run that goes again where another has gone, as far as a batch, and leaves nothing behind."""
+class ReplayRun(Run):
+    """A run that repeats another as far as a batch, without observers, in a temporary folder."""
 
     def __init__(
         self, checked: RecipePlan, folder: RunFolder, sources: Mapping[str, Source], device: torch.device, until: int
@@ -87,55 +88,55 @@ class Replay(Run):
         self.until = until
 
     def before_batch(self, position: Position) -> None:
-        """End the way where the batch is."""
+        """Raise Reached before the batch."""
         if position.run_batch == self.until:
-            raise Arrived(position)
+            raise Reached(position)
 
 
-def replay(bundle: Bundle, checked: RecipePlan, sources: Mapping[str, Source], device: torch.device) -> Replayed:
-    """Repeat the batch of a bundle; raises RunError where it is not reached."""
-    with tempfile.TemporaryDirectory(prefix="fluxflow-replay-") as made:
-        run = Replay(checked, _linked(bundle, Path(made)), sources, device, bundle.run_batch)
-        position = _go(run)
+def replay(bundle: Bundle, checked: RecipePlan, sources: Mapping[str, Source], device: torch.device) -> ReplayResult:
+    """Repeat the batch of a bundle; raises RunError if it is not reached."""
+    with tempfile.TemporaryDirectory(prefix="fluxflow-replay-") as folder:
+        run = ReplayRun(checked, _linked(bundle, Path(folder)), sources, device, bundle.run_batch)
+        position = _train_until(run)
         live = run.live
-        update = next((turn for turn in live.updates if turn.name == bundle.update), None) if live else None
+        update = next((each for each in live.updates if each.name == bundle.update), None) if live else None
         if position is None or live is None or update is None or live.plan.name != bundle.step:
-            message = f"update `{bundle.update}` of step `{bundle.step}` is not reached by this recipe and these data"
-            raise RunError(Problem(message, str(bundle.folder)))
-        return _repeated(run, live, update, position)
+            message = f"this recipe with these data does not reach update `{bundle.update}` of step `{bundle.step}`"
+            raise RunError(message, str(bundle.folder), code="not-reached")
+        return _repeat(run, live, update, position)
 
 
 def _linked(bundle: Bundle, folder: Path) -> RunFolder:
-    """A run's folder that holds the checkpoints of a bundle by other names."""
-    made = RunFolder(folder, "", temporary=True)
-    made.checkpoints.mkdir()
+    """A run's folder with links to the checkpoints of a bundle."""
+    linked = RunFolder(folder, "", temporary=True)
+    linked.checkpoints.mkdir()
     for found in checkpoints.listing(bundle.folder / CHECKPOINTS):
-        (made.checkpoints / found.folder.name).symlink_to(found.folder.resolve())
-    return made
+        (linked.checkpoints / found.folder.name).symlink_to(found.folder.resolve())
+    return linked
 
 
-def _go(run: Replay) -> Position | None:
-    """Train as far as the batch; None where it never comes."""
+def _train_until(run: ReplayRun) -> Position | None:
+    """Train as far as the batch; None if the run ends before it."""
     position, state = find_position(run)
     try:
         train_steps(run, position, state)
-    except Arrived as arrived:
-        return arrived.position
+    except Reached as reached:
+        return reached.position
     return None
 
 
-def _repeated(run: Run, live: LiveStep, update: LiveUpdate, position: Position) -> Replayed:
-    """Take the batch, or the window that begins with it, as training does; once more where it is left out again."""
+def _repeat(run: Run, live: LiveStep, update: LiveUpdate, position: Position) -> ReplayResult:
+    """Train on the batch, or on the window that starts with it; once more with torch's help if it is skipped again."""
     batches = _window(live, position)
-    before = map_tensors(_kept, {"models": _weights(run), "step": live.state()})
+    before = map_tensors(_to_host, {"models": _weights(run), "step": live.state()})
     weights = _first_weight(live)
     seen: dict[int, Evidence] = {}
     update.evidence = None
     losses: dict[str, Tensor] = {}
 
     def watch(kind: str, name: str, value: Any) -> None:
-        whose, _, label = name.partition("/")
-        if kind == "loss" and whose == update.name:
+        owner, _, label = name.partition("/")
+        if kind == "loss" and owner == update.name:
             losses[label] = value
         elif kind == "total" and name == update.name:
             seen[live.values.context["step_batch"]] = evidence_of(live.values, [dict(losses)], {})
@@ -143,33 +144,33 @@ def _repeated(run: Run, live: LiveStep, update: LiveUpdate, position: Position) 
 
     live.values.watch = watch
     skips = update.skips
-    after = _take(live, batches, position)
-    again = update.skips > skips
-    first = weights or _first(run, live, update, list(seen.values()), batches) if again else None
+    after = _train(live, batches, position)
+    reproduced = update.skips > skips
+    first = weights or _first(run, live, update, list(seen.values()), batches) if reproduced else None
     anomaly = None
-    if again:
+    if reproduced:
         for name, model in run.models.items():
             model.load_state_dict(before["models"][name])
         live.load(before["step"])
-        anomaly = _anomaly(live, update, lambda: _take(live, batches, position))
-    return Replayed(
+        anomaly = _anomaly(live, update, lambda: _train(live, batches, position))
+    return ReplayResult(
         position=after,
         samples=tuple(index for batch in batches for index in batch.indices),
         losses=tuple(seen[s].losses[0] if s in seen else {} for s in range(position.step_batch, after.step_batch)),
-        again=again,
+        reproduced=reproduced,
         first=first,
         anomaly=anomaly,
     )
 
 
 def _window(live: LiveStep, position: Position) -> list[Batch]:
-    """The batches whose gradients are averaged, from the first on."""
+    """The batches whose gradients are averaged, starting with the first."""
     batches = live.batches(position.epoch, position.batch)
     return [batch for _, batch in zip(range(live.window(position.batch)), batches, strict=False)]
 
 
-def _take(live: LiveStep, batches: list[Batch], position: Position) -> Position:
-    """Train on batches; gives the position after them."""
+def _train(live: LiveStep, batches: list[Batch], position: Position) -> Position:
+    """Train on batches; returns the position after them."""
     for batch in batches:
         live.run(batch, position)
         position = position.after_batch()
@@ -180,92 +181,92 @@ def _weights(run: Run) -> dict[str, Any]:
     return {name: dict(model.state_dict()) for name, model in run.models.items()}
 
 
-def _kept(tensor: Tensor) -> Tensor:
-    """A copy on the host, which has more room."""
+def _to_host(tensor: Tensor) -> Tensor:
+    """A copy in the memory of the host, which is larger."""
     return tensor.detach().to("cpu", copy=True)
 
 
-def _first_weight(live: LiveStep) -> First | None:
-    """The first weight or buffer that is not finite before the batch has been taken."""
+def _first_weight(live: LiveStep) -> FirstNotFinite | None:
+    """The first weight or buffer that is not finite before the batch."""
     for model, module in live.models.items():
         for key, tensor in module.state_dict().items():
             if isinstance(tensor, Tensor) and (found := not_finite(tensor)):
-                return First("weight", f"{model}.{key}", "", found)
+                return FirstNotFinite("weight", f"{model}.{key}", "", found)
     return None
 
 
 def _first(
     run: Run, live: LiveStep, update: LiveUpdate, seen: Sequence[Evidence], batches: Sequence[Batch]
-) -> First | None:
+) -> FirstNotFinite | None:
     """The first field, value or loss that is not finite, or else the first gradient."""
     for evidence in seen:
         for name, found in evidence.values.items():
             binding = live.values.bindings.get(name)
             dataset = run.plan.datasets[live.settings.dataset]
             if binding is not None:
-                return First("value", name, str(binding.component.component.signature.where), found)
-            samples = tuple(index for batch in batches for index in _spoilt(batch, name))
-            return First("field", name, str(dataset.component.where), found, samples)
+                return FirstNotFinite("value", name, str(binding.component.component.signature.where), found)
+            samples = tuple(index for batch in batches for index in _not_finite_samples(batch, name))
+            return FirstNotFinite("field", name, str(dataset.component.where), found, samples)
         for loss in update.losses.all:
             number = evidence.losses[0].get(loss.label, 0.0)
             if not math.isfinite(number):
-                return First(
+                return FirstNotFinite(
                     "loss",
                     f"{update.name}/{loss.label}",
                     str(loss.plan.component.component.signature.where),
                     {"is": str(number)},
                 )
     for name, found in (update.evidence.gradients if update.evidence else {}).items():
-        return First("gradient", name, "", found)
+        return FirstNotFinite("gradient", name, "", found)
     return None
 
 
-def _spoilt(batch: Batch, field: str) -> list[int]:
-    """The samples of a batch of which a field is not finite."""
+def _not_finite_samples(batch: Batch, field: str) -> list[int]:
+    """The samples of a batch in which a field is not finite."""
     rows = batch.fields[field]
     if not isinstance(rows, Tensor) or not rows.is_floating_point():
         return []
-    sound = torch.isfinite(rows.reshape(len(rows), -1)).all(dim=1).tolist()
-    return [index for index, fine in zip(batch.indices, sound, strict=True) if not fine]
+    finite = torch.isfinite(rows.reshape(len(rows), -1)).all(dim=1).tolist()
+    return [index for index, is_finite in zip(batch.indices, finite, strict=True) if not is_finite]
 
 
-def _anomaly(live: LiveStep, update: LiveUpdate, take: Callable[[], Any]) -> Anomaly | None:
-    """What torch's anomaly detection says of the walk back of one update; None where it finds nothing."""
+def _anomaly(live: LiveStep, update: LiveUpdate, train: Callable[[], Any]) -> Anomaly | None:
+    """What torch's anomaly detection finds in the backward pass of one update; None if it finds nothing."""
 
     def watch(kind: str, name: str, _: Any) -> None:
-        # Every forward is to be remembered, but only one walk back is to be searched.
+        # Every forward call must be recorded, but only one backward pass is checked.
         if kind == "total":
             torch.set_anomaly_enabled(True, name == update.name)
 
     live.values.watch = watch
     try:
-        with _heard() as told, torch.autograd.set_detect_anomaly(True, check_nan=False):
-            take()
+        with _caught_warnings() as caught, torch.autograd.set_detect_anomaly(True, check_nan=False):
+            train()
     except RuntimeError as error:
-        if "returned nan values" not in str(error):
+        if "returned nan values" not in str(error):  # torch's own error, which has no other mark
             raise
-        return Anomaly(str(error).splitlines()[0], _lines("\n".join(told)))
+        return Anomaly(str(error).splitlines()[0], _lines("\n".join(caught)))
     return None
 
 
 @contextmanager
-def _heard() -> Iterator[list[str]]:
-    """Collect what is warned of instead of showing it."""
-    told: list[str] = []
+def _caught_warnings() -> Iterator[list[str]]:
+    """Collect warnings instead of showing them."""
+    messages: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            yield told
+            yield messages
         finally:
-            told += [str(warning.message) for warning in caught]
+            messages += [str(warning.message) for warning in caught]
 
 
-def _lines(told: str) -> tuple[tuple[str, str], ...]:
-    """Of the traceback of a forward call the innermost lines, as (place, code), that are not torch's or ours."""
-    frames = list(_FRAME.finditer(told.partition("Traceback of forward call that induced")[0]))
+def _lines(warning: str) -> tuple[tuple[str, str], ...]:
+    """The innermost lines of the traceback of a forward call that are neither torch's nor ours, as (place, code)."""
+    frames = list(_FRAME.finditer(warning.partition("Traceback of forward call that induced")[0]))
     for number in reversed(range(len(frames))):
-        if frames[number]["file"].startswith(_ELSEWHERE[1]):
+        if frames[number]["file"].startswith(_NOT_COMPONENTS[1]):
             frames = frames[number + 1 :]
             break
-    ours = [frame for frame in frames if not frame["file"].startswith(_ELSEWHERE)]
-    return tuple((f"{frame['file']}:{frame['line']}, in {frame['name']}", frame["code"]) for frame in ours)
+    components = [frame for frame in frames if not frame["file"].startswith(_NOT_COMPONENTS)]
+    return tuple((f"{frame['file']}:{frame['line']}, in {frame['name']}", frame["code"]) for frame in components)

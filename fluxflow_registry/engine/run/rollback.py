@@ -10,7 +10,7 @@ from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.not_finite import names_of
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.engine.training.update import LiveUpdate
-from fluxflow_registry.errors import Problem, RunError, TrainingError, counted
+from fluxflow_registry.errors import Note, Problem, RunError, TrainingError, counted
 from fluxflow_registry.recipe.schema import OWN
 from fluxflow_registry.state import checkpoints
 
@@ -27,20 +27,22 @@ def check_finite(run: Run, live: LiveStep, position: Position) -> None:
         if update.outcome == "skipped" and update.skipped_in_a_row == 1:
             run.checkpoints.collect(wait=True)
             bundle = write_bundle(run, live, update, position, replay_checkpoints(run, live, position))
-            run.observers.warn(position, _skipped(live, update, position) + bundle)
+            run.observers.warn(position, str(_skipped(live, update, position, bundle)))
     stuck = next((update for update in live.updates if update.skipped_in_a_row >= PATIENCE), None)
     if stuck is not None:
         roll_back(run, live, stuck, position)
 
 
-def _skipped(live: LiveStep, update: LiveUpdate, position: Position) -> str:
-    """Which batch was skipped, what was not finite in it, and which samples it holds."""
+def _skipped(live: LiveStep, update: LiveUpdate, position: Position, bundle: tuple[Note, ...]) -> Problem:
+    """Which batch was skipped, what was not finite in it, its samples, and its bundle."""
     samples = update.evidence.samples(live.samples) if update.evidence else live.samples
     names = names_of(live.source, samples[:8])
     shown = ", ".join(names) + (f", and {len(samples) - 8} more" if len(samples) > 8 else "")
     first = position.batch - len(live.samples) // live.settings.batch_size + 1
     skipped = f"batch {first} was" if first == position.batch else f"batches {first} to {position.batch} were"
-    return f"update `{update.name}`: {_not_finite(update)} is not finite; {skipped} skipped\n    samples  {shown}"
+    message = f"update `{update.name}`: {_not_finite(update)} is not finite; {skipped} skipped"
+    notes = (("received", f"samples {shown}"), *bundle)
+    return Problem(message, None, notes, code="not-finite", subject=update.name)
 
 
 def _not_finite(update: LiveUpdate) -> str:
