@@ -30,6 +30,7 @@ from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.engine.run.loop import after_batch
 from fluxflow_registry.engine.run.run import Run
+from fluxflow_registry.engine.training.step import with_batches
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import load
 
@@ -111,7 +112,7 @@ def written_loop(checked: RecipePlan, index: int) -> Iterator[None]:
             generator = -weight["hinge_generator"] * discriminator(noisy(reconstruction, number)).mean()
             discriminator.requires_grad_(True)
             generator.backward(retain_graph=True, inputs=list(expander.parameters()))
-            main.backward(inputs=[at_cut, *expander.parameters()])
+            torch.autograd.backward([main], inputs=[at_cut, *expander.parameters()])
             torch.autograd.backward([latent, weight["kl"] * kl.mean()], [at_cut.grad, None])
         else:
             main = main + weight["kl"] * kl.mean()

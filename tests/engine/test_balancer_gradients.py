@@ -124,7 +124,8 @@ def test_nothing_is_walked_for_a_balancer_that_does_not_ask(
 def test_a_parameter_that_is_not_there_is_told_before_training(checked: Checker, spying: Registry) -> None:
     recipe = checked(VAE_GAN, f"{VAE}.balancer={{type: spy, layer: expander.out.weight}}", using=spying)
     told = (
-        r"(?s)recipe.yaml|--set .*in step `vae_gan`, `expander.out.weight` is no parameter that the update trains"
+        r"(?s)recipe.yaml|--set .*in step `vae_gan`, balancer `spy` of update `vae`: "
+        r"`expander.out.weight` is not a parameter that the update trains"
         r".*nearest +expander.out.0.weight"
     )
 
@@ -136,8 +137,8 @@ UNREACHED = [
     # The plan knows: the loss depends on another model, or is cut before this one.
     ("proof", "expander.out.0.weight", "kl", "`compressor`"),
     ("training", "expander.out.0.weight", "kl", "`compressor`"),
-    ("proof", "compressor.mean.weight", "hinge_generator", "`expander`, cut at `latent`"),
-    ("training", "compressor.mean.weight", "hinge_generator", "`expander`, cut at `latent`"),
+    ("proof", "compressor.mean.weight", "hinge_generator", "`expander`, detached at `latent`"),
+    ("training", "compressor.mean.weight", "hinge_generator", "`expander`, detached at `latent`"),
     # Only the walk back does: the loss depends on another parameter of the same model.
     ("proof", "compressor.logvar.weight", "half", "`compressor`"),
 ]
@@ -166,7 +167,7 @@ def test_a_loss_that_does_not_reach_the_layer_is_told_before_training(
     assert f"balancer `gradient_norm` of update `vae`: loss `{label}` does not reach `{layer}`" in problem.message
     assert problem.message.startswith("in step `vae_gan`, ") == (use == "proof")
     assert str(problem.where).startswith("--set steps.vae_gan.updates.vae.balancer")
-    assert dict(problem.notes)["it moves"] == moves
+    assert dict(problem.notes)["cause"] == f"it reaches {moves}"
 
 
 def test_losses_that_reach_the_layer_across_a_cut_elsewhere_pass(checked: Checker) -> None:
@@ -179,7 +180,7 @@ def test_a_weigher_that_fails_is_named_with_its_update_and_its_place(
     checked: Checker, live: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = live(checked(VAE_GAN, f"{VAE}.balancer=inverse"))
-    monkeypatch.setattr(step.updates[1], "weigher", lambda losses: losses["absent"])
+    monkeypatch.setattr(step.updates[1].weights, "weigher", lambda losses: losses["absent"])
 
     with pytest.raises(TrainingError, match="balancer `inverse` of update `vae` failed: KeyError: 'absent'") as caught:
         step.run(next(iter(step.batches(0, 0))), Position())

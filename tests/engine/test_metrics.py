@@ -75,11 +75,11 @@ def evaluated(metrics: str) -> str:
 
 
 WRONG = [
-    ("each", r"metric `each` of evaluation `seen` in step `vae_gan` gives a tensor of shape \[\d\]; a metric is a 0-d"),
+    ("each", r"metric `each` of evaluation `seen` in step `vae_gan` returned a tensor of shape \[\d\]; a metric must"),
     ("sliced", r"metric `sliced` of evaluation `seen` in step `vae_gan` failed: RuntimeError: The size of tensor a"),
     ("absent", r"metric `absent` of evaluation `seen` in step `vae_gan` failed: AttributeError"),
-    ("rows", r"metric `rows` of .*, figure `rows`, gives a tensor of shape \[\d, 3, 16\]"),
-    ("text", r"metric `text` of .* gives str; a metric is"),
+    ("rows", r"metric `rows` of .*, value `rows`, returned a tensor of shape \[\d, 3, 16\]"),
+    ("text", r"metric `text` of .* returned str; a metric must"),
 ]
 
 
@@ -136,11 +136,13 @@ def test_a_figure_of_a_dict_that_is_watched_by_another_name_is_refused(
     recipe = checked(VAE_GAN, evaluated("edges: {}"), f"{STEP}.{watching}", using=own)
 
     with pytest.raises(
-        RecipeError, match="watches `seen/edges/dx`, which evaluation `seen` does not measure"
+        RecipeError, match="watches `seen/edges/dx`, but evaluation `seen` does not measure it"
     ) as caught:
         try_metrics(recipe, open_sources(recipe))
 
-    assert dict(caught.value.problems[0].notes)["measured"] == "seen/dx, seen/dy"
+    (problem,) = caught.value.problems
+    assert problem.choices is not None
+    assert problem.choices.available == ("seen/dx", "seen/dy")
 
 
 @pytest.mark.parametrize("metrics", ["edges: {}, dx: {type: number}", "dx: {type: number}, edges: {}"])
@@ -180,8 +182,8 @@ def test_a_run_warns_once_of_a_watched_name_that_its_evaluation_did_not_measure(
     start(recipe, tmp_path / "runs", [observer])
 
     (told,) = observer.said
-    assert "`best` watches `seen/edges/dx`, which evaluation `seen` does not measure" in told
-    assert "measured  seen/dx, seen/dy" in told
+    assert "`best` watches `seen/edges/dx`, but evaluation `seen` does not measure it" in told
+    assert "available  seen/dx, seen/dy" in told
 
 
 @pytest.mark.parametrize(("metric", "better"), [("psnr", max), ("elbo", min)])

@@ -20,6 +20,7 @@ from fluxflow_registry.engine.run import rollback as recovery
 from fluxflow_registry.engine.training.late_start import Extent, Starts, intervals
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.plan.starts import AtBatch, WhenMet
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Plugin, _register, load
 
@@ -133,9 +134,9 @@ def test_what_never_starts_is_a_warning_and_no_error(checked: Checker, tmp_path:
 
     assert ended.live.updates[0].steps == 0
     assert listener.heard == [
-        "update `discriminator` has not started: it starts at batch 500, and step `vae_gan` ends after 12 batches",
+        "update `discriminator` has not started: it starts at batch 500, but step `vae_gan` ended after 12 batches",
         "loss `hinge_generator` of update `vae` has not started: it starts by loss_threshold of vae/l1, "
-        "and step `vae_gan` ends after 12 batches",
+        "but step `vae_gan` ended after 12 batches",
     ]
 
 
@@ -151,7 +152,7 @@ def test_an_update_none_of_whose_losses_has_started_is_told_with_what_each_waits
 
     assert listener.heard == [
         f"update `discriminator` has not started: it starts by loss_threshold of vae/floor{also}, "
-        "and step `vae_gan` ends after 12 batches"
+        "but step `vae_gan` ended after 12 batches"
     ]
 
 
@@ -297,10 +298,10 @@ def test_a_scheduler_is_as_long_as_its_optimizer_steps(data: Any) -> None:
 
 def made_up(stated: dict[str, int], *waiting: str) -> Starts:
     """The starts of an update with losses `a` and `b`; what is `waiting` has a condition."""
-    losses = {label: SimpleNamespace(entry=None) for label in ("a", "b")}
+    losses = {label: SimpleNamespace(every=1) for label in ("a", "b")}
+    condition: Any = None
     each = {
-        label: SimpleNamespace(batch=stated.get(label, 0), condition=object() if label in waiting else None)
-        for label in ("", "a", "b")
+        label: WhenMet(condition) if label in waiting else AtBatch(stated.get(label, 0)) for label in ("", "a", "b")
     }
     return Starts(SimpleNamespace(losses=losses, starts=each))  # type: ignore[arg-type]
 
@@ -337,30 +338,30 @@ def test_the_rate_of_a_lazy_update_comes_to_its_end_with_the_step(checked: Check
     [
         (
             [f"{GENERATOR}.start={{type: loss_threshold, metric: vae/l2, threshold: 1.0}}"],
-            r"(?s)`start` of loss `hinge_generator` of update `vae` watches `vae/l2`, which step `vae_gan` does not log"
+            r"(?s)`start` of loss `hinge_generator` of update `vae` watches `vae/l2`, but step `vae_gan` logs no such metric"
             r".*nearest +vae/lr",
         ),
         (
             [f"{GENERATOR}.start={{type: loss_threshold, metric: vae/hinge_generator, threshold: 1.0}}"],
-            r"watches `vae/hinge_generator`, which nothing logs before that start",
+            r"watches `vae/hinge_generator`, but nothing logs it before that start",
         ),
         (
             [f"{DISCRIMINATOR}.start={{type: plateau, metric: discriminator_loss}}"],
-            r"`start` of update `discriminator` watches `discriminator_loss`, which nothing logs before that start",
+            r"`start` of update `discriminator` watches `discriminator_loss`, but nothing logs it before that start",
         ),
         (
             [
                 f"{DISCRIMINATOR}.start={{type: plateau, metric: vae/hinge_generator}}",
                 f"{GENERATOR}.start={{type: plateau, metric: discriminator/lr}}",
             ],
-            r"(?s)watches `discriminator/lr`, which nothing.*watches `vae/hinge_generator`, which nothing",
+            r"(?s)watches `discriminator/lr`, but nothing.*watches `vae/hinge_generator`, but nothing",
         ),
         (
             [
                 f"{STEP}.evaluate={{seen: {{dataset: shapes, metrics: {{psnr: {{}}}}}}}}",
                 f"{GENERATOR}.start={{type: plateau, metric: seen/psnr}}",
             ],
-            r"watches `seen/psnr`, which is measured at the end only",
+            r"watches `seen/psnr`, but evaluation `seen` is measured at the end of the step only",
         ),
         ([f"{GENERATOR}.start=-1"], r"`start` of loss `hinge_generator`: .*must be >= 0"),
         ([f"{GENERATOR}.start=1.5"], r"`start` of loss `hinge_generator`: expected a whole number"),
@@ -388,13 +389,16 @@ def test_a_chain_of_starts_of_which_each_logs_what_the_next_watches_is_accepted(
     assert checked(VAE_GAN, *chain).steps
 
 
+LATE_BY = "would never take effect: it starts at batch 12"
+
+
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
         (f"{GENERATOR}.start=11", None),
-        (f"{GENERATOR}.start=12", "loss `hinge_generator` of update `vae` never counts: its first batch would be 12"),
-        (f"{DISCRIMINATOR}.start=12", "update `discriminator` never counts: its first batch would be 12"),
-        (f"{DISCRIMINATOR}.start=11", "loss `r1` of update `discriminator` never counts: its first batch would be 12"),
+        (f"{GENERATOR}.start=12", f"loss `hinge_generator` of update `vae` {LATE_BY}"),
+        (f"{DISCRIMINATOR}.start=12", f"update `discriminator` {LATE_BY}"),
+        (f"{DISCRIMINATOR}.start=11", f"loss `r1` of update `discriminator` {LATE_BY}"),
         (f"{GENERATOR}.start={NEVER}", None),
     ],
 )
@@ -403,5 +407,5 @@ def test_a_start_behind_the_last_batch_is_told_before_training(
 ) -> None:
     check_run(checked(VAE_GAN, setting), "cpu", as_json=False)
 
-    warning = f"warning: --set {setting}  {told}, and step `vae_gan` has 12 batches at most\n"
+    warning = f"warning: --set {setting}  {told}, but step `vae_gan` ends at batch 12 at the latest\n"
     assert capsys.readouterr().err == (warning if told else "")

@@ -217,7 +217,7 @@ def test_a_scheduler_that_watches_what_nothing_measures_is_refused_with_its_plac
         prove(RECIPE.replace("SCHEDULER", "{type: ReduceLROnPlateau, metric: vae_lss}"), using=registry)
 
     (problem,) = refused.value.problems
-    assert problem.message == "scheduler `ReduceLROnPlateau` watches `vae_lss`, which step `vae` does not log"
+    assert problem.message == "scheduler `ReduceLROnPlateau` watches `vae_lss`, but step `vae` logs no such metric"
     assert ("nearest", "vae_loss") in problem.notes
     assert str(problem.where).endswith(":22:54")
 

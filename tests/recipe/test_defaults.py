@@ -127,7 +127,7 @@ def test_defaults_of_an_update_that_no_step_has_are_refused(prove: Prove) -> Non
         ("{evaluate: {e: {dataset: shapes, metrics: psnr}}}", "8:53", "`metrics` is a mapping of names, not the text"),
         ("{until: {type: epoch, max: 3}}", "8:33", "unknown key `max` in transition `epoch`"),
         ("{until: {type: epcoh}}", "8:26", "unknown transition `epcoh` in step `one`"),
-        ("{ema: {models: [compresser]}}", "8:27", "step `one` averages `compresser`, which none of its updates"),
+        ("{ema: {models: [compresser]}}", "8:27", "step `one` averages `compresser`, but none of its updates"),
         ("{values: {latent: {sampel: false}}}", "8:30", "unknown key `sampel` in value `latent`"),
         ("{updates: {vae: {losses: {l1: {wieght: 1}}}}}", "8:42", "unknown key `wieght` in loss `l1`"),
         ("{updates: {vae: {losses: {mes: {}}}}}", "8:37", "unknown loss `mes` in step `one`, update `vae`"),
@@ -157,7 +157,7 @@ def test_a_dataset_of_the_defaults_that_is_not_there_is_told_once(prove: Prove) 
     (problem,) = caught.value.problems
     assert problem.message == "`shapse` is not a dataset of the recipe"
     assert str(problem.where).endswith("r.yaml:8:21")
-    assert dict(problem.notes)["nearest"] == "shapes"
+    assert problem.nearest == "shapes"
 
 
 def test_a_misspelt_setting_of_the_defaults_is_not_missed_in_every_step_too(prove: Prove) -> None:

@@ -146,17 +146,17 @@ def test_what_the_recipe_says_counts_and_the_resolved_recipe_tells_what_holds(ch
 def test_a_figure_that_may_be_of_two_metrics_that_differ_needs_its_mode(checked: Checker) -> None:
     metrics = "rates: {}, silent: {}"
 
-    with pytest.raises(RecipeError, match="which way `seen/other` is better is not known") as caught:
+    with pytest.raises(RecipeError, match="it is not known which way the metric `seen/other` is better") as caught:
         checked("steps.vae_gan.best={metric: seen/other}", metrics=metrics)
 
     (problem,) = caught.value.problems
     assert str(problem.where).startswith("--set steps.vae_gan.best")
-    assert "mode" in dict(problem.notes)["state it"]
+    assert "mode" in dict(problem.notes)["hint"]
     checked("steps.vae_gan.best={metric: seen/other, mode: max}", metrics=metrics)
 
 
 def test_a_metric_that_says_something_else_is_refused_with_its_file(checked: Checker) -> None:
-    with pytest.raises(RecipeError, match=r"metric `wrong`: `better` is 'max'; it is `lower`, `higher`") as caught:
+    with pytest.raises(RecipeError, match="metric `wrong`: `better` must be `lower`, `higher`, or a dict") as caught:
         checked("steps.vae_gan.best={metric: seen/wrong}", metrics="wrong: {}")
 
     assert "test_directions.py" in str(caught.value.problems[0].where)
