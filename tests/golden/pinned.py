@@ -74,38 +74,36 @@ def probe() -> dict[str, str]:
 
 
 def convolutions() -> list[Any]:
-    """Train a small convolutional network with the gradient of a gradient, and return its weights."""
+    """Train a small autoencoder against a critic, which is penalized for its gradient, and return their weights."""
     import torch
     from torch import nn
     from torch.nn.utils import parametrizations
 
     torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.PixelUnshuffle(2),
-        nn.Conv2d(12, 4, 3, padding=1),
-        nn.GroupNorm(2, 4),
-        nn.SiLU(),
-        parametrizations.spectral_norm(nn.Conv2d(4, 8, 4, stride=2, padding=1)),
-        nn.BatchNorm2d(8),
-        nn.LeakyReLU(0.2),
-        nn.Upsample(scale_factor=2),
-        nn.Conv2d(8, 12, 3, padding=1),
-        nn.PixelShuffle(2),
-        nn.Tanh(),
-    )
-    optimizer = torch.optim.AdamW(net.parameters(), fused=True)
+    encoder = [nn.PixelUnshuffle(2), nn.Conv2d(12, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.SiLU()]
+    halving = [nn.Conv2d(4, 8, 4, stride=2, padding=1), nn.BatchNorm2d(8), nn.SiLU()]
+    decoder = [nn.Upsample(scale_factor=2), nn.Conv2d(8, 12, 3, padding=1), nn.PixelShuffle(2), nn.Tanh()]
+    net = nn.Sequential(*encoder, *halving, *decoder)
+    first = parametrizations.spectral_norm(nn.Conv2d(3, 4, 4, stride=2, padding=1))
+    critic = nn.Sequential(first, nn.LeakyReLU(0.2), parametrizations.spectral_norm(nn.Conv2d(4, 1, 3, padding=1)))
+    nets = (net, critic)
+    optimizers = [torch.optim.AdamW(each.parameters(), fused=True) for each in nets]
     average = [parameter.detach().clone() for parameter in net.parameters()]
+    image = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
     for _ in range(6):
-        image = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
-        loss = (net(image) - image).abs().mean() + torch.relu(1 - net(image)).square().mean()
-        (gradient,) = torch.autograd.grad(loss, image, create_graph=True)
-        (loss + gradient.square().sum((1, 2, 3)).mean()).backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 0.1)
-        optimizer.step()
-        optimizer.zero_grad()
+        (gradient,) = torch.autograd.grad(critic(image).mean((1, 2, 3)).sum(), image, create_graph=True)
+        judged = torch.relu(1 - critic(image)).mean() + torch.relu(1 + critic(net(image).detach())).mean()
+        loss = (net(image) - image).abs().mean() - 0.1 * critic(net(image)).mean()
+        penalty = gradient.square().sum((1, 2, 3)).mean()
+        for each, optimizer, total in zip(nets, optimizers, (loss, judged + penalty), strict=True):
+            optimizer.zero_grad()
+            total.backward(inputs=list(each.parameters()))
+            nn.utils.clip_grad_norm_(each.parameters(), 0.1)
+        for optimizer in optimizers:
+            optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(average, list(net.parameters()), 0.1)
-    return [*average, *net.state_dict().values()]
+    return [*average, *net.state_dict().values(), *critic.state_dict().values()]
 
 
 def attention() -> list[Any]:

@@ -68,8 +68,20 @@ RUNS = {
             signal.SIGTERM,
             14,
             images={
-                "interrupted": (*PROMPTS, "--seed", "4", "--guidance", "2"),
-                "finished": (*PROMPTS, "--count", "2", "--sampler", "heun", "--steps", "3", "--image-size", "24x16"),
+                "interrupted": (*PROMPTS, "--seed", "4", "--guidance", "100"),
+                "finished": (
+                    *PROMPTS,
+                    "--count",
+                    "2",
+                    "--guidance",
+                    "100",
+                    "--sampler",
+                    "heun",
+                    "--steps",
+                    "3",
+                    "--image-size",
+                    "24x16",
+                ),
             },
         ),
     )
