@@ -48,19 +48,19 @@ def test_a_part_of_the_state_is_of_the_component_whose_name_it_has(
 
     told = blame(prove(text), Difference(name))
 
-    assert told[1].split("made by")[1].strip() == component
+    assert told[1].split("component")[1].strip() == component
 
 
 @pytest.mark.parametrize(
     ("kind", "name", "hint"),
     [
-        ("loss", "vae/l1", "is given as `state_dict` and taken back by `load_state_dict`"),
-        ("said", "until", "is given as `state_dict` and taken back by `load_state_dict`"),
-        ("metric", "seen/psnr", "a metric may keep nothing from one call to the next: what it gives is a function of"),
+        ("loss", "vae/l1", "return what is kept between batches from `state_dict`, restoring it in `load_state_dict`"),
+        ("said", "until", "return what is kept between batches from `state_dict`, restoring it in `load_state_dict`"),
+        ("metric", "seen/psnr", "keep nothing from one call to the next: what a metric returns is a function of"),
         (
             "field",
             "image",
-            "a dataset may keep nothing from one batch to the next: a sample is a function",
+            "keep nothing from one batch to the next: a sample is a function",
         ),
     ],
 )
@@ -71,6 +71,6 @@ def test_the_hint_is_what_a_component_of_the_kind_can_do(
 
     told = " ".join(" ".join(blame(prove(text), Difference(name, kind))).split())
 
-    assert "likely it keeps something that no checkpoint holds, or draws random numbers of its own;" in told
+    assert "likely it keeps state that no checkpoint holds, or draws random numbers of its own;" in told
     assert hint in told
     assert ("state_dict" in told) == (kind in ("loss", "said"))

@@ -44,7 +44,7 @@ def test_a_valid_recipe_is_told_on_a_few_lines(call: Call) -> None:
     assert "\nstep 2: vae_gan after vae_warmup (" in told.out
     assert "    discriminator: trains discriminator; losses hinge_discriminator, r1\n" in told.out
     assert "    frozen: compressor\n" in told.out
-    assert "    measures held_out: shapes_judge over 256 samples of `held_out`" in told.out
+    assert "    evaluates held_out: shapes_judge over 256 samples of `held_out`" in told.out
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -73,7 +73,7 @@ def test_the_plan_tells_what_is_reused_and_where_gradients_flow(call: Call) -> N
     )
     assert GAN in told.out
     assert VAE in told.out
-    assert re.search(r"\n    \+ [\d.]+ \* hinge_generator\(fake_logits\), cut at latent -> expander\n", told.out)
+    assert re.search(r"\n    \+ [\d.]+ \* hinge_generator\(fake_logits\), detached at latent -> expander\n", told.out)
     assert re.search(r"\n    \+ [\d.]+ \* r1\(image, discriminator\), every 16 batches -> discriminator\n", told.out)
     assert "\n  frozen: compressor\n" in told.out
     assert told.out.endswith("A value marked * carries gradient to the models in brackets; one marked = is reused.\n")
@@ -102,7 +102,7 @@ def test_the_plan_as_json(call: Call) -> None:
     assert discriminator["values"][2] == {
         "name": "posterior",
         "needs": {"image": "image", "compressor": "compressor"},
-        "asked_by": ["latent"],
+        "requested_by": ["latent"],
         "gradient": [],
         "reused": False,
     }
@@ -132,7 +132,10 @@ def test_what_starts_late_is_told(call: Call) -> None:
     assert "losses hinge_discriminator, r1; starts at batch 500\n" in valid.out
     assert "mse, l1, kl, hinge_generator; hinge_generator starts by loss_threshold of vae_loss\n" in valid.out
     assert "update discriminator: trains discriminator (AdamW), starts at batch 500\n" in told.out
-    assert "hinge_generator(fake_logits), starts by loss_threshold of vae_loss, cut at latent -> expander\n" in told.out
+    assert (
+        "hinge_generator(fake_logits), starts by loss_threshold of vae_loss, detached at latent -> expander\n"
+        in told.out
+    )
     discriminator, vae = next(step for step in data["steps"] if step["name"] == "vae_gan")["updates"]
     assert discriminator["start"] == 500
     assert [loss.get("start") for loss in vae["losses"]] == [None, None, None, "loss_threshold"]

@@ -197,7 +197,7 @@ GUILTY = {
     ),
     "a transition": (
         ["steps.vae_gan.until=counting"],
-        "what transition `counting` keeps as `calls`",
+        "what transition `counting` keeps in `calls`",
         "transition `counting`",
     ),
     "a dataset": (["datasets.shapes={type: streaming}"], "field `image` of the same samples", "dataset `streaming`"),
@@ -213,8 +213,8 @@ def test_a_component_with_a_hidden_state_is_found_and_named(folder: Path, who: s
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("a resumed run is not the same at batch ")
     assert f"first       {first}" in done.stdout
-    assert f"made by     {made_by}" in done.stdout
-    assert "keeps something that no checkpoint holds" in done.stdout
+    assert f"component   {made_by}" in done.stdout
+    assert "keeps state that no checkpoint holds" in done.stdout
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def test_the_warning_names_the_loss_and_the_samples_and_where_to_look(
     run = start(recipe, tmp_path, [Listener(heard)]).run
 
     assert heard[0].splitlines() == [
-        "update `vae`: `vae/poison` is not finite; batch 2 was left out",
+        "update `vae`: `vae/poison` is not finite; batch 2 was skipped",
         f"    received  samples {', '.join(f'picture {index}' for index in samples)}",
         f"    command   fluxflow-run --replay {run.folder.path}/not_finite/000000002-vae",
     ]

@@ -119,7 +119,7 @@ def test_training_what_is_frozen_as_a_whole_is_refused_with_its_place(checked: C
         prove_shapes(recipe)
 
     problem = refused.value.problems[0]
-    told = "update `discriminator` of step `vae_gan` trains `discriminator`, whose builder has frozen all of it"
+    told = "update `discriminator` of step `vae_gan` trains `discriminator`, but its builder freezes all of it"
     assert problem.message == told
     assert str(problem.where).endswith("recipe.yaml:19:18")
 

@@ -197,7 +197,7 @@ def test_the_warning_of_a_window_names_the_samples_of_the_batch_at_fault(
 
     start(recipe, tmp_path, [Listener(heard)])
 
-    assert "update `vae`: `vae/poison` is not finite; batches 4 to 6 were left out" in heard[0]
+    assert "update `vae`: `vae/poison` is not finite; batches 4 to 6 were skipped" in heard[0]
     assert f"received  samples {', '.join(map(str, batches[3].indices))}\n" in heard[0]
 
 
@@ -243,7 +243,7 @@ def test_how_many_batches_were_left_out_is_told_at_the_end_and_a_scalers_overflo
     monkeypatch.setattr(Poison, "bad", lambda batch: False)
     ended = start(checked(SPOILT, "steps.vae_gan.precision=fp16", using=spoilt), tmp_path / "b", [Listener(half)])
 
-    assert "update `vae`: 3 of 12 batches were left out as not finite" in plain
+    assert "update `vae`: 3 of 12 batches were skipped as not finite" in plain
     assert len(plain) == 3  # two streaks, and the sum
     assert half == []
     assert ended.run.live.updates[1].steps <= 12

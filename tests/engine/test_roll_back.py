@@ -60,7 +60,7 @@ class Back:
 
     @hookimpl
     def warned(self, run: Any, message: str) -> None:
-        if "again, training goes on" in message:
+        if "and training continues with" in message:
             self.told.append(message)
             models = {name: model.state_dict() for name, model in run.engine.models.items()}
             self.after.append(numbers({"model": models, **run.engine.live.state()}))
@@ -101,8 +101,8 @@ def test_after_twenty_batches_everything_is_that_of_the_checkpoint_and_the_data_
     ended = start(recipe, tmp_path, [back, keep])
 
     assert back.told == [
-        "update `vae`: `vae/poison` has not been finite for 20 batches in a row; weights and optimizers are those of "
-        "checkpoint 000000004-vae_gan again, training goes on with the next batch"
+        "update `vae`: `vae/poison` has not been finite for 20 batches in a row; weights and optimizers are restored "
+        "from checkpoint 000000004-vae_gan, and training continues with the next batch"
     ]
     assert differing(keep.state, back.after[0]) == []
     assert back.positions == list(range(1, 31))
@@ -126,7 +126,7 @@ def test_without_a_checkpoint_the_first_step_goes_back_to_new_weights(
 
     start(recipe, tmp_path, [back])
 
-    assert "are those of the step's beginning again" in back.told[0]
+    assert "are restored from the start of the step" in back.told[0]
     fresh = weights(build_models(recipe, torch.device("cpu")))
     assert all(torch.equal(tensor, back.after[0][f"model.{name}"]) for name, tensor in fresh.items())
     assert not any("exp_avg" in name for name in back.after[0])
@@ -172,7 +172,7 @@ def test_it_gives_up_after_three_roll_backs_and_names_the_latest_bundle(
 
     text = str(raised.value)
     assert "update `vae`: `vae/poison` has not been finite for 4 batches in a row" in text
-    assert "rolled back   3 times before, in vain" in text
+    assert "status   already rolled back 3 times without success" in text
     assert "not_finite/000000014-vae" in text
     assert len(back.told) == 3
     assert back.positions[-1] == 21
@@ -188,7 +188,7 @@ def test_an_update_that_never_had_a_finite_batch_ends_the_run_without_a_roll_bac
     with pytest.raises(TrainingError) as raised:
         start(checked(SPOILT, using=spoilt), tmp_path, [back])
 
-    told = "rolled back   no: no batch of this update has been finite yet, so its weights are those that it began with"
+    told = "no batch of this update has been finite yet, so there is no good state to roll back to"
     assert told in str(raised.value)
     assert back.told == []
     assert back.positions == [1, 2, 3, 4]
@@ -211,7 +211,7 @@ def test_a_checkpoint_whose_numbers_are_not_finite_is_not_gone_back_to(
 
     ended = start(checked(SPOILT, "steps.vae_gan.epochs=3", using=spoilt), tmp_path, [Breaks(), back])
 
-    assert "those of checkpoint 000000004-vae_gan again" in back.told[0]
+    assert "are restored from checkpoint 000000004-vae_gan," in back.told[0]
     assert all(torch.isfinite(tensor).all() for tensor in weights(ended.run.models).values())
 
 
@@ -292,7 +292,7 @@ def test_stopping_after_every_batch_changes_nothing_and_says_what_is_not_finite(
 
     assert finals(attempt.run) == finals(undisturbed)
     assert any("`vae/poison` has not been finite for 4 batches in a row" in message for message in heard)
-    assert len([message for message in heard if "left out\n" in message]) == 2
+    assert len([message for message in heard if "skipped\n" in message]) == 2
 
 
 @pytest.mark.usefixtures("four")
@@ -318,7 +318,7 @@ def test_a_run_killed_between_the_best_checkpoint_and_the_one_that_is_due_goes_b
     back = Back()
     ended = start(recipe, tmp_path / "cut", [back]).run
 
-    assert "those of checkpoint 000000006-vae_gan-best again" in back.told[0]
+    assert "are restored from checkpoint 000000006-vae_gan-best," in back.told[0]
     assert finals(ended) == finals(whole)
 
 

@@ -338,7 +338,8 @@ def test_the_rate_of_a_lazy_update_comes_to_its_end_with_the_step(checked: Check
     [
         (
             [f"{GENERATOR}.start={{type: loss_threshold, metric: vae/l2, threshold: 1.0}}"],
-            r"(?s)`start` of loss `hinge_generator` of update `vae` watches `vae/l2`, but step `vae_gan` logs no such metric"
+            r"(?s)`start` of loss `hinge_generator` of update `vae` watches `vae/l2`, but step `vae_gan` logs no such "
+            r"metric"
             r".*nearest +vae/lr",
         ),
         (

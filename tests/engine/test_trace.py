@@ -120,10 +120,10 @@ def test_a_transition_that_hides_its_count_is_found_and_named(differs: Any, call
     assert difference is not None
     assert (difference.what, difference.step, difference.batch) == ("transition until", "vae_gan", 4)
     told = "\n".join(blame(recipe, difference))
-    first = "what transition `counter` " + ("says after the epoch" if calls_max == 2 else "keeps as `calls`")
+    first = "what transition `counter` " + ("returns after the epoch" if calls_max == 2 else "keeps in `calls`")
     assert f"first       {first}\n" in told
-    assert "made by     transition `counter`\n" in told
-    assert "keeps something that no checkpoint holds" in told
+    assert "component   transition `counter`\n" in told
+    assert "keeps state that no checkpoint holds" in told
 
 
 def test_a_transition_that_gives_its_count_passes(differs: Any) -> None:
@@ -135,7 +135,7 @@ def test_a_transition_that_gives_its_count_passes(differs: Any) -> None:
 def test_a_transition_that_gives_but_a_part_of_what_it_keeps_is_found(differs: Any) -> None:
     recipe, difference = differs(lambda: Forgetful, 3, until(100))
 
-    assert "what transition `counter` keeps as `epochs`" in "\n".join(blame(recipe, difference))
+    assert "what transition `counter` keeps in `epochs`" in "\n".join(blame(recipe, difference))
 
 
 @pytest.mark.parametrize("calls_max", [2, 3])
@@ -155,7 +155,7 @@ def test_the_condition_of_a_late_start_is_heard_too(differs: Any) -> None:
 
     assert difference is not None
     assert (difference.kind, difference.name) == ("kept", "start.vae.hinge_generator.calls")
-    assert "made by     transition `counter`" in "\n".join(blame(recipe, difference))
+    assert "component   transition `counter`" in "\n".join(blame(recipe, difference))
 
 
 def test_what_is_inside_is_told_alike_in_every_process() -> None:
