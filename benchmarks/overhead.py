@@ -32,7 +32,7 @@ from fluxflow_registry.engine.run.loop import after_batch
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.step import with_batches
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import load
+from fluxflow_registry.registry.discovery import load
 
 LOG_EVERY = 20
 #: One thread: CPU seconds, which other processes do not stretch. More: wall seconds.

@@ -15,7 +15,8 @@ from hypothesis import settings
 
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import Registry, load
+from fluxflow_registry.registry.discovery import load
+from fluxflow_registry.registry.registry import Registry
 
 from .synthetic import Site
 

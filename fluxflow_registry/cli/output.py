@@ -19,7 +19,8 @@ from attrs import evolve
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.engine.run.plugins_at_start import VARIABLE, PluginsAtStart
 from fluxflow_registry.errors import DataError, FluxflowError, Problem
-from fluxflow_registry.registry.registry import Registry, load
+from fluxflow_registry.registry.discovery import load
+from fluxflow_registry.registry.registry import Registry
 
 #: Problems of data that are shown where there are more; JSON has all of them.
 FEW = 10

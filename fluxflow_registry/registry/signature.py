@@ -1,4 +1,4 @@
-"""What a component asks of the graph and of the recipe: the parameters of its call, and its fields."""
+"""What a component needs of the graph and of the recipe: the parameters of its call, and its fields."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from attrs import frozen
 from fluxflow_registry.contracts.kind import key_of as key_of
 from fluxflow_registry.errors import Place, PluginError, Problem
 
-_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @frozen
 class Signature:
-    """The needs of one component and the place where it states them."""
+    """The needs of one component and the location that states them."""
 
     needs: tuple[str, ...]
     #: Those needs whose annotation ends in `Module`: nn.Module, or a protocol of a plugin's own.
@@ -39,10 +39,10 @@ def call_of(component: Any) -> Callable[..., Any]:
     return unwrapped
 
 
-def read(component: Any) -> Signature:
-    """Read what `component` needs; parameters with defaults are its own affair.
+def read(component: Any, what: str = "the component") -> Signature:
+    """Read what `component`, called `what` in messages, needs; parameters with defaults are not filled.
 
-    Raises PluginError for `*args`, `**kwargs` and positional-only parameters: a value is given by name.
+    Raises PluginError for `*args`, `**kwargs` and positional-only parameters: values are passed by name.
     """
     call = call_of(component)
     parameters = list(inspect.signature(call).parameters.values())
@@ -50,18 +50,15 @@ def read(component: Any) -> Signature:
         parameters = parameters[1:]  # self
     where, text = definition(call)
     for parameter in parameters:
-        if parameter.kind in _VARIADIC:
+        if parameter.kind in VARIADIC:
             stars = "*" if parameter.kind is inspect.Parameter.VAR_POSITIONAL else "**"
-            raise PluginError(
-                Problem(
-                    f"`{stars}{parameter.name}` cannot be filled: a component names each value that it needs",
-                    where,
-                    (("defined as", text),),
-                )
-            )
-        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
-            message = f"`{parameter.name}` is positional-only, but values are given by name"
-            raise PluginError(Problem(message, where, (("defined as", text),)))
+            message = f"{what} takes `{stars}{parameter.name}`: declare a parameter for each value that it needs"
+        elif parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            message = f"`{parameter.name}` of {what} is positional-only, but values are passed by name: remove the `/`"
+        else:
+            continue
+        notes = (("defined in", f"{where}  {text}"),)
+        raise PluginError(Problem(message, where, notes, code="wrong-parameters", subject=parameter.name))
     needed = [parameter for parameter in parameters if parameter.default is inspect.Parameter.empty]
     return Signature(
         needs=tuple(parameter.name for parameter in needed),
@@ -72,7 +69,7 @@ def read(component: Any) -> Signature:
 
 
 def gives_tensor(component: Any) -> bool:
-    """Whether the call says that it returns one tensor, and no dict of them."""
+    """Whether the call is annotated to return one tensor rather than a mapping of them."""
     annotation = inspect.signature(call_of(component)).return_annotation
     name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
     return name.strip("'\" ").rpartition(".")[2] == "Tensor"
@@ -80,7 +77,7 @@ def gives_tensor(component: Any) -> bool:
 
 def definition(call: Callable[..., Any]) -> tuple[Place, str]:
     """Where a function is defined (`file:line`) and its `def` line with the names alone."""
-    code = getattr(call, "__code__", None)
+    code = getattr(call, "__code__", getattr(type(call).__call__, "__code__", None))
     try:
         names = ", ".join(str(name) for name in inspect.signature(call).parameters)
     except (TypeError, ValueError):
@@ -101,8 +98,42 @@ def source_of(cls: type) -> tuple[ast.ClassDef | None, int]:
     return (tree if isinstance(tree, ast.ClassDef) else None), first - 1
 
 
+def place_of(component: Any, member: str | None = None) -> Place | None:
+    """File and line of a function or a class, or of one `member` of a class or an object; None where unknown."""
+    classes = inspect.getmro(component if inspect.isclass(component) else type(component)) if member else ()
+    for cls in classes:
+        tree, before = source_of(cls)
+        for node in ast.walk(tree) if tree else ():
+            if member == _defined(node):
+                return Place(shorten(inspect.getfile(cls)), before + node.lineno)  # type: ignore[attr-defined]
+    try:
+        return Place(shorten(inspect.getfile(component)), inspect.getsourcelines(component)[1])
+    except (OSError, TypeError):
+        return None
+
+
+def _defined(node: ast.AST) -> str | None:
+    """The name that a part of a class's source defines: a method, an attribute, or an attribute of `self`."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return node.name
+    if isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Store):
+        return node.id if isinstance(node, ast.Name) else node.attr
+    return None
+
+
+def returned_class(component: Any) -> type | None:
+    """The class that a component's call says it returns, where that is known at run time and no mere protocol."""
+    call = call_of(component)
+    try:
+        hints = {"return": call.__annotations__["return"]}
+        found = get_type_hints(type("", (), {"__annotations__": hints, "__module__": call.__module__}))["return"]
+    except Exception:  # no annotation, or one for type checkers alone
+        return None
+    return found if inspect.isclass(found) and not getattr(found, "_is_protocol", False) else None
+
+
 def shorten(path: str | Path) -> str:
-    """A path as a reader wants it: relative to the working folder or to the import path's entry."""
+    """A path as short as possible: relative to the working folder or to an entry of the import path."""
     full = os.path.abspath(path)
     roots = [os.getcwd(), *(entry for entry in sys.path if entry)]
     shortest = full
@@ -119,10 +150,10 @@ def is_configurable(component: Any) -> bool:
 
 
 def fields_of(cls: type) -> tuple[attrs.Attribute[Any], ...]:
-    """The fields that a recipe may set, their types resolved; a field that is not annotated takes anything.
+    """The fields that a recipe may set, their types resolved; a field without annotation takes anything.
 
     Fields that only the component itself sets may have types that exist for type checkers alone.
-    Raises NameError for an option's type that is not there.
+    Raises NameError for an option's type that does not exist at run time.
     """
     return _fields_of(cls)
 
@@ -133,8 +164,8 @@ def _fields_of(cls: Any) -> tuple[attrs.Attribute[Any], ...]:
     names = {attribute.name for attribute in options}
     hints: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
-        stated = {name: hint for name, hint in inspect.get_annotations(base).items() if name in names}
-        hints |= get_type_hints(type(base.__name__, (), {"__annotations__": stated, "__module__": base.__module__}))
+        own = {name: hint for name, hint in inspect.get_annotations(base).items() if name in names}
+        hints |= get_type_hints(type(base.__name__, (), {"__annotations__": own, "__module__": base.__module__}))
     return tuple(option.evolve(type=hints.get(option.name, option.type or Any)) for option in options)
 
 

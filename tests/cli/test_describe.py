@@ -13,7 +13,8 @@ from fluxflow_registry.cli.describe.command import bounds, describe, options, pa
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe.reader import parse
-from fluxflow_registry.registry.registry import Component, Registry, from_modules, load
+from fluxflow_registry.registry.discovery import from_modules, load
+from fluxflow_registry.registry.registry import Component, Registry
 from fluxflow_registry.registry.signature import fields_of, is_configurable, key_of
 
 from ..recipes import DEFAULT

@@ -12,7 +12,8 @@ import pytest
 from fluxflow_registry import hookimpl
 from fluxflow_registry.cli import main
 from fluxflow_registry.errors import PluginError, Problem
-from fluxflow_registry.registry.registry import Registry, from_modules
+from fluxflow_registry.registry.discovery import from_modules
+from fluxflow_registry.registry.registry import Registry
 
 from .conftest import Answer
 

@@ -12,7 +12,8 @@ from attrs import field, frozen, validators
 
 from fluxflow_registry.cli.document.command import pages
 from fluxflow_registry.contracts import CONTEXT, KINDS, Kind
-from fluxflow_registry.registry.registry import Component, Registry, from_modules
+from fluxflow_registry.registry.discovery import from_modules
+from fluxflow_registry.registry.registry import Component, Registry
 
 from ..synthetic import plugin
 from .conftest import Answer

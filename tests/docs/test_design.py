@@ -79,7 +79,7 @@ def test_loading_every_plugin_and_checking_a_recipe_does_not_import_torch() -> N
     program = (
         "import sys\n"
         "from fluxflow_registry.check.checker import check\n"
-        "from fluxflow_registry.registry.registry import load\n"
+        "from fluxflow_registry.registry.discovery import load\n"
         f"check({str(REPOSITORY / 'recipes' / 'vae_gan_flow.yaml')!r}, load())\n"
         "assert 'torch' not in sys.modules\n"
     )

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.engine.models.build import build_models
-from fluxflow_registry.registry.registry import load
+from fluxflow_registry.registry.discovery import load
 
 from .conftest import Reading
 from .story import shell

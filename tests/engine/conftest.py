@@ -20,7 +20,8 @@ from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.run.stopping import Stopped
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import Registry, load
+from fluxflow_registry.registry.discovery import load
+from fluxflow_registry.registry.registry import Registry
 
 from ..small import PLUGINS, sized
 

@@ -15,7 +15,8 @@ from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.batches import Batch
 from fluxflow_registry.engine.training.component_state import served_by
 from fluxflow_registry.engine.training.step import LiveStep
-from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
+from fluxflow_registry.registry.discovery import add_plugin, load
+from fluxflow_registry.registry.registry import Plugin, Registry
 from fluxflow_registry.state.codec import pack
 
 from ..small import FLOW, PLUGINS, VAE_GAN
@@ -103,7 +104,7 @@ def poisoned() -> Registry:
     """The first-party plugins, and one with the components above."""
     made = load(PLUGINS)
     components = plugin(losses={"poison": Poison}, models={"normed": normed}, datasets={"named": Named})
-    _register(made, Plugin("poison", "test", "1", "here"), components)
+    add_plugin(made, Plugin("poison", "test", "1", "here"), components)
     return made
 
 

@@ -15,7 +15,8 @@ from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import FluxflowError, RecipeError, TrainingError
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
+from fluxflow_registry.registry.discovery import add_plugin, load
+from fluxflow_registry.registry.registry import Plugin, Registry
 
 from ..small import PLUGINS, VAE_GAN
 from ..synthetic import plugin
@@ -49,7 +50,7 @@ class Spy:
 @pytest.fixture(scope="module")
 def spying() -> Registry:
     made = load(PLUGINS)
-    _register(made, Plugin("spy", "test", "1", "here"), plugin(balancers={"spy": Spy}))
+    add_plugin(made, Plugin("spy", "test", "1", "here"), plugin(balancers={"spy": Spy}))
     return made
 
 
@@ -155,7 +156,7 @@ def test_a_loss_that_does_not_reach_the_layer_is_told_before_training(
     checked: Checker, live: Maker, use: str, layer: str, label: str, moves: str
 ) -> None:
     registry = load(PLUGINS)
-    _register(registry, Plugin("half", "test", "1", "here"), plugin(losses={"half": half}))
+    add_plugin(registry, Plugin("half", "test", "1", "here"), plugin(losses={"half": half}))
     balancer = f"{VAE}.balancer={{type: gradient_norm, layer: {layer}, balanced: [{label}]}}"
     extra = [f"{VAE}.losses.half={{}}"] if label == "half" else []
     recipe = checked(VAE_GAN, *extra, balancer, using=registry)

@@ -24,7 +24,8 @@ from fluxflow_registry.engine.data.batches import ATTEMPTS, epoch_batches
 from fluxflow_registry.engine.data.order import permutation
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import Registry, load
+from fluxflow_registry.registry.discovery import load
+from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.state import checkpoints, store
 
 from ..small import PLUGINS, VAE_GAN

@@ -13,7 +13,8 @@ from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.preflight.suggested_fixes import changes
 from fluxflow_registry.errors import Problem, RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
+from fluxflow_registry.registry.discovery import add_plugin, load
+from fluxflow_registry.registry.registry import Plugin, Registry
 
 from ..recipes import line_of
 from ..small import FLOW, PLUGINS, VAE_GAN
@@ -106,7 +107,7 @@ def with_reader(call: Callable[..., torch.Tensor]) -> Registry:
             return nn.Linear(self.room, 1)
 
     using = load(PLUGINS)
-    _register(using, Plugin("read", "test", "1", "here"), plugin(losses={"reads": call}, models={"reader": Reader}))
+    add_plugin(using, Plugin("read", "test", "1", "here"), plugin(losses={"reads": call}, models={"reader": Reader}))
     return using
 
 

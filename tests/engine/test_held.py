@@ -15,7 +15,8 @@ from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
+from fluxflow_registry.registry.discovery import add_plugin, load
+from fluxflow_registry.registry.registry import Plugin, Registry
 
 from ..small import FLOW, PLUGINS, VAE_GAN
 from ..synthetic import plugin
@@ -45,7 +46,7 @@ def using(everything: Registry) -> Registry:
     """The registry with two such discriminators: one with a head that learns, one frozen as a whole."""
     made = load(PLUGINS)
     models = {"critic": lambda: Critic(True), "statue": lambda: Critic(False)}
-    _register(made, Plugin("critics", "test", "1", "here"), plugin(models=models))
+    add_plugin(made, Plugin("critics", "test", "1", "here"), plugin(models=models))
     return made
 
 
@@ -134,7 +135,7 @@ def test_a_builder_that_asks_for_weights_is_given_those_that_will_be_loaded(chec
         return Critic(True)
 
     made = load(PLUGINS)
-    _register(made, Plugin("critics", "test", "1", "here"), plugin(models={"critic": listening}))
+    add_plugin(made, Plugin("critics", "test", "1", "here"), plugin(models={"critic": listening}))
     recipe = checked(VAE_GAN, CRITIC, using=made)
 
     first = start(recipe, tmp_path / "run", [StopAfter("batch_ended", 3)])

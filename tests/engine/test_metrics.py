@@ -15,7 +15,8 @@ from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.preflight.metrics import try_metrics
 from fluxflow_registry.errors import RecipeError, TrainingError
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
+from fluxflow_registry.registry.discovery import add_plugin, load
+from fluxflow_registry.registry.registry import Plugin, Registry
 from fluxflow_registry.state import checkpoints
 
 from ..small import FLOW, PLUGINS, VAE_GAN
@@ -66,7 +67,7 @@ MEASURES = {f.__name__: f for f in (each, sliced, absent, edges, rows, number, t
 @pytest.fixture(scope="module")
 def own() -> Registry:
     made = load(PLUGINS)
-    _register(made, Plugin("own", "test", "1", "here"), plugin(metrics=MEASURES))
+    add_plugin(made, Plugin("own", "test", "1", "here"), plugin(metrics=MEASURES))
     return made
 
 

@@ -142,7 +142,8 @@ def test_randomness_inside_layers_comes_from_the_position_too(checked: Checker, 
     from types import SimpleNamespace
 
     from fluxflow_registry import hookimpl
-    from fluxflow_registry.registry.registry import Plugin, _register, load
+    from fluxflow_registry.registry.discovery import add_plugin, load
+    from fluxflow_registry.registry.registry import Plugin
 
     @hookimpl
     def fluxflow_register_models(register: Any) -> None:
@@ -150,7 +151,7 @@ def test_randomness_inside_layers_comes_from_the_position_too(checked: Checker, 
 
     made = load(PLUGINS)
     hooks = SimpleNamespace(fluxflow_register_models=fluxflow_register_models)
-    _register(made, Plugin("noisy", "test", "1", "here"), hooks)
+    add_plugin(made, Plugin("noisy", "test", "1", "here"), hooks)
     recipe = checked(VAE_GAN, "models.discriminator={type: noisy}", using=made)
     whole = start(recipe, tmp_path / "whole").run
 

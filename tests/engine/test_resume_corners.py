@@ -20,7 +20,8 @@ from fluxflow_registry.engine.data.batches import epoch_batches
 from fluxflow_registry.engine.run.saver import Saver
 from fluxflow_registry.errors import DataError, RunError, TrainingError
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
+from fluxflow_registry.registry.discovery import add_plugin, load
+from fluxflow_registry.registry.registry import Plugin, Registry
 from fluxflow_registry.state import checkpoints
 
 from ..small import FLOW, PLUGINS, VAE_GAN
@@ -106,7 +107,7 @@ def registry_of() -> Registry:
         fluxflow_register_values=fluxflow_register_values,
         fluxflow_register_models=fluxflow_register_models,
     )
-    _register(made, Plugin("corners", "test", "1", "here"), hooks)
+    add_plugin(made, Plugin("corners", "test", "1", "here"), hooks)
     return made
 
 
@@ -141,7 +142,7 @@ def test_a_transition_that_gives_no_ending_is_named(
     def fluxflow_register_transitions(register: Any) -> None:
         register("odd", lambda epoch: said)
 
-    _register(
+    add_plugin(
         registry_of,
         Plugin("odd", "test", "1", "here"),
         SimpleNamespace(fluxflow_register_transitions=fluxflow_register_transitions),
@@ -159,7 +160,7 @@ def test_a_transition_that_fails_is_named(checked: Checker, tmp_path: Path, regi
     def fluxflow_register_transitions(register: Any) -> None:
         register("broken", lambda history: history["nothing"])
 
-    _register(
+    add_plugin(
         registry_of,
         Plugin("broken", "test", "1", "here"),
         SimpleNamespace(fluxflow_register_transitions=fluxflow_register_transitions),
@@ -213,7 +214,7 @@ def test_a_model_that_nothing_trains_and_that_moves_is_no_frozen_one(
         register("seen_by", lambda reconstruction, counter: reconstruction + 0 * counter(torch.ones(1, 2, 1, 1)).mean())
 
     hooks = SimpleNamespace(fluxflow_register_values=fluxflow_register_values)
-    _register(registry_of, Plugin("seen", "test", "1", "here"), hooks)
+    add_plugin(registry_of, Plugin("seen", "test", "1", "here"), hooks)
     losses = "steps.vae_gan.updates.vae.losses.l1={with: {reconstruction: seen_by}}"
     recipe = partial(checked, VAE_GAN, "models.counter={type: counts}", losses, using=registry_of)
     whole = start(recipe(), tmp_path / "whole").run
@@ -404,7 +405,7 @@ def test_a_tensor_that_cannot_be_saved_is_refused_at_the_first_checkpoint_and_na
         register("odd", lambda: odd)
 
     hooks = SimpleNamespace(fluxflow_register_models=fluxflow_register_models)
-    _register(registry_of, Plugin("odd", "test", "1", "here"), hooks)
+    add_plugin(registry_of, Plugin("odd", "test", "1", "here"), hooks)
 
     told = r"the state of model `spare` holds `turns`, a tensor of torch.complex128, which cannot be saved"
     with pytest.raises(RunError, match=told):

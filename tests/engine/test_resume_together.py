@@ -12,7 +12,7 @@ from PIL import Image
 
 from fluxflow_registry.engine.diagnosis.trace import Trace
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import load
+from fluxflow_registry.registry.discovery import load
 
 from ..small import PLUGINS, VAE_GAN
 from .conftest import StopAfter, start

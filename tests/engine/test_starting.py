@@ -22,7 +22,8 @@ from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.plan.starts import AtBatch, WhenMet
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import Plugin, _register, load
+from fluxflow_registry.registry.discovery import add_plugin, load
+from fluxflow_registry.registry.registry import Plugin
 
 from ..small import PLUGINS, VAE_GAN
 from ..synthetic import plugin
@@ -201,7 +202,7 @@ def test_a_condition_that_keeps_something_is_asked_once_an_epoch_stopped_or_not(
     checked: Checker, tmp_path: Any
 ) -> None:
     patient = load(PLUGINS)
-    _register(patient, Plugin("patient", "test", "1", "here"), plugin(transitions={"patient": Patient}))
+    add_plugin(patient, Plugin("patient", "test", "1", "here"), plugin(transitions={"patient": Patient}))
     settings = [f"{GENERATOR}.start=patient", f"{STEP}.epochs=3"]
     whole = start(checked(VAE_GAN, *settings, using=patient), tmp_path / "whole").run
 

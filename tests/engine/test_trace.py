@@ -18,7 +18,8 @@ from fluxflow_registry.engine.diagnosis.fingerprint import fingerprint
 from fluxflow_registry.engine.diagnosis.shortened import shortened
 from fluxflow_registry.engine.diagnosis.trace import Trace
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
+from fluxflow_registry.registry.discovery import add_plugin, load
+from fluxflow_registry.registry.registry import Plugin, Registry
 
 from ..small import PLUGINS, VAE_GAN
 from ..synthetic import plugin
@@ -84,7 +85,7 @@ def hidden(calls_max: int) -> Callable[[], Any]:
 
 def using(transition: type) -> Registry:
     registry = load(PLUGINS)
-    _register(registry, Plugin("counting", "test", "1", "here"), plugin(transitions={"counter": transition}))
+    add_plugin(registry, Plugin("counting", "test", "1", "here"), plugin(transitions={"counter": transition}))
     return registry
 
 

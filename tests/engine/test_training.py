@@ -133,8 +133,8 @@ def poisoned(registry: Any) -> Any:
     from types import SimpleNamespace
 
     from fluxflow_registry import hookimpl
-    from fluxflow_registry.registry.registry import _register
-    from fluxflow_registry.registry.registry import load as load_registry
+    from fluxflow_registry.registry.discovery import add_plugin
+    from fluxflow_registry.registry.discovery import load as load_registry
 
     @hookimpl
     def fluxflow_register_losses(register: Any) -> None:
@@ -143,7 +143,7 @@ def poisoned(registry: Any) -> Any:
     from fluxflow_registry.registry.registry import Plugin
 
     made = load_registry(PLUGINS)
-    _register(
+    add_plugin(
         made, Plugin("poison", "test", "1", "here"), SimpleNamespace(fluxflow_register_losses=fluxflow_register_losses)
     )
     return made

@@ -11,7 +11,8 @@ import pytest
 from fluxflow_registry.contracts import Field
 from fluxflow_registry.errors import Problem, RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import Registry, from_modules
+from fluxflow_registry.registry.discovery import from_modules
+from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.registry.signature import definition
 
 from ..recipes import TINY, line_of

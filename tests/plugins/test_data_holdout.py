@@ -21,7 +21,7 @@ from fluxflow_registry import DataError, SampleError, hookimpl
 from fluxflow_registry.engine.data.survey import survey
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import load
+from fluxflow_registry.registry.discovery import load
 from fluxflow_registry.state import store
 
 from ..engine.conftest import StopAfter, start

@@ -12,7 +12,7 @@ from torch import Tensor
 from fluxflow_flow.paths import DdpmPath, Path, RectifiedPath
 from fluxflow_flow.samplers import Ddim, DpmPp2m, Euler, Heun
 from fluxflow_flow.straight import StraightPath
-from fluxflow_registry.registry.registry import from_modules
+from fluxflow_registry.registry.discovery import from_modules
 
 from ..small import PLUGINS
 from .flow_path import NAMES, PATHS, Gaussian

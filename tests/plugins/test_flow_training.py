@@ -21,7 +21,8 @@ from fluxflow_registry.engine.run.stopping import Interrupted
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import Registry, load
+from fluxflow_registry.registry.discovery import load
+from fluxflow_registry.registry.registry import Registry
 
 from ..engine.conftest import changed, start, weights
 from ..recipes import SHIPPED

@@ -14,7 +14,8 @@ from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import Registry, load
+from fluxflow_registry.registry.discovery import load
+from fluxflow_registry.registry.registry import Registry
 
 from ..engine.conftest import StopAfter, changed, start, weights
 from ..small import PLUGINS, sized

@@ -18,7 +18,8 @@ from fluxflow_metrics import Elbo, Ssim, kl, psnr
 from fluxflow_registry import hookimpl
 from fluxflow_registry.engine.run.observers import ObservedRun
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import Registry, load
+from fluxflow_registry.registry.discovery import load
+from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.state import store
 from fluxflow_vae import losses
 from fluxflow_vae.networks import Posterior

@@ -19,7 +19,8 @@ from fluxflow_registry.engine.models.frozen import frozen_parameters
 from fluxflow_registry.engine.models.trained_weights import load_trained_models
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import Registry, load
+from fluxflow_registry.registry.discovery import load
+from fluxflow_registry.registry.registry import Registry
 
 from ..engine.conftest import StopAfter, start
 from ..engine.test_resume import finals

@@ -17,7 +17,8 @@ from fluxflow_registry.cli.generate.command import untrained
 from fluxflow_registry.engine.models.trained_weights import load_trained_models
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import Registry, load
+from fluxflow_registry.registry.discovery import load
+from fluxflow_registry.registry.registry import Registry
 from fluxflow_text.hub import PretrainedError, command
 from fluxflow_text.models import PretrainedTextEncoderBuilder
 

@@ -21,7 +21,7 @@ from fluxflow_registry.engine.run.loop import train
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import load
+from fluxflow_registry.registry.discovery import load
 from fluxflow_transitions import epoch
 from fluxflow_transitions.combinations import AllOf, AnyOf, Condition
 from fluxflow_transitions.watching import LossThreshold, Plateau

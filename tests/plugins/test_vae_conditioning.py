@@ -15,7 +15,8 @@ from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.errors import FluxflowError
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import Registry, load
+from fluxflow_registry.registry.discovery import load
+from fluxflow_registry.registry.registry import Registry
 from fluxflow_vae.conditioning import Film, Spade, SpadeBlock
 from fluxflow_vae.models import CompressorBuilder, ExpanderBuilder
 

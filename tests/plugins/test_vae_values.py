@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.run.observers import ObservedRun
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import load
+from fluxflow_registry.registry.discovery import load
 from fluxflow_vae import values
 from fluxflow_vae.networks import Posterior
 

@@ -17,7 +17,8 @@ from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.plan.starts import WhenMet
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe import writer as resolved
-from fluxflow_registry.registry.registry import Plugin, Registry, _register, load
+from fluxflow_registry.registry.discovery import add_plugin, load
+from fluxflow_registry.registry.registry import Plugin, Registry
 
 from ..small import FLOW, PLUGINS, VAE_GAN
 from ..synthetic import plugin
@@ -69,7 +70,7 @@ wrong.better = "max"  # type: ignore[attr-defined]
 def registry() -> Registry:
     made = load(PLUGINS)
     metrics = {"own": own, "several": Several, "rates": rates, "silent": silent, "wrong": wrong, "optional": Optional}
-    _register(made, Plugin("own", "test", "1", "here"), plugin(metrics=metrics))
+    add_plugin(made, Plugin("own", "test", "1", "here"), plugin(metrics=metrics))
     return made
 
 

@@ -18,7 +18,8 @@ from fluxflow_registry.cli.explain import command as explain
 from fluxflow_registry.cli.schema.command import recipe_schema
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 from fluxflow_registry.recipe.writer import dump, plain
-from fluxflow_registry.registry.registry import Registry, load
+from fluxflow_registry.registry.discovery import load
+from fluxflow_registry.registry.registry import Registry
 
 from ..generated import recipes
 from ..recipes import DEFAULT, SHIPPED

@@ -1,4 +1,4 @@
-"""Plugins of installed distributions: each is loaded on its own, and what fails says so in its own row."""
+"""Plugins of installed distributions: each is loaded on its own, and one that fails is a row with its problems."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from fluxflow_registry.errors import PluginError, RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.registry.registry import Plugin, Registry, load
+from fluxflow_registry.registry.discovery import load
+from fluxflow_registry.registry.registry import Plugin, Registry
 
 from ..synthetic import LOSS, Site
 
@@ -35,7 +36,7 @@ def row(registry: Registry, name: str) -> Plugin:
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "error"),
     [
         ("raise ImportError('no module named kernels')", "ImportError: no module named kernels"),
         ("import sys\nsys.exit(3)", "SystemExit: 3"),
@@ -45,30 +46,33 @@ def row(registry: Registry, name: str) -> Plugin:
         ("class Odd(BaseException): pass\nraise Odd('odd')", "Odd: odd"),
     ],
 )
-def test_a_plugin_that_cannot_be_imported_is_a_row_and_harms_nobody(site: Site, source: str, told: str) -> None:
+def test_a_plugin_that_cannot_be_imported_is_a_row(site: Site, source: str, error: str) -> None:
     site.distribution("bad-distribution", {"bad": "bad_one"}, version="2.5", bad_one=source)
     site.loss("good-distribution", "made_up", plugin="good")
 
     registry = load()
 
-    assert row(registry, "bad") == Plugin("bad", "bad-distribution", "2.5", "bad_one", told)
+    bad = row(registry, "bad")
+    assert (bad.name, bad.distribution, bad.version, bad.where) == ("bad", "bad-distribution", "2.5", "bad_one")
+    assert bad.error == f"plugin `bad` cannot be imported: {error}"
+    assert [(problem.code, problem.subject) for problem in bad.problems] == [("broken-plugin", "bad")]
     assert row(registry, "good").error is None
     assert {"made_up", "mse", "l1"} <= set(registry.names("loss"))
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "error"),
     [
         ("raise KeyError('x')", "KeyError: 'x'"),
         ("raise SystemExit('gone')", "SystemExit: gone"),
-        ("register('nothing', 5)", "loss `nothing` is neither a function nor a class, but int"),
-        ("register('object', object())", "loss `object` is neither a function nor a class, but object"),
-        ("register('a b', lambda image: image)", "`a b` is no name for a loss: letters, digits and _"),
-        ("register(7, lambda image: image)", "`7` is no name for a loss"),
-        ("register('builtin', print)", "`*args` cannot be filled"),
+        ("register('nothing', 5)", "loss `nothing` must be a function or a class, not int"),
+        ("register('object', object())", "loss `object` must be a function or a class, not object"),
+        ("register('a b', lambda image: image)", "loss name `a b` is not valid: use letters, digits and _"),
+        ("register(7, lambda image: image)", "loss name `7` is not valid"),
+        ("register('builtin', print)", "loss `builtin` takes `*args`"),
     ],
 )
-def test_a_plugin_that_fails_to_register_is_a_row_and_harms_nobody(site: Site, body: str, told: str) -> None:
+def test_a_plugin_that_fails_to_register_is_a_row(site: Site, body: str, error: str) -> None:
     source = f"""
         from fluxflow_registry import hookimpl
 
@@ -81,22 +85,25 @@ def test_a_plugin_that_fails_to_register_is_a_row_and_harms_nobody(site: Site, b
 
     registry = load()
 
-    assert told in str(row(registry, "bad").error)
+    assert error in str(row(registry, "bad").error)
     assert "at 0x" not in str(row(registry, "bad").error)
     assert registry.get("loss", "first") is None
     assert registry.get("loss", "mse") is not None
 
 
 @pytest.mark.parametrize(
-    ("hook", "told"),
+    ("hook", "message"),
     [
         ("def fluxflow_register_loses(register):", "unknown hook `fluxflow_register_loses` in plugin `bad`"),
-        ("def fluxflow_register_losses(registr):", "hook `fluxflow_register_losses` of plugin `bad` takes `register`"),
-        ("def fluxflow_register_losses(register, more):", "def fluxflow_register_losses(register, more)"),
-        ("def fluxflow_register_losses():", "def fluxflow_register_losses()"),
+        ("def fluxflow_register_losses(registr):", "`bad` takes (registr), but is called with (register)"),
+        (
+            "def fluxflow_register_losses(register, more):",
+            "`bad` takes (register, more), but is called",
+        ),
+        ("def fluxflow_register_losses():", "`bad` takes (), but is called with (register)"),
     ],
 )
-def test_a_wrong_hook_is_told_with_its_place(site: Site, hook: str, told: str) -> None:
+def test_a_wrong_hook_is_reported_with_its_file_and_line(site: Site, hook: str, message: str) -> None:
     source = f"""
         from fluxflow_registry import hookimpl
 
@@ -109,11 +116,11 @@ def test_a_wrong_hook_is_told_with_its_place(site: Site, hook: str, told: str) -
     registry = load()
 
     error = str(row(registry, "bad").error)
-    assert told in error
+    assert message in error
     assert "bad_hook.py:3" in error
 
 
-def test_a_misspelt_hook_names_the_one_that_was_meant(site: Site) -> None:
+def test_a_misspelled_hook_is_reported_with_the_nearest(site: Site) -> None:
     source = """
         from fluxflow_registry import hookimpl
 
@@ -125,10 +132,11 @@ def test_a_misspelt_hook_names_the_one_that_was_meant(site: Site) -> None:
 
     registry = load()
 
-    assert "nearest  fluxflow_register_optimizers" in str(row(registry, "bad").error)
+    (problem,) = row(registry, "bad").problems
+    assert (problem.code, problem.nearest) == ("unknown-hook", "fluxflow_register_optimizers")
 
 
-def test_a_hook_that_is_not_marked_is_told_with_its_place(site: Site) -> None:
+def test_a_hook_that_is_not_marked_is_reported_with_its_file_and_line(site: Site) -> None:
     source = """
         def fluxflow_register_losses(register):
             pass
@@ -138,12 +146,11 @@ def test_a_hook_that_is_not_marked_is_told_with_its_place(site: Site) -> None:
     registry = load()
 
     error = str(row(registry, "bad").error)
-    assert error == (
-        "bad_unmarked.py:1  `fluxflow_register_losses` of plugin `bad` is not marked: put `@hookimpl` above it"
-    )
+    message = "`fluxflow_register_losses` of plugin `bad` is not marked as a hook: put `@hookimpl` above it"
+    assert error == f"bad_unmarked.py:1  {message}"
 
 
-def test_a_generator_as_a_hook_is_a_row_and_harms_nobody(site: Site) -> None:
+def test_a_generator_as_a_hook_is_a_row_and_the_others_are_loaded(site: Site) -> None:
     source = """
         from fluxflow_registry import hookimpl
 
@@ -159,7 +166,7 @@ def test_a_generator_as_a_hook_is_a_row_and_harms_nobody(site: Site) -> None:
     assert registry.get("loss", "mse") is not None
 
 
-def test_a_module_without_hooks_is_told_which_there_are(site: Site) -> None:
+def test_a_module_without_hooks_is_reported_with_the_available_ones(site: Site) -> None:
     site.distribution("bad-distribution", {"bad": "bad_empty"}, bad_empty="")
 
     registry = load()
@@ -194,10 +201,10 @@ def test_two_distributions_with_one_plugin_name_get_neither(site: Site) -> None:
 
     registry = load()
 
-    told = {plugin.distribution: plugin.error for plugin in registry.plugins if plugin.name == "twin"}
-    assert told == {
-        "first-distribution": "the plugin name `twin` is also claimed by second-distribution",
-        "second-distribution": "the plugin name `twin` is also claimed by first-distribution",
+    errors = {plugin.distribution: plugin.error for plugin in registry.plugins if plugin.name == "twin"}
+    assert errors == {
+        "first-distribution": "the plugin name `twin` is also used by second-distribution",
+        "second-distribution": "the plugin name `twin` is also used by first-distribution",
     }
     assert registry.get("loss", "loss_a") is None
     assert registry.get("loss", "mse") is not None
@@ -215,20 +222,20 @@ def test_two_distributions_with_one_component_name_are_both_named(site: Site, pr
     error = row(registry, "first").error
     assert error == row(registry, "second").error
     assert error == (
-        "loss `clashing` is claimed by first, first-distribution 1.0 (clash_a.py:4) "
-        "and second, second-distribution 1.0 (clash_b.py:4)"
+        "loss `clashing` is registered by first, first-distribution 1.0 (clash_a.py:4) "
+        "and by second, second-distribution 1.0 (clash_b.py:4)"
     )
     (problem,) = caught.value.problems
     assert problem.message == (
-        "loss `clashing` in step `only`, update `vae` is claimed by two plugins; remove one of them"
+        "loss `clashing` in step `only`, update `vae` is registered by two plugins: remove one of them"
     )
     assert str(problem.where).endswith("r.yaml:12:11")
-    assert dict(problem.notes)["claimed by"] == "second, second-distribution 1.0 at clash_b.py:4"
+    assert dict(problem.notes)["defined in"] == "clash_b.py:4   (second, second-distribution 1.0)"
     for label in ("own_a", "own_b", "mse"):
         prove(RECIPE.replace("LABEL", label), using=registry)
 
 
-def test_a_damaged_entry_points_file_is_a_row_and_harms_nobody(site: Site) -> None:
+def test_a_damaged_entry_points_file_is_a_row_and_the_plugins_are_loaded(site: Site) -> None:
     site.distribution("damaged-distribution", {}, version="0.3")
     (site.folder / "damaged_distribution-0.3.dist-info" / "entry_points.txt").write_text("[fluxflow]\nno sign\n")
 
@@ -239,7 +246,7 @@ def test_a_damaged_entry_points_file_is_a_row_and_harms_nobody(site: Site) -> No
     assert registry.get("loss", "mse") is not None
 
 
-def test_a_damaged_entry_points_file_of_somebody_else_is_nothing_to_us(site: Site) -> None:
+def test_a_damaged_entry_points_file_without_our_group_is_ignored(site: Site) -> None:
     site.distribution("damaged-distribution", {})
     (site.folder / "damaged_distribution-1.0.dist-info" / "entry_points.txt").write_bytes(b"[other]\n\xff\xfe = x\n")
 
@@ -248,7 +255,7 @@ def test_a_damaged_entry_points_file_of_somebody_else_is_nothing_to_us(site: Sit
     assert all(plugin.error is None for plugin in registry.plugins)
 
 
-def test_a_distribution_without_metadata_is_loaded_all_the_same(site: Site) -> None:
+def test_a_distribution_without_metadata_is_loaded(site: Site) -> None:
     site.loss("bare-distribution", "made_up", plugin="bare")
     (site.folder / "bare_distribution-1.0.dist-info" / "METADATA").unlink()
 
@@ -273,14 +280,14 @@ def test_no_name_loads_no_plugin() -> None:
     assert registry.plugins == []
 
 
-def test_a_plugin_name_that_nobody_has_is_told_with_the_nearest() -> None:
+def test_a_plugin_name_that_no_distribution_has_is_reported_with_the_nearest() -> None:
     with pytest.raises(PluginError) as caught:
         load(["shape", "vae"])
 
     (problem,) = caught.value.problems
     assert problem.message == "no installed distribution has a plugin `shape`"
     assert str(problem.where) == "FLUXFLOW_PLUGINS"
-    assert dict(problem.notes)["nearest"] == "shapes"
+    assert problem.nearest == "shapes"
 
 
 def test_the_environment_selects_the_plugins_of_a_command(command: Callable[..., CompletedProcess[str]]) -> None:
@@ -296,7 +303,7 @@ def test_the_environment_selects_the_plugins_of_a_command(command: Callable[...,
     assert "FLUXFLOW_PLUGINS  no installed distribution has a plugin `vea`\n    nearest    vae" in wrong.stderr
 
 
-def test_a_recipe_that_misses_a_broken_plugin_is_told_that_it_is_not_loaded(
+def test_an_unknown_name_is_reported_with_the_plugins_that_are_not_loaded(
     site: Site, prove: Callable[..., RecipePlan]
 ) -> None:
     site.distribution("bad-distribution", {"bad": "bad_three"}, bad_three="raise ImportError('no kernels')")
@@ -306,4 +313,6 @@ def test_a_recipe_that_misses_a_broken_plugin_is_told_that_it_is_not_loaded(
 
     (problem,) = caught.value.problems
     assert problem.message == "unknown loss `special` in step `only`, update `vae`"
-    assert dict(problem.notes)["not loaded"] == "bad, bad-distribution 1.0: ImportError: no kernels"
+    assert dict(problem.notes)["status"] == (
+        "bad, bad-distribution 1.0 is not loaded: plugin `bad` cannot be imported: ImportError: no kernels"
+    )

@@ -11,12 +11,12 @@ from textwrap import dedent
 import pytest
 
 from fluxflow_registry.errors import PluginError
-from fluxflow_registry.registry.registry import load
+from fluxflow_registry.registry.discovery import load
 
 from ..synthetic import LOSS
 
 
-def test_a_file_brings_its_components_with_its_path_as_their_origin(tmp_path: Path) -> None:
+def test_a_component_of_a_file_has_its_path_as_distribution(tmp_path: Path) -> None:
     path = tmp_path / "my_loss.py"
     path.write_text(dedent(LOSS.format(name="mine")).lstrip())
 
@@ -29,7 +29,7 @@ def test_a_file_brings_its_components_with_its_path_as_their_origin(tmp_path: Pa
     assert component.doc == "Made up."
 
 
-def test_two_files_that_are_called_alike_keep_their_own_sources(tmp_path: Path) -> None:
+def test_two_files_of_the_same_name_keep_their_own_sources(tmp_path: Path) -> None:
     source = """
         from attrs import frozen
         from fluxflow_registry import hookimpl
@@ -57,16 +57,16 @@ def test_two_files_that_are_called_alike_keep_their_own_sources(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "told"),
+    ("name", "source", "message"),
     [
-        ("p.py", "1 / 0", "the plugin cannot be imported: ZeroDivisionError: division by zero"),
-        ("p.py", "raise SystemExit(1)", "the plugin cannot be imported: SystemExit: 1"),
-        ("p.py", "def (", "the plugin cannot be imported: SyntaxError: invalid syntax (p.py, line 1)"),
+        ("p.py", "1 / 0", "plugin `p` cannot be imported: ZeroDivisionError: division by zero"),
+        ("p.py", "raise SystemExit(1)", "plugin `p` cannot be imported: SystemExit: 1"),
+        ("p.py", "def (", "plugin `p` cannot be imported: SyntaxError: invalid syntax (p.py, line 1)"),
         ("p.py", "", "plugin `p` has no hook"),
-        ("p.txt", "", "a plugin file is a Python module and ends in .py"),
+        ("p.txt", "", "plugin file `p.txt` is not a Python module: its name must end in .py"),
     ],
 )
-def test_a_file_that_is_no_plugin_is_an_error_at_its_path(tmp_path: Path, name: str, source: str, told: str) -> None:
+def test_a_bad_file_is_reported_with_its_path(tmp_path: Path, name: str, source: str, message: str) -> None:
     path = tmp_path / name
     path.write_text(source)
 
@@ -74,19 +74,19 @@ def test_a_file_that_is_no_plugin_is_an_error_at_its_path(tmp_path: Path, name: 
         load([], [path])
 
     (problem,) = caught.value.problems
-    assert problem.message == told
+    assert problem.message == message
     assert str(problem.where) == str(path)
 
 
-def test_a_file_that_is_not_there_is_an_error_at_its_path(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_with_its_path(tmp_path: Path) -> None:
     for path in (tmp_path / "nothing.py", tmp_path):
         with pytest.raises(PluginError) as caught:
             load([], [path])
 
-        assert str(caught.value) == f"{path}  there is no such plugin file"
+        assert str(caught.value) == f"{path}  plugin file `{path.name}` does not exist"
 
 
-def test_the_command_loads_a_file_and_says_where_it_is_from(
+def test_the_command_loads_a_file_and_shows_where_its_component_is_from(
     command: Callable[..., CompletedProcess[str]], tmp_path: Path
 ) -> None:
     (tmp_path / "my_loss.py").write_text(dedent(LOSS.format(name="mine")).lstrip())
@@ -99,7 +99,9 @@ def test_the_command_loads_a_file_and_says_where_it_is_from(
     assert "defined in  my_loss.py:4" in done.stdout
 
 
-def test_what_a_plugin_prints_is_no_result(command: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
+def test_what_a_plugin_prints_is_not_in_the_result(
+    command: Callable[..., CompletedProcess[str]], tmp_path: Path
+) -> None:
     (tmp_path / "loud.py").write_text("print('hello')\n" + dedent(LOSS.format(name="mine")))
 
     done = command("--plugin", "loud.py", "--list-plugins", "--json")
@@ -108,11 +110,11 @@ def test_what_a_plugin_prints_is_no_result(command: Callable[..., CompletedProce
     assert "mine" in {row["name"] for row in json.loads(done.stdout)["components"]}
 
 
-def test_the_command_refuses_a_file_that_fails(command: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
+def test_the_command_rejects_a_file_that_fails(command: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("import nowhere")
 
     done = command("--plugin", "bad.py", "--list-plugins")
 
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == "bad.py  the plugin cannot be imported: ModuleNotFoundError: No module named 'nowhere'\n"
+    assert done.stderr == "bad.py  plugin `bad` cannot be imported: ModuleNotFoundError: No module named 'nowhere'\n"

@@ -1,4 +1,4 @@
-"""An observer that would never hear anything is refused when it is registered."""
+"""An observer that would never be notified is rejected when it is registered."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 
 from fluxflow_registry import hookimpl
 from fluxflow_registry.errors import PluginError
+from fluxflow_registry.registry.discovery import from_modules
 from fluxflow_registry.registry.observer_hooks import events
-from fluxflow_registry.registry.registry import from_modules
 
 
-class Misspelt:
+class Misspelled:
     @hookimpl
     def step_endd(self, step: Any) -> None: ...
 
@@ -45,18 +45,21 @@ def registered(observer: Any) -> Any:
 @pytest.mark.parametrize(
     ("observer", "words"),
     [
-        (Misspelt, r"(?s)observer `mine` listens for `step_endd`, which no run tells.*nearest +step_ended"),
-        (Unmarked, r"`step_ended` of observer `mine` is not marked: put `@hookimpl` above it"),
-        (Asking, r"(?s)`step_ended` of observer `mine` asks for `stepp`, which it is not told.*nearest +step\b"),
+        (Misspelled, r"(?s)hook `step_endd` of observer `mine` is not an event of a run.*nearest +step_ended"),
+        (Unmarked, r"`step_ended` of observer `mine` is not marked as a hook: put `@hookimpl` above it"),
+        (
+            Asking,
+            r"(?s)hook `step_ended` of observer `mine` requests `stepp`, which the event.*nearest +step\b",
+        ),
     ],
 )
-def test_an_observer_that_would_hear_nothing_is_refused_with_the_nearest_name(observer: Any, words: str) -> None:
+def test_an_observer_that_would_not_be_notified_is_rejected_with_the_nearest_name(observer: Any, words: str) -> None:
     with pytest.raises(PluginError, match=words) as caught:
         registered(observer)
 
     assert "test_listening.py:" in str(caught.value)
 
 
-def test_an_observer_takes_the_facts_it_wants_and_has_methods_of_its_own() -> None:
+def test_an_observer_takes_the_arguments_it_needs_and_has_methods_of_its_own() -> None:
     assert registered(Fine).names("observer") == ["mine"]
     assert events()["step_ended"] == ["run", "step", "position", "ending"]

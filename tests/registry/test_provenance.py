@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from fluxflow_registry.contracts import KINDS
-from fluxflow_registry.registry.registry import Component, Registry, load
+from fluxflow_registry.registry.discovery import load
+from fluxflow_registry.registry.registry import Component, Registry
 
 ROOT = Path(__file__).parents[2]
 COMPONENTS = [component for named in load().components.values() for component in named.values()]

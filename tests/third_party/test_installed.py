@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fluxflow_registry.registry.registry import load
+from fluxflow_registry.registry.discovery import load
 
 from .conftest import MODULES, Installed
 

@@ -1,0 +1,182 @@
+"""Whether the members of a component are those of its kind: one that is misspelled would silently do nothing."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import attrs
+from attrs import frozen
+
+from fluxflow_registry.contracts import KINDS, Extras, Kind
+from fluxflow_registry.contracts.kind import TOGETHER
+from fluxflow_registry.errors import Choices, PluginError, Problem
+from fluxflow_registry.errors.names import one_slip
+from fluxflow_registry.registry.registry import Component
+from fluxflow_registry.registry.signature import place_of, returned_class
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def component_problems(kind: Kind, what: str, component: Any) -> list[Problem]:
+    """What is wrong with the members of a component, and of the class that its call says it returns."""
+    problems = [*_Owner(component, what, kind.protocol, kind.extras, kind.events).problems()]
+    built = returned_class(component) if kind.product and kind.called else None
+    if kind.product and built is not None:
+        what = f"{kind.product.name} `{built.__name__}` of {what}"
+        problems += _Owner(built, what, kind.product.protocol, kind.product.extras, complete=False).problems()
+    return problems
+
+
+def check_product(component: Component, built: Any) -> None:
+    """Require that a source or a weigher has the members of one; raises PluginError."""
+    product = KINDS[component.kind].product
+    if product is not None:
+        what = f"{product.name} `{type(built).__name__}` of {component.kind} `{component.name}`"
+        problems = [*_Owner(built, what, product.protocol, product.extras).problems()]
+        if problems:
+            raise PluginError(problems)
+
+
+@frozen
+class _Owner:
+    """A class, a function or an instance, and the members that it should have."""
+
+    owner: Any
+    what: str
+    protocol: type
+    extras: type[Extras]
+    events: type | None = None
+    #: Whether a required member that is missing here is missing indeed: a class may set it in `__init__`.
+    complete: bool = True
+
+    def problems(self) -> Iterator[Problem]:
+        required, events, own = _methods(self.protocol), _methods(self.events), _public(self.owner)
+        expected = {**self.extras.members(), **required, **events}
+        meant = {}
+        for name, (member, level) in own.items():
+            if name not in expected:
+                there = {other for other, (_, at) in own.items() if at <= max(level, 1)}
+                near = [
+                    other
+                    for other, known in expected.items()
+                    if one_slip(name, other) and _is_method(known) == _is_method(member) and other not in there
+                ]
+                meant.update(dict.fromkeys(near, name))
+                if near:
+                    yield self.misspelled(name, near, expected)
+            elif name not in events:
+                yield from self.mismatches(name, member, expected[name], level > 0)
+        for name in required if self.complete else ():
+            if not hasattr(self.owner, name) and name not in meant:
+                yield self.problem(f"{self.what} has no method `{name}`", name, "missing-member")
+        for pair in TOGETHER:
+            present = [name for name in pair if name in own]
+            if len(present) == 1 and set(pair) <= set(expected) and (self.complete or _is_method(expected[pair[0]])):
+                (missing,) = {*pair} - {*present}
+                if missing not in meant:
+                    message = f"{self.what} has `{present[0]}` but not `{missing}`: each needs the other"
+                    yield self.problem(message, present[0], "missing-member")
+
+    def misspelled(self, name: str, near: list[str], expected: Mapping[str, Any]) -> Problem:
+        message = f"`{name}` of {self.what} looks like a misspelling of `{near[0]}`"
+        hint = f"correct it; a member of your own needs another name, such as `_{name}`"
+        choices = Choices(near[0], tuple(sorted(expected)))
+        return self.problem(message, name, "misspelled-member", (("hint", hint),), choices)
+
+    def mismatches(self, name: str, member: Any, expected: Any, of_class: bool) -> Iterator[Problem]:
+        """Where a member is a method and should be an attribute, or the reverse, or has the wrong parameters."""
+        if not _is_method(expected):
+            if _is_method(member):
+                message = f"`{name}` of {self.what} must be an attribute or a property, not a method"
+                yield self.problem(message, name, "wrong-type")
+            elif isinstance(member, (property, cached_property)) and name in _class_attributes(self.extras):
+                message = f"`{name}` of {self.what} must be an attribute of the class, not a property"
+                yield self.problem(message, name, "wrong-type")
+            return
+        wanted = list(inspect.signature(expected).parameters.values())[1:]
+        instead = (("instead", f"def {name}({', '.join(['self', *(each.name for each in wanted)])})"),)
+        if not _is_method(member):
+            yield self.problem(f"`{name}` of {self.what} must be a method", name, "wrong-type", instead)
+            return
+        found = _parameters(member, of_class)
+        if found is not None and not _accepts(found, wanted):
+            names = [each.name for each in wanted]
+            strays = [each.name for each in found if each.name not in names]
+            message = f"`{name}` of {self.what} takes ({_shown(found)}), but is called with ({_shown(wanted)})"
+            choices = Choices.of(strays[0], names) if strays and names else None
+            yield self.problem(message, name, "wrong-parameters", instead, choices)
+
+    def problem(
+        self,
+        message: str,
+        name: str,
+        code: str,
+        notes: tuple[tuple[str, str], ...] = (),
+        choices: Choices | None = None,
+    ) -> Problem:
+        where = place_of(self.owner, name) or place_of(type(self.owner))
+        return Problem(message, where, notes, code=code, subject=name, choices=choices)
+
+
+def _methods(cls: type | None) -> dict[str, Any]:
+    """The methods of a protocol or of the events that a component must or may have, by name."""
+    found = {name: member for name, member in vars(cls).items() if inspect.isfunction(member)} if cls else {}
+    return {name: member for name, member in found.items() if name in ("__len__", "__call__") or name[0] != "_"}
+
+
+def _public(owner: Any) -> dict[str, tuple[Any, int]]:
+    """The public members of a class, a function or an instance, and how far up its classes each is defined."""
+    cls = owner if inspect.isclass(owner) else type(owner)
+    own = {} if inspect.isclass(owner) else getattr(owner, "__dict__", {})
+    levels = [own, *map(vars, cls.__mro__[:-1])]
+    if attrs.has(cls):  # without slots, fields are in no class
+        levels[1] = {**{each.name: None for each in attrs.fields(cls)}, **vars(cls)}
+    found: dict[str, tuple[Any, int]] = {}
+    for level, members in enumerate(levels):
+        for name, member in members.items():
+            if not name.startswith("_"):
+                found.setdefault(name, (member, level))
+    return found
+
+
+def _is_method(member: Any) -> bool:
+    return isinstance(member, (staticmethod, classmethod)) or (callable(member) and not inspect.isclass(member))
+
+
+def _class_attributes(extras: type[Extras]) -> set[str]:
+    hints = {name: hint for base in extras.__mro__ for name, hint in inspect.get_annotations(base).items()}
+    return {name for name, hint in hints.items() if str(hint).startswith("ClassVar")}
+
+
+def _parameters(member: Any, of_class: bool) -> list[inspect.Parameter] | None:
+    """The parameters of a method but `self`; None where they cannot be read."""
+    function = member.__func__ if isinstance(member, (staticmethod, classmethod)) else member
+    try:
+        found = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    bound = of_class and not isinstance(member, staticmethod) and found and found[0].kind in _POSITIONAL
+    return found[1:] if bound else found
+
+
+def _accepts(found: list[inspect.Parameter], wanted: list[inspect.Parameter]) -> bool:
+    """Whether a method can be called with the wanted arguments in their order, and names them as they are.
+
+    Names are free where the contract's own are positional-only, and for a parameter that is not used (`_seed`).
+    """
+    positional = [each for each in found if each.kind in _POSITIONAL]
+    try:
+        inspect.Signature(found).bind(*wanted)
+    except TypeError:
+        return False
+    return all(
+        mine.name == theirs.name or mine.name.startswith("_") or theirs.kind is inspect.Parameter.POSITIONAL_ONLY
+        for mine, theirs in zip(positional, wanted, strict=False)
+    )
+
+
+def _shown(parameters: list[inspect.Parameter]) -> str:
+    return ", ".join(each.name for each in parameters)
