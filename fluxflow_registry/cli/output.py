@@ -102,7 +102,7 @@ def report(error: FluxflowError, as_json: bool) -> int:
     """Print every problem; gives the exit code."""
     problems = error.problems
     if as_json:
-        emit_json({"problems": [_row(problem) for problem in problems]})
+        emit_json({"problems": [problem.as_json() for problem in problems]})
         return error.exit_code
     shown = few(problems) if isinstance(error, DataError) else problems
     told = unrepeated(shown) if isinstance(error, DataError) else shown
@@ -144,13 +144,6 @@ def kind_of(problem: Problem) -> str:
 
 #: What differs between two problems of a kind: what is quoted, and numbers.
 _CASE = re.compile(r"`[^`]*`|\b\d[\d,.]*\b")
-
-
-def _row(problem: Problem) -> dict[str, Any]:
-    notes: dict[str, str] = {}
-    for label, text in problem.notes:  # a label may stand several times: `claimed by`, `not loaded`
-        notes[label] = f"{notes[label]}\n{text}" if label in notes else text
-    return {"message": problem.message, "where": problem.where, "notes": notes}
 
 
 def finish(command: Callable[[], int], as_json: bool) -> NoReturn:

@@ -222,12 +222,13 @@ def test_of_a_thousand_problems_the_first_of_each_kind_are_shown_and_the_others_
         "pictures/empty.png  is empty: 0 bytes",
     ]
     assert heads[-1] == ["21 problems; --json prints the 11 that are not shown:", "    11  has no caption"]
-    assert [place["where"] for place in found] == [
+    assert [place["path"] for place in found] == [
         *(f"pictures/{number:02}.png" for number in range(20)),
         "pictures/empty.png",
     ]
     assert told.err.count("requested by") == 1
-    assert all(place["notes"]["requested by"].startswith("dataset `shapes` (") for place in found)
+    notes = [{note["label"]: note["text"] for note in place["notes"]} for place in found]
+    assert all(each["requested by"].startswith("dataset `shapes` (") for each in notes)
 
 
 def test_a_note_that_belongs_to_one_problem_stands_under_each_that_has_it(

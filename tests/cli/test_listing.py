@@ -63,7 +63,7 @@ def test_values_are_listed_with_those_of_the_engine(call: Call) -> None:
 
 
 @pytest.mark.parametrize(("stated", "nearest"), [("valeu", "value"), ("lossess", "loss"), ("Model", "model")])
-def test_a_kind_that_there_is_not_is_told_with_the_nearest(call: Call, stated: str, nearest: str) -> None:
+def test_an_unknown_kind_is_reported_with_the_nearest(call: Call, stated: str, nearest: str) -> None:
     refused = call("--list-plugins", stated)
 
     assert refused.code == 2
@@ -81,17 +81,15 @@ def test_a_plugin_that_fails_is_a_row_with_its_error(call: Call, site: Site) -> 
     listed = call("--list-plugins")
     data = json.loads(call("--list-plugins", "--json").out)
 
-    assert "  bad          bad-distribution 2.5\n      not loaded: ImportError: no \\x1b[31m\n" in listed.out
+    error = "plugin `bad` cannot be imported: ImportError: no \\x1b[31m"
+    assert f"  bad          bad-distribution 2.5\n      not loaded: {error}\n" in listed.out
     row = next(row for row in data["plugins"] if row["name"] == "bad")
-    assert row == {
-        "name": "bad",
-        "distribution": "bad-distribution",
-        "version": "2.5",
-        "error": "ImportError: no \x1b[31m",
-    }
+    (problem,) = row.pop("problems")
+    assert row == {"name": "bad", "distribution": "bad-distribution", "version": "2.5", "error": error}
+    assert (problem["code"], problem["subject"], problem["message"]) == ("broken-plugin", "bad", error.replace("\\x1b", "\x1b"))
 
 
-def test_a_plugin_with_a_contested_name_is_told_to_be_there_in_part(call: Call, site: Site) -> None:
+def test_a_plugin_with_a_contested_name_is_listed_as_partly_loaded(call: Call, site: Site) -> None:
     both = """
         from fluxflow_registry import hookimpl
 
@@ -111,8 +109,8 @@ def test_a_plugin_with_a_contested_name_is_told_to_be_there_in_part(call: Call, 
 
     listed = call("--list-plugins")
 
-    assert "partly loaded: loss `contested` is claimed by first, first 1.0 (" in listed.out
-    assert "not loaded: loss `contested` is claimed by first, first 1.0 (" in listed.out
+    assert "partly loaded: loss `contested` is registered by first, first 1.0 (" in listed.out
+    assert "not loaded: loss `contested` is registered by first, first 1.0 (" in listed.out
     assert "\n  own_a" in listed.out
     assert "\n  contested" not in listed.out
 

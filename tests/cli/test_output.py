@@ -98,10 +98,9 @@ def test_a_wrong_command_line_leaves_with_2_and_says_what_was_probably_meant(
 def test_a_wrong_command_line_is_json_where_that_is_asked_for(call: Call) -> None:
     answer = call("--json", "--describ", "kl")
 
-    notes = {"nearest": "--describe", "help": "fluxflow-run --help"}
-    problem = {"message": "fluxflow-run has no flag `--describ`", "where": None, "notes": notes}
+    (problem,) = json.loads(answer.out)["problems"]
     assert (answer.code, answer.err) == (2, "")
-    assert json.loads(answer.out) == {"problems": [problem]}
+    assert (problem["message"], problem["path"]) == ("fluxflow-run has no flag `--describ`", None)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +145,7 @@ def test_several_problems_are_counted(call: Call, tmp_path: Path) -> None:
     assert answer.err.endswith("\n\n2 problems\n")
 
 
-def test_problems_as_json_are_on_stdout_with_place_and_notes(call: Call, tmp_path: Path) -> None:
+def test_problems_as_json_are_on_stdout_in_their_parts(call: Call, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(TINY.replace("l1: {}", "l9: {}"))
 
     answer = call("--validate", "r.yaml", "--json")
@@ -155,8 +154,8 @@ def test_problems_as_json_are_on_stdout_with_place_and_notes(call: Call, tmp_pat
     assert answer.err == ""
     (problem,) = json.loads(answer.out)["problems"]
     assert problem["message"] == "unknown loss `l9` in step `vae`, update `vae`"
-    assert problem["where"] == "r.yaml:15:11"
-    assert problem["notes"]["nearest"].startswith("l1   (vae, fluxflow-registry")
+    assert (problem["code"], problem["subject"], problem["nearest"]) == ("unknown-component", "l9", "l1")
+    assert (problem["path"], problem["line"], problem["column"]) == ("r.yaml", 15, 11)
 
 
 def test_notes_with_one_label_are_all_in_the_json(call: Call, site: Site, tmp_path: Path) -> None:
@@ -167,9 +166,9 @@ def test_notes_with_one_label_are_all_in_the_json(call: Call, site: Site, tmp_pa
     answer = call("--validate", "r.yaml", "--json")
 
     (problem,) = json.loads(answer.out)["problems"]
-    assert problem["notes"]["claimed by"].splitlines() == [
-        "json_a, json_a 1.0 at json_a.py:4",
-        "json_b, json_b 1.0 at json_b.py:4",
+    assert problem["notes"] == [
+        {"label": "defined in", "text": "json_a.py:4   (json_a, json_a 1.0)"},
+        {"label": "defined in", "text": "json_b.py:4   (json_b, json_b 1.0)"},
     ]
 
 

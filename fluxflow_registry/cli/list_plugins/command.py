@@ -65,8 +65,14 @@ def component_data(component: Component) -> dict[str, Any]:
 def listing_data(registry: Registry, kind: str | None) -> dict[str, Any]:
     """The listing as JSON."""
     plugins = [
-        {"name": p.name, "distribution": p.distribution, "version": p.version, "error": p.error}
-        for p in registry.plugins
+        {
+            "name": each.name,
+            "distribution": each.distribution,
+            "version": each.version,
+            "error": each.error,
+            "problems": [problem.as_json() for problem in each.problems],
+        }
+        for each in registry.plugins
     ]
     kinds = [kind] if kind else list(KINDS)
     components = [component_data(c) for k in kinds for _, c in sorted(registry.components[k].items())]
