@@ -86,7 +86,7 @@ def test_a_plugin_that_fails_is_a_row_with_its_error(call: Call, site: Site) -> 
     row = next(row for row in data["plugins"] if row["name"] == "bad")
     (problem,) = row.pop("problems")
     assert row == {"name": "bad", "distribution": "bad-distribution", "version": "2.5", "error": error}
-    assert (problem["code"], problem["subject"], problem["message"]) == ("broken-plugin", "bad", error.replace("\\x1b", "\x1b"))
+    assert (problem["code"], problem["subject"]) == ("broken-plugin", "bad")
 
 
 def test_a_plugin_with_a_contested_name_is_listed_as_partly_loaded(call: Call, site: Site) -> None:
