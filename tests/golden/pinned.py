@@ -38,7 +38,7 @@ LIBRARIES = ("mkldnn", "nnpack")
 
 
 def pin() -> None:
-    """Pin the arithmetic of this process; before torch is imported."""
+    """Pin the arithmetic of this process; torch must not have been imported yet."""
     os.environ.update(PINNED)
     for name in ("FLUXFLOW_PLUGINS", "WORLD_SIZE"):
         os.environ.pop(name, None)
@@ -139,7 +139,7 @@ def functions() -> list[Any]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1001, generator=generator)
     table = x[:1000].reshape(10, 10, 10)
-    drawn = [
+    random_numbers = [
         torch.rand(1001, generator=generator),
         torch.randint(2**40, (101,), generator=generator),
         torch.randperm(101, generator=generator),
@@ -158,7 +158,7 @@ def functions() -> list[Any]:
     ]
     products = [torch.bmm(table, table), torch.cdist(table, table.flip(0)), functional.avg_pool2d(table, 3)]
     mixed = [torch.lerp(x, x.flip(0), 0.1), torch.addcmul(x, x, x.flip(0), value=0.1)]
-    return [*drawn, *values, *sums, *products, *mixed]
+    return [*random_numbers, *values, *sums, *products, *mixed]
 
 
 def serve() -> None:

@@ -81,7 +81,7 @@ def resumed(
 
 
 def differences(found: Any, expected: Any, tolerance: float, where: str = "") -> Iterator[str]:
-    """Where numbers differ by more than the tolerance, relative above 1, and where anything else differs at all.
+    """Where numbers differ by more than the tolerance (relative, for large ones), and where anything else differs.
 
     A newer version may log more than was expected.
     """
@@ -137,16 +137,16 @@ def test_a_run_resumes_within_an_epoch_in_its_own_folder(resumed: Resumed) -> No
     assert resumed.answer.code == 0, resumed.answer.err
     assert [run.name for run in resumed.run.parent.iterdir()] == [interrupted.name]
     assert [line["resumed_after"] for line in lines if "resumed_after" in line] == [position["run_batch"]]
-    assert list((resumed.run / "checkpoints").glob(".*")) == [], f"{name} was not taken for whole"
+    assert list((resumed.run / "checkpoints").glob(".*")) == [], f"{name} was quarantined"
     assert after == before
     assert read(resumed.run / "run.json")["finished"] is True
 
 
-def test_it_ends_with_the_same_weights(resumed: Resumed) -> None:
+def test_a_resumed_run_ends_with_the_same_weights(resumed: Resumed) -> None:
     assert different_files(outcome(resumed.run)["final"], final_of(resumed.expected), resumed.exact) == []
 
 
-def test_it_logs_and_measures_the_same(resumed: Resumed) -> None:
+def test_a_resumed_run_logs_and_measures_the_same(resumed: Resumed) -> None:
     tolerance = 0.0 if resumed.exact else LOGGED
     end = outcome(resumed.run)
 
@@ -154,7 +154,7 @@ def test_it_logs_and_measures_the_same(resumed: Resumed) -> None:
     assert list(differences(end["results"], read(resumed.expected / "results.json"), tolerance)) == []
 
 
-def test_its_status_is_read(call: Call, resumed: Resumed) -> None:
+def test_the_status_of_an_interrupted_run_is_readable(call: Call, resumed: Resumed) -> None:
     golden = HERE / resumed.golden.name
     interrupted = run_in(golden)
     name, position = newest(interrupted)
@@ -173,7 +173,9 @@ def test_its_status_is_read(call: Call, resumed: Resumed) -> None:
 
 @pytest.mark.parametrize("state", RUNS["flow"].images)
 @pytest.mark.parametrize("resumed", ["flow"], indirect=True)
-def test_the_same_images_are_generated(call: Call, resumed: Resumed, state: str, tmp_path: Path) -> None:
+def test_an_interrupted_and_a_finished_run_generate_the_same_images(
+    call: Call, resumed: Resumed, state: str, tmp_path: Path
+) -> None:
     folder = copied("flow", tmp_path)
     run = resumed.run if state == "finished" else run_in(folder)
 
@@ -195,7 +197,7 @@ def pixels(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("resumed", ["vae"], indirect=True)
-def test_its_batch_that_was_not_finite_is_replayed(call: Call, resumed: Resumed, tmp_path: Path) -> None:
+def test_a_batch_that_was_not_finite_is_replayed(call: Call, resumed: Resumed, tmp_path: Path) -> None:
     folder = copied("vae", tmp_path)
     (bundle,) = run_in(folder).glob("not_finite/*")
 
@@ -211,7 +213,7 @@ def test_its_batch_that_was_not_finite_is_replayed(call: Call, resumed: Resumed,
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_the_comparison_finds_one_bit_where_the_machine_is_the_same_and_a_small_step_elsewhere(name: str) -> None:
+def test_one_bit_is_a_difference_on_the_same_machine_and_a_thousandth_is_one_elsewhere(name: str) -> None:
     expected = final_of(HERE / name / "expected")
     file = "expander/model.safetensors"
     weights = load(expected[file])

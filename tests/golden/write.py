@@ -1,4 +1,4 @@
-"""How the golden runs were written: by the commands of an older version, interrupted, and then run to their end.
+"""How the golden runs were written: an older version started them, was interrupted, and resumed them to their end.
 
     python -m tests.golden.write PYTHON [NAME ...]
 
@@ -7,11 +7,11 @@ it but `pinned.py`, which starts the commands that are installed there. For each
 
     recipe.yaml ...   what the command is run with
     out/<run>/        the run's folder as the older version left it when it was interrupted within an epoch
-    expected/         where the older version came from there: final/, what it logged and measured, its images, and the
-                      machine that computed them
+    expected/         how that run ended when the older version resumed it: final/, what it logged and measured, its
+                      images, and the machine that computed them
 
-A run is written only if the older version, resumed from `out/`, comes to the same end as without the interruption. A
-later version adds runs of its own beside these, under other names; these stay as they are.
+A run is written only if the older version ends the resumed run as it ends one without an interruption. A later version
+adds runs of its own under other names; these stay as they are.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,9 +40,9 @@ class Golden:
     """A golden run: its command, how it was interrupted, and the images that are generated from it."""
 
     name: str
-    #: Whether the run was killed once a checkpoint was due, or asked to stop.
+    #: What interrupts the run: SIGKILL after a checkpoint that was due, or SIGTERM after a batch.
     signal: signal.Signals
-    #: The batch of the run after which it is interrupted, or soon after.
+    #: The batch of the run after which the signal is sent.
     batch: int
     plugins: tuple[str, ...] = ()
     #: For the interrupted and for the finished run: arguments of `fluxflow-generate`.
@@ -159,7 +160,7 @@ def newest(run: Path) -> tuple[str, dict[str, int]]:
 
 
 def interrupt(golden: Golden, python: str, to: Path) -> Path:
-    """Start a run, interrupt it within an epoch of its last step, and return its folder; as often as it takes."""
+    """Start a run and interrupt it, again and again until that happens within an epoch, and return its folder."""
     for attempt in range(50):
         folder = copied(golden.name, to / f"attempt-{attempt}", started=False)
         with subprocess.Popen([python, HERE / "pinned.py", *golden.command], cwd=folder) as process:
@@ -172,7 +173,7 @@ def interrupt(golden: Golden, python: str, to: Path) -> Path:
 
 
 def is_there(golden: Golden, folder: Path) -> bool:
-    """Whether a run has come to where it is interrupted: to a checkpoint, or to a logged batch."""
+    """Whether a run has reached the checkpoint or the logged batch after which it is interrupted."""
     if golden.signal == signal.SIGKILL:
         return any(folder.glob(f"out/*/checkpoints/{golden.batch:09d}-*"))
     log = b"".join(path.read_bytes() for path in folder.glob("out/*/graph/*.jsonl"))
@@ -180,8 +181,8 @@ def is_there(golden: Golden, folder: Path) -> bool:
 
 
 def well_interrupted(golden: Golden, run: Path) -> bool:
-    """Whether the newest checkpoint lies within an epoch that is not the step's first; one that was killed went on."""
-    if any((run / "checkpoints").glob(".*")):  # killed while saving, which other tests do
+    """Whether the newest checkpoint is within a later epoch of its step, and the log of a killed run goes beyond it."""
+    if any((run / "checkpoints").glob(".*")):  # killed while saving: the tests of kills cover that
         return False
     _, position = newest(run)
     within = position["batch"] > 0 and position["epoch"] > 0 and position["run_batch"] >= golden.batch
@@ -202,7 +203,7 @@ def write(golden: Golden, python: str, call: Call, to: Path) -> None:
     straight = copied(golden.name, to / "straight", started=False)
     finish(golden, straight, call)
     stopped = interrupt(golden, python, to)
-    (run_in(stopped) / ".lock").unlink()  # names a process and a machine
+    (run_in(stopped) / ".lock").unlink()  # it names a process and a machine
     resumed = Path(shutil.copytree(stopped, to / "resumed" / golden.name))
     finish(golden, resumed, call)
     end = outcome(run_in(resumed))
@@ -233,11 +234,9 @@ def finish(golden: Golden, folder: Path, call: Call) -> None:
 
 def main(python: str, *names: str) -> None:
     """Write the golden runs of these names, or all of them."""
-    to = Path("/tmp/golden")
-    shutil.rmtree(to, ignore_errors=True)
-    with commands(python) as call:
+    with tempfile.TemporaryDirectory(prefix="golden-") as folder, commands(python) as call:
         for name in names or RUNS:
-            write(RUNS[name], python, call, to / name)
+            write(RUNS[name], python, call, Path(folder, name))
 
 
 if __name__ == "__main__":
