@@ -40,27 +40,27 @@ class Configurator:
             self.problems.append(Problem(f"{what} failed: {one_line(error)}", where, code="component-failed"))
         return None
 
-    def configure_all(self, kind: str, entries: Mapping[str, ComponentEntry], asked: str = "") -> Components:
+    def configure_all(self, kind: str, entries: Mapping[str, ComponentEntry], context: str = "") -> Components:
         """The components of entries, by label, but for those with problems."""
-        built = {label: self.configure(kind, entry, asked) for label, entry in entries.items()}
+        built = {label: self.configure(kind, entry, context) for label, entry in entries.items()}
         return {label: configured for label, configured in built.items() if configured is not None}
 
-    def configure(self, kind: str, entry: ComponentEntry, asked: str = "") -> ConfiguredComponent | None:
+    def configure(self, kind: str, entry: ComponentEntry, context: str = "") -> ConfiguredComponent | None:
         """The component of an entry with its options, or None after reporting what is wrong."""
-        configured = self.look_up(kind, entry, asked)
+        configured = self.look_up(kind, entry, context)
         return None if configured is None or configured.instance is None else configured
 
-    def look_up(self, kind: str, entry: ComponentEntry, asked: str = "") -> ConfiguredComponent | None:
+    def look_up(self, kind: str, entry: ComponentEntry, context: str = "") -> ConfiguredComponent | None:
         """The same, but with `instance` None where the options are wrong: what it needs is known all the same."""
         component = self.registry.get(kind, entry.type)
         if component is None:
-            self.problems.append(self._unknown(kind, entry, asked))
+            self.problems.append(self._unknown(kind, entry, context))
             return None
         instance = self._instance(component, entry.options, f"{kind} `{entry.type}`")
         self._check_renames(component, entry)
         return ConfiguredComponent(entry.label, component, instance, entry.where, entry)
 
-    def values(self, entries: Mapping[str, ComponentEntry], base: Components, asked: str) -> Components:
+    def values(self, entries: Mapping[str, ComponentEntry], base: Components, context: str) -> Components:
         """Every provider: the registry's with default options, the recipe's with its own."""
         providers = dict(base) or self._default_values()
         for label, entry in entries.items():
@@ -68,7 +68,7 @@ class Configurator:
                 message = f"value `{label}`: the name belongs to a registered value; choose another name"
                 self.problems.append(Problem(message, entry.where, code="duplicate-name", subject=label))
                 continue
-            configured = self.configure("value", entry, asked)
+            configured = self.configure("value", entry, context)
             if configured is not None:
                 providers[label] = configured
         return providers
@@ -100,13 +100,13 @@ class Configurator:
         """The metrics that a transition or an observer says that it watches."""
         return self.names(configured, "metrics")
 
-    def _unknown(self, kind: str, entry: ComponentEntry, asked: str) -> Problem:
+    def _unknown(self, kind: str, entry: ComponentEntry, context: str) -> Problem:
         """The type that nobody registers, or the misspelled `type` that left the label to be one."""
         strays, _ = unknown_keys(entry.options, ["type"], f"{kind} `{entry.label}`")
         misspelled = [problem for problem in strays if problem.nearest == "type"]
         if misspelled and entry.node.get("type") is None:
             return misspelled[0]
-        return self.registry.unknown(kind, entry.type, asked, entry.where)
+        return self.registry.unknown(kind, entry.type, context, entry.where)
 
     def _instance(self, component: Component, options: Node, what: str) -> Any:
         reserved = KINDS[component.kind].reserved

@@ -71,10 +71,10 @@ class StepPlanner:
 
     def _update(self, update: UpdateEntry, what: str) -> UpdatePlan:
         """An update with its components; the problems of those that are missing are reported."""
-        asked = f"{what}, update `{update.name}`"
+        context = f"{what}, update `{update.name}`"
 
         def component(kind: str, entry: ComponentEntry | None) -> Any:
-            return self.configurator.configure(kind, entry, asked) if entry else None
+            return self.configurator.configure(kind, entry, context) if entry else None
 
         balancer = component("balancer", update.balancer)
         if balancer is not None:
@@ -82,18 +82,18 @@ class StepPlanner:
             spared = [label for label in self.configurator.names(balancer, "spared") if label not in removed]
             named = [*self.configurator.names(balancer, "losses"), *spared]
             self._report(unknown_losses(update, balancer, named))
-        losses = {label: self._loss(entry, update, asked) for label, entry in update.losses.items()}
+        losses = {label: self._loss(entry, update, context) for label, entry in update.losses.items()}
         return UpdatePlan(
             entry=update,
             optimizer=component("optimizer", update.optimizer),
             scheduler=component("scheduler", update.scheduler),
             balancer=balancer,
             losses={label: loss for label, loss in losses.items() if loss is not None},
-            start=self._start(update, update.settings.start, "", asked),
+            start=self._start(update, update.settings.start, "", context),
         )
 
-    def _loss(self, entry: ComponentEntry, update: UpdateEntry, asked: str) -> LossPlan | None:
-        component = self.configurator.look_up("loss", entry, asked)
+    def _loss(self, entry: ComponentEntry, update: UpdateEntry, context: str) -> LossPlan | None:
+        component = self.configurator.look_up("loss", entry, context)
         if component is None:
             return None
         settings = entry.settings
@@ -103,13 +103,13 @@ class StepPlanner:
             weight=float(default if settings.weight is None else settings.weight),
             warmup=settings.warmup,
             every=settings.every,
-            start=self._start(update, settings.start, entry.label, asked),
+            start=self._start(update, settings.start, entry.label, context),
             detached=frozenset(settings.detach),
         )
 
-    def _start(self, update: UpdateEntry, batch: int, label: str, asked: str) -> Start:
+    def _start(self, update: UpdateEntry, batch: int, label: str, context: str) -> Start:
         entry = update.starts.get(label)
-        condition = self.configurator.configure("transition", entry, asked) if entry else None
+        condition = self.configurator.configure("transition", entry, context) if entry else None
         return AtBatch(batch) if condition is None else WhenMet(condition)
 
     def _evaluation(self, step: StepEntry, evaluation: EvaluationEntry, providers: Components) -> EvaluationPlan | None:

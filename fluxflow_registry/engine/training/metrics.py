@@ -1,4 +1,4 @@
-"""What a step remembers of its metrics: running figures of this epoch, one Summary for each past one."""
+"""The metrics of a step: running totals of this epoch, one Summary for each past one."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class StepMetrics:
 
     def __init__(self) -> None:
         self.pending: list[Mapping[str, Tensor | float]] = []
-        self.figures: dict[str, list[float]] = {}  # name: [count, sum, minimum, maximum]
+        self.totals: dict[str, list[float]] = {}  # name: [count, sum, minimum, maximum]
         self.last: dict[str, deque[float]] = {}
         self.history: dict[str, list[Summary]] = {}
         #: What was counted since the last log: of a lazy loss, the value of its latest batch.
         self.latest: dict[str, float] = {}
 
     def add(self, metrics: Mapping[str, Tensor | float]) -> None:
-        """Take in the metrics of one batch."""
+        """Record the metrics of one batch."""
         self.pending.append(metrics)
 
     def fetch(self) -> dict[str, float]:
-        """Count what is pending; gives each metric's latest value since the last log, as numbers."""
+        """Count what is pending; returns each metric's latest value since the last log, as numbers."""
         if not self.pending:
             return self.latest
         tensors = [v for metrics in self.pending for v in metrics.values() if isinstance(v, Tensor)]
@@ -50,7 +50,7 @@ class StepMetrics:
         return self.latest
 
     def logged(self) -> dict[str, float]:
-        """The latest value of each metric since this was asked last."""
+        """The latest value of each metric since the last log; starts a new log."""
         latest = self.fetch()
         self.latest = {}
         return latest
@@ -58,14 +58,14 @@ class StepMetrics:
     def _count(self, name: str, number: float) -> None:
         if not math.isfinite(number):
             return
-        figures = self.figures.get(name)
-        if figures is None:
-            self.figures[name] = [1, number, number, number]
+        totals = self.totals.get(name)
+        if totals is None:
+            self.totals[name] = [1, number, number, number]
         else:
-            figures[0] += 1
-            figures[1] += number
-            figures[2] = min(figures[2], number)
-            figures[3] = max(figures[3], number)
+            totals[0] += 1
+            totals[1] += number
+            totals[2] = min(totals[2], number)
+            totals[3] = max(totals[3], number)
         self.last.setdefault(name, deque(maxlen=SMOOTHED)).append(number)
 
     def smoothed(self, name: str) -> float:
@@ -74,16 +74,16 @@ class StepMetrics:
         return sum(last) / len(last) if last else math.nan
 
     def summaries(self) -> dict[str, Summary]:
-        """The epoch's figures as one Summary a metric."""
+        """One Summary of the epoch for each metric."""
         self.fetch()
         return {
             name: Summary(total / count, least, most, self.smoothed(name))
-            for name, (count, total, least, most) in self.figures.items()
+            for name, (count, total, least, most) in self.totals.items()
         }
 
     def close_epoch(self, summaries: Mapping[str, Summary]) -> None:
-        """Add an epoch's summaries to the history, and begin the next epoch."""
-        self.figures.clear()
+        """Add an epoch's summaries to the history, and start the next epoch."""
+        self.totals.clear()
         for name, summary in summaries.items():
             self.history.setdefault(name, []).append(summary)
 
@@ -91,7 +91,7 @@ class StepMetrics:
         """Everything, as plain numbers."""
         self.fetch()
         return {
-            "figures": self.figures,
+            "figures": self.totals,
             "latest": self.latest,
             "last": {name: list(values) for name, values in self.last.items()},
             "history": {
@@ -101,9 +101,9 @@ class StepMetrics:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take everything back."""
+        """Restore everything."""
         self.latest = dict(state["latest"])
-        self.figures = {name: list(figures) for name, figures in state["figures"].items()}
+        self.totals = {name: list(totals) for name, totals in state["figures"].items()}
         self.last = {name: deque(values, maxlen=SMOOTHED) for name, values in state["last"].items()}
         history: Mapping[str, Sequence[Sequence[float]]] = state["history"]
-        self.history = {name: [Summary(*figures) for figures in rows] for name, rows in history.items()}
+        self.history = {name: [Summary(*totals) for totals in rows] for name, rows in history.items()}

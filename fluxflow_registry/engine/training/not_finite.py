@@ -1,4 +1,4 @@
-"""What was not finite: the numbers of a batch that was left out, before they are gone."""
+"""What was not finite: the numbers of a skipped batch, recorded before they are gone."""
 
 from __future__ import annotations
 
