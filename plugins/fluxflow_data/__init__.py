@@ -1,4 +1,4 @@
-"""Datasets on disk: pictures with captions, in a folder or in tar files."""
+"""Datasets on disk or on a server: images with captions, in a folder or in tar files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from .shards.dataset import WebDataset
 
 @hookimpl
 def fluxflow_register_datasets(register: Register) -> None:
-    """Offer the datasets."""
+    """Register the datasets."""
     register("folder", Folder)
     register("webdataset", WebDataset)

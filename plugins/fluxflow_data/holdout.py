@@ -1,12 +1,14 @@
-"""Which samples are held out of training: a function of each one's name alone."""
+"""Samples held out of training: whether a sample is one of them depends on its name alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sized
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
-from fluxflow_registry import Problem
+from attrs import field, frozen, validators
+
+from fluxflow_registry import Location, Problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,40 +16,47 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-#: What is read of a dataset.
 Split = Literal["train", "held_out", "all"]
 
 
-class Options(Protocol):
-    """What says which samples are read."""
-
-    @property
-    def holdout(self) -> float:
-        """Share of the samples that is held out."""
-
-    @property
-    def split(self) -> Split:
-        """Which of them are read."""
+def _something_is_held_out(options: HoldoutOptions, _: Any, split: Split) -> None:
+    if split == "held_out" and options.holdout == 0.0:
+        raise ValueError("`split` is `held_out`, but `holdout` is 0: set the share to hold out, such as 0.05")
 
 
-def something_held_out(options: Options, _: Any, value: Split) -> None:
-    """Raise ValueError where nothing is held out that could be read: for attrs, as the validator of `split`."""
-    if value == "held_out" and options.holdout == 0.0:
-        raise ValueError("`split` is `held_out`, and `holdout` is 0: it says what share is held out, such as 0.05")
+@frozen(kw_only=True)
+class HoldoutOptions:
+    """The options that decide which samples of a dataset are read."""
+
+    holdout: float = field(default=0.0, validator=validators.and_(validators.ge(0.0), validators.lt(1.0)))
+    """Share of the samples that is held out of training; a hash of a sample's name decides whether it is."""
+    split: Split = field(default="train", validator=_something_is_held_out)
+    """Which samples are read: those that are not held out, those that are, or all."""
+
+    def selected(self, names: Iterable[bytes]) -> NDArray[np.bool_] | None:
+        """Which samples are read, by their names: bool [n]; None: all of them."""
+        if self.holdout == 0.0 or self.split == "all":
+            return None
+        held_out: NDArray[np.bool_] = uniform_by_name(names) < self.holdout
+        return held_out if self.split == "held_out" else ~held_out
+
+    def describe_split(self, read: Sized, dataset: Sized) -> list[str]:
+        """One sentence on the split that is read, or nothing where all samples are."""
+        if self.holdout == 0.0 or self.split == "all":
+            return []
+        return [f"split `{self.split}`: {len(read):,} of {len(dataset):,} samples, with `holdout: {self.holdout}`"]
+
+    def empty_split(self, samples: int, where: Location | str) -> Problem:
+        """The problem of a split without samples."""
+        message = f"`holdout: {self.holdout}` leaves the split `{self.split}` empty: it has none of {samples:,} samples"
+        hint = f"set a {'larger' if self.split == 'held_out' else 'smaller'} `holdout`, or add samples"
+        return Problem(message, where, (("hint", hint),), code="empty-dataset", subject=self.split)
 
 
-def chosen(options: Options, names: Iterable[bytes]) -> NDArray[np.bool_] | None:
-    """Which samples are read, by their names: bool [n]; None: all of them."""
-    if options.holdout == 0.0 or options.split == "all":
-        return None
-    held: NDArray[np.bool_] = chances(names) < options.holdout
-    return held if options.split == "held_out" else ~held
+def uniform_by_name(names: Iterable[bytes]) -> NDArray[np.float64]:
+    """A number in [0, 1) for each name, uniformly distributed: 53 bits of BLAKE2b. A million names take half a second.
 
-
-def chances(names: Iterable[bytes]) -> NDArray[np.float64]:
-    """A number in [0, 1) for each name, evenly spread: 53 bits of BLAKE2b. A million names take half a second.
-
-    It is the same wherever the name stands and whatever other names there are.
+    It does not depend on the order of the names, or on the other names.
     """
     import numpy as np
 
@@ -56,54 +65,39 @@ def chances(names: Iterable[bytes]) -> NDArray[np.float64]:
     return bits.astype(np.float64) * np.float64(2.0**-53)
 
 
-def overlap(mine: Options, label: str, other: str, trained: Options) -> Problem | None:
-    """What is wrong where `mine` is held out and `trained`, another part of the same samples, has some of them too."""
-    if mine.split != "held_out" or (trained.split == "train" and trained.holdout >= mine.holdout):
+def overlap(held_out: HoldoutOptions, label: str, other: str, trained: HoldoutOptions) -> Problem | None:
+    """The problem where two datasets read the same samples, and training on `other` reads held-out ones."""
+    if held_out.split != "held_out" or (trained.split == "train" and trained.holdout >= held_out.holdout):
         return None
-    there = f"`split: {trained.split}`"
-    better = f"`split: train` and `holdout: {mine.holdout}`"
+    current, missing = f"`split: {trained.split}`", f"`split: train` and `holdout: {held_out.holdout}`"
     if trained.split == "train":
-        there = f"`holdout: {trained.holdout}`" if trained.holdout else "no `holdout`"
-        better = f"`holdout: {mine.holdout}`"
-    return _seen(
+        current = f"`holdout: {trained.holdout}`" if trained.holdout else "no `holdout`"
+        missing = f"`holdout: {held_out.holdout}`"
+    return _overlap(
         label,
-        f"`{other}` has {there}, where `{label}` has `holdout: {mine.holdout}`",
-        f"{better} in `{other}`, or `split: all` in `{label}`, which promises nothing",
+        f"`{other}` has {current}, but `{label}` has `holdout: {held_out.holdout}`",
+        f"set {missing} in `{other}`, or `split: all` in `{label}` if nothing has to be held out",
     )
 
 
-def astride(mine: Options, label: str, other: str, root: Path, trained: Path) -> Problem | None:
-    """What is wrong where `mine` is held out of a folder which is in the one that is trained on, or has it in it.
+def nested_folders(held_out: HoldoutOptions, label: str, other: str, root: Path, trained: Path) -> Problem | None:
+    """The problem where a held-out folder is inside the folder that is trained on, or the other way round.
 
-    Names begin at the folder of each dataset: the same picture has another one in each, and falls elsewhere.
+    Names of images start at the folder of each dataset, so the same image has two names and may be in both splits.
     """
     inner, outer = (root, trained) if root.is_relative_to(trained) else (trained, root)
-    if mine.split != "held_out" or not inner.is_relative_to(outer):
+    if held_out.split != "held_out" or not inner.is_relative_to(outer):
         return None
-    if any(part.startswith(".") for part in inner.relative_to(outer).parts):  # left out of the outer one
+    if any(part.startswith(".") for part in inner.relative_to(outer).parts):  # hidden from the outer one
         return None
-    names = (label, other) if inner == root else (other, label)
-    return _seen(
+    labels = (label, other) if inner == root else (other, label)
+    return _overlap(
         label,
-        f"the folder of `{names[0]}` is within that of `{names[1]}`, where its pictures have other names",
-        "the same `path` and `holdout` in both, or folders that are apart",
+        f"the folder of `{labels[0]}` is inside the folder of `{labels[1]}`, where its images have other names",
+        "use the same `path` and `holdout` in both, or folders that share no files",
     )
 
 
-def _seen(label: str, told: str, better: str) -> Problem:
-    message = f"dataset `{label}` is held out, and yet training sees samples of it: {told}"
-    return Problem(message, None, (("or else", better),))
-
-
-def nothing_left(options: Options, samples: int, where: str | None) -> Problem:
-    """What to say of a part without a sample."""
-    told = f"`holdout: {options.holdout}` leaves the part `{options.split}` empty: none of {samples:,} samples is in it"
-    better = "a larger" if options.split == "held_out" else "a smaller"
-    return Problem(told, where, (("or else", f"{better} `holdout`, or more samples"),))
-
-
-def told(options: Options, read: Sized, whole: Sized) -> list[str]:
-    """A sentence on what part of a dataset is read, where one is."""
-    if options.holdout == 0.0 or options.split == "all":
-        return []
-    return [f"split `{options.split}`: {len(read):,} of {len(whole):,} samples, with `holdout: {options.holdout}`"]
+def _overlap(label: str, cause: str, hint: str) -> Problem:
+    message = f"dataset `{label}` is held out, but training reads samples of it: {cause}"
+    return Problem(message, None, (("hint", hint),), code="held-out-overlap", subject=label)

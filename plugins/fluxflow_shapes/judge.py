@@ -1,4 +1,4 @@
-"""Metric `shapes_judge`: does a picture show its caption, by matching against drawn templates."""
+"""Metric `shapes_judge`: whether an image shows its caption, by matching it against rendered templates."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from attrs import field, frozen, validators
 
-from fluxflow_shapes.vocabulary import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, parse
+from .vocabulary import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, parse
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SIDE = 32
-"""Pictures are judged at this many pixels a side; larger ones are averaged down to it."""
+"""Images are judged at this many pixels a side; larger ones are averaged down to it."""
 
 
 class Reading(NamedTuple):
-    """What pictures show: each an index into the vocabulary's table of that name, int64 [B].
+    """What images show: each an index into the vocabulary's table of that name, int64 [B].
 
-    match: share of the picture's variation that the best template explains, in [0, 1], float32
-    [B]; 1 is a perfect shape of one colour on a plain background.
+    match: share of the image's variation that the best template explains, in [0, 1], float32 [B]; 1 is a perfect shape
+    of one color on a plain background.
     """
 
     shape: Tensor
-    colour: Tensor
+    color: Tensor
     background: Tensor
     size: Tensor
     place: Tensor
@@ -37,7 +37,7 @@ class _Templates(NamedTuple):
     """Coverage of every template, and what it is a template of."""
 
     mask: Tensor  # [T, SIDE * SIDE], each of unit length
-    length: Tensor  # [T], its length before
+    length: Tensor  # [T], the length before normalization
     shape: Tensor  # [T]
     size: Tensor  # [T]
     place: Tensor  # [T]
@@ -45,78 +45,73 @@ class _Templates(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _templates() -> _Templates:
-    """Draw every shape, size and place, shifted by up to 1.5 pixels and scaled by up to 5%."""
+    """Render every shape, size and place, shifted by up to 1.5 pixels and scaled by up to 5%."""
     import torch
+    from einops import rearrange
 
-    from fluxflow_shapes.rendering import coverage
+    from .rendering import coverage
 
     shifts = [step / 2 / SIDE for step in range(-3, 4)]
-    scales = (0.95, 1.0, 1.05)
-    masks, labels = [], []
-    for shape_number, shape in enumerate(SHAPES):
-        variants = list(product(enumerate(SIZES.values()), enumerate(PLACES.values())))
-        variants_jittered = list(product(variants, scales, shifts, shifts))
-        centre = torch.tensor([(x + dx, y + dy) for ((_, (_, (x, y))), _, dx, dy) in variants_jittered])
-        radius = torch.tensor([r * scale for (((_, r), _), scale, _, _) in variants_jittered])
-        masks.append(coverage(shape, centre, radius, SIDE).flatten(1))
-        labels += [(shape_number, s, p) for (((s, _), (p, _)), _, _, _) in variants_jittered]
-    mask = torch.cat(masks)
+    sizes, places = list(enumerate(SIZES.values())), list(enumerate(PLACES.values()))
+    variants = list(product(sizes, places, (0.95, 1.0, 1.05), shifts, shifts))
+    center = torch.tensor([(x + dx, y + dy) for _, (_, (x, y)), _, dx, dy in variants])
+    radius = torch.tensor([radius * scale for (_, radius), _, scale, _, _ in variants])
+    mask = torch.cat([rearrange(coverage(shape, center, radius, SIDE), "t h w -> t (h w)") for shape in SHAPES])
+    label = [(shape, size, place) for shape in range(len(SHAPES)) for (size, _), (place, _), _, _, _ in variants]
     length = mask.norm(dim=1)
-    label = torch.tensor(labels)
-    return _Templates(mask / length[:, None], length, *label.unbind(1))
+    return _Templates(mask / length[:, None], length, *torch.tensor(label).unbind(1))
 
 
-def _nearest(colour: Tensor, palette: dict[str, tuple[float, float, float]]) -> Tensor:
-    """Index of the palette's nearest colour: colour [B, 3] in [-1, 1] to int64 [B]."""
+def _nearest(color: Tensor, palette: dict[str, tuple[float, float, float]]) -> Tensor:
+    """Index of the palette's nearest color: color [B, 3] in [-1, 1] to int64 [B]."""
     import torch
 
-    entries = torch.tensor(list(palette.values()), device=colour.device) * 2.0 - 1.0
-    return torch.cdist(colour, entries).argmin(dim=1)
+    entries = torch.tensor(list(palette.values()), device=color.device) * 2.0 - 1.0
+    return torch.cdist(color, entries).argmin(dim=1)
 
 
-def read_picture(images: Tensor) -> Reading:
-    """Read what each picture shows: the template m and colours a, b that minimise |x - b - m a|.
+def read_image(images: Tensor) -> Reading:
+    """Read what each image shows: the template m and colors a, b that minimize |x - b - m a|.
 
-    images [B, 3, H, W] in [-1, 1], H = W at least 32. The background b is the median of the pixels
-    at the border; of y = x - b a template of unit length explains the share
-    sum_c <m, y_c>^2 / |y|^2, and the best one gives shape, size and place, and by its
-    coefficients the shape's colour. Nothing is learnt.
+    images [B, 3, H, W] in [-1, 1], H = W at least 32. The background b is the median of the pixels at the border; of
+    y = x - b a template of unit length explains the share sum_c <m, y_c>^2 / |y|^2, and the best one determines shape,
+    size and place, and by its coefficients the shape's color. Nothing is learned.
     """
     import torch
+    from einops import rearrange
     from torch.nn.functional import adaptive_avg_pool2d
 
     images = adaptive_avg_pool2d(images.float(), SIDE)
     border = torch.cat([images[:, :, 0], images[:, :, -1], images[..., 0], images[..., -1]], dim=2)
     ground = border.median(dim=2).values
-    templates = _templates()
-    mask = templates.mask.to(images.device)
-    rest = images.flatten(2) - ground[:, :, None]
-    response = rest @ mask.T  # [B, 3, T]
+    templates = _Templates(*(table.to(images.device) for table in _templates()))
+    rest = rearrange(images, "b c h w -> b c (h w)") - ground[:, :, None]
+    response = rest @ templates.mask.T  # [B, 3, T]
     explained, best = response.square().sum(dim=1).max(dim=1)
     coefficient = response.gather(2, best[:, None, None].expand(-1, 3, 1))[:, :, 0]
     # The coefficient is of a template of unit length: per unit of coverage it is a - b.
-    colour = ground + coefficient / templates.length.to(images.device)[best][:, None]
+    color = ground + coefficient / templates.length[best][:, None]
     return Reading(
-        shape=templates.shape.to(images.device)[best],
-        colour=_nearest(colour, COLOURS),
+        shape=templates.shape[best],
+        color=_nearest(color, COLORS),
         background=_nearest(ground, BACKGROUNDS),
-        size=templates.size.to(images.device)[best],
-        place=templates.place.to(images.device)[best],
+        size=templates.size[best],
+        place=templates.place[best],
         match=explained / rest.square().sum(dim=(1, 2)).clamp(min=1e-6),
     )
 
 
 @frozen
 class ShapesJudge:
-    """Shares of generated pictures that show what their captions say, attribute by attribute.
+    """Shares of generated images that show what their captions describe, attribute by attribute.
 
-    `colour`, `background`, `place`, `shape`, `size` and `everything` (all five at once), each a
-    0-d mean over the batch; `match` is the mean of `Reading.match`, how clean the shapes are. A
-    picture that matches its best template worse than `min_match` has no shape and no size. A
-    caption that names no place means the centre; one outside the task's grammar is never right.
+    `colour`, `background`, `place`, `shape`, `size` and `everything` (all five at once), each a 0-d mean over the
+    batch; `match` is the mean of `Reading.match`, how clean the shapes are. An image that matches its best template
+    worse than `min_match` has no shape and no size. A caption without a place means the center; a caption outside the
+    task's grammar is always wrong.
     """
 
-    #: Another metric of an evaluation may have figures of which less is better.
+    #: Per metric, as another metric of an evaluation may be better where it is lower.
     better: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("colour", "background", "place", "shape", "size", "everything", "match"), "higher"
     )
@@ -125,38 +120,34 @@ class ShapesJudge:
     """Share of the variation that the best template must explain for the shape to count."""
 
     def __call__(self, generated_image: Tensor, caption: list[str]) -> dict[str, Tensor]:
-        """Compare pictures [B, 3, H, W] in [-1, 1] with their B captions."""
+        """Compare images [B, 3, H, W] in [-1, 1] with their B captions."""
         import torch
 
-        seen = read_picture(generated_image)
-        said = torch.tensor([_said(one) for one in caption], device=generated_image.device)
+        seen = read_image(generated_image)
+        expected = torch.tensor(list(map(_indices, caption)), device=generated_image.device)
         clean = seen.match >= self.min_match
         right = {
-            "colour": said[:, 0] == seen.colour,
-            "background": said[:, 1] == seen.background,
-            "place": said[:, 2] == seen.place,
-            "shape": (said[:, 3] == seen.shape) & clean,
-            "size": (said[:, 4] == seen.size) & clean,
+            "colour": expected[:, 0] == seen.color,
+            "background": expected[:, 1] == seen.background,
+            "place": expected[:, 2] == seen.place,
+            "shape": (expected[:, 3] == seen.shape) & clean,
+            "size": (expected[:, 4] == seen.size) & clean,
         }
         right["everything"] = torch.stack(list(right.values())).all(dim=0)
         shares = {name: each.float().mean() for name, each in right.items()}
         return {**shares, "match": seen.match.mean()}
 
 
-_UNREADABLE = (-1, -1, -1, -1, -1)
-"""Stands for a caption outside the grammar: equal to no reading."""
-
-
-def _said(caption: str) -> tuple[int, ...]:
-    """Turn a caption into indices of colour, background, place, shape and size."""
+def _indices(caption: str) -> tuple[int, ...]:
+    """The indices of a caption's color, background, place, shape and size; -1, equal to no reading, if it has none."""
     try:
-        said = parse(caption)
+        words = parse(caption)
     except ValueError:
-        return _UNREADABLE
+        return (-1,) * 5
     return (
-        list(COLOURS).index(said.colour),
-        list(BACKGROUNDS).index(said.background),
-        list(PLACES).index(said.place),
-        SHAPES.index(said.shape),
-        list(SIZES).index(said.size),
+        list(COLORS).index(words.color),
+        list(BACKGROUNDS).index(words.background),
+        list(PLACES).index(words.place),
+        SHAPES.index(words.shape),
+        list(SIZES).index(words.size),
     )

@@ -1,4 +1,4 @@
-"""The words of the shapes task: what is drawn, how it is said, and which pairs are kept back."""
+"""The words of the shapes task: what an image can show, how a caption describes it, and which pairs are held out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Split = Literal["train", "held_out", "all"]
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 """The shapes, each upright."""
 
-COLOURS = {
+COLORS = {
     "red": (0.88, 0.12, 0.12),
     "orange": (0.95, 0.55, 0.08),
     "yellow": (0.94, 0.88, 0.12),
@@ -23,7 +23,7 @@ COLOURS = {
     "purple": (0.52, 0.15, 0.72),
     "pink": (0.95, 0.42, 0.68),
 }
-"""What a shape is filled with: name to red, green and blue in [0, 1]."""
+"""The colors of a shape: name to red, green and blue in [0, 1]."""
 
 BACKGROUNDS = {
     "white": (0.94, 0.94, 0.94),
@@ -33,22 +33,22 @@ BACKGROUNDS = {
     "brown": (0.40, 0.24, 0.12),
     "beige": (0.85, 0.76, 0.58),
 }
-"""What a shape stands on; no name is shared with `COLOURS`, so no shape can vanish."""
+"""The colors of a background; no name is in `COLORS` too, so no shape can vanish."""
 
 SIZES = {"small": 0.15, "large": 0.22}
-"""Name to radius, as a fraction of the picture's side."""
+"""Name to radius, as a fraction of the image's side."""
 
-CENTRE = "in the centre"
-"""The place that is meant where none is said."""
+CENTER = "in the centre"
+"""The place of a shape whose caption names none."""
 
 PLACES = {
     "top left": (0.28, 0.28),
     "top right": (0.72, 0.28),
-    CENTRE: (0.50, 0.50),
+    CENTER: (0.50, 0.50),
     "bottom left": (0.28, 0.72),
     "bottom right": (0.72, 0.72),
 }
-"""Phrase to the centre's (x, y), as fractions of the picture's side, y downwards."""
+"""Phrase to the center's (x, y), as fractions of the image's side, y downwards."""
 
 HELD_OUT = frozenset(
     {
@@ -60,72 +60,61 @@ HELD_OUT = frozenset(
         ("cross", "red"),
     }
 )
-"""Pairs of shape and colour that the training split never shows, one for each shape."""
+"""Pairs of shape and color that the training split never shows, one for each shape."""
 
 
 @frozen
 class Attributes:
-    """What one caption says of its picture; a caption that names no place means the centre."""
+    """What a caption says about its image."""
 
     shape: str
-    colour: str
+    color: str
     background: str
     size: str
-    place: str = CENTRE
+    place: str = CENTER
 
     @property
     def held_out(self) -> bool:
-        """Whether the training split never shows this pair of shape and colour."""
-        return (self.shape, self.colour) in HELD_OUT
+        """Whether the training split never shows this pair of shape and color."""
+        return (self.shape, self.color) in HELD_OUT
 
 
-def caption_of(attributes: Attributes, say_centre: bool = True) -> str:
-    """Say the attributes in words: `a small red circle on a white background, top left`.
+def caption_of(attributes: Attributes, name_center: bool = True) -> str:
+    """The caption of an image: `a small red circle on a white background, top left`.
 
-    The centre goes without saying where `say_centre` is False.
+    A shape in the center has no place in its caption where `name_center` is False.
     """
-    said = say_centre or attributes.place != CENTRE
-    place = f", {attributes.place}" if said else ""
-    return f"a {attributes.size} {attributes.colour} {attributes.shape} on a {attributes.background} background{place}"
+    named = name_center or attributes.place != CENTER
+    place = f", {attributes.place}" if named else ""
+    return f"a {attributes.size} {attributes.color} {attributes.shape} on a {attributes.background} background{place}"
 
 
 _CAPTION = re.compile(
-    r"an? (?P<size>\w+) (?P<colour>\w+) (?P<shape>\w+) on an? (?P<background>\w+) background"
+    r"an? (?P<size>\w+) (?P<color>\w+) (?P<shape>\w+) on an? (?P<background>\w+) background"
     r"(?:,? (?P<place>[\w ]+))?\.?"
 )
 
 
 def parse(caption: str) -> Attributes:
-    """Read a caption back; upper case and further blanks do not matter; without a place, the centre is meant.
+    """The attributes in a caption, whatever its case and spaces; without a place, the shape is in the center.
 
-    Inverse of `caption_of`. Raises ValueError where the caption is not of the task's grammar,
-    naming the word and the words there are.
+    Inverse of `caption_of`. Raises ValueError for a caption outside the grammar, with the unknown word and the valid
+    ones.
     """
-    found = _CAPTION.fullmatch(" ".join(caption.lower().split()))
-    if found is None:
-        raise ValueError(
-            f"the caption {caption!r} is not of the form `a SIZE COLOUR SHAPE on a BACKGROUND background[, PLACE]`"
-        )
-    known = {
-        "shape": SHAPES,
-        "colour": COLOURS,
-        "background": BACKGROUNDS,
-        "size": SIZES,
-        "place": PLACES,
-    }
-    said = {**found.groupdict(), "place": found["place"] or CENTRE}
-    for kind, words in known.items():
-        if said[kind] not in words:
-            raise ValueError(f"the caption {caption!r} names the {kind} {said[kind]!r}; there are: {', '.join(words)}")
-    return Attributes(**said)
+    match = _CAPTION.fullmatch(" ".join(caption.lower().split()))
+    if match is None:
+        form = "a SIZE COLOR SHAPE on a BACKGROUND background[, PLACE]"
+        raise ValueError(f"the caption {caption!r} does not have the form `{form}`")
+    valid = {"shape": SHAPES, "color": COLORS, "background": BACKGROUNDS, "size": SIZES, "place": PLACES}
+    words = {**match.groupdict(), "place": match["place"] or CENTER}
+    for kind, names in valid.items():
+        if words[kind] not in names:
+            message = f"the caption {caption!r} has the unknown {kind} {words[kind]!r}: use one of {', '.join(names)}"
+            raise ValueError(message)
+    return Attributes(**words)
 
 
 def combinations(split: Split) -> list[Attributes]:
-    """List everything the split can show, in one fixed order, each with a place."""
-    everything = (
-        Attributes(shape, colour, background, size, place)
-        for shape, colour, background, size, place in product(SHAPES, COLOURS, BACKGROUNDS, SIZES, PLACES)
-    )
-    if split == "all":
-        return list(everything)
-    return [one for one in everything if one.held_out == (split == "held_out")]
+    """Everything that the split can show, in one fixed order, each with a place."""
+    everything = (Attributes(*words) for words in product(SHAPES, COLORS, BACKGROUNDS, SIZES, PLACES))
+    return [one for one in everything if split == "all" or one.held_out == (split == "held_out")]

@@ -1,4 +1,4 @@
-"""Shards for tests: written by tarfile and by webdataset, opened, and what is said of them."""
+"""Shards for tests: written with webdataset, or with tarfile where a test needs its own members or form; and opened."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import webdataset
 from PIL import Image
 
 from fluxflow_data.shards.dataset import ShardSource, WebDataset
@@ -22,7 +23,7 @@ SIZE = 8
 
 @cache
 def png(number: int, size: int = SIZE) -> bytes:
-    """A picture of noise of its own."""
+    """An image of noise, another one for each number."""
     stream = io.BytesIO()
     Image.frombytes("RGB", (size, size), random.Random(number).randbytes(size * size * 3)).save(stream, "PNG")
     return stream.getvalue()
@@ -31,12 +32,12 @@ def png(number: int, size: int = SIZE) -> bytes:
 def sample(number: int, key: str | None = None, **parts: bytes) -> dict[str, bytes]:
     """The members of one sample by name."""
     key = f"{number:04}" if key is None else key
-    content = {"png": png(number), "txt": f"picture {number}".encode()} | parts
+    content = {"png": png(number), "txt": f"image {number}".encode()} | parts
     return {f"{key}.{extension}": data for extension, data in content.items()}
 
 
-def written(path: Path, members: Mapping[str, bytes], form: int = tarfile.USTAR_FORMAT) -> Path:
-    """A tar file with these members."""
+def write_tar(path: Path, members: Mapping[str, bytes], form: int = tarfile.USTAR_FORMAT) -> Path:
+    """Write a tar file with these members."""
     with tarfile.open(path, "w", format=form) as archive:
         for name, data in members.items():
             header = tarfile.TarInfo(name)
@@ -45,30 +46,33 @@ def written(path: Path, members: Mapping[str, bytes], form: int = tarfile.USTAR_
     return path
 
 
-def shard(path: Path, numbers: Iterable[int]) -> Path:
-    """A tar file with the samples of these numbers."""
-    return written(path, {name: data for number in numbers for name, data in sample(number).items()})
+def write_shard(path: Path, numbers: Iterable[int]) -> Path:
+    """Write the samples of these numbers as webdataset does."""
+    with webdataset.TarWriter(str(path), mtime=0) as writer:
+        for number in numbers:
+            writer.write({"__key__": f"{number:04}", "png": png(number), "txt": f"image {number}"})
+    return path
 
 
 def with_json(number: int, caption: Any) -> dict[str, bytes]:
-    """A sample whose caption stands in a JSON."""
+    """A sample with its caption in a JSON member."""
     return {f"{number:04}.png": png(number), f"{number:04}.json": json.dumps(caption).encode()}
 
 
-def opened(*paths: Path | str, **options: Any) -> ShardSource:
+def open_shards(*paths: Path | str, **options: Any) -> ShardSource:
     """The source of these shards."""
     return WebDataset(shards=[str(path) for path in paths], **({"image_size": SIZE} | options))()
 
 
-def problems(*paths: Path | str, **options: Any) -> tuple[Problem, ...]:
+def problems_in(*paths: Path | str, **options: Any) -> tuple[Problem, ...]:
     """Everything that is wrong with these shards."""
     with pytest.raises(DataError) as caught:
-        opened(*paths, **options)
+        open_shards(*paths, **options)
     return caught.value.problems
 
 
-def captions(source: ShardSource) -> list[str]:
+def captions_of(source: ShardSource) -> list[str]:
     """The captions of all samples in order."""
-    found = source.batch(range(len(source)), 0)["caption"]
-    assert isinstance(found, list)
-    return found
+    captions = source.batch(range(len(source)), 0)["caption"]
+    assert isinstance(captions, list)
+    return captions

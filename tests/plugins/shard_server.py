@@ -1,4 +1,4 @@
-"""A web server of this machine for tests: ranges, tokens, redirects, versions, and failures on demand."""
+"""A local web server for tests: ranges, tokens, redirects, versions, and failures on demand."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from attrs import Factory, define
 
 @define
 class Server:
-    """The files of a folder at `url`, and what was asked of them."""
+    """The files of a folder at `url`, and the requests for them."""
 
     folder: Path
     url: str = ""
-    #: Whether parts are given.
+    #: Whether parts of files are returned.
     ranges: bool = True
-    #: The token without which nothing is given.
+    #: The token without which every request is refused.
     token: str | None = None
-    #: Where each path is sent on to.
+    #: Where each path is redirected to.
     redirects: dict[str, str] = Factory(dict)
-    #: How many of the next requests fail, and with which answer; 0 breaks the connection off half-way.
+    #: How many of the next requests fail, and with which response; 0 closes the connection half-way.
     failing: int = 0
     failure: int = 503
     etags: dict[str, str] = Factory(dict)
-    #: Whether the length is told where the whole is given.
+    #: Whether a response with the whole file has its length.
     lengths: bool = True
     #: Path, range and authorization of each request.
-    asked: list[tuple[str, str | None, str | None]] = Factory(list)
+    requests: list[tuple[str, str | None, str | None]] = Factory(list)
 
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+    def respond(self, handler: BaseHTTPRequestHandler) -> None:
         path, headers = handler.path.lstrip("/").partition("?")[0], handler.headers
-        self.asked.append((path, headers.get("Range"), headers.get("Authorization")))
+        self.requests.append((path, headers.get("Range"), headers.get("Authorization")))
         if self.failing and self.failure:
             self.failing -= 1
             return self.send(handler, self.failure, {}, b"")
@@ -47,16 +47,16 @@ class Server:
         if not (self.folder / path).is_file():
             return self.send(handler, 404, {}, b"")
         content = (self.folder / path).read_bytes()
-        told = {"ETag": self.etags.get(path, f'"{blake2b(content, digest_size=8).hexdigest()}"')}
+        fields = {"ETag": self.etags.get(path, f'"{blake2b(content, digest_size=8).hexdigest()}"')}
         code = 200
         if self.ranges and headers.get("Range"):
             first, _, last = headers["Range"].removeprefix("bytes=").partition("-")
             start, stop = int(first), min(int(last) + 1 if last else len(content), len(content))
             if start >= len(content):
                 return self.send(handler, 416, {}, b"")
-            told["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
+            fields["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
             code, content = 206, content[start:stop]
-        return self.send(handler, code, told, content)
+        return self.send(handler, code, fields, content)
 
     def send(self, handler: BaseHTTPRequestHandler, code: int, headers: Mapping[str, str], content: bytes) -> None:
         handler.send_response(code)
@@ -73,24 +73,24 @@ class Server:
 
 @contextmanager
 def serving(folder: Path, **options: Any) -> Iterator[Server]:
-    """Serve a folder on a port of this machine's own."""
-    made = Server(folder, **options)
+    """Serve a folder on a free port."""
+    server = Server(folder, **options)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            made.answer(self)
+            server.respond(self)
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Print nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    made.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    listener.daemon_threads = True
+    server.url = f"http://127.0.0.1:{listener.server_address[1]}"
+    thread = Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        yield made
+        yield server
     finally:
-        server.shutdown()
-        server.server_close()
+        listener.shutdown()
+        listener.server_close()
         thread.join()

@@ -1,4 +1,4 @@
-"""Indexes of shards are kept, and a kept one is never believed when it should not be."""
+"""Indexes of shards are kept, and a stale or damaged one is never used."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fluxflow_data.cache import cache_folder
 from fluxflow_data.shards import index, index_cache
 
-from .shard_files import captions, opened, problems, sample, shard, with_json, written
+from .shard_files import captions_of, open_shards, problems_in, sample, with_json, write_shard, write_tar
 
 
 @pytest.fixture(autouse=True)
@@ -21,100 +22,105 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def hopped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths of the shards that are hopped through."""
-    paths: list[str] = []
+def indexed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the shards whose headers are read."""
+    names: list[str] = []
 
-    def counted(path: str, *others: object) -> object:
-        paths.append(Path(path).name)
-        return index.build(path, *others)  # type: ignore[arg-type]
+    def index_file(path: str, *others: object) -> object:
+        names.append(Path(path).name)
+        return index.index_file(path, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(index_cache, "build", counted)
-    return paths
+    monkeypatch.setattr(index_cache, "index_file", index_file)
+    return names
 
 
-def test_the_second_opening_hops_through_nothing(hopped: list[str], tmp_path: Path) -> None:
-    paths = [shard(tmp_path / f"{n}.tar", [2 * n, 2 * n + 1]) for n in range(3)]
+def test_the_second_opening_reads_no_headers(indexed: list[str], tmp_path: Path) -> None:
+    paths = [write_shard(tmp_path / f"{n}.tar", [2 * n, 2 * n + 1]) for n in range(3)]
 
-    first, second = opened(*paths), opened(*paths)
+    first, second = open_shards(*paths), open_shards(*paths)
 
-    assert sorted(hopped) == ["0.tar", "1.tar", "2.tar"]
-    assert captions(first) == captions(second) == [f"picture {number}" for number in range(6)]
+    assert sorted(indexed) == ["0.tar", "1.tar", "2.tar"]
+    assert captions_of(first) == captions_of(second) == [f"image {number}" for number in range(6)]
     assert [first.name(i) for i in range(6)] == [second.name(i) for i in range(6)]
     assert first.digest == second.digest
-    assert not list((tmp_path / "home").rglob("*.writing"))
+    assert len([path for path in (tmp_path / "home").rglob("*") if path.is_file()]) == 3
 
 
 @pytest.mark.parametrize("how", ["length", "time", "replaced"])
-def test_only_the_shard_that_has_changed_is_hopped_anew(how: str, hopped: list[str], tmp_path: Path) -> None:
-    paths = [shard(tmp_path / f"{n}.tar", [n]) for n in range(3)]
-    before = opened(*paths).digest
-    hopped.clear()
+def test_only_a_changed_shard_is_indexed_again(how: str, indexed: list[str], tmp_path: Path) -> None:
+    paths = [write_shard(tmp_path / f"{n}.tar", [n]) for n in range(3)]
+    before = open_shards(*paths).digest
+    indexed.clear()
     if how == "length":
-        shard(paths[1], range(20))
+        write_shard(paths[1], range(20))
     elif how == "time":
         os.utime(paths[1], ns=(1, 1))
     else:
         time = paths[1].stat().st_mtime_ns
-        os.replace(shard(tmp_path / "other.tar", [7]), paths[1])
+        os.replace(write_shard(tmp_path / "other.tar", [7]), paths[1])
         os.utime(paths[1], ns=(time + 1, time + 1))
 
-    source = opened(*paths)
+    source = open_shards(*paths)
 
-    assert hopped == ["1.tar"]
+    assert indexed == ["1.tar"]
     assert len(source) == (22 if how == "length" else 3)
     assert (source.digest == before) == (how == "time")
 
 
-def test_another_choice_of_members_has_an_index_of_its_own(hopped: list[str], tmp_path: Path) -> None:
-    path = written(tmp_path / "a.tar", {**sample(0), "0000.json": b'{"caption": "of json"}'})
+def test_another_choice_of_members_has_an_index_of_its_own(indexed: list[str], tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", {**sample(0), "0000.json": b'{"caption": "of json"}'})
 
-    sources = [opened(path), opened(path, caption_key="json.caption"), opened(path), opened(path, image_key="png")]
+    sources = [
+        open_shards(path),
+        open_shards(path, caption_key="json.caption"),
+        open_shards(path),
+        open_shards(path, image_key="png"),
+    ]
 
-    assert hopped == ["a.tar"] * 3
-    assert [captions(source) for source in sources] == [["picture 0"], ["of json"], ["picture 0"], ["picture 0"]]
+    assert indexed == ["a.tar"] * 3
+    assert [captions_of(source) for source in sources] == [["image 0"], ["of json"], ["image 0"], ["image 0"]]
     assert len({source.digest for source in sources}) == 3
 
 
-def test_the_digest_tells_corpora_apart_but_not_where_they_lie(tmp_path: Path) -> None:
-    one, two = shard(tmp_path / "1.tar", [1]), shard(tmp_path / "2.tar", [2])
+def test_the_digest_depends_on_the_samples_but_not_on_the_folder(tmp_path: Path) -> None:
+    one, two = write_shard(tmp_path / "1.tar", [1]), write_shard(tmp_path / "2.tar", [2])
     moved = tmp_path / "elsewhere.tar"
     moved.write_bytes(one.read_bytes())
-    longer = written(tmp_path / "3.tar", sample(1, txt=b"another length"))
+    longer = write_tar(tmp_path / "3.tar", sample(1, txt=b"another length"))
 
-    assert opened(one, two).digest == opened(moved, two).digest
-    assert len({opened(*paths).digest for paths in ([one], [one, two], [two, one], [longer], [one, longer])}) == 5
+    assert open_shards(one, two).digest == open_shards(moved, two).digest
+    assert len({open_shards(*paths).digest for paths in ([one], [one, two], [two, one], [longer], [one, longer])}) == 5
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_damaged_index_is_as_good_as_none(data: st.DataObject, tmp_path: Path, home: Path) -> None:
+def test_a_damaged_index_is_not_used(data: st.DataObject, tmp_path: Path, home: Path) -> None:
     path = tmp_path / "a.tar"
     if not path.exists():
-        shard(path, range(3))
-    expected = opened(path).digest
+        write_shard(path, range(3))
+    expected = open_shards(path).digest
     (kept,) = home.rglob("*.index")
     content = kept.read_bytes()
     at = data.draw(st.integers(0, len(content) - 1))
     flipped = content[:at] + bytes([content[at] ^ data.draw(st.integers(1, 255))]) + content[at + 1 :]
     kept.write_bytes(data.draw(st.sampled_from([flipped, content[:at], flipped[: at + 1], content + b"x"])))
 
-    source = opened(path)
+    source = open_shards(path)
 
     assert source.digest == expected
-    assert captions(source) == [f"picture {number}" for number in range(3)]
+    assert captions_of(source) == [f"image {number}" for number in range(3)]
     assert kept.read_bytes() == content
 
 
 @pytest.mark.parametrize("obstacle", ["a file in place of the folder", "a folder in place of the index", "no disk"])
-def test_what_cannot_be_kept_is_not_kept(
+def test_an_index_that_cannot_be_written_is_not_kept(
     obstacle: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = shard(tmp_path / "a.tar", range(2))
+    path = write_shard(tmp_path / "a.tar", range(2))
     if obstacle == "a file in place of the folder":
         home.write_text("in the way")
     elif obstacle == "a folder in place of the index":
-        opened(path)
+        open_shards(path)
         (kept,) = home.rglob("*.index")
         kept.unlink()
         (kept / "deep").mkdir(parents=True)
@@ -126,35 +132,39 @@ def test_what_cannot_be_kept_is_not_kept(
         monkeypatch.setattr(os, "fsync", full)
 
     for _ in range(2):
-        assert captions(opened(path)) == ["picture 0", "picture 1"]
+        assert captions_of(open_shards(path)) == ["image 0", "image 1"]
 
-    assert not list(tmp_path.rglob("*.writing"))
+    assert not list(tmp_path.rglob(".*"))
 
 
-def test_a_shard_with_a_problem_is_not_kept(tmp_path: Path, home: Path) -> None:
-    path = written(tmp_path / "a.tar", {**sample(0), **with_json(1, {})})
+def test_the_index_of_a_shard_with_a_problem_is_not_kept(tmp_path: Path, home: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", {**sample(0), **with_json(1, {})})
 
-    first, second = problems(path), problems(path)
+    first, second = problems_in(path), problems_in(path)
 
     assert first == second
     assert not list(home.rglob("*.index"))
 
 
-def test_a_shard_that_is_written_to_while_it_is_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = shard(tmp_path / "a.tar", range(2))
-    enter = index._enter
+def test_a_shard_that_is_written_while_it_is_indexed_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_shard(tmp_path / "a.tar", range(2))
+    rows = index._rows
 
-    def touched(*arguments: object) -> None:
+    def touch(*arguments: object) -> object:
         os.utime(path, (1, 1))
-        enter(*arguments)  # type: ignore[arg-type]
+        return rows(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(index, "_enter", touched)
+    monkeypatch.setattr(index, "_rows", touch)
 
-    assert [p.message for p in problems(path)] == ["has changed while it was read; is it still being written?"]
+    (problem,) = problems_in(path)
+    assert problem.code == "changed-file"
+    assert problem.message == "shard `a.tar` changed while it was indexed: wait until it is complete"
 
 
 @pytest.mark.parametrize(
-    ("variables", "place"),
+    ("variables", "folder"),
     [
         ({"FLUXFLOW_HOME": "/h", "XDG_CACHE_HOME": "/c"}, "/h/index"),
         ({"FLUXFLOW_HOME": "", "XDG_CACHE_HOME": "/c"}, "/c/fluxflow/index"),
@@ -162,11 +172,11 @@ def test_a_shard_that_is_written_to_while_it_is_read_is_told(tmp_path: Path, mon
     ],
 )
 def test_indexes_are_kept_where_the_environment_says(
-    variables: dict[str, str], place: str, monkeypatch: pytest.MonkeyPatch
+    variables: dict[str, str], folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("FLUXFLOW_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
-    assert str(index_cache.folder()) == place
+    assert str(cache_folder("index")) == folder

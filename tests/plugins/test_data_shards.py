@@ -1,4 +1,4 @@
-"""Samples of shards are read where they lie, in any order and by any process."""
+"""Samples are read from shards by position, in any order and by any process."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_data.shards.dataset import ShardSource, WebDataset, parsed
-from fluxflow_data.shards.paths import expanded
+from fluxflow_data.shards.captions import CaptionMember
+from fluxflow_data.shards.dataset import ShardSource, WebDataset
+from fluxflow_data.shards.paths import expand_braces
 from fluxflow_registry import DataError, SampleError
 from fluxflow_registry.engine.data.batches import epoch_batches
 from fluxflow_registry.plan.steps import RecipePlan
 
 from ..small import VAE_GAN
-from .shard_files import SIZE, captions, opened, png, sample, shard, with_json, written
+from .shard_files import SIZE, captions_of, open_shards, png, sample, with_json, write_shard, write_tar
 
 
 @pytest.fixture(autouse=True)
@@ -36,32 +37,32 @@ def images(source: ShardSource, *indices: int, seed: int = 0) -> torch.Tensor:
     return image
 
 
-def test_what_webdataset_writes_is_read_as_squares_with_captions(tmp_path: Path) -> None:
+def test_shards_written_by_webdataset_are_read_as_squares_with_captions(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     with webdataset.TarWriter(str(path)) as writer:
         for number in range(3):
             writer.write({"__key__": f"k{number}", "png": png(number), "txt": f" caption\n{number} ", "cls": 7})
 
-    source = opened(path, caption_prefix="a photo")
+    source = open_shards(path, caption_prefix="a photo")
 
     assert len(source) == 3
-    assert captions(source) == [f"a photo. caption {number}" for number in range(3)]
+    assert captions_of(source) == [f"a photo. caption {number}" for number in range(3)]
     assert images(source, 2, 0).shape == (2, 3, SIZE, SIZE)
     assert images(source, 0).dtype == torch.float32
     assert -1 <= images(source, 0, 1, 2).min() < images(source, 0, 1, 2).max() <= 1
     assert source.name(1) == f"{path}:k1"
 
 
-def test_a_picture_is_the_same_from_a_folder_and_from_a_shard(tmp_path: Path) -> None:
+def test_an_image_is_the_same_from_a_folder_and_from_a_shard(tmp_path: Path) -> None:
     from fluxflow_data.folder.dataset import Folder
 
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for name, data in {**sample(0), **sample(1)}.items():
-        (tmp_path / "pictures" / name).write_bytes(data)
+        (tmp_path / "images" / name).write_bytes(data)
     options: dict[str, Any] = {"image_size": 5, "flip": 0.5, "caption_prefix": "of"}
 
-    packed = opened(shard(tmp_path / "a.tar", range(2)), **options)
-    loose = Folder(path=str(tmp_path / "pictures"), **options)()
+    packed = open_shards(write_shard(tmp_path / "a.tar", range(2)), **options)
+    loose = Folder(path=str(tmp_path / "images"), **options)()
 
     for seed in range(4):
         one, other = packed.batch([1, 0], seed), loose.batch([1, 0], seed)
@@ -69,22 +70,24 @@ def test_a_picture_is_the_same_from_a_folder_and_from_a_shard(tmp_path: Path) ->
         assert one["caption"] == other["caption"]
 
 
-def test_any_sample_alone_is_what_it_is_in_the_whole(tmp_path: Path) -> None:
-    paths = [shard(tmp_path / f"{n}.tar", range(5 * n, 5 * n + 5)) for n in range(3)]
-    source = opened(*paths, flip=0.5)
+def test_a_sample_does_not_depend_on_its_batch(tmp_path: Path) -> None:
+    paths = [write_shard(tmp_path / f"{n}.tar", range(5 * n, 5 * n + 5)) for n in range(3)]
+    source = open_shards(*paths, flip=0.5)
 
     whole = images(source, *range(15), seed=3)
 
-    assert captions(source) == [f"picture {number}" for number in range(15)]
+    assert captions_of(source) == [f"image {number}" for number in range(15)]
     for index in (14, 0, 7, 5, 4, 10):
         assert torch.equal(images(source, index, seed=3)[0], whole[index])
-    with pytest.raises(IndexError, match="there is no sample 15; there are 15"):
+    with pytest.raises(IndexError, match="sample 15 does not exist: the dataset has 15"):
         source.name(15)
 
 
 @given(names=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=300), unique=True, min_size=1))
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=["gnu", "pax"])
-def test_a_name_is_only_ever_a_name(form: int, names: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_member_name_is_never_used_as_a_path(
+    form: int, names: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = tmp_path_factory.mktemp("names")
     keys = [f"../{number}/{name.replace('.', '_').replace('/', '')}k" for number, name in enumerate(names)]
     keys += ["/etc/passwd", "../../up", "a/../../b", "C:\\x", "\u00e9" * 90, "l" * 250]
@@ -92,43 +95,45 @@ def test_a_name_is_only_ever_a_name(form: int, names: list[str], tmp_path_factor
         keys = [key.replace("\0", "") for key in keys]
     else:  # pax keeps a name that is not ASCII beside the header, and every other one in it, like the GNU form
         keys = [key.replace("\0", "") if key.isascii() else key for key in keys]
-    path = written(folder / "a.tar", {n: d for i, key in enumerate(keys) for n, d in sample(i, key).items()}, form)
+    path = write_tar(folder / "a.tar", {n: d for i, key in enumerate(keys) for n, d in sample(i, key).items()}, form)
     before = sorted(folder.rglob("*"))
 
-    source = opened(path)
+    source = open_shards(path)
 
-    assert [source.corpus.shards[0].key(number) for number in range(len(source))] == keys
-    assert captions(source) == [f"picture {number}" for number in range(len(keys))]
+    assert [source._table.shards[0].index.key(number) for number in range(len(source))] == keys
+    assert captions_of(source) == [f"image {number}" for number in range(len(keys))]
     assert all(source.name(index).isprintable() for index in range(len(keys)))
     assert sorted(folder.rglob("*")) == before
 
 
-def test_extensions_are_compared_in_any_case_and_the_first_that_is_asked_for_counts(tmp_path: Path) -> None:
+def test_extensions_match_in_any_case_and_the_first_in_image_key_is_read(tmp_path: Path) -> None:
     members = {"a.PNG": png(0), "a.TXT": b"first", "b.webp": b"", "b.seg.png": b"", "b.png": png(1), "b.txt": b"second"}
-    path = written(tmp_path / "a.tar", members | {"README": b"no part", "d/.hidden.png": b"no part", "n.txt/": b""})
+    path = write_tar(
+        tmp_path / "a.tar", members | {"README": b"not a sample", "d/.hidden.png": b"not a sample", "n.txt/": b""}
+    )
 
-    source = opened(path, image_key=".jpg; png;webp")
+    source = open_shards(path, image_key=".jpg; png;webp")
 
-    assert captions(source) == ["first", "second"]
-    assert torch.equal(images(source, 1), images(opened(shard(tmp_path / "b.tar", [1])), 0))
+    assert captions_of(source) == ["first", "second"]
+    assert torch.equal(images(source, 1), images(open_shards(write_shard(tmp_path / "b.tar", [1])), 0))
 
 
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=["gnu", "pax"])
-def test_samples_behind_nine_gibibytes_are_found(form: Literal[1, 2], tmp_path: Path) -> None:
+def test_samples_after_nine_gibibytes_are_found(form: Literal[1, 2], tmp_path: Path) -> None:
     path, huge = tmp_path / "a.tar", tarfile.TarInfo("0000.huge")
     huge.size = 9 << 30
-    with open(path, "wb") as stream:  # with a hole in it: it takes little room
+    with open(path, "wb") as stream:  # with a hole in it: it takes little space
         stream.write(huge.tobuf(form))
         stream.seek(huge.size, os.SEEK_CUR)
-        stream.write(shard(tmp_path / "b.tar", range(2)).read_bytes())
+        stream.write(write_shard(tmp_path / "b.tar", range(2)).read_bytes())
 
-    source = opened(path)
+    source = open_shards(path)
 
     assert path.stat().st_size > 9 << 30
-    assert captions(source) == ["picture 0", "picture 1"]
+    assert captions_of(source) == ["image 0", "image 1"]
 
 
-def test_folders_in_a_tar_are_passed_over(tmp_path: Path) -> None:
+def test_folders_in_a_tar_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     (tmp_path / "in" / "deep").mkdir(parents=True)
     for name, data in sample(0).items():
@@ -136,56 +141,57 @@ def test_folders_in_a_tar_are_passed_over(tmp_path: Path) -> None:
     with tarfile.open(path, "w") as archive:
         archive.add(tmp_path / "in", "./in")
 
-    assert opened(path).name(0) == f"{path}:./in/deep/0000"
+    assert open_shards(path).name(0) == f"{path}:./in/deep/0000"
 
 
 @pytest.mark.parametrize(
     ("key", "caption"),
     [("json.caption", "a cat"), ("JSON.deep.Er", "a dog"), (".json.caption", "a cat")],
 )
-def test_a_caption_may_stand_in_a_json(key: str, caption: str, tmp_path: Path) -> None:
-    path = written(tmp_path / "a.tar", with_json(0, {"caption": " a\ncat ", "deep": {"Er": "a dog"}}))
+def test_a_caption_may_be_in_a_json_member(key: str, caption: str, tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", with_json(0, {"caption": " a\ncat ", "deep": {"Er": "a dog"}}))
 
-    assert captions(opened(path, caption_key=key)) == [caption]
+    assert captions_of(open_shards(path, caption_key=key)) == [caption]
 
 
 @pytest.mark.parametrize(("label", "key"), [("json", "caption"), (".JSON", "deep.Er"), ("meta.json", "caption")])
-def test_the_json_and_the_name_in_it_may_be_said_apart(label: str, key: str, tmp_path: Path) -> None:
+def test_the_json_member_and_the_key_in_it_may_be_separate_options(label: str, key: str, tmp_path: Path) -> None:
     content = {"caption": "a cat", "deep": {"Er": "a cat"}}
     members = with_json(0, content)
     if label == "meta.json":
         members = {name.replace(".json", ".meta.json"): data for name, data in members.items()}
 
-    source = opened(written(tmp_path / "a.tar", members), label_key=label, caption_key=key)
+    source = open_shards(write_tar(tmp_path / "a.tar", members), label_key=label, caption_key=key)
 
-    assert captions(source) == ["a cat"]
-    assert source.digest == opened(tmp_path / "a.tar", caption_key=f"{label.strip('.')}.{key}").digest
+    assert captions_of(source) == ["a cat"]
+    assert source.digest == open_shards(tmp_path / "a.tar", caption_key=f"{label.strip('.')}.{key}").digest
 
 
 @pytest.mark.parametrize(
     ("key", "expected"),
     [("txt", ("txt", ())), ("a.Json.b.C", ("a.json", ("b", "C"))), ("caption.TXT", ("caption.txt", ()))],
 )
-def test_a_key_of_captions_is_an_extension_and_names_in_a_json(key: str, expected: object) -> None:
-    assert parsed(key) == expected
+def test_a_caption_key_is_an_extension_and_the_keys_of_a_json(key: str, expected: tuple[str, tuple[str, ...]]) -> None:
+    assert CaptionMember.parse(key) == CaptionMember(*expected)
 
 
 def damaged(tmp_path: Path, key: str, members: dict[str, bytes]) -> dict[int, str]:
-    """What is said of each damaged sample, between two sound ones."""
+    """The message about each damaged sample, between two sound ones."""
     ends = [with_json(9, {"caption": "x"}) if key != "txt" else sample(9) for _ in range(2)]
     first = {f"0{name}": data for name, data in ends[0].items()}
-    path = written(tmp_path / "a.tar", first | members | ends[1])
-    source = opened(path, caption_key=key)
+    path = write_tar(tmp_path / "a.tar", first | members | ends[1])
+    source = open_shards(path, caption_key=key)
     with pytest.raises(SampleError) as caught:
         source.batch(range(len(source)), 0)
-    assert all(str(problem.where) == source.name(index) for index, problem in caught.value.samples.items())
-    return {index: problem.message for index, problem in caught.value.samples.items()}
+    problems = caught.value.samples
+    assert all(f"{problem.where}:{problem.subject}" == source.name(index) for index, problem in problems.items())
+    return {index: problem.message for index, problem in problems.items()}
 
 
-def test_all_samples_of_a_batch_that_cannot_be_decoded_are_told_by_shard_and_key(tmp_path: Path) -> None:
+def test_all_damaged_samples_of_a_batch_are_reported_by_shard_and_key(tmp_path: Path) -> None:
     members = {
         **sample(1, png=png(1)[:90]),
-        **sample(2, png=b"no picture"),
+        **sample(2, png=b"not an image"),
         **sample(3, png=b""),
         **sample(4, txt=b"\xff\xfea"),
         **sample(5, txt="été".encode("latin-1")),
@@ -193,20 +199,20 @@ def test_all_samples_of_a_batch_that_cannot_be_decoded_are_told_by_shard_and_key
         **sample(7, png=b"", txt=b""),
     }
 
-    told = damaged(tmp_path, "txt", members)
+    messages = damaged(tmp_path, "txt", members)
 
-    assert told.pop(1).startswith("is damaged: ")
-    assert told == {
-        2: "is not a picture",
-        3: "is empty: 0 bytes",
-        4: "its `txt` is UTF-16; captions are read as UTF-8",
-        5: "its `txt` is not UTF-8, from byte 1 on",
-        6: "its caption in `txt` is empty",
-        7: "is empty: 0 bytes",
+    assert messages.pop(1).startswith("the image of sample `0001` is damaged: ")
+    assert messages == {
+        2: "the image of sample `0002` is not an image in a supported format",
+        3: "the image of sample `0003` is empty (0 bytes)",
+        4: "member `txt` of sample `0004` is UTF-16: save it as UTF-8",
+        5: "member `txt` of sample `0005` is not UTF-8 (first invalid byte: 1)",
+        6: "the caption of sample `0006` is empty",
+        7: "the image of sample `0007` is empty (0 bytes)",
     }
 
 
-def test_a_json_without_the_caption_is_told_with_what_it_has(tmp_path: Path) -> None:
+def test_a_json_member_without_the_caption_is_reported_with_its_keys(tmp_path: Path) -> None:
     values: list[Any] = [
         {"text": "x", "width": 3},
         {"a": {}},
@@ -220,56 +226,59 @@ def test_a_json_without_the_caption_is_told_with_what_it_has(tmp_path: Path) -> 
     members = {n: d for i, value in enumerate(values) for n, d in with_json(i, value).items()}
     members |= {"8.png": png(6), "8.json": b"{" * 100_000, "9.png": png(7), "9.json": b""}
     ends = {"a.png": png(0), "a.json": b'{"a": {"b": "sound"}}'}
-    source = opened(written(tmp_path / "a.tar", ends | members), caption_key="json.a.b")
+    source = open_shards(write_tar(tmp_path / "a.tar", ends | members), caption_key="json.a.b")
 
     with pytest.raises(SampleError) as caught:
         source.batch(range(len(source)), 0)
 
-    assert [problem.message for problem in caught.value.samples.values()] == [
-        "its `json` has no `a`; it has text, width",
-        "its `json` has no `a.b`; it has nothing",
-        "its `json` has no `a.b`; it has int",
-        "its `json` holds under `a.b` no text but int",
-        "its caption in `json.a.b` is empty",
-        "its `json` has no `a`; it has list",
-        "its `json` has no `a`; it has \ud800",
-        "its `json` holds under `a.b` halves of characters",
-        "its `json` is no JSON",
-        "its `json` is empty: 0 bytes",
+    problems = list(caught.value.samples.values())
+    assert [problem.subject for problem in problems] == [*(f"{number:04}" for number in range(8)), "8", "9"]
+    assert [str(problem.message).replace(f" of sample `{problem.subject}`", "") for problem in problems] == [
+        "member `json` has no key `a`, only text, width",
+        "member `json` has no key `a.b`",
+        "member `json` has no key `a.b`",
+        "member `json` has no string under `a.b`",
+        "the caption is empty",
+        "member `json` has no key `a`",
+        "member `json` has no key `a`, only \ud800",
+        "member `json` has half of a surrogate pair under `a.b`",
+        "member `json` is not JSON",
+        "member `json` is empty (0 bytes)",
     ]
+    assert {problem.code for problem in problems} == {"damaged-sample", "missing-caption"}
 
 
 @pytest.mark.parametrize("how", [os.unlink, lambda path: os.truncate(path, 2048), lambda path: os.utime(path, (1, 1))])
-def test_a_shard_that_goes_or_changes_after_opening_is_refused_by_name(
+def test_a_shard_that_is_removed_or_changed_after_opening_is_refused_by_name(
     how: Callable[[Path], None], tmp_path: Path
 ) -> None:
-    path = shard(tmp_path / "a.tar", range(4))
-    source = opened(path)
+    path = write_shard(tmp_path / "a.tar", range(4))
+    source = open_shards(path)
     how(path)
 
-    with pytest.raises(DataError, match=r"a\.tar  (there is no such shard any more|has changed since)") as caught:
+    with pytest.raises(DataError, match=r"shard `a\.tar` (no longer exists|has changed since)") as caught:
         source.batch([2], 0)
 
     assert not isinstance(caught.value, SampleError)
 
 
 def test_a_shard_that_shrinks_while_it_is_read_is_refused_by_name(tmp_path: Path) -> None:
-    path = shard(tmp_path / "a.tar", range(4))
-    source = opened(path)
+    path = write_shard(tmp_path / "a.tar", range(4))
+    source = open_shards(path)
     source.batch([0], 0)
     os.truncate(path, 2048)
 
-    with pytest.raises(DataError, match=r"a\.tar  has changed since the dataset was opened"):
+    with pytest.raises(DataError, match=r"shard `a\.tar` has changed since the dataset was opened"):
         source.batch([3], 0)
 
 
-def test_more_shards_are_read_than_are_held_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_shards_are_read_than_are_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fluxflow_data.shards.reader.OPEN", 2)
-    source = opened(*[shard(tmp_path / f"{n}.tar", [n]) for n in range(5)])
+    source = open_shards(*[write_shard(tmp_path / f"{n}.tar", [n]) for n in range(5)])
     before = len(os.listdir("/proc/self/fd"))
 
     for _ in range(3):
-        assert captions(source) == [f"picture {number}" for number in range(5)]
+        assert captions_of(source) == [f"image {number}" for number in range(5)]
 
     assert len(os.listdir("/proc/self/fd")) == before + 2
     del source
@@ -277,13 +286,13 @@ def test_more_shards_are_read_than_are_held_open(tmp_path: Path, monkeypatch: py
 
 
 def test_another_process_reads_the_same_from_a_copy(tmp_path: Path) -> None:
-    source = opened(shard(tmp_path / "a.tar", range(4)), flip=0.5)
+    source = open_shards(write_shard(tmp_path / "a.tar", range(4)), flip=0.5)
     before = images(source, 3, 1, seed=5)
 
     copy = pickle.loads(pickle.dumps(source))
 
-    assert source.reader._open
-    assert not copy.reader._open
+    assert source._reader._open
+    assert not copy._reader._open
     assert torch.equal(images(copy, 3, 1, seed=5), before)
     assert (copy.digest, copy.name(3)) == (source.digest, source.name(3))
 
@@ -296,29 +305,29 @@ def order(source: ShardSource, workers: int) -> tuple[list[str], list[Any]]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_any_number_of_workers_reads_the_same_samples(workers: int, tmp_path: Path) -> None:
-    paths = [shard(tmp_path / f"{n}.tar", range(6 * n, 6 * n + 6)) for n in range(4)]
-    source = opened(*paths)
+    paths = [write_shard(tmp_path / f"{n}.tar", range(6 * n, 6 * n + 6)) for n in range(4)]
+    source = open_shards(*paths)
 
     alone = order(source, 0)
 
-    assert sorted(alone[0]) == sorted(f"picture {number}" for number in range(24))
+    assert sorted(alone[0]) == sorted(f"image {number}" for number in range(24))
     assert order(source, workers) == alone
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_sample_gives_its_place_to_the_next_in_the_order(workers: int, tmp_path: Path) -> None:
+def test_a_damaged_sample_is_replaced_by_the_next_in_the_order(workers: int, tmp_path: Path) -> None:
     members = {name: data for number in range(12) for name, data in sample(number).items()}
-    sound = opened(written(tmp_path / "sound.tar", members))
-    bad = opened(written(tmp_path / "bad.tar", members | {"0005.png": b"no picture"}))
+    sound = open_shards(write_tar(tmp_path / "sound.tar", members))
+    bad = open_shards(write_tar(tmp_path / "bad.tar", members | {"0005.png": b"not an image"}))
 
     expected, _ = order(sound, 0)
-    given, replaced = order(bad, workers)
+    captions, replaced = order(bad, workers)
 
-    place = expected.index("picture 5")
+    place = expected.index("image 5")
     after = expected[(place + 1) % 12]
-    assert given == [after if caption == "picture 5" else caption for caption in expected]
-    assert [(r.index, f"picture {r.substitute}", str(r.problem.where)) for r in replaced] == [
-        (5, after, f"{tmp_path}/bad.tar:0005")
+    assert captions == [after if caption == "image 5" else caption for caption in expected]
+    assert [(r.index, f"image {r.substitute}", str(r.problem.where), r.problem.subject) for r in replaced] == [
+        (5, after, f"{tmp_path}/bad.tar", "0005")
     ]
 
 
@@ -326,7 +335,7 @@ def test_a_recipe_trains_with_shards(prove: Callable[..., RecipePlan], tmp_path:
     from ..engine.conftest import start
 
     for number in range(2):
-        shard(tmp_path / f"{number}.tar", range(6 * number, 6 * number + 6))
+        write_shard(tmp_path / f"{number}.tar", range(6 * number, 6 * number + 6))
     dataset = f"{{type: webdataset, shards: '{tmp_path}/{{0..1}}.tar', image_size: 16}}"
 
     recipe = prove(VAE_GAN, f"datasets.shapes={dataset}", "steps.vae_gan.epochs=1", "observers={console: false}")
@@ -348,20 +357,20 @@ def test_a_recipe_trains_with_shards(prove: Callable[..., RecipePlan], tmp_path:
     ],
 )
 def test_braces_stand_for_ranges_and_lists(entry: str, paths: list[str]) -> None:
-    assert list(expanded(entry)) == paths
+    assert list(expand_braces(entry)) == paths
 
 
 def test_wildcards_match_in_the_order_of_names_and_lists_in_their_own(tmp_path: Path) -> None:
     for number in (2, 0, 1):
-        shard(tmp_path / f"{number}.tar", [number])
-    shard(tmp_path / "[x]*.tar", [7])
+        write_shard(tmp_path / f"{number}.tar", [number])
+    write_shard(tmp_path / "[x]*.tar", [7])
 
-    assert captions(opened(tmp_path / "[0-9].tar")) == ["picture 0", "picture 1", "picture 2"]
-    assert captions(opened(tmp_path / "2.tar", tmp_path / "{0..1}.tar")) == ["picture 2", "picture 0", "picture 1"]
-    assert captions(opened(tmp_path / "[x]*.tar")) == ["picture 7"]
+    assert captions_of(open_shards(tmp_path / "[0-9].tar")) == ["image 0", "image 1", "image 2"]
+    assert captions_of(open_shards(tmp_path / "2.tar", tmp_path / "{0..1}.tar")) == ["image 2", "image 0", "image 1"]
+    assert captions_of(open_shards(tmp_path / "[x]*.tar")) == ["image 7"]
 
 
-def test_one_text_is_as_good_as_a_list(tmp_path: Path) -> None:
-    path = shard(tmp_path / "a.tar", [3])
+def test_one_string_means_the_same_as_a_list(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "a.tar", [3])
 
-    assert captions(WebDataset(shards=str(path), image_size=SIZE)()) == ["picture 3"]
+    assert captions_of(WebDataset(shards=str(path), image_size=SIZE)()) == ["image 3"]

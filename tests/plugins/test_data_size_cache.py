@@ -1,4 +1,4 @@
-"""A picture of a large folder is looked at once, and again only where it has changed."""
+"""An image of a large folder is checked once, and again only where it has changed."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def looked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the pictures that are looked at."""
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the images that are checked."""
     names: list[str] = []
 
-    def noted(paths: Sequence[Path], whole: bool) -> Any:
+    def measure_images(paths: Sequence[Path], *others: Any) -> Any:
         names.extend(path.name for path in paths)
-        return loading.surveyed(paths, whole)
+        return loading.measure_images(paths, *others)
 
-    monkeypatch.setattr(size_cache, "surveyed", noted)
+    monkeypatch.setattr(size_cache, "measure_images", measure_images)
     return names
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
     folder.mkdir()
     for number in range(5):
         Image.new("RGB", (10 + number, 20)).save(folder / f"{number}.png")
@@ -47,63 +47,61 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def sizes(folder: Path, **options: Any) -> list[list[int]]:
-    found: list[list[int]] = Folder(path=str(folder), damaged_at_most=0.5, **options)().sizes().tolist()
-    return found
+    sizes: list[list[int]] = Folder(path=str(folder), damaged_at_most=0.5, **options)().sizes().tolist()
+    return sizes
 
 
 ALL = [[10 + number, 20] for number in range(5)]
 
 
-def test_a_second_opening_looks_at_no_picture_and_knows_as_much(looked: list[str], pictures: Path) -> None:
-    first = sizes(pictures)
-    seen = list(looked)
-    looked.clear()
+def test_a_second_opening_checks_no_image_and_has_the_same_sizes(checked: list[str], images: Path) -> None:
+    first = sizes(images)
+    seen = list(checked)
+    checked.clear()
 
-    second = sizes(pictures)
+    second = sizes(images)
 
     assert first == second == ALL
     assert seen == [f"{number}.png" for number in range(5)]
-    assert looked == []
+    assert checked == []
 
 
-def test_only_what_has_changed_or_is_new_or_was_damaged_is_looked_at(looked: list[str], pictures: Path) -> None:
-    (pictures / "3.png").write_bytes(b"damaged")
-    sizes(pictures)
-    looked.clear()
-    Image.new("RGB", (77, 20)).save(pictures / "1.png")
-    os.utime(pictures / "2.png", (1, 1))
-    Image.new("RGB", (9, 9)).save(pictures / "9.png")
-    (pictures / "9.txt").write_text("caption")
+def test_only_changed_new_and_damaged_images_are_checked_again(checked: list[str], images: Path) -> None:
+    (images / "3.png").write_bytes(b"damaged")
+    sizes(images)
+    checked.clear()
+    Image.new("RGB", (77, 20)).save(images / "1.png")
+    os.utime(images / "2.png", (1, 1))
+    Image.new("RGB", (9, 9)).save(images / "9.png")
+    (images / "9.txt").write_text("caption")
 
-    found = sizes(pictures)
+    found = sizes(images)
 
-    assert looked == ["1.png", "2.png", "3.png", "9.png"]
+    assert checked == ["1.png", "2.png", "3.png", "9.png"]
     assert found == [[10, 20], [77, 20], [12, 20], [14, 20], [9, 9]]
 
 
-def test_damage_is_told_each_time(pictures: Path) -> None:
-    (pictures / "3.png").write_bytes(b"damaged")
+def test_damage_is_reported_each_time(images: Path) -> None:
+    (images / "3.png").write_bytes(b"damaged")
 
     for _ in range(2):
-        with pytest.raises(DataError, match=r"3\.png  is not a picture"):
-            Folder(path=str(pictures))()
+        with pytest.raises(DataError, match=r"3\.png  image `3\.png` is not an image in a supported format"):
+            Folder(path=str(images))()
 
 
-def test_pictures_whose_first_bytes_were_read_are_not_taken_for_verified(looked: list[str], pictures: Path) -> None:
-    sizes(pictures, verify=False)
-    looked.clear()
+def test_images_whose_headers_were_read_are_verified_later(checked: list[str], images: Path) -> None:
+    sizes(images, verify=False)
+    checked.clear()
 
-    sizes(pictures, verify=True)
+    sizes(images, verify=True)
 
-    assert len(looked) == 5
+    assert len(checked) == 5
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "in the way"])
-def test_what_is_kept_and_damaged_is_as_good_as_nothing(
-    how: str, looked: list[str], pictures: Path, home: Path
-) -> None:
-    sizes(pictures)
-    looked.clear()
+def test_a_damaged_cache_is_not_used(how: str, checked: list[str], images: Path, home: Path) -> None:
+    sizes(images)
+    checked.clear()
     (kept,) = home.rglob("*.survey")
     content = bytearray(kept.read_bytes())
     if how == "cut":
@@ -115,13 +113,13 @@ def test_what_is_kept_and_damaged_is_as_good_as_nothing(
         kept.unlink()
         (kept / "deep").mkdir(parents=True)
 
-    assert sizes(pictures) == ALL
-    assert len(looked) == 5
+    assert sizes(images) == ALL
+    assert len(checked) == 5
 
 
-def test_of_a_small_folder_nothing_is_kept(pictures: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sizes_of_a_small_folder_are_not_kept(images: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(size_cache, "WORTH_KEEPING", 1000)
 
-    sizes(pictures)
+    sizes(images)
 
     assert not home.exists()

@@ -1,4 +1,4 @@
-"""The files of a folder by their names, and how names are told to a user."""
+"""The files of a folder, its samples, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path, PurePosixPath
 
 from attrs import evolve, frozen
 
-from fluxflow_registry import Problem
+from fluxflow_registry import Place, Problem
 
-#: Endings of pictures, in any case.
+#: Suffixes of images, in any case.
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 @frozen
 class Sample:
-    """One picture and what it shows."""
+    """One image and its caption."""
 
     path: Path
     caption: str
@@ -27,56 +27,55 @@ class Sample:
 
 @frozen
 class Flaw:
-    """What is wrong with one picture, or with a line that may be about any."""
+    """A problem with one image, or with a line of a captions file that belongs to none."""
 
     problem: Problem
-    name: str | None = None
+    image: str | None = None
 
 
-def each_once(flaws: Iterable[Flaw]) -> list[Flaw]:
-    """The flaws, those of one picture as one: it is one picture that cannot be used, however much is wrong with it."""
-    found: dict[object, Flaw] = {}
+def one_per_image(flaws: Iterable[Flaw]) -> list[Flaw]:
+    """The flaws, all those of an image merged into its first: one image is unusable, whatever the number of reasons."""
+    merged: dict[object, Flaw] = {}
     for number, flaw in enumerate(flaws):
-        key: object = number if flaw.name is None else flaw.name
-        first = found.setdefault(key, flaw).problem
+        key: object = number if flaw.image is None else flaw.image
+        first = merged.setdefault(key, flaw).problem
         if first is not flaw.problem:
-            notes = (*first.notes, ("besides", flaw.problem.message), *flaw.problem.notes)
-            found[key] = evolve(flaw, problem=evolve(first, notes=notes))
-    return list(found.values())
+            further = ("see also", f"{flaw.problem.where}  {flaw.problem.message}")
+            merged[key] = evolve(flaw, problem=evolve(first, notes=(*first.notes, further, *flaw.problem.notes)))
+    return list(merged.values())
+
+
+def image_name(path: Path, name: str) -> tuple[str, str, Place]:
+    """How a problem describes an image, the bare name of its sample, and where it is stored."""
+    return f"image `{name}`", name, Place(str(path))
 
 
 def stem(name: str) -> str:
-    """A picture's name without its ending, which it shares with its caption: the key that it would have in a shard."""
+    """An image's name without its suffix, which it shares with its caption: the key that it would have in a shard."""
     return PurePosixPath(name).with_suffix("").as_posix()
 
 
-def listing(root: Path, problems: list[Problem]) -> dict[str, str]:
-    """Every file below `root` that is not hidden: its name in composed Unicode, and as it is on disk.
+def list_files(root: Path, problems: list[Problem]) -> dict[str, str]:
+    """Every file below `root` that is not hidden: its name in composed Unicode, and its name on disk.
 
-    Names are relative to `root`, with `/` between folders. (macOS stores `é` as two characters, so
-    that a name copied from elsewhere is another string.)
+    Names are relative to `root`, with `/` between folders. (macOS stores `é` as two characters, so that a name copied
+    from elsewhere is another string.)
     """
 
-    def unreadable(error: OSError) -> None:
-        problems.append(Problem(f"cannot be read: {error.strerror}", shown(error.filename)))
+    def report(error: OSError) -> None:
+        message = f"cannot read folder `{error.filename}`: {error.strerror}"
+        problems.append(Problem(message, str(error.filename), code="unreadable-file"))
 
-    found = {}
-    for folder, inner, names in os.walk(root, onerror=unreadable):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        inside = Path(folder).relative_to(root)
-        for name in names:
-            if not name.startswith("."):
-                actual = (inside / name).as_posix()
-                found[composed(actual)] = actual
-    return dict(sorted(found.items()))
+    names = {}
+    for folder, inner, files in os.walk(root, onerror=report):
+        inner[:] = (name for name in inner if not name.startswith("."))
+        for file in files:
+            if not file.startswith("."):
+                name = (Path(folder).relative_to(root) / file).as_posix()
+                names[composed(name)] = name
+    return dict(sorted(names.items()))
 
 
 def composed(name: str) -> str:
-    """The name in Unicode's composed form, under which files are compared."""
+    """The name in Unicode's composed form, in which names are compared."""
     return unicodedata.normalize("NFC", name)
-
-
-def shown(name: str | bytes | Path) -> str:
-    """A name that can be printed whatever bytes it holds: others appear as escapes."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -1,4 +1,4 @@
-"""From the bytes of a picture to 8-bit RGB of one size, whatever kind of picture it is."""
+"""From the bytes of an image file to 8-bit RGB of one size, whatever its format, mode and orientation."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ..batching.buckets import Size, covered
+from ..batching.buckets import Size, largest_crop
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: What is read; nothing else is even tried.
+#: The formats that are read; no other decoder is tried.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
-#: EXIF's tag of the orientation, and what undoes each (the other values need nothing).
+#: EXIF's tag of the orientation, and what undoes each value (the others need nothing).
 ORIENTATION = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -29,93 +29,83 @@ UPRIGHT = {
 }
 
 #: Orientations that exchange width and height.
-LYING = (5, 6, 7, 8)
+SIDEWAYS = (5, 6, 7, 8)
 
 
-class Unsupported(ValueError):  # noqa: N818 - the file is sound, but there is no one way to show it
-    """A picture whose pixels have no known range."""
+class UnknownRangeError(ValueError):
+    """The pixels of an image have no known range; the argument names their type."""
 
 
-def open_picture(content: bytes | IO[bytes]) -> Image.Image:
-    """Read the first bytes of a picture; its pixels come later."""
+def open_image(content: bytes | IO[bytes]) -> Image.Image:
+    """Read the header of an image; its pixels are read later."""
     stream = BytesIO(content) if isinstance(content, bytes) else content
     return Image.open(stream, formats=FORMATS)
 
 
-def cut(content: bytes, size: Size) -> NDArray[np.uint8]:
-    """The picture resized until it covers `size`, and its centre cut out: uint8 [height, width, 3].
+def crop_image(content: bytes, size: Size) -> NDArray[np.uint8]:
+    """The image resized until it covers `size`, and its center: uint8 [height, width, 3].
 
-    The centre is cut out of the source by the resampling itself, which costs the same for any
-    aspect ratio: a picture of 30000 x 1 pixels never becomes one of 30000 s x s.
+    Resampling crops the source itself, which costs the same for any aspect ratio: an image of 30000 x 1 pixels never
+    becomes one of 30000 s x s.
     """
-    picture = decode(content, max(size.width, size.height))
-    width, height = covered(picture.width, picture.height, size)
-    left, top = (picture.width - width) / 2, (picture.height - height) / 2
+    image = decode(content, max(size.width, size.height))
+    width, height = largest_crop(image.width, image.height, size)
+    left, top = (image.width - width) / 2, (image.height - height) / 2
     box = (left, top, left + width, top + height)
-    return np.asarray(picture.resize((size.width, size.height), Image.Resampling.LANCZOS, box=box))
+    return np.asarray(image.resize((size.width, size.height), Image.Resampling.LANCZOS, box=box))
 
 
-def square(content: bytes, size: int) -> NDArray[np.uint8]:
-    """The picture's short side resized to `size` and its centre cut out: uint8 [size, size, 3]."""
-    return cut(content, Size(size, size))
-
-
-def size_in_header(stream: bytes | IO[bytes]) -> tuple[int, int]:
-    """Width and height of a picture as it is shown, upright, from its first bytes: no pixel is decoded."""
-    with open_picture(stream) as picture:
-        # Pillow decodes a whole PNG to look for EXIF behind its pixels.
-        known = picture.format != "PNG" or "exif" in picture.info
-        stored = _stored(picture)
-        return stored[::-1] if known and _orientation(picture) in LYING else stored
+def upright_size(stream: bytes | IO[bytes]) -> tuple[int, int]:
+    """Width and height of the upright image, from its header: no pixel is decoded."""
+    with open_image(stream) as image:
+        # Pillow would decode a whole PNG to look for EXIF after its pixels.
+        has_orientation = image.format != "PNG" or "exif" in image.info
+        stored = _stored_size(image)
+        return stored[::-1] if has_orientation and _orientation(image) in SIDEWAYS else stored
 
 
 def decode(content: bytes, size: int) -> Image.Image:
-    """The whole first frame, upright, in RGB over white; large JPEGs at a scale that still exceeds 2 `size`."""
-    with open_picture(content) as picture:
-        # JPEG decodes at 1/2, 1/4 or 1/8 in a fraction of the time; resampling then still averages.
-        picture.draft(picture.mode, (2 * size, 2 * size))
-        picture.load()
-        return _upright(picture, rgb(picture))
+    """The whole first frame, upright, in RGB over white; a large JPEG at a scale that still exceeds 2 `size`."""
+    with open_image(content) as image:
+        # JPEG decodes at 1/2, 1/4 or 1/8 in a fraction of the time, and resampling still averages.
+        image.draft(image.mode, (2 * size, 2 * size))
+        image.load()
+        pixels, undo = to_rgb(image), UPRIGHT.get(_orientation(image))
+        return pixels if undo is None else pixels.transpose(undo)
 
 
-def rgb(picture: Image.Image) -> Image.Image:
-    """Any mode as RGB: transparency over white, 16 bits scaled to 8."""
-    if picture.mode.startswith("I"):
-        picture = _from_16_bit(picture)
-    if picture.mode == "F":
-        raise Unsupported("holds floating-point pixels, whose range is not known; save it with 8 or 16 bits")
-    if picture.mode.endswith(("A", "a")) or "transparency" in picture.info:
-        cut_out = picture.convert("RGBA")
-        ground = Image.new("RGBA", cut_out.size, "white")
-        return Image.alpha_composite(ground, cut_out).convert("RGB")
-    return picture.convert("RGB")
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode as RGB: transparency over white, 16 bits scaled to 8. Raises UnknownRangeError."""
+    if image.mode.startswith("I"):
+        image = _from_16_bit(image)
+    if image.mode == "F":
+        raise UnknownRangeError("floating-point")
+    if image.mode.endswith(("A", "a")) or "transparency" in image.info:
+        transparent = image.convert("RGBA")
+        ground = Image.new("RGBA", transparent.size, "white")
+        return Image.alpha_composite(ground, transparent).convert("RGB")
+    return image.convert("RGB")
 
 
-def _from_16_bit(picture: Image.Image) -> Image.Image:
-    """16-bit grey as 8-bit grey: round(v / 257), so that 65535 is white (Pillow itself clips at 255)."""
-    values = np.asarray(picture).astype(np.int64)
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    """16-bit gray as 8-bit gray: round(v / 257), so that 65535 is white (Pillow itself clips at 255)."""
+    values = np.asarray(image).astype(np.int64)
     if values.size and not 0 <= values.min() <= values.max() <= 65535:
-        raise Unsupported("holds 32-bit pixels, whose range is not known; save it with 8 or 16 bits")
-    values[values == picture.info.get("transparency", -1)] = 65535
+        raise UnknownRangeError("32-bit")
+    values[values == image.info.get("transparency", -1)] = 65535
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
-def _upright(picture: Image.Image, pixels: Image.Image) -> Image.Image:
-    """Turn the pixels as EXIF says; a picture is not refused for unreadable EXIF."""
-    undo = UPRIGHT.get(_orientation(picture))
-    return pixels if undo is None else pixels.transpose(undo)
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of the stored pixels; of a TIFF, Pillow may have exchanged them already."""
+    tags = getattr(image, "tag_v2", None)
+    return image.size if tags is None else (int(tags[256]), int(tags[257]))
 
 
-def _stored(picture: Image.Image) -> tuple[int, int]:
-    """Width and height as the pixels lie in the file; of a TIFF Pillow may have exchanged them already."""
-    tags = getattr(picture, "tag_v2", None)
-    return picture.size if tags is None else (int(tags[256]), int(tags[257]))
-
-
-def _orientation(picture: Image.Image) -> int:
-    """What EXIF says of how the picture lies; 0 where it says nothing that can be read."""
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation; 0 where EXIF has none or cannot be read, which does not make an image unusable."""
     try:
-        orientation = picture.getexif().get(ORIENTATION)
+        orientation = image.getexif().get(ORIENTATION)
     except Exception:
         return 0
     return orientation if isinstance(orientation, int) else 0

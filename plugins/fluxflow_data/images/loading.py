@@ -1,10 +1,10 @@
-"""Reading many pictures, each problem told in a user's words."""
+"""Load many images; each one that fails becomes a problem that names it."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
 
-from fluxflow_registry import FluxflowError, Problem
+from fluxflow_registry import FluxflowError, Place, Problem
 
-from ..folder.files import shown
-from .decoding import FORMATS, Unsupported, cut, decode, open_picture, size_in_header
+from .decoding import FORMATS, UnknownRangeError, crop_image, decode, open_image, upright_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,69 +23,67 @@ if TYPE_CHECKING:
 
     from ..batching.buckets import Size
 
-#: Pictures handed to the threads at a time, so that a folder of millions does not fill the memory with tasks.
-AT_ONCE = 4096
+#: Images given to the threads at a time, so that a folder of millions does not fill the memory with tasks.
+IMAGES_AT_ONCE = 4096
+
+#: How a problem describes an image, the bare name of its sample, and where it is stored.
+ImageName = tuple[str, str, Place]
 
 
-def surveyed(paths: Sequence[Path], whole: bool) -> list[tuple[int, int] | Problem]:
-    """Width and height of each picture, or why it cannot be read, in parallel; `whole`: down to its last pixel."""
+def measure_images(
+    paths: Sequence[Path], name: Callable[[Path], ImageName], verify: bool
+) -> list[tuple[int, int] | Problem]:
+    """Width and height of each image, or why it cannot be read, in parallel; `verify`: every pixel is decoded."""
     workers = min(8, os.cpu_count() or 1)  # decoders release the interpreter's lock
-    found: list[tuple[int, int] | Problem] = []
-    with _pillow_warnings(), ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(paths), AT_ONCE):
-            found += pool.map(partial(_try, whole=whole), paths[start : start + AT_ONCE])
-    return found
+    sizes: list[tuple[int, int] | Problem] = []
+    with pillow_warnings(), ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(paths), IMAGES_AT_ONCE):
+            sizes += pool.map(partial(_measure, name=name, verify=verify), paths[start : start + IMAGES_AT_ONCE])
+    return sizes
 
 
-def sizes_of(headers: Iterable[bytes], whole: Callable[[int], bytes]) -> list[tuple[int, int]]:
-    """Width and height of each picture by its first bytes, 0 of what is none; `whole(i)` reads all, where they end."""
-    with _pillow_warnings():
-        return [_size(header, partial(whole, number)) for number, header in enumerate(headers)]
-
-
-def _size(header: bytes, whole: Callable[[], bytes]) -> tuple[int, int]:
+def size_in_header(content: bytes) -> tuple[int, int] | None:
+    """Width and height of an image by its first bytes; None if they are too few, or not those of an image."""
     with suppress(Exception):
-        return size_in_header(header)
-    with suppress(Exception):  # told when the sample is read
-        return size_in_header(whole())
-    return 0, 0
+        return upright_size(content)
+    return None
 
 
-def read_all(
+def load_images(
     indices: Sequence[int],
     read: Callable[[int], bytes],
-    name: Callable[[int], str],
+    name: Callable[[int], ImageName],
     size: Size,
     damaged: dict[int, Problem],
 ) -> list[NDArray[np.uint8]]:
-    """Each picture as [H, W, 3] of that size; adds to `damaged`, by index, a problem for each that cannot be read."""
-    pictures: list[NDArray[np.uint8]] = []
-    with _pillow_warnings():
+    """Each image as uint8 [H, W, 3] of `size`; adds to `damaged`, by index, why others cannot be read."""
+    images: list[NDArray[np.uint8]] = []
+    with pillow_warnings():
         for index in indices:
             content = b""
             try:
                 content = read(index)
-                pictures.append(cut(content, size))
-            except FluxflowError:  # nothing of this sample, but of the whole source
+                images.append(crop_image(content, size))
+            except FluxflowError:  # about the whole source, not about this sample
                 raise
             except Exception as error:
-                damaged[index] = _told(name(index), error, empty=not content)
-    return pictures
+                damaged[index] = _problem(error, name(index), empty=not content)
+    return images
 
 
-def _try(path: Path, whole: bool) -> tuple[int, int] | Problem:
-    """One picture's size, or what is wrong with it. Whatever a decoder raises on its bytes is the file's fault."""
+def _measure(path: Path, name: Callable[[Path], ImageName], verify: bool) -> tuple[int, int] | Problem:
+    """One image's size, or its problem. Whatever a decoder raises on its bytes is the file's fault."""
     try:
-        if whole:
+        if verify:
             content = path.read_bytes()
-            with open_picture(content) as picture:
-                picture.verify()  # checksums, which decoding passes over
+            with open_image(content) as image:
+                image.verify()  # checksums, which decoding ignores
             decode(content, 1)
-            return size_in_header(content)
+            return upright_size(content)
         with path.open("rb") as stream:
-            return size_in_header(stream)
+            return upright_size(stream)
     except Exception as error:
-        return _told(shown(path), error, empty=_is_empty(path))
+        return _problem(error, name(path), empty=_is_empty(path))
 
 
 def _is_empty(path: Path) -> bool:
@@ -96,26 +93,34 @@ def _is_empty(path: Path) -> bool:
         return False
 
 
-def _told(where: str, error: Exception, empty: bool) -> Problem:
+def _problem(error: Exception, name: ImageName, empty: bool) -> Problem:
+    """Why an image cannot be used."""
+    image, subject, where = name
+    code, hint = "damaged-sample", ""
     if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
-        return Problem(f"is too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down", where)
-    if isinstance(error, Unsupported):
-        return Problem(str(error), where)
-    if isinstance(error, FileNotFoundError):
-        return Problem("is not there", where)
-    if isinstance(error, UnidentifiedImageError):
-        if empty:
-            return Problem("is empty: 0 bytes", where)
-        return Problem("is not a picture", where, (("readable", ", ".join(FORMATS)),))
-    if isinstance(error, OSError) and error.errno is not None:
-        return Problem(f"cannot be read: {error.strerror}", where)
-    detail = str(error).strip().splitlines()
-    return Problem(f"is damaged: {detail[0] if detail else type(error).__name__}", where)
+        code, hint = "unsupported-image", "scale it down"
+        message = f"{image} is too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels"
+    elif isinstance(error, UnknownRangeError):
+        code, hint = "unsupported-image", "save it with 8 or 16 bits per channel"
+        message = f"{image} has {error} pixels, whose range is unknown"
+    elif isinstance(error, FileNotFoundError):
+        code, message = "missing-file", f"{image} no longer exists"
+    elif isinstance(error, UnidentifiedImageError) and empty:
+        message = f"{image} is empty (0 bytes)"
+    elif isinstance(error, UnidentifiedImageError):
+        hint = f"use one of the formats {', '.join(FORMATS)}"
+        message = f"{image} is not an image in a supported format"
+    elif isinstance(error, OSError) and error.errno is not None:
+        code, message = "unreadable-file", f"cannot read {image}: {error.strerror}"
+    else:
+        cause = str(error).strip().splitlines()
+        message = f"{image} is damaged: {cause[0] if cause else type(error).__name__}"
+    return Problem(message, where, (("hint", hint),) if hint else (), code=code, subject=subject)
 
 
 @contextmanager
-def _pillow_warnings() -> Iterator[None]:
-    """Make a decompression bomb an error, and leave out what else Pillow remarks about a file's oddities.
+def pillow_warnings() -> Iterator[None]:
+    """Turn a decompression bomb into an error, and ignore what else Pillow remarks about unusual files.
 
     Filters belong to the whole process, so they are set around the threads, not in them.
     """

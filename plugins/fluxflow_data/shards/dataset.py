@@ -1,18 +1,21 @@
-"""Dataset `webdataset`: pictures with captions in tar files."""
+"""Dataset `webdataset`: images with captions in tar files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen, validators
 
-from fluxflow_registry import DataError, Field, Problem
+from fluxflow_registry import DataError, Place, Problem, printable
 
-from ..batching.source import PictureSource, fields_of, smaller, whole_multiple
-from ..folder.captions import text_of
-from ..holdout import Split, chosen, nothing_left, overlap, something_held_out, told
-from .paths import located, named, refuse
+from ..batching.options import ImageOptions, own_options_first
+from ..batching.source import ImageSource
+from ..cache import cache_folder
+from ..captions import CaptionError
+from ..holdout import overlap
+from .captions import CaptionMember
+from .paths import check_entry, find_shards, identities
 from .reader import Reader
 
 if TYPE_CHECKING:
@@ -20,211 +23,160 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from .sample_table import Corpus
+    from .sample_table import SampleTable
 
 
-def _files(_: Any, __: Any, value: str | list[str]) -> None:
-    entries = [value] if isinstance(value, str) else value
-    if not entries:
+def _entries(shards: str | list[str]) -> list[str]:
+    return [shards] if isinstance(shards, str) else shards
+
+
+def _names_shards(_: Any, __: Any, shards: str | list[str]) -> None:
+    if not shards and isinstance(shards, list):
         raise ValueError("`shards` is empty")
-    for entry in entries:
-        refuse(entry)
+    for entry in _entries(shards):
+        check_entry(entry)
 
 
-def _extensions(_: Any, attribute: Any, value: str) -> None:
+def _is_extensions(_: Any, attribute: Any, value: str) -> None:
     if not all(part.strip(" .") for part in value.split(";")):
-        raise ValueError(f"`{attribute.name}` is `{value}`; extensions are expected, such as `jpg;png`")
+        raise ValueError(f"`{attribute.name}` is `{value}`: write extensions, such as `jpg;png`")
 
 
-def _label(_: Any, __: Any, value: str | None) -> None:
-    if value is not None and parsed(value)[0].rpartition(".")[2] != "json":
-        raise ValueError(
-            f"`label_key` is `{value}`; the extension of a member that holds JSON is expected, such as `json`"
-        )
+def _is_json_extension(_: Any, __: Any, value: str | None) -> None:
+    if value is not None and not CaptionMember.parse(value).is_json:
+        raise ValueError(f"`label_key` is `{value}`: write the extension of a JSON member, such as `json`")
 
 
-def _caption(options: WebDataset, _: Any, value: str) -> None:
+def _names_a_caption(options: WebDataset, _: Any, value: str) -> None:
     if options.label_key is not None:
         if not all(part.strip() for part in value.split(".")):
-            raise ValueError(f"`caption_key` is `{value}`; with `label_key` a name in the JSON is expected")
+            raise ValueError(f"`caption_key` is `{value}`: with `label_key`, write a key, such as `caption`")
         return
-    extension, names = parsed(value)
-    if not extension or ";" in value:
-        raise ValueError(f"`caption_key` is `{value}`; one extension is expected, such as `txt` or `json.caption`")
-    if not names and extension.rpartition(".")[2] == "json":
-        raise ValueError(f"`caption_key` is `{value}`, and lacks the name in the JSON: `{value}.caption`, for one")
+    member = CaptionMember.parse(value)
+    if not member.extension or ";" in value:
+        raise ValueError(f"`caption_key` is `{value}`: write one extension, such as `txt` or `json.caption`")
+    if not member.keys and member.is_json:
+        raise ValueError(f"`caption_key` is `{value}`: add a key of the JSON, such as `{value}.caption`")
 
 
-@frozen
-class WebDataset:
-    """Pictures with captions in tar files, stored as webdataset does, as squares or in aspect buckets.
+# It has an attribute for each option of the recipe.
+@frozen(field_transformer=own_options_first)
+class WebDataset(ImageOptions):
+    """Images with captions in tar files, stored as the package webdataset writes them, as squares or in aspect buckets.
 
-    image: float32 [B, 3, H, W] in [-1, 1]; caption: text; pictures are cut as in `folder`. The
-    members `a/007.jpg` and `a/007.txt` are one sample with the key `a/007`: the name up to the first
-    dot. Samples are in the order of the shards and of their first members. Opening hops through
-    the headers of new shards and refuses what is cut, damaged or incomplete; what is found is kept in
-    the cache, so that any sample of any later run is read at once. Shards must not change while
-    they are read from. Of a shard on a server (http, https) only what is needed is read, by
-    requests for parts of it. A sample that cannot be decoded gives its place to another.
+    image: float32 [B, 3, H, W] in [-1, 1]; caption: text; images are cropped as in `folder`. The members `a/007.jpg`
+    and `a/007.txt` are one sample with the key `a/007`: the name up to the first dot of its base name. Samples are in
+    the order of the shards and of their first members. Opening reads the headers of new shards and refuses shards
+    that are cut, damaged or incomplete; the index is kept in the cache, so that later runs read any sample at once.
+    Shards must not change while they are read. Of a shard on a server (http, https) only what is needed is read, by
+    requests for parts of it. A sample that cannot be decoded is replaced by another one.
     """
 
-    shards: str | list[str] = field(validator=_files)
+    shards: str | list[str] = field(validator=_names_shards)
     """Tar files: a path or URL, with ranges (`data/{000..012}.tar`) or wildcards (`data/*.tar`), or a list of these."""
-    image_key: str = field(default="jpg;jpeg;png;webp", validator=_extensions)
-    """Extensions of the pictures; of several in one sample the first in this order is read."""
-    caption_key: str = field(default="txt", validator=_caption)
+    image_key: str = field(default="jpg;jpeg;png;webp", validator=_is_extensions)
+    """Extensions of the images; of several in one sample, the first in this order is read."""
+    caption_key: str = field(default="txt", validator=_names_a_caption)
     """Extension of the captions; `json.caption` is `caption` in the member `json`, `json.a.b` is `b` in `a` there."""
-    label_key: str | None = field(default=None, validator=validators.optional(_label))
-    """Extension of a JSON in which `caption_key` is a name: `json` and `caption` say what `json.caption` says."""
-    image_size: int = field(default=64, validator=validators.ge(1))
-    """Side of the square in pixels; its area is the most that any bucket has."""
-    bucket_multiple: int | None = field(
-        default=None, validator=validators.optional(validators.and_(validators.ge(1), whole_multiple))
-    )
-    """Each picture goes to the bucket nearest in aspect, whose sides are multiples of this; None: squares."""
-    bucket_aspect: float = field(default=2.0, validator=validators.and_(validators.ge(1.0), validators.le(16.0)))
-    """How many times as long as wide a bucket is at most."""
-    reduced_min_sizes: list[int] | None = field(default=None, validator=smaller)
-    """Sides, as `image_size` is one: each batch is first trained on in these smaller copies, the smallest first."""
-    caption_prefix: str | None = None
-    """Put in front of every caption, as `{prefix}. {caption}`."""
-    flip: float = field(default=0.0, validator=validators.and_(validators.ge(0.0), validators.le(1.0)))
-    """Probability that a picture is mirrored left to right, drawn anew for each epoch."""
-    holdout: float = field(default=0.0, validator=validators.and_(validators.ge(0.0), validators.lt(1.0)))
-    """Share of the samples that is held out of training; which ones, a hash of each one's key says."""
-    split: Split = field(default="train", validator=something_held_out)
-    """What is read: the samples that are not held out, those that are, or all."""
-
+    label_key: str | None = field(default=None, validator=validators.optional(_is_json_extension))
+    """Extension of a JSON member in which `caption_key` is a key: `json` and `caption` mean `json.caption`."""
     token_env: str | None = field(default=None, validator=validators.optional(validators.min_len(1)))
     """Variable with the token for the servers of `shards`; None: HF_TOKEN or HUGGINGFACE_HUB_TOKEN, for that hub."""
     fetch: bool = False
-    """Fetch whole shards from a server into the cache first; false: read what is needed, where the server can."""
+    """Download whole shards from a server into the cache first; false: read what is needed, where the server can."""
     fetch_limit: float = field(default=64.0, validator=validators.gt(0.0))
-    """GiB of shards that may be fetched whole, all together."""
-
-    @property
-    def caption_place(self) -> str:
-        """Extension of the captions, and behind a JSON's the names that lead to them."""
-        return self.caption_key if self.label_key is None else f"{self.label_key.strip(' .')}.{self.caption_key}"
-
-    def fields(self) -> Mapping[str, Field]:
-        """Say what a batch holds, per sample."""
-        return fields_of(self)
-
-    def overlap(self, label: str, other: str, trained: object) -> Problem | None:
-        """What is wrong where this is held out, and another dataset with some of the same shards is trained on."""
-        if not isinstance(trained, WebDataset):
-            return None
-        found = overlap(self, label, other, trained)
-        if found is None:  # thousands of shards are not looked up for nothing
-            return None
-        try:
-            return found if named(self.shards) & named(trained.shards) else None
-        except ValueError:  # no path at all, which is told when it is opened
-            return None
+    """GiB of shards that may be downloaded whole, all together."""
 
     def __call__(self) -> ShardSource:
         """Open the shards; raises DataError with everything that is wrong in any of them."""
-        from .index import Wanted
-        from .sample_table import Fetch, opened
+        from .index import SampleMembers
+        from .remote.download import Downloads
+        from .sample_table import open_shards
 
         problems: list[Problem] = []
-        paths = located([self.shards] if isinstance(self.shards, str) else self.shards, problems)
+        paths = find_shards(_entries(self.shards), problems)
         images = tuple(part.strip(" .").lower() for part in self.image_key.split(";"))
-        # Sizes are in the headers of all pictures: a request for each would take longer than the whole.
-        fetch = Fetch(self.token_env, self.fetch or self.bucket_multiple is not None, self.fetch_limit)
-        corpus = opened(paths, Wanted(images, parsed(self.caption_place)[0]), problems, fetch)
-        if corpus is None:
+        wanted = SampleMembers(images, self._caption_member().extension)
+        # Sizes are in the headers of all images: a request for each would take longer than a download.
+        downloads = Downloads(self.token_env, self.fetch or self.bucket_multiple is not None, self.fetch_limit)
+        table = open_shards(paths, wanted, downloads, problems)
+        if table is None:
             raise DataError(problems)
-        read = corpus.only(chosen(self, corpus.keys()))
+        read = table.select(self.selected(table.keys()))
         if not len(read):
-            raise DataError(nothing_left(self, len(corpus), corpus.names[0]))
+            raise DataError(self.empty_split(len(table), table.shards[0].name))
         sizes = read.sizes() if self.bucket_multiple is not None else None
-        return ShardSource(self, read, sizes, told(self, read, corpus))
+        return ShardSource(self, read, sizes, self.describe_split(read, table))
+
+    def overlap(self, label: str, other: str, trained: object) -> Problem | None:
+        """The problem where this dataset is held out, and another one with some of its shards is trained on."""
+        if not isinstance(trained, WebDataset):
+            return None
+        problem = overlap(self, label, other, trained)
+        if problem is None:  # thousands of shards are not looked up for nothing
+            return None
+        try:
+            return problem if identities(self.shards) & identities(trained.shards) else None
+        except ValueError:  # not a path, which is reported when it is opened
+            return None
+
+    def _caption_member(self) -> CaptionMember:
+        label = "" if self.label_key is None else f"{self.label_key.strip(' .')}."
+        return CaptionMember.parse(label + self.caption_key)
 
 
-class ShardSource(PictureSource):
-    """The samples of opened shards, each read from its place when it is asked for."""
+class ShardSource(ImageSource):
+    """The samples of opened shards, each read from its span when a batch needs it."""
 
     def __init__(
-        self, options: WebDataset, corpus: Corpus, sizes: NDArray[np.int64] | None, about: Sequence[str] = ()
+        self, options: WebDataset, table: SampleTable, sizes: NDArray[np.int64] | None, about: Sequence[str] = ()
     ) -> None:
         super().__init__(options, sizes, about=about)
-        self.caption_key = options.caption_place
-        self.corpus = corpus
-        #: Why shards were fetched whole where the recipe does not ask for it.
-        self.notes = [] if options.fetch else _fetched(corpus, options.bucket_multiple is not None)
-        #: Identity of what is read: headers and lengths of all shards in their order, and which members count.
-        self.digest = corpus.digest
-        self.reader = Reader(options.token_env)
+        self._caption_member = options._caption_member()
+        self._table = table
+        #: Why shards were downloaded whole where the recipe does not ask for it.
+        self.notes = [] if options.fetch else _downloads(table, options.bucket_multiple is not None)
+        self.digest = table.digest
+        self._reader = Reader(options.token_env)
 
     def __len__(self) -> int:
-        return len(self.corpus)
+        return len(self._table)
 
     def name(self, index: int) -> str:
-        """Say which one is sample `index`: its shard and its key, as `data/000.tar:key`."""
-        return self.corpus.name(index)
+        """The shard and the key of sample `index`, as `data/000.tar:key`."""
+        return printable(":".join(self._table.shard_and_key(index)))
 
     def batch(self, indices: Sequence[int], seed: int) -> dict[str, Tensor | list[str]]:
-        """The samples at `indices`, as PictureSource has it; parts of remote shards come side by side."""
-        places = [(self.corpus.picture(index), self.corpus.caption(index)) for index in indices]
-        with self.reader.ahead(places):
+        """The samples at `indices`, as in ImageSource; parts of remote shards are requested in parallel."""
+        rows = [(self._table.image(index), self._table.caption(index)) for index in indices]
+        with self._reader.ahead(rows):
             return super().batch(indices, seed)
 
-    def _picture(self, index: int) -> bytes:
-        return self.reader.read(*self.corpus.picture(index))
+    def _image_name(self, index: int) -> tuple[str, str, Place]:
+        shard, key = self._table.shard_and_key(index)
+        return f"the image of sample `{key}`", key, Place(shard)
 
-    def _caption(self, index: int, damaged: dict[int, Problem]) -> str:
-        """The caption of a sample, or an empty text after telling why there is none."""
-        extension, names = parsed(self.caption_key)
+    def _read_image(self, index: int) -> bytes:
+        return self._reader.read(self._table.image(index))
+
+    def _read_caption(self, index: int) -> str | Problem:
+        shard, key = self._table.shard_and_key(index)
+        member, code = f"member `{self._caption_member.extension}` of sample `{key}`", "damaged-sample"
         try:
-            content = self.reader.read(*self.corpus.caption(index))
-            caption = _field(content, names) if names else text_of(content)
-        except OSError as error:
-            message = f"its `{extension}` cannot be read: {error.strerror}"
-        except ValueError as error:
-            message = f"its `{extension}` {error}"
-        else:
+            caption = self._caption_member.caption(self._reader.read(self._table.caption(index)))
             if caption:
                 return caption
-            message = f"its caption in `{self.caption_key}` is empty"
-        damaged.setdefault(index, Problem(message, self.name(index)))
-        return ""
+            code, message = "missing-caption", f"the caption of sample `{key}` is empty"
+        except CaptionError as error:
+            message = f"{member} {error}"
+        except OSError as error:
+            code, message = "unreadable-file", f"cannot read {member}: {error.strerror}"
+        return Problem(message, shard, code=code, subject=key)
 
 
-def _fetched(corpus: Corpus, sized: bool) -> list[str]:
-    from .index_cache import folder
-
-    count = corpus.fetched
+def _downloads(table: SampleTable, bucketed: bool) -> list[str]:
+    count = sum(shard.downloaded for shard in table.shards)
     if not count:
         return []
-    why = "as `bucket_multiple` needs the size of every picture" if sized else "as their server gives no parts of files"
-    return [f"{count:,} of {len(corpus.paths):,} shards were fetched whole into {folder('shards')}, {why}"]
-
-
-def parsed(key: str) -> tuple[str, tuple[str, ...]]:
-    """An extension, and the names that lead to the caption in it: `json.a.b` is (`json`, (`a`, `b`))."""
-    parts = key.strip(" .").split(".")
-    lower = [part.lower() for part in parts]
-    end = lower.index("json") + 1 if "json" in lower else len(parts)
-    return ".".join(lower[:end]), tuple(parts[end:])
-
-
-def _field(content: bytes, names: Sequence[str]) -> str:
-    """The text in a JSON under a chain of names; raises ValueError in a user's words."""
-    import json
-
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
-        raise ValueError("is no JSON" if content else "is empty: 0 bytes") from None
-    for depth, name in enumerate(names):
-        if not isinstance(value, dict) or name not in value:
-            there = ", ".join(list(value)[:8]) if isinstance(value, dict) else type(value).__name__
-            raise ValueError(f"has no `{'.'.join(names[: depth + 1])}`; it has {there or 'nothing'}")
-        value = value[name]
-    if not isinstance(value, str):
-        raise ValueError(f"holds under `{'.'.join(names)}` no text but {type(value).__name__}")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"holds under `{'.'.join(names)}` halves of characters")
-    return " ".join(value.split())
+    why = "`bucket_multiple` needs the size of every image" if bucketed else "their server returns no parts of files"
+    return [f"{count:,} of {len(table.shards):,} shards were downloaded whole to {cache_folder('shards')}: {why}"]

@@ -1,8 +1,9 @@
-"""What lies where in a shard: a row of numbers for each sample, built from the headers alone."""
+"""The index of a shard: where the image and the caption of each sample are, found from the headers alone."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from hashlib import blake2b
@@ -13,22 +14,30 @@ from attrs import frozen
 
 from fluxflow_registry import Problem
 
-from ..folder.files import shown
-from .tar import Broken, Member, Read, members
+from .names import shard_problem
+from .tar import Member, Read, TarError, members
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: How many problems of one kind are told of one shard.
-TOLD = 8
+#: So many problems of one kind are reported of one shard; the others are counted.
+REPORTED = 8
 
-#: Columns of `ShardIndex.places`.
+#: What several problems of one kind have in common, by their code.
+SEVERAL = {
+    "unsupported-member": "members are not files",
+    "duplicate-name": "members repeat the key and extension of another",
+    "missing-image": "samples have no image",
+    "missing-caption": "samples have no caption",
+}
+
+#: Columns of `ShardIndex.spans`.
 IMAGE, IMAGE_SIZE, CAPTION, CAPTION_SIZE = range(4)
 
 
 @frozen
-class Wanted:
-    """Which members make a sample: extensions of the picture, the first that is there counts, and of the caption."""
+class SampleMembers:
+    """Which members make a sample, by extension: the first of `images` that it has, and `caption`."""
 
     images: tuple[str, ...]
     caption: str
@@ -36,21 +45,21 @@ class Wanted:
 
 @frozen(eq=False)
 class ShardIndex:
-    """The samples of one shard, a file or one on a server.
+    """The samples of one shard.
 
-    `digest` is the shard's identity: BLAKE2b over all its headers and its length, thus over names, sizes
-    and times of all members. The data themselves are not in it, since that would cost a read of the
-    whole corpus; what a decoder meets in damaged data is told when the sample is read.
+    `digest` is the shard's identity: BLAKE2b over all its headers and its length, thus over names, sizes and times of
+    all members. The data is not included, since that would cost a read of the whole shard; damaged data is reported
+    when a sample is decoded.
     """
 
     length: int
     mtime: int
     digest: str
-    #: int64 [n, 4]: offset and size of the picture, offset and size of the caption.
-    places: NDArray[np.int64]
+    #: int64 [n, 4]: offset and size of the image, offset and size of the caption.
+    spans: NDArray[np.int64]
     #: int64 [n]: where each key ends in `keys`.
     ends: NDArray[np.int64]
-    #: uint8: the keys as UTF-8, one behind the other.
+    #: uint8: the keys as UTF-8, without separators.
     keys: NDArray[np.uint8]
 
     def __len__(self) -> int:
@@ -58,11 +67,11 @@ class ShardIndex:
 
     @property
     def state(self) -> tuple[int, int]:
-        """Length and time of the file that this is the index of."""
+        """Length and time of the file that this index belongs to."""
         return self.length, self.mtime
 
     def key(self, number: int) -> str:
-        """The key of a sample; bytes that are no UTF-8 are surrogates."""
+        """The key of a sample; bytes that are not UTF-8 are surrogates."""
         start = int(self.ends[number - 1]) if number else 0
         return self.keys[start : int(self.ends[number])].tobytes().decode("utf-8", "surrogateescape")
 
@@ -78,24 +87,24 @@ class ShardIndex:
 Parts = dict[str, Member]
 
 
-def build(path: str, wanted: Wanted, problems: list[Problem]) -> ShardIndex | None:
-    """Hop through the shard at `path`; after adding to `problems` whatever is wrong in it, None."""
+def index_file(path: str, name: str, wanted: SampleMembers, problems: list[Problem]) -> ShardIndex | None:
+    """The index of the file at `path`; None after adding to `problems` whatever is wrong in it.
+
+    `name` is the shard's path or URL in problems.
+    """
     found: list[Problem] = []
+    descriptor, index = -1, None
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        problems.append(Problem(f"cannot be read: {error.strerror}", shown(path)))
-        return None
-    try:
         before = _state(descriptor)
-        index = hopped(partial(os.pread, descriptor), before, shown(path), wanted, found)
+        index = index_shard(partial(os.pread, descriptor), before, name, wanted, found)
         if index is not None and _state(descriptor) != before:
-            found.append(Problem("has changed while it was read; is it still being written?", shown(path)))
+            found.append(shard_problem(name, "changed while it was indexed: wait until it is complete", "changed-file"))
     except OSError as error:
-        found.append(Problem(f"cannot be read: {error.strerror}", shown(path)))
-        index = None
+        found.append(shard_problem(name, f"cannot be read: {error.strerror}", "unreadable-file"))
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
     problems += found
     return None if found else index
 
@@ -105,105 +114,98 @@ def _state(descriptor: int) -> tuple[int, int]:
     return now.st_size, now.st_mtime_ns
 
 
-def hopped(read: Read, state: tuple[int, int], name: str, wanted: Wanted, problems: list[Problem]) -> ShardIndex | None:
-    """The index of the shard of that `state` (length and version), whose bytes `read(size, offset)` gives.
+def index_shard(
+    read: Read, state: tuple[int, int], name: str, wanted: SampleMembers, problems: list[Problem]
+) -> ShardIndex | None:
+    """The index of a shard of that `state` (length and version), whose bytes are read by `read(size, offset)`.
 
-    Adds to `problems` whatever is wrong in it; `name` is how messages call it.
+    Adds to `problems` whatever is wrong in it; `name` is its path or URL in problems.
     """
     length, version = state
     if length == 0:
-        problems.append(Problem("is empty: 0 bytes", name))
+        problems.append(shard_problem(name, "is empty (0 bytes)", "damaged-shard"))
         return None
     digest = blake2b(str(length).encode(), digest_size=16)
     samples: dict[str, Parts] = {}
-    refused = _Told(name, problems)
+    found: list[Problem] = []
     try:
         for member in members(read, length, digest.update):
-            _enter(member, samples, refused)
-    except Broken as error:
-        problems.append(Problem(str(error), name, error.notes))
+            _add_member(member, samples, name, found)
+    except TarError as error:
+        problems += [*_first_of_each_kind(found, name), shard_problem(name, str(error), "damaged-shard", error.notes)]
         return None
-    finally:
-        refused.close()
-    rows = _rows(samples, wanted, name, problems)
+    rows = _rows(samples, wanted, name, found)
+    problems += _first_of_each_kind(found, name)
     encoded = [key.encode("utf-8", "surrogateescape") for key in samples]
     return ShardIndex(
         length=length,
         mtime=version,
         digest=digest.hexdigest(),
-        places=np.array(rows, dtype=np.int64).reshape(-1, 4),
+        spans=np.array(rows, dtype=np.int64).reshape(-1, 4),
         ends=np.cumsum([len(key) for key in encoded], dtype=np.int64),
         keys=np.frombuffer(b"".join(encoded), dtype=np.uint8),
     )
 
 
-def _enter(member: Member, samples: dict[str, Parts], refused: _Told) -> None:
-    """Put a member to the sample whose key its name begins with; what has no key or no extension is no part of one."""
+def _add_member(member: Member, samples: dict[str, Parts], name: str, problems: list[Problem]) -> None:
+    """Add a member to the sample with its key; a member without key or extension belongs to no sample."""
     if member.kind == "folder":
         return
     if member.kind != "file":
-        message = f"is a {member.kind}, at byte {member.header}; only files are read"
-        refused.tell(f"are not files either ({member.kind})", member.name, message)
+        message = f"member `{member.name}` at byte {member.header} is a {member.kind}, not a file"
+        problems.append(Problem(message, name, code="unsupported-member", subject=member.name))
         return
-    split = key_of(member.name)
-    if split is None:
+    parts = key_and_extension(member.name)
+    if parts is None:
         return
-    key, extension = split
+    key, extension = parts
     first = samples.setdefault(key, {}).setdefault(extension, member)
     if first is not member:
-        message = f"has two members `{extension}`: at byte {first.header} and at byte {member.header}"
-        refused.tell("have two members of one kind", key, message)
+        message = f"sample `{key}` has two members {extension}: at byte {first.header} and at byte {member.header}"
+        problems.append(Problem(message, name, code="duplicate-name", subject=member.name))
 
 
-def _rows(samples: dict[str, Parts], wanted: Wanted, name: str, problems: list[Problem]) -> list[tuple[int, ...]]:
-    """A row of places for each sample that has both picture and caption; the others are told."""
-    rows: list[tuple[int, ...]] = []
-    lacking = _Told(name, problems)
+def _rows(samples: dict[str, Parts], wanted: SampleMembers, name: str, problems: list[Problem]) -> list[list[int]]:
+    """A row of `spans` for each sample that has image and caption; adds to `problems` what the others lack."""
+    rows: list[list[int]] = []
     for key, parts in samples.items():
         image = next((parts[extension] for extension in wanted.images if extension in parts), None)
         caption = parts.get(wanted.caption)
         if image is not None and caption is not None:
-            rows.append((image.offset, image.size, caption.offset, caption.size))
-        has = ", ".join(sorted(parts))
+            rows.append([image.offset, image.size, caption.offset, caption.size])
+            continue
+        notes = [("received", f"members {', '.join(sorted(parts))}")]
         if image is None:
-            lacking.tell("have no picture", key, "has no picture", looked_for=", ".join(wanted.images), has=has)
+            message = f"sample `{key}` has no image: expected a member {' or '.join(wanted.images)}"
+            problems.append(Problem(message, name, notes, code="missing-image", subject=key))
         if caption is None:
-            lacking.tell("have no caption", key, "has no caption", looked_for=wanted.caption, has=has)
-    lacking.close()
+            message = f"sample `{key}` has no caption: expected a member {wanted.caption}"
+            problems.append(Problem(message, name, notes, code="missing-caption", subject=key))
     return rows
 
 
-class _Told:
-    """Problems of one shard's samples: the first few of a kind each by name, the others counted."""
-
-    def __init__(self, name: str, problems: list[Problem]) -> None:
-        self.name = name
-        self.problems = problems
-        self.counts: dict[str, int] = {}
-
-    def tell(self, kind: str, key: str, message: str, **notes: str) -> None:
-        """Add a problem with the sample `key`; `kind` says in the plural what is wrong."""
-        self.counts[kind] = self.counts.get(kind, 0) + 1
-        if self.counts[kind] <= TOLD:
-            told = tuple((label.replace("_", " "), shown(text)) for label, text in notes.items())
-            self.problems.append(Problem(message, f"{self.name}:{shown(key)}", told))
-
-    def close(self) -> None:
-        """Say how many more there are."""
-        for kind, count in self.counts.items():
-            if count > TOLD:
-                self.problems.append(Problem(f"{count - TOLD:,} more {kind}", self.name))
+def _first_of_each_kind(problems: Sequence[Problem], name: str) -> Iterator[Problem]:
+    """The first few problems of each kind in a shard, and how many more there are."""
+    counts: Counter[str] = Counter()
+    for problem in problems:
+        counts[problem.code] += 1
+        if counts[problem.code] <= REPORTED:
+            yield problem
+    shard = os.path.basename(name)
+    for code, count in counts.items():
+        if count > REPORTED:
+            yield Problem(f"{count - REPORTED:,} more {SEVERAL[code]} in shard `{shard}`", name, code=code)
 
 
-def key_of(name: str) -> tuple[str, str] | None:
-    """A member's key and extension, split at the first dot of its last part: `a/b.0.JPG` is `a/b` and `0.jpg`."""
+def key_and_extension(name: str) -> tuple[str, str] | None:
+    """A member's key and extension, split at the first dot of its base name: `a/b.0.JPG` is `a/b` and `0.jpg`."""
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
     return (f"{folder}{slash}{stem}", extension.lower()) if stem and extension else None
 
 
-def identity(shards: Sequence[ShardIndex], *choices: str) -> str:
-    """One digest of all shards in their order, and of what is read from them."""
+def digest_of(shards: Sequence[ShardIndex], *choices: str) -> str:
+    """One digest of all shards in order, and of which of their members are read."""
     digest = blake2b("\0".join(choices).encode(), digest_size=16)
     for shard in shards:
         digest.update(shard.digest.encode())

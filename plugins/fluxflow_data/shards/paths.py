@@ -1,4 +1,4 @@
-"""From what a recipe says of shards to the paths of files."""
+"""From the entries of `shards` in a recipe to paths and URLs of shards."""
 
 from __future__ import annotations
 
@@ -11,107 +11,98 @@ from math import prod
 
 from fluxflow_registry import Problem
 
-from ..folder.files import shown
-from .remote.requests import is_remote, refuse_url, told
+from .names import check_url, is_remote, shard_problem
 
-#: A range of braces that stands for more is taken for a slip.
-MOST = 100_000
+#: A range in braces that stands for more shards is taken for a mistake.
+MOST_SHARDS = 100_000
 
-#: How many missing shards are named.
-NAMED = 24
+#: So many missing shards are reported by name.
+REPORTED = 24
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 
 
-def refuse(stated: str) -> None:
-    """Raise ValueError for an entry of `shards` that cannot be meant."""
-    if not stated:
+def check_entry(entry: str) -> None:
+    """Raise ValueError for an entry of `shards` that names no shards."""
+    if not entry:
         raise ValueError("`shards` has an empty entry")
-    if stated.startswith("pipe:"):
+    if entry.startswith("pipe:"):
         raise ValueError(
-            "`shards` names a pipe; no command is run by a recipe: name a URL, or copy the shards to a folder"
+            "`shards` names a pipe, but a recipe runs no commands: use a URL, or copy the shards to a folder"
         )
-    if _SCHEME.match(stated):
-        if not is_remote(stated):
-            scheme = stated.partition(":")[0]
-            raise ValueError(f"`shards` names a `{scheme}:`; files, http: and https: are read")
-        refuse_url(stated)
-    count = prod(len(choices) for choices in _parts(stated))
-    if count > MOST:
-        raise ValueError(f"`{stated}` stands for {count:,} shards; {MOST:,} at most")
+    if _SCHEME.match(entry):
+        if not is_remote(entry):
+            scheme = entry.partition(":")[0]
+            raise ValueError(f"`shards` names a `{scheme}:` URL, but only files, http: and https: are supported")
+        check_url(entry)
+    count = prod(len(choices) for choices in _pieces(entry))
+    if count > MOST_SHARDS:
+        raise ValueError(f"`{entry}` stands for {count:,} shards, more than {MOST_SHARDS:,}")
 
 
-def located(stated: Sequence[str], problems: list[Problem]) -> list[str]:
-    """The paths of all shards in the order of the recipe; adds to `problems` what is not there."""
+def find_shards(entries: Sequence[str], problems: list[Problem]) -> list[str]:
+    """The paths and URLs of all shards in the recipe's order; adds to `problems` what does not exist."""
     known: set[str] = set()
     found: list[str] = []
     missing: list[str] = []
-    for entry in stated:
-        for path in _files(entry if is_remote(entry) else os.path.expanduser(entry), problems):
-            if is_remote(path):
-                if path in known:
-                    problems.append(Problem("is named twice", told(path)))
-                known.add(path)
-                found.append(path)
-                continue
-            if os.path.abspath(path) in known:
-                problems.append(Problem("is named twice", shown(path)))
-            elif not os.path.exists(path):
-                missing.append(path)
-            elif not os.path.isfile(path):
-                problems.append(Problem("is no file; shards are tar files", shown(path)))
-            else:
-                found.append(path)
-            known.add(os.path.abspath(path))
-    problems += [Problem("there is no such shard", shown(path)) for path in missing[:NAMED]]
-    if len(missing) > NAMED:
-        problems.append(Problem(f"{len(missing) - NAMED:,} more shards are not there", shown(missing[NAMED])))
+    for path in (path for entry in entries for path in _shards(entry, problems)):
+        identity = path if is_remote(path) else os.path.abspath(path)
+        if identity in known:
+            problems.append(shard_problem(path, "is named twice", "duplicate-name"))
+        elif not is_remote(path) and not os.path.exists(path):
+            missing.append(path)
+        elif not is_remote(path) and not os.path.isfile(path):
+            problems.append(shard_problem(path, "is not a file: shards are tar files", "unreadable-file"))
+        else:
+            found.append(path)
+        known.add(identity)
+    problems += [shard_problem(path, "does not exist", "missing-file") for path in missing[:REPORTED]]
+    if len(missing) > REPORTED:
+        message = f"{len(missing) - REPORTED:,} more shards do not exist"
+        problems.append(Problem(message, missing[REPORTED], code="missing-file"))
     return found
 
 
-def named(stated: str | Sequence[str]) -> set[str]:
-    """The shards for which `shards` stands, each by the one name that it has however it is stated."""
-    entries = [stated] if isinstance(stated, str) else stated
-    found = {path for entry in entries for path in _files(entry if is_remote(entry) else os.path.expanduser(entry), [])}
-    return {path if is_remote(path) else os.path.realpath(path) for path in found} | set(entries)
+def identities(entries: str | Sequence[str]) -> set[str]:
+    """The shards that entries stand for, each under the one name that it has however it is written."""
+    entries = [entries] if isinstance(entries, str) else entries
+    paths = {path for entry in entries for path in _shards(entry, [])}
+    return {path if is_remote(path) else os.path.realpath(path) for path in paths} | set(entries)
 
 
-def _files(entry: str, problems: list[Problem]) -> Iterator[str]:
-    """The paths for which an entry stands: braces multiply it, and `*`, `?` and `[...]` match what there is."""
-    for path in expanded(entry):
+def _shards(entry: str, problems: list[Problem]) -> Iterator[str]:
+    """The paths that an entry stands for: braces multiply it, and `*`, `?` and `[...]` match existing files."""
+    for path in expand_braces(entry if is_remote(entry) else os.path.expanduser(entry)):
         if is_remote(path) or not has_magic(path) or os.path.exists(path):
             yield path
             continue
         matching = sorted(glob(path, recursive=True))
         if not matching:
-            problems.append(Problem("there is no such file", shown(path)))
+            problems.append(Problem(f"no file matches `{path}`", path, code="missing-file", subject=path))
         yield from matching
 
 
-def expanded(entry: str) -> Iterator[str]:
-    """An entry with each of its braces filled: `{08..10}` counts, `{a,b}` lists."""
-    return map("".join, product(*_parts(entry)))
+def expand_braces(entry: str) -> Iterator[str]:
+    """An entry with its braces expanded: `{08..10}` counts, `{a,b}` lists."""
+    return map("".join, product(*_pieces(entry)))
 
 
-def _parts(entry: str) -> list[Sequence[str]]:
-    """The pieces of an entry in order, each with what it may be."""
-    pieces: list[Sequence[str]] = []
-    for number, piece in enumerate(_BRACES.split(entry)):
-        pieces.append(_choices(piece) if number % 2 else (piece,))
-    return pieces
+def _pieces(entry: str) -> list[Sequence[str]]:
+    """The pieces of an entry in order, each with its choices."""
+    return [_choices(piece) if number % 2 else (piece,) for number, piece in enumerate(_BRACES.split(entry))]
 
 
 def _choices(inside: str) -> Sequence[str]:
-    """What stands between two braces: numbers as wide as the widest that is written with zeros, or words."""
+    """What braces stand for: numbers, as wide as the widest that is written with zeros, or words."""
     counted = _RANGE.fullmatch(inside)
     if counted is None:
         return inside.split(",") if "," in inside else (f"{{{inside}}}",)
     first, last = counted.groups()
     count = abs(int(last) - int(first)) + 1
-    if count > MOST:
-        raise ValueError(f"`{{{inside}}}` stands for {count:,} shards; {MOST:,} at most")
+    if count > MOST_SHARDS:
+        raise ValueError(f"`{{{inside}}}` stands for {count:,} shards, more than {MOST_SHARDS:,}")
     step = 1 if int(first) <= int(last) else -1
     zeros = any(len(end) > 1 and end.startswith("0") for end in (first, last))
     width = max(len(first), len(last)) if zeros else 0

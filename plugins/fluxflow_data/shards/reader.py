@@ -1,4 +1,4 @@
-"""Reads at a place of a shard, by descriptors that stay open within a process or by requests to a server."""
+"""Reads of spans of shards, by descriptors that stay open within a process or by requests to a server."""
 
 from __future__ import annotations
 
@@ -6,90 +6,103 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
-from fluxflow_registry import DataError, Problem
+from fluxflow_registry import DataError
 
-from ..folder.files import shown
-from .remote.requests import is_remote, ranged
-
-#: What is read: a file, the offset and the number of bytes, and the file's length and time.
-Place = tuple[str, int, int, tuple[int, int]]
+from .names import is_remote, shard_problem
+from .remote.file import read_range
 
 #: Requests to a server at the same time.
-AT_ONCE = 16
+REQUESTS_AT_ONCE = 16
 
-#: Bytes between two parts that are rather read along than asked for apart.
-APART = 1 << 16
+#: So many unneeded bytes between two spans are read rather than requesting the spans separately.
+LARGEST_GAP = 1 << 16
 
 #: Files that a process keeps open; a system allows it some hundreds in all.
 OPEN = 64
 
 
+class Span(NamedTuple):
+    """Some bytes of a shard, which must still have the `state` (length and time) that it was opened with."""
+
+    path: str
+    offset: int
+    size: int
+    state: tuple[int, int]
+
+    @property
+    def end(self) -> int:
+        """The offset after the last byte."""
+        return self.offset + self.size
+
+
 class Reader:
     """Bytes of files that must not change; opens each when it is first read from.
 
-    A read has its own offset and moves no file position, so processes that were forked share
-    descriptors without harm. A process that was spawned opens its own.
+    A read has its own offset and moves no file position, so processes that were forked share descriptors safely. A
+    process that was spawned opens its own.
     """
 
     def __init__(self, token_env: str | None = None) -> None:
-        self.token_env = token_env
+        self._token_env = token_env
         self._open: dict[str, int] = {}
-        #: Parts of remote files that have come already: path, offset, content.
-        self._here: list[tuple[str, int, bytes]] = []
+        #: Spans of remote shards that have been requested ahead, with their bytes.
+        self._ahead: list[tuple[Span, bytes]] = []
 
     @contextmanager
-    def ahead(self, places: Sequence[Sequence[Place]]) -> Iterator[None]:
-        """Within it, what `places` name is here: each row, which lies close together, comes in one request.
+    def ahead(self, rows: Sequence[Sequence[Span]]) -> Iterator[None]:
+        """Within it, the spans of remote shards are in memory; spans of a row that are close together are one request.
 
-        The requests are made side by side, since a server is far away and each waits for its answer.
+        The requests are made in parallel, since a server is far away and each waits for its answer.
         """
-        rows = [row for row in places if row and is_remote(row[0][0])]
-        if not rows:
+        remote = [row for row in rows if row and is_remote(row[0].path)]
+        if not remote:
             yield
             return
-        with ThreadPoolExecutor(min(AT_ONCE, len(rows))) as pool:
-            self._here = [part for parts in pool.map(self._fetch, rows) for part in parts]
+        with ThreadPoolExecutor(min(REQUESTS_AT_ONCE, len(remote))) as pool:
+            self._ahead = [part for parts in pool.map(self._request, remote) for part in parts]
         try:
             yield
         finally:
-            self._here = []
+            self._ahead = []
 
-    def _fetch(self, row: Sequence[Place]) -> list[tuple[str, int, bytes]]:
+    def _request(self, row: Sequence[Span]) -> list[tuple[Span, bytes]]:
         url, _, _, state = row[0]
-        start, stop = min(place[1] for place in row), max(place[1] + place[2] for place in row)
-        if any(place[0] != url for place in row) or stop - start > sum(place[2] for place in row) + APART:
-            return [part for place in row for part in self._fetch([place])]
-        return [(url, start, ranged(url, self.token_env, start, stop - start, state))]
+        start, stop = min(span.offset for span in row), max(span.end for span in row)
+        if any(span.path != url for span in row) or stop - start > sum(span.size for span in row) + LARGEST_GAP:
+            return [part for span in row for part in self._request([span])]
+        whole = Span(url, start, stop - start, state)
+        return [(whole, read_range(url, self._token_env, start, whole.size, state))]
 
-    def read(self, path: str, offset: int, size: int, state: tuple[int, int]) -> bytes:
-        """`size` bytes from `offset` of a file of the given length and time; raises DataError if it is another now."""
-        if is_remote(path):
-            for url, start, part in self._here:
-                if url == path and start <= offset and offset + size <= start + len(part):
-                    return part[offset - start : offset - start + size]
-            return ranged(path, self.token_env, offset, size, state)
-        descriptor = self._descriptor(path, state)
-        content = os.pread(descriptor, size, offset)
-        while len(content) < size:  # a system reads 2 GiB at most in one go
-            more = os.pread(descriptor, size - len(content), offset + len(content))
+    def read(self, span: Span) -> bytes:
+        """The bytes of a span; raises DataError if the shard has changed."""
+        if is_remote(span.path):
+            for whole, content in self._ahead:
+                if whole.path == span.path and whole.offset <= span.offset and span.end <= whole.end:
+                    return content[span.offset - whole.offset :][: span.size]
+            return read_range(span.path, self._token_env, span.offset, span.size, span.state)
+        descriptor = self._descriptor(span.path, span.state)
+        content = os.pread(descriptor, span.size, span.offset)
+        while len(content) < span.size:  # a system reads 2 GiB at most at once
+            more = os.pread(descriptor, span.size - len(content), span.offset + len(content))
             if not more:
-                raise _changed(path)
+                raise _changed(span.path)
             content += more
         return content
 
     def _descriptor(self, path: str, state: tuple[int, int]) -> int:
         descriptor = self._open.pop(path, None)
         if descriptor is None:
-            descriptor = _opened(path, state)
+            descriptor = _open(path, state)
         self._open[path] = descriptor  # now the last to be closed
         if len(self._open) > OPEN:
             os.close(self._open.pop(next(iter(self._open))))
         return descriptor
 
     def __reduce__(self) -> tuple[type[Reader], tuple[str | None]]:
-        """Another process begins with no descriptors."""
-        return Reader, (self.token_env,)
+        """Another process starts without descriptors."""
+        return Reader, (self._token_env,)
 
     def __del__(self) -> None:
         for descriptor in self._open.values():
@@ -97,13 +110,13 @@ class Reader:
                 os.close(descriptor)
 
 
-def _opened(path: str, state: tuple[int, int]) -> int:
+def _open(path: str, state: tuple[int, int]) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
-        raise DataError(Problem("there is no such shard any more", shown(path))) from None
+        raise DataError(shard_problem(path, "no longer exists", "missing-file")) from None
     except OSError as error:
-        raise DataError(Problem(f"cannot be read: {error.strerror}", shown(path))) from error
+        raise DataError(shard_problem(path, f"cannot be read: {error.strerror}", "unreadable-file")) from error
     now = os.fstat(descriptor)
     if (now.st_size, now.st_mtime_ns) != state:
         os.close(descriptor)
@@ -112,4 +125,4 @@ def _opened(path: str, state: tuple[int, int]) -> int:
 
 
 def _changed(path: str) -> DataError:
-    return DataError(Problem("has changed since the dataset was opened; start again to read it anew", shown(path)))
+    return DataError(shard_problem(path, "has changed since the dataset was opened: rerun the command", "changed-file"))

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import blake2b
 from itertools import chain
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,151 +14,126 @@ from attrs import evolve, frozen
 
 from fluxflow_registry import DataError, Problem
 
-from ..folder.files import shown
-from .index import CAPTION, CAPTION_SIZE, IMAGE, IMAGE_SIZE, ShardIndex, Wanted, identity
-from .index_cache import folder, indexed, measured
-from .reader import Place
-from .remote.download import GIB, fetched
-from .remote.requests import RemoteFile, is_remote, probe, told
+from .image_sizes import image_sizes
+from .index import CAPTION, CAPTION_SIZE, IMAGE, IMAGE_SIZE, SampleMembers, ShardIndex, digest_of
+from .index_cache import indexed
+from .names import is_remote, public
+from .reader import Span
+from .remote.download import Downloads
+from .remote.file import probe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: Shards that are indexed at the same time: hopping computes little and waits much where a disk is far away.
-AT_ONCE = 8
+#: Shards that are indexed at the same time: it computes little, and waits much where a disk is far away.
+SHARDS_AT_ONCE = 8
 
 #: The same of shards on a server.
-AT_ONCE_THERE = 32
+REMOTE_SHARDS_AT_ONCE = 32
 
 
 @frozen(eq=False)
-class Corpus:
+class Shard:
+    """A shard: its path or URL in problems, where it is read from (a copy in the cache, for one), and its index."""
+
+    name: str
+    path: str
+    index: ShardIndex
+
+    @property
+    def downloaded(self) -> bool:
+        """Whether it is on a server, and read from a copy here."""
+        return is_remote(self.name) and not is_remote(self.path)
+
+
+@frozen(eq=False)
+class SampleTable:
     """Shards in order; sample i is found by its shard's first index, in a time that does not depend on i."""
 
-    #: Where each is read from, and what it is called.
-    paths: Sequence[str]
-    names: Sequence[str]
-    shards: Sequence[ShardIndex]
+    shards: Sequence[Shard]
     #: int64 [shards + 1]: the index of each shard's first sample, and the number of all.
     firsts: NDArray[np.int64]
+    #: The identity of the samples: of the headers of all shards in order, and of which members are read.
     digest: str
-    #: int64: which of all samples there are, in order; None: every one.
-    chosen: NDArray[np.int64] | None = None
+    #: int64: the numbers of the samples that are read, in order; None: every one.
+    selected: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
-        return int(self.firsts[-1]) if self.chosen is None else len(self.chosen)
+        return int(self.firsts[-1]) if self.selected is None else len(self.selected)
 
     def keys(self) -> Iterator[bytes]:
         """The keys of all samples in the shards as UTF-8."""
-        return chain.from_iterable(shard.names() for shard in self.shards)
+        return chain.from_iterable(shard.index.names() for shard in self.shards)
 
-    def only(self, which: NDArray[np.bool_] | None) -> Corpus:
-        """The corpus with some of the samples that are in its shards; None: with all of them."""
+    def select(self, which: NDArray[np.bool_] | None) -> SampleTable:
+        """The table with some of its samples; None: with all of them."""
         if which is None:
             return self
-        found = np.flatnonzero(which).astype(np.int64)
-        digest = blake2b(self.digest.encode() + found.astype("<i8").tobytes(), digest_size=16).hexdigest()
-        return evolve(self, chosen=found, digest=digest)
+        selected = np.flatnonzero(which).astype(np.int64)
+        digest = blake2b(self.digest.encode() + selected.astype("<i8").tobytes(), digest_size=16).hexdigest()
+        return evolve(self, selected=selected, digest=digest)
 
-    @property
-    def fetched(self) -> int:
-        """How many shards lie on a server and are read from a copy here."""
-        return sum(is_remote(name) and not is_remote(path) for path, name in zip(self.paths, self.names, strict=True))
-
-    def name(self, index: int) -> str:
-        """Shard and key of a sample."""
+    def shard_and_key(self, index: int) -> tuple[str, str]:
+        """The shard and the key of a sample."""
         shard, number = self._find(index)
-        return f"{self.names[shard]}:{shown(self.shards[shard].key(number))}"
+        return shard.name, shard.index.key(number)
 
-    def picture(self, index: int) -> Place:
-        """Where the picture of a sample lies."""
-        return self._place(index, IMAGE, IMAGE_SIZE)
+    def image(self, index: int) -> Span:
+        """Where the image of a sample is."""
+        return self._span(index, IMAGE, IMAGE_SIZE)
 
-    def caption(self, index: int) -> Place:
-        """Where the caption of a sample lies."""
-        return self._place(index, CAPTION, CAPTION_SIZE)
+    def caption(self, index: int) -> Span:
+        """Where the caption of a sample is."""
+        return self._span(index, CAPTION, CAPTION_SIZE)
 
     def sizes(self) -> NDArray[np.int64]:
-        """Width and height of each picture by its header, 0 of what is none: int64 [samples, 2]."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            sizes = np.concatenate(list(pool.map(measured, self.paths, self.shards)))
-        return sizes if self.chosen is None else sizes[self.chosen]
+        """Width and height of each image by its header, 0 if it is not an image: int64 [samples, 2]."""
+        with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
+            sizes = np.concatenate(list(pool.map(lambda shard: image_sizes(shard.path, shard.index), self.shards)))
+        return sizes if self.selected is None else sizes[self.selected]
 
-    def _place(self, index: int, offset: int, size: int) -> Place:
+    def _span(self, index: int, offset: int, size: int) -> Span:
         shard, number = self._find(index)
-        lies = self.shards[shard]
-        return self.paths[shard], int(lies.places[number, offset]), int(lies.places[number, size]), lies.state
+        row = shard.index.spans[number]
+        return Span(shard.path, int(row[offset]), int(row[size]), shard.index.state)
 
-    def _find(self, index: int) -> tuple[int, int]:
+    def _find(self, index: int) -> tuple[Shard, int]:
         if not 0 <= index < len(self):
-            raise IndexError(f"there is no sample {index}; there are {len(self)}")
-        index = index if self.chosen is None else int(self.chosen[index])
+            raise IndexError(f"sample {index} does not exist: the dataset has {len(self)}")
+        index = index if self.selected is None else int(self.selected[index])
         shard = int(np.searchsorted(self.firsts, index, side="right")) - 1
-        return shard, index - int(self.firsts[shard])
+        return self.shards[shard], index - int(self.firsts[shard])
 
 
-@frozen
-class Fetch:
-    """How shards on a server are come by: where their token is, whether they are fetched whole, how many bytes."""
-
-    token_env: str | None = None
-    whole: bool = False
-    limit: float = 64.0
-
-
-def opened(paths: Sequence[str], wanted: Wanted, problems: list[Problem], fetch: Fetch | None = None) -> Corpus | None:
-    """The corpus of the shards that are there; None where there is any problem, all of which are added."""
-    fetch = fetch or Fetch()
-    rooms = _Rooms(fetch)
-    found: list[tuple[str, ShardIndex]] = []
-    with ThreadPoolExecutor(AT_ONCE_THERE if any(map(is_remote, paths)) else AT_ONCE) as pool:
-        for place, shard, wrong in pool.map(partial(_opened, wanted=wanted, rooms=rooms), paths):
-            problems += wrong
-            if shard is not None:
-                found.append((place, shard))
-    whole = [shard for _, shard in found]
-    if not problems and not any(map(len, whole)):
-        notes = (("looked for", f"pictures: {', '.join(wanted.images)}\ncaptions: {wanted.caption}"),)
-        problems.append(Problem("there are no samples in these shards", named(paths[0]) if paths else None, notes))
+def open_shards(
+    paths: Sequence[str], wanted: SampleMembers, downloads: Downloads, problems: list[Problem]
+) -> SampleTable | None:
+    """The samples of all shards; None where there is any problem, after adding all to `problems`."""
+    with ThreadPoolExecutor(REMOTE_SHARDS_AT_ONCE if any(map(is_remote, paths)) else SHARDS_AT_ONCE) as pool:
+        opened = list(pool.map(partial(_open, wanted=wanted, downloads=downloads), paths))
+    shards = [shard for shard in opened if isinstance(shard, Shard)]
+    problems += [problem for wrong in opened if not isinstance(wrong, Shard) for problem in wrong]
+    indexes = [shard.index for shard in shards]
+    if not problems and not any(map(len, indexes)):
+        expected = f"{', '.join(wanted.images)} for images, {wanted.caption} for captions"
+        hint = f"set `image_key` and `caption_key` to the extensions of the members (now {expected})"
+        where = public(paths[0]) if paths else None
+        problems.append(Problem("the shards contain no samples", where, (("hint", hint),), code="empty-dataset"))
     if problems:
         return None
-    firsts = np.concatenate([[0], np.cumsum([len(shard) for shard in whole])]).astype(np.int64)
-    digest = identity(whole, *wanted.images, "", wanted.caption)
-    names = tuple(map(named, paths))
-    return Corpus(tuple(place for place, _ in found), names, tuple(whole), firsts, digest)
+    firsts = np.concatenate([[0], np.cumsum([len(index) for index in indexes])]).astype(np.int64)
+    return SampleTable(tuple(shards), firsts, digest_of(indexes, *wanted.images, "", wanted.caption))
 
 
-def named(path: str) -> str:
-    """What messages call a shard."""
-    return told(path) if is_remote(path) else shown(path)
-
-
-class _Rooms:
-    """How many bytes may still be fetched, for all shards together."""
-
-    def __init__(self, fetch: Fetch) -> None:
-        self.fetch = fetch
-        self.lock = Lock()
-        self.left = int(fetch.limit * GIB)
-
-    def fetched(self, file: RemoteFile) -> str:
-        """The whole of a shard as a file; one after the other, as they share the line anyway."""
-        with self.lock:
-            place = fetched(file, folder("shards"), self.left)
-            self.left -= place.stat().st_size
-        return str(place)
-
-
-def _opened(path: str, wanted: Wanted, rooms: _Rooms) -> tuple[str, ShardIndex | None, list[Problem]]:
-    """Where a shard is read from, and its index."""
+def _open(path: str, wanted: SampleMembers, downloads: Downloads) -> Shard | list[Problem]:
+    """A shard, or what is wrong with it."""
+    name, remote = public(path), None
     try:
-        if not is_remote(path):
-            return path, *indexed(path, wanted)
-        file = probe(path, rooms.fetch.token_env)
-        if file.ranged and not rooms.fetch.whole:
-            return path, *indexed(path, wanted, file)
-        place = rooms.fetched(file)
+        if is_remote(path):
+            remote = probe(path, downloads.token_env)
+            if downloads.always or not remote.ranged:
+                path, remote = str(downloads.download(remote)), None
     except DataError as error:
-        return path, None, list(error.problems)
-    index, wrong = indexed(place, wanted)
-    return place, index, [evolve(each, where=str(each.where or "").replace(shown(place), told(path))) for each in wrong]
+        return list(error.problems)
+    index, problems = indexed(path, name, wanted, remote)
+    return problems if index is None else Shard(name, path, index)

@@ -1,4 +1,4 @@
-"""Whole shards fetched from a server into the cache, where they are files like any other."""
+"""Whole shards downloaded from a server into the cache, where they are files like any other."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from contextlib import suppress
 from hashlib import blake2b
 from http.client import HTTPException
 from pathlib import Path
+from threading import Lock
 
-from fluxflow_registry import DataError, Problem
+from fluxflow_registry import DataError
 
-from .requests import ATTEMPTS, RemoteFile, streamed, told, wait
+from ...cache import cache_folder
+from .file import RemoteFile, rest_of
+from .requests import ATTEMPTS, connection_lost, shard_error, wait
 
 #: Bytes that are written at a time.
 CHUNK = 1 << 20
@@ -18,60 +21,72 @@ CHUNK = 1 << 20
 GIB = 1 << 30
 
 
-def fetched(file: RemoteFile, folder: Path, room: int) -> Path:
-    """The shard as a file in `folder`, fetched unless this version of it is there; raises DataError.
+class Downloads:
+    """Downloads shards to the cache, one after the other, as they share the connection anyway.
 
-    `room` is how many bytes may be fetched. It is written beside its place and renamed, so what is
-    there is whole; one that breaks off is gone on with where the server gives parts.
+    `always` is whether shards are downloaded that could be read in parts; `limit` is how many GiB all of them may have.
     """
-    name = blake2b(f"{file.url}\0{file.version}\0{file.length}".encode(), digest_size=16).hexdigest()
-    place = folder / f"{name}.tar"
-    if place.exists():
-        return place
-    if file.length is not None and file.length > room:
-        raise _too_large(file, room)
-    working = place.with_suffix(f".{os.getpid()}.fetching")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with working.open("wb") as stream:
-            for attempt in range(ATTEMPTS):
-                if attempt:
-                    wait(attempt - 1)
-                if not file.ranged:
-                    stream.seek(0)
-                    stream.truncate()
-                if _take(file, stream.fileno(), room):
-                    break
-            else:
-                raise DataError(Problem(f"the server breaks off, {ATTEMPTS} times in a row", told(file.url)))
-            os.fsync(stream.fileno())
-        working.replace(place)
-    except OSError as error:
-        raise DataError(Problem(f"cannot be kept in {folder}: {error.strerror}", told(file.url))) from None
-    finally:
-        with suppress(OSError):
-            working.unlink()
-    return place
 
+    def __init__(self, token_env: str | None, always: bool, limit: float) -> None:
+        self.token_env = token_env
+        self.always = always
+        self._bytes_left = int(limit * GIB)
+        self._lock = Lock()
 
-def _take(file: RemoteFile, descriptor: int, room: int) -> bool:
-    """Append what is missing of a file; whether it is whole now."""
-    have = os.lseek(descriptor, 0, os.SEEK_END)
-    with streamed(file, have) as answer:
-        while True:
-            try:
-                content = answer.read(CHUNK)
-            except (TimeoutError, ConnectionError, HTTPException):
-                return False
-            if not content:
-                return file.length is None or have == file.length
-            have += len(content)
-            if have > room:
-                raise _too_large(file, room)
-            os.write(descriptor, content)
+    def download(self, file: RemoteFile) -> Path:
+        """The shard as a file, downloaded unless this version of it is there; raises DataError."""
+        name = blake2b(f"{file.url}\0{file.version}\0{file.length}".encode(), digest_size=16).hexdigest()
+        path = cache_folder("shards") / f"{name}.tar"
+        with self._lock:
+            if not path.exists():
+                self._write(file, path)
+            self._bytes_left -= path.stat().st_size
+        return path
 
+    def _write(self, file: RemoteFile, path: Path) -> None:
+        """Write a file and rename it when it is complete; a lost connection is resumed where the server can."""
+        if file.length is not None and file.length > self._bytes_left:
+            raise self._too_large(file)
+        working = path.with_suffix(f".{os.getpid()}.fetching")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with working.open("wb") as stream:
+                for attempt in range(ATTEMPTS):
+                    if attempt:
+                        wait(attempt - 1)
+                    if not file.ranged:
+                        stream.seek(0)
+                        stream.truncate()
+                    if self._append(file, stream.fileno()):
+                        break
+                else:
+                    raise connection_lost(file.url)
+                os.fsync(stream.fileno())
+            working.replace(path)
+        except OSError as error:
+            cause = f"cannot write to {path.parent}: {error.strerror}"
+            raise shard_error(file.url, cause, "unwritable-file") from None
+        finally:
+            with suppress(OSError):
+                working.unlink()
 
-def _too_large(file: RemoteFile, room: int) -> DataError:
-    size = f"{file.length / GIB:.1f} GiB" if file.length is not None else "more"
-    message = f"has to be fetched whole ({size}), and `fetch_limit` leaves {room / GIB:.1f} GiB for it"
-    return DataError(Problem(message, told(file.url)))
+    def _append(self, file: RemoteFile, descriptor: int) -> bool:
+        """Append what is missing of a file; returns whether it is complete."""
+        length = os.lseek(descriptor, 0, os.SEEK_END)
+        with rest_of(file, length) as answer:
+            while True:
+                try:
+                    content = answer.read(CHUNK)
+                except (TimeoutError, ConnectionError, HTTPException):
+                    return False
+                if not content:
+                    return file.length is None or length == file.length
+                length += len(content)
+                if length > self._bytes_left:
+                    raise self._too_large(file)
+                os.write(descriptor, content)
+
+    def _too_large(self, file: RemoteFile) -> DataError:
+        size = f" ({file.length / GIB:.1f} GiB)" if file.length is not None else ""
+        cause = f"it must be downloaded whole{size}, but `fetch_limit` leaves {self._bytes_left / GIB:.1f} GiB"
+        return shard_error(file.url, cause, "limit-exceeded", [("hint", "raise `fetch_limit`")])

@@ -1,0 +1,72 @@
+"""Files kept from one run to the next, each with a digest of its content: a damaged one is never read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from fluxflow_registry import write_file
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+DIGEST_SIZE = 32
+
+
+def cache_folder(name: str) -> Path:
+    """Where a kind of file is kept: under `FLUXFLOW_HOME`, else in the user's cache."""
+    home = os.environ.get("FLUXFLOW_HOME")
+    if home:
+        return Path(home) / name
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path("~/.cache").expanduser()) / "fluxflow" / name
+
+
+@frozen
+class Cache:
+    """One kind of cached file: a line `magic`, the digest of the rest, a line of JSON, and arrays."""
+
+    folder: str
+    suffix: str
+    magic: bytes
+
+    def path(self, *key: Any) -> Path:
+        """The file that belongs to a key of plain values."""
+        digest = blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
+        return cache_folder(self.folder) / (digest + self.suffix)
+
+    def read(self, path: Path) -> tuple[dict[str, Any], memoryview] | None:
+        """The JSON and the bytes of the arrays in a file; None unless it is intact and of this kind."""
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        start = len(self.magic) + DIGEST_SIZE
+        body = memoryview(content)[start:]
+        if not content.startswith(self.magic) or content[len(self.magic) : start] != _digest(body):
+            return None
+        line = content.index(b"\n", start) + 1
+        return json.loads(content[start:line]), memoryview(content)[line:]
+
+    def write(self, path: Path, facts: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> None:
+        """Keep JSON and arrays in a file; where nothing can be written, nothing is kept."""
+        body = b"".join([json.dumps(facts).encode(), b"\n", *(array.tobytes() for array in arrays)])
+        # Several processes may open a dataset at once: each writes a file of its own and renames it.
+        working = path.with_name(f".{path.name}.{os.getpid()}")
+        with suppress(OSError):
+            write_file(working, self.magic + _digest(body) + body)
+            try:
+                working.replace(path)
+            finally:
+                working.unlink(missing_ok=True)
+
+
+def _digest(content: bytes | memoryview) -> bytes:
+    return blake2b(content, digest_size=DIGEST_SIZE).digest()
