@@ -61,8 +61,8 @@ def test_counts_buckets_captions_order_and_damage_are_told(call: Call, recipe: P
     assert "of each bucket 24 x 40: 2, 32 x 32: 2, 40 x 24: 0" in out
     assert "buckets with fewer than 4 samples are never trained on: 40 x 24 (2)" in out
     assert "36 at most (sample pictures/07.png) 3 of 19 are the same as another's, such as 3 times `the same` " in out
-    assert "1 left out on opening, damaged or without a caption: pictures/empty.png is empty: 0 bytes" in out
-    assert "1 sample cannot be read, others take their places: pictures/12.png is damaged: " in out
+    assert "1 left out on opening, damaged or without a caption: pictures/empty.png image `empty.png` is empty" in out
+    assert "1 sample cannot be read, others take their places: pictures/12.png image `12.png` is damaged: " in out
     assert "dataset held (shapes): 50 samples field" in out
     assert "step vae evaluation seen measures on 50 of 50 samples" in out
 
@@ -123,7 +123,7 @@ def test_a_dataset_that_cannot_be_opened_is_an_error_with_its_place(call: Call, 
 
     assert told.code == 2
     asked = "requested by  dataset `shapes` (--set datasets.shapes.path=./nowhere)"
-    assert told.err == f"nowhere  there is no such folder\n    {asked}\n"
+    assert told.err == f"nowhere  folder `nowhere` does not exist\n    {asked}\n"
 
 
 @pytest.mark.parametrize(
@@ -195,8 +195,8 @@ def test_what_is_wrong_with_files_of_two_datasets_is_told_once_and_names_both(
     lines = told.err.split("\n\n")
     assert told.code == 2
     assert [line.splitlines()[0].split(":")[0] for line in lines] == [
-        "pictures/empty.png  is empty",
-        "pictures/12.png  is damaged",
+        "pictures/empty.png  image `empty.png` is empty (0 bytes)",
+        "pictures/12.png  image `12.png` is damaged",
         "2 problems",
     ]
     assert lines[0].splitlines()[-2:] == [
@@ -218,10 +218,10 @@ def test_of_a_thousand_problems_the_first_of_each_kind_are_shown_and_the_others_
 
     heads = [paragraph.splitlines() for paragraph in told.err.split("\n\n")]
     assert [head[0] for head in heads[:-1]] == [
-        *(f"pictures/{number:02}.png  has no caption" for number in range(9)),
-        "pictures/empty.png  is empty: 0 bytes",
+        *(f"pictures/{number:02}.png  image `{number:02}.png` has no caption" for number in range(9)),
+        "pictures/empty.png  image `empty.png` is empty (0 bytes)",
     ]
-    assert heads[-1] == ["21 problems; --json prints the 11 that are not shown:", "    11  has no caption"]
+    assert heads[-1] == ["21 problems; --json prints the 11 that are not shown:", "    11  image ... has no caption"]
     assert [place["path"] for place in found] == [
         *(f"pictures/{number:02}.png" for number in range(20)),
         "pictures/empty.png",
@@ -244,8 +244,8 @@ def test_a_note_that_belongs_to_one_problem_stands_under_each_that_has_it(
     told = call(recipe, "--check", "--set", dataset, "--set", "steps.vae.batch_size=2")
 
     words = " ".join(told.err.split())
-    assert (words.count("first captions.txt:1"), words.count("nearest 1.png")) == (2, 2)
-    assert (words.count("requested by"), words.count("or else")) == (1, 1)
+    assert (words.count("see also captions.txt:1"), words.count("nearest 1.png")) == (2, 2)
+    assert (words.count("requested by"), words.count("hint set `damaged_at_most")) == (1, 1)
 
 
 class Plain:

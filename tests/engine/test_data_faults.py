@@ -205,7 +205,7 @@ def test_pictures_that_break_while_a_run_reads_them_are_counted_named_and_replac
     assert stopped.stopped is not None
     assert len(heard) == 1, "each damaged sample is told of once in a run, stopped or not"
     assert "dataset `shapes`: sample 5 is damaged; the next one takes its place" in heard[0]
-    assert "05.png  is damaged" in heard[0]
+    assert "05.png  image `05.png` is damaged" in heard[0]
     assert list(run.history.damaged["shapes"]) == ["5"]
     newest = checkpoints.listing(run.folder.checkpoints)[0].folder
     assert list(store.load(newest)[1]["damaged"]["shapes"]) == ["5"]

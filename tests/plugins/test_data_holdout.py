@@ -425,7 +425,7 @@ def test_both_datasets_are_reported_with_their_locations_through_all_parent_step
     (problem,) = caught.value.problems
     assert str(problem.where) == f"{place}:9:15"
     assert dict(problem.notes) == {
-        "trained on": f"`train` ({place}:8:17), in step `vae`",
-        "measured in": f"evaluation `val` of step `last` ({place}:36:22)",
+        "see also": f"step `vae` trains on `train` ({place}:8:17)",
+        "requested by": f"evaluation `val` of step `last` ({place}:36:22)",
         "hint": "set `holdout: 0.3` in `train`, or `split: all` in `val` if nothing has to be held out",
     }
