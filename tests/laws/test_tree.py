@@ -32,6 +32,7 @@ MAY_IMPORT["check"] = {*MAY_IMPORT["plan"], "plan"}
 MAY_IMPORT["engine"] = {*MAY_IMPORT["check"], "check", "state", "hookspecs"}
 MAY_IMPORT["cli"] = {*MAY_IMPORT["engine"], "engine", ""}
 MAY_IMPORT["commands"] = {*MAY_IMPORT["cli"], "cli"}
+MAY_IMPORT["testing"] = {*MAY_IMPORT["check"], "check", "engine", "hookspecs"}
 
 #: What a plugin may import of the framework, whether it is ours or anybody's.
 DOOR = {"fluxflow_registry", "fluxflow_registry.commands"}
