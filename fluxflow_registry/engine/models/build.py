@@ -49,3 +49,9 @@ def reset_weights(models: Mapping[str, nn.Module], plan: RecipePlan, device: tor
     """Give the models the weights back with which they were built."""
     for name, model in build_models(plan, device).items():
         models[name].load_state_dict(model.state_dict())
+
+
+def build_on_meta(models: Mapping[str, ConfiguredComponent]) -> dict[str, nn.Module]:
+    """The models with shapes and no numbers."""
+    with torch.device("meta"):
+        return {name: build_model(model) for name, model in models.items()}

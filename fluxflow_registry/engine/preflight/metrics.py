@@ -16,7 +16,7 @@ from fluxflow_registry.engine.graph.metric_values import bind_metrics, metric_va
 from fluxflow_registry.engine.graph.randomness import Draws, derive
 from fluxflow_registry.engine.graph.tensors import map_tensors
 from fluxflow_registry.engine.graph.values import Binding, Instance, Values, evaluate
-from fluxflow_registry.engine.models.build import build_model
+from fluxflow_registry.engine.models.build import build_on_meta
 from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.errors import FluxflowError, Problem, RecipeError
 from fluxflow_registry.plan.steps import EvaluationPlan, RecipePlan, StepPlan
@@ -35,8 +35,7 @@ def try_metrics(plan: RecipePlan, sources: Mapping[str, Source]) -> None:
     value random numbers in [0, 1), in the shape that follows from the models: no model computes anything. Metrics that
     need a model, and values that have no shape without numbers, are left to the first evaluation.
     """
-    with META:
-        models = {name: build_model(model) for name, model in plan.models.items()}
+    models = build_on_meta(plan.models)
     problems: list[Problem] = []
     for step in plan.steps:
         known: dict[str, set[str] | None] = {}

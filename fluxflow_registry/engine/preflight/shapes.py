@@ -18,7 +18,7 @@ from fluxflow_registry.engine.graph.losses import LiveLosses
 from fluxflow_registry.engine.graph.randomness import Draws
 from fluxflow_registry.engine.graph.tensors import describe, tensors
 from fluxflow_registry.engine.graph.values import Values
-from fluxflow_registry.engine.models.build import build_model
+from fluxflow_registry.engine.models.build import build_on_meta
 from fluxflow_registry.engine.models.frozen import trained_parameters
 from fluxflow_registry.engine.models.options import useless_options
 from fluxflow_registry.engine.preflight.suggested_fixes import Change, notes_on, suggested_changes
@@ -53,7 +53,7 @@ def prove_shapes(plan: RecipePlan) -> dict[str, dict[str, str]]:
 
     Returns the shapes of each step's values.
     """
-    models = _on_meta(plan.models)
+    models = build_on_meta(plan.models)
     problems = [problem for name, model in plan.models.items() for problem in useless_options(models[name], model)]
     shapes: dict[str, dict[str, str]] = {}
     for step in plan.steps:
@@ -73,11 +73,6 @@ def prove_shapes(plan: RecipePlan) -> dict[str, dict[str, str]]:
     if problems:
         raise RecipeError(unique(problems))
     return shapes
-
-
-def _on_meta(models: Components) -> dict[str, nn.Module]:
-    with META:
-        return {name: build_model(model) for name, model in models.items()}
 
 
 def _misfit_problems(
@@ -118,7 +113,7 @@ def _changes(
         return []
 
     def prove(changed: Components, which: StepPlan, form: Mapping[str, Field]) -> Misfit | None:
-        found = _prove_step(which, form, _on_meta({**plan.models, **changed}), plan.solver)
+        found = _prove_step(which, form, build_on_meta({**plan.models, **changed}), plan.solver)
         return found if isinstance(found, Misfit) else None
 
     def farther(changed: Components) -> bool:
