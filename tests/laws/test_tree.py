@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -39,6 +40,29 @@ DOOR = {"fluxflow_registry", "fluxflow_registry.commands"}
 
 #: Plugins that are being moved behind it.
 MOVING = {"fluxflow_pipeline", "fluxflow_pretrained", "fluxflow_text"}
+
+ROOM = re.compile(r"^( +)(\w+)(/|\.py)(?: |$)", re.MULTILINE)
+
+
+def listed_rooms() -> set[str]:
+    """The rooms and files of the framework that CONTRIBUTING lists, as paths."""
+    block = (
+        (ROOT / "CONTRIBUTING.md").read_text().split("fluxflow_registry/        the framework", 1)[1].split("```")[0]
+    )
+    found: set[str] = set()
+    above: list[str] = []
+    for indent, name, ending in ROOM.findall(block.split("\nplugins/")[0]):
+        above = [*above[: len(indent) // 4 - 1], name]
+        found.add("/".join(above) + ("" if ending == "/" else ending))
+    return found
+
+
+def test_the_list_of_rooms_matches_the_tree() -> None:
+    folders = {str(path.parent.relative_to(CORE)) for path in CORE.rglob("*.py")} - {"."}
+    files = {path.name for path in CORE.glob("*.py")} - {"__init__.py", "__main__.py"}
+
+    assert listed_rooms() == folders | files
+
 
 #: Calls that execute or unpickle what a file says.
 FORBIDDEN = {"eval", "exec", "torch.load", "torch.save", "pickle.load", "pickle.loads", "pickle.dump", "os.system"}
