@@ -39,6 +39,7 @@ from fluxflow_registry.engine.images.png import to_pixels
 from fluxflow_registry.errors import (
     Choices,
     DataError,
+    Default,
     Flag,
     FluxflowError,
     Location,
@@ -67,6 +68,7 @@ __all__ = [
     "Choices",
     "DataError",
     "Dataset",
+    "Default",
     "Direction",
     "Draw",
     "Ending",

@@ -1,7 +1,7 @@
 """Problems: what is wrong, where, who requested it, what is available, and the nearest name."""
 
 from fluxflow_registry.errors.names import LISTED, Choices, nearest
-from fluxflow_registry.errors.place import Flag, Location, Place, Variable
+from fluxflow_registry.errors.place import Default, Flag, Location, Place, Variable
 from fluxflow_registry.errors.problem import (
     LABELS,
     DataError,
@@ -22,6 +22,7 @@ __all__ = [
     "LISTED",
     "Choices",
     "DataError",
+    "Default",
     "Flag",
     "FluxflowError",
     "Location",

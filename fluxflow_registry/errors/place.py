@@ -42,7 +42,17 @@ class Variable:
         return self.variable
 
 
-Location = Place | Flag | Variable
+@frozen
+class Default:
+    """A default, which no file sets; the description says whose it is."""
+
+    description: str
+
+    def __str__(self) -> str:
+        return self.description
+
+
+Location = Place | Flag | Variable | Default
 
 
 @overload

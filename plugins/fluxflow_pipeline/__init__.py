@@ -6,23 +6,22 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
-from fluxflow_registry import Register, hookimpl
-from fluxflow_registry.errors import Problem
+from fluxflow_registry import Problem, Register, hookimpl
 
-from .banner import Banner
+from .announcements import Pipeline
 
 
 @hookimpl
 def fluxflow_register_observers(register: Register) -> None:
-    """Offer what announces the steps as FluxFlow does."""
-    register("pipeline", Banner)
+    """Register the observer that announces steps as FluxFlow does."""
+    register("pipeline", Pipeline)
 
 
 @hookimpl
 def fluxflow_recognize_file(
     path: str, content: Mapping[str, Any], arguments: Namespace, trains: bool
 ) -> Problem | None:
-    """Say what FluxFlow's own files are, and which command takes them."""
-    from .languages import configuration
+    """Recognize FluxFlow's own files, and name the command that takes them."""
+    from .other_files import not_a_recipe
 
-    return configuration(path, content, arguments, trains)
+    return not_a_recipe(path, content, arguments, trains)

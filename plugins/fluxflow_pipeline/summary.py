@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fluxflow_registry.errors import counted
-from fluxflow_registry.recipe.node import Node
+from fluxflow_registry import counted
 
-from .config import Config, Step
-from .metrics import logged
-from .recipe import Translation
-from .rules import size_of
+from .config.config import Config, Step
+from .config.trained import logged_metrics, trains_autoencoder
+from .translation.translate import Translation
 
 _MODES = {
     "train_vae": "VAE",
@@ -23,25 +21,25 @@ _MODES = {
 }
 
 
-def summary(made: Translation) -> str:
-    """The configuration on a page: it is valid, and this is what each step trains, on what, until when."""
-    config = made.config
+def summary(translation: Translation) -> str:
+    """The configuration on a page: that it is valid, and what each step trains, on what, until when."""
+    config, recipe = translation.config, translation.recipe.plain()
     lines = [f"Pipeline validation passed: {config.path}", "", "Pipeline Summary:"]
     lines += [f"  Total steps: {len(config.steps)}"]
     lines += [f"  Total epochs: {sum(step.settings.n_epochs or 0 for step in config.steps)}"]
-    models = [f"{name} ({model.plain()['type']})" for name, model in _models(made)]
+    models = [f"{name} ({model['type']})" for name, model in recipe["models"].items()]
     lines += [f"  Models: {', '.join(models)}"]
     lines += [f"  Output: {config.output.settings.output_path}"]
     for number, step in enumerate(config.steps, 1):
-        lines += ["", *_step(made, step, number)]
-    if made.notes:
-        lines += ["", "Notes:", *(f"  {note}" for note in made.notes)]
+        lines += ["", *_step(config, step, recipe["steps"][step.name]["updates"], number)]
+    if translation.notes:
+        lines += ["", "Notes:", *(f"  {note}" for note in translation.notes)]
     return "\n".join(lines)
 
 
-def summary_data(made: Translation) -> dict[str, Any]:
+def summary_data(translation: Translation) -> dict[str, Any]:
     """The summary as JSON."""
-    config = made.config
+    steps = translation.recipe.plain()["steps"]
     return {
         "valid": True,
         "steps": [
@@ -49,45 +47,28 @@ def summary_data(made: Translation) -> dict[str, Any]:
                 "name": step.name,
                 "epochs": step.settings.n_epochs,
                 "training": modes(step),
-                "trains": trained(made, step),
+                "trains": {name: update["trains"] for name, update in steps[step.name]["updates"].items()},
                 "freeze": list(step.frozen_models),
                 "dataset": step.dataset,
                 "batch_size": step.batch_size.value,
-                "metrics": list(logged(step)),
+                "metrics": list(logged_metrics(step)),
                 "transition": transition(step),
             }
-            for step in config.steps
+            for step in translation.config.steps
         ],
-        "notes": [{"message": note.message, "where": note.where} for note in made.notes],
+        "notes": [{**note.as_json(), "where": str(note.where)} for note in translation.notes],
     }
-
-
-def _models(made: Translation) -> Iterator[tuple[str, Node]]:
-    models = made.root.get("models")
-    return iter(models.value.items() if models is not None else ())
 
 
 def modes(step: Step) -> list[str]:
     """What the step does, in FluxFlow's words."""
     settings = step.settings
-    told = {key: getattr(settings, key) for key in _MODES}
-    told["use_lpips"] = settings.use_lpips and settings.train_vae
-    told["train_spade"] = settings.train_spade and step.autoencoder
-    told["train_diff"] = settings.train_diff and not settings.train_diff_full
-    found = [word for key, word in _MODES.items() if told[key]]
+    active = {key: getattr(settings, key) for key in _MODES}
+    active["use_lpips"] = settings.use_lpips and settings.train_vae
+    active["train_spade"] = settings.train_spade and trains_autoencoder(step)
+    active["train_diff"] = settings.train_diff and not settings.train_diff_full
+    found = [word for key, word in _MODES.items() if active[key]]
     return [f"{word} only" if found == ["GAN"] else word for word in found]
-
-
-def trained(made: Translation, step: Step) -> dict[str, list[str]]:
-    """For each update of the step, the models that it trains."""
-    return {name: update.plain()["trains"] for name, update in _updates(made, step).items()}
-
-
-def _updates(made: Translation, step: Step) -> dict[str, Node]:
-    node: Node | None = made.root
-    for key in ("steps", step.name, "updates"):
-        node = node.get(key) if node is not None else None
-    return node.value if node is not None else {}
 
 
 def transition(step: Step) -> str:
@@ -95,34 +76,33 @@ def transition(step: Step) -> str:
     settings = step.transition.settings
     if settings.mode == "epoch":
         return f"after {counted(step.settings.n_epochs or 1, 'epoch')}"
-    most = settings.max_epochs or step.settings.n_epochs
-    return f"loss_threshold ({settings.metric} < {settings.threshold:g}, max {most} epochs)"
+    limit = settings.max_epochs or step.settings.n_epochs
+    return f"loss_threshold ({settings.metric} < {settings.threshold:g}, max {limit} epochs)"
 
 
-def _step(made: Translation, step: Step, number: int) -> Iterator[str]:
+def _step(config: Config, step: Step, updates: dict[str, Any], number: int) -> Iterator[str]:
     settings = step.settings
     yield f"Step {number}: {step.name} ({counted(settings.n_epochs or 1, 'epoch')})"
     if settings.description:
         yield f"  Description: {settings.description}"
     yield f"  Training: {', '.join(modes(step))}"
-    for name, update in _updates(made, step).items():
-        told = update.plain()
-        yield f"    {name}: trains {', '.join(told['trains'])}; losses {', '.join(told['losses'])}; {_rates(told)}"
+    for name, update in updates.items():
+        trains, losses = ", ".join(update["trains"]), ", ".join(update["losses"])
+        yield f"    {name}: trains {trains}; losses {losses}; {_rates(update)}"
     if step.frozen_models:
         yield f"  Freeze: {', '.join(step.frozen_models)}"
-    most = f", at most {counted(settings.max_steps, 'batch')} an epoch" if settings.max_steps else ""
-    yield f"  Dataset: {_dataset(made.config, step)}, batches of {step.batch_size.value}{most}"
+    limit = f", at most {counted(settings.max_steps, 'batch')} an epoch" if settings.max_steps else ""
+    yield f"  Dataset: {_dataset(config, step)}, batches of {step.batch_size.value}{limit}"
     yield f"  Transition: {transition(step)}"
 
 
 def _rates(update: dict[str, Any]) -> str:
     optimizer, scheduler = update["optimizer"], update.get("scheduler")
-    behind = f", {scheduler['type']}" if scheduler else ""
-    return f"{optimizer['type']} lr {optimizer['lr']:g}{behind}"
+    suffix = f", {scheduler['type']}" if scheduler else ""
+    return f"{optimizer['type']} lr {optimizer['lr']:g}{suffix}"
 
 
 def _dataset(config: Config, step: Step) -> str:
-    settings = config.datasets[step.dataset].settings
-    where = settings.webdataset_url if settings.type == "webdataset" else settings.image_folder or settings.data_path
-    side = size_of(config, step.dataset)
-    return f"{step.dataset} ({settings.type}, {where}, {side} x {side})"
+    settings, side = config.datasets[step.dataset].settings, config.side_of(step.dataset)
+    source = settings.webdataset_url if settings.type == "webdataset" else settings.image_folder or settings.data_path
+    return f"{step.dataset} ({settings.type}, {source}, {side} x {side})"

@@ -1,4 +1,4 @@
-"""`docs/from-fluxflow.md`: every key of FluxFlow's files is there, with its default."""
+"""`docs/from-fluxflow.md` lists every key of FluxFlow's files, with its default."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from fluxflow_pipeline.options import DataKeys, ModelKeys, OutputKeys, StepKeys
+from fluxflow_pipeline.config.keys import DataKeys, ModelKeys, OutputKeys, StepKeys
 from fluxflow_registry.registry.signature import fields_of, key_of
 
 from .story import REPOSITORY
@@ -36,5 +36,5 @@ def test_every_key_is_documented_with_its_default(heading: str) -> None:
     section = re.split(r"^#+ ", PAGE.read_text().split(f"### {heading}\n")[1], flags=re.MULTILINE)[0]
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
 
-    told = {key.strip("`"): default.strip("`") for key, default, _ in rows}
-    assert told == {key_of(attribute): default_of(attribute) for attribute in fields_of(TABLES[heading])}
+    documented = {key.strip("`"): default.strip("`") for key, default, _ in rows}
+    assert documented == {key_of(attribute): default_of(attribute) for attribute in fields_of(TABLES[heading])}

@@ -39,7 +39,7 @@ MAY_IMPORT["testing"] = {*MAY_IMPORT["check"], "check", "engine", "hookspecs"}
 DOOR = {"fluxflow_registry", "fluxflow_registry.commands"}
 
 #: Plugins that are being moved behind it.
-MOVING = {"fluxflow_pipeline", "fluxflow_pretrained", "fluxflow_text"}
+MOVING = {"fluxflow_pretrained", "fluxflow_text"}
 
 ROOM = re.compile(r"^( +)(\w+)(/|\.py)(?: |$)", re.MULTILINE)
 

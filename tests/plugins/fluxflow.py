@@ -1,4 +1,4 @@
-"""FluxFlow's configurations in tests: the examples of its pages, and a small world in which they train in a second."""
+"""FluxFlow's configurations in tests: the examples of its pages, and a small folder in which they train in a second."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fluxflow_pipeline import command
-from fluxflow_pipeline.reading import read_config
-from fluxflow_pipeline.recipe import Translation, translate
+from fluxflow_pipeline.config.reader import read_config
+from fluxflow_pipeline.translation.translate import Translation, translate
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.run.observers import Observers
@@ -27,11 +27,11 @@ from fluxflow_registry.registry.registry import Registry
 
 FILES = Path(__file__).parent / "fluxflow_files"
 
-#: Sections that the pages leave out, since FluxFlow takes them from its command line.
+#: Sections that the pages omit, since FluxFlow takes them from its command line.
 DATA = "data: {data_path: pictures, captions_file: captions.txt, img_size: 32}\n"
 MODEL = "model: {vae_dim: 4, feature_maps_dim: 8, text_embedding_dim: 8}\n"
 
-PICTURES, SIDE = 8, 32
+IMAGES, SIDE = 8, 32
 
 
 def example(name: str) -> str:
@@ -40,7 +40,7 @@ def example(name: str) -> str:
 
 
 def whole(text: str) -> str:
-    """An example with the sections that it leaves out."""
+    """An example with the sections that it omits."""
     return text + "".join(part for part in (DATA, MODEL) if f"{part.split(':')[0]}:" not in text)
 
 
@@ -48,35 +48,35 @@ def step(fragment: str, **keys: Any) -> str:
     """A configuration whose one step has the keys of an example of keys."""
     added = {"n_epochs": 1, **keys}
     own = {line.split(":")[0] for line in fragment.splitlines()}
-    stated = [f"{key}: {json.dumps(value)}" for key, value in added.items() if key not in own]
-    body = textwrap.indent("\n".join(["name: one", *stated, fragment.strip()]), " " * 8)
+    lines = [f"{key}: {json.dumps(value)}" for key, value in added.items() if key not in own]
+    body = textwrap.indent("\n".join(["name: one", *lines, fragment.strip()]), " " * 8)
     return f"training:\n  pipeline:\n    steps:\n      - {body.strip()}\n"
 
 
-def draw_pictures(folder: Path) -> None:
-    """A folder of small pictures, and their captions."""
+def write_images(folder: Path) -> None:
+    """Write a folder of small images, and their captions."""
     (folder / "pictures").mkdir(exist_ok=True)
-    noise = torch.randint(0, 256, (PICTURES, SIDE, SIDE, 3), generator=torch.Generator().manual_seed(0))
+    noise = torch.randint(0, 256, (IMAGES, SIDE, SIDE, 3), generator=torch.Generator().manual_seed(0))
     for index, pixels in enumerate(noise):
         Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / "pictures" / f"{index}.png")
-    (folder / "captions.txt").write_text("".join(f"{i}.png\tpicture {i} of many\n" for i in range(PICTURES)))
+    (folder / "captions.txt").write_text("".join(f"{i}.png\tpicture {i} of many\n" for i in range(IMAGES)))
 
 
 def short(made: Translation, batches: int = 4) -> Iterator[str]:
-    """Settings with which the recipe trains in a moment."""
-    for name, node in made.root.plain()["steps"].items():
+    """Settings with which the recipe trains in a second."""
+    for name, node in made.recipe.plain()["steps"].items():
         yield from (f"steps.{name}.{key}" for key in (f"epochs={1}", f"max_steps={batches}", "workers=0"))
         if "until" in node:
             yield f"steps.{name}.until.max_epochs=1"
         if "lpips" in node["updates"].get("vae", {}).get("losses", ()):
             yield f"steps.{name}.updates.vae.losses.lpips={{weight: 0.1, net: squeeze, random: true}}"
-    if "flow_processor" in made.root.plain()["models"]:
+    if "flow_processor" in made.recipe.plain()["models"]:
         yield from ("models.flow_processor.depth=1", "models.text_encoder.depth=1")
 
 
 @frozen
 class Done:
-    """What `fluxflow-train` left behind."""
+    """The result of `fluxflow-train`."""
 
     code: int
     out: str
@@ -89,7 +89,7 @@ class Done:
         return sorted(path.parent for path in self.folder.rglob("run.json"))
 
     def inside(self, folder: str) -> Done:
-        """The same, of the runs in one folder alone."""
+        """The same result, for the runs in one folder alone."""
         return evolve(self, folder=self.folder / folder)
 
     @property
@@ -105,12 +105,12 @@ class Done:
         return {path.name.split(".")[1]: load_file(path) for path in files}
 
     def before(self, registry: Registry) -> dict[str, dict[str, Tensor]]:
-        """The weights with which the run began."""
+        """The initial weights of the run."""
         models = build_models(check(self.run / "recipe.yaml", registry), torch.device("cpu"))
         return {name: dict(model.state_dict()) for name, model in models.items()}
 
     def recipe(self) -> dict[str, Any]:
-        """The recipe that was run."""
+        """The recipe that was trained."""
         plain: dict[str, Any] = read(self.run / "recipe.yaml").plain()
         return plain
 
@@ -128,15 +128,15 @@ def drive(
     """Run `fluxflow-train` on a configuration in this process."""
     (folder / "config.yaml").write_text(text)
     settings = [*short(translated(folder, text), short_by)] if short_by else []
-    given = [item for setting in settings for item in ("--set", setting)]
+    flags = [item for setting in settings for item in ("--set", setting)]
     with pytest.raises(SystemExit) as left:
-        command.run(["--config", "config.yaml", "--device", "cpu", *given, *arguments])
+        command.run(["--config", "config.yaml", "--device", "cpu", *flags, *arguments])
     out, err = capsys.readouterr()
     return Done(int(left.value.code or 0), out, err, folder)
 
 
 def moved(before: Mapping[str, Mapping[str, Tensor]], after: Mapping[str, Mapping[str, Tensor]]) -> set[str]:
-    """The models of which some parameter is another one; buffers, such as the latent's scale, do not count."""
+    """The models of which some parameter has changed; buffers, such as the latent's scale, do not count."""
     return {
         model
         for model in before
@@ -147,7 +147,7 @@ def moved(before: Mapping[str, Mapping[str, Tensor]], after: Mapping[str, Mappin
 
 @contextmanager
 def stopped_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> Iterator[None]:
-    """Let a run be asked to stop, as by a signal, after so many of its batches."""
+    """Request a run to stop, as a signal does, after so many of its batches."""
     notify = Observers.notify
 
     def stopping(observers: Observers, event: str, **facts: Any) -> None:

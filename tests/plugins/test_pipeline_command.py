@@ -1,4 +1,4 @@
-"""The command `fluxflow-train`: what it prints, what it trains, when it ends, and how it goes on."""
+"""The command `fluxflow-train`: what it prints, what it trains, when it ends, and how it resumes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fluxflow_registry.cli import main as fluxflow_run
 from fluxflow_registry.registry.registry import Registry
 
 from ..recipes import TINY
-from .fluxflow import DATA, MODEL, Done, draw_pictures, drive, example, moved, step, stopped_after, whole
+from .fluxflow import DATA, MODEL, Done, drive, example, moved, step, stopped_after, whole, write_images
 
 #: What `fluxflow-train` does, then which of the heavy packages it has imported.
 PROBE = """
@@ -35,13 +35,13 @@ Train = Callable[..., Done]
 
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
-    """The command, in a folder with pictures and captions."""
+    """The command, in a folder with images and captions."""
     monkeypatch.chdir(tmp_path)
-    draw_pictures(tmp_path)
+    write_images(tmp_path)
     return lambda text, *arguments, **options: drive(tmp_path, capsys, text, *arguments, **options)
 
 
-def test_the_summary_tells_what_each_step_does(train: Train) -> None:
+def test_the_summary_describes_each_step(train: Train) -> None:
     text = whole(example("readme_pipeline")).replace("use_lpips: true", "use_lpips: true\n        freeze: [compressor]")
 
     done = train(text, "--validate-pipeline", short_by=None)
@@ -84,15 +84,15 @@ Step 3: flow (30 epochs)
     assert not done.runs
 
 
-def test_the_summary_as_json_says_when_a_step_ends(train: Train) -> None:
+def test_the_summary_as_json_has_the_end_of_each_step(train: Train) -> None:
     done = train(
         whole(step(example("step_loss_threshold"), train_vae=True)), "--validate-pipeline", "--json", short_by=None
     )
 
-    (told,) = json.loads(done.out)["steps"]
-    assert told["transition"] == "loss_threshold (vae_loss < 0.05, max 50 epochs)"
-    assert told["trains"] == {"vae": ["compressor", "expander"]}
-    assert told["metrics"] == ["vae_loss", "kl_loss"]
+    (one,) = json.loads(done.out)["steps"]
+    assert one["transition"] == "loss_threshold (vae_loss < 0.05, max 50 epochs)"
+    assert one["trains"] == {"vae": ["compressor", "expander"]}
+    assert one["metrics"] == ["vae_loss", "kl_loss"]
 
 
 def test_validation_needs_no_torch_and_less_than_a_second(tmp_path: Path) -> None:
@@ -114,15 +114,15 @@ def test_all_mistakes_are_one_report_and_exit_code_2(train: Train) -> None:
 
     assert done.code == 2
     assert "config.yaml:7:18  `freeze`" in done.err
-    assert "unknown key `kl_bta` in step `one`\n    nearest  kl_beta" in done.err
-    assert "names `decoder`, which is no model" in done.err
+    assert "unknown key `kl_bta` in step `one`\n    nearest    kl_beta" in done.err
+    assert "`decoder` is not a model" in done.err
     assert done.err.rstrip().endswith("2 problems")
 
 
 @pytest.mark.parametrize(
     "taken", ["steps.vae_gan.updates.vae.losses.lpips", "steps.flow", "steps.vae_gan.updates.vae.losses.kl"]
 )
-def test_a_loss_or_step_of_the_translation_can_be_taken_away_whatever_the_translation_says_of_its_metric(
+def test_a_loss_or_step_of_the_translation_can_be_removed_even_if_the_translation_refers_to_it(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, taken: str
 ) -> None:
     text = whole(example("readme_pipeline"))
@@ -139,25 +139,25 @@ def test_a_loss_or_step_of_the_translation_can_be_taken_away_whatever_the_transl
     assert not capsys.readouterr().err
 
 
-def test_the_shown_recipe_goes_on_with_the_run_as_fluxflow_run_reads_it(
+def test_fluxflow_run_resumes_the_run_with_the_shown_recipe(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     text = whole(step("", train_vae=True)).replace("n_epochs: 1", "n_epochs: 2\n        workers: 0")
     shown = train(text, "--show-recipe", short_by=None)
     with stopped_after(monkeypatch, 3):
-        begun = train(text, short_by=None)
+        stopped = train(text, short_by=None)
     (tmp_path / "config.recipe.yaml").write_text(shown.out)
 
     with pytest.raises(SystemExit) as left:
         fluxflow_run.run(["config.recipe.yaml", "--output", "outputs", "--device", "cpu"])
 
-    assert begun.code == 75
+    assert stopped.code == 75
     assert left.value.code == 0
-    assert "goes on" in capsys.readouterr().err.replace("going on", "goes on")
-    assert len(begun.runs) == 1
+    assert "Resuming at step one (1/1)" in capsys.readouterr().err
+    assert len(stopped.runs) == 1
 
 
-def test_a_second_command_goes_on_where_the_first_was_stopped_and_says_so(
+def test_a_second_command_resumes_where_the_first_was_stopped_and_announces_it(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = whole(example("complete")).replace("workers: 1", "workers: 0")
@@ -177,30 +177,30 @@ def test_a_second_command_goes_on_where_the_first_was_stopped_and_says_so(
     assert whole_run.code == 0
 
 
-def test_a_step_that_begins_says_what_it_is_for(train: Train) -> None:
+def test_a_step_that_starts_is_announced_with_its_description(train: Train) -> None:
     done = train(whole(step("description: Warmup VAE without GAN", train_vae=True)))
 
-    told = """\
+    announcement = """\
 PIPELINE STEP 1/1: one
 Description: Warmup VAE without GAN
 Duration: 1 epoch
 ================================================================================
 """
-    assert told in done.err
+    assert announcement in done.err
 
 
-def test_a_transition_ends_a_step_before_its_epochs_are_over(train: Train) -> None:
+def test_a_transition_ends_a_step_before_its_last_epoch(train: Train) -> None:
     keys = "transition_on: {mode: loss_threshold, metric: vae_loss, threshold: 100.0, max_epochs: 9}"
     text = whole(step(keys, train_vae=True, n_epochs=9, workers=0, max_steps=1))
 
     done = train(text, short_by=None)
 
     assert done.code == 0
-    assert "is over: vae/frequency" in done.err
+    assert "finished: vae/frequency" in done.err
     assert "after 1 epoch | 1 batch" in done.err
 
 
-def test_a_transition_that_is_never_reached_ends_by_its_limit_with_a_warning(train: Train) -> None:
+def test_a_threshold_that_is_never_reached_ends_the_step_at_its_limit_with_a_warning(train: Train) -> None:
     keys = "transition_on: {mode: loss_threshold, metric: vae_loss, threshold: 0.0, max_epochs: 2}"
     text = whole(step(keys, train_vae=True, n_epochs=1, workers=0, max_steps=1))
 
@@ -210,16 +210,16 @@ def test_a_transition_that_is_never_reached_ends_by_its_limit_with_a_warning(tra
     assert "2 batches" in done.err
 
 
-def test_gan_only_mode_teaches_the_encoder_and_beside_a_reconstruction_it_learns_nothing_from_the_discriminator(
+def test_the_encoder_learns_from_the_discriminator_in_gan_only_mode_and_not_beside_a_reconstruction(
     train: Train, everything: Registry
 ) -> None:
-    """KL and reconstruction are weighted by nothing, so that what moves the encoder is the discriminator alone."""
+    """KL and reconstruction have the weight 0: only the discriminator can move the encoder."""
     alone = {"gan_training": True, "kl_beta": 0.0, "use_ema": False, "adaptive_weights": False}
     both = {**alone, "train_vae": True, "mse_weight": 0.0}
-    nothing = ("--set", "steps.one.updates.vae.losses.frequency={weight: 0.0}")
+    weightless = ("--set", "steps.one.updates.vae.losses.frequency={weight: 0.0}")
 
     gan_only = train(whole(step("", **alone)), "--output", "a").inside("a")
-    beside = train(whole(step("", **both)), *nothing, "--output", "b").inside("b")
+    beside = train(whole(step("", **both)), *weightless, "--output", "b").inside("b")
 
     learned = [moved(done.before(everything), done.weights("one")) for done in (gan_only, beside)]
     assert learned == [{"compressor", "expander", "discriminator"}, {"expander", "discriminator"}]
@@ -241,51 +241,49 @@ def test_a_token_reaches_the_environment_and_no_file_and_no_message(
     assert not any("hf_secret" in each.out + each.err for each in (done, shown, summed))
 
 
-def test_what_is_not_needed_is_told_and_does_not_hinder(train: Train) -> None:
+def test_a_key_that_is_not_needed_is_a_note_and_the_file_trains(train: Train) -> None:
     data = DATA.replace("data: {", "data: {channels: 3, tokenizer_name: distilbert-base-uncased, ")
     text = f"training: {{train_vae: true, preserve_lr: true}}\n{data}{MODEL}"
 
     done = train(text)
 
     assert done.code == 0
-    assert (
-        "note: config.yaml:1:29  `preserve_lr` is not needed: a run that goes on keeps its learning rates" in done.err
-    )
-    assert "`tokenizer_name` is not needed: the text encoder brings its own tokenizer" in done.err
+    assert "note: config.yaml:1:29  `preserve_lr` is not needed: a resumed run keeps its learning rates" in done.err
+    assert "`tokenizer_name` is not needed: the text encoder has its own tokenizer" in done.err
 
 
-def test_a_pipeline_leaves_out_what_training_says_of_one_step_and_says_so(train: Train) -> None:
+def test_a_pipeline_ignores_the_modes_of_training_with_a_note(train: Train) -> None:
     text = whole(step("", train_diff=True)).replace("training:\n", "training:\n  train_vae: true\n  n_epochs: 5\n")
 
     done = train(text, "--validate-pipeline", short_by=None)
 
     assert "Training: Flow\n" in done.out
-    assert "`train_vae` of `training` is left out: with a pipeline each step has its own" in done.out
-    assert "`n_epochs` of `training` is left out" in done.out
+    assert "`train_vae` of `training` is ignored: each step of a pipeline has its own" in done.out
+    assert "`n_epochs` of `training` is ignored" in done.out
 
 
-def test_an_autoencoder_that_nothing_has_trained_is_told(train: Train) -> None:
+def test_an_autoencoder_that_no_step_has_trained_is_a_note(train: Train) -> None:
     done = train(whole(step("", train_diff=True)), "--validate-pipeline", short_by=None)
 
-    assert "nothing trains the autoencoder before step `one`: its latents are random" in done.out
+    assert "no step before `one` trains the autoencoder: its latents are random" in done.out
 
 
-def test_a_text_encoder_that_nothing_has_trained_is_told(train: Train) -> None:
+def test_a_text_encoder_that_no_step_trains_is_a_note(train: Train) -> None:
     done = train(whole(step("freeze: [text_encoder]", train_diff=True)), "--validate-pipeline", short_by=None)
 
-    assert "`text_encoder` is frozen wherever a flow is trained, and is not pretrained" in done.out
+    assert "`text_encoder` is frozen in every flow step and not pretrained: its embeddings are random" in done.out
 
 
-def test_an_optimizer_of_what_the_step_does_not_train_is_told(train: Train) -> None:
+def test_an_optimizer_for_models_that_the_step_does_not_train_is_a_note(train: Train) -> None:
     done = train(whole(step(example("step_optimization"), train_vae=True)), "--validate-pipeline", short_by=None)
 
     for name in ("discriminator", "flow", "text_encoder"):
-        assert f"`{name}` under `optimizers` has nothing to do: step `one` trains none of its models" in done.out
-    assert "`vae` under" not in done.out
+        assert f"`{name}` in `optimizers` has no effect: step `one` trains none of its models" in done.out
+    assert "`vae` in" not in done.out
 
 
 @pytest.mark.parametrize("name", ["readme_flat", "minimal", "readme_pipeline", "complete", "readme_gan_only"])
-def test_fluxflow_run_names_the_command_that_takes_a_configuration_of_fluxflow(
+def test_fluxflow_run_names_the_command_that_takes_a_fluxflow_configuration(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -296,15 +294,14 @@ def test_fluxflow_run_names_the_command_that_takes_a_configuration_of_fluxflow(
 
     assert left.value.code == 2
     assert capsys.readouterr().err.splitlines() == [
-        "my config.yaml  this is a configuration of FluxFlow, and no recipe",
+        "my config.yaml  `my config.yaml` is a FluxFlow configuration, not a recipe",
         "    command  fluxflow-train --config 'my config.yaml' --validate-pipeline --set seed=3 --output there",
-        "    or       fluxflow-train --config 'my config.yaml' --show-recipe > recipe.yaml   "
-        "# the recipe that says the same",
+        "    command  fluxflow-train --config 'my config.yaml' --show-recipe > recipe.yaml   # the same as a recipe",
     ]
 
 
 @pytest.mark.parametrize("flag", ["--check", "--mermaid", "--inspect-data", "--prove-resume", "--explain"])
-def test_the_command_that_is_named_does_not_train_where_training_was_not_asked_for(
+def test_the_named_command_trains_only_if_training_was_requested(
     flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -314,7 +311,7 @@ def test_the_command_that_is_named_does_not_train_where_training_was_not_asked_f
         with pytest.raises(SystemExit):
             fluxflow_run.run(["c.yaml", *given])
 
-    looks, trains = (line for line in capsys.readouterr().err.splitlines() if "command" in line)
+    looks, _, trains, _ = (line for line in capsys.readouterr().err.splitlines() if "command" in line)
     assert looks == "    command  fluxflow-train --config c.yaml --validate-pipeline"
     assert trains == "    command  fluxflow-train --config c.yaml"
 
@@ -341,7 +338,7 @@ def test_fluxflow_train_names_the_command_that_takes_a_recipe(train: Train, text
 
     assert done.code == 2
     assert done.err.splitlines() == [
-        "config.yaml  this is a recipe, and `fluxflow-train` takes FluxFlow's own files",
+        "config.yaml  `config.yaml` is a recipe, but `fluxflow-train` takes FluxFlow configurations",
         "    command  fluxflow-run config.yaml --validate --fresh --device cpu",
     ]
 
@@ -351,5 +348,5 @@ def test_a_file_that_could_be_either_keeps_its_own_errors(train: Train, capsys: 
     with pytest.raises(SystemExit):
         fluxflow_run.run(["config.yaml"])
 
-    assert "unknown key `name` in a configuration" in done.err
+    assert "unknown key `name` in the configuration" in done.err
     assert "a recipe says which version" in capsys.readouterr().err

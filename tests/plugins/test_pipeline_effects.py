@@ -1,4 +1,4 @@
-"""What the keys of a FluxFlow configuration do to weights, files and figures."""
+"""What the keys of a FluxFlow configuration do to weights, files and metrics."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from fluxflow_registry.check.checker import check
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.registry.registry import Registry
 
-from .fluxflow import Done, draw_pictures, drive, example, moved, step, stopped_after, whole
+from .fluxflow import Done, drive, example, moved, step, stopped_after, whole, write_images
 
 Train = Callable[..., Done]
 
 
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
-    """The command, in a folder with pictures and captions."""
+    """The command, in a folder with images and captions."""
     monkeypatch.chdir(tmp_path)
-    draw_pictures(tmp_path)
+    write_images(tmp_path)
     return lambda text, *arguments, **options: drive(tmp_path, capsys, text, *arguments, **options)
 
 
@@ -51,7 +51,7 @@ def steps(*bodies: str) -> str:
     return whole(f"training:\n  pipeline:\n    steps:\n{listed}")
 
 
-def test_spade_is_trained_in_the_steps_that_ask_for_it_and_in_no_other(train: Train, everything: Registry) -> None:
+def test_spade_is_trained_in_the_steps_that_request_it_and_in_no_other(train: Train, everything: Registry) -> None:
     done = train(steps("train_vae: true, train_spade: false", "train_vae: true, train_spade: true"))
 
     stages = [done.before(everything), done.weights("step1"), done.weights("step2")]
@@ -62,14 +62,14 @@ def test_spade_is_trained_in_the_steps_that_ask_for_it_and_in_no_other(train: Tr
     assert moved(spade[1], spade[2]) == {"expander"}
 
 
-def test_what_is_frozen_in_one_step_is_free_in_the_next(train: Train, everything: Registry) -> None:
+def test_a_model_that_is_frozen_in_one_step_is_trained_in_the_next(train: Train, everything: Registry) -> None:
     done = train(steps("train_vae: true, freeze: [compressor]", "train_vae: true, freeze: [expander]"))
 
     stages = [done.before(everything), done.weights("step1"), done.weights("step2")]
     assert [moved(a, b) for a, b in itertools.pairwise(stages)] == [{"expander"}, {"compressor"}]
 
 
-def test_a_rate_that_a_step_states_is_the_rate_at_which_it_trains(train: Train) -> None:
+def test_the_learning_rate_of_a_step_is_the_rate_at_which_it_trains(train: Train) -> None:
     text = whole(step(example("step_optimization"), train_vae=True, gan_training=True, train_diff=True))
 
     done = train(text + "output: {log_interval: 1}\n")
@@ -96,7 +96,7 @@ def test_metrics_have_the_names_of_fluxflow_in_files_and_on_the_console(train: T
     assert all(f" | {name}: " in last for name in ("KL", "G", "D", "Flow"))
 
 
-def test_a_tenth_of_the_captions_is_emptied_where_the_step_says_so(train: Train, everything: Registry) -> None:
+def test_a_tenth_of_the_captions_is_dropped_if_the_step_requests_it(train: Train, everything: Registry) -> None:
     done = train(whole(step("cfg_dropout_prob: 0.5", train_diff=True)))
 
     (checked,) = check(done.run / "recipe.yaml", everything).steps
@@ -105,7 +105,7 @@ def test_a_tenth_of_the_captions_is_emptied_where_the_step_says_so(train: Train,
     assert kept.count("") / 2000 == pytest.approx(0.5, abs=0.05)
 
 
-def test_train_diff_looks_at_the_middle_of_the_schedule_and_train_diff_full_at_all_of_it(
+def test_train_diff_trains_on_the_middle_of_the_schedule_and_train_diff_full_on_all_of_it(
     train: Train, everything: Registry
 ) -> None:
     shares = []
@@ -120,7 +120,7 @@ def test_train_diff_looks_at_the_middle_of_the_schedule_and_train_diff_full_at_a
     assert shares[1] == pytest.approx(0.2, abs=0.03)
 
 
-def test_averaged_weights_differ_from_those_that_are_not_averaged(train: Train) -> None:
+def test_averaged_weights_differ_from_plain_ones(train: Train) -> None:
     averaged, plain = (
         train(whole(step(f"use_ema: {on}\nema_decay: 0.5\nlr: 0.01", train_vae=True)), "--output", on).inside(on)
         for on in ("true", "false")
@@ -139,7 +139,7 @@ def test_smaller_copies_of_each_batch_are_trained_on_first(train: Train) -> None
     assert len(lines(done, "one")) == 4  # two batches, each in two sizes
 
 
-def test_samples_are_drawn_of_data_files_and_captions_at_the_sizes_and_checkpoints_of_the_file(
+def test_samples_are_written_for_data_files_and_captions_at_the_sizes_and_checkpoints_of_the_file(
     train: Train, tmp_path: Path
 ) -> None:
     Image.new("RGB", (40, 40), "red").save(tmp_path / "template.png")
@@ -158,7 +158,7 @@ def test_samples_are_drawn_of_data_files_and_captions_at_the_sizes_and_checkpoin
     assert {size_of(path) for path in (done.run / "samples").glob("*generated.webp")} == {(32, 32), (64, 32)}
 
 
-def test_no_samples_are_drawn_where_none_are_wanted(train: Train) -> None:
+def test_no_samples_are_written_if_the_file_disables_them(train: Train) -> None:
     done = train(whole(step("", train_vae=True)) + "output: {no_samples: true}\n")
 
     assert not (done.run / "samples").exists()
@@ -207,7 +207,7 @@ def test_alignment_trains_its_projection_beside_the_flow(train: Train, everythin
 
 @pytest.mark.charts
 @pytest.mark.parametrize("how", ["flag", "key"])
-def test_diagrams_are_drawn_at_the_end(train: Train, how: str) -> None:
+def test_charts_are_written_at_the_end(train: Train, how: str) -> None:
     text = whole(step("", train_vae=True)) + ("output: {generate_diagrams: true}\n" if how == "key" else "")
 
     done = train(text, *(["--generate_diagrams"] if how == "flag" else []))
@@ -217,7 +217,7 @@ def test_diagrams_are_drawn_at_the_end(train: Train, how: str) -> None:
     assert {"training_losses.png", "kl_loss.png", "learning_rates.png", "training_summary.txt"} <= names
 
 
-def test_the_same_command_without_the_flag_goes_on_with_the_run(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_command_without_the_flag_resumes_the_run(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     text = whole(step("", train_vae=True))
 
     with stopped_after(monkeypatch, 2):
@@ -228,7 +228,7 @@ def test_the_same_command_without_the_flag_goes_on_with_the_run(train: Train, mo
     assert len(done.runs) == 1
 
 
-def test_tar_files_are_trained_on_with_captions_out_of_their_json(
+def test_tar_files_are_trained_on_with_the_captions_in_their_json(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, everything: Registry
 ) -> None:
     monkeypatch.setenv("FLUXFLOW_HOME", str(tmp_path / "home"))
@@ -263,7 +263,7 @@ def test_each_of_fluxflows_metrics_can_end_a_step(train: Train) -> None:
     done = train(f"{text}output: {{no_samples: true}}\n", *given, short_by=None)
 
     assert done.code == 0, done.err
-    ends = re.findall(r"is over: ([\w/]+) \S+ < 1e\+09 after 1 epoch \| 1 batch", done.err)
+    ends = re.findall(r"finished: ([\w/]+) \S+ < 1e\+09 after 1 epoch \| 1 batch", done.err)
     assert ends == [
         *("vae/frequency", "vae/kl", "vae/hinge_generator"),
         *("discriminator/hinge_discriminator", "flow/velocity"),

@@ -1,4 +1,4 @@
-"""Every example of FluxFlow's pages trains through `fluxflow-train`, word for word, or is refused as the page says."""
+"""Every example of FluxFlow's pages trains with `fluxflow-train`, word for word, or is rejected as the page says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.registry.registry import Registry
 
-from .fluxflow import DATA, FILES, draw_pictures, drive, example, moved, step, translated, whole
+from .fluxflow import DATA, FILES, drive, example, moved, step, translated, whole, write_images
 
 #: Whole configurations, and for each step the models that it trains.
 VAE = {"compressor", "expander"}
@@ -23,7 +23,7 @@ PIPELINES = {
     "complete": [VAE, {*VAE, "discriminator"}],
 }
 
-#: Keys of one step: what is added so that the step trains something, and what it then trains.
+#: Keys of one step: the modes to add so that the step trains something, and the models that it then trains.
 STEPS = {
     "step_gan_only": ({}, {*VAE, "discriminator"}),
     "step_reconstruction": ({}, VAE),
@@ -38,7 +38,7 @@ STEPS = {
     "step_max_steps": ({"train_vae": True}, VAE),
 }
 
-#: Texts that show parts of a file, and what makes files of them.
+#: Texts that show parts of a file.
 PARTS = {"structure", "steps_auto_create", "steps_initialise", "readme_old_and_new", "wrong_and_correct", "readme_flat"}
 
 
@@ -48,13 +48,13 @@ def test_every_example_is_a_test() -> None:
 
 @pytest.fixture(autouse=True)
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with pictures and captions, in which the commands run."""
+    """A folder with images and captions, in which the commands run."""
     monkeypatch.chdir(tmp_path)
-    draw_pictures(tmp_path)
+    write_images(tmp_path)
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_a_pipeline_trains_in_each_step_what_it_says_and_nothing_else(
+def test_each_step_of_a_pipeline_trains_its_models_and_no_others(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], everything: Registry
 ) -> None:
     done = drive(tmp_path, capsys, whole(example(name)))
@@ -68,7 +68,7 @@ def test_a_pipeline_trains_in_each_step_what_it_says_and_nothing_else(
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_the_keys_of_a_step_train_what_they_say(
+def test_the_keys_of_a_step_train_their_models(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], everything: Registry
 ) -> None:
     modes, trained = STEPS[name]
@@ -95,17 +95,17 @@ def test_the_flat_configuration_trains(
     assert done.run.parent == tmp_path / "outputs" / "flux"
 
 
-def test_steps_that_say_nothing_of_what_they_train_are_told_so(tmp_path: Path) -> None:
+def test_steps_without_a_mode_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         translated(tmp_path, whole(example("structure")))
 
-    told = [problem.message for problem in caught.value.problems]
-    assert told == [f"step `step{n}` trains nothing: none of its modes is true" for n in (1, 2)]
+    assert [(problem.code, problem.subject) for problem in caught.value.problems] == [
+        ("nothing-to-train", "step1"),
+        ("nothing-to-train", "step2"),
+    ]
 
 
-def test_what_stands_in_defaults_holds_for_each_step(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], everything: Registry
-) -> None:
+def test_defaults_apply_to_each_step(tmp_path: Path, capsys: pytest.CaptureFixture[str], everything: Registry) -> None:
     text = example("structure").replace("# ... step config", "train_vae: true\n        train_diff: true")
 
     done = drive(tmp_path, capsys, whole(text))
@@ -117,7 +117,7 @@ def test_what_stands_in_defaults_holds_for_each_step(
 
 
 @pytest.mark.parametrize("name", ["steps_auto_create", "steps_initialise"])
-def test_models_that_no_file_declares_are_made_and_told(
+def test_models_that_no_file_declares_are_created_with_a_note(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     indented = "".join(f"    {line}\n" for line in example(name).splitlines())
@@ -134,7 +134,7 @@ def test_models_that_no_file_declares_are_made_and_told(
 
 
 @pytest.mark.parametrize("name", ["readme_old_and_new", "wrong_and_correct"])
-def test_the_old_form_is_refused_with_the_new_one_and_the_new_one_is_read(name: str, tmp_path: Path) -> None:
+def test_the_old_form_is_rejected_with_the_new_one_and_the_new_one_is_read(name: str, tmp_path: Path) -> None:
     text = example(name)
     if not text.splitlines()[1].startswith("training"):
         text = "\n".join(line if line.startswith("#") else f"  {line}" for line in text.splitlines())
@@ -147,8 +147,8 @@ def test_the_old_form_is_refused_with_the_new_one_and_the_new_one_is_read(name: 
     read = translated(tmp_path, whole(new.split("#")[0].rstrip() + keys))
 
     (problem,) = caught.value.problems
-    assert problem.message == "`pipeline` is a list, which is the form of early versions: the steps stand under `steps`"
+    assert problem.message == "`pipeline` is a list, the form of early versions: move the steps under `steps`"
     assert problem.where is not None
     assert str(problem.where).endswith("config.yaml:3:5")
-    assert dict(problem.notes)["write"] == 'pipeline:\n  steps:\n    - name: "step1"'
+    assert dict(problem.notes)["instead"] == 'pipeline:\n  steps:\n    - name: "step1"'
     assert [each.name for each in read.config.steps] == ["step1"]

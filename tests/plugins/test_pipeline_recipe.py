@@ -1,4 +1,4 @@
-"""What each key of a FluxFlow configuration becomes in the recipe, and that the recipe's text says the same."""
+"""What each key of a FluxFlow configuration becomes in the recipe, and that the recipe's text means the same."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_pipeline.draft import Piece, mapping, said
-from fluxflow_pipeline.sections import label
-from fluxflow_pipeline.writing import text_of
+from fluxflow_pipeline.config.sections import label
+from fluxflow_pipeline.translation.recipe_text import text_of
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.check.effective_recipe import effective_recipe
-from fluxflow_registry.errors import Place
 from fluxflow_registry.recipe import writer as resolved
-from fluxflow_registry.recipe.node import Node
+from fluxflow_registry.recipe.node import Node, as_node
 from fluxflow_registry.recipe.reader import parse
 from fluxflow_registry.registry.registry import Registry
 
@@ -27,7 +25,7 @@ ALL = {"train_vae": True, "gan_training": True, "use_lpips": True, "train_diff":
 
 
 def at(recipe: Any, path: str) -> Any:
-    """What stands at a path of the recipe; nothing where there is nothing."""
+    """The value at a path of the recipe, or None."""
     return reduce(lambda node, key: node.get(key) if isinstance(node, dict) else None, path.split("/"), recipe)
 
 
@@ -98,8 +96,8 @@ VAE, LOSSES = "steps/one/updates/vae", "steps/one/updates/vae/losses"
         ),
     ],
 )
-def test_a_key_of_a_step_is_this_in_the_recipe(keys: str, path: str, value: Any, tmp_path: Path) -> None:
-    recipe = translated(tmp_path, whole(step(keys, **ALL))).root.plain()
+def test_a_key_of_a_step_is_translated(keys: str, path: str, value: Any, tmp_path: Path) -> None:
+    recipe = translated(tmp_path, whole(step(keys, **ALL))).recipe.plain()
 
     assert at(recipe, path) == value
 
@@ -148,10 +146,10 @@ def test_a_key_of_a_step_is_this_in_the_recipe(keys: str, path: str, value: Any,
          "datasets/images/type", "webdataset"),
     ],
 )  # fmt: skip
-def test_a_key_of_a_section_is_this_in_the_recipe(section: str, path: str, value: Any, tmp_path: Path) -> None:
+def test_a_key_of_a_section_is_translated(section: str, path: str, value: Any, tmp_path: Path) -> None:
     rest = "".join(part for part in (DATA, MODEL) if part.split(":")[0] != section.split(":")[0])
 
-    recipe = translated(tmp_path, f"{step('', **ALL)}{rest}{section}\n").root.plain()
+    recipe = translated(tmp_path, f"{step('', **ALL)}{rest}{section}\n").recipe.plain()
 
     assert at(recipe, path) == value
 
@@ -166,17 +164,17 @@ def test_a_key_of_a_section_is_this_in_the_recipe(section: str, path: str, value
         ("d_loss", "discriminator/hinge_discriminator"),
     ],
 )
-def test_a_transition_watches_the_metric_of_that_meaning(metric: str, name: str, tmp_path: Path) -> None:
+def test_a_transition_watches_the_metric_of_the_same_meaning(metric: str, name: str, tmp_path: Path) -> None:
     keys = f"transition_on: {{mode: loss_threshold, metric: {metric}, threshold: 0.05, max_epochs: 50}}"
 
-    recipe = translated(tmp_path, whole(step(keys, **ALL))).root.plain()
+    recipe = translated(tmp_path, whole(step(keys, **ALL))).recipe.plain()
 
     until = {"type": "loss_threshold", "metric": name, "threshold": 0.05, "max_epochs": 50}
     assert recipe["steps"]["one"]["until"] == until
 
 
-def test_optimizers_and_schedulers_keep_what_they_state_and_have_their_own_turns(tmp_path: Path) -> None:
-    recipe = translated(tmp_path, whole(step(example("step_optimization"), **ALL))).root.plain()
+def test_optimizers_and_schedulers_keep_their_options_and_have_their_own_updates(tmp_path: Path) -> None:
+    recipe = translated(tmp_path, whole(step(example("step_optimization"), **ALL))).recipe.plain()
 
     updates = recipe["steps"]["one"]["updates"]
     assert list(updates) == ["discriminator", "vae", "flow", "text_encoder"]
@@ -215,17 +213,17 @@ training:
         ({"defaults": ", dataset: images", "default": "some"}, 2, "images"),
     ],
 )
-def test_the_step_comes_before_the_dataset_before_the_defaults_before_what_is_global(
+def test_the_step_overrides_the_dataset_which_overrides_the_defaults_which_override_the_file(
     stated: dict[str, str], size: int, dataset: str, tmp_path: Path
 ) -> None:
     text = LEVELS.format(**{"dataset": "", "default": "null", "defaults": "", "step": "", **stated})
 
-    one = translated(tmp_path, text).root.plain()["steps"]["one"]
+    one = translated(tmp_path, text).recipe.plain()["steps"]["one"]
 
     assert (one["batch_size"], one["dataset"], one["workers"]) == (size, dataset, 2)
 
 
-def test_each_named_dataset_that_is_used_is_one_of_the_recipe(tmp_path: Path) -> None:
+def test_each_named_dataset_that_a_step_uses_is_in_the_recipe(tmp_path: Path) -> None:
     text = """
 training:
   pipeline:
@@ -240,15 +238,15 @@ training:
 """
     made = translated(tmp_path, text)
 
-    recipe = made.root.plain()
+    recipe = made.recipe.plain()
     assert list(recipe["datasets"]) == ["faces", "remote"]
     assert [each["dataset"] for each in recipe["steps"].values()] == ["faces", "remote"]
     assert [each["workers"] for each in recipe["steps"].values()] == [8, 1]
     assert "hf_secret" not in made.text
 
 
-def test_what_all_steps_share_stands_above_them(tmp_path: Path) -> None:
-    recipe = translated(tmp_path, whole(example("readme_pipeline"))).root.plain()
+def test_settings_that_all_steps_share_are_defaults(tmp_path: Path) -> None:
+    recipe = translated(tmp_path, whole(example("readme_pipeline"))).recipe.plain()
 
     assert recipe["defaults"] == {"dataset": "images", "batch_size": 2, "workers": 8, "log_every": 10,
                                   "checkpoint_every": 50}  # fmt: skip
@@ -256,21 +254,21 @@ def test_what_all_steps_share_stands_above_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in FILES.glob("*.yaml") if p.stem in ("complete", "readme_cfg")))
-def test_the_recipe_as_text_is_the_recipe_that_is_run(name: str, tmp_path: Path, everything: Registry) -> None:
+def test_the_recipe_as_text_is_the_recipe_that_is_trained(name: str, tmp_path: Path, everything: Registry) -> None:
     made = translated(tmp_path, whole(example(name)))
     file = tmp_path / "as_text.yaml"
     file.write_text(made.text)
 
-    run, written = check("config.yaml", everything, (), made.root), check(file, everything)
+    run, written = check("config.yaml", everything, (), made.recipe), check(file, everything)
 
     assert resolved.plain(effective_recipe(run)) == resolved.plain(effective_recipe(written))
 
 
-def test_every_value_of_the_recipe_knows_the_line_of_the_configuration(tmp_path: Path, everything: Registry) -> None:
+def test_every_value_of_the_recipe_has_its_line_in_the_configuration(tmp_path: Path, everything: Registry) -> None:
     text = whole(step("kl_beta: 0.25", train_vae=True))
     line = next(number for number, each in enumerate(text.splitlines(), 1) if "kl_beta" in each)
 
-    tree = effective_recipe(check("config.yaml", everything, (), translated(tmp_path, text).root))
+    tree = effective_recipe(check("config.yaml", everything, (), translated(tmp_path, text).recipe))
 
     kl = tree["steps"]["one"]["updates"]["vae"]["losses"]["kl"]
     assert kl["weight"] == (0.25, f"{tmp_path}/config.yaml:{line}:18")
@@ -288,9 +286,10 @@ KEYS = st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=1, 
 
 
 def node_of(value: Any) -> Node:
+    """A tree whose scalars and lists have comments."""
     if isinstance(value, dict):
-        return mapping("here", {key: node_of(child) for key, child in value.items()})
-    return said(value, "here", "a comment")
+        return as_node({key: node_of(child) for key, child in value.items()}, "here")
+    return as_node(value, "here", "a comment")
 
 
 @given(
@@ -301,21 +300,21 @@ def node_of(value: Any) -> Node:
         max_size=5,
     )
 )
-def test_whatever_is_written_is_read_back(tree: dict[str, Any]) -> None:
+def test_every_tree_is_read_back_as_it_was_written(tree: dict[str, Any]) -> None:
     text = text_of(node_of(tree), "head\n\nof the file")
 
     assert parse(text, "text").plain() == tree
 
 
-def test_a_comment_that_does_not_fit_stands_above_its_line() -> None:
-    wide = Piece({"a": said("x" * 100, "here", "why it is so long, said at some length")}, "here", {"a": Place("here")})
+def test_a_comment_that_does_not_fit_is_written_above_its_line() -> None:
+    wide = as_node({"a": as_node("x" * 100, "here", "a reason that does not fit either")}, "here")
 
-    assert text_of(wide, "head").splitlines()[1:] == ["# why it is so long, said at some length", f"a: {'x' * 100}"]
+    assert text_of(wide, "head").splitlines()[1:] == ["# a reason that does not fit either", f"a: {'x' * 100}"]
 
 
-def test_names_that_are_no_labels_become_some(tmp_path: Path) -> None:
+def test_names_that_are_not_labels_become_labels(tmp_path: Path) -> None:
     made = translated(tmp_path, whole(step("", train_vae=True).replace("name: one", "name: vae-warm up")))
 
-    assert list(made.root.plain()["steps"]) == ["vae_warm_up"]
-    assert any("is called `vae_warm_up`" in note.message for note in made.notes)
+    assert list(made.recipe.plain()["steps"]) == ["vae_warm_up"]
+    assert [note.subject for note in made.notes if note.code == "renamed-step"] == ["vae-warm up"]
     assert label("...") == ""

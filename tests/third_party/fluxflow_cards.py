@@ -54,7 +54,7 @@ def fluxflow_recognize_file(
     if "card" not in content:
         return None
     command = shlex.join(["train-card", path, *([] if trains else ["--check-only"])])
-    return Problem(f"`{path}` is a card, not a recipe", path, [("command", command)], code="not-a-recipe")
+    return Problem(f"`{path}` is a card, not a recipe", path, [("command", command)], code="wrong-command")
 
 
 def translate(path: str) -> Node:

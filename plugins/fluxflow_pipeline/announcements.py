@@ -8,46 +8,45 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
-from fluxflow_registry import Position, counted, hookimpl
-from fluxflow_registry.errors import printable
+from fluxflow_registry import Position, counted, hookimpl, printable
 
 if TYPE_CHECKING:
-    from fluxflow_registry.lifecycle import RunView, StepView
+    from fluxflow_registry import RunView, StepView
 
 #: Length of the line under a heading.
 RULE = 80
 
 
 @frozen(eq=False)
-class Banner:
-    """Says on standard error which step begins, what it is for and how long it takes; and where a run goes on.
+class Pipeline:
+    """Prints on standard error which step starts, what it is for and how long it takes, and where a run resumes.
 
     The lines are those of FluxFlow: `PIPELINE STEP 1/3: vae_warmup`, `Description: ...`, `Duration: 10
-    epochs`; of a run that goes on: `Resuming from checkpoint: step=2 (vae_gan), epoch=5, batch=127`.
+    epochs`; for a resumed run: `Resuming from checkpoint: step=2 (vae_gan), epoch=5, batch=127`.
     """
 
     descriptions: Mapping[str, str] = field(factory=dict)
-    """For a step, what it is for."""
+    """For each step, what it is for."""
 
     @hookimpl(tryfirst=True)
     def run_started(self, run: RunView, position: Position, resumed: bool) -> None:
-        """Say where the run goes on."""
+        """Announce where the run resumes."""
         if not resumed or position.step >= len(run.steps):
             return
         step, done = run.steps[position.step], [each.name for each in run.steps[: position.step]]
         at = f"epoch={position.epoch + 1}, batch={position.batch}"
         lines = [f"Resuming from checkpoint: step={position.step + 1} ({step.name}), {at}"]
         lines += [f"Skipping steps: {', '.join(done)}"] if done else []
-        _say([*lines, f"Starting step: {step.name}, {at.replace('=', ' ')}"])
+        _print([*lines, f"Starting step: {step.name}, {at.replace('=', ' ')}"])
 
     @hookimpl(tryfirst=True)
     def step_started(self, run: RunView, step: StepView) -> None:
         """Announce the step."""
-        told = self.descriptions.get(step.name)
+        description = self.descriptions.get(step.name)
         lines = [f"PIPELINE STEP {step.index + 1}/{len(run.steps)}: {step.name}"]
-        lines += [f"Description: {told}"] if told else []
-        _say([*lines, f"Duration: {counted(step.epochs, 'epoch')}", "=" * RULE])
+        lines += [f"Description: {description}"] if description else []
+        _print([*lines, f"Duration: {counted(step.epochs, 'epoch')}", "=" * RULE])
 
 
-def _say(lines: list[str]) -> None:
+def _print(lines: list[str]) -> None:
     print("\n".join(map(printable, lines)), file=sys.stderr, flush=True)

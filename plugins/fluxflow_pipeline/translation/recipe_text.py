@@ -7,18 +7,18 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from fluxflow_registry.recipe.node import Node
+from fluxflow_registry.commands import Node
 
-#: The length of a line, comment included, as far as it can be held.
+#: The length of a line with its comment, where possible.
 WIDTH = 116
 
-#: A text that YAML reads as itself: no sign of its own, no number, no truth value, no nothing.
+#: A string that YAML reads as itself without quotes, unless it is one of the words.
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./ -]*\Z")
 _WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
 
 def text_of(root: Node, head: str) -> str:
-    """The recipe as YAML, under a comment; reading it back gives the same values."""
+    """The recipe as YAML, below a comment; it is read back as the same values."""
     lines = [f"# {line}".rstrip() for line in head.splitlines()]
     for number, (key, child) in enumerate(root.value.items()):
         if number and isinstance(child.value, dict):
@@ -28,19 +28,18 @@ def text_of(root: Node, head: str) -> str:
 
 
 def _is_block(node: Node) -> bool:
-    """Whether a mapping holds others, so that each of them has a line."""
+    """Whether a mapping contains mappings, each of which gets its own line."""
     return isinstance(node.value, dict) and any(isinstance(child.value, dict) for child in node.value.values())
 
 
 def _entry(key: str, node: Node, depth: int) -> Iterator[str]:
     indent = "  " * depth
-    comment = getattr(node, "comment", "")
     name = f"{indent}{scalar(key)}:"
     flow = f"{name} {inline(node)}"
     if not _is_block(node) and (len(flow) <= WIDTH or not isinstance(node.value, (dict, list)) or not node.value):
-        yield from _commented(flow, comment, indent)
+        yield from _commented(flow, node.comment, indent)
         return
-    yield from _commented(name, comment, indent)
+    yield from _commented(name, node.comment, indent)
     if isinstance(node.value, dict):
         for number, (each, child) in enumerate(node.value.items()):
             if number and key == "steps" and depth == 0:
@@ -52,7 +51,7 @@ def _entry(key: str, node: Node, depth: int) -> Iterator[str]:
 
 
 def _commented(line: str, comment: str, indent: str) -> Iterator[str]:
-    """The line with its comment behind it, or above it where it does not fit."""
+    """The line with its comment after it, or above it if it does not fit."""
     if comment and len(line) + len(comment) + 4 > WIDTH:
         yield f"{indent}# {comment}"
         yield line

@@ -1,0 +1,90 @@
+"""A FluxFlow configuration as it was read: settings, each with its location in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+
+from attrs import Factory, frozen
+
+from fluxflow_registry import Default, Location, Problem
+from fluxflow_registry.commands import Node, as_node
+
+from .keys import DataKeys, DatasetKeys, ModelKeys, OutputKeys, StepKeys, TransitionKeys
+
+T = TypeVar("T")
+
+
+def default_of(key: str) -> Default:
+    """The location of a value that the file does not set."""
+    return Default(f"FluxFlow's default of {key}")
+
+
+@frozen(eq=False)
+class Section(Generic[T]):
+    """A mapping of the file: its settings, and where each is set."""
+
+    settings: T
+    node: Node
+
+    def sets(self, key: str) -> bool:
+        """Whether the file sets the key."""
+        return self.node.get(key) is not None
+
+    def where(self, key: str) -> Location:
+        """The location of a key's value; if the file does not set it, FluxFlow's default."""
+        node = self.node.get(key)
+        return node.where if node is not None else default_of(key)
+
+    def value(self, key: str) -> Node | None:
+        """The value of a key with its location, for use in a recipe; None if it is null."""
+        value = getattr(self.settings, key)
+        return as_node(value, self.where(key)) if value is not None else None
+
+
+@frozen(eq=False)
+class Step:
+    """A step: its settings, including those of the levels above it."""
+
+    name: str
+    #: Where the file names it.
+    where: Location
+    keys: Section[StepKeys]
+    #: The mapping of the step itself, without the levels above it.
+    own: Node
+    transition: Section[TransitionKeys]
+    #: For each optimizer and each scheduler, its name and its entry.
+    optimizers: Mapping[str, Node]
+    schedulers: Mapping[str, Node]
+    #: The models in `freeze` that are not in `unfreeze`.
+    frozen_models: tuple[str, ...]
+    #: The dataset's name.
+    dataset: str
+    #: Settings that the dataset may have too.
+    batch_size: Node
+    workers: Node
+
+    @property
+    def settings(self) -> StepKeys:
+        """The settings of the step."""
+        return self.keys.settings
+
+
+@frozen(eq=False)
+class Config:
+    """A whole configuration file."""
+
+    path: str
+    #: The recipe's name.
+    name: str
+    model: Section[ModelKeys]
+    data: Section[DataKeys]
+    datasets: Mapping[str, Section[DatasetKeys]]
+    steps: tuple[Step, ...]
+    output: Section[OutputKeys]
+    #: What the user should know: keys that are not needed, names that had to change.
+    notes: tuple[Problem, ...] = Factory(tuple)
+
+    def side_of(self, dataset: str) -> int:
+        """The side of a dataset's images in pixels."""
+        return self.datasets[dataset].settings.img_size or self.data.settings.img_size

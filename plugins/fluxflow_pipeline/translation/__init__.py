@@ -1,0 +1,1 @@
+"""A FluxFlow configuration as a recipe."""

@@ -1,0 +1,106 @@
+"""A FluxFlow configuration as a recipe, each value with its location in the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import frozen
+
+from fluxflow_registry import Problem
+from fluxflow_registry.commands import RECIPE_VERSION, Node, as_node, raise_problems
+
+from ..config.config import Config
+from ..config.rules import idle_settings, violations
+from ..config.trained import trains_flow
+from .datasets import datasets
+from .models import auto_created, models
+from .nodes import component, entry
+from .observers import idle_samples, observers
+from .recipe_text import text_of
+from .steps import step_of
+
+#: Guidance of the images that are generated while a flow is trained with dropped captions.
+GUIDANCE = 5.0
+
+#: Settings that move to `defaults` if all steps agree on them.
+_SHARED = ("dataset", "batch_size", "workers", "max_steps", "precision", "accumulate", "log_every", "checkpoint_every")
+
+
+@frozen(eq=False)
+class Translation:
+    """A configuration, and the recipe that means the same."""
+
+    config: Config
+    recipe: Node
+    #: What the user should know.
+    notes: tuple[Problem, ...]
+
+    @property
+    def text(self) -> str:
+        """The recipe as a file."""
+        head = [f"Recipe of {self.config.path}", "", f"  fluxflow-run {self.config.name}.recipe.yaml"]
+        created = [note.message for note in self.notes if note.code == "auto-created"]
+        return text_of(self.recipe, "\n".join([*head, *([""] if created else []), *created]))
+
+
+def translate(config: Config, diagrams: bool = False) -> Translation:
+    """The recipe of a configuration; raises RecipeError with every rule that the configuration breaks.
+
+    With `diagrams` the run writes charts, as it does if the configuration requests them.
+    """
+    raise_problems(violations(config))
+    steps = {step.name: step_of(config, step) for step in config.steps}
+    shared = _agreed(steps) if len(steps) > 1 else {}
+    values = _shared_values(config, steps)
+    where = config.steps[0].where
+    recipe = entry(
+        where,
+        recipe=RECIPE_VERSION,
+        name=config.name,
+        models=models(config),
+        datasets=datasets(config),
+        sampler=component("euler", where, steps=30) if any(map(trains_flow, config.steps)) else None,
+        values=entry(where, **values) if values else None,
+        observers=observers(config, diagrams),
+        defaults=entry(where, **shared) if shared else None,
+        steps=entry(where, **{name: _without(step, shared, values) for name, step in steps.items()}),
+    )
+    notes = [*config.notes, *auto_created(config), *idle_settings(config), *idle_samples(config)]
+    return Translation(config, recipe, tuple(dict.fromkeys(notes)))
+
+
+def _agreed(steps: Mapping[str, Node]) -> dict[str, Node]:
+    """The settings on which all steps agree."""
+    found = {}
+    for key in _SHARED:
+        nodes = [step.get(key) for step in steps.values()]
+        first = nodes[0]
+        if first is not None and all(node is not None and node.value == first.value for node in nodes):
+            found[key] = first
+    return found
+
+
+def _shared_values(config: Config, steps: Mapping[str, Node]) -> dict[str, Node]:
+    """The options of values on which all steps with such a value agree, and the guidance of the generated images."""
+    options: dict[str, list[Node]] = {}
+    for step in steps.values():
+        own = step.get("values")
+        for name, child in own.value.items() if own is not None else ():
+            options.setdefault(name, []).append(child)
+    found = {
+        name: nodes[0] for name, nodes in options.items() if all(node.plain() == nodes[0].plain() for node in nodes)
+    }
+    guided = next((step for step in config.steps if trains_flow(step) and step.settings.cfg_dropout_prob > 0), None)
+    if guided is not None:
+        found["generated_image"] = entry(guided.keys.where("cfg_dropout_prob"), guidance=GUIDANCE)
+    return found
+
+
+def _without(step: Node, shared: Mapping[str, Node], values: Mapping[str, Node]) -> Node:
+    """A step without the settings that all steps share."""
+    children = step.without(shared).value
+    own = step.get("values")
+    if own is not None:
+        rest = own.without(values)
+        children = {**children, "values": as_node(rest.value, own.where) if rest.value else None}
+    return entry(step.where, **children)
