@@ -1,11 +1,11 @@
-"""Going on at sample 1,000,000 of a corpus of shards against going on at sample 100, as a ratio.
+"""Time to resume at sample 1,000,000 of a dataset of shards relative to sample 100.
 
     python benchmarks/resume.py [--samples 1100000] [--rounds 15] [--batch-size 32]
 
-The corpus is one tar file of small pictures under many names (hard links), each indexed for itself.
-What is timed is everything from opening the dataset to the first batch at the place: reading the kept
-indexes, computing the order of the epoch, finding and decoding the samples. Both places take turns, so that
-the machine's moods meet both. The figure is the median over the rounds of (late / early).
+The dataset is one tar file of small images under many names (hard links), each with an index of its own. The timed
+part is everything from opening the dataset to the first batch at the position: reading the kept indexes, computing
+the order of the epoch, finding and decoding the samples. The two positions alternate, so that the load of the machine
+affects both. The result is the median over the rounds of (late / early).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import io
 import os
 import resource
 import statistics
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import webdataset
 from PIL import Image
 
 from fluxflow_data.shards.dataset import WebDataset
@@ -34,19 +34,16 @@ EARLY, LATE = 100, 1_000_000
 
 
 def write_shard(path: Path) -> None:
-    """Pictures of one pixel, in many colours."""
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+    """Write images of one pixel, in many colors."""
+    with webdataset.TarWriter(str(path)) as writer:
         for number in range(PER_SHARD):
             stream = io.BytesIO()
             Image.new("RGB", (1, 1), (number % 256, number // 256 % 256, 0)).save(stream, "PNG")
-            for extension, data in (("png", stream.getvalue()), ("txt", f"picture {number}".encode())):
-                header = tarfile.TarInfo(f"{number:06}.{extension}")
-                header.size = len(data)
-                archive.addfile(header, io.BytesIO(data))
+            writer.write({"__key__": f"{number:06}", "png": stream.getvalue(), "txt": f"image {number}"})
 
 
-def write_corpus(folder: Path, samples: int) -> str:
-    """Enough names of one shard for more than `samples` samples; gives what a recipe calls `shards`."""
+def write_shards(folder: Path, samples: int) -> str:
+    """Write one shard, with enough names for more than `samples` samples; returns the `shards` of a recipe."""
     count = -(-samples // PER_SHARD)
     first = folder / "000000.tar"
     write_shard(first)
@@ -55,8 +52,8 @@ def write_corpus(folder: Path, samples: int) -> str:
     return f"{folder}/{{000000..{count - 1:06}}}.tar"
 
 
-def go_on(shards: str, sample: int, batch_size: int, epoch: int) -> float:
-    """Seconds from nothing to the batch that holds the sample at this place of the epoch's order."""
+def resume(shards: str, sample: int, batch_size: int, epoch: int) -> float:
+    """Seconds from opening the dataset to the batch with the sample at this position of the epoch's order."""
     begin = time.perf_counter()
     source = WebDataset(shards=shards, image_size=1)()
     start = sample // batch_size
@@ -67,11 +64,11 @@ def go_on(shards: str, sample: int, batch_size: int, epoch: int) -> float:
 
 
 def compare(shards: str, rounds: int, batch_size: int) -> dict[int, list[float]]:
-    """Seconds of each round at both places, each round in another epoch and with the other place first."""
+    """Seconds of each round at both positions, each round in another epoch and starting with the other position."""
     seconds: dict[int, list[float]] = {EARLY: [], LATE: []}
     for number in range(rounds):
         for sample in (EARLY, LATE) if number % 2 else (LATE, EARLY):
-            seconds[sample].append(go_on(shards, sample, batch_size, number))
+            seconds[sample].append(resume(shards, sample, batch_size, number))
     return seconds
 
 
@@ -95,12 +92,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["FLUXFLOW_HOME"] = str(folder / "home")
-        shards = write_corpus(folder, arguments.samples)
-        with timed("first opening (hops)"):
+        shards = write_shards(folder, arguments.samples)
+        with timed("first opening (indexes)"):
             source = WebDataset(shards=shards, image_size=1)()
         print(f"{'samples':<28} {len(source):10,}")
         del source
-        with timed("second opening (kept)"):
+        with timed("second opening (cached)"):
             WebDataset(shards=shards, image_size=1)()
         seconds = compare(shards, arguments.rounds, arguments.batch_size)
         kept = sum(path.stat().st_size for path in folder.glob("home/index/*"))
