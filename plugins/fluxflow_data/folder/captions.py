@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from fluxflow_registry import Choices, Place, Problem
+from attrs import Factory, define
+
+from fluxflow_registry import Choices, DataError, Place, Problem
 
 from ..captions import CaptionError, decode_caption, decode_utf8, without_byte_order_mark
 from .files import Flaw, Sample, composed, stem
@@ -16,64 +18,73 @@ LINES_WITH_CHOICES = 10
 
 
 def from_file(
-    root: Path,
-    table: Path,
-    files: Mapping[str, str] | None,
-    images: Collection[str],
-    problems: list[Problem],
-    flaws: list[Flaw],
+    root: Path, table: Path, files: Mapping[str, str] | None, images: Collection[str], flaws: list[Flaw]
 ) -> list[Sample]:
-    """The samples that the file `table` describes, sorted by name; `files` None: the folder does not exist.
+    """The samples in the file `table`, sorted by name; `files` None: the folder is missing.
 
-    A line is `name<TAB>caption`; empty lines are ignored. Adds to `problems` what is wrong with the file, and to
-    `flaws` what is wrong with a line or with one image.
+    A line is `name<TAB>caption`; empty lines are ignored. Adds to `flaws` what is wrong with a line or with one image;
+    raises DataError for a file that cannot be read.
     """
-    lines: dict[str, Place] = {}
-    captions: dict[str, str] = {}
-    for where, line in _lines(table, problems, flaws):
-        problem = _add_line(where, line, files, lines, captions, flaws)
+    name = f"captions file `{table.name}`"
+    try:
+        content = without_byte_order_mark(table.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{name} does not exist", str(table), code="missing-file") from None
+    except CaptionError as error:
+        raise DataError(f"{name} {error}", str(table), code="unreadable-file") from None
+    except OSError as error:
+        raise DataError(f"cannot read {name}: {error.strerror}", str(table), code="unreadable-file") from None
+    lines = _Lines(files)
+    for number, raw in enumerate(content.split(b"\n"), start=1):
+        problem = lines.add(raw, Place(str(table), number), with_choices=len(flaws) < LINES_WITH_CHOICES)
         if problem is not None:
             flaws.append(Flaw(problem))
-    if table.is_file() and files is not None:
-        for name in sorted(set(images) - lines.keys()):
-            message, at = f"image `{name}` has no caption in `{table}`", str(root / name)
-            flaws.append(Flaw(Problem(message, at, code="missing-caption", subject=name), name))
-    return [Sample(root / (files or {})[name], captions[name], name) for name in sorted(captions)]
+    for image in sorted(set(images) - lines.places.keys()):
+        message = f"image `{image}` has no caption in `{table}`"
+        flaws.append(Flaw(Problem(message, str(root / image), code="missing-caption", subject=image), image))
+    return [Sample(root / (files or {})[image], lines.captions[image], image) for image in sorted(lines.captions)]
 
 
-def _add_line(
-    where: Place,
-    line: str,
-    files: Mapping[str, str] | None,
-    lines: dict[str, Place],
-    captions: dict[str, str],
-    flaws: Collection[Flaw],
-) -> Problem | None:
-    """Add one line to `lines` and `captions`, or return what is wrong with it."""
-    written, tab, text = line.partition("\t")
-    written, caption = written.strip(), " ".join(text.split())
-    if not tab or not written:
-        message = "the line has no image name before the tab" if tab else "the line has no tab between name and caption"
-        return Problem(message, where, (("received", _shortened(line.strip())),), code="malformed-line")
-    if _leads_out(written):
-        message = f"image `{written}` is outside the folder"
-        return Problem(message, where, code="malformed-line", subject=written)
-    name = composed(PurePosixPath(written).as_posix())
-    if name in lines:
-        notes = (("see also", lines[name]),)
-        return Problem(f"image `{written}` has two captions", where, notes, code="duplicate-name", subject=written)
-    lines[name] = where
-    if not caption:
-        return Problem(f"the caption of image `{written}` is empty", where, code="missing-caption", subject=written)
-    if files is None:
+@define
+class _Lines:
+    """The lines of a captions file: where each image is named, and the captions of those that exist."""
+
+    files: Mapping[str, str] | None
+    places: dict[str, Place] = Factory(dict)
+    captions: dict[str, str] = Factory(dict)
+
+    def add(self, raw: bytes, where: Place, with_choices: bool) -> Problem | None:
+        """Add a line that is not empty, or return what is wrong with it."""
+        try:
+            line = decode_utf8(raw)
+        except CaptionError as error:
+            return Problem(f"the line {error}", where, code="malformed-line")
+        written, tab, text = line.partition("\t")
+        written, caption = written.strip(), " ".join(text.split())
+        if not line.strip():
+            return None
+        if not tab or not written:
+            what = "image name before the tab" if tab else "tab between name and caption"
+            received = ("received", _shortened(line.strip()))
+            return Problem(f"the line has no {what}", where, (received,), code="malformed-line")
+        if _leads_out(written):
+            return Problem(f"image `{written}` is outside the folder", where, code="malformed-line", subject=written)
+        name = composed(PurePosixPath(written).as_posix())
+        if name in self.places:
+            first = ("see also", self.places[name])
+            message = f"image `{written}` has two captions"
+            return Problem(message, where, (first,), code="duplicate-name", subject=written)
+        self.places[name] = where
+        if not caption:
+            return Problem(f"the caption of image `{written}` is empty", where, code="missing-caption", subject=written)
+        if self.files is not None and name not in self.files:
+            similar = get_close_matches(name, self.files) if with_choices else []
+            choices = Choices.of(name, similar) if similar else None
+            message = f"image `{written}` does not exist in the folder"
+            return Problem(message, where, code="missing-file", subject=written, choices=choices)
+        if self.files is not None:
+            self.captions[name] = caption
         return None
-    if name not in files:
-        similar = get_close_matches(name, files) if len(flaws) < LINES_WITH_CHOICES else []
-        choices = Choices.of(name, similar) if similar else None
-        message = f"image `{written}` does not exist in the folder"
-        return Problem(message, where, code="missing-file", subject=written, choices=choices)
-    captions[name] = caption
-    return None
 
 
 def _leads_out(name: str) -> bool:
@@ -82,29 +93,6 @@ def _leads_out(name: str) -> bool:
 
 def _shortened(line: str) -> str:
     return line if len(line) <= 60 else line[:57] + "..."
-
-
-def _lines(table: Path, problems: list[Problem], flaws: list[Flaw]) -> Iterator[tuple[Place, str]]:
-    """The lines that are not empty, each with its location."""
-    file = f"captions file `{table.name}`"
-    try:
-        content = without_byte_order_mark(table.read_bytes())
-    except FileNotFoundError:
-        problems.append(Problem(f"{file} does not exist", str(table), code="missing-file"))
-        return
-    except (OSError, CaptionError) as error:
-        message = f"{file} {error}" if isinstance(error, CaptionError) else f"cannot read {file}: {error.strerror}"
-        problems.append(Problem(message, str(table), code="unreadable-file"))
-        return
-    for number, raw in enumerate(content.split(b"\n"), start=1):
-        where = Place(str(table), number)
-        try:
-            line = decode_utf8(raw).rstrip("\r")
-        except CaptionError as error:
-            flaws.append(Flaw(Problem(f"the line {error}", where, code="malformed-line")))
-            continue
-        if line.strip():
-            yield where, line
 
 
 def from_text_files(

@@ -61,11 +61,15 @@ class Folder(ImageOptions):
         flaws: list[Flaw] = []
         files = _list_files(root, problems)
         images = {name for name in files if Path(name).suffix.lower() in SUFFIXES}
-        if self.captions is None:
-            samples = from_text_files(root, files, images, flaws, self.uncaptioned)
-        else:
-            table = Path(os.path.expanduser(self.captions))
-            samples = from_file(root, table, files if root.is_dir() else None, images, problems, flaws)
+        samples: list[Sample] = []
+        try:
+            if self.captions is None:
+                samples = from_text_files(root, files, images, flaws, self.uncaptioned)
+            else:
+                table = Path(os.path.expanduser(self.captions))
+                samples = from_file(root, table, files if root.is_dir() else None, images, flaws)
+        except DataError as error:
+            problems += error.problems
         if root.is_dir() and not images and not samples:
             problems.append(_no_images(root))
         names = {root / files[name]: name for name in images} | {sample.path: sample.name for sample in samples}
@@ -107,9 +111,9 @@ class Folder(ImageOptions):
 
         paths = sorted(names)
         sizes = image_sizes(root, paths, lambda path: image_name(path, names[path]), self.verify)
-        found = dict(zip(paths, sizes, strict=True))
-        flaws += [Flaw(size, names[path]) for path, size in found.items() if isinstance(size, Problem)]
-        return {path: size for path, size in found.items() if not isinstance(size, Problem)}
+        pairs = list(zip(paths, sizes, strict=True))
+        flaws += [Flaw(size, names[path]) for path, size in pairs if isinstance(size, Problem)]
+        return {path: size for path, size in pairs if not isinstance(size, Problem)}
 
 
 class FolderSource(ImageSource):

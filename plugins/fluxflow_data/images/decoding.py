@@ -7,6 +7,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ..batching.buckets import Size, largest_crop
 
@@ -98,8 +99,7 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
     """Width and height of the stored pixels; of a TIFF, Pillow may have exchanged them already."""
-    tags = getattr(image, "tag_v2", None)
-    return image.size if tags is None else (int(tags[256]), int(tags[257]))
+    return (image.tag_v2[256], image.tag_v2[257]) if isinstance(image, TiffImageFile) else image.size
 
 
 def _orientation(image: Image.Image) -> int:

@@ -41,8 +41,8 @@ def measure(path: str, index: ShardIndex) -> NDArray[np.int64]:
     with pillow_warnings():
         for offset, size in index.spans[:, [IMAGE, IMAGE_SIZE]].tolist():
             header = reader.read(Span(path, offset, min(size, HEADER), index.state))
-            found = size_in_header(header)
-            if found is None and size > HEADER:
-                found = size_in_header(reader.read(Span(path, offset, size, index.state)))
-            sizes.append(found or (0, 0))
+            shown = size_in_header(header)
+            if shown is None and size > HEADER:
+                shown = size_in_header(reader.read(Span(path, offset, size, index.state)))
+            sizes.append(shown or (0, 0))
     return np.array(sizes, dtype=np.int64).reshape(-1, 2)

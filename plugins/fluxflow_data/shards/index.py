@@ -87,26 +87,18 @@ class ShardIndex:
 Parts = dict[str, Member]
 
 
-def index_file(path: str, name: str, wanted: SampleMembers, problems: list[Problem]) -> ShardIndex | None:
-    """The index of the file at `path`; None after adding to `problems` whatever is wrong in it.
-
-    `name` is the shard's path or URL in problems.
-    """
-    found: list[Problem] = []
-    descriptor, index = -1, None
+def index_file(path: str, name: str, wanted: SampleMembers) -> ShardIndex | list[Problem]:
+    """The index of the file at `path`, or whatever is wrong in it; `name` is the shard's path or URL in problems."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-        before = _state(descriptor)
-        index = index_shard(partial(os.pread, descriptor), before, name, wanted, found)
-        if index is not None and _state(descriptor) != before:
-            found.append(shard_problem(name, "changed while it was indexed: wait until it is complete", "changed-file"))
+        with open(path, "rb", buffering=0) as file:
+            before = _state(file.fileno())
+            index = index_shard(partial(os.pread, file.fileno()), before, name, wanted)
+            changed = _state(file.fileno()) != before
     except OSError as error:
-        found.append(shard_problem(name, f"cannot be read: {error.strerror}", "unreadable-file"))
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
-    problems += found
-    return None if found else index
+        return [shard_problem(name, f"cannot be read: {error.strerror}", "unreadable-file")]
+    if changed and isinstance(index, ShardIndex):
+        return [shard_problem(name, "changed while it was indexed: wait until it is complete", "changed-file")]
+    return index
 
 
 def _state(descriptor: int) -> tuple[int, int]:
@@ -114,28 +106,25 @@ def _state(descriptor: int) -> tuple[int, int]:
     return now.st_size, now.st_mtime_ns
 
 
-def index_shard(
-    read: Read, state: tuple[int, int], name: str, wanted: SampleMembers, problems: list[Problem]
-) -> ShardIndex | None:
-    """The index of a shard of that `state` (length and version), whose bytes are read by `read(size, offset)`.
+def index_shard(read: Read, state: tuple[int, int], name: str, wanted: SampleMembers) -> ShardIndex | list[Problem]:
+    """The index of a shard of that `state` (length and version), or whatever is wrong in it.
 
-    Adds to `problems` whatever is wrong in it; `name` is its path or URL in problems.
+    `read(size, offset)` reads its bytes; `name` is its path or URL in problems.
     """
     length, version = state
     if length == 0:
-        problems.append(shard_problem(name, "is empty (0 bytes)", "damaged-shard"))
-        return None
+        return [shard_problem(name, "is empty (0 bytes)", "damaged-shard")]
     digest = blake2b(str(length).encode(), digest_size=16)
     samples: dict[str, Parts] = {}
-    found: list[Problem] = []
+    problems: list[Problem] = []
     try:
         for member in members(read, length, digest.update):
-            _add_member(member, samples, name, found)
+            _add_member(member, samples, name, problems)
     except TarError as error:
-        problems += [*_first_of_each_kind(found, name), shard_problem(name, str(error), "damaged-shard", error.notes)]
-        return None
-    rows = _rows(samples, wanted, name, found)
-    problems += _first_of_each_kind(found, name)
+        return [*_first_of_each_kind(problems, name), shard_problem(name, str(error), "damaged-shard", error.notes)]
+    rows = _rows(samples, wanted, name, problems)
+    if problems:
+        return list(_first_of_each_kind(problems, name))
     encoded = [key.encode("utf-8", "surrogateescape") for key in samples]
     return ShardIndex(
         length=length,

@@ -17,28 +17,23 @@ from .remote.file import ReadAhead, RemoteFile
 CACHE = Cache("index", ".index", b"fluxflow shard index 1\n")
 
 
-def indexed(
-    path: str, name: str, wanted: SampleMembers, file: RemoteFile | None = None
-) -> tuple[ShardIndex | None, list[Problem]]:
-    """The index of a shard: the kept one while the shard's length and time are the same, else a new one.
+def indexed(path: str, name: str, wanted: SampleMembers, file: RemoteFile | None = None) -> ShardIndex | list[Problem]:
+    """The index of a shard, or whatever is wrong in it: the kept one while the shard's length and time are the same.
 
-    `file` describes a shard that is read from a server; `name` is the shard's path or URL in problems. A shard with
-    problems has no index.
+    `file` describes a shard that is read from a server; `name` is the shard's path or URL in problems.
     """
     kept_at = CACHE.path(path if is_remote(path) else os.path.abspath(path), wanted.images, wanted.caption)
     kept = _kept(kept_at)
     if kept is not None and kept.state == (file.state if file is not None else _state(path)):
-        return kept, []
-    problems: list[Problem] = []
+        return kept
     if file is None:
-        index = index_file(path, name, wanted, problems)
+        index = index_file(path, name, wanted)
     else:
-        index = index_shard(ReadAhead(file).read, file.state, name, wanted, problems)
-    if problems or index is None:
-        return None, problems
-    facts = {"length": index.length, "mtime": index.mtime, "digest": index.digest, "samples": len(index)}
-    CACHE.write(kept_at, facts, [index.spans.astype("<i8"), index.ends.astype("<i8"), index.keys])
-    return index, []
+        index = index_shard(ReadAhead(file).read, file.state, name, wanted)
+    if isinstance(index, ShardIndex):
+        facts = {"length": index.length, "mtime": index.mtime, "digest": index.digest, "samples": len(index)}
+        CACHE.write(kept_at, facts, [index.spans.astype("<i8"), index.ends.astype("<i8"), index.keys])
+    return index
 
 
 def _state(path: str) -> tuple[int, int] | None:

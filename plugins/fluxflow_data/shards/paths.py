@@ -45,7 +45,7 @@ def check_entry(entry: str) -> None:
 def find_shards(entries: Sequence[str], problems: list[Problem]) -> list[str]:
     """The paths and URLs of all shards in the recipe's order; adds to `problems` what does not exist."""
     known: set[str] = set()
-    found: list[str] = []
+    shards: list[str] = []
     missing: list[str] = []
     for path in (path for entry in entries for path in _shards(entry, problems)):
         identity = path if is_remote(path) else os.path.abspath(path)
@@ -56,13 +56,13 @@ def find_shards(entries: Sequence[str], problems: list[Problem]) -> list[str]:
         elif not is_remote(path) and not os.path.isfile(path):
             problems.append(shard_problem(path, "is not a file: shards are tar files", "unreadable-file"))
         else:
-            found.append(path)
+            shards.append(path)
         known.add(identity)
     problems += [shard_problem(path, "does not exist", "missing-file") for path in missing[:REPORTED]]
     if len(missing) > REPORTED:
         message = f"{len(missing) - REPORTED:,} more shards do not exist"
         problems.append(Problem(message, missing[REPORTED], code="missing-file"))
-    return found
+    return shards
 
 
 def identities(entries: str | Sequence[str]) -> set[str]:

@@ -135,5 +135,5 @@ def _open(path: str, wanted: SampleMembers, downloads: Downloads) -> Shard | lis
                 path, remote = str(downloads.download(remote)), None
     except DataError as error:
         return list(error.problems)
-    index, problems = indexed(path, name, wanted, remote)
-    return problems if index is None else Shard(name, path, index)
+    index = indexed(path, name, wanted, remote)
+    return Shard(name, path, index) if isinstance(index, ShardIndex) else index

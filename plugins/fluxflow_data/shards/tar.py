@@ -172,7 +172,7 @@ def _extension(read: Read, header: _Header, data: int, length: int) -> bytes:
 
 def _attributes(content: bytes, offset: int) -> dict[bytes, bytes]:
     """POSIX's records `length key=value`, each with a line break, which the length includes."""
-    found, rest = {}, content
+    attributes, rest = {}, content
     while rest.strip(b"\0"):
         digits, _, _ = rest.partition(b" ")
         length = int(digits) if digits.isdigit() and len(digits) < 10 else 0
@@ -181,9 +181,9 @@ def _attributes(content: bytes, offset: int) -> dict[bytes, bytes]:
             raise TarError(f"is damaged: the attributes at byte {offset} are `{_shortened(rest)}`")
         if key.startswith(b"GNU.sparse."):
             raise TarError(f"is not supported: the member at byte {offset} is a sparse file")
-        found[key] = value
+        attributes[key] = value
         rest = rest[length:]
-    return found
+    return attributes
 
 
 def _check_end(read: Read, offset: int, length: int, last: str, headers: Callable[[bytes], None]) -> None:

@@ -103,10 +103,10 @@ def _body(answer: HTTPResponse) -> bytes:
 
 def _range(answer: HTTPResponse, url: str) -> tuple[int, int, int]:
     """The start and stop of the part in a response, and the length of the file."""
-    found = _CONTENT_RANGE.match(answer.headers.get("Content-Range", ""))
-    if found is None:
+    match = _CONTENT_RANGE.match(answer.headers.get("Content-Range", ""))
+    if match is None:
         raise shard_error(url, "the server does not say which part it returned", "unreachable-server")
-    start, last, length = map(int, found.groups())
+    start, last, length = map(int, match.groups())
     return start, last + 1, length
 
 

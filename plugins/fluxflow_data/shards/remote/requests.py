@@ -76,8 +76,9 @@ def _request(url: str, token_env: str | None, part: tuple[int, int | None] | Non
                 notes = [token_note(url, token_env)] if error.code in (401, 403, 404) else ()
                 raise shard_error(url, cause, code, notes) from None
         except (URLError, OSError, HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            failure = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+            reason = error.reason if isinstance(error, URLError) else error
+            system = reason.strerror if isinstance(reason, OSError) else None
+            failure = system or str(reason) or type(reason).__name__
             if isinstance(reason, TimeoutError):
                 failure = f"no response within {TIMEOUT:g} s"
         if attempt + 1 < ATTEMPTS:
