@@ -18,6 +18,7 @@ from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import load
 from fluxflow_registry.registry.registry import Registry
 
+from .forked import WARM
 from .synthetic import Site
 
 # Two processes of tests on two cores: threads that wait for each other by spinning would take each other's time.
@@ -28,6 +29,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Where a change is judged, the examples are the same every time; elsewhere every run looks for new ones.
 settings.register_profile("fluxflow", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("fluxflow")
+
+
+def pytest_unconfigure() -> None:
+    """The process that forked commands ends with the tests."""
+    WARM.end()
 
 
 @pytest.fixture(autouse=True)
@@ -60,13 +66,13 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """The command `fluxflow-run`, in a process of its own and an empty folder."""
 
     def run(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
+        fresh = any(name.startswith("PYTHON") for name in environment)  # what only an interpreter that starts reads
         return subprocess.run(
-            [sys.executable, "-m", "fluxflow_registry", *map(str, arguments)],
+            [sys.executable if fresh else WARM.executable, "-m", "fluxflow_registry", *map(str, arguments)],
             cwd=tmp_path,
             env={**os.environ, "NO_COLOR": "1", "COLUMNS": "100", **environment},
             capture_output=True,
             text=True,
-            timeout=60,
         )
 
     return run

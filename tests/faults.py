@@ -1,15 +1,13 @@
-"""The command in a forked process, so that hundreds of runs need one import of torch; with a death built in.
+"""The command with a death built in.
 
-    python -m tests.faults < requests > answers
+    python -m tests.faults N ARGUMENTS
 
-A request is a line of JSON: {"argv", "cwd", "log", "die_at"}; the answer {"pid"}. {"wait": pid} is answered
-by {"code"} once that process has ended. `die_at` counts the file operations under `cwd`: at that one the process kills
-itself, a write half done. Without it, or with one that is never reached, a line `operations N` ends the log.
+runs `fluxflow-run ARGUMENTS`, counts the file operations under the current folder, and kills itself at the N-th, with a
+write half done. Where there are fewer (or N is 0) the output ends with a line `operations` and their number.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -56,52 +54,15 @@ class Deaths:
         self.sync(file)
 
 
-def run(request: dict[str, Any]) -> None:
-    """In the child: be the command, in a process group of its own, and leave with its exit code."""
-    from fluxflow_registry.cli.main import run as command
-
-    os.setsid()
-    os.chdir(request["cwd"])
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    null = os.open(os.devnull, os.O_RDONLY)
-    for target, source in ((0, null), (1, log), (2, log)):
-        os.dup2(source, target)
-    deaths = Deaths(Path(request["cwd"]), request["die_at"]) if "die_at" in request else None
-    code = 70
-    try:
-        command(request["argv"])
-    except SystemExit as left:
-        code = left.code if isinstance(left.code, int) else 70
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    if deaths is not None:
-        os.write(2, f"operations {deaths.done}\n".encode())
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 def main() -> None:
-    import torch
+    from fluxflow_registry.cli.main import run
 
-    import fluxflow_registry.cli.train.command
-    import fluxflow_registry.engine.run.loop  # noqa: F401
-
-    torch.set_num_threads(1)
-    answers = os.fdopen(os.dup(1), "w")
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "wait" in request:
-            _, status = os.waitpid(request["wait"], 0)
-            answer = {"code": os.waitstatus_to_exitcode(status)}
-        else:
-            pid = os.fork()
-            if pid == 0:
-                run(request)
-            answer = {"pid": pid}
-        print(json.dumps(answer), file=answers, flush=True)
+    deaths = Deaths(Path.cwd(), int(sys.argv[1]))
+    sys.argv = ["fluxflow-run", *sys.argv[2:]]
+    try:
+        run()
+    finally:
+        print("operations", deaths.done, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from ..forked import WARM
 from ..small import FLOW, VAE_GAN
 from .test_train import environment
 
@@ -157,11 +157,11 @@ VAE = "steps.vae_gan.updates.vae"
 
 def prove(folder: Path, recipe: Path, *settings: str) -> subprocess.CompletedProcess[str]:
     changes = [word for setting in settings for word in ("--set", setting)]
-    command = [sys.executable, "-m", "fluxflow_registry", str(recipe), "--prove-resume", *changes]
+    command = [WARM.executable, "-m", "fluxflow_registry", str(recipe), "--prove-resume", *changes]
     plugin = folder / "keeping.py"
     if plugin.exists():
         command += ["--plugin", "keeping.py"]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=900)
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -225,9 +225,9 @@ def test_other_components_with_a_hidden_state_are_found_too(folder: Path, who: s
 
 def test_the_first_difference_is_told_as_data_too(folder: Path) -> None:
     changes = ["--set", f"{VAE}.losses.jitter={{}}", "--plugin", "keeping.py", "--prove-resume", "--json"]
-    command = [sys.executable, "-m", "fluxflow_registry", "small.yaml", *changes]
+    command = [WARM.executable, "-m", "fluxflow_registry", "small.yaml", *changes]
 
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
     told = json.loads(done.stdout)
 
     assert done.returncode == 1

@@ -25,6 +25,7 @@ from fluxflow_registry.errors import FluxflowError
 from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.state import checkpoints, store
 
+from ..forked import WARM
 from ..small import VAE_GAN
 from .conftest import Answer
 
@@ -477,32 +478,29 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(call: Call, folder: Run
 
 def test_a_real_run_that_is_killed_stopped_and_gone_on_with(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(VAE_GAN)
-    settings = ["--set", "steps.vae_gan.epochs=400", "--set", "defaults.checkpoint_every=7", "--fresh"]
-    command = [sys.executable, "-m", "fluxflow_registry", "small.yaml", *settings]
+    settings = ["--set", "steps.vae_gan.epochs=4", "--set", "defaults.checkpoint_every=7"]
 
     def ended(number: signal.Signals) -> Path:
-        process = subprocess.Popen(
-            command, cwd=tmp_path, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-        limit = time.monotonic() + 60
-        while time.monotonic() < limit and not list(tmp_path.glob("runs/*/checkpoints/000000014-*")):
-            time.sleep(0.01)
+        started = WARM.pause(tmp_path, 17, "small.yaml", *settings, "--fresh")
         (path,) = tmp_path.glob("runs/small-*")
-        assert lock_owner(path) == f"process {process.pid} on {os.uname().nodename}"
-        process.send_signal(number)
-        process.wait(timeout=60)
+        assert lock_owner(path) == f"process {started.pid} on {os.uname().nodename}"
+        started.signal(number)
+        (tmp_path / "continue").touch()
+        started.wait()
         return path
 
     killed = look(ended(signal.SIGKILL), [])
     shutil.rmtree(tmp_path / "runs")
     stopped = look(ended(signal.SIGTERM), [])
 
-    assert killed.state in ("broken off", "stopped")
-    assert killed.resume.repeats <= 14
+    assert killed.state == "broken off"
+    assert killed.resume.repeats == 2
     assert stopped.state == "stopped"
     assert stopped.resume.repeats == 0
     assert stopped.saved is not None
-    assert stopped.record.command == " ".join(["python", "-m", "fluxflow_registry", "small.yaml", *settings[:-1]])
+    assert stopped.record.command == " ".join(
+        ["python", "-m", "fluxflow_registry", "small.yaml", *settings, "--plugin", "pause.py"]
+    )
     assert stopped.record.directory == str(tmp_path)
     assert [step.name for step in stopped.record.steps] == ["vae_gan"]
     assert stopped.resume.checkpoint == stopped.checkpoint.name if stopped.checkpoint else False
