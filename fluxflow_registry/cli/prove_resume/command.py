@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
 from fluxflow_registry.cli.output import emit, emit_json, say
+from fluxflow_registry.cli.prove_resume.process import run_and_leave
 from fluxflow_registry.cli.signals import BROKEN_OFF, STOPPED
 from fluxflow_registry.errors import FluxflowError, Problem, RunError, counted
 from fluxflow_registry.plan.steps import RecipePlan
@@ -82,18 +82,21 @@ def _run(request: dict[str, Any], death: Death | None) -> None:
     """One process; raises what it reports, or that it did not die where it should have."""
     folder = Path(request["folder"])
     folder.mkdir(exist_ok=True)
-    file = folder.parent / "request.json"
-    file.write_text(json.dumps(request))
-    command = [sys.executable, "-m", "fluxflow_registry.cli.prove_resume.process", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode in (-signal.SIGINT, BROKEN_OFF):
+    output = folder.parent / "output.txt"
+    fresh = get_context("forkserver")  # a fresh process for each run, but one import of torch for all of them
+    fresh.set_forkserver_preload(["torch._dynamo"])  # which imports torch, and is imported by its optimizers
+    process = fresh.Process(target=run_and_leave, args=(request, output))
+    process.start()
+    process.join()
+    if process.exitcode in (-signal.SIGINT, BROKEN_OFF):
         raise KeyboardInterrupt
     expected = 0 if death is None else STOPPED if "stop" in death.request else -signal.SIGKILL
-    if done.returncode != expected:
+    if process.exitcode != expected:
         how = "has not trained to its end" if death is None else f"was to be {death.told} and was not"
-        told = done.stderr.strip() or f"exit code {done.returncode}"
+        code = process.exitcode or 0
+        told = output.read_text().strip() or f"exit code {code}"
         error = FluxflowError(Problem(f"a run of the proof {how}", None, (("it said", told),)))
-        error.exit_code = 1 if death is not None or done.returncode < 0 else done.returncode
+        error.exit_code = 1 if death is not None or code < 0 else code
         raise error
 
 

@@ -1,16 +1,11 @@
-"""One run of a proof of resumption, in a process of its own, which dies where it is told to.
-
-python -m fluxflow_registry.cli.prove_resume.process REQUEST.json
-"""
+"""One run of a proof of resumption, in a process of its own, which dies where the request says."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.cli.output import finish, load_plugins
@@ -85,6 +80,9 @@ def main(request: dict[str, Any]) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    asked = json.loads(Path(sys.argv[1]).read_text())
-    finish(lambda: main(asked), as_json=False)
+def run_and_leave(request: dict[str, Any], output: Path) -> NoReturn:
+    """In the process: print to a file, and leave with the exit code of the run."""
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    finish(lambda: main(request), as_json=False)

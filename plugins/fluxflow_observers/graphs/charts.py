@@ -8,9 +8,11 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from PIL import Image
 
 from .metrics_log import Series, StepLog
 from .panels import Line, Panel, panels_of
@@ -224,8 +226,13 @@ def decimated(at: Numbers, values: Numbers) -> tuple[Numbers, Numbers]:
 
 def png(figure: Figure) -> bytes:
     """The figure as PNG."""
+    figure.set_dpi(110)
+    canvas = FigureCanvasAgg(figure)
+    # Drawn once: `savefig` draws a figure with a layout engine twice, with the same pixels.
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
     stream = BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
+    Image.fromarray(pixels).convert("RGB").save(stream, "PNG")
     return stream.getvalue()
 
 
