@@ -65,7 +65,7 @@ def live() -> Callable[..., LiveStep]:
 
 
 class StopAfter:
-    """An observer that asks the run to stop once a number of events has been heard."""
+    """An observer that asks the run to stop once a number of events has been warned."""
 
     def __init__(self, event: str, count: int) -> None:
         self.event, self.left = event, count

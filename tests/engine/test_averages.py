@@ -1,4 +1,4 @@
-"""Averaged weights, and the text encoder that was trained, are what is measured, drawn, kept and generated with."""
+"""Averaged weights, and the trained text encoder, are used for evaluation, sampling, `final/` and generation."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ AVERAGED = [
 
 
 def decoded(models: Mapping[str, nn.Module], image: Tensor) -> Tensor:
-    """What an autoencoder makes of a picture."""
+    """The reconstruction of an image."""
     with torch.no_grad():
         found: Tensor = models["expander"].eval()(models["compressor"].eval()(image).mean)
     return found
 
 
-class Look:
-    """At the first evaluation: what was measured, what is drawn, and what both kinds of weights give by hand."""
+class FirstEvaluation:
+    """At the first evaluation: its metrics, a sample, and what both kinds of weights give when computed by hand."""
 
     def __init__(self) -> None:
-        self.told: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
         self.averages: dict[str, Tensor] = {}
 
     @hookimpl
     def evaluated(self, run: Any, metrics: Any) -> None:
-        if self.told:
+        if self.values:
             return
         image = run.peek("shapes", 4)["image"]
         averages = {name: average.module for name, average in run.engine.live.averages.items()}
-        self.told = {"image": image, "psnr": metrics["psnr"], "averaged": decoded(averages, image)}
-        self.told["trained"] = decoded(run.engine.models, image)
-        self.told["drawn"] = run.draw(["reconstruction_mean"], {"image": image})["reconstruction_mean"]
+        self.values = {"image": image, "psnr": metrics["psnr"], "averaged": decoded(averages, image)}
+        self.values["trained"] = decoded(run.engine.models, image)
+        self.values["sampled"] = run.draw(["reconstruction_mean"], {"image": image})["reconstruction_mean"]
         self.averages = weights(averages)
         run.engine.live.train_mode()
 
@@ -65,22 +65,22 @@ def psnr(reconstruction: Tensor, image: Tensor) -> float:
     return float((10 * torch.log10(4 / error)).mean())
 
 
-def test_a_run_measures_and_draws_with_averages_and_leaves_them_as_its_result(checked: Checker, tmp_path: Path) -> None:
-    look = Look()
+def test_a_run_evaluates_and_samples_with_averaged_weights_and_ends_with_them(checked: Checker, tmp_path: Path) -> None:
+    seen = FirstEvaluation()
 
-    run = start(checked(VAE_GAN, *AVERAGED), tmp_path / "runs", [look]).run
+    run = start(checked(VAE_GAN, *AVERAGED), tmp_path / "runs", [seen]).run
 
-    told = look.told
-    assert told["psnr"] == pytest.approx(psnr(told["averaged"], told["image"]), abs=1e-4)
-    assert abs(told["psnr"] - psnr(told["trained"], told["image"])) > 0.1
-    torch.testing.assert_close(told["drawn"], told["averaged"])
-    assert not torch.allclose(told["drawn"], told["trained"], atol=1e-2)
+    values = seen.values
+    assert values["psnr"] == pytest.approx(psnr(values["averaged"], values["image"]), abs=1e-4)
+    assert abs(values["psnr"] - psnr(values["trained"], values["image"])) > 0.1
+    torch.testing.assert_close(values["sampled"], values["averaged"])
+    assert not torch.allclose(values["sampled"], values["trained"], atol=1e-2)
     for name in ("compressor", "expander"):
         _, final = read_model(run.folder.path / "final" / name)
-        assert all(torch.equal(final[key], look.averages[f"{name}.{key}"]) for key in final)
+        assert all(torch.equal(final[key], seen.averages[f"{name}.{key}"]) for key in final)
 
 
-def test_a_checkpoint_draws_with_its_averages_and_its_text_encoder(checked: Checker, tmp_path: Path) -> None:
+def test_generation_from_a_checkpoint_uses_its_averages_and_its_text_encoder(checked: Checker, tmp_path: Path) -> None:
     recipe = checked(VAE_GAN + FLOW, "steps.flow.updates.flow.optimizer.lr=0.02", "steps.vae_gan.epochs=1")
 
     stopped = start(recipe, tmp_path, [StopAfter("batch_ended", 10)]).run
@@ -95,7 +95,7 @@ def test_a_checkpoint_draws_with_its_averages_and_its_text_encoder(checked: Chec
     assert not same(models["text_encoder"], build_models(recipe, CPU)["text_encoder"])
 
 
-def test_a_finished_run_draws_with_the_models_that_it_ended_with(checked: Checker, tmp_path: Path) -> None:
+def test_generation_from_a_finished_run_uses_its_final_models(checked: Checker, tmp_path: Path) -> None:
     recipe = checked(VAE_GAN + FLOW, "steps.flow.updates.flow.optimizer.lr=0.02", "steps.vae_gan.epochs=1")
 
     ended = start(recipe, tmp_path).run
@@ -108,6 +108,6 @@ def test_a_finished_run_draws_with_the_models_that_it_ended_with(checked: Checke
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two models have the same numbers."""
+    """Whether two models have the same weights."""
     mine, theirs = one.state_dict(), other.state_dict()
     return all(torch.equal(mine[key], theirs[key]) for key in mine)

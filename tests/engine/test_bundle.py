@@ -1,4 +1,4 @@
-"""What is told of a batch that was left out: the warning, and the bundle from which it is repeated."""
+"""A batch that was skipped: its warning, and the bundle from which it is replayed."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ def spoilt() -> Registry:
 
 @pytest.fixture
 def bad(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Say which batches of a step are not finite."""
+    """Set which batches of a step are not finite."""
     return lambda *batches: monkeypatch.setattr(Poison, "bad", lambda batch: batch in batches)
 
 
-def test_the_warning_names_the_loss_and_the_samples_and_where_to_look(
+def test_the_warning_names_the_loss_the_samples_and_the_command_that_replays_the_batch(
     checked: Checker, live: Maker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     bad(1)
     recipe = checked(SPOILT, *NAMED, "steps.vae_gan.max_steps=4", using=spoilt)
     samples = first_batches(live(recipe), 2)[1].indices
-    heard: list[str] = []
+    warned: list[str] = []
 
-    run = start(recipe, tmp_path, [Listener(heard)]).run
+    run = start(recipe, tmp_path, [Listener(warned)]).run
 
-    assert heard[0].splitlines() == [
+    assert warned[0].splitlines() == [
         "update `vae`: `vae/poison` is not finite; batch 2 was skipped",
         f"    received  samples {', '.join(f'picture {index}' for index in samples)}",
         f"    command   fluxflow-run --replay {run.folder.path}/not_finite/000000002-vae",
     ]
 
 
-def test_a_bundle_holds_the_place_the_samples_the_numbers_the_recipe_and_the_checkpoint(
+def test_a_bundle_has_the_position_the_samples_the_losses_the_recipe_and_the_checkpoint(
     checked: Checker, live: Maker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     bad(7)
@@ -85,7 +85,7 @@ def test_a_bundle_holds_the_place_the_samples_the_numbers_the_recipe_and_the_che
     assert (read.run_batch, read.samples) == (7, tuple(found["samples"]))
 
 
-def test_a_bundle_keeps_its_checkpoint_when_the_run_has_none_of_it_any_more(
+def test_a_bundle_keeps_its_checkpoint_after_the_run_has_deleted_it(
     checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     bad(4)
@@ -97,41 +97,41 @@ def test_a_bundle_keeps_its_checkpoint_when_the_run_has_none_of_it_any_more(
     assert checkpoints.verify(held)
 
 
-def test_only_the_first_of_a_streak_has_a_bundle_and_a_run_has_at_most_three(
+def test_only_the_first_of_a_series_has_a_bundle_and_a_run_has_at_most_three(
     checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     bad(1, 2, 4, 6, 7, 8, 10)
-    heard: list[str] = []
+    warned: list[str] = []
 
-    run = start(checked(SPOILT, using=spoilt), tmp_path, [Listener(heard)]).run
+    run = start(checked(SPOILT, using=spoilt), tmp_path, [Listener(warned)]).run
 
     assert sorted(path.name for path in (run.folder.path / "not_finite").iterdir()) == [
         "000000002-vae",
         "000000005-vae",
         "000000007-vae",
     ]
-    assert ["    command " in message for message in heard[:4]] == [True, True, True, False]
+    assert ["    command " in message for message in warned[:4]] == [True, True, True, False]
 
 
-def test_a_run_that_meets_the_batch_again_points_to_the_bundle_that_is_there(
+def test_a_run_that_reaches_the_batch_again_refers_to_the_existing_bundle(
     checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     bad(1)
-    heard: list[str] = []
+    warned: list[str] = []
     recipe = checked(SPOILT, using=spoilt)
-    first = start(recipe, tmp_path, [Listener(heard), StopAfter("batch_ended", 3)])
+    first = start(recipe, tmp_path, [Listener(warned), StopAfter("batch_ended", 3)])
     for folder in first.run.folder.checkpoints.iterdir():
         checkpoints.remove(folder)
     before = (first.run.folder.path / "not_finite" / "000000002-vae" / "bundle.json").stat()
 
-    start(recipe, tmp_path, [Listener(heard)])
+    start(recipe, tmp_path, [Listener(warned)])
 
-    assert heard[0] == heard[1]
+    assert warned[0] == warned[1]
     assert (first.run.folder.path / "not_finite" / "000000002-vae" / "bundle.json").stat().st_ino == before.st_ino
 
 
 @pytest.mark.parametrize("operation", ["make_folder", "link", "replace"])
-def test_a_bundle_that_cannot_be_written_leaves_nothing_and_training_goes_on(
+def test_a_bundle_that_cannot_be_written_leaves_no_file_and_training_continues(
     checked: Checker,
     spoilt: Registry,
     bad: Callable[..., None],
@@ -149,16 +149,16 @@ def test_a_bundle_that_cannot_be_written_leaves_nothing_and_training_goes_on(
         real(path, *rest)
 
     monkeypatch.setattr(disk, operation, full)
-    heard: list[str] = []
+    warned: list[str] = []
 
-    run = start(checked(SPOILT, using=spoilt), tmp_path / "full", [Listener(heard)]).run
+    run = start(checked(SPOILT, using=spoilt), tmp_path / "full", [Listener(warned)]).run
 
-    assert "no bundle to replay the batch could be written: OSError: [Errno 28] No space left on device" in heard[0]
+    assert "no bundle to replay the batch could be written: OSError: [Errno 28] No space left on device" in warned[0]
     assert list((run.folder.path / "not_finite").glob("*")) == []
     assert finals(run) == finals(whole)
 
 
-def test_a_bundle_holds_what_a_roll_back_on_the_way_needs(
+def test_a_bundle_has_the_checkpoint_that_a_rollback_in_its_replay_needs(
     checked: Checker,
     spoilt: Registry,
     bad: Callable[..., None],
@@ -180,7 +180,7 @@ def test_a_bundle_holds_what_a_roll_back_on_the_way_needs(
     }
 
 
-def test_statistics_tell_nan_from_infinity_and_what_the_others_are_like() -> None:
+def test_statistics_count_nan_and_infinity_apart_and_describe_the_finite_numbers() -> None:
     value = (torch.tensor([1.0, float("nan"), 3.0]), torch.tensor([float("-inf")], dtype=torch.float64))
 
     found = not_finite(value)
@@ -197,7 +197,7 @@ def test_statistics_tell_nan_from_infinity_and_what_the_others_are_like() -> Non
     }
 
 
-def test_samples_without_names_are_called_by_their_numbers() -> None:
+def test_samples_without_names_are_named_by_their_numbers() -> None:
     class Odd:
         name = "a source may call itself something"
 
@@ -215,7 +215,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_what_is_no_bundle_is_refused(tmp_path: Path, case: str) -> None:
+def test_a_folder_that_is_not_a_bundle_is_rejected(tmp_path: Path, case: str) -> None:
     text, words = BROKEN[case]
     if text is not None:
         (tmp_path / "bundle.json").write_text(text)

@@ -1,4 +1,4 @@
-"""Data that fail: damaged samples, workers that die, more processes, a clock that is set; the run stays the same."""
+"""Failing data: damaged samples, dying workers, more processes, a changed clock; the run stays the same."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PLACE = (0, "step", "data", 1)
 
 
 class Numbers:
-    """A source of numbers, of which some cannot be read."""
+    """A source of numbers, some of which cannot be read."""
 
     def __init__(self, length: int, damaged: Sequence[int] = ()) -> None:
         self.length, self.damaged = length, damaged
@@ -66,13 +66,13 @@ def test_the_next_sample_of_the_same_order_takes_the_place_of_a_damaged_one(work
     assert [n for batch in read for n in batch.fields["number"].tolist()] == expected[4 * first :]
     assert [list(batch.indices) for batch in read] == [batch.fields["number"].tolist() for batch in read]
     replaced = {r.index: (r.substitute, str(r.problem)) for batch in read for r in batch.replaced}
-    told = {order[19]: (order[0], f"number {order[19]}  is damaged")}
+    replacements = {order[19]: (order[0], f"number {order[19]}  is damaged")}
     if first == 0:
-        told |= {order[p]: (order[7], f"number {order[p]}  is damaged") for p in (5, 6)}
-    assert replaced == told
+        replacements |= {order[p]: (order[7], f"number {order[p]}  is damaged") for p in (5, 6)}
+    assert replaced == replacements
 
 
-def test_a_dataset_in_which_nothing_can_be_read_is_an_error_and_no_endless_search() -> None:
+def test_a_dataset_without_a_readable_sample_is_an_error_and_not_an_endless_search() -> None:
     with pytest.raises(DataError, match="is damaged"):
         list(epoch_batches(Numbers(8, range(8)), 4, 2, 0, 0, PLACE))
     with pytest.raises(DataError, match="is damaged"):
@@ -80,19 +80,19 @@ def test_a_dataset_in_which_nothing_can_be_read_is_an_error_and_no_endless_searc
 
 
 class Foreign(Numbers):
-    """A source that complains of samples that nobody asked for."""
+    """A source that reports samples which were not requested."""
 
     def batch(self, indices: Sequence[int], seed: int) -> dict[str, Any]:
         raise SampleError({999: Problem("is damaged", "number 999")})
 
 
-def test_a_source_that_complains_of_other_samples_is_an_error() -> None:
+def test_a_source_that_reports_samples_which_were_not_requested_is_an_error() -> None:
     with pytest.raises(DataError, match="number 999"):
         list(epoch_batches(Foreign(8), 4, 2, 0, 0, PLACE))
 
 
 class Dying(Numbers):
-    """A source whose process dies when it reads a number, as often as there are marks to remove."""
+    """A source whose process dies when it reads a number, once for each mark file that it can remove."""
 
     def __init__(self, length: int, deadly: int, marks: Path, times: int) -> None:
         super().__init__(length)
@@ -110,7 +110,7 @@ class Dying(Numbers):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_where_a_worker_dies_the_same_samples_go_on_none_lost_none_twice(tmp_path: Path, workers: int) -> None:
+def test_after_a_worker_dies_every_sample_is_read_exactly_once_in_the_same_order(tmp_path: Path, workers: int) -> None:
     order = permutation(20, *PLACE).tolist()
 
     read = list(epoch_batches(Dying(20, order[13], tmp_path / "marks", 1), 2, 10, 0, workers, PLACE))
@@ -120,7 +120,7 @@ def test_where_a_worker_dies_the_same_samples_go_on_none_lost_none_twice(tmp_pat
     assert multiprocessing.active_children() == []
 
 
-def test_workers_that_die_again_and_again_are_an_error_that_says_how_they_died(
+def test_workers_that_die_repeatedly_are_an_error_that_names_the_signal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "RESTARTS", 0)  # it takes five seconds to find that one has died
@@ -146,7 +146,7 @@ class KillsAWorker:
             os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
 
 
-def test_a_run_one_of_whose_workers_is_killed_ends_the_same(checked: Checker, tmp_path: Path) -> None:
+def test_a_run_ends_with_the_same_weights_if_one_of_its_workers_is_killed(checked: Checker, tmp_path: Path) -> None:
     recipe = checked(VAE_GAN, "defaults.workers=2")
     whole = start(recipe, tmp_path / "whole").run
 
@@ -161,7 +161,7 @@ def half(rank: int) -> None:
     print(json.dumps([batch.fields["number"].tolist()[rank::2] for batch in read]))
 
 
-def test_two_processes_that_share_the_batches_read_together_what_one_reads() -> None:
+def test_two_processes_that_share_the_batches_read_the_same_samples_as_one() -> None:
     alone = [b.fields["number"].tolist() for b in epoch_batches(Numbers(40, [3, 17]), 4, 10, 0, 0, PLACE)]
     root = Path(__file__).resolve().parents[2]
 
@@ -181,7 +181,7 @@ def with_folders() -> Registry:
 
 
 def write_pictures(folder: Path) -> Path:
-    """Twelve pictures of one colour each, with captions."""
+    """Twelve images of one color each, with captions."""
     folder.mkdir()
     for number in range(12):
         Image.new("RGB", (16, 16), (number * 20, 0, 0)).save(folder / f"{number:02d}.png")
@@ -189,23 +189,23 @@ def write_pictures(folder: Path) -> Path:
     return folder
 
 
-def test_pictures_that_break_while_a_run_reads_them_are_counted_named_and_replaced(
+def test_images_that_are_damaged_during_a_run_are_counted_named_and_replaced(
     checked: Checker, tmp_path: Path, with_folders: Registry
 ) -> None:
     pictures = write_pictures(tmp_path / "pictures")
     settings = f"datasets.shapes={{type: folder, path: '{pictures}', image_size: 16, verify: false}}"
-    heard: list[str] = []
+    warned: list[str] = []
     recipe = checked(VAE_GAN, settings, using=with_folders)
     (pictures / "05.png").write_bytes((pictures / "05.png").read_bytes()[:45])
 
-    stopped = start(recipe, tmp_path / "runs", [Listener(heard), StopAfter("batch_ended", 4)])
-    run = start(recipe, tmp_path / "runs", [Listener(heard)]).run
+    stopped = start(recipe, tmp_path / "runs", [Listener(warned), StopAfter("batch_ended", 4)])
+    run = start(recipe, tmp_path / "runs", [Listener(warned)]).run
     whole = start(recipe, tmp_path / "whole").run
 
     assert stopped.stopped is not None
-    assert len(heard) == 1, "each damaged sample is told of once in a run, stopped or not"
-    assert "dataset `shapes`: sample 5 is damaged; the next one takes its place" in heard[0]
-    assert "05.png  image `05.png` is damaged" in heard[0]
+    assert len(warned) == 1, "each damaged sample is reported once in a run, stopped or not"
+    assert "dataset `shapes`: sample 5 is damaged; the next one takes its place" in warned[0]
+    assert "05.png  image `05.png` is damaged" in warned[0]
     assert list(run.history.damaged["shapes"]) == ["5"]
     newest = checkpoints.listing(run.folder.checkpoints)[0].folder
     assert list(store.load(newest)[1]["damaged"]["shapes"]) == ["5"]
@@ -223,7 +223,7 @@ class Clock(datetime):
 
 
 @pytest.mark.parametrize("days", [-400, 400])
-def test_a_clock_that_is_set_back_or_forward_changes_nothing(
+def test_setting_the_clock_back_or_forward_changes_nothing(
     checked: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
 ) -> None:
     whole = start(checked(VAE_GAN), tmp_path / "whole").run
@@ -239,18 +239,18 @@ def test_a_clock_that_is_set_back_or_forward_changes_nothing(
     assert finals(again) == finals(whole)
 
 
-def test_a_run_that_goes_on_is_told_that_its_data_are_others(
+def test_a_resumed_run_warns_that_its_data_have_changed(
     checked: Checker, tmp_path: Path, with_folders: Registry
 ) -> None:
     pictures = write_pictures(tmp_path / "pictures")
     settings = f"datasets.shapes={{type: folder, path: '{pictures}', image_size: 16}}"
     same: list[str] = []
     other: list[str] = []
-    for root, heard in (("a", same), ("b", other)):
+    for root, warned in (("a", same), ("b", other)):
         start(checked(VAE_GAN, settings, using=with_folders), tmp_path / root, [StopAfter("batch_ended", 2)])
-        if heard is other:
+        if warned is other:
             (pictures / "03.txt").write_text("a darker picture")
-        start(checked(VAE_GAN, settings, using=with_folders), tmp_path / root, [Listener(heard)])
+        start(checked(VAE_GAN, settings, using=with_folders), tmp_path / root, [Listener(warned)])
 
     assert same == []
     assert other == ["dataset `shapes` has changed since the run was saved: training continues with the new data"]

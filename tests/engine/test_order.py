@@ -1,4 +1,4 @@
-"""An epoch is an order of samples: batches of one bucket each, in all their views, from any place on."""
+"""An epoch is an order of samples: batches of one bucket each, in all their views, from any batch on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PLACE = (0, "step", "data", 1)
 
 
 class Bucketed:
-    """Numbers in buckets, some of which cannot be read; every call is noted down."""
+    """Numbers in buckets, some of which cannot be read; every call is recorded."""
 
     def __init__(self, buckets: Sequence[int], damaged: Sequence[int] = (), views: int = 1) -> None:
         self.buckets = np.array(buckets, dtype=np.int64)
@@ -64,7 +64,7 @@ MIXED = [0, 1, 1, 0, 2, 0, 1, 0, 0, 1, 0, 2, 1, 0, 1, 1, 0, 0, 1, 2, 0, 1]
 
 
 @given(buckets=st.lists(st.integers(0, 4), min_size=1, max_size=60), size=st.integers(1, 5), epoch=st.integers(0, 3))
-def test_every_batch_is_full_and_of_one_bucket_and_no_sample_comes_twice(
+def test_every_batch_is_full_and_of_one_bucket_and_no_sample_is_repeated(
     buckets: list[int], size: int, epoch: int
 ) -> None:
     source = Bucketed(buckets)
@@ -78,7 +78,7 @@ def test_every_batch_is_full_and_of_one_bucket_and_no_sample_comes_twice(
     assert Counter(buckets[batch[0]] for batch in batches) == Counter(expected)
 
 
-def test_batches_of_different_buckets_come_in_random_order_and_other_samples_are_left_over_each_time() -> None:
+def test_batches_of_all_buckets_are_shuffled_and_different_samples_are_left_over_in_each_epoch() -> None:
     source = Bucketed([0] * 50 + [1] * 53)
 
     orders = [epoch_order(source, 5, (0, "step", "data", epoch)).tolist() for epoch in range(6)]
@@ -92,7 +92,7 @@ def test_batches_of_different_buckets_come_in_random_order_and_other_samples_are
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_order_is_the_same_for_any_number_of_workers_and_from_any_batch_on(workers: int) -> None:
+def test_the_order_does_not_depend_on_the_number_of_workers_or_on_the_first_batch(workers: int) -> None:
     source = Bucketed(MIXED, damaged=[3, 9], views=2)
 
     alone = numbers(source, 3)
@@ -101,7 +101,7 @@ def test_the_order_is_the_same_for_any_number_of_workers_and_from_any_batch_on(w
     assert [numbers(source, 3, start) for start in range(len(alone))] == [alone[k:] for k in range(len(alone))]
 
 
-def test_a_damaged_sample_gives_its_place_to_one_of_its_own_bucket() -> None:
+def test_a_damaged_sample_is_replaced_by_one_of_the_same_bucket() -> None:
     expected = numbers(Bucketed(MIXED), 3)
     last = [batch[-1] for batch in expected[:3]]  # behind each comes a batch that may be of another bucket
     source = Bucketed(MIXED, damaged=last)
@@ -114,12 +114,12 @@ def test_a_damaged_sample_gives_its_place_to_one_of_its_own_bucket() -> None:
     assert all(a == b for a, b in pairs if a not in last)
 
 
-def test_a_bucket_of_damaged_samples_alone_is_an_error_though_others_are_sound() -> None:
+def test_a_bucket_of_only_damaged_samples_is_an_error_even_if_other_buckets_are_undamaged() -> None:
     with pytest.raises(DataError, match="is damaged"):
         numbers(Bucketed([0, 0, 1, 1], damaged=[2, 3]), 2)
 
 
-def test_every_batch_is_read_once_and_shown_in_all_views_the_first_one_first() -> None:
+def test_every_batch_is_read_once_and_shown_in_all_views_in_order() -> None:
     source = Bucketed([0] * 6, views=3)
 
     read = list(epoch_batches(source, 2, 9, 0, 0, PLACE))
@@ -129,7 +129,7 @@ def test_every_batch_is_read_once_and_shown_in_all_views_the_first_one_first() -
     assert [batch.indices for batch in read[::3]] == [batch.indices for batch in read[2::3]]
 
 
-def test_going_on_within_the_views_of_a_batch_reads_that_batch_and_shows_the_rest() -> None:
+def test_resuming_between_the_views_of_a_batch_reads_that_batch_and_shows_the_remaining_views() -> None:
     source = Bucketed([0] * 6, views=3)
     whole = [(batch.indices, batch.view) for batch in epoch_batches(source, 2, 9, 0, 0, PLACE)]
 
@@ -141,7 +141,7 @@ def test_going_on_within_the_views_of_a_batch_reads_that_batch_and_shows_the_res
         assert len(source.calls) == 3 - start // 3
 
 
-def test_the_number_of_batches_counts_views_and_max_steps_does_not() -> None:
+def test_the_number_of_batches_counts_views_but_max_steps_does_not() -> None:
     source = Bucketed(MIXED, views=3)
 
     counted = [batches_per_epoch(source, "data", 4, most, Place("here")) for most in (None, 2, 99)]
@@ -163,11 +163,11 @@ def test_without_buckets_an_epoch_is_a_plain_permutation() -> None:
     assert first_bucket(Plain()) == range(10)
 
 
-def test_what_an_epoch_leaves_out_is_told_with_the_buckets_that_are_never_trained_on() -> None:
-    told = leftovers(batch_counts(Bucketed(MIXED), 4))
+def test_the_samples_that_fill_no_batch_are_counted_and_buckets_that_are_never_trained_on_are_named() -> None:
+    words = leftovers(batch_counts(Bucketed(MIXED), 4))
     enough = leftovers(batch_counts(Bucketed([0, 0, 1, 1]), 2))
 
-    assert told == (
+    assert words == (
         "an epoch skips 6 of 22 samples: they fill no batch; "
         "buckets with fewer than 4 samples are never trained on: b2 (3)"
     )
@@ -195,15 +195,15 @@ def test_the_first_samples_are_read_in_batches_of_one_bucket(count: int) -> None
     assert 0 not in seen
 
 
-def test_samples_that_may_be_shown_together_are_of_the_first_ones_bucket() -> None:
+def test_the_samples_that_may_share_a_batch_with_the_first_are_those_of_its_bucket() -> None:
     assert np.asarray(first_bucket(Bucketed([1, 0, 1, 2, 1]))).tolist() == [0, 2, 4]
 
 
-def test_the_first_of_many_left_out_samples_are_named_and_all_are_counted() -> None:
-    told = damaged_at_opening([Problem("is no picture", f"{number}.png") for number in range(1000)])
+def test_of_many_damaged_samples_the_first_are_named_and_all_are_counted() -> None:
+    words = damaged_at_opening([Problem("is no picture", f"{number}.png") for number in range(1000)])
 
-    assert told.startswith("skipped 1,000 damaged samples\n    0.png  is no picture\n")
-    assert "    7.png  is no picture\n    and 992 more\n" in told
+    assert words.startswith("skipped 1,000 damaged samples\n    0.png  is no picture\n")
+    assert "    7.png  is no picture\n    and 992 more\n" in words
 
 
 def test_fields_that_vary_vary_together() -> None:
@@ -232,7 +232,7 @@ def test_the_order_of_a_million_samples_in_buckets_takes_less_than_two_seconds()
     assert len(order) == batches_per_epoch(source, "data", 16, None, Place("here")) * 16
 
 
-def test_a_source_without_a_sample_has_an_order_without_one_and_no_batch() -> None:
+def test_an_empty_source_has_an_empty_order_and_no_batch() -> None:
     source = Bucketed([])
 
     assert epoch_order(source, 4, PLACE).tolist() == []

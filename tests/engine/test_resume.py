@@ -1,4 +1,4 @@
-"""A run that is stopped and started again ends bit-identical to one that was never disturbed."""
+"""A run that is stopped and resumed ends bit-identical to one that was never interrupted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def straight(checked: Checker, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize(("event", "count"), STOPS)
-def test_the_final_weights_do_not_tell_that_the_run_was_stopped(
+def test_a_stopped_and_resumed_run_ends_with_the_same_weights(
     checked: Checker, tmp_path: Path, straight: Any, event: str, count: int
 ) -> None:
     recipe = checked(VAE_GAN + FLOW)
@@ -66,7 +66,7 @@ def test_the_final_weights_do_not_tell_that_the_run_was_stopped(
     assert second.run.history.results == straight.history.results
 
 
-def test_stopping_after_every_single_batch_still_arrives_at_the_same_weights(
+def test_stopping_after_every_single_batch_ends_with_the_same_weights(
     checked: Checker, tmp_path: Path, straight: Any
 ) -> None:
     recipe, stops = checked(VAE_GAN + FLOW), 0
@@ -106,7 +106,7 @@ KEPT = {
 
 @pytest.mark.parametrize("what", KEPT)
 @pytest.mark.parametrize("stop", [("batch_ended", 3), ("epoch_ended", 1), ("batch_ended", 10)])
-def test_everything_that_is_kept_between_batches_is_taken_back(
+def test_everything_that_is_kept_between_batches_is_restored(
     checked: Checker, tmp_path: Path, what: str, stop: tuple[str, int]
 ) -> None:
     recipe = checked(VAE_GAN, *KEPT[what])
@@ -121,7 +121,7 @@ def test_everything_that_is_kept_between_batches_is_taken_back(
 
 
 class Noisy(nn.Module):
-    """A discriminator that draws from torch's own generator, in a layer that does not look like it."""
+    """A discriminator that uses torch's global generator in a layer where that is not obvious."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ def noisy() -> nn.Module:
     return Noisy()
 
 
-def test_randomness_inside_layers_comes_from_the_position_too(checked: Checker, tmp_path: Path) -> None:
+def test_randomness_inside_layers_depends_on_the_position(checked: Checker, tmp_path: Path) -> None:
     from types import SimpleNamespace
 
     from fluxflow_registry import hookimpl
@@ -161,7 +161,7 @@ def test_randomness_inside_layers_comes_from_the_position_too(checked: Checker, 
     assert finals(second.run) == finals(whole)
 
 
-def test_two_damaged_checkpoints_do_not_push_out_the_next_ones(checked: Checker, tmp_path: Path, straight: Any) -> None:
+def test_two_damaged_checkpoints_do_not_displace_later_ones(checked: Checker, tmp_path: Path, straight: Any) -> None:
     recipe = checked(VAE_GAN + FLOW)
     first = start(recipe, tmp_path / "d", [StopAfter("batch_ended", 11)])
     folder = first.run.folder.path / "checkpoints"
@@ -176,7 +176,9 @@ def test_two_damaged_checkpoints_do_not_push_out_the_next_ones(checked: Checker,
     assert finals(third.run) == finals(straight)
 
 
-def test_a_whole_checkpoint_that_does_not_fit_is_refused_not_passed_over(checked: Checker, tmp_path: Path) -> None:
+def test_an_undamaged_checkpoint_that_does_not_fit_is_an_error_and_not_skipped(
+    checked: Checker, tmp_path: Path
+) -> None:
     start(checked(VAE_GAN), tmp_path / "d", [StopAfter("batch_ended", 5)])
     wider = checked(VAE_GAN, "models.expander.width=16")
 
@@ -184,7 +186,7 @@ def test_a_whole_checkpoint_that_does_not_fit_is_refused_not_passed_over(checked
         start(wider, tmp_path / "d")
 
 
-def test_a_checkpoint_is_due_even_where_no_window_closes_on_the_very_batch(checked: Checker, tmp_path: Path) -> None:
+def test_a_checkpoint_is_saved_at_the_next_window_if_none_closes_on_its_batch(checked: Checker, tmp_path: Path) -> None:
     saved: list[int] = []
     recipe = checked(VAE_GAN, "steps.vae_gan.accumulate=2", "steps.vae_gan.checkpoint_every=3")
 
@@ -206,7 +208,7 @@ class Saves:
         self.saved.append(position.run_batch)
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+def test_a_damaged_checkpoint_is_named_and_quarantined_and_the_one_before_it_is_used(
     checked: Checker, tmp_path: Path, straight: Any
 ) -> None:
     recipe = checked(VAE_GAN + FLOW)
@@ -216,29 +218,29 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(bytes(data))
-    heard: list[str] = []
+    warned: list[str] = []
 
-    second = start(recipe, tmp_path / "damaged", [Listener(heard)])
+    second = start(recipe, tmp_path / "damaged", [Listener(warned)])
 
-    assert str(file) in heard[0]
-    assert "is damaged: its size or digest is not the manifest's" in heard[0]
+    assert str(file) in warned[0]
+    assert "is damaged: its size or digest is not the manifest's" in warned[0]
     assert finals(second.run) == finals(straight)
 
 
 class Listener:
     """Collects warnings."""
 
-    def __init__(self, heard: list[str]) -> None:
-        self.heard = heard
+    def __init__(self, warned: list[str]) -> None:
+        self.messages = warned
 
     from fluxflow_registry import hookimpl
 
     @hookimpl
     def warned(self, message: str) -> None:
-        self.heard.append(message)
+        self.messages.append(message)
 
 
-def test_sibling_steps_start_from_their_parents_end(checked: Checker, tmp_path: Path) -> None:
+def test_sibling_steps_start_from_the_end_of_their_parent(checked: Checker, tmp_path: Path) -> None:
     base = VAE_GAN.replace("    epochs: 2", "    epochs: 1")
     branch = base.split("steps:\n")[1].replace("  vae_gan:", "  left:\n    after: vae_gan")
     right = branch.replace("left:", "right:").replace("lr: 1.0e-3", "lr: 5.0e-4")
@@ -264,7 +266,7 @@ def test_a_root_step_after_others_starts_from_new_weights(checked: Checker, tmp_
     assert second == {k.removeprefix("final/"): v for k, v in finals(alone).items()}
 
 
-def test_a_folder_is_held_by_one_run_and_the_second_names_the_first(tmp_path: Path) -> None:
+def test_a_folder_is_locked_by_one_run_and_a_second_run_names_the_first(tmp_path: Path) -> None:
     folder = folders.new(tmp_path, "name", "digest")
     held = folder.lock()
 
@@ -275,7 +277,7 @@ def test_a_folder_is_held_by_one_run_and_the_second_names_the_first(tmp_path: Pa
     folder.lock().close()
 
 
-def test_a_finished_run_is_not_gone_on_with_and_another_form_of_the_recipe_is_told(tmp_path: Path) -> None:
+def test_a_finished_run_is_not_resumed_and_another_version_of_the_recipe_is_reported(tmp_path: Path) -> None:
     mine, other, done = (folders.new(tmp_path, "name", digest) for digest in ("mine", "other", "mine"))
     for folder, finished in ((mine, False), (other, False), (done, True)):
         folder.write_identity(finished)
@@ -301,7 +303,7 @@ class Counting:
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("start_at", [0, 3])
-def test_the_order_of_samples_is_the_same_for_any_number_of_workers(workers: int, start_at: int) -> None:
+def test_the_order_of_samples_does_not_depend_on_the_number_of_workers(workers: int, start_at: int) -> None:
     place = (0, "step", "data", 1)
 
     read = list(epoch_batches(Counting(), 2, 5, start_at, workers, place))
@@ -309,14 +311,14 @@ def test_the_order_of_samples_is_the_same_for_any_number_of_workers(workers: int
     assert torch.equal(torch.cat([batch.fields["index"] for batch in read]), permutation(10, *place)[2 * start_at :])
 
 
-def test_every_epoch_has_an_order_of_its_own_and_shows_each_sample_once() -> None:
+def test_every_epoch_has_its_own_order_with_each_sample_once() -> None:
     orders = [permutation(100, 0, "step", "data", epoch).tolist() for epoch in range(3)]
 
     assert len({tuple(order) for order in orders}) == 3
     assert all(sorted(order) == list(range(100)) for order in orders)
 
 
-def test_models_start_from_numbers_that_depend_on_seed_and_name_alone(checked: Checker) -> None:
+def test_initial_weights_depend_only_on_the_seed_and_the_name_of_the_model(checked: Checker) -> None:
     from fluxflow_registry.engine.models.build import build_models
 
     device = torch.device("cpu")
@@ -332,21 +334,21 @@ def _first(model: nn.Module) -> torch.Tensor:
     return next(model.parameters())
 
 
-def test_on_a_gpu_torch_is_told_to_choose_kernels_that_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_torch_uses_deterministic_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     from fluxflow_registry.engine.graph.randomness import prefer_repeatable
 
-    asked: list[Any] = []
-    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *a, **k: asked.append((a, k)))
+    calls: list[Any] = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *a, **k: calls.append((a, k)))
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
 
     prefer_repeatable(torch.device("cpu"))
-    assert asked == []
+    assert calls == []
     prefer_repeatable(torch.device("cuda"))
 
-    assert asked == [((True,), {"warn_only": True})]
+    assert calls == [((True,), {"warn_only": True})]
     assert not torch.backends.cudnn.benchmark
 
 

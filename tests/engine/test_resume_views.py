@@ -1,4 +1,4 @@
-"""Buckets and several resolutions of a batch: every view counts, and any may be the last before a stop."""
+"""Buckets and several resolutions of a batch: every view counts, and a run can stop after any of them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def with_data() -> Registry:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Six square pictures, five tall and five wide ones."""
+    """Six square images, five tall and five wide ones."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in range(16):
@@ -49,7 +49,7 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def recipe(checked: Checker, pictures: Path, with_data: Registry) -> Callable[..., RecipePlan]:
-    """Two updates on buckets in three resolutions each; two batches of two are all that one epoch takes."""
+    """Two updates on buckets in three resolutions each; an epoch has two batches of two samples."""
 
     def make(*settings: str, views: str = "[8, 16]") -> RecipePlan:
         dataset = (
@@ -63,7 +63,7 @@ def recipe(checked: Checker, pictures: Path, with_data: Registry) -> Callable[..
 
 
 class Sizes:
-    """Collects the sizes of the pictures that a model is called with, and where each batch ends."""
+    """Collects the sizes of the images that a model is called with, batch by batch."""
 
     def __init__(self) -> None:
         self.seen: list[list[tuple[int, int]]] = [[]]
@@ -78,7 +78,7 @@ class Sizes:
         self.seen.append([])
 
 
-def test_a_model_sees_each_batch_smallest_first_with_an_optimizers_step_each(
+def test_a_model_is_trained_on_each_view_of_a_batch_smallest_first(
     recipe: Callable[..., RecipePlan], tmp_path: Path
 ) -> None:
     seen = Sizes()
@@ -96,7 +96,7 @@ def test_a_model_sees_each_batch_smallest_first_with_an_optimizers_step_each(
     assert [turn.steps for turn in run.live.updates] == [18, 18]
 
 
-def test_max_steps_and_several_resolutions_are_counted_in_the_schedules_length(
+def test_the_length_of_a_schedule_counts_max_steps_and_resolutions(
     recipe: Callable[..., RecipePlan], tmp_path: Path
 ) -> None:
     run = start(recipe(), tmp_path / "runs").run
@@ -109,7 +109,7 @@ def test_max_steps_and_several_resolutions_are_counted_in_the_schedules_length(
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_stopping_after_every_batch_in_every_view_arrives_at_the_same_weights(
+def test_stopping_after_every_view_of_every_batch_ends_with_the_same_weights(
     recipe: Callable[..., RecipePlan], tmp_path: Path, accumulate: int
 ) -> None:
     made = recipe(f"steps.vae_gan.accumulate={accumulate}", "steps.vae_gan.updates.vae.losses.kl.warmup=7")
@@ -123,14 +123,14 @@ def test_stopping_after_every_batch_in_every_view_arrives_at_the_same_weights(
 
     assert stops >= 18 // accumulate - 1
     assert finals(again.run) == finals(whole)
-    told = [
+    traces = [
         [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
         for name in ("whole", "often")
     ]
-    assert told[0] == told[1]
+    assert traces[0] == traces[1]
 
 
-def test_readers_in_processes_of_their_own_change_nothing(recipe: Callable[..., RecipePlan], tmp_path: Path) -> None:
+def test_worker_processes_change_nothing(recipe: Callable[..., RecipePlan], tmp_path: Path) -> None:
     alone = start(recipe(), tmp_path / "alone").run
 
     first = start(recipe("steps.vae_gan.workers=2"), tmp_path / "two", [StopAfter("batch_ended", 4)])
@@ -140,46 +140,48 @@ def test_readers_in_processes_of_their_own_change_nothing(recipe: Callable[..., 
     assert finals(second) == finals(alone)
 
 
-def test_what_an_epoch_leaves_out_is_told_once_by_bucket(recipe: Callable[..., RecipePlan], tmp_path: Path) -> None:
-    heard: list[str] = []
+def test_the_samples_that_fill_no_batch_are_reported_once_by_bucket(
+    recipe: Callable[..., RecipePlan], tmp_path: Path
+) -> None:
+    warned: list[str] = []
 
-    start(recipe("defaults.batch_size=6"), tmp_path / "runs", [Listener(heard)])
+    start(recipe("defaults.batch_size=6"), tmp_path / "runs", [Listener(warned)])
 
-    assert heard == [
+    assert warned == [
         "dataset `shapes`: an epoch skips 10 of 16 samples: they fill no batch; "
         "buckets with fewer than 6 samples are never trained on: 24 x 40 (5), 40 x 24 (5)"
     ]
 
 
-def test_what_a_source_notes_is_told_once(recipe: Callable[..., RecipePlan], tmp_path: Path) -> None:
-    heard: list[str] = []
+def test_the_notes_of_a_source_are_reported_once(recipe: Callable[..., RecipePlan], tmp_path: Path) -> None:
+    warned: list[str] = []
     made = recipe()
     source = open_sources(made)["shapes"]
     source.notes = ["it was a long way"]  # type: ignore[attr-defined]
     run = Run(made, folders.new(tmp_path, "noted", "digest"), {"shapes": source}, torch.device("cpu"))
-    run.observers.register(Listener(heard))
+    run.observers.register(Listener(warned))
 
     for _ in range(2):
         run.data.report_unused("shapes", run.plan.steps[0].settings.batch_size, Position())
 
-    assert heard[0] == "dataset `shapes`: it was a long way"
-    assert len(heard) == 2, "and what the epoch leaves out"
+    assert warned[0] == "dataset `shapes`: it was a long way"
+    assert len(warned) == 2, "and what the epoch leaves out"
 
 
 def test_an_evaluation_measures_each_sample_in_the_shape_of_its_bucket(
     recipe: Callable[..., RecipePlan], tmp_path: Path
 ) -> None:
     seen = Sizes()
-    asked = "{dataset: shapes, samples: 16, batch_size: 4, metrics: {psnr: {}}}"
+    evaluation = "{dataset: shapes, samples: 16, batch_size: 4, metrics: {psnr: {}}}"
 
-    run = start(recipe(f"steps.vae_gan.evaluate={{all: {asked}}}"), tmp_path / "runs", [seen]).run
+    run = start(recipe(f"steps.vae_gan.evaluate={{all: {evaluation}}}"), tmp_path / "runs", [seen]).run
 
     assert {(32, 32), (40, 24), (24, 40)} == set(seen.seen[-1])
     assert len(seen.seen[-1]) == 2 + 2 + 2
     assert torch.isfinite(torch.tensor(run.history.results["vae_gan"]["all"]["psnr"]))
 
 
-def test_a_form_that_does_not_fit_the_models_is_found_before_training(recipe: Callable[..., RecipePlan]) -> None:
+def test_a_view_that_does_not_fit_the_models_is_rejected_before_training(recipe: Callable[..., RecipePlan]) -> None:
     prove_shapes(recipe())
 
     with pytest.raises(RecipeError, match=r"(?s)in step `vae_gan` where `image` is \[3, \d+, \d+\], "):

@@ -123,7 +123,7 @@ def test_a_start_by_the_limit_of_its_condition_is_worth_a_warning(checked: Check
     ended = start(checked(VAE_GAN, f"{GENERATOR}.start={condition}"), tmp_path, [listener]).run
 
     assert len(ended.live.metrics.history["vae/hinge_generator"]) == 1
-    (told,) = listener.heard
+    (told,) = listener.messages
     assert told.startswith("loss `hinge_generator` of update `vae` starts by its limit: 1 epoch with vae/l1 ")
 
 
@@ -134,8 +134,13 @@ def test_what_never_starts_is_a_warning_and_no_error(checked: Checker, tmp_path:
     ended = start(checked(VAE_GAN, *settings), tmp_path, [listener]).run
 
     assert ended.live.updates[0].steps == 0
+<<<<<<< HEAD
     assert listener.heard == [
         "update `discriminator` has not started: it starts at batch 500, but step `vae_gan` ended after 12 batches",
+=======
+    assert listener.messages == [
+        "update `discriminator` has not started: it starts at batch 500, and step `vae_gan` ends after 12 batches",
+>>>>>>> 2071035 (Name the tests of runs, data and models after what they prove)
         "loss `hinge_generator` of update `vae` has not started: it starts by loss_threshold of vae/l1, "
         "but step `vae_gan` ended after 12 batches",
     ]
@@ -151,7 +156,7 @@ def test_an_update_none_of_whose_losses_has_started_is_told_with_what_each_waits
 
     start(checked(VAE_GAN, f"{STEP}.updates.vae.losses.floor={{type: l1}}", losses), tmp_path, [listener])
 
-    assert listener.heard == [
+    assert listener.messages == [
         f"update `discriminator` has not started: it starts by loss_threshold of vae/floor{also}, "
         "but step `vae_gan` ended after 12 batches"
     ]

@@ -1,4 +1,4 @@
-"""The trace of a run that is cut short tells what its transitions say and keep, so that a hidden state shows."""
+"""The trace of a shortened run has what its transitions return and keep, so that unsaved state is found."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STEP = "steps.vae_gan"
 
 @define
 class Counter:
-    """Ends a step when it was asked so often, and hides how often that was."""
+    """Ends a step after a number of calls, and does not save the count."""
 
     calls_max: int = 3
     calls: int = field(init=False, default=0)
@@ -44,7 +44,7 @@ class Counter:
 
 @define
 class Keeping(Counter):
-    """The same, but it gives what it keeps."""
+    """The same, but it saves what it keeps."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"calls": self.calls}
@@ -55,7 +55,7 @@ class Keeping(Counter):
 
 @define
 class Forgetful(Keeping):
-    """It gives only a part of what it keeps."""
+    """It saves only a part of what it keeps."""
 
     epochs: list[int] = field(init=False, factory=list)
 
@@ -65,7 +65,7 @@ class Forgetful(Keeping):
 
 
 def hidden(calls_max: int) -> Callable[[], Any]:
-    """Makes a transition without any attribute: what it keeps is in a closure."""
+    """Builds a transition without attributes: its state is in a closure."""
 
     def make() -> Any:
         calls: list[int] = []
@@ -91,7 +91,7 @@ def using(transition: type) -> Registry:
 
 @pytest.fixture
 def differs(checked: Checker, tmp_path: Path) -> Callable[..., tuple[RecipePlan, Difference | None]]:
-    """What a short run that is stopped after a batch does otherwise than one that is not, with new components."""
+    """The first difference between a shortened run that is stopped after a batch and one that is not."""
 
     def run(make: Callable[[], type], stop: int, *settings: str) -> tuple[RecipePlan, Difference | None]:
         def cut_short(folder: str, *observers: Any) -> None:
@@ -115,41 +115,39 @@ def until(calls: int) -> str:
 
 
 @pytest.mark.parametrize("calls_max", [2, 3, 4, 100])
-def test_a_transition_that_hides_its_count_is_found_and_named(differs: Any, calls_max: int) -> None:
+def test_a_transition_that_does_not_save_its_count_is_named(differs: Any, calls_max: int) -> None:
     recipe, difference = differs(lambda: Counter, 3, until(calls_max))
 
     assert difference is not None
     assert (difference.what, difference.step, difference.batch) == ("transition until", "vae_gan", 4)
-    told = "\n".join(blame(recipe, difference))
+    words = "\n".join(blame(recipe, difference))
     first = "what transition `counter` " + ("returns after the epoch" if calls_max == 2 else "keeps in `calls`")
-    assert f"first       {first}\n" in told
-    assert "component   transition `counter`\n" in told
-    assert "keeps state that no checkpoint holds" in told
+    assert f"first       {first}\n" in words
+    assert "component   transition `counter`\n" in words
+    assert "keeps state that no checkpoint holds" in words
 
 
-def test_a_transition_that_gives_its_count_passes(differs: Any) -> None:
+def test_a_transition_that_saves_its_count_passes(differs: Any) -> None:
     _, difference = differs(lambda: Keeping, 3, until(4))
 
     assert difference is None
 
 
-def test_a_transition_that_gives_but_a_part_of_what_it_keeps_is_found(differs: Any) -> None:
+def test_a_transition_that_saves_only_a_part_of_its_state_is_named(differs: Any) -> None:
     recipe, difference = differs(lambda: Forgetful, 3, until(100))
 
     assert "what transition `counter` keeps in `epochs`" in "\n".join(blame(recipe, difference))
 
 
 @pytest.mark.parametrize("calls_max", [2, 3])
-def test_a_transition_that_keeps_something_outside_of_itself_is_found_by_what_it_says(
-    differs: Any, calls_max: int
-) -> None:
+def test_a_transition_with_state_outside_of_itself_is_named_by_what_it_returns(differs: Any, calls_max: int) -> None:
     _, difference = differs(hidden(calls_max), 3, f"{STEP}.until=counter")
 
     assert difference is not None
     assert (difference.kind, difference.name) == ("said", "until")
 
 
-def test_the_condition_of_a_late_start_is_heard_too(differs: Any) -> None:
+def test_the_condition_of_a_late_start_is_traced_too(differs: Any) -> None:
     start_by = f"{STEP}.updates.vae.losses.hinge_generator.start={{type: counter, calls_max: 100}}"
 
     recipe, difference = differs(lambda: Counter, 3, start_by)
@@ -159,7 +157,7 @@ def test_the_condition_of_a_late_start_is_heard_too(differs: Any) -> None:
     assert "component   transition `counter`" in "\n".join(blame(recipe, difference))
 
 
-def test_what_is_inside_is_told_alike_in_every_process() -> None:
+def test_equal_attributes_have_the_same_fingerprint_in_every_process() -> None:
     class Holds:
         __slots__ = ("bound", "choice", "deep", "generator", "numbers", "self_", "tensor", "unset")
 
@@ -179,7 +177,7 @@ def test_what_is_inside_is_told_alike_in_every_process() -> None:
 
 
 @pytest.mark.parametrize("moved", ["generator", "choice", "numbers", "tensor"])
-def test_what_has_changed_inside_shows(moved: str) -> None:
+def test_a_changed_attribute_changes_the_fingerprint(moved: str) -> None:
     class Holds:
         def __init__(self) -> None:
             self.generator, self.choice = torch.Generator().manual_seed(1), Random(3)

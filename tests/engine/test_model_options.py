@@ -1,4 +1,4 @@
-"""The settings of a model's entry: what they change in speed and memory, and that they change nothing else."""
+"""The options of a model's entry change speed and memory, and nothing else."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EAGER = "{backend: eager, dynamic: false}"
 
 
 def take(step: LiveStep, count: int) -> dict[str, float]:
-    """Train on the first batches; gives what was logged."""
+    """Train on the first batches; returns the logged metrics."""
     for index, batch in zip(range(count), step.batches(0, 0), strict=False):
         step.run(batch, Position(0, 0, index, index, index))
     return step.metrics.fetch()
@@ -40,7 +40,7 @@ def take(step: LiveStep, count: int) -> dict[str, float]:
 
 @pytest.fixture
 def compiler() -> Iterator[Counter[str]]:
-    """What torch's compiler has counted since the test began."""
+    """The counters of torch's compiler since the test started."""
     torch.compiler.reset()
     counters.clear()
     yield counters["stats"]
@@ -48,7 +48,7 @@ def compiler() -> Iterator[Counter[str]]:
 
 
 def outputs(model: nn.Module) -> list[Tensor]:
-    """What the model's layers will give, once it is called."""
+    """The outputs of the model's layers, once it is called."""
     seen: list[Tensor] = []
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
@@ -91,7 +91,7 @@ def test_the_average_of_a_compiled_model_computes_with_its_own_weights(
 
 
 @pytest.mark.slow
-def test_the_compiler_proper_computes_the_same_within_rounding(
+def test_the_default_compiler_computes_the_same_within_rounding(
     checked: Checker, live: Maker, compiler: Counter[str]
 ) -> None:
     expected = take(live(checked(VAE_GAN)), 2)
@@ -102,7 +102,7 @@ def test_the_compiler_proper_computes_the_same_within_rounding(
     assert found == pytest.approx(expected, rel=1e-3)
 
 
-def test_channels_lie_last_in_the_weights_and_in_what_is_computed(checked: Checker, live: Maker) -> None:
+def test_channels_are_last_in_memory_in_the_weights_and_in_the_values(checked: Checker, live: Maker) -> None:
     plain = live(checked(VAE_GAN))
     last = live(checked(VAE_GAN, "models.expander.channels_last=true", "models.compressor.channels_last=true"))
     seen = outputs(last.models["expander"])
@@ -120,7 +120,7 @@ def test_channels_lie_last_in_the_weights_and_in_what_is_computed(checked: Check
 
 
 class Block(nn.Module):
-    """A residual block that draws, and one that counts."""
+    """A residual block with dropout, and with a buffer that counts its calls."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class Block(nn.Module):
 
 
 class Tower(nn.Module):
-    """Blocks in a list, between two layers of no repetition."""
+    """Blocks in a list, between two single layers."""
 
     def __init__(self, width: int = 8, depth: int = 3) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ def towers() -> tuple[Tower, Tower]:
 
 
 def walked(model: nn.Module, times: int = 1) -> tuple[Tensor, int]:
-    """The output after a forward and `times` walks back over it, and how many elements were kept for them."""
+    """The output after a forward and `times` backward passes, and how many elements were kept for them."""
     saved: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ def walked(model: nn.Module, times: int = 1) -> tuple[Tensor, int]:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_blocks_are_computed_again_on_the_way_back_and_give_the_same_gradients(times: int) -> None:
+def test_checkpointed_blocks_are_computed_again_in_the_backward_pass_with_the_same_gradients(times: int) -> None:
     plain, remembered = towers()
 
     expected, kept = walked(plain, times)
@@ -191,7 +191,7 @@ def test_blocks_are_computed_again_on_the_way_back_and_give_the_same_gradients(t
         assert torch.equal(p.grad, q.grad), name
 
 
-def test_what_counts_its_calls_counts_a_checkpointed_one_once() -> None:
+def test_a_checkpointed_block_updates_its_buffers_once_per_call() -> None:
     plain, remembered = towers()
 
     walked(plain)
@@ -202,7 +202,7 @@ def test_what_counts_its_calls_counts_a_checkpointed_one_once() -> None:
         assert torch.equal(a, b), name
 
 
-def test_without_gradient_nothing_is_computed_twice_and_names_stay() -> None:
+def test_without_gradients_nothing_is_computed_twice_and_parameter_names_do_not_change() -> None:
     plain, remembered = towers()
 
     with torch.no_grad():
@@ -224,7 +224,7 @@ def test_a_copy_of_a_checkpointed_model_computes_with_its_own_weights() -> None:
     assert copied(torch.ones(2, 8)).abs().sum() > 0
 
 
-def test_blocks_are_the_outermost_children_of_lists_that_have_layers_of_their_own() -> None:
+def test_blocks_are_the_outermost_children_of_containers_that_have_layers() -> None:
     inner = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
     rows: Any = nn.Sequential(nn.Linear(2, 2), nn.Sequential(Block(2), inner), nn.Tanh(), nn.ModuleList([Block(2)]))
 
@@ -235,7 +235,7 @@ def test_blocks_are_the_outermost_children_of_lists_that_have_layers_of_their_ow
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("norm", ["none", "batch"])
-def test_a_recipes_blocks_are_checkpointed_and_train_alike(
+def test_a_recipe_trains_the_same_with_checkpointed_blocks(
     checked: Checker, live: Maker, precision: str, norm: str
 ) -> None:
     text = (VAE_GAN + FLOW).replace("width: 8}", f"width: 8, norm: {norm}}}", 2)
@@ -270,7 +270,7 @@ EACH = {
 
 @pytest.mark.parametrize("setting", EACH)
 @pytest.mark.parametrize("stop", [("batch_ended", 3), ("batch_ended", 9)])
-def test_a_run_with_the_setting_goes_on_bit_by_bit(
+def test_a_run_with_the_option_resumes_bit_by_bit(
     checked: Checker, tmp_path: Path, setting: str, stop: tuple[str, int], compiler: Counter[str]
 ) -> None:
     recipe = checked(VAE_GAN, *EACH[setting])
@@ -284,7 +284,7 @@ def test_a_run_with_the_setting_goes_on_bit_by_bit(
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         (
             "models.text_encoder.channels_last=true",
@@ -300,39 +300,39 @@ def test_a_run_with_the_setting_goes_on_bit_by_bit(
         ),
     ],
 )
-def test_a_setting_without_effect_is_refused_with_its_place(checked: Checker, setting: str, told: str) -> None:
+def test_an_option_without_effect_is_rejected_with_its_location(checked: Checker, setting: str, message: str) -> None:
     recipe = checked(VAE_GAN, setting)
 
-    with pytest.raises(RecipeError) as refused:
+    with pytest.raises(RecipeError) as rejected:
         prove_shapes(recipe)
 
-    (problem,) = refused.value.problems
-    assert problem.message.startswith(told)
+    (problem,) = rejected.value.problems
+    assert problem.message.startswith(message)
     assert problem.where is not None
 
 
-def test_the_settings_belong_to_the_entry_and_are_written_out_with_it(checked: Checker) -> None:
+def test_the_options_belong_to_the_entry_and_are_part_of_the_effective_recipe(checked: Checker) -> None:
     from fluxflow_registry.check.effective_recipe import effective_recipe
     from fluxflow_registry.engine.run.final_models import config_of
 
     recipe = checked(VAE_GAN, "models.expander.compile={mode: max-autotune}", "models.expander.channels_last=true")
 
-    told = {key: value for key, (value, _) in effective_recipe(recipe)["models"]["expander"].items()}
-    assert told["compile"] == {"backend": "inductor", "mode": "max-autotune", "dynamic": None, "fullgraph": False}
-    assert (told["channels_last"], told["checkpointing"]) == (True, False)
-    assert config_of(recipe.models["expander"]) == told
+    options = {key: value for key, (value, _) in effective_recipe(recipe)["models"]["expander"].items()}
+    assert options["compile"] == {"backend": "inductor", "mode": "max-autotune", "dynamic": None, "fullgraph": False}
+    assert (options["channels_last"], options["checkpointing"]) == (True, False)
+    assert config_of(recipe.models["expander"]) == options
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ("models.expander.compile=3", "`compile` of model `expander`: expected true or false or a mapping"),
         ("models.expander.compile={backnd: eager}", "`compile` of model `expander`: unknown key `backnd`"),
         ("models.expander.checkpointing=yes", "`checkpointing` of model `expander`: expected true or false"),
     ],
 )
-def test_a_setting_of_the_wrong_form_is_refused(checked: Checker, setting: str, told: Any) -> None:
-    with pytest.raises(RecipeError) as refused:
+def test_an_option_of_the_wrong_type_is_rejected(checked: Checker, setting: str, message: Any) -> None:
+    with pytest.raises(RecipeError) as rejected:
         checked(VAE_GAN, setting)
 
-    assert refused.value.problems[0].message.startswith(told)
+    assert rejected.value.problems[0].message.startswith(message)

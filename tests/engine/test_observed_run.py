@@ -1,4 +1,4 @@
-"""What a run offers to its observers: what can be drawn, from which models; warnings that all hear."""
+"""What observers see of a run: which values can be sampled, from which models; warnings to all observers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Checker = Callable[..., RecipePlan]
 
 
 class Curious:
-    """Asks for the models of values as a step begins, and warns."""
+    """Requests the models upstream of values when a step starts, and warns."""
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = {}
@@ -41,7 +41,7 @@ class Curious:
         self.warnings.append(message)
 
 
-def test_a_run_says_on_which_models_a_drawn_value_depends(checked: Checker, tmp_path: Path) -> None:
+def test_upstream_returns_the_models_on_which_a_sampled_value_depends(checked: Checker, tmp_path: Path) -> None:
     curious = Curious()
 
     start(checked(VAE_GAN, "defaults.accumulate=3"), tmp_path, [curious])

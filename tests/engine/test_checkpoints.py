@@ -1,4 +1,4 @@
-"""What is saved when: behind the loop's back, once for what is frozen, the best, and through a full disk."""
+"""When checkpoints are saved: in the background, frozen parts once, the best epoch, and despite a full disk."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def kinds(run: Any) -> list[tuple[int, str, str]]:
     return [(f.run_batch, f.step, f.kind) for f in checkpoints.listing(run.folder.checkpoints)]
 
 
-def test_training_goes_on_while_a_checkpoint_is_written_and_what_is_written_is_what_was(
+def test_training_continues_while_a_checkpoint_is_written_and_the_checkpoint_has_the_earlier_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights, go_on, written = torch.zeros(4), threading.Event(), disk.write
@@ -56,7 +56,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_what_is_written_is_w
     assert torch.equal(store.load(saved.folder)[0]["model"]["net"]["w"], torch.zeros(4))
 
 
-def test_asking_for_the_next_one_waits_for_the_one_before_and_tells_of_it(tmp_path: Path) -> None:
+def test_starting_a_checkpoint_waits_for_the_one_before_and_returns_its_outcome(tmp_path: Path) -> None:
     saver = Saver(tmp_path)
     state = {"model": {"net": {"w": torch.zeros(4)}}}
 
@@ -71,7 +71,7 @@ def test_asking_for_the_next_one_waits_for_the_one_before_and_tells_of_it(tmp_pa
     assert [found.run_batch for found in checkpoints.listing(tmp_path)] == [2, 1]
 
 
-def test_memory_for_a_snapshot_is_used_again(tmp_path: Path) -> None:
+def test_the_memory_of_a_snapshot_is_reused(tmp_path: Path) -> None:
     saver = Saver(tmp_path)
     state = {"model": {"net": {"w": torch.zeros(4)}}}
 
@@ -85,7 +85,7 @@ def test_memory_for_a_snapshot_is_used_again(tmp_path: Path) -> None:
     assert places[0] == places[1]
 
 
-def test_models_that_a_step_does_not_train_are_written_once_in_it(checked: Checker, tmp_path: Path) -> None:
+def test_models_that_a_step_does_not_train_are_written_once_per_step(checked: Checker, tmp_path: Path) -> None:
     run = start(checked(VAE_GAN + FLOW), tmp_path, [StopAfter("batch_ended", 23)]).run
 
     folders = [f.folder for f in checkpoints.listing(run.folder.checkpoints) if f.step == "flow"]
@@ -100,7 +100,7 @@ def test_models_that_a_step_does_not_train_are_written_once_in_it(checked: Check
     assert start(checked(VAE_GAN + FLOW), tmp_path).stopped is None
 
 
-def test_where_the_disk_knows_no_second_names_what_is_frozen_is_copied(
+def test_frozen_parts_are_copied_on_a_file_system_without_hard_links(
     checked: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
@@ -115,7 +115,7 @@ def test_where_the_disk_knows_no_second_names_what_is_frozen_is_copied(
     assert finals(again) == finals(whole)
 
 
-def test_the_best_epochs_checkpoint_stays_and_can_be_gone_on_with(checked: Checker, tmp_path: Path) -> None:
+def test_the_checkpoint_of_the_best_epoch_is_kept_and_can_be_resumed(checked: Checker, tmp_path: Path) -> None:
     best = "steps.vae_gan.best={metric: vae/lr, mode: max}"  # it falls, so that the first epoch is the best
     run = start(checked(VAE_GAN, best, "steps.vae_gan.epochs=4"), tmp_path / "first").run
     least = "steps.vae_gan.best={metric: vae/lr}"
@@ -129,7 +129,9 @@ def test_the_best_epochs_checkpoint_stays_and_can_be_gone_on_with(checked: Check
     assert set(state) == {"model", "update", "ema", "component", "tally"}
 
 
-def test_the_best_is_judged_by_an_evaluation_too_and_a_stop_changes_nothing(checked: Checker, tmp_path: Path) -> None:
+def test_the_best_epoch_can_be_chosen_by_an_evaluation_and_a_stop_changes_nothing(
+    checked: Checker, tmp_path: Path
+) -> None:
     evaluated = "steps.vae_gan.evaluate={seen: {dataset: shapes, samples: 4, every: 1, metrics: {psnr: {}}}}"
     settings = [evaluated, "steps.vae_gan.best={metric: seen/psnr, mode: max}", "steps.vae_gan.epochs=3"]
     whole = start(checked(VAE_GAN, *settings), tmp_path / "whole").run
@@ -140,7 +142,7 @@ def test_the_best_is_judged_by_an_evaluation_too_and_a_stop_changes_nothing(chec
     assert [place for place in kinds(again) if place[2] == "best"] == [p for p in kinds(whole) if p[2] == "best"] != []
 
 
-def test_as_many_stay_as_the_recipe_says(checked: Checker, tmp_path: Path) -> None:
+def test_the_recipe_sets_how_many_checkpoints_are_kept(checked: Checker, tmp_path: Path) -> None:
     run = start(checked(VAE_GAN, "steps.vae_gan.keep_checkpoints=3", "defaults.checkpoint_every=2"), tmp_path).run
 
     assert kinds(run) == [(12, "vae_gan", "end"), *((at, "vae_gan", "due") for at in (10, 8, 6))]
@@ -173,33 +175,33 @@ class FullDisk:
             resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
 
 
-def test_a_disk_that_is_full_for_a_while_costs_a_warning_and_nothing_else(checked: Checker, tmp_path: Path) -> None:
-    heard: list[str] = []
+def test_a_disk_that_is_full_for_a_while_is_only_a_warning(checked: Checker, tmp_path: Path) -> None:
+    warned: list[str] = []
     whole = start(checked(VAE_GAN), tmp_path / "whole").run
 
     with no_file_beyond(resource.RLIM_INFINITY):
-        run = start(checked(VAE_GAN), tmp_path / "full", [Listener(heard), FullDisk(7, 11)]).run
+        run = start(checked(VAE_GAN), tmp_path / "full", [Listener(warned), FullDisk(7, 11)]).run
 
-    assert len(heard) == 1
-    assert "000000008-vae_gan  the checkpoint cannot be written: File too large" in heard[0]
+    assert len(warned) == 1
+    assert "000000008-vae_gan  the checkpoint cannot be written: File too large" in warned[0]
     assert (
         "the newest checkpoint is 000000004-vae_gan; training continues and saves again when the next one is due"
-        in heard[0]
+        in warned[0]
     )
     assert [name for name in os.listdir(run.folder.checkpoints) if name.startswith(".")] == []
     assert finals(run) == finals(whole)
 
 
-def test_a_disk_that_is_full_at_the_end_ends_the_run_with_the_last_checkpoint_whole(
+def test_a_disk_that_is_full_at_the_end_ends_the_run_with_the_last_checkpoint_intact(
     checked: Checker, tmp_path: Path
 ) -> None:
     whole = start(checked(VAE_GAN), tmp_path / "whole").run
 
-    told = (
+    message = (
         r"(?s)000000012-vae_gan-end  the checkpoint cannot be written: File too large.*"
         r"the newest checkpoint is 000000008-vae_gan; the same command resumes from there"
     )
-    with no_file_beyond(resource.RLIM_INFINITY), pytest.raises(TrainingError, match=told):
+    with no_file_beyond(resource.RLIM_INFINITY), pytest.raises(TrainingError, match=message):
         start(checked(VAE_GAN), tmp_path / "full", [FullDisk(9, None)])
     again = start(checked(VAE_GAN), tmp_path / "full").run
 
@@ -207,7 +209,7 @@ def test_a_disk_that_is_full_at_the_end_ends_the_run_with_the_last_checkpoint_wh
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-def test_a_full_file_system_leaves_the_checkpoint_before_and_nothing_half_made(tmp_path: Path) -> None:
+def test_a_full_file_system_leaves_the_earlier_checkpoint_and_no_partial_one(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(small)]
@@ -230,7 +232,7 @@ def test_a_full_file_system_leaves_the_checkpoint_before_and_nothing_half_made(t
     assert left == ["000000001-s"]
 
 
-def test_a_checkpoint_that_takes_the_place_of_one_of_the_same_name_is_never_missing(
+def test_while_a_checkpoint_is_replaced_by_one_of_the_same_name_one_of_them_exists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = store.save(tmp_path, "000000001-s", {"model": {"net": {"w": torch.zeros(3)}}}, {})

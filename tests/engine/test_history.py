@@ -1,4 +1,4 @@
-"""What the steps have reached, epoch by epoch, is in every checkpoint, beyond the end of a step and a resumption."""
+"""The history of a run, epoch by epoch, is in every checkpoint, beyond the end of a step and across resumptions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Checker = Callable[..., RecipePlan]
 
 
 class Epochs:
-    """Collects the means that each epoch is told with."""
+    """Collects the means of each epoch."""
 
     def __init__(self) -> None:
         self.means: dict[str, list[float]] = {}
@@ -40,16 +40,16 @@ class Epochs:
 
 
 def block(folder: Path, kind: str = "") -> dict[str, Any]:
-    """The newest checkpoint's JSON, of one kind."""
+    """The metadata of the newest checkpoint of one kind."""
     found = next(f for f in checkpoints.listing(folder / "checkpoints") if not kind or f.kind == kind)
     meta: dict[str, Any] = checkpoints.read_meta(found.folder)
     return meta
 
 
-def test_a_checkpoint_in_the_second_step_holds_the_metrics_of_the_first(checked: Checker, tmp_path: Path) -> None:
-    told = Epochs()
+def test_a_checkpoint_in_the_second_step_has_the_metrics_of_the_first(checked: Checker, tmp_path: Path) -> None:
+    seen = Epochs()
 
-    stopped = start(checked(VAE_GAN + FLOW), tmp_path, [told, StopAfter("batch_ended", 20)])
+    stopped = start(checked(VAE_GAN + FLOW), tmp_path, [seen, StopAfter("batch_ended", 20)])
 
     meta = block(stopped.run.folder.path)
     found = meta["pipeline_metadata"]
@@ -62,8 +62,8 @@ def test_a_checkpoint_in_the_second_step_holds_the_metrics_of_the_first(checked:
         "step_epochs": {"vae_gan": 2, "flow": 1},
     }
     for step in ("vae_gan", "flow"):
-        logged = {name: means for name, means in found["step_metrics"][step].items() if f"{step} {name}" in told.means}
-        assert logged == {name: told.means[f"{step} {name}"] for name in logged}
+        logged = {name: means for name, means in found["step_metrics"][step].items() if f"{step} {name}" in seen.means}
+        assert logged == {name: seen.means[f"{step} {name}"] for name in logged}
         assert f"{step.split('_')[0]}_loss" in logged
     assert found["step_metrics"]["flow"]["seen/everything"], "evaluations are among them"
 
@@ -104,7 +104,7 @@ def test_a_checkpoint_of_an_older_version_still_loads(
     assert len(run.history.means["vae_gan"]["vae_loss"]) == 2, "the step's own state had the first epoch"
 
 
-def test_what_is_no_number_is_null_and_comes_back() -> None:
+def test_a_mean_that_is_not_finite_is_saved_as_null_and_restored_as_nan() -> None:
     chronicle = RunHistory()
     chronicle.close_epoch("vae", 2, {"vae_loss": [Summary(math.nan, 0, 0, 0), Summary(0.5, 0, 0, 0)]})
 

@@ -1,4 +1,4 @@
-"""Corners of the promise: what keeps, counts or masks something, and what is damaged where it hurts most."""
+"""Edge cases of resuming: components with state, buffers that change or are infinite, damage in needed files."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ Checker = Callable[..., RecipePlan]
 
 @define
 class Patient:
-    """A transition that counts how often it was asked."""
+    """A transition that counts how often it was called."""
 
-    asked: int = field(init=False, default=0)
+    calls: int = field(init=False, default=0)
 
     def __call__(self, history: Any) -> Ending | None:
-        self.asked += 1
+        self.calls += 1
         assert history["vae_loss"]
-        return Ending("asked often enough") if self.asked >= 4 else None
+        return Ending("called often enough") if self.calls >= 4 else None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"asked": self.asked}
+        return {"calls": self.calls}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.asked = state["asked"]
+        self.calls = state["calls"]
 
 
 @define
 class Running:
-    """A value that keeps how often it was computed, and says so."""
+    """A value that counts how often it was computed, and returns the count."""
 
     calls: int = field(init=False, default=0)
 
@@ -112,7 +112,7 @@ def registry_of() -> Registry:
 
 
 def often(recipe: Callable[[], RecipePlan], root: Path, event: str = "batch_ended", count: int = 1) -> tuple[Any, int]:
-    """Stop and go on until the end; components are made anew each time, as a new process makes them."""
+    """Stop and resume until the end; components are created anew each time, as in a new process."""
     stops = 0
     while (attempt := start(recipe(), root, [StopAfter(event, count)])).stopped is not None:
         stops += 1
@@ -120,7 +120,7 @@ def often(recipe: Callable[[], RecipePlan], root: Path, event: str = "batch_ende
     return attempt.run, stops
 
 
-def test_a_transition_that_keeps_something_is_asked_once_an_epoch_stopped_or_not(
+def test_a_transition_with_state_is_called_once_per_epoch_even_if_the_run_is_stopped(
     checked: Checker, tmp_path: Path, registry_of: Registry
 ) -> None:
     recipe = partial(checked, VAE_GAN, "steps.vae_gan.until={type: patient}", using=registry_of)
@@ -133,14 +133,14 @@ def test_a_transition_that_keeps_something_is_asked_once_an_epoch_stopped_or_not
     assert finals(again) == finals(whole)
 
 
-@pytest.mark.parametrize("said", [True, False, "over"])
+@pytest.mark.parametrize("returned", [True, False, "over"])
 @pytest.mark.parametrize("key", ["until", "updates.vae.losses.hinge_generator.start"])
-def test_a_transition_that_gives_no_ending_is_named(
-    checked: Checker, tmp_path: Path, registry_of: Registry, said: Any, key: str
+def test_a_transition_that_returns_no_ending_is_named(
+    checked: Checker, tmp_path: Path, registry_of: Registry, returned: Any, key: str
 ) -> None:
     @hookimpl
     def fluxflow_register_transitions(register: Any) -> None:
-        register("odd", lambda epoch: said)
+        register("odd", lambda epoch: returned)
 
     add_plugin(
         registry_of,
@@ -148,10 +148,9 @@ def test_a_transition_that_gives_no_ending_is_named(
         SimpleNamespace(fluxflow_register_transitions=fluxflow_register_transitions),
     )
 
-    told = (
-        rf"(?s)transition `odd` gives a {type(said).__name__} after epoch 1\n +needed +an Ending.*defined in  .*\.py:"
-    )
-    with pytest.raises(TrainingError, match=told):
+    kind = type(returned).__name__
+    message = rf"(?s)transition `odd` gives a {kind} after epoch 1\n +needed +an Ending.*defined in  .*\.py:"
+    with pytest.raises(TrainingError, match=message):
         start(checked(VAE_GAN, f"steps.vae_gan.{key}=odd", using=registry_of), tmp_path)
 
 
@@ -177,7 +176,7 @@ EVALUATED = (
 
 
 @pytest.mark.parametrize("stop", [("evaluated", 1), ("epoch_ended", 1), ("batch_ended", 9), ("step_ended", 1)])
-def test_measuring_leaves_what_values_keep_as_it_was(
+def test_an_evaluation_does_not_change_the_state_of_values(
     checked: Checker, tmp_path: Path, registry_of: Registry, stop: tuple[str, int]
 ) -> None:
     losses = "steps.vae_gan.updates.vae.losses.l1={with: {reconstruction: running}}"
@@ -191,7 +190,7 @@ def test_measuring_leaves_what_values_keep_as_it_was(
     assert finals(again) == finals(whole) == finals(start(unmeasured, tmp_path / "unmeasured").run)
 
 
-def test_buffers_that_are_replaced_instead_of_changed_are_averaged_and_resumed(
+def test_buffers_that_are_replaced_and_not_changed_in_place_are_averaged_and_resumed(
     checked: Checker, tmp_path: Path, registry_of: Registry
 ) -> None:
     settings = ["models.expander={type: counts}", "steps.vae_gan.ema={models: [expander]}"]
@@ -206,7 +205,7 @@ def test_buffers_that_are_replaced_instead_of_changed_are_averaged_and_resumed(
     assert not torch.equal(average.mean, torch.zeros(()))
 
 
-def test_a_model_that_nothing_trains_and_that_moves_is_no_frozen_one(
+def test_an_untrained_model_whose_buffers_change_is_saved_anew(
     checked: Checker, tmp_path: Path, registry_of: Registry
 ) -> None:
     @hookimpl
@@ -224,7 +223,7 @@ def test_a_model_that_nothing_trains_and_that_moves_is_no_frozen_one(
     assert finals(again) == finals(whole)
 
 
-def test_a_mask_of_infinities_does_not_make_a_checkpoint_a_bad_one(
+def test_a_buffer_of_infinities_does_not_mark_a_checkpoint_as_not_finite(
     checked: Checker, tmp_path: Path, registry_of: Registry
 ) -> None:
     recipe = checked(VAE_GAN, "models.expander={type: counts}", using=registry_of)
@@ -234,7 +233,7 @@ def test_a_mask_of_infinities_does_not_make_a_checkpoint_a_bad_one(
     assert all(checkpoints.is_finite(found.folder) for found in checkpoints.listing(run.folder.checkpoints))
 
 
-def test_a_checkpoint_of_a_newer_version_is_refused_and_stays_where_it_is(checked: Checker, tmp_path: Path) -> None:
+def test_a_checkpoint_of_a_newer_version_is_rejected_and_not_quarantined(checked: Checker, tmp_path: Path) -> None:
     run = start(checked(VAE_GAN), tmp_path, [StopAfter("batch_ended", 9)]).run
     root = run.folder.checkpoints
     before = sorted(path.name for path in root.iterdir())
@@ -250,7 +249,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused_and_stays_where_it_is(checke
     assert sorted(path.name for path in root.iterdir()) == before
 
 
-def test_a_checkpoint_that_may_not_be_read_is_no_damaged_one(
+def test_a_checkpoint_without_read_permission_is_not_damaged(
     checked: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = start(checked(VAE_GAN), tmp_path, [StopAfter("batch_ended", 9)]).run
@@ -277,7 +276,7 @@ def siblings() -> str:
 
 @pytest.mark.parametrize("end", ["vae_gan", "left"])
 @pytest.mark.parametrize("after", [9, 14])
-def test_a_damaged_end_that_is_still_needed_is_trained_again(
+def test_a_step_whose_end_is_damaged_and_still_needed_is_trained_again(
     checked: Checker, tmp_path: Path, end: str, after: int
 ) -> None:
     recipe = checked(siblings())
@@ -286,43 +285,43 @@ def test_a_damaged_end_that_is_still_needed_is_trained_again(
     damaged = [f for f in checkpoints.listing(run.folder.checkpoints) if f.end and f.step == end]
     for found in damaged:
         (found.folder / "model.expander.safetensors").write_bytes(b"")
-    heard: list[str] = []
+    warned: list[str] = []
 
-    again = start(recipe, tmp_path / "cut", [Listener(heard)]).run
+    again = start(recipe, tmp_path / "cut", [Listener(warned)]).run
 
     assert finals(again) == finals(whole)
-    assert any("model.expander.safetensors  is damaged" in told for told in heard) == bool(damaged)
-    assert any(f"step `{end}` is trained again from the checkpoint before its end" in told for told in heard) == bool(
-        damaged
-    )
+    assert any("model.expander.safetensors  is damaged" in message for message in warned) == bool(damaged)
+    assert any(
+        f"step `{end}` is trained again from the checkpoint before its end" in message for message in warned
+    ) == bool(damaged)
 
 
 class Failing:
     """An observer that cannot write."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.calls = 0
 
     @hookimpl
     def metrics_logged(self) -> None:
-        self.asked += 1
+        self.calls += 1
         raise OSError(28, "No space left on device")
 
 
-def test_an_observer_that_cannot_write_costs_a_warning(checked: Checker, tmp_path: Path) -> None:
-    heard: list[str] = []
+def test_an_observer_that_cannot_write_is_only_a_warning(checked: Checker, tmp_path: Path) -> None:
+    warned: list[str] = []
     failing = Failing()
 
-    run = start(checked(VAE_GAN), tmp_path, [failing, Listener(heard)]).run
+    run = start(checked(VAE_GAN), tmp_path, [failing, Listener(warned)]).run
 
-    assert failing.asked == 6
-    assert len(heard) == 1
-    assert "failed in `metrics_logged`: OSError: [Errno 28] No space left on device; training continues" in heard[0]
+    assert failing.calls == 6
+    assert len(warned) == 1
+    assert "failed in `metrics_logged`: OSError: [Errno 28] No space left on device; training continues" in warned[0]
     assert finals(run)
 
 
 class Logged:
-    """Collects what is logged."""
+    """Collects the logged metrics."""
 
     def __init__(self, lines: dict[int, dict[str, float]]) -> None:
         self.lines = lines
@@ -333,9 +332,7 @@ class Logged:
 
 
 @pytest.mark.parametrize("settings", [[], ["steps.vae_gan.accumulate=2", "defaults.log_every=3"]])
-def test_what_is_logged_does_not_tell_that_the_run_was_stopped(
-    checked: Checker, tmp_path: Path, settings: list[str]
-) -> None:
+def test_a_stopped_and_resumed_run_logs_the_same_metrics(checked: Checker, tmp_path: Path, settings: list[str]) -> None:
     recipe = checked(VAE_GAN, *settings)
     whole: dict[int, dict[str, float]] = {}
     cut: dict[int, dict[str, float]] = {}
@@ -358,14 +355,14 @@ class Unpicklable:
         return {"number": torch.tensor(list(indices)), "open": [lambda: None for _ in indices]}
 
 
-def test_a_batch_that_cannot_be_handed_over_is_an_error_and_no_endless_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_a_worker_cannot_send_is_an_error_and_not_an_endless_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "RESTARTS", 0)
 
     with pytest.raises(DataError, match=r"died 1 time in a row \(exit code 70\)"):
         list(epoch_batches(Unpicklable(), 2, 4, 0, 1, (0,)))
 
 
-def test_whatever_fails_in_the_writing_thread_is_told_and_ends_nothing(
+def test_a_failure_in_the_writing_thread_is_reported_and_does_not_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fluxflow_registry.contracts import Position
@@ -394,7 +391,7 @@ def test_whatever_fails_in_the_writing_thread_is_told_and_ends_nothing(
     assert "the checkpoint cannot be written: MemoryError" in str(failed.error)
 
 
-def test_a_tensor_that_cannot_be_saved_is_refused_at_the_first_checkpoint_and_named(
+def test_a_tensor_that_cannot_be_saved_is_named_at_the_first_checkpoint(
     checked: Checker, tmp_path: Path, registry_of: Registry
 ) -> None:
     odd = nn.Module()
@@ -407,20 +404,20 @@ def test_a_tensor_that_cannot_be_saved_is_refused_at_the_first_checkpoint_and_na
     hooks = SimpleNamespace(fluxflow_register_models=fluxflow_register_models)
     add_plugin(registry_of, Plugin("odd", "test", "1", "here"), hooks)
 
-    told = r"the state of model `spare` holds `turns`, a tensor of torch.complex128, which cannot be saved"
-    with pytest.raises(RunError, match=told):
+    message = r"the state of model `spare` holds `turns`, a tensor of torch.complex128, which cannot be saved"
+    with pytest.raises(RunError, match=message):
         start(checked(VAE_GAN, "models.spare={type: odd}", using=registry_of), tmp_path)
 
 
-def test_an_observer_that_draws_when_it_should_stop_does_not_silence_the_others(
+def test_an_observer_that_samples_while_the_run_stops_does_not_silence_the_others(
     checked: Checker, tmp_path: Path
 ) -> None:
-    from .test_interrupted_drawing import Draws
+    from .test_interrupted_sampling import Samples
 
     recipe = checked(VAE_GAN + FLOW)
     lines: dict[int, dict[str, float]] = {}
 
-    stopped = start(recipe, tmp_path, [Logged(lines), Draws("metrics_logged", 2)])
+    stopped = start(recipe, tmp_path, [Logged(lines), Samples("metrics_logged", 2)])
 
     assert stopped.stopped is not None
     assert stopped.stopped.run_batch in lines

@@ -1,4 +1,4 @@
-"""Late starts, accumulation, views, buckets, averages and what waits for an evaluation, all in one step, resume."""
+"""Late starts, accumulation, views, buckets, averages and conditions on evaluations resume together in one step."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ LATE = {
 
 @pytest.fixture
 def together(checked: Callable[..., RecipePlan], tmp_path: Path) -> Callable[..., RecipePlan]:
-    """The recipe that has everything, on pictures of three shapes of which some are damaged and some held out."""
+    """The recipe with everything, on images of three shapes, some of them damaged and some held out."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in range(24):
@@ -70,7 +70,7 @@ def together(checked: Callable[..., RecipePlan], tmp_path: Path) -> Callable[...
 
 
 @pytest.mark.parametrize(("late", "accumulate"), [("by number", 2), ("by condition", 1), ("balanced", 2)])
-def test_stopping_after_every_batch_changes_nothing_of_what_is_computed(
+def test_stopping_after_every_batch_changes_no_computed_value(
     together: Callable[..., RecipePlan], tmp_path: Path, late: str, accumulate: int
 ) -> None:
     recipe = together(f"{STEP}.accumulate={accumulate}", *LATE[late])
@@ -93,11 +93,11 @@ def test_stopping_after_every_batch_changes_nothing_of_what_is_computed(
 
 
 def traced(path: Path) -> list[Any]:
-    """What a trace tells of each batch and evaluation, once: those that a stop undid come twice."""
-    told = {line: json.loads(line) for line in path.read_text().splitlines()}
-    return list(told.values())
+    """The entries of a trace for each batch and evaluation, once: those that a stop undid are in it twice."""
+    entries = {line: json.loads(line) for line in path.read_text().splitlines()}
+    return list(entries.values())
 
 
 def best(run: Any) -> list[str]:
-    """The checkpoints of the best epoch, as it was chosen."""
+    """The names of the checkpoints of the best epoch."""
     return sorted(path.name for path in (run.folder.path / "checkpoints").glob("*-best"))

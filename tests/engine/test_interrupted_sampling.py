@@ -1,4 +1,4 @@
-"""A stop in the middle of drawing: the drawing is broken off, the run loses nothing, and it is drawn again."""
+"""A stop while an observer samples: the sampling is interrupted, and repeated when the run resumes."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ EVENTS = [
 ]
 
 
-class Draws:
-    """Draws at an event, is asked to stop within the n-th drawing, and counts the drawings that came to an end."""
+class Samples:
+    """Samples at an event, stops the run within the n-th sampling, and counts the samplings that were completed."""
 
     def __init__(self, event: str, stop_at: int | None) -> None:
-        self.event, self.left, self.drawn = event, stop_at, 0
+        self.event, self.left, self.sampled = event, stop_at, 0
 
-    def heard(self, event: str, run: Any) -> None:
+    def sample_at(self, event: str, run: Any) -> None:
         if event != self.event:
             return
         if self.left is not None:
@@ -43,47 +43,47 @@ class Draws:
             if self.left == 0:
                 run.engine.stopping = "SIGTERM"
         run.draw(["generated_image"], {"caption": ["a small red circle"], "image_size": (16, 16)})
-        self.drawn += 1
+        self.sampled += 1
 
     @hookimpl
     def step_started(self, run: Any) -> None:
-        self.heard("step_started", run)
+        self.sample_at("step_started", run)
 
     @hookimpl
     def epoch_started(self, run: Any) -> None:
-        self.heard("epoch_started", run)
+        self.sample_at("epoch_started", run)
 
     @hookimpl
     def batch_ended(self, run: Any) -> None:
-        self.heard("batch_ended", run)
+        self.sample_at("batch_ended", run)
 
     @hookimpl
     def metrics_logged(self, run: Any) -> None:
-        self.heard("metrics_logged", run)
+        self.sample_at("metrics_logged", run)
 
     @hookimpl
     def evaluated(self, run: Any) -> None:
-        self.heard("evaluated", run)
+        self.sample_at("evaluated", run)
 
     @hookimpl
     def epoch_ended(self, run: Any) -> None:
-        self.heard("epoch_ended", run)
+        self.sample_at("epoch_ended", run)
 
     @hookimpl
     def step_ended(self, run: Any) -> None:
-        self.heard("step_ended", run)
+        self.sample_at("step_ended", run)
 
     @hookimpl
     def run_ended(self, run: Any) -> None:
-        self.heard("run_ended", run)
+        self.sample_at("run_ended", run)
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_a_stop_within_a_drawing_changes_nothing(checked: Checker, tmp_path: Path, event: str) -> None:
+def test_stopping_while_an_observer_samples_changes_nothing(checked: Checker, tmp_path: Path, event: str) -> None:
     recipe = checked(VAE_GAN + FLOW)
-    straight = Draws(event, None)
+    straight = Samples(event, None)
     whole = start(recipe, tmp_path / "whole", [straight]).run
-    first, second = Draws(event, 1 if event == "run_ended" else 2), Draws(event, None)
+    first, second = Samples(event, 1 if event == "run_ended" else 2), Samples(event, None)
 
     stopped = start(recipe, tmp_path / "cut", [first])
     again = start(recipe, tmp_path / "cut", [second]).run
@@ -92,6 +92,6 @@ def test_a_stop_within_a_drawing_changes_nothing(checked: Checker, tmp_path: Pat
     assert finals(again) == finals(whole)
     assert again.history.results == whole.history.results
     if event in ("batch_ended", "metrics_logged"):
-        assert first.drawn + second.drawn == straight.drawn - 1
+        assert first.sampled + second.sampled == straight.sampled - 1
     else:
-        assert first.drawn + second.drawn >= straight.drawn
+        assert first.sampled + second.sampled >= straight.sampled

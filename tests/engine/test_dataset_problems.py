@@ -1,4 +1,4 @@
-"""What is wrong with files is told at the option of the recipe that names them."""
+"""Problems with files name the option of the recipe that refers to them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..recipes import TINY
         ("path: ./train", "training/a.png", "folder,"),
     ],
 )
-def test_the_option_that_names_a_file_is_the_one_whose_path_leads_to_it(
+def test_a_problem_with_a_file_is_attributed_to_the_option_whose_path_contains_it(
     everything: Registry, tmp_path: Path, options: str, where: str, option: str
 ) -> None:
     text = TINY.replace("{type: shapes}", f"{{type: folder, {options}}}")

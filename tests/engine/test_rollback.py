@@ -1,4 +1,4 @@
-"""After many batches in a row that are not finite the step goes back to its last good state, and on."""
+"""After many batches in a row that are not finite, a step rolls back to its last good state and continues."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def spoilt() -> Registry:
 
 @pytest.fixture
 def bad(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Say which batches of a step are not finite."""
+    """Set which batches of a step are not finite."""
     return lambda *batches: monkeypatch.setattr(Poison, "bad", lambda batch: batch in batches)
 
 
 @pytest.fixture
 def four(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four batches in a row are enough: tests are short."""
+    """Roll back after four batches in a row: tests are short."""
     monkeypatch.setattr(recovery, "PATIENCE", 4)
 
 
 class Back:
-    """Remembers every roll-back: what the run was like just after it, and what it should be like."""
+    """Records the state of the run just after each rollback, and its warning."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.warnings: list[str] = []
         self.after: list[dict[str, Any]] = []
         self.positions: list[int] = []
 
@@ -61,13 +61,13 @@ class Back:
     @hookimpl
     def warned(self, run: Any, message: str) -> None:
         if "and training continues with" in message:
-            self.told.append(message)
+            self.warnings.append(message)
             models = {name: model.state_dict() for name, model in run.engine.models.items()}
             self.after.append(numbers({"model": models, **run.engine.live.state()}))
 
 
 def numbers(state: Any) -> dict[str, Any]:
-    """Every number of a state but the counts, which go on."""
+    """Every number of a state except the counts, which continue."""
     state = {**state, "update": {name: dict(part) for name, part in state["update"].items()}}
     for part in state["update"].values():
         for count in ("skipped_in_a_row", "skipping_since", "skips", "steps"):
@@ -78,7 +78,7 @@ def numbers(state: Any) -> dict[str, Any]:
 
 
 class Keep:
-    """Reads a checkpoint back as soon as it is there: it may be gone when it is compared."""
+    """Reads a checkpoint as soon as it is saved: it may be deleted before it is compared."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -90,7 +90,7 @@ class Keep:
             self.state = numbers(store.load(folder)[0])
 
 
-def test_after_twenty_batches_everything_is_that_of_the_checkpoint_and_the_data_go_on(
+def test_after_twenty_batches_the_state_is_that_of_the_checkpoint_and_the_data_continue(
     checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     bad(*range(5, 25))
@@ -100,7 +100,7 @@ def test_after_twenty_batches_everything_is_that_of_the_checkpoint_and_the_data_
 
     ended = start(recipe, tmp_path, [back, keep])
 
-    assert back.told == [
+    assert back.warnings == [
         "update `vae`: `vae/poison` has not been finite for 20 batches in a row; weights and optimizers are restored "
         "from checkpoint 000000004-vae_gan, and training continues with the next batch"
     ]
@@ -117,7 +117,7 @@ def models(run: Any) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("four")
-def test_without_a_checkpoint_the_first_step_goes_back_to_new_weights(
+def test_without_a_checkpoint_the_first_step_rolls_back_to_its_initial_weights(
     checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     bad(2, 3, 4, 5)
@@ -126,14 +126,14 @@ def test_without_a_checkpoint_the_first_step_goes_back_to_new_weights(
 
     start(recipe, tmp_path, [back])
 
-    assert "are restored from the start of the step" in back.told[0]
+    assert "are restored from the start of the step" in back.warnings[0]
     fresh = weights(build_models(recipe, torch.device("cpu")))
     assert all(torch.equal(tensor, back.after[0][f"model.{name}"]) for name, tensor in fresh.items())
     assert not any("exp_avg" in name for name in back.after[0])
 
 
 @pytest.mark.usefixtures("four")
-def test_without_a_checkpoint_a_later_step_goes_back_to_its_parents_end(
+def test_without_a_checkpoint_a_later_step_rolls_back_to_the_end_of_its_parent(
     checked: Checker, spoilt: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     during = SimpleNamespace(step="")
@@ -148,7 +148,7 @@ def test_without_a_checkpoint_a_later_step_goes_back_to_its_parents_end(
 
     ended = start(checked(KEEPING, "defaults.checkpoint_every=1000", using=spoilt), tmp_path, [back, Watch()])
 
-    assert "update `flow`: `flow/poison`" in back.told[0]
+    assert "update `flow`: `flow/poison`" in back.warnings[0]
     end, _ = store.load(ended.run.folder.path / "checkpoints" / "000000012-vae_gan-end")
     before = {f"model.{n}.{k}": v for n, part in end["model"].items() for k, v in part.items()}
     assert all(torch.equal(tensor, back.after[0][name]) for name, tensor in before.items())
@@ -156,12 +156,12 @@ def test_without_a_checkpoint_a_later_step_goes_back_to_its_parents_end(
 
 
 def _all(back: Back, prefix: str) -> torch.Tensor:
-    """The numbers just after the first roll-back whose names begin so, in one row."""
+    """The numbers just after the first rollback whose names start with a prefix, in one row."""
     return torch.cat([v.reshape(-1) for k, v in sorted(back.after[0].items()) if k.startswith(prefix)])
 
 
 @pytest.mark.usefixtures("four")
-def test_it_gives_up_after_three_roll_backs_and_names_the_latest_bundle(
+def test_training_fails_after_three_rollbacks_and_names_the_latest_bundle(
     checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     bad(*range(5, 100))
@@ -174,12 +174,12 @@ def test_it_gives_up_after_three_roll_backs_and_names_the_latest_bundle(
     assert "update `vae`: `vae/poison` has not been finite for 4 batches in a row" in text
     assert "status   already rolled back 3 times without success" in text
     assert "not_finite/000000014-vae" in text
-    assert len(back.told) == 3
+    assert len(back.warnings) == 3
     assert back.positions[-1] == 21
 
 
 @pytest.mark.usefixtures("four")
-def test_an_update_that_never_had_a_finite_batch_ends_the_run_without_a_roll_back(
+def test_an_update_that_never_had_a_finite_batch_ends_the_run_without_a_rollback(
     checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     bad(*range(100))
@@ -188,18 +188,18 @@ def test_an_update_that_never_had_a_finite_batch_ends_the_run_without_a_roll_bac
     with pytest.raises(TrainingError) as raised:
         start(checked(SPOILT, using=spoilt), tmp_path, [back])
 
-    told = "no batch of this update has been finite yet, so there is no good state to roll back to"
-    assert told in str(raised.value)
-    assert back.told == []
+    status = "no batch of this update has been finite yet, so there is no good state to roll back to"
+    assert status in str(raised.value)
+    assert back.warnings == []
     assert back.positions == [1, 2, 3, 4]
 
 
 @pytest.mark.usefixtures("four")
-def test_a_checkpoint_whose_numbers_are_not_finite_is_not_gone_back_to(
+def test_training_does_not_roll_back_to_a_checkpoint_that_is_not_finite(
     checked: Checker, spoilt: Registry, tmp_path: Path
 ) -> None:
     class Breaks:
-        """Breaks a weight just before the checkpoint after eight batches, as a step at a wild rate might."""
+        """Breaks a weight just before the checkpoint after eight batches, as too high a learning rate might."""
 
         @hookimpl
         def batch_ended(self, run: Any, position: Any) -> None:
@@ -211,16 +211,16 @@ def test_a_checkpoint_whose_numbers_are_not_finite_is_not_gone_back_to(
 
     ended = start(checked(SPOILT, "steps.vae_gan.epochs=3", using=spoilt), tmp_path, [Breaks(), back])
 
-    assert "are restored from checkpoint 000000004-vae_gan," in back.told[0]
+    assert "are restored from checkpoint 000000004-vae_gan," in back.warnings[0]
     assert all(torch.isfinite(tensor).all() for tensor in weights(ended.run.models).values())
 
 
 class Killed(BaseException):
-    """The process is gone."""
+    """The process was killed."""
 
 
 class KillAfter(StopAfter):
-    """An observer that ends everything once a number of batches has been heard."""
+    """An observer that kills the run after a number of batches."""
 
     def _heard(self, event: str, run: Any) -> None:
         if event == self.event:
@@ -255,7 +255,7 @@ PLACES = [3, 6, 8, 10, 11, 12, 13]
 @pytest.mark.usefixtures("four")
 @pytest.mark.parametrize("how", [StopAfter, KillAfter])
 @pytest.mark.parametrize("place", PLACES)
-def test_a_run_that_is_stopped_or_killed_around_a_streak_ends_with_the_same_numbers(
+def test_a_run_that_is_stopped_or_killed_near_skipped_batches_ends_with_the_same_weights(
     checked: Checker, spoilt: Registry, bad: Callable[..., None], undisturbed: Any, tmp_path: Path, how: Any, place: int
 ) -> None:
     bad(*BAD)
@@ -280,23 +280,23 @@ def test_a_run_that_is_stopped_or_killed_around_a_streak_ends_with_the_same_numb
 
 
 @pytest.mark.usefixtures("four")
-def test_stopping_after_every_batch_changes_nothing_and_says_what_is_not_finite(
+def test_stopping_after_every_batch_changes_nothing_and_reports_what_is_not_finite(
     checked: Checker, spoilt: Registry, bad: Callable[..., None], undisturbed: Any, tmp_path: Path
 ) -> None:
     bad(*BAD)
     recipe = checked(SPOILT, *THREE_EPOCHS, using=spoilt)
-    heard: list[str] = []
+    warned: list[str] = []
 
-    while (attempt := start(recipe, tmp_path, [StopAfter("batch_ended", 1), Listener(heard)])).stopped is not None:
+    while (attempt := start(recipe, tmp_path, [StopAfter("batch_ended", 1), Listener(warned)])).stopped is not None:
         pass
 
     assert finals(attempt.run) == finals(undisturbed)
-    assert any("`vae/poison` has not been finite for 4 batches in a row" in message for message in heard)
-    assert len([message for message in heard if "skipped\n" in message]) == 2
+    assert any("`vae/poison` has not been finite for 4 batches in a row" in message for message in warned)
+    assert len([message for message in warned if "skipped\n" in message]) == 2
 
 
 @pytest.mark.usefixtures("four")
-def test_a_run_killed_between_the_best_checkpoint_and_the_one_that_is_due_goes_back_to_the_same_state(
+def test_a_run_killed_between_the_best_and_the_due_checkpoint_rolls_back_to_the_same_state(
     checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     class KillAt:
@@ -318,14 +318,14 @@ def test_a_run_killed_between_the_best_checkpoint_and_the_one_that_is_due_goes_b
     back = Back()
     ended = start(recipe, tmp_path / "cut", [back]).run
 
-    assert "are restored from checkpoint 000000006-vae_gan-best," in back.told[0]
+    assert "are restored from checkpoint 000000006-vae_gan-best," in back.warnings[0]
     assert finals(ended) == finals(whole)
 
 
-def test_plain_training_is_not_told_of_anything(checked: Checker, spoilt: Registry, tmp_path: Path) -> None:
-    heard: list[str] = []
+def test_undisturbed_training_warns_of_nothing(checked: Checker, spoilt: Registry, tmp_path: Path) -> None:
+    warned: list[str] = []
 
-    ended = start(checked(VAE_GAN, using=spoilt), tmp_path, [Listener(heard)])
+    ended = start(checked(VAE_GAN, using=spoilt), tmp_path, [Listener(warned)])
 
-    assert heard == []
+    assert warned == []
     assert not (ended.run.folder.path / "not_finite").exists()

@@ -1,4 +1,4 @@
-"""Parts of a model that its builder has frozen stay as they were built, whatever trains the model."""
+"""Parameters that a builder has frozen stay as they were built, whatever trains the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fluxflow_registry.registry.registry import Plugin, Registry
 from ..small import FLOW, PLUGINS, VAE_GAN
 from ..synthetic import plugin
 from .conftest import StopAfter, changed, start, weights
-from .test_model_settings import take
+from .test_model_options import take
 from .test_resume import finals
 
 Checker = Callable[..., RecipePlan]
@@ -29,7 +29,7 @@ Maker = Callable[..., LiveStep]
 
 
 class Critic(nn.Module):
-    """Features that came from elsewhere, and a head that learns."""
+    """Frozen features, and a head that learns."""
 
     def __init__(self, head: bool) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Critic(nn.Module):
 
 @pytest.fixture
 def using(everything: Registry) -> Registry:
-    """The registry with two such discriminators: one with a head that learns, one frozen as a whole."""
+    """The registry with two such discriminators: one with a head that learns, one frozen entirely."""
     made = load(PLUGINS)
     models = {"critic": lambda: Critic(True), "statue": lambda: Critic(False)}
     add_plugin(made, Plugin("critics", "test", "1", "here"), plugin(models=models))
@@ -62,7 +62,9 @@ def moved(step: LiveStep, before: dict[str, Tensor]) -> set[str]:
     }
 
 
-def test_an_update_moves_the_other_parts_alone(checked: Checker, live: Maker, using: Registry) -> None:
+def test_an_update_moves_only_the_parameters_that_are_not_frozen(
+    checked: Checker, live: Maker, using: Registry
+) -> None:
     step = live(checked(VAE_GAN, CRITIC, EMA, using=using))
     before = weights(step.models)
 
@@ -77,7 +79,7 @@ def test_an_update_moves_the_other_parts_alone(checked: Checker, live: Maker, us
     assert not torch.equal(average["head.weight"], before["discriminator.head.weight"])
 
 
-def test_they_stay_in_a_later_step_too_and_when_the_run_is_stopped(
+def test_frozen_parameters_stay_in_a_later_step_and_in_a_resumed_run(
     checked: Checker, tmp_path: Path, using: Registry
 ) -> None:
     again = FLOW.replace("  flow:\n    epochs: 2", "  flow:\n    epochs: 1") + VAE_GAN.split("steps:\n")[1].replace(
@@ -97,7 +99,7 @@ def test_they_stay_in_a_later_step_too_and_when_the_run_is_stopped(
     assert same == {"features.weight": True, "features.bias": True, "head.weight": False, "head.bias": False}
 
 
-def test_a_model_that_is_not_trained_in_one_step_is_free_again_in_the_next(
+def test_a_model_that_one_step_does_not_train_is_trained_by_the_next(
     checked: Checker, live: Maker, using: Registry
 ) -> None:
     recipe = checked(VAE_GAN + FLOW, CRITIC, using=using)
@@ -113,19 +115,21 @@ def test_a_model_that_is_not_trained_in_one_step_is_free_again_in_the_next(
     assert "discriminator" in changed(before, step.models)
 
 
-def test_training_what_is_frozen_as_a_whole_is_refused_with_its_place(checked: Checker, using: Registry) -> None:
+def test_training_a_model_that_is_frozen_entirely_is_rejected_with_its_location(
+    checked: Checker, using: Registry
+) -> None:
     recipe = checked(VAE_GAN, "models.discriminator={type: statue}", using=using)
 
-    with pytest.raises(RecipeError) as refused:
+    with pytest.raises(RecipeError) as rejected:
         prove_shapes(recipe)
 
-    problem = refused.value.problems[0]
-    told = "update `discriminator` of step `vae_gan` trains `discriminator`, but its builder freezes all of it"
-    assert problem.message == told
+    problem = rejected.value.problems[0]
+    message = "update `discriminator` of step `vae_gan` trains `discriminator`, but its builder freezes all of it"
+    assert problem.message == message
     assert str(problem.where).endswith("recipe.yaml:19:18")
 
 
-def test_a_builder_that_asks_for_weights_is_given_those_that_will_be_loaded(checked: Checker, tmp_path: Path) -> None:
+def test_a_builder_that_requests_weights_receives_those_that_will_be_loaded(checked: Checker, tmp_path: Path) -> None:
     from fluxflow_registry.engine.models.trained_weights import load_trained_models
 
     seen: list[Any] = []
