@@ -43,7 +43,7 @@ def engine_loop(checked: RecipePlan, index: int) -> Iterator[None]:
     """The engine, with its hooks and its logging, batch by batch."""
     folder = folders.new(Path(tempfile.mkdtemp()), "overhead", "none")
     run = Run(evolve(checked, observers={}), folder, open_sources(checked), torch.device("cpu"))
-    live = run.live = run.prepare(run.steps[index])
+    live = run.live = run.prepare(run.plan.steps[index])
     position = Position(step=index)
     for epoch in count():
         for batch in live.batches(epoch, 0):

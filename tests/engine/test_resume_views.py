@@ -102,7 +102,7 @@ def test_the_length_of_a_schedule_counts_max_steps_and_resolutions(
     run = start(recipe(), tmp_path / "runs").run
     schedule = run.live.updates[1].scheduler
 
-    assert run.steps[0].batches == 3 * 3
+    assert run.plan.steps[0].batches == 3 * 3
     assert schedule.T_max == 2 * 3 * 3
     assert schedule.last_epoch == schedule.T_max
     assert schedule.get_last_lr() == pytest.approx([schedule.eta_min], abs=1e-12)

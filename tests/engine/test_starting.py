@@ -134,13 +134,8 @@ def test_what_never_starts_is_a_warning_and_no_error(checked: Checker, tmp_path:
     ended = start(checked(VAE_GAN, *settings), tmp_path, [listener]).run
 
     assert ended.live.updates[0].steps == 0
-<<<<<<< HEAD
-    assert listener.heard == [
-        "update `discriminator` has not started: it starts at batch 500, but step `vae_gan` ended after 12 batches",
-=======
     assert listener.messages == [
-        "update `discriminator` has not started: it starts at batch 500, and step `vae_gan` ends after 12 batches",
->>>>>>> 2071035 (Name the tests of runs, data and models after what they prove)
+        "update `discriminator` has not started: it starts at batch 500, but step `vae_gan` ended after 12 batches",
         "loss `hinge_generator` of update `vae` has not started: it starts by loss_threshold of vae/l1, "
         "but step `vae_gan` ended after 12 batches",
     ]

@@ -30,7 +30,7 @@ def train(run: Run) -> None:
         run.checkpoints.close()
     write_final_models(run)
     try:
-        run.observers.notify("run_ended", position=position, steps=run.steps)
+        run.observers.notify("run_ended", position=position, steps=run.plan.steps)
     except Interrupted:
         interrupted(run, position)
     run.folder.write_identity(finished=True)
@@ -38,7 +38,7 @@ def train(run: Run) -> None:
 
 def train_steps(run: Run, position: Position, state: State) -> Position:
     """Train the steps from a position on, the first from the state of its checkpoint; returns the last position."""
-    while position.step < len(run.steps):
+    while position.step < len(run.plan.steps):
         live = enter(run, position, state)
         position = train_step(run, live, position)
         state = {}
@@ -170,7 +170,7 @@ def leave(run: Run, live: LiveStep, position: Position, ending: Ending) -> Posit
     run.observers.notify("step_ended", step=live.plan, position=position, ending=ending)
     after = Position(step=position.step + 1, run_batch=position.run_batch)
     run.checkpoints.save(after, "end", live, wait=True)
-    if run.stopping and after.step < len(run.steps):
+    if run.stopping and after.step < len(run.plan.steps):
         interrupted(run, after)
     return after
 

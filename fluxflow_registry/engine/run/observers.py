@@ -97,7 +97,7 @@ class ObservedRun:
     @property
     def steps(self) -> Sequence[StepPlan]:
         """All steps, in the order of execution."""
-        return self.engine.steps
+        return self.engine.plan.steps
 
     @property
     def results(self) -> Mapping[str, Mapping[str, Mapping[str, float]]]:

@@ -71,8 +71,8 @@ def quarantine_lost_ends(run: Run) -> None:
 
     The run then resumes from before that end.
     """
-    names = [step.name for step in run.steps]
-    parents = {step.parent for step in run.steps if step.parent != names[max(step.index - 1, 0)]}
+    names = [step.name for step in run.plan.steps]
+    parents = {step.parent for step in run.plan.steps if step.parent != names[max(step.index - 1, 0)]}
     leaves = run.plan.leaves
     needed = parents | ({leaf.name for leaf in leaves} if len(leaves) > 1 else set())
     found = checkpoints.listing(run.checkpoints.root)
@@ -89,10 +89,10 @@ def quarantine_lost_ends(run: Run) -> None:
 
 def enter(run: Run, position: Position, state: State) -> LiveStep:
     """Prepare a step: its parent's weights, its own optimizers, and its `state` if it resumes within it."""
-    step = run.steps[position.step]
+    step = run.plan.steps[position.step]
     if not state:
         parent = step.parent
-        if parent != (run.steps[position.step - 1].name if position.step else None):
+        if parent != (run.plan.steps[position.step - 1].name if position.step else None):
             start_from(run, parent)
         run.checkpoints.continue_from(None)
     live = run.prepare(step)

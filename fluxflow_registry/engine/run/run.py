@@ -28,7 +28,6 @@ class Run:
     ) -> None:
         prefer_repeatable(device)
         self.plan = plan = with_batches(plan, sources)
-        self.steps = list(plan.steps)
         self.folder = folder
         self.device = device
         self.models = build_models(plan, device)
@@ -39,7 +38,7 @@ class Run:
         self.stopping: str | None = None
         self.observers = Observers(plan.observers, ObservedRun(self))
         self.data = RunData(sources, self.history.damaged, self.observers)
-        names = [step.name for step in self.steps]
+        names = [step.name for step in plan.steps]
         self.checkpoints = RunCheckpoints(folder, self.models, names, self.history, self.data.digests, self.observers)
         self._initial_state = InitialState(plan.steps)
 
