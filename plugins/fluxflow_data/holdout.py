@@ -48,7 +48,9 @@ class HoldoutOptions:
 
     def empty_split(self, samples: int, where: Location | str) -> Problem:
         """The problem of a split without samples."""
-        message = f"`holdout: {self.holdout}` leaves the split `{self.split}` empty: it has none of {samples:,} samples"
+        message = (
+            f"the split `{self.split}` is empty: `holdout: {self.holdout}` puts none of {samples:,} samples into it"
+        )
         hint = f"set a {'larger' if self.split == 'held_out' else 'smaller'} `holdout`, or add samples"
         return Problem(message, where, (("hint", hint),), code="empty-dataset", subject=self.split)
 

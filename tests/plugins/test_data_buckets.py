@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fluxflow_data.batching.buckets import Size, bucket_sizes, nearest_buckets, reduced_size
+from fluxflow_data.batching.buckets import bucket_sizes, nearest_buckets, reduced_size
 from fluxflow_data.batching.source import ImageSource, smaller_copy
 from fluxflow_data.folder.dataset import Folder
 from fluxflow_data.images.decoding import crop_image, upright_size
+from fluxflow_data.images.size import Size
 from fluxflow_data.shards import image_sizes
 from fluxflow_data.shards.dataset import WebDataset
 from fluxflow_registry.engine.data.batches import epoch_batches

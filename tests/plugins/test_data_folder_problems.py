@@ -26,7 +26,7 @@ def messages(folder: Path, **options: object) -> dict[str, str]:
 
 
 def save_image(path: Path, caption: str | None = "caption") -> Path:
-    """Save a sound image of noise, with a caption beside it."""
+    """Save an intact image of noise, with a caption beside it."""
     noise = random.Random(path.name).randbytes(64 * 64 * 3)
     Image.frombytes("RGB", (64, 64), noise).save(path)
     if caption is not None:
@@ -88,15 +88,15 @@ def test_every_bad_line_of_a_captions_file_is_reported_with_its_number(tmp_path:
 
     problems = {p.where: p for p in caught.value.problems}
     assert [(str(p.where).removeprefix(f"{tmp_path}/"), p.code, p.message) for p in problems.values()] == [
-        ("captions.txt:3", "malformed-line", "the line has no tab between name and caption"),
-        ("captions.txt:4", "malformed-line", "the line has no image name before the tab"),
+        ("captions.txt:3", "malformed-line", "line 3 of `captions.txt` has no tab between name and caption"),
+        ("captions.txt:4", "malformed-line", "line 4 of `captions.txt` has no image name before the tab"),
         ("captions.txt:5", "missing-caption", "the caption of image `good2.png` is empty"),
         ("captions.txt:6", "missing-file", "image `goood.png` does not exist in the folder"),
         ("captions.txt:7", "malformed-line", "image `../secret.png` is outside the folder"),
         ("captions.txt:8", "malformed-line", f"image `{tmp_path}/secret.png` is outside the folder"),
         ("captions.txt:9", "malformed-line", "image `C:\\images\\a.png` is outside the folder"),
         ("captions.txt:10", "duplicate-name", "image `./good.png` has two captions"),
-        ("captions.txt:11", "malformed-line", "the line is not UTF-8 (first invalid byte: 10)"),
+        ("captions.txt:11", "malformed-line", "line 11 of `captions.txt` is not UTF-8 (first invalid byte: 10)"),
         ("images/forgotten.png", "missing-caption", f"image `forgotten.png` has no caption in `{table}`"),
     ]
     missing = problems[Place(str(table), 6)]

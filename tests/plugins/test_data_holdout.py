@@ -222,7 +222,7 @@ def test_an_empty_split_is_refused(kind: str, split: str, holdout: float, better
 
     (problem,) = caught.value.problems
     assert (problem.code, problem.subject) == ("empty-dataset", split)
-    assert problem.message == f"`holdout: {holdout}` leaves the split `{split}` empty: it has none of 4 samples"
+    assert problem.message == f"the split `{split}` is empty: `holdout: {holdout}` puts none of 4 samples into it"
     assert dict(problem.notes) == {"hint": f"set a {better} `holdout`, or add samples"}
     assert str(problem.where).startswith(str(tmp_path))
 

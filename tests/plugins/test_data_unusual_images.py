@@ -107,7 +107,7 @@ def test_every_unusual_image_is_read(kind: str, multiple: int | None, tmp_path: 
 
 
 def many(count: int) -> dict[str, bytes]:
-    """So many sound images that three broken ones are few."""
+    """So many intact images that three broken ones are few."""
     return {
         f"{number:04}.png": encoded(Image.new("RGB", (8, 8), (number % 256, 0, 0)), "PNG") for number in range(count)
     }
@@ -136,7 +136,7 @@ def test_bad_lines_of_a_long_captions_file_are_left_out_with_their_numbers(tmp_p
 
     assert len(source) == 199
     assert [(Path(str(p.where)).name, p.message) for p in source.left_out] == [
-        ("captions.tsv:18", "the line has no tab between name and caption"),
+        ("captions.tsv:18", "line 18 of `captions.tsv` has no tab between name and caption"),
         ("0017.png", f"image `0017.png` has no caption in `{tmp_path}/captions.tsv`"),
     ]
 
@@ -154,7 +154,7 @@ def test_too_many_damaged_images_are_refused_with_a_hint_on_how_to_leave_them_ou
     assert len(accepted) == 97
 
 
-def test_a_folder_without_a_sound_image_is_refused_whatever_share_may_be_damaged(tmp_path: Path) -> None:
+def test_a_folder_without_an_intact_image_is_refused_whatever_share_may_be_damaged(tmp_path: Path) -> None:
     place = folder(tmp_path, {name: data for name, (data, _) in broken().items()})
 
     with pytest.raises(DataError, match=r"is empty \(0 bytes\)"):

@@ -5,22 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from ..images.size import Size
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-
-@frozen
-class Size:
-    """A size in pixels."""
-
-    width: int
-    height: int
-
-    def __str__(self) -> str:
-        return f"{self.width} x {self.height}"
 
 
 def bucket_sizes(side: int, multiple: int | None, max_aspect: float) -> tuple[Size, ...]:
@@ -52,13 +41,6 @@ def nearest_buckets(stored: NDArray[np.int64], buckets: Sequence[Size]) -> NDArr
     centers = np.log([bucket.width / bucket.height for bucket in buckets])
     numbers: NDArray[np.int64] = np.searchsorted((centers[1:] + centers[:-1]) / 2, aspects)
     return numbers
-
-
-def largest_crop(width: float, height: float, size: Size) -> tuple[float, float]:
-    """Width and height of the largest part of an image of width x height that has the aspect of `size`."""
-    if width * size.height <= height * size.width:
-        return width, width * size.height / size.width
-    return height * size.width / size.height, height
 
 
 def reduced_size(size: Size, side: int, image_size: int, multiple: int | None) -> Size:

@@ -10,7 +10,8 @@ from attrs import Attribute, field, frozen, validators
 from fluxflow_registry import Field
 
 from ..holdout import HoldoutOptions
-from .buckets import Size, bucket_sizes, reduced_size
+from ..images.size import Size
+from .buckets import bucket_sizes, reduced_size
 
 
 def own_options_first(cls: type, options: list[Attribute[Any]]) -> list[Attribute[Any]]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from fluxflow_registry import Place, Problem, SampleError
 
-from .buckets import Size, largest_crop, nearest_buckets
+from ..images.size import Size, largest_crop
+from .buckets import nearest_buckets
 from .options import ImageOptions
 
 if TYPE_CHECKING:

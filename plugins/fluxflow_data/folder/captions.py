@@ -55,18 +55,20 @@ class _Lines:
 
     def add(self, raw: bytes, where: Place, with_choices: bool) -> Problem | None:
         """Add a line that is not empty, or return what is wrong with it."""
+        name = f"line {where.line} of `{PurePosixPath(where.file).name}`"
         try:
             line = decode_utf8(raw)
         except CaptionError as error:
-            return Problem(f"the line {error}", where, code="malformed-line")
-        written, tab, text = line.partition("\t")
-        written, caption = written.strip(), " ".join(text.split())
+            return Problem(f"{name} {error}", where, code="malformed-line")
         if not line.strip():
             return None
+        written, tab, text = line.partition("\t")
+        written, caption = written.strip(), " ".join(text.split())
         if not tab or not written:
             what = "image name before the tab" if tab else "tab between name and caption"
-            received = ("received", _shortened(line.strip()))
-            return Problem(f"the line has no {what}", where, (received,), code="malformed-line")
+            return Problem(
+                f"{name} has no {what}", where, [("received", _shortened(line.strip()))], code="malformed-line"
+            )
         if _leads_out(written):
             return Problem(f"image `{written}` is outside the folder", where, code="malformed-line", subject=written)
         name = composed(PurePosixPath(written).as_posix())

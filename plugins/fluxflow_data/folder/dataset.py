@@ -30,7 +30,7 @@ def _captions_are_text_files(folder: Folder, _: Any, uncaptioned: bool) -> None:
         raise ValueError("uncaptioned is true, but `captions` names a file: remove one of them")
 
 
-# It has an attribute for each option of the recipe.
+# More than a dozen attributes: one for each option of the recipe.
 @frozen(field_transformer=own_options_first)
 class Folder(ImageOptions):
     """Images of a folder and of the folders in it, with captions, as squares or in aspect buckets.
@@ -74,19 +74,19 @@ class Folder(ImageOptions):
             problems.append(_no_images(root))
         names = {root / files[name]: name for name in images} | {sample.path: sample.name for sample in samples}
         sizes = self._image_sizes(root, names, flaws)
-        sound = [sample for sample in samples if sample.path in sizes]
+        intact = [sample for sample in samples if sample.path in sizes]
         flaws = one_per_image(flaws)
-        if problems or not sound or len(flaws) > self.damaged_at_most * (len(sound) + len(flaws)):
+        if problems or not intact or len(flaws) > self.damaged_at_most * (len(intact) + len(flaws)):
             damaged = [flaw.problem for flaw in flaws]
-            raise DataError([*problems, *(damaged if problems else _with_hint(damaged, len(sound)))])
+            raise DataError([*problems, *(damaged if problems else _with_hint(damaged, len(intact)))])
         # The whole folder has been judged, whatever is held out.
-        selected = self._selected([sample.name for sample in sound] + [flaw.image for flaw in flaws if flaw.image])
-        read = [sample for sample in sound if sample.name in selected]
+        selected = self._selected([sample.name for sample in intact] + [flaw.image for flaw in flaws if flaw.image])
+        read = [sample for sample in intact if sample.name in selected]
         if not read:
-            raise DataError(self.empty_split(len(sound), str(root)))
+            raise DataError(self.empty_split(len(intact), str(root)))
         left_out = [flaw.problem for flaw in flaws if flaw.image is None or flaw.image in selected]
         stored_sizes = np.array([sizes[sample.path] for sample in read], dtype=np.int64)
-        return FolderSource(self, read, stored_sizes, left_out, self.describe_split(read, sound))
+        return FolderSource(self, read, stored_sizes, left_out, self.describe_split(read, intact))
 
     def overlap(self, label: str, other: str, trained: object) -> Problem | None:
         """The problem where this dataset is held out and another one of the same images is trained on."""
@@ -101,7 +101,7 @@ class Folder(ImageOptions):
         return nested_folders(self, label, other, root, theirs)
 
     def _selected(self, names: Sequence[str]) -> set[str]:
-        """The names of the images, sound or not, in the split that is read."""
+        """The names of the images, intact or not, in the split that is read."""
         selected = self.selected(stem(name).encode("utf-8", "surrogateescape") for name in names)
         return set(names if selected is None else (name for name, one in zip(names, selected, strict=True) if one))
 
@@ -176,11 +176,11 @@ def _no_images(root: Path) -> Problem:
     return Problem(message, str(root), (("hint", hint),), code="empty-dataset", subject=root.name)
 
 
-def _with_hint(damaged: Sequence[Problem], sound: int) -> Sequence[Problem]:
+def _with_hint(damaged: Sequence[Problem], intact: int) -> Sequence[Problem]:
     """The problems; the first one, which is always shown, with a hint on how to train without the images."""
-    if not damaged or not sound:
+    if not damaged or not intact:
         return damaged
-    images = sound + len(damaged)
+    images = intact + len(damaged)
     share = ceil(100 * len(damaged) / images) / 100
     hint = f"set `damaged_at_most: {share}` to leave out the damaged images ({len(damaged):,} of {images:,})"
     return [evolve(damaged[0], notes=(*damaged[0].notes, ("hint", hint))), *damaged[1:]]

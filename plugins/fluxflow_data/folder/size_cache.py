@@ -1,4 +1,4 @@
-"""Sizes of a folder's sound images, kept from one run to the next so that each image is checked once."""
+"""Sizes of a folder's intact images, kept from one run to the next so that each image is checked once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def image_sizes(
 ) -> list[tuple[int, int] | Problem]:
     """Width and height of each image, or why it cannot be read; `verify`: every pixel is decoded.
 
-    A sound image is not read again while its name, length and time stay the same. A damaged one is, each time.
+    An intact image is not read again while its name, length and time stay the same. A damaged one is, each time.
     """
     if len(paths) < WORTH_KEEPING:
         return measure_images(paths, name, verify)
@@ -41,10 +41,10 @@ def image_sizes(
     for number, size in measured.items():
         sizes[number] = (0, 0) if isinstance(size, Problem) else size
     if new:
-        sound = (sizes > 0).all(axis=1) & (states != 0)
-        order = np.argsort(states[sound], kind="stable")
-        arrays = [states[sound][order].astype("<i8"), sizes[sound][order].astype("<i8")]
-        CACHE.write(path, {"pictures": int(sound.sum())}, arrays)
+        intact = (sizes > 0).all(axis=1) & (states != 0)
+        order = np.argsort(states[intact], kind="stable")
+        arrays = [states[intact][order].astype("<i8"), sizes[intact][order].astype("<i8")]
+        CACHE.write(path, {"pictures": int(intact.sum())}, arrays)
     known: list[tuple[int, int]] = [(width, height) for width, height in sizes.tolist()]
     return [measured.get(number, size) for number, size in enumerate(known)]
 

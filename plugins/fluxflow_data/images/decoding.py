@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from ..batching.buckets import Size, largest_crop
+from .size import Size, largest_crop
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..batching.buckets import Size
+    from .size import Size
 
 #: Images given to the threads at a time, so that a folder of millions does not fill the memory with tasks.
 IMAGES_AT_ONCE = 4096

@@ -59,7 +59,7 @@ def _names_a_caption(options: WebDataset, _: Any, value: str) -> None:
         raise ValueError(f"`caption_key` is `{value}`: add a key of the JSON, such as `{value}.caption`")
 
 
-# It has an attribute for each option of the recipe.
+# More than a dozen attributes: one for each option of the recipe.
 @frozen(field_transformer=own_options_first)
 class WebDataset(ImageOptions):
     """Images with captions in tar files, stored as the package webdataset writes them, as squares or in aspect buckets.
@@ -67,7 +67,7 @@ class WebDataset(ImageOptions):
     image: float32 [B, 3, H, W] in [-1, 1]; caption: text; images are cropped as in `folder`. The members `a/007.jpg`
     and `a/007.txt` are one sample with the key `a/007`: the name up to the first dot of its base name. Samples are in
     the order of the shards and of their first members. Opening reads the headers of new shards and refuses shards
-    that are cut, damaged or incomplete; the index is kept in the cache, so that later runs read any sample at once.
+    that are truncated, damaged or incomplete; the index is kept in the cache, so that later runs start at once.
     Shards must not change while they are read. Of a shard on a server (http, https) only what is needed is read, by
     requests for parts of it. A sample that cannot be decoded is replaced by another one.
     """
