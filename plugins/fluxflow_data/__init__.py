@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from fluxflow_registry import Register, hookimpl
+from fluxflow_registry import Dataset, Register, hookimpl
 
 from .folder.dataset import Folder
 from .shards.dataset import WebDataset
 
 
 @hookimpl
-def fluxflow_register_datasets(register: Register) -> None:
+def fluxflow_register_datasets(register: Register[Dataset]) -> None:
     """Register the datasets."""
     register("folder", Folder)
     register("webdataset", WebDataset)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from fluxflow_flow import generation, losses, models, samplers, values
-from fluxflow_registry import Register, hookimpl
+from fluxflow_registry import Loss, Model, Register, Sampler, Value, hookimpl
 
 
 @hookimpl
-def fluxflow_register_models(register: Register) -> None:
+def fluxflow_register_models(register: Register[Model]) -> None:
     """Register the networks over latents, and the layer between pictures and texts."""
     register("flow_transformer", models.FlowTransformerBuilder)
     register("unet", models.UnetBuilder)
@@ -15,7 +15,7 @@ def fluxflow_register_models(register: Register) -> None:
 
 
 @hookimpl
-def fluxflow_register_values(register: Register) -> None:
+def fluxflow_register_values(register: Register[Value]) -> None:
     """Register the values of a path and the pictures that are drawn along it."""
     register("path", values.PathOptions)
     register("clean_latent", values.clean_latent)
@@ -31,7 +31,7 @@ def fluxflow_register_values(register: Register) -> None:
 
 
 @hookimpl
-def fluxflow_register_losses(register: Register) -> None:
+def fluxflow_register_losses(register: Register[Loss]) -> None:
     """Register a loss for each thing that a network may predict, and the alignment with the text."""
     register("velocity", losses.Velocity)
     register("epsilon", losses.Epsilon)
@@ -40,7 +40,7 @@ def fluxflow_register_losses(register: Register) -> None:
 
 
 @hookimpl
-def fluxflow_register_samplers(register: Register) -> None:
+def fluxflow_register_samplers(register: Register[Sampler]) -> None:
     """Register the solvers."""
     register("euler", samplers.Euler)
     register("heun", samplers.Heun)

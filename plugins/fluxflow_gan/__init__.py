@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from fluxflow_gan import losses, models, penalties, values
-from fluxflow_registry import Register, hookimpl
+from fluxflow_registry import Loss, Model, Register, Value, hookimpl
 
 
 @hookimpl
-def fluxflow_register_models(register: Register) -> None:
+def fluxflow_register_models(register: Register[Model]) -> None:
     """Register the discriminator."""
     register("patch_discriminator", models.PatchDiscriminatorBuilder)
 
 
 @hookimpl
-def fluxflow_register_values(register: Register) -> None:
+def fluxflow_register_values(register: Register[Value]) -> None:
     """Register what the discriminator says of real and of reconstructed images, and what it is told."""
     register("instance_noise", values.InstanceNoise)
     register("real_logits", values.real_logits)
@@ -24,7 +24,7 @@ def fluxflow_register_values(register: Register) -> None:
 
 
 @hookimpl
-def fluxflow_register_losses(register: Register) -> None:
+def fluxflow_register_losses(register: Register[Loss]) -> None:
     """Register both sides of each game and the gradient penalty."""
     register("hinge_discriminator", losses.HingeDiscriminator)
     register("hinge_generator", losses.HingeGenerator)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fluxflow_registry import Register, hookimpl
+from fluxflow_registry import Observer, Register, hookimpl
 
 from .console.observer import Console
 from .graphs.observer import Graphs
@@ -14,7 +14,7 @@ from .watchdog import Watchdog
 
 
 @hookimpl
-def fluxflow_register_observers(register: Register) -> None:
+def fluxflow_register_observers(register: Register[Observer]) -> None:
     """Register all observers; those with `default = True` join every run."""
     register("console", Console)
     register("graphs", Graphs)

@@ -6,13 +6,13 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
-from fluxflow_registry import Problem, Register, hookimpl
+from fluxflow_registry import Observer, Problem, Register, hookimpl
 
 from .announcements import Pipeline
 
 
 @hookimpl
-def fluxflow_register_observers(register: Register) -> None:
+def fluxflow_register_observers(register: Register[Observer]) -> None:
     """Register the observer that announces steps as FluxFlow does."""
     register("pipeline", Pipeline)
 

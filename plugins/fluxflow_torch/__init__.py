@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fluxflow_registry import Register, hookimpl
+from fluxflow_registry import Optimizer, Register, Scheduler, hookimpl
 from fluxflow_torch import optimizers, schedulers
 
 
 @hookimpl
-def fluxflow_register_optimizers(register: Register) -> None:
+def fluxflow_register_optimizers(register: Register[Optimizer]) -> None:
     """Register optimizers by torch's class names."""
     for optimizer in (
         optimizers.AdamW,
@@ -21,7 +21,7 @@ def fluxflow_register_optimizers(register: Register) -> None:
 
 
 @hookimpl
-def fluxflow_register_schedulers(register: Register) -> None:
+def fluxflow_register_schedulers(register: Register[Scheduler]) -> None:
     """Register schedulers by torch's class names."""
     for scheduler in (
         schedulers.CosineAnnealingLR,

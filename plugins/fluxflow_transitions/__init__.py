@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fluxflow_registry import Ending, Register, counted, hookimpl
+from fluxflow_registry import Ending, Register, Transition, counted, hookimpl
 from fluxflow_transitions.combinations import AllOf, AnyOf
 from fluxflow_transitions.watching import LossThreshold, Plateau
 
@@ -13,7 +13,7 @@ def epoch(epoch: int, epochs: int) -> Ending | None:
 
 
 @hookimpl
-def fluxflow_register_transitions(register: Register) -> None:
+def fluxflow_register_transitions(register: Register[Transition]) -> None:
     """Register the criteria, and how several are one."""
     register("epoch", epoch)
     register("loss_threshold", LossThreshold)

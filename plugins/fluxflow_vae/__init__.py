@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from fluxflow_registry import Register, hookimpl
+from fluxflow_registry import Loss, Model, Register, Value, hookimpl
 from fluxflow_vae import discrepancy, losses, models, spectral, statistics, values
 
 
 @hookimpl
-def fluxflow_register_models(register: Register) -> None:
+def fluxflow_register_models(register: Register[Model]) -> None:
     """Register both halves of the autoencoder."""
     register("compressor", models.CompressorBuilder)
     register("expander", models.ExpanderBuilder)
 
 
 @hookimpl
-def fluxflow_register_values(register: Register) -> None:
+def fluxflow_register_values(register: Register[Value]) -> None:
     """Register what lies between image and reconstruction."""
     register("posterior", values.posterior)
     register("latent", values.Latent)
@@ -27,7 +27,7 @@ def fluxflow_register_values(register: Register) -> None:
 
 
 @hookimpl
-def fluxflow_register_losses(register: Register) -> None:
+def fluxflow_register_losses(register: Register[Loss]) -> None:
     """Register reconstruction losses, and those of the posterior."""
     register("l1", losses.l1)
     register("mse", losses.Mse)
