@@ -30,7 +30,7 @@ from fluxflow_registry.contracts.metric import (
 from fluxflow_registry.contracts.model import MODEL, Compile, Model, ModelSettings
 from fluxflow_registry.contracts.observer import OBSERVER, Draw, Observer, ObserverExtras
 from fluxflow_registry.contracts.optimizer import OPTIMIZER, Optimizer
-from fluxflow_registry.contracts.position import History, Position, Summary
+from fluxflow_registry.contracts.position import History, Position, RecentMeans, Summary
 from fluxflow_registry.contracts.sampler import SAMPLER, NoisePath, Sampler, SamplerExtras, VelocityField
 from fluxflow_registry.contracts.scheduler import SCHEDULER, Scheduler, SchedulerExtras
 from fluxflow_registry.contracts.transition import TRANSITION, Ending, Transition, TransitionExtras
@@ -90,6 +90,7 @@ __all__ = [
     "Optimizer",
     "Position",
     "Product",
+    "RecentMeans",
     "RunView",
     "Sampler",
     "SamplerExtras",

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 
-from attrs import evolve, frozen
+from attrs import Factory, define, evolve, frozen
+
+#: How many of its last values a metric is smoothed over.
+SMOOTHED = 20
 
 
 @frozen
@@ -34,6 +39,23 @@ class Summary:
     minimum: float
     maximum: float
     smoothed: float
+
+
+@define
+class RecentMeans:
+    """The mean of each metric over its last 20 finite values."""
+
+    values: dict[str, deque[float]] = Factory(dict)
+
+    def add(self, name: str, value: float) -> None:
+        """Record a value; one that is not finite is ignored."""
+        if math.isfinite(value):
+            self.values.setdefault(name, deque(maxlen=SMOOTHED)).append(value)
+
+    def mean(self, name: str) -> float:
+        """The mean of a metric; NaN if it has no finite value."""
+        values = self.values.get(name)
+        return sum(values) / len(values) if values else math.nan
 
 
 #: For each metric, one Summary per epoch, oldest first.

@@ -128,7 +128,7 @@ class Pictures:
 
 
 def _is_free(path: Path, written_by: str) -> bool:
-    """Whether a file is missing, or is an earlier sheet of the same observer, which its first bytes say."""
+    """Whether a file is missing, or is an earlier sheet of the same observer, as its first bytes show."""
     try:
         with path.open("rb") as stream:
             return f"{WRITTEN_BY}\0{written_by}".encode() in stream.read(256)

@@ -221,10 +221,10 @@ def test_the_same_command_without_the_flag_resumes_the_run(train: Train, monkeyp
     text = whole(step("", train_vae=True))
 
     with stopped_after(monkeypatch, 2):
-        begun = train(text, "--generate_diagrams")
+        stopped = train(text, "--generate_diagrams")
     done = train(text)
 
-    assert (begun.code, done.code) == (75, 0)
+    assert (stopped.code, done.code) == (75, 0)
     assert len(done.runs) == 1
 
 
@@ -251,7 +251,7 @@ def test_tar_files_are_trained_on_with_the_captions_in_their_json(
 
 
 def test_each_of_fluxflows_metrics_can_end_a_step(train: Train) -> None:
-    """A step for each, which would go on to its limit if nothing of that name were logged."""
+    """A step for each metric, which would run to its limit if no metric of that name were logged."""
     watched = ["vae_loss", "kl_loss", "g_loss", "d_loss", "flow_loss"]
     modes = "train_vae: true, gan_training: true, train_diff: true, workers: 0, max_steps: 1"
     until = "transition_on: {{mode: loss_threshold, metric: {}, threshold: 1.0e+9, max_epochs: 3}}"

@@ -201,7 +201,7 @@ training:
 
 
 @pytest.mark.parametrize(
-    ("stated", "size", "dataset"),
+    ("levels", "size", "dataset"),
     [
         ({}, 2, "images"),
         ({"defaults": ", batch_size: 3"}, 3, "images"),
@@ -214,9 +214,9 @@ training:
     ],
 )
 def test_the_step_overrides_the_dataset_which_overrides_the_defaults_which_override_the_file(
-    stated: dict[str, str], size: int, dataset: str, tmp_path: Path
+    levels: dict[str, str], size: int, dataset: str, tmp_path: Path
 ) -> None:
-    text = LEVELS.format(**{"dataset": "", "default": "null", "defaults": "", "step": "", **stated})
+    text = LEVELS.format(**{"dataset": "", "default": "null", "defaults": "", "step": "", **levels})
 
     one = translated(tmp_path, text).recipe.plain()["steps"]["one"]
 

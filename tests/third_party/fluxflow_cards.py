@@ -63,18 +63,18 @@ def translate(path: str) -> Node:
     card, problems = read_settings(Card, page, "the card")
     raise_problems(problems)
 
-    def stated(key: str) -> Node:
+    def value(key: str) -> Node:
         return as_node(getattr(card, key), page.at(key))
 
-    channels = {"latent_channels": stated("latent_channels"), "width": 8}
+    channels = {"latent_channels": value("latent_channels"), "width": 8}
     update = {
         "trains": ["compressor", "expander"],
         "losses": {"l1": {}},
-        "optimizer": {"type": stated("optimizer"), "lr": stated("rate")},
+        "optimizer": {"type": value("optimizer"), "lr": value("rate")},
     }
     recipe = {
         "recipe": RECIPE_VERSION,
-        "name": stated("card"),
+        "name": value("card"),
         "models": {"compressor": channels, "expander": channels},
         "datasets": {"shapes": {"image_size": 32}},
         "steps": {
@@ -82,7 +82,7 @@ def translate(path: str) -> Node:
                 "dataset": "shapes",
                 "batch_size": 4,
                 "workers": 0,
-                "max_steps": stated("batches"),
+                "max_steps": value("batches"),
                 "log_every": 1,
                 "updates": {"vae": update},
             }

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fluxflow_registry.contracts import Summary
-
-#: How many of the last values a smoothed metric is the mean of.
-SMOOTHED = 20
+from fluxflow_registry.contracts import RecentMeans, Summary
 
 
 class StepMetrics:
@@ -26,7 +22,7 @@ class StepMetrics:
     def __init__(self) -> None:
         self.pending: list[Mapping[str, Tensor | float]] = []
         self.totals: dict[str, list[float]] = {}  # name: [count, sum, minimum, maximum]
-        self.last: dict[str, deque[float]] = {}
+        self.recent = RecentMeans()
         self.history: dict[str, list[Summary]] = {}
         #: What was counted since the last log: of a lazy loss, the value of its latest batch.
         self.latest: dict[str, float] = {}
@@ -66,18 +62,13 @@ class StepMetrics:
             totals[1] += number
             totals[2] = min(totals[2], number)
             totals[3] = max(totals[3], number)
-        self.last.setdefault(name, deque(maxlen=SMOOTHED)).append(number)
-
-    def smoothed(self, name: str) -> float:
-        """The mean of the last values of a metric."""
-        last = self.last.get(name)
-        return sum(last) / len(last) if last else math.nan
+        self.recent.add(name, number)
 
     def summaries(self) -> dict[str, Summary]:
         """One Summary of the epoch for each metric."""
         self.fetch()
         return {
-            name: Summary(total / count, least, most, self.smoothed(name))
+            name: Summary(total / count, least, most, self.recent.mean(name))
             for name, (count, total, least, most) in self.totals.items()
         }
 
@@ -93,7 +84,7 @@ class StepMetrics:
         return {
             "figures": self.totals,
             "latest": self.latest,
-            "last": {name: list(values) for name, values in self.last.items()},
+            "last": {name: list(values) for name, values in self.recent.values.items()},
             "history": {
                 name: [[s.mean, s.minimum, s.maximum, s.smoothed] for s in summaries]
                 for name, summaries in self.history.items()
@@ -104,6 +95,9 @@ class StepMetrics:
         """Restore everything."""
         self.latest = dict(state["latest"])
         self.totals = {name: list(totals) for name, totals in state["figures"].items()}
-        self.last = {name: deque(values, maxlen=SMOOTHED) for name, values in state["last"].items()}
+        self.recent = RecentMeans()
+        for name, values in state["last"].items():
+            for value in values:
+                self.recent.add(name, value)
         history: Mapping[str, Sequence[Sequence[float]]] = state["history"]
         self.history = {name: [Summary(*totals) for totals in rows] for name, rows in history.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Mapping
 from datetime import datetime
 from time import perf_counter
@@ -11,16 +10,13 @@ from typing import TYPE_CHECKING
 
 from attrs import Factory, define, evolve
 
-from fluxflow_registry import Position
+from fluxflow_registry import Position, RecentMeans
 
 from ..batch_timer import BatchTimer
 from ..formatting import batch_time, epoch_and_batch, epochs_of, heading, metric_values
 
 if TYPE_CHECKING:
     from fluxflow_registry import RunView, StepView
-
-#: How many of the last logged values a metric is averaged over.
-SMOOTHED = 20
 
 #: The shortest stretch, in seconds, over which the time of a batch is measured.
 STRETCH = 2.0
@@ -48,7 +44,7 @@ class Progress:
     position: Position = Factory(Position)
     step: StepView | None = None
     timer: BatchTimer = Factory(lambda: BatchTimer(window=STRETCH))
-    recent: dict[str, deque[float]] = Factory(dict)
+    recent: RecentMeans = Factory(RecentMeans)
     latest: dict[str, float] = Factory(dict)
     entered_at: float = 0.0
     entered_after: int = 0
@@ -57,22 +53,18 @@ class Progress:
         """Start a step, or resume it."""
         self.step, self.position = step, position
         self.timer = BatchTimer(window=STRETCH)
-        self.recent, self.latest = {}, {}
+        self.recent, self.latest = RecentMeans(), {}
         self.entered_at, self.entered_after = perf_counter(), position.step_batch
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Record the metrics of one batch."""
         self.latest = dict(metrics)
         for name, value in metrics.items():
-            if math.isfinite(value):
-                self.recent.setdefault(name, deque(maxlen=SMOOTHED)).append(value)
+            self.recent.add(name, value)
 
     def smoothed(self) -> dict[str, float]:
         """The mean of each metric's last values; a metric that is not finite now is returned as it is."""
-        return {
-            name: math.fsum(self.recent[name]) / len(self.recent[name]) if math.isfinite(value) else value
-            for name, value in self.latest.items()
-        }
+        return {name: self.recent.mean(name) if math.isfinite(value) else value for name, value in self.latest.items()}
 
     def line(self, step: StepView, position: Position, metrics: Mapping[str, float]) -> str:
         """`[12:30:01] Step vae_gan (2/4) | Epoch 5/20 | Batch 127/500 | VAE: 0.0234 | 0.032s/batch`."""

@@ -240,6 +240,6 @@ def _changes(run: RunView, step: StepView, value: str, batch: Mapping[str, Any])
     models = run.upstream(value, batch)
     if models is None or not models & step.trains:
         return False
-    begun = frozenset[str]().union(*(other.trains for other in run.steps[: step.index + 1]))
+    until_now = frozenset[str]().union(*(other.trains for other in run.steps[: step.index + 1]))
     later = frozenset[str]().union(*(other.trains for other in run.steps[step.index + 1 :]))
-    return not models & (later - begun)
+    return not models & (later - until_now)
