@@ -6,21 +6,16 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from fluxflow_registry.cli.output import say
+from fluxflow_registry.engine.run.stopping import Stoppable
 
 #: Stopped by a signal, everything that was trained is saved (EX_TEMPFAIL of sysexits.h).
 STOPPED = 75
 
 #: Stopped at once, by a second signal.
 BROKEN_OFF = 130
-
-
-class Stoppable(Protocol):
-    """What a signal can ask to stop."""
-
-    stopping: str | None
 
 
 class Signals:

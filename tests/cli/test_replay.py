@@ -246,14 +246,14 @@ WRONG: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], str]] = {
     "a step that is not there": (
         lambda b: (b / "bundle.json").write_text((b / "bundle.json").read_text().replace('"vae_gan"', '"other"')),
         (),
-        "update `vae` of step `other` is not reached by this recipe and these data",
+        "this recipe with these data does not reach update `vae` of step `other`",
     ),
     "a batch that never comes": (
         lambda b: (b / "bundle.json").write_text(
             (b / "bundle.json").read_text().replace('"run_batch": 5', '"run_batch": 99')
         ),
         (),
-        "is not reached by this recipe and these data",
+        "this recipe with these data does not reach update `vae`",
     ),
 }
 

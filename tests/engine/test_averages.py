@@ -84,7 +84,7 @@ def test_generation_from_a_checkpoint_uses_its_averages_and_its_text_encoder(che
     recipe = checked(VAE_GAN + FLOW, "steps.flow.updates.flow.optimizer.lr=0.02", "steps.vae_gan.epochs=1")
 
     stopped = start(recipe, tmp_path, [StopAfter("batch_ended", 10)]).run
-    models, source, note = load_trained_models(recipe, recipe.steps[1], stopped.folder.path, CPU, None)
+    models, source, note = load_trained_models(recipe, stopped.folder.path, CPU)
 
     assert source.startswith("000000010-flow")
     assert note is not None
@@ -99,7 +99,7 @@ def test_generation_from_a_finished_run_uses_its_final_models(checked: Checker, 
     recipe = checked(VAE_GAN + FLOW, "steps.flow.updates.flow.optimizer.lr=0.02", "steps.vae_gan.epochs=1")
 
     ended = start(recipe, tmp_path).run
-    models, source, note = load_trained_models(recipe, recipe.steps[1], ended.folder.path, CPU, None)
+    models, source, note = load_trained_models(recipe, ended.folder.path, CPU)
 
     assert (source, note) == ("final", None)
     assert {name for name, model in models.items() if same(model, ended.models[name])} == set(ended.models)

@@ -143,11 +143,10 @@ def test_a_builder_that_requests_weights_receives_those_that_will_be_loaded(chec
     recipe = checked(VAE_GAN, CRITIC, using=made)
 
     first = start(recipe, tmp_path / "run", [StopAfter("batch_ended", 3)])
-    step = recipe.steps[0]
-    load_trained_models(recipe, step, first.run.folder.path, torch.device("cpu"), None)
+    load_trained_models(recipe, first.run.folder.path, torch.device("cpu"))
     second = start(recipe, tmp_path / "run")
     second.run.folder.write_identity(finished=True)
-    load_trained_models(recipe, step, second.run.folder.path, torch.device("cpu"), None)
+    load_trained_models(recipe, second.run.folder.path, torch.device("cpu"))
 
     keys = ["features.bias", "features.weight", "head.bias", "head.weight"]
     assert seen == [None, keys, None, keys]

@@ -149,7 +149,7 @@ def test_a_transition_that_returns_no_ending_is_named(
     )
 
     kind = type(returned).__name__
-    message = rf"(?s)transition `odd` gives a {kind} after epoch 1\n +needed +an Ending.*defined in  .*\.py:"
+    message = rf"(?s)transition `odd` returned a {kind} after epoch 1; return an Ending or None\n +defined in  .*\.py:"
     with pytest.raises(TrainingError, match=message):
         start(checked(VAE_GAN, f"steps.vae_gan.{key}=odd", using=registry_of), tmp_path)
 

@@ -100,7 +100,7 @@ def test_the_length_of_a_schedule_counts_max_steps_and_resolutions(
     recipe: Callable[..., RecipePlan], tmp_path: Path
 ) -> None:
     run = start(recipe(), tmp_path / "runs").run
-    schedule = run.live.updates[1].scheduler
+    schedule = run.live.updates[1].optimizer.scheduler
 
     assert run.plan.steps[0].batches == 3 * 3
     assert schedule.T_max == 2 * 3 * 3

@@ -162,7 +162,7 @@ def test_a_run_draws_without_the_folder_it_was_trained_from(
     stopped = start(recipe, tmp_path / "runs", [StopAfter("batch_ended", 3)]).run
     folder.unlink()
 
-    models, _, _ = load_trained_models(recipe, recipe.steps[1], stopped.folder.path, torch.device("cpu"), None)
+    models, _, _ = load_trained_models(recipe, stopped.folder.path, torch.device("cpu"))
 
     latent = torch.ones(1, 2, 4, 4)
     assert torch.equal(models["expander"](latent), stopped.models["expander"].eval()(latent))

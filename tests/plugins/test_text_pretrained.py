@@ -228,7 +228,7 @@ def test_a_run_draws_without_the_folder_it_was_trained_from(
     stopped = start(recipe, tmp_path / "runs", [StopAfter("batch_ended", 15)]).run
     folder.unlink()
 
-    models, source, _ = load_trained_models(recipe, recipe.steps[1], stopped.folder.path, torch.device("cpu"), None)
+    models, source, _ = load_trained_models(recipe, stopped.folder.path, torch.device("cpu"))
 
     trained = weights(stopped.models)
     assert "flow" in source

@@ -172,7 +172,7 @@ def draw(
     device = device_of(arguments.device)
     size = size_of(arguments.image_size, step, place.run)
     models, source, note = load_trained_models(
-        checked, step, place.run, device, arguments.step or place.step, place.folder, finished=place.kind == "final"
+        checked, place.run, device, arguments.step or place.step, place.folder, finished=place.kind == "final"
     )
     if note:
         say(note)

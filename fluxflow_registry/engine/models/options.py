@@ -36,9 +36,7 @@ def useless_options(model: nn.Module, configured: ConfiguredComponent) -> Iterat
     if settings.channels_last and not any(p.ndim == 4 for p in model.parameters()):
         yield _problem(configured, "channels_last", "it has no two-dimensional convolutions")
     if settings.checkpointing and not blocks_of(model):
-        yield _problem(
-            configured, "checkpointing", "it has no repeated blocks (children of a ModuleList or a Sequential)"
-        )
+        yield _problem(configured, "checkpointing", "it has no repeated blocks in a ModuleList or a Sequential")
     options = _compiler(settings)
     if options is not None:
         known = torch.compiler.list_backends(exclude_tags=())

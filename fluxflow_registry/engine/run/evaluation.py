@@ -11,7 +11,7 @@ from fluxflow_registry.engine.graph.metric_values import bind_metrics, metric_va
 from fluxflow_registry.engine.graph.randomness import Draws, derive
 from fluxflow_registry.engine.graph.values import Values, evaluate
 from fluxflow_registry.engine.run.run import Run
-from fluxflow_registry.engine.run.stopping import interruptible
+from fluxflow_registry.engine.run.stopping import interruptible, raise_if_stopping
 from fluxflow_registry.engine.training.step import LiveStep, size_of
 from fluxflow_registry.plan.steps import EvaluationPlan
 
@@ -35,10 +35,10 @@ def measure(run: Run, live: LiveStep, plan: EvaluationPlan) -> dict[str, float]:
     seed = derive(run.plan.recipe.seed, "evaluate", plan.name)
     order, spans = first_samples(source, count, settings.batch_size)
     reader = Reader(source, order, seed)
-    sampler = interruptible(run.plan.solver, run.raise_if_stopping)
+    sampler = interruptible(run.plan.solver, run)
     with torch.no_grad():
         for start, stop in spans:
-            run.raise_if_stopping()
+            raise_if_stopping(run)
             read = reader.read(start, stop)
             run.data.report_replaced(settings.dataset, read, Position())
             batch = to_device(read.fields, run.device)

@@ -48,11 +48,17 @@ class RunHistory:
         """Take the history back from the metadata of a checkpoint; an older version saved no epochs and means."""
         epochs = checkpoint.get("pipeline_metadata", {})
         metrics: Mapping[str, Mapping[str, Sequence[float | None]]] = epochs.get("step_metrics", {})
-        self.epochs = {step: int(count) for step, count in epochs.get("step_epochs", {}).items()}
-        self.means = {
+        means = {
             step: {name: [math.nan if mean is None else float(mean) for mean in means] for name, means in each.items()}
             for step, each in metrics.items()
         }
-        self.results = dict(checkpoint["results"])
-        self.damaged.clear()
-        self.damaged.update(checkpoint["damaged"])
+        _replace(self.epochs, {step: int(count) for step, count in epochs.get("step_epochs", {}).items()})
+        _replace(self.means, means)
+        _replace(self.results, checkpoint["results"])
+        _replace(self.damaged, checkpoint["damaged"])
+
+
+def _replace(content: dict[str, Any], new: Mapping[str, Any]) -> None:
+    """Replace the content of a mapping that others refer to."""
+    content.clear()
+    content.update(new)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -15,11 +14,10 @@ from fluxflow_registry.engine.data.batches import Reader, to_device
 from fluxflow_registry.engine.data.order import first_bucket
 from fluxflow_registry.engine.graph.randomness import derive
 from fluxflow_registry.engine.run.sampling import Sampling
-from fluxflow_registry.engine.run.stopping import Interrupted, interruptible
+from fluxflow_registry.engine.run.stopping import Interrupted, interruptible, raise_if_stopping
 from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.errors import FluxflowError, TrainingError, one_line
 from fluxflow_registry.plan.component import ConfiguredComponent
-from fluxflow_registry.plan.steps import StepPlan
 
 if TYPE_CHECKING:
     from fluxflow_registry.engine.run.history import Means
@@ -83,31 +81,10 @@ class ObservedRun:
     def __init__(self, run: Run) -> None:
         self.engine = run
         self.session = datetime.now().strftime("%Y%m%d_%H%M%S")
-
-    @property
-    def name(self) -> str:
-        """The recipe's name."""
-        return self.engine.plan.recipe.name
-
-    @property
-    def folder(self) -> Path:
-        """The run's folder."""
-        return self.engine.folder.path
-
-    @property
-    def steps(self) -> Sequence[StepPlan]:
-        """All steps, in the order of execution."""
-        return self.engine.plan.steps
-
-    @property
-    def results(self) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
-        """For each step, evaluation and metric: the latest value."""
-        return self.engine.history.results
-
-    @property
-    def history(self) -> Means:
-        """For each step and metric: its mean over each closed epoch."""
-        return self.engine.history.means
+        self.name, self.steps = run.plan.recipe.name, run.plan.steps
+        self.folder = run.folder.path
+        self.results: Mapping[str, Mapping[str, Mapping[str, float]]] = run.history.results
+        self.history: Means = run.history.means
 
     def warn(self, position: Position, message: str) -> None:
         """Notify all observers of something that the user should know."""
@@ -135,7 +112,7 @@ class ObservedRun:
         live = self.engine.live
         fields = {name: field for name, field in batch.items() if name != "image_size"}
         size = size_of(batch) or batch.get("image_size") or self._image_size
-        self.engine.raise_if_stopping()
+        raise_if_stopping(self.engine)
         with live.aside() if live else nullcontext():
             return self._sampling.compute(values, to_device(fields, self.engine.device), size)
 
@@ -153,6 +130,6 @@ class ObservedRun:
             step=run.live.plan if run.live else run.plan.steps[-1],
             models=run.live.evaluation_models() if run.live else run.models,
             device=run.device,
-            sampler=interruptible(run.plan.solver, run.raise_if_stopping),
+            sampler=interruptible(run.plan.solver, run),
             seed=run.plan.recipe.seed,
         )

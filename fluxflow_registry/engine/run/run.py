@@ -14,7 +14,6 @@ from fluxflow_registry.engine.run.data import RunData
 from fluxflow_registry.engine.run.folder import RunFolder
 from fluxflow_registry.engine.run.history import RunHistory
 from fluxflow_registry.engine.run.observers import ObservedRun, Observers
-from fluxflow_registry.engine.run.stopping import Interrupted
 from fluxflow_registry.engine.training.component_state import InitialState
 from fluxflow_registry.engine.training.step import LiveStep, with_batches
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
@@ -50,8 +49,3 @@ class Run:
 
     def before_batch(self, position: Position) -> None:
         """Called before each batch is trained on; a replay ends here."""
-
-    def raise_if_stopping(self) -> None:
-        """Raise Interrupted if the run is asked to stop."""
-        if self.stopping is not None:
-            raise Interrupted

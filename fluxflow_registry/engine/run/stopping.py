@@ -1,12 +1,20 @@
-"""How a run is interrupted: whatever it is doing is given up, or the loop stops it with a checkpoint."""
+"""How a run is interrupted: what it is computing is given up, or the loop stops it with a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from fluxflow_registry.contracts import NoisePath, Position, Sampler, VelocityField
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Stoppable(Protocol):
+    """What can be asked to stop."""
+
+    #: Why it is asked to stop; None as long as it is not.
+    stopping: str | None
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: what is being computed is computed again on resuming
@@ -21,14 +29,20 @@ class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to sto
         self.position = position
 
 
-def interruptible(sampler: Sampler | None, check: Callable[[], None]) -> Sampler | None:
-    """The sampler with `check` called at each of its steps; `check` raises Interrupted to end it."""
+def raise_if_stopping(run: Stoppable) -> None:
+    """Raise Interrupted if the run is asked to stop."""
+    if run.stopping is not None:
+        raise Interrupted
+
+
+def interruptible(sampler: Sampler | None, run: Stoppable) -> Sampler | None:
+    """The sampler; each of its steps raises Interrupted if the run is asked to stop."""
     if sampler is None:
         return None
 
     def checked(velocity: VelocityField, noise: Tensor, path: NoisePath) -> Tensor:
         def field(x: Tensor, t: Tensor) -> Tensor:
-            check()
+            raise_if_stopping(run)
             return velocity(x, t)
 
         return sampler(field, noise, path)
