@@ -79,6 +79,7 @@ class Product:
     extras: type[Extras]
 
 
+# More than a dozen members: everything in which kinds differ is stated here, and nowhere else.
 @frozen
 class Kind:
     """A kind of component."""

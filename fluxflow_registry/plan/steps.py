@@ -34,6 +34,7 @@ class EvaluationPlan:
         return self.entry.settings
 
 
+# More than a dozen members: observers see it as StepView, which has most of them.
 @frozen(eq=False)
 class StepPlan:
     """A planned step; observers see it as `StepView`."""

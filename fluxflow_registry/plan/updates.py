@@ -52,6 +52,7 @@ class LossPlan:
         return self.weight * (1 - math.cos(math.pi * batch / self.warmup)) / 2
 
 
+# More than a dozen members: half of what a plan says is in the recipe's entry, and read through it.
 @frozen(eq=False)
 class UpdatePlan:
     """A planned update.

@@ -84,6 +84,7 @@ def _line(where: Location | None) -> tuple[bool, list[int]]:
     return True, [where.line, where.column or 0]
 
 
+# More than a dozen members: one method reads each part of a recipe.
 class _Reader:
     """Walks the tree once and collects problems; each method gives what could be read."""
 

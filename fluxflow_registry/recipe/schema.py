@@ -48,6 +48,7 @@ class Best:
     mode: Literal["min", "max"] | None = None
 
 
+# More than a dozen members: one attribute for each key of a step.
 @frozen
 class StepSettings:
     """The keys of a step that are plain settings."""

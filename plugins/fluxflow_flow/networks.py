@@ -13,6 +13,7 @@ Positions = Literal["sincos", "rotary"]
 Text = Literal["cross", "joint"]
 
 
+# More than a dozen members: one attribute for each layer; their names are those of the weights.
 class FlowTransformer(nn.Module):
     """Prediction for x_t at t, given the text, over patches as tokens (Peebles and Xie, 2023; Esser et al., 2024).
 

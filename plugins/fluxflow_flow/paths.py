@@ -44,6 +44,7 @@ def mix(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
     return (spread(a, x) * x + spread(b, y) * y).to(x.dtype)
 
 
+# More than a dozen members: a path is a family of formulas, and each is a method of its own.
 @frozen
 class Path(ABC):
     """A path with its parametrisation; times are [B] or 0-d in [0, 1], coefficients of their shape."""

@@ -60,6 +60,7 @@ class Stage(nn.Module):
         return tokens.transpose(1, 2).reshape(features.shape)
 
 
+# More than a dozen members: one attribute for each layer; their names are those of the weights.
 class Unet(nn.Module):
     """Prediction for x_t at t, given the text, by a UNet (Ho et al., 2020; Rombach et al., 2022).
 

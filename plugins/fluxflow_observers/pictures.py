@@ -30,6 +30,7 @@ class _LastSheet:
     content: bytes = b""
 
 
+# More than a dozen members: one attribute for each option.
 @frozen(eq=False)
 class Pictures:
     """Shows a value for the first samples of a dataset, or for given prompts, on contact sheets (PNG).

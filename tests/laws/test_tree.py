@@ -198,3 +198,35 @@ def test_what_only_reads_does_not_import_torch(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
 
     assert done.returncode == 0, done.stderr
+
+
+MANY = 12
+REASON = "# More than a dozen members: "
+
+
+def members(cls: ast.ClassDef) -> tuple[set[str], set[str]]:
+    """The public members of a class that it defines itself, and what its constructor sets."""
+    fields = {
+        node.target.id for node in cls.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    methods = [node for node in cls.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    set_ = {
+        node.attr
+        for method in methods
+        if method.name in ("__init__", "__attrs_post_init__")
+        for node in ast.walk(method)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self"
+    }
+    named = {method.name for method in methods} | fields | set_
+    return {name for name in named if not name.startswith("_")}, fields | set_
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_class_with_more_than_a_dozen_members_or_attributes_says_why(path: Path) -> None:
+    text = path.read_text()
+    lines = text.splitlines()
+    for cls in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)):
+        first = min([cls.lineno, *(decorator.lineno for decorator in cls.decorator_list)])
+        large = max(map(len, members(cls))) > MANY
+
+        assert lines[first - 2].startswith(REASON) == large, f"{path}:{first}: class {cls.name}"

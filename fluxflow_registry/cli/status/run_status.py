@@ -89,6 +89,7 @@ class Resume:
     finds: str | None
 
 
+# More than a dozen members: the page of --status shows each of them.
 @frozen
 class RunStatus:
     """Where a run stands."""

@@ -70,6 +70,7 @@ def bind(name: str, component: ConfiguredComponent, values: Mapping[str, ValuePl
     )
 
 
+# More than a dozen members: replay, traces and evaluation look at a batch from outside.
 class Values:
     """Computes the planned values of batch after batch.
 
@@ -87,7 +88,7 @@ class Values:
         self.plan = values
         self.models = models
         self.draws = draws
-        self.detached = frozenset(detached)
+        self._detached = frozenset(detached)
         self.autocast = autocast
         #: Models whose updates have not started: no graph is kept for them.
         self.idle: frozenset[str] = frozenset()
@@ -122,7 +123,7 @@ class Values:
             raise failed(f"value `{binding.name}`", binding, arguments, error) from error
         if self.watch is not None:
             self.watch("value", binding.name, value)
-        if carries and binding.name in self.detached:
+        if carries and binding.name in self._detached:
             return Instance(map_tensors(_leaf, value), value)
         return Instance(value)
 

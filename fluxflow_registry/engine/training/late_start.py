@@ -55,7 +55,7 @@ class Starts:
         #: What starts at a batch.
         self.planned = {name: start.batch for name, start in starts.items() if isinstance(start, AtBatch)}
         #: What has started by its condition: since which batch.
-        self.met: dict[str, int] = {}
+        self._met: dict[str, int] = {}
         self._derive()
 
     def since(self, label: str) -> int | None:
@@ -73,7 +73,7 @@ class Starts:
 
     def waiting(self) -> list[str]:
         """What still waits: losses, or the update, whose condition has not been met."""
-        return [name for name in self.conditions if name not in self.met]
+        return [name for name in self.conditions if name not in self._met]
 
     def idle(self, step_batch: int) -> list[str]:
         """What has not been computed on the first `step_batch` batches of the step: losses, or OWN for all of them."""
@@ -82,7 +82,7 @@ class Starts:
 
     def meet(self, name: str, step_batch: int) -> None:
         """Start a loss, or the update, whose condition is met, with this batch."""
-        self.met[name] = step_batch
+        self._met[name] = step_batch
         self._derive()
 
     def earliest(self) -> dict[str, int] | None:
@@ -91,8 +91,8 @@ class Starts:
         It stays what it was when it was first known, so that a resumed run builds the same scheduler again. Of losses
         that wait for a condition it assumes the soonest: a schedule is never too short.
         """
-        own = self.planned.get(OWN, self.met.get(OWN))
-        met = [batch for name, batch in self.met.items() if name != OWN]
+        own = self.planned.get(OWN, self._met.get(OWN))
+        met = [batch for name, batch in self._met.items() if name != OWN]
         certain = any(label in self.planned for label in self.every)
         if own is None or not (certain or met):
             return None
@@ -101,16 +101,16 @@ class Starts:
 
     def state(self) -> dict[str, int]:
         """What has started by its condition, and since when."""
-        return dict(self.met)
+        return dict(self._met)
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore it."""
-        self.met = {name: int(batch) for name, batch in state.items()}
+        self._met = {name: int(batch) for name, batch in state.items()}
         self._derive()
 
     def _derive(self) -> None:
         """Derive what follows from the known starts: it is needed on every batch, and seldom changes."""
-        known = {**self.planned, **self.met}
+        known = {**self.planned, **self._met}
         own = known.get(OWN)
         self._since = {
             label: None if own is None or label not in known else max(own, known[label]) for label in self.every

@@ -29,16 +29,16 @@ class OptimizerStep:
     def __init__(
         self, update: UpdatePlan, parameters: Sequence[Tensor], fp16: str | None, extent: Extent, starts: Starts
     ) -> None:
-        self.update = update
-        self.parameters = parameters
-        self.extent = extent
-        self.starts = starts
+        self._update = update
+        self._parameters = parameters
+        self._extent = extent
+        self._starts = starts
         self.optimizer: torch.optim.Optimizer = build(update.optimizer, parameters=list(parameters))
         self.scaler = torch.amp.GradScaler(fp16) if fp16 is not None else None
         instance = update.scheduler.instance if update.scheduler else None
-        self.interval: str = getattr(instance, "interval", "epoch")
+        self._interval: str = getattr(instance, "interval", "epoch")
         #: The metric that the scheduler receives after each epoch, if it looks at one.
-        self.metric: str = getattr(instance, "metric", None) or f"{update.name}_loss"
+        self._metric: str = getattr(instance, "metric", None) or f"{update.name}_loss"
         self.scheduler: Any = None
         self.schedule()
 
@@ -56,13 +56,13 @@ class OptimizerStep:
         if alone:
             torch.autograd.backward([term.value for term in terms])
         else:
-            backward(terms, cuts, self.parameters)
+            backward(terms, cuts, self._parameters)
 
     def gradient_norm(self) -> Tensor:
         """The norm of all gradients, unscaled."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients, foreach=True)
 
     def outcome(self, loss: Tensor, norm: Tensor) -> Outcome:
@@ -83,20 +83,20 @@ class OptimizerStep:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _step(self, norm: Tensor) -> None:
-        clip = self.update.entry.settings.clip_grad_norm
+        clip = self._update.entry.settings.clip_grad_norm
         if clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, clip, norm, foreach=True)
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, clip, norm, foreach=True)
         if self.scaler is not None:
             self.scaler.step(self.optimizer)
         else:
             self.optimizer.step()
-        if self.scheduler is not None and self.interval == "batch":
+        if self.scheduler is not None and self._interval == "batch":
             self.scheduler.step()
 
     def schedule(self) -> None:
         """Build the scheduler once it is known when the update starts: it spans what is left of the step."""
-        configured = self.update.scheduler
-        total = intervals(self.extent, self.starts, self.interval) if configured else None
+        configured = self._update.scheduler
+        total = intervals(self._extent, self._starts, self._interval) if configured else None
         if configured is None or total is None:
             self.scheduler = None
         elif self.scheduler is None:
@@ -104,13 +104,13 @@ class OptimizerStep:
 
     def end_epoch(self, metrics: Mapping[str, float]) -> None:
         """Advance a scheduler that counts epochs; `metrics` are the epoch's means and evaluations."""
-        if self.scheduler is None or self.interval != "epoch":
+        if self.scheduler is None or self._interval != "epoch":
             return
         if not isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.scheduler.step()
-        elif self.metric in metrics:
-            self.scheduler.step(metrics[self.metric])
-        elif self.metric == f"{self.update.name}_loss":  # no value of it was finite
+        elif self._metric in metrics:
+            self.scheduler.step(metrics[self._metric])
+        elif self._metric == f"{self._update.name}_loss":  # no value of it was finite
             self.scheduler.step(math.inf)
 
     def state(self) -> dict[str, Any]:

@@ -38,11 +38,9 @@ def batches_of(step: StepPlan, source: Source) -> int:
     return batches_per_epoch(source, settings.dataset, settings.batch_size, settings.max_steps, where)
 
 
+# More than a dozen members: the data, the models, the updates and what is counted meet here.
 class LiveStep:
-    """A step with everything ready for training.
-
-    It has more than a dozen members: it is where the data, the models, the updates and what is counted meet.
-    """
+    """A step with everything ready for training."""
 
     def __init__(
         self,
@@ -73,7 +71,7 @@ class LiveStep:
         trained = {name: models[name] for name in plan.trains}
         serving = [(served_by(name), instance) for name, instance in self.components.items()]
         weighers = [(update.name, update.weights.weigher) for update in self.updates]
-        self.guard = Guard(trained, [*serving, *weighers])
+        self._guard = Guard(trained, [*serving, *weighers])
         #: The samples of the batches whose gradients are averaged.
         self.samples: list[int] = []
         #: For each evaluation, at which batch of the step it was measured last.
@@ -144,7 +142,7 @@ class LiveStep:
         """Train on one batch: each update in turn, then the averages."""
         closing, window = self.closes_window(position.batch), self.window(position.batch)
         if position.batch % self.plan.accumulate == 0:
-            self.guard.remember()
+            self._guard.remember()
             self.samples = []
         self.samples.extend(batch.indices)
         self._begin(batch, position.step_batch)
@@ -170,7 +168,7 @@ class LiveStep:
         """At a window's end: undo what skipped updates did besides, and average the models of the others."""
         skipped = [update for update in self.updates if update.outcome in ("skipped", "overflowed")]
         if skipped:
-            self.guard.undo([update.name for update in skipped])
+            self._guard.undo([update.name for update in skipped])
         left_out = {model for update in skipped for model in update.plan.trains}
         for name, average in self.averages.items():
             if name not in left_out:

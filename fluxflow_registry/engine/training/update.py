@@ -34,6 +34,7 @@ def autocast_of(device: torch.device, precision: str) -> Callable[[], Any]:
     return partial(torch.autocast, device.type, dtype=_HALF[precision])
 
 
+# More than a dozen members: its counters are kept in checkpoints, beside its parts.
 class LiveUpdate:
     """One update of a live step: it runs once on every batch."""
 

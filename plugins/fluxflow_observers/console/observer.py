@@ -40,6 +40,7 @@ class _ConsoleState:
     evaluations: dict[str, object] = Factory(dict)
 
 
+# More than a dozen members: one method for each event of a run.
 @frozen(eq=False)
 class Console:
     """Shows live bars with the time that is left on a terminal, plain lines everywhere else.

@@ -34,6 +34,7 @@ class Bar:
     estimated: bool = False
 
 
+# More than a dozen members: bars and lines are written from the same state.
 @define
 class Progress:
     """The position and the latest metrics of one run."""

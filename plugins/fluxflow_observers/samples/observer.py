@@ -38,6 +38,7 @@ _SIZE = validators.or_(_SIDE, validators.deep_iterable(_SIDE, validators.instanc
 _VALUE: Any = validators.optional(NAME)
 
 
+# More than a dozen members: one attribute for each option.
 @frozen(eq=False)
 class Samples:
     """Reconstructs images of a dataset and of files, generates images for prompts, and writes each as a WebP file.

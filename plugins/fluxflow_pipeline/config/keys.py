@@ -68,6 +68,7 @@ class DataKeys:
     """Channels of an image."""
 
 
+# More than a dozen members: one attribute for each key.
 @frozen
 class DatasetKeys:
     """An entry of `training.pipeline.datasets`."""
@@ -116,6 +117,7 @@ class TransitionKeys:
     """Safety limit; null: `n_epochs`."""
 
 
+# More than a dozen members: one attribute for each key.
 @frozen
 class StepKeys:
     """The keys of a step; under `training` and `pipeline.defaults` they are the defaults of all steps."""
