@@ -1,4 +1,4 @@
-"""The pages that are played, each once."""
+"""The pages, each executed once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGES = ("write-a-loss", "recipes", "durability", "from-fluxflow")
 
 @frozen
 class Reading:
-    """What somebody has who followed a page: a home, a working folder in it, and what each command printed."""
+    """What executing a page leaves: a home, a working folder in it, and the output of each command."""
 
     home: Path
     folder: Path
@@ -23,14 +23,14 @@ class Reading:
 
 
 class Readings(dict[str, Reading]):
-    """Each page, followed to its end in an empty folder of its own when it is asked for first."""
+    """Each page, executed in an empty folder of its own when it is first requested."""
 
-    def __init__(self, made: pytest.TempPathFactory) -> None:
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
         super().__init__()
-        self.made = made
+        self.factory = factory
 
     def __missing__(self, name: str) -> Reading:
-        home = self.made.mktemp(name)
+        home = self.factory.mktemp(name)
         folder, environment = folder_of(home), reader(home)
         played = play(REPOSITORY / "docs" / f"{name}.md", folder, environment)
         self[name] = Reading(home, folder, environment, {one.command.line: one for one in played})
@@ -39,5 +39,5 @@ class Readings(dict[str, Reading]):
 
 @pytest.fixture(scope="session")
 def readings(tmp_path_factory: pytest.TempPathFactory) -> Readings:
-    """The pages, each followed once."""
+    """The pages, each executed once."""
     return Readings(tmp_path_factory)

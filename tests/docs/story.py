@@ -1,7 +1,7 @@
-"""A page of documentation as something that can be played: its files are written, its commands are run.
+"""Executes a page of documentation: writes its files and runs its commands.
 
-A fenced block under a line that is nothing but a bold file name is that file. A `console` block holds
-commands after `$` and what they print; a line `...` in the output stands for any lines.
+A fenced block below a line that consists of a bold file name is that file. A `console` block contains
+commands after `$` and their output; a line `...` in the output matches any lines.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAME = re.compile(r"\*\*`([^`]+)`\*\*\n+\Z")
 
 @frozen
 class Block:
-    """A fenced block: its language, the file that it is (if any), its text and its line in the page."""
+    """A fenced block: its language, its file (if any), its text and its line in the page."""
 
     language: str
     file: str | None
@@ -33,7 +33,7 @@ class Block:
 
 @frozen
 class Command:
-    """A command of a console block, and the output that the page shows."""
+    """A command of a console block, with the output that the page shows."""
 
     line: int
     text: str
@@ -42,7 +42,7 @@ class Command:
 
 @frozen
 class Played:
-    """A command that was run."""
+    """A command that was run, with its exit code and its output."""
 
     command: Command
     code: int
@@ -50,7 +50,7 @@ class Played:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """The fenced blocks of a page, in order."""
+    """Yield the fenced blocks of a page, in order."""
     text = page.read_text()
     at = 0
     while (fence := _FENCE.search(text, at)) is not None:
@@ -63,7 +63,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def commands(block: Block) -> Iterator[Command]:
-    """The commands of a console block, each with the output under it; a backslash goes on on the next line."""
+    """Yield the commands of a console block with their output; a backslash continues a command on the next line."""
     lines = block.text.splitlines()
     starts = [index for index, line in enumerate(lines) if line.startswith("$ ")]
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
@@ -89,7 +89,7 @@ def play(page: Path, folder: Path, environment: Mapping[str, str]) -> list[Playe
 
 
 def shell(command: str, folder: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a command as a reader would; stdout and stderr come together, as on a terminal."""
+    """Run a command as a reader would, with stdout and stderr combined, as on a terminal."""
     return subprocess.run(
         ["bash", "-c", command],
         cwd=folder,
@@ -103,9 +103,9 @@ def shell(command: str, folder: Path, environment: Mapping[str, str]) -> subproc
 
 
 def reader(home: Path) -> dict[str, str]:
-    """The environment of somebody who reads the page: `pip install` goes to `home/target`, which is imported from.
+    """Return the environment of a reader: `pip install` installs to `home/target`, which is on the import path.
 
-    Nothing is fetched and nothing is added to the environment in which the tests run.
+    Nothing is downloaded, and nothing is added to the environment in which the tests run.
     """
     binaries = home / "bin"
     binaries.mkdir(parents=True, exist_ok=True)
@@ -127,28 +127,28 @@ def reader(home: Path) -> dict[str, str]:
 
 
 def agrees(shown: str, printed: str) -> bool:
-    """Whether the output that a page shows is what was printed, apart from `...` and from what always differs."""
+    """Return whether a page shows what was printed, apart from `...` and from what differs in every run."""
     lines = _settled(shown).splitlines()
     pattern = "".join(r"(?:.*\n)*?" if line.strip() == "..." else re.escape(line) + r"\n" for line in lines)
     return re.fullmatch(pattern, _settled(printed)) is not None
 
 
 def _settled(text: str) -> str:
-    """The text without versions, places, dates, times and figures of a run, and line numbers of our own files."""
+    """Return the text without versions, paths, dates, times and numbers of a run, and line numbers of our files."""
     text = text.replace(str(REPOSITORY), "REPOSITORY")
     text = re.sub(r"(fluxflow-registry) \d+(\.\d+)+\S*", r"\1 VERSION", text)
     text = re.sub(r"\S*\b(fluxflow_(?:registry|vae|shapes)/\w+\.py):\d+", r"\1:LINE", text)
     text = re.sub(r"\b\d{8}-\d{6}\b", "DATE", text)
     text = re.sub(r"\b\d+:\d\d:\d\d\b", "TIME", text)
     text = re.sub(
-        r"^(\[TIME|│|Step |vae).*", lambda line: re.sub(r"-?\d+\.\d+", "FIGURE", line[0]), text, flags=re.MULTILINE
+        r"^(\[TIME|│|Step |vae).*", lambda line: re.sub(r"-?\d+\.\d+", "NUMBER", line[0]), text, flags=re.MULTILINE
     )
     text = re.sub(r"\b(\d+ passed in) [\d.]+s", r"\1 TIME", text)
     return "".join(line.rstrip() + "\n" for line in text.strip("\n").splitlines())
 
 
 def refresh(page: Path, home: Path) -> str:
-    """The page with the output of every command that no longer prints what is shown."""
+    """Return the page with the new output of every command that no longer prints what the page shows."""
     lines = page.read_text().splitlines()
     for one in reversed(play(page, folder_of(home), reader(home))):
         if not agrees(one.command.output, one.output):
@@ -160,7 +160,7 @@ def refresh(page: Path, home: Path) -> str:
 
 
 def folder_of(home: Path) -> Path:
-    """An empty folder beside a clone of the repository, where the pages are read."""
+    """Create an empty folder beside a clone of the repository, in which a page is executed."""
     folder = home / "work"
     folder.mkdir(parents=True)
     (home / "fluxflow-registry").symlink_to(REPOSITORY)

@@ -1,4 +1,4 @@
-"""`docs/components/`: a page for each kind, as the components themselves say it."""
+"""`docs/components/` has a page for each kind, generated from the components themselves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_there_is_a_page_for_each_kind_and_no_other(everything: Registry) -> Non
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.iterdir()))
-def test_a_page_says_what_the_components_say_now(everything: Registry, name: str) -> None:
+def test_a_page_is_up_to_date_with_its_components(everything: Registry, name: str) -> None:
     written = (FOLDER / name).read_text(encoding="utf-8")
 
     assert written == pages(everything)[name], "run `fluxflow-run --document docs/components`"

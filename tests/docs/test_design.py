@@ -1,4 +1,4 @@
-"""`docs/design.md`: who imports whom is as the table says."""
+"""`docs/design.md`: imports follow the table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS = re.findall(
 
 
 def imported(file: Path) -> Iterator[str]:
-    """The modules that a file imports, at its top, in functions and for type checkers."""
+    """Yield the modules that a file imports, at its top, in functions and for type checkers."""
     package = ".".join(file.relative_to(REPOSITORY).with_suffix("").parts[:-1])
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):

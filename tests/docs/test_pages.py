@@ -1,4 +1,4 @@
-"""What the pages show is what happens: every command is run and its output compared."""
+"""The pages show what the commands print: every command is run and its output compared."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .story import REPOSITORY, Command, agrees, blocks, commands
 
 DOCS = [*sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "CONTRIBUTING.md"]
 
-#: All commands of a page are played before its first test, and some of them train.
+#: All commands of a page run before its first test, and some of them train.
 pytestmark = pytest.mark.timeout(1200)
 
 #: Commands that show a mistake.
@@ -39,7 +39,7 @@ def test_a_command_prints_what_the_page_shows(readings: dict[str, Reading], page
 
 
 @pytest.mark.parametrize(("page", "command"), [pytest.param(p, c, id=f"{p}:{c.line}") for p, c in shown()])
-def test_mistakes_are_refused_with_2_failures_end_with_1_and_everything_else_succeeds(
+def test_mistakes_exit_with_2_failures_with_1_and_everything_else_with_0(
     readings: dict[str, Reading], page: str, command: Command
 ) -> None:
     mistaken = command.text.startswith(("fluxflow-run", "fluxflow-train")) and MISTAKEN.search(command.text) is not None
@@ -63,12 +63,12 @@ def test_mistakes_are_refused_with_2_failures_end_with_1_and_everything_else_suc
         ("[03:56:14] vae_loss: 0.3982", "[11:00:00] vae_l1: 0.3982", False),
     ],
 )
-def test_an_output_agrees_up_to_elisions_and_figures_of_a_run(shown_: str, printed: str, same: bool) -> None:
+def test_an_output_agrees_up_to_elisions_and_the_numbers_of_a_run(shown_: str, printed: str, same: bool) -> None:
     assert agrees(shown_, printed) is same
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.stem)
-def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
+def test_every_link_between_pages_has_a_target(page: Path) -> None:
     targets = re.findall(r"\]\(([^)]+)\)", page.read_text())
 
     for target in targets:

@@ -1,4 +1,4 @@
-"""`docs/promises.md`: what it names is there, and no component is missing from it."""
+"""`docs/promises.md` names only what exists, and every component."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .story import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "promises.md"
 
-#: Kinds of which every component stands on the page; values are too many, and stand where they keep a promise.
+#: Kinds whose components are all on the page; of the many values, only those that provide a feature are.
 WHOLE = sorted(set(KINDS) - {"value"})
 
 COMPONENT = re.compile(rf"`({'|'.join(KINDS)}):(\w+)(?:\.(\w+))?`")
@@ -28,7 +28,7 @@ TEST = re.compile(r"`([\w/]+\.py)::(\w+)`")
 
 
 def rows() -> Iterator[tuple[int, str, str, str]]:
-    """The rows of all tables: line, promise, what keeps it, and the tests."""
+    """Yield the rows of all tables: line, feature, what provides it, and the tests."""
     for number, line in enumerate(PAGE.read_text().splitlines(), 1):
         if line.startswith("| ") and not line.startswith(("| promise", "| ---")):
             promise, kept, shown = (cell.strip() for cell in line.strip("|").split(" | "))
@@ -37,7 +37,7 @@ def rows() -> Iterator[tuple[int, str, str, str]]:
 
 @cache
 def names_in(path: Path) -> set[str]:
-    """The names of the tests in a file, without running any of it."""
+    """Return the names of the tests in a file, without running it."""
     return {
         node.name
         for node in ast.walk(ast.parse(path.read_text()))
@@ -46,7 +46,7 @@ def names_in(path: Path) -> set[str]:
 
 
 def keys_in(schema: Any) -> Iterator[str]:
-    """Every key of a JSON schema's objects, at any depth."""
+    """Yield every key of the objects of a JSON schema, at any depth."""
     if isinstance(schema, dict):
         yield from schema.get("properties", {})
         for part in schema.values():
@@ -56,18 +56,18 @@ def keys_in(schema: Any) -> Iterator[str]:
             yield from keys_in(part)
 
 
-def test_every_row_has_what_keeps_its_promise_and_a_test() -> None:
+def test_every_row_has_a_feature_a_provider_and_a_test() -> None:
     found = list(rows())
 
     assert len(found) > 100
     for number, promise, kept, shown in found:
         assert promise, number
         assert kept, number
-        assert TEST.sub("", shown).strip(", ") == "", f"line {number} names something that is no test: {shown}"
+        assert TEST.sub("", shown).strip(", ") == "", f"line {number} names something that is not a test: {shown}"
         assert TEST.search(shown), number
 
 
-def test_every_test_that_is_named_exists() -> None:
+def test_every_test_on_the_page_exists() -> None:
     named = set(TEST.findall(PAGE.read_text()))
 
     missing = [
@@ -76,10 +76,10 @@ def test_every_test_that_is_named_exists() -> None:
         if not (REPOSITORY / "tests" / file).exists() or name not in names_in(REPOSITORY / "tests" / file)
     ]
     assert missing == []
-    assert PAGE.read_text().count(".py::") == len(TEST.findall(PAGE.read_text())), "a test is spelt in another way"
+    assert PAGE.read_text().count(".py::") == len(TEST.findall(PAGE.read_text())), "a test is named in another form"
 
 
-def test_every_component_and_option_that_is_named_is_there(everything: Registry) -> None:
+def test_every_component_and_option_on_the_page_exists(everything: Registry) -> None:
     named = set(COMPONENT.findall(PAGE.read_text()))
 
     unknown = []
@@ -91,7 +91,7 @@ def test_every_component_and_option_that_is_named_is_there(everything: Registry)
     assert unknown == []
 
 
-def test_every_key_that_is_named_is_one_of_the_language(everything: Registry) -> None:
+def test_every_key_on_the_page_belongs_to_the_language(everything: Registry) -> None:
     known = set(keys_in(recipe_schema(everything)))
 
     words = {(number, word) for number, _, kept, _ in rows() for word in re.findall(r"`(\w+)`", kept)}
@@ -100,7 +100,7 @@ def test_every_key_that_is_named_is_one_of_the_language(everything: Registry) ->
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_every_component_stands_on_the_page(everything: Registry, kind: str) -> None:
+def test_every_component_is_on_the_page(everything: Registry, kind: str) -> None:
     named = {name for found, name, _ in COMPONENT.findall(PAGE.read_text()) if found == kind}
 
     assert named == set(everything.names(kind))

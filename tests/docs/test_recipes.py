@@ -1,4 +1,4 @@
-"""`docs/recipes.md`: every key of the language is there with its type and default, every piece of YAML is valid."""
+"""`docs/recipes.md` lists every key of the language with its type and default, and its YAML is valid."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ def read(block: Block) -> Any:
     return YAML(typ="safe").load(io.StringIO(block.text))
 
 
-def laid_on(whole: Any, piece: Any) -> Any:
-    """The piece added to the recipe, which keeps its order."""
+def merged(whole: Any, piece: Any) -> Any:
+    """Return the recipe with the piece merged into it, in the order of the recipe."""
     if not (isinstance(whole, dict) and isinstance(piece, dict)):
         return piece
-    added = {key: laid_on(whole[key], part) if key in whole else part for key, part in piece.items()}
+    added = {key: merged(whole[key], part) if key in whole else part for key, part in piece.items()}
     return {**whole, **added}
 
 
@@ -119,7 +119,7 @@ def test_every_setting_is_documented_with_its_type_and_default(heading: str) -> 
         ("A loss", lambda s: [key_of(attribute) for attribute in fields_of(contracts.LossSettings)]),
     ],
 )
-def test_the_tables_hold_exactly_the_keys_of_the_language(
+def test_the_tables_list_exactly_the_keys_of_the_language(
     registry: Registry, heading: str, keys: Callable[[dict[str, Any]], Any]
 ) -> None:
     assert set(table(heading)) == set(keys(recipe_schema(registry)))
@@ -129,14 +129,14 @@ def test_the_tables_hold_exactly_the_keys_of_the_language(
 def test_every_piece_of_yaml_is_valid_where_it_belongs(registry: Registry, tmp_path: Path, block: Block) -> None:
     file = tmp_path / "recipe.yaml"
     with file.open("w") as stream:
-        YAML().dump(laid_on(read(YAMLS[0]), read(block)), stream)
+        YAML().dump(merged(read(YAMLS[0]), read(block)), stream)
 
     checked = check(file, registry)
 
     assert checked.steps
 
 
-def test_the_table_of_the_runs_folder_names_what_a_run_leaves() -> None:
+def test_the_table_of_the_runs_folder_lists_the_files_of_a_run() -> None:
     shown = (
         next(block.text for block in blocks(PAGE) if "ls runs/" in block.text).partition("ls runs/small-*\n")[2].split()
     )

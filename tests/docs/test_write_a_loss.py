@@ -1,4 +1,4 @@
-"""The package of `docs/write-a-loss.md`: installed beside the framework, it is found, used and trained with."""
+"""The package of `docs/write-a-loss.md`, installed beside the framework, is found and trains."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from fluxflow_registry.registry.discovery import load
 from .conftest import Reading
 from .story import shell
 
-#: All commands of the page are played before the first test.
+#: All commands of the page run before the first test.
 pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture
 def reading(readings: dict[str, Reading]) -> Reading:
-    """The page, followed to its end."""
+    """The page, executed to its end."""
     return readings["write-a-loss"]
 
 
-def ask(reading: Reading, command: str) -> Any:
+def run_json(reading: Reading, command: str) -> Any:
     done = shell(f"{command} --json", reading.folder, reading.environment)
     assert done.returncode == 0, done.stdout
     return json.loads(done.stdout)
@@ -44,7 +44,7 @@ def run_of(reading: Reading, name: str) -> Path:
     return found
 
 
-def test_the_package_brings_its_module_and_touches_nothing_else(reading: Reading) -> None:
+def test_the_package_installs_its_module_and_nothing_else(reading: Reading) -> None:
     (folder,) = (reading.home / "target").glob("*.dist-info")
 
     files = {str(file) for file in PathDistribution(folder).files or ()}
@@ -54,7 +54,7 @@ def test_the_package_brings_its_module_and_touches_nothing_else(reading: Reading
 
 
 def test_the_installed_loss_is_listed_with_its_distribution_and_version(reading: Reading) -> None:
-    listed = ask(reading, "fluxflow-run --list-plugins loss")
+    listed = run_json(reading, "fluxflow-run --list-plugins loss")
 
     (row,) = [row for row in listed["components"] if row["name"] == "charbonnier"]
     assert (row["plugin"], row["distribution"], row["version"]) == ("charbonnier", "fluxflow-charbonnier", "1.0")
@@ -62,7 +62,7 @@ def test_the_installed_loss_is_listed_with_its_distribution_and_version(reading:
 
 
 def test_the_installed_loss_is_described_with_the_file_and_line_of_its_class(reading: Reading) -> None:
-    (described,) = ask(reading, "fluxflow-run --describe charbonnier")
+    (described,) = run_json(reading, "fluxflow-run --describe charbonnier")
 
     file, _, line = described["where"].rpartition(":")
     source = (reading.home / "target" / file).read_text().splitlines()
@@ -106,7 +106,7 @@ def test_the_copy_moves_the_autoencoder_from_step_to_step(reading: Reading) -> N
         assert any(not torch.equal(a[key], b[key]) for key in a) is moves, name
 
 
-def test_the_run_remembers_which_package_it_was_made_with(reading: Reading) -> None:
+def test_the_run_records_the_package_of_its_loss(reading: Reading) -> None:
     facts = json.loads((run_of(reading, "vae_gan_flow") / "environment.json").read_text())
 
     (plugin,) = [plugin for plugin in facts["plugins"] if plugin["name"] == "charbonnier"]
