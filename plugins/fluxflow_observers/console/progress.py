@@ -8,7 +8,7 @@ from datetime import datetime
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from attrs import Factory, define, evolve
+from attrs import Factory, define, evolve, field
 
 from fluxflow_registry import Position, RecentMeans
 
@@ -47,15 +47,16 @@ class Progress:
     timer: BatchTimer = Factory(lambda: BatchTimer(window=STRETCH))
     recent: RecentMeans = Factory(RecentMeans)
     latest: dict[str, float] = Factory(dict)
-    entered_at: float = 0.0
-    entered_after: int = 0
+    #: When, and after which batch of the step, this session entered the step.
+    _entered_at: float = field(default=0.0, init=False)
+    _entered_after: int = field(default=0, init=False)
 
     def enter(self, step: StepView, position: Position) -> None:
         """Start a step, or resume it."""
         self.step, self.position = step, position
         self.timer = BatchTimer(window=STRETCH)
         self.recent, self.latest = RecentMeans(), {}
-        self.entered_at, self.entered_after = perf_counter(), position.step_batch
+        self._entered_at, self._entered_after = perf_counter(), position.step_batch
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Record the metrics of one batch."""
@@ -107,8 +108,8 @@ class Progress:
 
     def _seconds_per_batch(self) -> float | None:
         """Since this session entered the step, with evaluations and checkpoints: the rest will take as long."""
-        done = self.position.step_batch - self.entered_after
-        return (perf_counter() - self.entered_at) / done if done else None
+        done = self.position.step_batch - self._entered_after
+        return (perf_counter() - self._entered_at) / done if done else None
 
 
 def time_of_day() -> str:

@@ -57,6 +57,7 @@ class Samples:
     an epoch images are computed after a batch in which weights are updated.
     """
 
+    # So many options because each suffix is a value that the recipe may name.
     dataset: str | None = None
     """The dataset whose first samples are reconstructed."""
     count: int = field(default=4, validator=validators.ge(1))

@@ -38,7 +38,7 @@ class Translation:
     @property
     def text(self) -> str:
         """The recipe as a file."""
-        head = [f"Recipe of {self.config.path}", "", f"  fluxflow-run {self.config.name}.recipe.yaml"]
+        head = [f"Translated from {self.config.path}", "", f"  fluxflow-run {self.config.name}.recipe.yaml"]
         created = [note.message for note in self.notes if note.code == "auto-created"]
         return text_of(self.recipe, "\n".join([*head, *([""] if created else []), *created]))
 
