@@ -86,16 +86,14 @@ def test_a_resumed_run_ends_with_the_history_of_one_that_was_never_stopped(check
 def test_a_checkpoint_of_an_older_version_still_loads(
     checked: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fluxflow_registry.engine.run.checkpointing import RunCheckpoints
-
     with monkeypatch.context() as older:
-        new = RunCheckpoints._metadata
+        new = RunHistory.metadata
 
-        def metadata(run: RunCheckpoints, position: Position, step: str) -> dict[str, Any]:
+        def metadata(history: RunHistory, position: Position, step: str) -> dict[str, Any]:
             added = ("epoch", "global_step", "pipeline_metadata")
-            return {key: value for key, value in new(run, position, step).items() if key not in added}
+            return {key: value for key, value in new(history, position, step).items() if key not in added}
 
-        older.setattr(RunCheckpoints, "_metadata", metadata)
+        older.setattr(RunHistory, "metadata", metadata)
         start(checked(VAE_GAN), tmp_path, [StopAfter("batch_ended", 8)])
 
     run = start(checked(VAE_GAN), tmp_path).run
@@ -105,14 +103,14 @@ def test_a_checkpoint_of_an_older_version_still_loads(
 
 
 def test_a_mean_that_is_not_finite_is_saved_as_null_and_restored_as_nan() -> None:
-    chronicle = RunHistory()
-    chronicle.close_epoch("vae", 2, {"vae_loss": [Summary(math.nan, 0, 0, 0), Summary(0.5, 0, 0, 0)]})
+    history = RunHistory(steps=["vae"])
+    history.close_epoch("vae", 2, {"vae_loss": [Summary(math.nan, 0, 0, 0), Summary(0.5, 0, 0, 0)]})
 
-    written = json.loads(json.dumps(chronicle.metadata(Position(epoch=2), ["vae"]), allow_nan=False))
+    written = json.loads(json.dumps(history.metadata(Position(epoch=2), "vae"), allow_nan=False))
     again = RunHistory()
-    again.restore({"pipeline_metadata": written, "results": {}, "damaged": {}})
+    again.restore(written)
 
-    assert written["step_metrics"] == {"vae": {"vae_loss": [None, 0.5]}}
+    assert written["pipeline_metadata"]["step_metrics"] == {"vae": {"vae_loss": [None, 0.5]}}
     assert again.epochs == {"vae": 2}
     assert math.isnan(again.means["vae"]["vae_loss"][0])
     assert again.means["vae"]["vae_loss"][1] == 0.5

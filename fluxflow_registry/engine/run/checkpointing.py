@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, evolve
+from attrs import evolve
 from torch import nn
 
 from fluxflow_registry.contracts import Position
@@ -25,27 +25,13 @@ class RunCheckpoints:
     """Saves a run in the background, notifies observers once a checkpoint is committed, and loads weights."""
 
     def __init__(
-        self,
-        folder: RunFolder,
-        models: Mapping[str, nn.Module],
-        steps: Sequence[str],
-        history: RunHistory,
-        data: Mapping[str, str],
-        observers: Observers,
+        self, folder: RunFolder, models: Mapping[str, nn.Module], history: RunHistory, observers: Observers
     ) -> None:
         self._folder = folder
         self._models = models
-        self._steps = steps
         self._history = history
-        #: The digest of each dataset whose samples could change.
-        self._data = data
         self._observers = observers
         self._saver = Saver(folder.checkpoints)
-
-    @property
-    def root(self) -> Path:
-        """The folder that holds them."""
-        return self._folder.checkpoints
 
     def continue_from(self, folder: Path | None) -> None:
         """Take what is frozen from this checkpoint of the same step instead of writing it again; None: from none."""
@@ -68,7 +54,7 @@ class RunCheckpoints:
             checkpoints.name_of(position.run_batch, step.plan.name, kind),
             position,
             state,
-            self._metadata(position, step.plan.name),
+            self._history.metadata(position, step.plan.name),
             step.frozen,
             step.settings.keep_checkpoints,
             exempt={part: {key for key, _ in model.named_buffers()} for part, model in models.items()},
@@ -107,12 +93,12 @@ class RunCheckpoints:
 
     def end_of(self, step: str) -> Path:
         """The checkpoint of a step's end; raises RunError where there is none."""
-        for found in checkpoints.listing(self.root):
+        for found in checkpoints.listing(self._folder.checkpoints):
             if found.end and found.step == step:
                 return found.folder
         message = f"the checkpoint of the end of step `{step}` is missing"
         notes = (("hint", "start over with --fresh"),)
-        raise RunError(Problem(message, str(self.root), notes, code="missing-file", subject=step))
+        raise RunError(Problem(message, str(self._folder.checkpoints), notes, code="missing-file", subject=step))
 
     def _report(self, saved: Saved | None, required: bool) -> None:
         if saved is None:
@@ -120,7 +106,7 @@ class RunCheckpoints:
         if saved.error is None:
             self._observers.notify("checkpoint_saved", position=saved.position, folder=saved.folder)
             return
-        left = checkpoints.listing(self.root)
+        left = checkpoints.listing(self._folder.checkpoints)
         newest = f"the newest checkpoint is {left[0].folder.name}" if left else "there is no checkpoint yet"
         if required:
             resume = ("status", f"{newest}; the same command resumes from there")
@@ -128,17 +114,3 @@ class RunCheckpoints:
             raise TrainingError([*others, evolve(last, notes=(*last.notes, resume))])
         message = f"{saved.error}\n    {newest}; training continues and saves again when the next one is due"
         self._observers.warn(saved.position, message)
-
-    def _metadata(self, position: Position, step: str) -> dict[str, Any]:
-        """The JSON side of a checkpoint."""
-        return {
-            "position": asdict(position),
-            "step": step,
-            "epoch": sum(self._history.epochs.values()),
-            "global_step": position.run_batch,
-            "pipeline_metadata": self._history.metadata(position, self._steps),
-            "recipe": self._folder.digest,
-            "results": self._history.results,
-            "damaged": self._history.damaged,
-            "data": self._data,
-        }

@@ -7,24 +7,22 @@ from collections.abc import Mapping
 from fluxflow_registry.contracts import Position, Source
 from fluxflow_registry.engine.data.batches import Batch
 from fluxflow_registry.engine.data.leftovers import unused_samples
+from fluxflow_registry.engine.run.history import RunHistory
 from fluxflow_registry.engine.run.observers import Observers
 
 
 class RunData:
     """The opened datasets of a run; warns of samples that are damaged or in no batch, of each once."""
 
-    def __init__(self, sources: Mapping[str, Source], damaged: dict[str, dict[str, str]], observers: Observers) -> None:
+    def __init__(self, sources: Mapping[str, Source], history: RunHistory, observers: Observers) -> None:
         self.sources = sources
-        #: The digest of each dataset whose samples could change.
-        self.digests = {name: str(source.digest) for name, source in sources.items() if hasattr(source, "digest")}
-        #: For each dataset: the damaged samples by index, and why; part of every checkpoint.
-        self._damaged = damaged
+        self._history = history
         self._reported: set[tuple[str, str]] = set()
         self._observers = observers
 
     def report_replaced(self, dataset: str, batch: Batch, position: Position) -> None:
         """Warn of the damaged samples of a batch whose places others have taken, once in a run."""
-        known = self._damaged.setdefault(dataset, {}) if batch.replaced else {}
+        known = self._history.damaged.setdefault(dataset, {}) if batch.replaced else {}
         for replaced in batch.replaced:
             if str(replaced.index) not in known:
                 known[str(replaced.index)] = str(replaced.problem)
@@ -40,7 +38,7 @@ class RunData:
 
     def report_changed(self, saved: Mapping[str, str], position: Position) -> None:
         """Warn of datasets that have changed since they were saved: the order of their samples is a different one."""
-        for name, digest in self.digests.items():
+        for name, digest in self._history.data.items():
             if saved.get(name, digest) != digest:
                 message = f"dataset `{name}` has changed since the run was saved: training continues with the new data"
                 self._observers.warn(position, message)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attrs import Factory, define
+from attrs import Factory, asdict, define
 
 from fluxflow_registry.contracts import History, Position
 from fluxflow_registry.errors import to_json
@@ -19,6 +19,10 @@ Means = Mapping[str, Mapping[str, Sequence[float]]]
 class RunHistory:
     """By step: its closed epochs, the mean of each metric in each of them, and its evaluations."""
 
+    #: The digest of the recipe, its steps by name, and the digest of each dataset whose samples could change.
+    recipe: str = ""
+    steps: Sequence[str] = ()
+    data: Mapping[str, str] = Factory(dict)
     epochs: dict[str, int] = Factory(dict)
     means: dict[str, dict[str, list[float]]] = Factory(dict)
     #: For each step, evaluation and metric: the latest value.
@@ -31,31 +35,42 @@ class RunHistory:
         self.epochs[step] = epochs
         self.means[step] = {name: [summary.mean for summary in rows] for name, rows in history.items()}
 
-    def metadata(self, position: Position, steps: Sequence[str]) -> dict[str, Any]:
-        """Where the run is in counts of epochs, with all means, as JSON; a mean that is not finite is null."""
-        name = steps[position.step] if position.step < len(steps) else None
-        before = sum(count for step, count in self.epochs.items() if step != name)
+    def metadata(self, position: Position, step: str) -> dict[str, Any]:
+        """The JSON side of a checkpoint of a step; a mean that is not finite is null."""
+        current = self.steps[position.step] if position.step < len(self.steps) else None
         return {
-            "current_step": position.step,
-            "current_step_name": name,
-            "step_start_epoch": before,
-            "current_step_epoch": position.epoch,
-            "step_epochs": self.epochs,
-            "step_metrics": to_json(self.means),
+            "position": asdict(position),
+            "step": step,
+            "epoch": sum(self.epochs.values()),
+            "global_step": position.run_batch,
+            "pipeline_metadata": {
+                "current_step": position.step,
+                "current_step_name": current,
+                "step_start_epoch": sum(count for name, count in self.epochs.items() if name != current),
+                "current_step_epoch": position.epoch,
+                "step_epochs": self.epochs,
+                "step_metrics": to_json(self.means),
+            },
+            "recipe": self.recipe,
+            "results": self.results,
+            "damaged": self.damaged,
+            "data": self.data,
         }
 
-    def restore(self, checkpoint: Mapping[str, Any]) -> None:
+    def restore(self, metadata: Mapping[str, Any]) -> None:
         """Take the history back from the metadata of a checkpoint; an older version saved no epochs and means."""
-        epochs = checkpoint.get("pipeline_metadata", {})
-        metrics: Mapping[str, Mapping[str, Sequence[float | None]]] = epochs.get("step_metrics", {})
-        means = {
-            step: {name: [math.nan if mean is None else float(mean) for mean in means] for name, means in each.items()}
-            for step, each in metrics.items()
-        }
-        _replace(self.epochs, {step: int(count) for step, count in epochs.get("step_epochs", {}).items()})
-        _replace(self.means, means)
-        _replace(self.results, checkpoint["results"])
-        _replace(self.damaged, checkpoint["damaged"])
+        saved = metadata.get("pipeline_metadata", {})
+        means: Mapping[str, Mapping[str, Sequence[float | None]]] = saved.get("step_metrics", {})
+        _replace(self.epochs, {step: int(count) for step, count in saved.get("step_epochs", {}).items()})
+        _replace(
+            self.means, {step: {name: list(map(_mean, row)) for name, row in of.items()} for step, of in means.items()}
+        )
+        _replace(self.results, metadata["results"])
+        _replace(self.damaged, metadata["damaged"])
+
+
+def _mean(saved: float | None) -> float:
+    return math.nan if saved is None else float(saved)
 
 
 def _replace(content: dict[str, Any], new: Mapping[str, Any]) -> None:

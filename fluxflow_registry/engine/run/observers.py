@@ -125,11 +125,5 @@ class ObservedRun:
     def _sampling(self) -> Sampling:
         """How values are computed now: by the present step; before the first one, by the last."""
         run = self.engine
-        return Sampling(
-            plan=run.plan,
-            step=run.live.plan if run.live else run.plan.steps[-1],
-            models=run.live.evaluation_models() if run.live else run.models,
-            device=run.device,
-            sampler=interruptible(run.plan.solver, run),
-            seed=run.plan.recipe.seed,
-        )
+        step, models = (run.live.plan, run.live.evaluation_models()) if run.live else (run.plan.steps[-1], run.models)
+        return Sampling(run.plan, step, models, run.device, interruptible(run.plan.solver, run), run.plan.recipe.seed)

@@ -24,9 +24,9 @@ def find_position(run: Run) -> tuple[Position, State]:
 
     Damaged checkpoints are reported and quarantined. Raises RunError for one that does not fit the recipe.
     """
-    checkpoints.tidy(run.checkpoints.root)
+    checkpoints.tidy(run.folder.checkpoints)
     quarantine_lost_ends(run)
-    for found in checkpoints.listing(run.checkpoints.root):
+    for found in checkpoints.listing(run.folder.checkpoints):
         manifest = verify_or_quarantine(run, found)
         if manifest is None:
             continue
@@ -47,9 +47,8 @@ def must_fit(checkpoint: Path) -> Iterator[None]:
         yield
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         notes = (("cause", one_line(error)), ("hint", OTHER_VERSIONS))
-        raise RunError(
-            Problem("the checkpoint does not fit the recipe", str(checkpoint), notes, code="conflict")
-        ) from error
+        problem = Problem("the checkpoint does not fit the recipe", str(checkpoint), notes, code="conflict")
+        raise RunError(problem) from error
 
 
 def verify_or_quarantine(run: Run, found: checkpoints.Found) -> Mapping[str, Any] | None:
@@ -75,16 +74,14 @@ def quarantine_lost_ends(run: Run) -> None:
     parents = {step.parent for step in run.plan.steps if step.parent != names[max(step.index - 1, 0)]}
     leaves = run.plan.leaves
     needed = parents | ({leaf.name for leaf in leaves} if len(leaves) > 1 else set())
-    found = checkpoints.listing(run.checkpoints.root)
+    found = checkpoints.listing(run.folder.checkpoints)
     for end in [f for f in reversed(found) if f.end and f.step in needed]:
         if end.folder.exists() and verify_or_quarantine(run, end) is None:
             later = [f for f in found if f.run_batch >= end.run_batch and f.folder.exists()]
             for each in later:
                 checkpoints.lay_aside(each.folder)
-            message = (
-                f"step `{end.step}` is trained again from the checkpoint before its end, and the steps after it too"
-            )
-            run.observers.warn(Position(), message)
+            again = f"step `{end.step}` is trained again from the checkpoint before its end"
+            run.observers.warn(Position(), f"{again}, and so are the steps after it")
 
 
 def enter(run: Run, position: Position, state: State) -> LiveStep:
@@ -97,7 +94,7 @@ def enter(run: Run, position: Position, state: State) -> LiveStep:
         run.checkpoints.continue_from(None)
     live = run.prepare(step)
     if state:
-        with must_fit(run.checkpoints.root):
+        with must_fit(run.folder.checkpoints):
             live.load(state)
             if position.epoch:  # an older version recorded it in the state of the step only
                 run.history.close_epoch(step.name, position.epoch, live.metrics.history)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from fluxflow_registry.contracts import Position, Source
+from fluxflow_registry.contracts import Position, Source, SourceExtras
 from fluxflow_registry.engine.graph.randomness import prefer_repeatable
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.run.checkpointing import RunCheckpoints
@@ -33,13 +33,14 @@ class Run:
         self.models = build_models(plan, device)
         #: The step that is being trained; None before the first.
         self.live: LiveStep | None = None
-        self.history = RunHistory()
+        known = {name: SourceExtras.of(source).digest for name, source in sources.items()}
+        digests = {name: str(digest) for name, digest in known.items() if digest is not None}
+        self.history = RunHistory(folder.digest, [step.name for step in plan.steps], digests)
         #: Why the run is asked to stop; None as long as it is not.
         self.stopping: str | None = None
         self.observers = Observers(plan.observers, ObservedRun(self))
-        self.data = RunData(sources, self.history.damaged, self.observers)
-        names = [step.name for step in plan.steps]
-        self.checkpoints = RunCheckpoints(folder, self.models, names, self.history, self.data.digests, self.observers)
+        self.data = RunData(sources, self.history, self.observers)
+        self.checkpoints = RunCheckpoints(folder, self.models, self.history, self.observers)
         self._initial_state = InitialState(plan.steps)
 
     def prepare(self, step: StepPlan) -> LiveStep:
