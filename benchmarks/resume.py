@@ -35,7 +35,7 @@ EARLY, LATE = 100, 1_000_000
 
 def write_shard(path: Path) -> None:
     """Write images of one pixel, in many colors."""
-    with webdataset.TarWriter(str(path)) as writer:
+    with webdataset.TarWriter(str(path), mtime=0) as writer:
         for number in range(PER_SHARD):
             stream = io.BytesIO()
             Image.new("RGB", (1, 1), (number % 256, number // 256 % 256, 0)).save(stream, "PNG")
