@@ -1,1 +1,1 @@
-"""What runs: the loop, the values of a batch, the way gradients go back, the data, the run itself."""
+"""Training a plan with torch: data, models, values and gradients, the run and what explains it."""

@@ -1,4 +1,4 @@
-"""The datasets of a run, and what observers hear of their samples."""
+"""The datasets of a run, and the warnings about their samples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RunData:
         self._observers = observers
 
     def report_replaced(self, dataset: str, batch: Batch, position: Position) -> None:
-        """Warn of the damaged samples of a batch whose places others have taken, once in a run."""
+        """Warn of the damaged samples that others replace in a batch, of each once in a run."""
         known = self._history.damaged.setdefault(dataset, {}) if batch.replaced else {}
         for replaced in batch.replaced:
             if str(replaced.index) not in known:
@@ -30,7 +30,7 @@ class RunData:
                 self._observers.warn(position, f"{message}\n    {replaced.problem}")
 
     def report_unused(self, dataset: str, batch_size: int, position: Position) -> None:
-        """Warn of what a dataset notes, and of the samples that no batch of a step holds, once in this process."""
+        """Warn of what a dataset notes, and of the samples that fill no batch of a step, once in this process."""
         for sentence in unused_samples(self.sources[dataset], batch_size):
             if (dataset, sentence) not in self._reported:
                 self._reported.add((dataset, sentence))

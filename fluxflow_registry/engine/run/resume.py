@@ -9,7 +9,7 @@ from typing import Any
 
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.models.build import reset_weights
-from fluxflow_registry.engine.run.checkpointing import OTHER_VERSIONS
+from fluxflow_registry.engine.run.checkpoints import OTHER_VERSIONS
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import Problem, RunError, one_line

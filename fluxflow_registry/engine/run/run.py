@@ -9,7 +9,7 @@ import torch
 from fluxflow_registry.contracts import Position, Source, SourceExtras
 from fluxflow_registry.engine.graph.randomness import prefer_repeatable
 from fluxflow_registry.engine.models.build import build_models
-from fluxflow_registry.engine.run.checkpointing import RunCheckpoints
+from fluxflow_registry.engine.run.checkpoints import RunCheckpoints
 from fluxflow_registry.engine.run.data import RunData
 from fluxflow_registry.engine.run.folder import RunFolder
 from fluxflow_registry.engine.run.history import RunHistory
