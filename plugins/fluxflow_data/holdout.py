@@ -49,7 +49,7 @@ class HoldoutOptions:
     def empty_split(self, samples: int, where: Location | str) -> Problem:
         """The problem of a split without samples."""
         message = (
-            f"the split `{self.split}` is empty: `holdout: {self.holdout}` puts none of {samples:,} samples into it"
+            f"the split `{self.split}` is empty: `holdout: {self.holdout}` assigns none of {samples:,} samples to it"
         )
         hint = f"set a {'larger' if self.split == 'held_out' else 'smaller'} `holdout`, or add samples"
         return Problem(message, where, (("hint", hint),), code="empty-dataset", subject=self.split)
@@ -95,7 +95,7 @@ def nested_folders(held_out: HoldoutOptions, label: str, other: str, root: Path,
     labels = (label, other) if inner == root else (other, label)
     return _overlap(
         label,
-        f"the folder of `{labels[0]}` is inside the folder of `{labels[1]}`, where its images have other names",
+        f"the folder of `{labels[0]}` is inside the folder of `{labels[1]}`, where its images have different names",
         "use the same `path` and `holdout` in both, or folders that share no files",
     )
 

@@ -228,13 +228,13 @@ def test_a_repeated_member_is_reported_with_both_positions(tmp_path: Path) -> No
             str(path),
             "duplicate-name",
             "a.txt",
-            f"sample `a` has two members txt: at byte {places[1]} and at byte {places[2]}",
+            f"sample `a` has two members `txt`: at byte {places[1]} and at byte {places[2]}",
         ),
         (
             str(path),
             "duplicate-name",
             "a.PNG",
-            f"sample `a` has two members png: at byte {places[0]} and at byte {places[3]}",
+            f"sample `a` has two members `png`: at byte {places[0]} and at byte {places[3]}",
         ),
     ]
 
@@ -245,12 +245,17 @@ def test_a_sample_without_image_or_caption_is_reported_by_shard_and_key(tmp_path
 
     problems = problems_in(path)
 
-    images = "expected a member jpg or jpeg or png or webp"
+    images = "expected a member `jpg` or `jpeg` or `png` or `webp`"
     assert [(p.code, p.subject, p.message, dict(p.notes)) for p in problems] == [
         ("missing-image", "b", f"sample `b` has no image: {images}", {"received": "members txt"}),
-        ("missing-caption", "c", "sample `c` has no caption: expected a member txt", {"received": "members cls, png"}),
+        (
+            "missing-caption",
+            "c",
+            "sample `c` has no caption: expected a member `txt`",
+            {"received": "members cls, png"},
+        ),
         ("missing-image", "d", f"sample `d` has no image: {images}", {"received": "members json"}),
-        ("missing-caption", "d", "sample `d` has no caption: expected a member txt", {"received": "members json"}),
+        ("missing-caption", "d", "sample `d` has no caption: expected a member `txt`", {"received": "members json"}),
     ]
     assert {str(p.where) for p in problems} == {str(path)}
 
@@ -321,8 +326,8 @@ def test_a_shard_without_permission_to_read_is_reported(tmp_path: Path) -> None:
             {"shards": ["a.tar", "s3://bucket/a.tar"]},
             "names a `s3:` URL, but only files, http: and https: are supported",
         ),
-        ({"shards": "pipe:curl x"}, "names a pipe, but a recipe runs no commands"),
-        ({"shards": "https://me:secret@example.org/a.tar"}, "holds a URL with a user name or password"),
+        ({"shards": "pipe:curl x"}, "names a pipe, but a recipe cannot run commands"),
+        ({"shards": "https://me:secret@example.org/a.tar"}, "contains a URL with a user name or password"),
         ({"shards": "https:///a.tar"}, "which has no host"),
         ({"shards": "a", "token_env": ""}, "token_env"),
         ({"shards": "a", "label_key": "cls"}, "write the extension of a JSON member"),
@@ -331,8 +336,8 @@ def test_a_shard_without_permission_to_read_is_reported(tmp_path: Path) -> None:
             "with `label_key`, write a key",
         ),
         ({"shards": "a", "fetch_limit": 0.0}, "fetch_limit"),
-        ({"shards": "{0..999999999}.tar"}, "stands for 1,000,000,000 shards, more than 100,000"),
-        ({"shards": "{0..999}/{0..999}.tar"}, "stands for 1,000,000 shards, more than 100,000"),
+        ({"shards": "{0..999999999}.tar"}, "expands to 1,000,000,000 shards, more than 100,000"),
+        ({"shards": "{0..999}/{0..999}.tar"}, "expands to 1,000,000 shards, more than 100,000"),
         ({"shards": "a", "image_key": "jpg;;png"}, "`image_key` is `jpg;;png`: write extensions"),
         ({"shards": "a", "image_key": ""}, "write extensions, such as `jpg;png`"),
         ({"shards": "a", "caption_key": ""}, "write one extension, such as `txt` or `json.caption`"),

@@ -71,7 +71,7 @@ def test_images_need_no_captions_where_the_recipe_allows_it(tmp_path: Path) -> N
 
 
 def test_a_captions_file_excludes_uncaptioned_images() -> None:
-    with pytest.raises(ValueError, match="uncaptioned is true, but `captions` names a file: remove one of them"):
+    with pytest.raises(ValueError, match="`uncaptioned` is true, but `captions` names a file: remove one of them"):
         Folder(path="x", captions="x.txt", uncaptioned=True)
 
 

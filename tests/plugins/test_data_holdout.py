@@ -222,7 +222,7 @@ def test_an_empty_split_is_refused(kind: str, split: str, holdout: float, better
 
     (problem,) = caught.value.problems
     assert (problem.code, problem.subject) == ("empty-dataset", split)
-    assert problem.message == f"the split `{split}` is empty: `holdout: {holdout}` puts none of 4 samples into it"
+    assert problem.message == f"the split `{split}` is empty: `holdout: {holdout}` assigns none of 4 samples to it"
     assert dict(problem.notes) == {"hint": f"set a {better} `holdout`, or add samples"}
     assert str(problem.where).startswith(str(tmp_path))
 
@@ -371,7 +371,7 @@ def test_an_impossible_path_overlaps_with_nothing(path: str) -> None:
         (["datasets.train.split=all"], "`train` has `split: all`, but `val` has `holdout: 0.3`"),
         (
             ["datasets.val.path=PATH/in"],
-            "the folder of `val` is inside the folder of `train`, where its images have other names",
+            "the folder of `val` is inside the folder of `train`, where its images have different names",
         ),
         (
             ["datasets.train={type: webdataset, shards: 'a{0..3}.tar'}", VAL.replace("PATH", "['a2.tar']")],

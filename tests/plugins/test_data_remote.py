@@ -152,7 +152,7 @@ def test_a_request_is_repeated_after_a_temporary_failure(failure: int, server: S
 @pytest.mark.parametrize(
     ("failure", "words"),
     [
-        (503, r"cannot be read: the server responded 503 \(5 attempts\)"),
+        (503, r"cannot be read: the server responded with status 503 \(5 attempts\)"),
         (0, r"cannot be read: the connection was lost \(5 attempts\)"),
     ],
 )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def _captions_are_text_files(folder: Folder, _: Any, uncaptioned: bool) -> None:
     if uncaptioned and folder.captions is not None:
-        raise ValueError("uncaptioned is true, but `captions` names a file: remove one of them")
+        raise ValueError("`uncaptioned` is true, but `captions` names a file: remove one of them")
 
 
 # More than a dozen attributes: one for each option of the recipe.

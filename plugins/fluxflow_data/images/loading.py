@@ -108,7 +108,7 @@ def _problem(error: Exception, name: ImageName, empty: bool) -> Problem:
     elif isinstance(error, UnidentifiedImageError) and empty:
         message = f"{image} is empty (0 bytes)"
     elif isinstance(error, UnidentifiedImageError):
-        hint = f"use one of the formats {', '.join(FORMATS)}"
+        hint = f"convert it to one of the formats {', '.join(FORMATS)}"
         message = f"{image} is not an image in a supported format"
     elif isinstance(error, OSError) and error.errno is not None:
         code, message = "unreadable-file", f"cannot read {image}: {error.strerror}"

@@ -150,7 +150,7 @@ def _add_member(member: Member, samples: dict[str, Parts], name: str, problems: 
     key, extension = parts
     first = samples.setdefault(key, {}).setdefault(extension, member)
     if first is not member:
-        message = f"sample `{key}` has two members {extension}: at byte {first.header} and at byte {member.header}"
+        message = f"sample `{key}` has two members `{extension}`: at byte {first.header} and at byte {member.header}"
         problems.append(Problem(message, name, code="duplicate-name", subject=member.name))
 
 
@@ -165,10 +165,10 @@ def _rows(samples: dict[str, Parts], wanted: SampleMembers, name: str, problems:
             continue
         notes = [("received", f"members {', '.join(sorted(parts))}")]
         if image is None:
-            message = f"sample `{key}` has no image: expected a member {' or '.join(wanted.images)}"
+            message = f"sample `{key}` has no image: expected a member `{'` or `'.join(wanted.images)}`"
             problems.append(Problem(message, name, notes, code="missing-image", subject=key))
         if caption is None:
-            message = f"sample `{key}` has no caption: expected a member {wanted.caption}"
+            message = f"sample `{key}` has no caption: expected a member `{wanted.caption}`"
             problems.append(Problem(message, name, notes, code="missing-caption", subject=key))
     return rows
 

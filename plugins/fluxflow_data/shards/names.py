@@ -28,7 +28,7 @@ def check_url(url: str) -> None:
     parts = urlsplit(url)
     if parts.username is not None or parts.password is not None:
         raise ValueError(
-            "`shards` holds a URL with a user name or password: "
+            "`shards` contains a URL with a user name or password: "
             "put a token into an environment variable and name it in `token_env`"
         )
     if not parts.hostname:

@@ -30,7 +30,7 @@ def check_entry(entry: str) -> None:
         raise ValueError("`shards` has an empty entry")
     if entry.startswith("pipe:"):
         raise ValueError(
-            "`shards` names a pipe, but a recipe runs no commands: use a URL, or copy the shards to a folder"
+            "`shards` names a pipe, but a recipe cannot run commands: use a URL, or copy the shards to a folder"
         )
     if _SCHEME.match(entry):
         if not is_remote(entry):
@@ -39,7 +39,7 @@ def check_entry(entry: str) -> None:
         check_url(entry)
     count = prod(len(choices) for choices in _pieces(entry))
     if count > MOST_SHARDS:
-        raise ValueError(f"`{entry}` stands for {count:,} shards, more than {MOST_SHARDS:,}")
+        raise ValueError(f"`{entry}` expands to {count:,} shards, more than {MOST_SHARDS:,}")
 
 
 def find_shards(entries: Sequence[str], problems: list[Problem]) -> list[str]:
@@ -102,7 +102,7 @@ def _choices(inside: str) -> Sequence[str]:
     first, last = counted.groups()
     count = abs(int(last) - int(first)) + 1
     if count > MOST_SHARDS:
-        raise ValueError(f"`{{{inside}}}` stands for {count:,} shards, more than {MOST_SHARDS:,}")
+        raise ValueError(f"`{{{inside}}}` expands to {count:,} shards, more than {MOST_SHARDS:,}")
     step = 1 if int(first) <= int(last) else -1
     zeros = any(len(end) > 1 and end.startswith("0") for end in (first, last))
     width = max(len(first), len(last)) if zeros else 0

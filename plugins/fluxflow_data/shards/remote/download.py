@@ -89,4 +89,4 @@ class Downloads:
     def _too_large(self, file: RemoteFile) -> DataError:
         size = f" ({file.length / GIB:.1f} GiB)" if file.length is not None else ""
         cause = f"it must be downloaded whole{size}, but `fetch_limit` leaves {self._bytes_left / GIB:.1f} GiB"
-        return shard_error(file.url, cause, "limit-exceeded", [("hint", "raise `fetch_limit`")])
+        return shard_error(file.url, cause, "limit-exceeded", [("hint", "increase `fetch_limit`")])

@@ -70,7 +70,7 @@ def _request(url: str, token_env: str | None, part: tuple[int, int | None] | Non
             return answer
         except HTTPError as error:
             error.close()
-            failure, after = f"the server responded {error.code}", error.headers.get("Retry-After")
+            failure, after = f"the server responded with status {error.code}", error.headers.get("Retry-After")
             if error.code not in TEMPORARY:
                 cause, code = REFUSALS.get(error.code, (failure, "unreachable-server"))
                 notes = [token_note(url, token_env)] if error.code in (401, 403, 404) else ()
