@@ -20,10 +20,9 @@ from typing import NoReturn, TypeVar
 
 from fluxflow_registry.cli.output import emit, emit_json, finish, load_plugins, parse, say
 from fluxflow_registry.cli.parser import Parser as CommandParser
-from fluxflow_registry.errors import Problem, RecipeError
+from fluxflow_registry.errors import Problem, RecipeError, unique
 from fluxflow_registry.recipe.convert import read_fields, structure, unknown_keys
-from fluxflow_registry.recipe.load import unique
-from fluxflow_registry.recipe.node import Node, as_node, describe, merge
+from fluxflow_registry.recipe.node import Node, as_node, describe_value, merge
 from fluxflow_registry.recipe.reader import read as read_tree
 from fluxflow_registry.recipe.schema import VERSION as RECIPE_VERSION
 from fluxflow_registry.registry.signature import fields_of, key_of
@@ -34,7 +33,7 @@ __all__ = [
     "Node",
     "as_node",
     "check_recipe",
-    "describe",
+    "describe_value",
     "emit",
     "emit_json",
     "keys_of",

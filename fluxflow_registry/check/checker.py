@@ -11,12 +11,12 @@ from fluxflow_registry.check.held_out_data import overlapping
 from fluxflow_registry.check.metric_names import unlogged
 from fluxflow_registry.check.steps import StepPlanner
 from fluxflow_registry.contracts import CONTEXT, Draw
-from fluxflow_registry.errors import Choices, Problem, RecipeError
+from fluxflow_registry.errors import Choices, Problem, RecipeError, unique
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.plan.values import Request, World, resolve_values
 from fluxflow_registry.recipe.graph import order
-from fluxflow_registry.recipe.load import load, unique
+from fluxflow_registry.recipe.load import load
 from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.overrides import Setting
 from fluxflow_registry.recipe.schema import RecipeEntry

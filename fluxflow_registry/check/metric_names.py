@@ -11,7 +11,7 @@ from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.starts import WhenMet
 from fluxflow_registry.plan.steps import StepPlan
 from fluxflow_registry.plan.updates import UpdatePlan
-from fluxflow_registry.recipe.schema import FIGURES, OWN, EvaluationEntry, RecipeEntry, StepEntry, UpdateEntry
+from fluxflow_registry.recipe.schema import OWN, UPDATE_METRICS, EvaluationEntry, RecipeEntry, StepEntry, UpdateEntry
 
 
 @frozen
@@ -45,7 +45,7 @@ def logged_metrics(step: StepEntry, without: Collection[Late] = ()) -> list[str]
         if losses:
             changing = [f"{label}/weight" for label in losses if weight_changes(update, label)]
             names.append(f"{update.name}_loss")
-            names.extend(f"{update.name}/{name}" for name in (*losses, *sorted(FIGURES), *changing))
+            names.extend(f"{update.name}/{name}" for name in (*losses, *sorted(UPDATE_METRICS), *changing))
     return names
 
 

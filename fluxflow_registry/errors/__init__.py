@@ -14,6 +14,7 @@ from fluxflow_registry.errors.problem import (
     SampleError,
     TrainingError,
     choices,
+    unique,
 )
 from fluxflow_registry.errors.text import counted, one_line, printable, to_json
 
@@ -41,4 +42,5 @@ __all__ = [
     "one_line",
     "printable",
     "to_json",
+    "unique",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ class Problem:
     @property
     def nearest(self) -> str | None:
         """The valid name that was probably meant."""
-        return self.choices.nearest if self.choices else None
+        return self.choices.nearest if self.choices else dict(self.notes).get("nearest")  # until all have choices
 
     @property
     def identity(self) -> Hashable:
@@ -90,6 +91,24 @@ class Problem:
             "available": list(self.choices.available) if self.choices else None,
             "notes": [{"label": label, "text": text} for label, text in self.notes],
         }
+
+
+def unique(problems: Iterable[Problem]) -> list[Problem]:
+    """Each problem once, in the order of the file: what `defaults` say is read again for every step."""
+    first: dict[Hashable, Problem] = {}
+    for problem in problems:
+        # Until every problem has a code, those without one are compared by what they say of any step.
+        key = (problem.where, _STEP.sub("", problem.message)) if problem.code == UNCODED else problem.identity
+        first.setdefault(key, problem)
+    return sorted(first.values(), key=lambda problem: _position(problem.where))
+
+
+_STEP = re.compile(r"(?: of| in|^in|^)(?: update `\w+` of)? ?step `\w+`")
+
+
+def _position(where: Location | None) -> tuple[int, int]:
+    """Line and column; what has none comes first."""
+    return (where.line or 0, where.column or 0) if isinstance(where, Place) else (0, 0)
 
 
 class FluxflowError(Exception):

@@ -1,1 +1,1 @@
-"""The recipe language: a YAML file to frozen classes, with a place for every problem."""
+"""The recipe language: from a YAML file to frozen classes, with a location for every problem."""

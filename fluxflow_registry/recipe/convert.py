@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import attrs
 import cattrs
 
-from fluxflow_registry.errors import Choices, Problem, choices, nearest, one_line
-from fluxflow_registry.recipe.node import Node, describe
+from fluxflow_registry.errors import Choices, Location, Note, Problem, one_line
+from fluxflow_registry.recipe.node import Node, describe_value
 from fluxflow_registry.registry.signature import fields_of, key_of
 
 T = TypeVar("T")
@@ -23,15 +23,19 @@ _MAPPINGS = (dict, Mapping)
 _UNIONS = (Union, types.UnionType)
 
 
-class Mismatch(ValueError):  # noqa: N818 - it is one of many, told as a Problem
-    """A value that its type refuses; `path` leads from the field to the guilty part."""
+class Mismatch(ValueError):  # noqa: N818 - it becomes one problem of many
+    """A value that its type rejects: what `predicate` says of it, and the path from the option to the value."""
 
-    def __init__(self, message: str, notes: tuple[tuple[str, str], ...] = (), key: bool = False) -> None:
-        super().__init__(message)
-        self.message = message
-        self.notes = notes
-        #: Whether it is the key at the end of the path that is wrong, and not its value.
-        self.key = key
+    def __init__(
+        self, predicate: str, code: str = "wrong-type", choices: Choices | None = None, notes: Iterable[Note] = ()
+    ) -> None:
+        super().__init__(predicate)
+        self.predicate = predicate
+        self.code = code
+        self.choices = choices
+        self.notes = tuple(notes)
+        #: The key of a mapping that is wrong itself, rather than the value under it.
+        self.key: str | None = None
         self.path: tuple[str | int, ...] = ()
 
     def inside(self, part: str | int) -> Mismatch:
@@ -39,27 +43,38 @@ class Mismatch(ValueError):  # noqa: N818 - it is one of many, told as a Problem
         self.path = (part, *self.path)
         return self
 
+    def problem(self, key: str, node: Node, what: str, notes: tuple[Note, ...]) -> Problem:
+        """The problem of option `key` of `what`, whose value is `node`."""
+        option = f"`{'.'.join(map(str, (key, *self.path)))}` of {what}"
+        message, where = f"{option} {self.predicate}", node.at(*self.path)
+        if self.key is not None:
+            where = node.key_at(*self.path, self.key)
+            unknown = self.code == "unknown-key"
+            message = f"unknown key `{self.key}` in {option}" if unknown else f"key `{self.key}` of {message}"
+        notes = (*self.notes, *notes)
+        return Problem(message, where, notes, code=self.code, subject=self.key or key, choices=self.choices)
+
 
 def structure(cls: type[T], node: Node, what: str, also: Iterable[str] = ()) -> tuple[T | None, list[Problem]]:
     """An instance of the attrs class `cls` from a mapping, and every problem on the way.
 
-    `what` says in messages whose keys these are ("loss `kl`"), `also` which keys are read elsewhere. With
+    Messages call the owner of the keys `what` ("loss `kl`"); the keys `also` are read elsewhere. With
     problems the instance is None.
     """
     fields = [*map(key_of, fields_of(cls)), *also]
     strays, meant = unknown_keys(node, fields, what)
     arguments, problems = read_fields(cls, node, what, meant)
-    problems = [*strays, *problems] or _refused(cls, arguments, node, what)
+    problems = [*strays, *problems] or _rejected(cls, arguments, node, what)
     if problems:
         return None, problems
     try:
         return cls(**arguments), []
     except Exception as error:  # a rule of the component's own
-        return None, [Problem(f"{what}: {_told(error)}", node.where)]
+        return None, [_own_rule(what, error, node.where, None)]
 
 
 def unknown_keys(node: Node, known: Iterable[str], what: str) -> tuple[list[Problem], set[str]]:
-    """A problem for each key that is not known, and the keys that they were probably meant to be."""
+    """A problem for each unknown key, and the known keys that they were probably meant to be."""
     keys = list(known)
     strays = [key for key in node.value if key not in keys] if isinstance(node.value, dict) else []
     problems = [
@@ -72,45 +87,50 @@ def unknown_keys(node: Node, known: Iterable[str], what: str) -> tuple[list[Prob
         )
         for key in strays
     ]
-    return problems, {meant for key in strays if (meant := nearest(key, keys))}
+    return problems, {problem.nearest for problem in problems if problem.nearest is not None}
 
 
 def read_fields(
-    cls: type, node: Node, what: str, misspelt: Collection[str] = ()
+    cls: type, node: Node, what: str, misspelled: Collection[str] = ()
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """The arguments for `cls` that the mapping states rightly, and a problem for each that it does not.
+    """The arguments for `cls` that the mapping has right, and a problem for each that is wrong or missing.
 
-    A key that is there, but `misspelt`, is not told to be missing as well. Other keys are left alone.
+    A key that is there, but `misspelled`, is not reported as missing too. Other keys are ignored.
     """
     if node.value is None:
         node = Node({}, node.where, {})
     if not isinstance(node.value, dict):
-        return {}, [Problem(f"{what} is described by a mapping, not {describe(node.value)}", node.where)]
+        return {}, [not_a_mapping(what, node)]
     arguments: dict[str, Any] = {}
     problems = []
     for attribute in fields_of(cls):
         key, child = key_of(attribute), node.get(key_of(attribute))
         if child is None:
-            if attribute.default is attrs.NOTHING and key not in misspelt:
-                problems.append(Problem(f"{what} needs `{key}`: {describe_type(attribute.type)}", node.where))
+            if attribute.default is attrs.NOTHING and key not in misspelled:
+                message = f"{what} needs `{key}`: {describe_type(attribute.type)}"
+                problems.append(Problem(message, node.where, code="missing-key", subject=key))
             continue
         try:
             value = _read(child.plain(), attribute.type)
-            _validate(attribute, key, value)
+            _validate(attribute, value)
             arguments[str(attribute.alias)] = value
         except Mismatch as error:
-            where = (child.key_at if error.key else child.at)(*error.path)
-            notes = error.notes or _emptied(key, child, attribute.type)
-            problems.append(Problem(f"`{key}` of {what}: {error.message}", where, notes))
+            problems.append(error.problem(key, child, what, _instead(key, child, attribute.type)))
     return arguments, problems
 
 
-def _emptied(key: str, child: Node, kind: Any) -> tuple[tuple[str, str], ...]:
-    """What takes a setting away, where `false` was meant to: it takes entries away."""
-    return (("to do without", f"`{key}: null`"),) if child.value is False and type(None) in get_args(kind) else ()
+def not_a_mapping(what: str, node: Node, subject: str | None = None, also: str = "") -> Problem:
+    """The problem that the value of `what` is not a mapping, nor what it may be `also`."""
+    message = f"{what} must be a mapping{also}, got {describe_value(node.value)}"
+    return Problem(message, node.where, code="wrong-type", subject=subject)
 
 
-def _validate(attribute: attrs.Attribute[Any], key: str, value: Any) -> None:
+def _instead(key: str, child: Node, kind: Any) -> tuple[Note, ...]:
+    """How a setting is removed, where `false` was meant to do it: that removes entries."""
+    return (("instead", f"`{key}: null`"),) if child.value is False and type(None) in get_args(kind) else ()
+
+
+def _validate(attribute: attrs.Attribute[Any], value: Any) -> None:
     """Run attrs' own validators field by field, so that one bad option does not hide the next.
 
     Validators that are functions may look at other fields and wait until those are right.
@@ -121,32 +141,59 @@ def _validate(attribute: attrs.Attribute[Any], key: str, value: Any) -> None:
     try:
         validator(None, attribute, value)
     except (ValueError, TypeError) as error:
-        raise Mismatch(_told(error).replace(f"'{attribute.name}' ", "").replace("'", "`")) from None
+        limits = " and ".join(f"{operator} {bound}" for operator, bound in limits_of(validator))
+        if limits:
+            raise Mismatch(f"must be {limits}, got {value}", "out-of-range") from None
+        raise Mismatch("is not valid", "invalid-value", notes=(("cause", _first_line(error)),)) from None
     except AttributeError:  # a combined validator with a function in it
         return
 
 
-def _refused(cls: type, arguments: Mapping[str, Any], node: Node, what: str) -> list[Problem]:
-    """What validators that are functions say, each at its option."""
+def limits_of(validator: Any) -> list[tuple[str, Any]]:
+    """What attrs' standard validators demand, as (operator, bound)."""
+    if validator is None:
+        return []
+    for part in ("_validators", "validators"):
+        inner = getattr(validator, part, None)
+        if inner is not None:
+            return [limit for each in inner for limit in limits_of(each)]
+    if hasattr(validator, "compare_op"):
+        return [(validator.compare_op, validator.bound)]
+    if hasattr(validator, "options"):
+        return [("one of", ", ".join(map(str, validator.options)))]
+    if hasattr(validator, "validator"):
+        return limits_of(validator.validator)
+    return []
+
+
+def _rejected(cls: type, arguments: Mapping[str, Any], node: Node, what: str) -> list[Problem]:
+    """What validators that are functions reject, each at its option."""
     with attrs.validators.disabled():
         try:
             draft = cls(**arguments)
-        except Exception:  # told when the instance is made
+        except Exception:  # reported when the instance is built
             return []
     problems = []
     for attribute in fields_of(cls):
+        key = key_of(attribute)
         try:
             if attribute.validator is not None:
                 attribute.validator(draft, attribute, getattr(draft, attribute.name))
         except Exception as error:
-            problems.append(Problem(f"{what}: {_told(error)}", node.at(key_of(attribute))))
+            problems.append(_own_rule(what, error, node.at(key), key))
     return problems
 
 
-def _told(error: Exception) -> str:
-    """The first line of what a validator says."""
-    told = str(error.args[0] if error.args else "").strip().splitlines()
-    return told[0] if told and isinstance(error, (ValueError, TypeError)) else one_line(error)
+def _own_rule(what: str, error: Exception, where: Location, option: str | None) -> Problem:
+    """The problem that a component rejects its options by a rule of its own, in its own words."""
+    code = "invalid-value" if isinstance(error, (ValueError, TypeError)) else "component-failed"
+    return Problem(f"{what}: {_first_line(error)}", where, code=code, subject=option)
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of what a validator reports."""
+    lines = str(error.args[0] if error.args else "").strip().splitlines()
+    return lines[0] if lines and isinstance(error, (ValueError, TypeError)) else one_line(error)
 
 
 @cache
@@ -155,7 +202,7 @@ def converter() -> cattrs.Converter:
     strict = cattrs.Converter(detailed_validation=False, forbid_extra_keys=True)
     for scalar, accepts in _ACCEPTS.items():
         strict.register_structure_hook(scalar, _scalar(scalar, accepts))
-    strict.register_structure_hook(type(None), _nothing)
+    strict.register_structure_hook(type(None), _null)
     strict.register_structure_hook(Any, lambda value, _: value)
     factories: list[tuple[Callable[[Any], bool], Callable[[Any], Callable[[Any, Any], Any]]]] = [
         (lambda t: get_origin(t) is Literal, _literal),
@@ -172,8 +219,8 @@ def converter() -> cattrs.Converter:
 _ACCEPTS: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (float, int), str: (str,)}
 
 
-def _expected(kind: Any, value: Any) -> Mismatch:
-    return Mismatch(f"expected {describe_type(kind)}, not {describe(value)}")
+def _expected(kind: Any, value: Any, choices: Choices | None = None) -> Mismatch:
+    return Mismatch(f"must be {describe_type(kind)}, got {describe_value(value)}", choices=choices)
 
 
 def _scalar(scalar: type, accepts: tuple[type, ...]) -> Callable[[Any, Any], Any]:
@@ -189,7 +236,7 @@ def _scalar(scalar: type, accepts: tuple[type, ...]) -> Callable[[Any, Any], Any
     return hook
 
 
-def _nothing(value: Any, _: Any) -> None:
+def _null(value: Any, _: Any) -> None:
     if value is not None:
         raise _expected(type(None), value)
 
@@ -201,8 +248,8 @@ def _literal(kind: Any) -> Callable[[Any, Any], Any]:
         for option in options:
             if value == option and type(value) is type(option):
                 return option
-        notes = choices(value, [o for o in options if isinstance(o, str)]) if isinstance(value, str) else ()
-        raise Mismatch(f"expected {describe_type(kind)}, not {describe(value)}", notes)
+        texts = [option for option in options if isinstance(option, str)]
+        raise _expected(kind, value, Choices.of(value, texts) if isinstance(value, str) and texts else None)
 
     return hook
 
@@ -210,13 +257,15 @@ def _literal(kind: Any) -> Callable[[Any, Any], Any]:
 def _sequence(kind: Any) -> Callable[[Any, Any], Any]:
     origin, arguments = get_origin(kind) or kind, get_args(kind)
     fixed = origin is tuple and bool(arguments) and arguments[-1] is not Ellipsis
-    make = tuple if origin in (tuple, Sequence) else origin
+    build = tuple if origin in (tuple, Sequence) else origin
 
     def hook(value: Any, _: Any) -> Any:
-        if not isinstance(value, list) or (fixed and len(value) != len(arguments)):
+        if not isinstance(value, list):
             raise _expected(kind, value)
+        if fixed and len(value) != len(arguments):
+            raise Mismatch(f"must be {describe_type(kind)}, got a list of {len(value)}")
         types_ = arguments if fixed else [arguments[0] if arguments else Any] * len(value)
-        return make([_inside(index, v, t) for index, (v, t) in enumerate(zip(value, types_, strict=True))])
+        return build([_inside(index, v, t) for index, (v, t) in enumerate(zip(value, types_, strict=True))])
 
     return hook
 
@@ -234,9 +283,9 @@ def _mapping(kind: Any) -> Callable[[Any, Any], Any]:
 
 def _key(key: str, kind: Any) -> Any:
     try:
-        return _inside(key, key, kind)
+        return _read(key, kind)
     except Mismatch as error:
-        error.key = True
+        error.key = key
         raise
 
 
@@ -267,15 +316,17 @@ def _nested(cls: type) -> Callable[[Any, Any], Any]:
         arguments = {}
         for key, child in value.items():
             if key not in fields:
-                raise Mismatch(f"unknown key `{key}`", choices(key, fields, "keys"), key=True).inside(key)
-            made = arguments[str(fields[key].alias)] = _inside(key, child, fields[key].type)
+                unknown = Mismatch("is unknown", "unknown-key", Choices.of(key, fields))
+                unknown.key = key
+                raise unknown
+            read = arguments[str(fields[key].alias)] = _inside(key, child, fields[key].type)
             try:
-                _validate(fields[key], key, made)
+                _validate(fields[key], read)
             except Mismatch as error:
                 raise error.inside(key) from None
         missing = [k for k, a in fields.items() if a.default is attrs.NOTHING and k not in value]
         if missing:
-            raise Mismatch(f"needs `{missing[0]}`")
+            raise Mismatch(f"needs `{missing[0]}`: {describe_type(fields[missing[0]].type)}", "missing-key")
         return cls(**arguments)
 
     return hook
@@ -300,16 +351,17 @@ def _read(value: Any, kind: Any) -> Any:
 
 _WORDS: dict[Any, str] = {
     bool: "true or false",
-    int: "a whole number",
+    int: "an integer",
     float: "a number",
-    str: "a text",
-    type(None): "nothing",
+    str: "a string",
+    type(None): "null",
     Any: "anything",
 }
+_PLURALS: dict[Any, str] = {int: "integers", float: "numbers", str: "strings"}
 
 
 def describe_type(kind: Any) -> str:
-    """A type in a user's words: `a list of whole numbers` rather than `list[int]`."""
+    """A type in a user's words: `a list of integers` rather than `list[int]`."""
     if kind in _WORDS:
         return _WORDS[kind]
     origin, arguments = get_origin(kind) or kind, get_args(kind)
@@ -319,10 +371,14 @@ def describe_type(kind: Any) -> str:
         return " or ".join(describe_type(member) for member in arguments)
     if origin in _SEQUENCES:
         if origin is tuple and arguments and arguments[-1] is not Ellipsis:
-            return f"a list of {len(arguments)}: " + ", ".join(describe_type(a) for a in arguments)
-        return "a list" + (f", each {describe_type(arguments[0])}" if arguments else "")
+            return f"a list of {len(arguments)} values ({', '.join(describe_type(each) for each in arguments)})"
+        return "a list" + (_of(arguments[0]) if arguments else "")
     if origin in _MAPPINGS:
-        return "a mapping" + (f", each {describe_type(arguments[1])}" if arguments else "")
+        return "a mapping" + (_of(arguments[1]) if arguments else "")
     if isinstance(kind, type) and issubclass(kind, Enum):
         return "one of " + ", ".join(str(member.value) for member in kind)
     return f"{'a mapping' if attrs.has(origin) else 'a value'} ({getattr(kind, '__name__', kind)})"
+
+
+def _of(kind: Any) -> str:
+    return f" of {_PLURALS[kind]}" if kind in _PLURALS else f", each {describe_type(kind)}"

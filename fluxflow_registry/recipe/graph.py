@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fluxflow_registry.errors import Problem, choices
+from fluxflow_registry.errors import Choices, Problem
 from fluxflow_registry.recipe.schema import StepEntry
 
 
 def order(steps: Mapping[str, StepEntry]) -> tuple[list[str], list[Problem]]:
-    """The steps in an order in which parents come first (the file's, where it is one), and what is wrong.
+    """The steps with parents first, in the order of the file where that is possible, and every problem.
 
     Unknown parents, cycles, and steps that can only be reached through either are reported.
     """
     problems = [
         Problem(
-            f"step `{name}` comes after `{step.parent}`, which is no step",
+            f"step `{name}` starts after `{step.parent}`, but the recipe has no such step",
             step.node.at("after"),
-            choices(step.parent, steps, "steps"),
+            code="unknown-name",
+            subject=step.parent,
+            choices=Choices.of(step.parent, steps),
         )
         for name, step in steps.items()
         if step.parent is not None and step.parent not in steps
@@ -29,16 +31,14 @@ def order(steps: Mapping[str, StepEntry]) -> tuple[list[str], list[Problem]]:
         waiting.remove(ready[0])
     for name in waiting:
         chain = _ancestors(steps, name)
-        if chain[-1] in chain[:-1]:
-            if name == min(chain[chain.index(chain[-1]) :]):
-                loop = " -> ".join(chain[chain.index(chain[-1]) :])
-                problems.append(Problem(f"steps wait for each other: {loop}", steps[name].node.at("after")))
-            elif name not in chain[chain.index(chain[-1]) :]:
-                message = f"step `{name}` can never begin: it waits for `{chain[1]}`"
-                problems.append(Problem(message, steps[name].where))
-        elif len(chain) > 2:
-            message = f"step `{name}` can never begin: it waits for `{chain[-2]}`"
-            problems.append(Problem(message, steps[name].where))
+        cycle = chain[chain.index(chain[-1]) :]
+        if len(cycle) > 1 and name == min(cycle):
+            message, where = f"steps wait for each other: {' -> '.join(cycle)}", steps[name].node.at("after")
+            problems.append(Problem(message, where, code="cycle", subject=name))
+        elif name not in cycle and len(chain) > 2:
+            blocker = chain[1] if len(cycle) > 1 else chain[-2]
+            message = f"step `{name}` can never start: it waits for step `{blocker}`"
+            problems.append(Problem(message, steps[name].where, code="not-reached", subject=name))
     return done, problems
 
 

@@ -1,4 +1,4 @@
-"""The values of a recipe file as a tree in which every key and every value knows its place."""
+"""The values of a recipe file as a tree in which every key and every value has its location."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fluxflow_registry.errors.place import to_location
 
 @frozen(eq=False)
 class Node:
-    """A value of the file and where it stands; for a mapping, also where each of its keys stands."""
+    """A value of the file with its location and, for a mapping, the locations of its keys."""
 
     value: Any
     where: Location = field(converter=to_location)
@@ -22,7 +22,7 @@ class Node:
     comment: str = field(default="", kw_only=True)
 
     def plain(self) -> Any:
-        """The value without places, as dicts, lists and scalars."""
+        """The value without locations, as dicts, lists and scalars."""
         if isinstance(self.value, dict):
             return {key: child.plain() for key, child in self.value.items()}
         if isinstance(self.value, list):
@@ -34,7 +34,7 @@ class Node:
         return self.value.get(key) if isinstance(self.value, dict) else None
 
     def at(self, *path: str | int) -> Location:
-        """The place of the value at `path`, or of the nearest thing above it that is there."""
+        """The location of the value at `path`, or of the nearest ancestor that exists."""
         node = self
         for part in path:
             child = node.get(part) if isinstance(part, str) else _item(node, part)
@@ -44,7 +44,7 @@ class Node:
         return node.where
 
     def key_at(self, *path: str | int) -> Location:
-        """The place of the key at `path`, or of the value at it where that is not the value of a key."""
+        """The location of the key at `path`, or of the value where its parent is not a mapping."""
         node = self
         for part in path[:-1]:
             child = node.get(part) if isinstance(part, str) else _item(node, part)
@@ -54,12 +54,12 @@ class Node:
         return node.keys.get(str(path[-1]), node.at(*path[-1:])) if path else node.where
 
     def without(self, keys: Iterable[str]) -> Node:
-        """The mapping without some of its keys."""
+        """The mapping without these keys."""
         drop = set(keys)
         return self.only(key for key in self.value if key not in drop)
 
     def only(self, keys: Iterable[str]) -> Node:
-        """The mapping with some of its keys alone."""
+        """The mapping with these keys only."""
         value = {key: self.value[key] for key in keys if key in self.value}
         return Node(value, self.where, {key: self.keys[key] for key in value})
 
@@ -81,30 +81,30 @@ def as_node(value: Any, where: Location | str, comment: str = "") -> Node:
     return Node(value, where, {}, comment=comment)
 
 
-def describe(value: Any) -> str:
-    """What a plain value is, in a user's words."""
+def describe_value(value: Any) -> str:
+    """A plain value in a user's words, such as "the number `5`" or "a mapping"."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
         return "a list"
     if value is None:
-        return "nothing"
+        return "null"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, str):
-        return f"the text `{value}`" if len(value) <= 60 else "a text"
+        return f"the string `{value}`" if len(value) <= 60 else "a string"
     return f"the number `{value}`"
 
 
 def merge(base: Node, over: Node) -> Node:
-    """`over` laid on `base`, key by key and deeply; another `type` replaces the whole component.
+    """`over` merged deeply over `base`, key by key; another `type` replaces the whole component.
 
-    What `over` names comes first and in its order: the updates of a step take turns as the step says.
+    The keys of `over` come first and in its order: the updates of a step run in the order of the step.
     """
     if isinstance(base.value, str) and isinstance(over.value, dict):
-        base = spelt_out(base)
+        base = expanded(base)
     elif isinstance(over.value, str) and base.get("type") is not None:
-        over = spelt_out(over)
+        over = expanded(over)
     if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
         return over
     types = base.get("type"), over.get("type")
@@ -115,6 +115,6 @@ def merge(base: Node, over: Node) -> Node:
     return Node({**value, **rest}, over.where, {**base.keys, **over.keys})
 
 
-def spelt_out(name: Node) -> Node:
-    """A component that is given by its name alone (`sampler: heun`) as the mapping that it is short for."""
+def expanded(name: Node) -> Node:
+    """A component written as its name alone (`sampler: heun`) as the mapping that this is short for."""
     return Node({"type": name}, name.where, {"type": name.where})

@@ -8,45 +8,48 @@ from attrs import evolve, field, frozen
 
 from fluxflow_registry.errors import Flag, Location, Problem, RecipeError
 from fluxflow_registry.errors.place import to_location
-from fluxflow_registry.recipe.node import Node, spelt_out
+from fluxflow_registry.recipe.node import Node, expanded
 from fluxflow_registry.recipe.reader import MAX_DEPTH, parse
-from fluxflow_registry.recipe.removals import refuse_absent
+from fluxflow_registry.recipe.removals import require_present
 
 
 @frozen
 class Setting:
-    """`a.b.c=value`, and what the user typed to mean it."""
+    """`a.b.c=value`, and the location that its problems have: the flag with which the user set it."""
 
     text: str
     origin: Location = field(converter=to_location)
 
 
 def override(root: Node, setting: str | Setting) -> Node:
-    """The tree with `a.b.c=value` applied; the value is YAML. Raises RecipeError on a malformed or vain one."""
+    """The tree with `a.b.c=value` applied; the value is YAML.
+
+    Raises RecipeError where the setting is malformed or would have no effect.
+    """
     origin = setting.origin if isinstance(setting, Setting) else Flag("--set", setting)
     path, sign, text = (setting.text if isinstance(setting, Setting) else setting).partition("=")
     parts = path.strip().split(".")
     if not sign or not all(parts) or len(parts) > MAX_DEPTH:
-        raise RecipeError(Problem("a setting reads `path.to.key=value`", origin))
+        raise RecipeError(Problem("a setting must have the form `path.to.key=value`", origin, code="malformed-setting"))
     try:
         value = parse(text, str(origin))
     except RecipeError as error:
         raise RecipeError([evolve(problem, where=origin) for problem in error.problems]) from None
     if value.value is False:
-        refuse_absent(root, parts, origin)
+        require_present(root, parts, origin)
     return _put(root, parts, _placed(value, origin), origin)
 
 
-def overridden(root: Node, settings: Iterable[str | Setting]) -> Node:
-    """The tree with all settings applied in their order; what they take away is gone."""
+def with_settings(root: Node, settings: Iterable[str | Setting]) -> Node:
+    """The tree with all settings applied in their order."""
     written = root
     for setting in settings:
         root = override(root, setting)
-    return _without_withdrawn(written, root)
+    return _without_removed_observers(written, root)
 
 
-def _without_withdrawn(written: Node, root: Node) -> Node:
-    """The tree without observers of the file's own label that a setting takes away.
+def _without_removed_observers(written: Node, root: Node) -> Node:
+    """The tree without observers under a label of the file's own that a setting removes.
 
     One whose label is its type stays `false`: it may be one that joins every run.
     """
@@ -54,18 +57,18 @@ def _without_withdrawn(written: Node, root: Node) -> Node:
     if before is None or after is None or not (isinstance(before.value, dict) and isinstance(after.value, dict)):
         return root
     own = {label for label, node in before.value.items() if _type(node) not in (None, label)}
-    gone = {label for label in own & set(after.value) if after.value[label].value is False}
-    return Node({**root.value, "observers": after.without(gone)}, root.where, root.keys)
+    removed = {label for label in own & set(after.value) if after.value[label].value is False}
+    return Node({**root.value, "observers": after.without(removed)}, root.where, root.keys)
 
 
 def _type(node: Node) -> str | None:
-    """The type that a component states, be it by its name alone."""
-    stated = node if isinstance(node.value, str) else node.get("type")
-    return stated.value if stated is not None and isinstance(stated.value, str) else None
+    """The type of a component's entry, which may be its name alone."""
+    written = node if isinstance(node.value, str) else node.get("type")
+    return written.value if written is not None and isinstance(written.value, str) else None
 
 
 def _placed(node: Node, origin: Location) -> Node:
-    """The value with the setting as the place of all its parts."""
+    """The value with the setting as the location of all its parts."""
     value = node.value
     if isinstance(value, list):
         return Node([_placed(item, origin) for item in value], origin, {})
@@ -81,14 +84,14 @@ def _put(node: Node, parts: list[str], value: Node, origin: Location) -> Node:
     if isinstance(node.value, list):
         items = dict(zip(map(str, range(len(node.value))), node.value, strict=True))
         if head not in items:
-            message = f"`{head}` is no place in the list of {len(items)} at {node.where}"
-            raise RecipeError(Problem(message, origin))
+            message = f"`{head}` is not an index of the list of {len(items)} at {node.where}"
+            raise RecipeError(Problem(message, origin, code="unknown-name", subject=head))
         items[head] = _put(items[head], rest, value, origin)
         return Node(list(items.values()), node.where, {})
-    if not isinstance(node.value, dict):  # a scalar gives way to a mapping; a name alone is its `type`
-        short = spelt_out(node) if isinstance(node.value, str) else Node({}, origin, {})
+    if not isinstance(node.value, dict):  # a mapping replaces a scalar; a name alone is its `type`
+        short = expanded(node) if isinstance(node.value, str) else Node({}, origin, {})
         node = evolve(short, where=origin)
     child = _put(node.value.get(head, Node(None, origin, {})), rest, value, origin)
-    # A key that the file has keeps its place; one that the setting brings is placed at the setting.
+    # A key of the file keeps its location; one that the setting adds is located at the setting.
     place = node.keys.get(head, origin) if rest else origin
     return Node({**node.value, head: child}, node.where, {**node.keys, head: place})

@@ -14,38 +14,40 @@ from ruamel.yaml.reader import ReaderError
 from fluxflow_registry.errors import Location, Place, Problem, RecipeError, one_line
 from fluxflow_registry.recipe.node import Node
 
-#: A recipe is a page or two; these limits only stop files that were made to hurt.
+#: A recipe is a page or two; these limits only stop files that were written to do harm.
 MAX_BYTES = 1_000_000
 MAX_NODES = 20_000
 MAX_DEPTH = 40
 MAX_KEY = 200
 
-#: Whole numbers are those of 64 bits: what files, devices and other languages can hold.
-_WHOLE = range(-(2**63), 2**64)
+_DEEP = "the values are nested too deeply"
 
-_KINDS = {"str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false", "null": "nothing"}
+#: Integers have 64 bits: what files, devices and other languages can hold.
+_INTEGERS = range(-(2**63), 2**64)
+
+_KINDS = {"str": "a string", "int": "an integer", "float": "a number", "bool": "true or false", "null": "null"}
 
 
 def read(path: str | Path) -> Node:
-    """Read a YAML file; raises RecipeError when there is none, or nothing in it, or it is no YAML."""
+    """Read a YAML file; raises RecipeError where it is missing, empty, or not valid YAML."""
     name = str(path)
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise RecipeError(Problem("there is no such file", name)) from None
+        raise RecipeError(Problem("the file does not exist", name, code="missing-file")) from None
     except OSError as error:
-        raise RecipeError(Problem(f"cannot be read: {error.strerror}", name)) from None
+        raise _unreadable(f"the file cannot be read: {error.strerror}", name) from None
     if len(data) > MAX_BYTES:
-        raise RecipeError(Problem(f"is longer than {MAX_BYTES:,} bytes: this is no recipe", name))
+        raise _unreadable(f"the file is longer than {MAX_BYTES:,} bytes: this is not a recipe", name)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = data[: error.start].decode("utf-8-sig", "replace")
-        raise RecipeError(Problem("is not UTF-8 text", _placed(name, before))) from None
+        raise _unreadable("the file is not UTF-8 text", _position(name, before)) from None
     node = parse(text, name)
     if node.value is None:
-        raise RecipeError(Problem("the file is empty", name))
+        raise _unreadable("the file is empty", name)
     return node
 
 
@@ -56,25 +58,30 @@ def parse(text: str, name: str) -> Node:
     try:
         root = yaml.compose(StringIO(text))
     except _TooMuchError as error:
-        raise RecipeError(Problem(str(error.problem), _marked(name, error.problem_mark))) from None
+        raise _unreadable(str(error.problem), _marked(name, error.problem_mark)) from None
     except MarkedYAMLError as error:
-        told = ", ".join(part for part in (error.context, error.problem) if part)
-        where = _marked(name, error.problem_mark or error.context_mark)
-        raise RecipeError(Problem(f"is no valid YAML: {told}", where)) from None
+        reason = ", ".join(part for part in (error.context, error.problem) if part)
+        raise _unreadable(
+            f"this is not valid YAML: {reason}", _marked(name, error.problem_mark or error.context_mark)
+        ) from None
     except ReaderError as error:
-        where = _placed(name, text[: error.position])
-        raise RecipeError(Problem(f"is no valid YAML: {str(error).splitlines()[0]}", where)) from None
-    except AssertionError:  # how ruamel meets `%YAML 1.3`
-        raise RecipeError(Problem("asks for a version of YAML that is not known", Place(name, 1, 1))) from None
+        first = str(error).splitlines()[0]
+        raise _unreadable(f"this is not valid YAML: {first}", _position(name, text[: error.position])) from None
+    except AssertionError:  # how ruamel reacts to `%YAML 1.3`
+        raise _unreadable("this is not valid YAML: unknown version of YAML", Place(name, 1, 1)) from None
     except (YAMLError, ValueError) as error:
-        raise RecipeError(Problem(f"is no valid YAML: {one_line(error)}", name)) from None
+        raise _unreadable(f"this is not valid YAML: {one_line(error)}", name) from None
     if root is None:
         return Node(None, Place(name, 1, 1), {})
     return _Builder(name, yaml).build(root, 0)
 
 
-def _placed(name: str, before: str) -> Place:
-    """The place right after the text `before`."""
+def _unreadable(message: str, where: Location | str) -> RecipeError:
+    return RecipeError(message, where, code="unreadable-file")
+
+
+def _position(name: str, before: str) -> Place:
+    """The position right after the text `before`."""
     lines = before.split("\n")
     return Place(name, len(lines), len(lines[-1]) + 1)
 
@@ -84,15 +91,15 @@ def _marked(name: str, mark: Any, key: str | None = None) -> Place:
 
 
 class _TooMuchError(MarkedYAMLError):
-    """The file is valid, but no recipe looks like this."""
+    """The file is valid YAML, but no recipe looks like this."""
 
 
 class _LimitedComposer(Composer):
-    """ruamel's composer, which stops where there are too many values, or too many in each other."""
+    """ruamel's composer with limits on the number of values and on how deeply they are nested."""
 
     def __init__(self, loader: Any = None) -> None:
         super().__init__(loader)
-        # An anchor may be given anew, as YAML says; ruamel would warn on stderr.
+        # YAML allows an anchor to be defined again; ruamel would warn on stderr.
         self.warn_double_anchors = False
         self.count = 0
         self.level = 0
@@ -102,16 +109,16 @@ class _LimitedComposer(Composer):
         self.level += 1
         mark = self.parser.peek_event().start_mark
         if self.count > MAX_NODES:
-            raise _TooMuchError(problem=f"holds more than {MAX_NODES:,} values", problem_mark=mark)
+            raise _TooMuchError(problem=f"the file has more than {MAX_NODES:,} values", problem_mark=mark)
         if self.level > MAX_DEPTH:
-            raise _TooMuchError(problem="is nested too deeply", problem_mark=mark)
+            raise _TooMuchError(problem=_DEEP, problem_mark=mark)
         node = super().compose_node(parent, index)
         self.level -= 1
         return node
 
 
 class _Builder:
-    """Turns ruamel's nodes into ours; what aliases expand to counts as if it were written out."""
+    """Turns ruamel's nodes into ours; the values that aliases stand for count as if they were written out."""
 
     def __init__(self, name: str, yaml: Any) -> None:
         self.name = name
@@ -119,15 +126,15 @@ class _Builder:
         self.count = 0
 
     def build(self, node: Any, depth: int, path: str = "", place: Place | None = None) -> Node:
-        """The node as ours; an empty value is located at its key: ruamel locates it at the next token."""
+        """Build our node; an empty value is located at its key, where ruamel locates it at the next token."""
         where = _marked(self.name, node.start_mark, path or None)
         if place is not None and node.start_mark.index == node.end_mark.index:
             where = place
         self.count += 1
         if self.count > MAX_NODES:
-            raise RecipeError(Problem(f"expands to more than {MAX_NODES:,} values", where))
+            raise _unreadable(f"the file expands to more than {MAX_NODES:,} values", where)
         if depth > MAX_DEPTH:
-            raise RecipeError(Problem("is nested too deeply", where))
+            raise _unreadable(_DEEP, where)
         tag = str(node.tag).removeprefix("tag:yaml.org,2002:")
         if node.id == "mapping" and tag == "map":
             return self.mapping(node, where, depth, path)
@@ -140,20 +147,20 @@ class _Builder:
             return Node(self.scalar(node, tag, where), where, {})
         if tag == "merge":
             return Node("<<", where, {})
-        raise RecipeError(Problem(f"a recipe is plain data: the tag `{node.tag}` is refused", where))
+        raise _unreadable(f"the tag `{node.tag}` is not allowed: a recipe is plain data", where)
 
     def scalar(self, node: Any, tag: str, where: Place) -> Any:
         if tag == "str":
-            text = _whole(node.value)
+            text = _combined(node.value)
             if text is None:
-                raise RecipeError(Problem("this text holds half a character, which UTF-8 cannot write", where))
+                raise _unreadable("the string has half of a surrogate pair, which UTF-8 cannot represent", where)
             return text
         try:
             value = self.constructor.construct_object(node)
         except (ValueError, ArithmeticError, LookupError):  # LookupError: `!!bool maybe`, `!!int ""`
-            raise RecipeError(Problem(f"`{node.value}` cannot be read as {_KINDS[tag]}", where)) from None
-        if tag == "int" and value not in _WHOLE:
-            raise RecipeError(Problem("this number is too large: whole numbers have 64 bits", where))
+            raise RecipeError(f"`{node.value}` is not {_KINDS[tag]}", where, code="wrong-type") from None
+        if tag == "int" and value not in _INTEGERS:
+            raise RecipeError("the integer is too large: integers have 64 bits", where, code="out-of-range")
         # Plain scalars: ruamel's own classes remember how they were written.
         kinds: dict[str, type] = {"int": int, "float": float, "bool": bool}
         return kinds[tag](value) if tag in kinds else None
@@ -162,25 +169,25 @@ class _Builder:
         value: dict[str, Node] = {}
         keys: dict[str, Location] = {}
         for key_node, child in node.value:
-            key = _whole(key_node.value) if key_node.id == "scalar" else None
+            key = _combined(key_node.value) if key_node.id == "scalar" else None
             inner = f"{path}.{key}".lstrip(".")
             place = _marked(self.name, key_node.start_mark, inner)
             if key is None or len(key) > MAX_KEY:
-                raise RecipeError(Problem("a key is a plain word", place))
+                message = f"a key must be a string of at most {MAX_KEY} characters"
+                raise RecipeError(message, place, code="invalid-name")
             if key == "<<":
-                message = "merge keys are not part of the recipe language; shared settings go under `defaults`"
-                raise RecipeError(Problem(message, place))
+                raise _unreadable("merge keys are not allowed in a recipe: use `defaults` for shared settings", place)
             if key in value:
-                raise RecipeError(
-                    Problem(f"the key `{key}` stands here a second time", place, (("first", str(keys[key])),))
-                )
+                first = ("see also", str(keys[key]))
+                message = f"duplicate key `{key}`"
+                raise RecipeError(Problem(message, place, (first,), code="duplicate-name", subject=key))
             keys[key] = place
             value[key] = self.build(child, depth + 1, inner, place)
         return Node(value, where, keys)
 
 
-def _whole(text: str) -> str | None:
-    """The text with pairs of surrogates made one, as JSON writes characters beyond 16 bits; None for half a pair."""
+def _combined(text: str) -> str | None:
+    """The text with surrogate pairs combined, as JSON writes characters beyond 16 bits; None for half a pair."""
     try:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     except UnicodeDecodeError:

@@ -9,10 +9,10 @@ from attrs import field, frozen, validators
 from fluxflow_registry.errors import Location
 from fluxflow_registry.recipe.node import Node
 
-#: What is logged of an update beside its losses, each as `<update>/<figure>`.
-FIGURES = {"grad_norm", "lr"}
+#: Metrics that are logged of an update besides its losses, each as `<update>/<metric>`.
+UPDATE_METRICS = {"grad_norm", "lr"}
 
-#: In what holds for an update and for each of its losses by label: the update itself.
+#: The key of the update itself where a mapping has an entry for it and for each of its losses by label.
 OWN = ""
 
 #: The version of the recipe language that this framework reads.
@@ -44,7 +44,7 @@ class Best:
 
     #: Any metric that is logged or evaluated, such as `vae_loss` or `autoencoder/psnr`.
     metric: str
-    #: Whether the least or the greatest is the best; None: as the metric says, the least of a loss.
+    #: Whether the smallest or the largest value is best; None: as the metric declares, the smallest for a loss.
     mode: Literal["min", "max"] | None = None
 
 
@@ -58,14 +58,14 @@ class StepSettings:
     batch_size: int = field(default=16, validator=validators.ge(1))
     workers: int = field(default=0, validator=validators.ge(0))
     epochs: int = field(default=1, validator=validators.ge(1))
-    #: Batches of one epoch at most; None: as many as the dataset fills.
+    #: Batches of one epoch at most; None: as many as the dataset has.
     max_steps: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     #: Batches whose gradients are averaged before an optimizer steps.
     accumulate: int = field(default=1, validator=validators.ge(1))
     log_every: int = field(default=20, validator=validators.ge(1))
     checkpoint_every: int = field(default=1000, validator=validators.ge(1))
-    #: How many of them stay, beside the best one and the end of each step.
+    #: How many of them are kept, besides the best one and the end of each step.
     keep_checkpoints: int = field(default=2, validator=validators.ge(1))
     best: Best | None = None
     ema: Ema | None = None
@@ -77,7 +77,7 @@ class UpdateSettings:
 
     trains: list[str]
     clip_grad_norm: float | None = field(default=None, validator=validators.optional(validators.gt(0)))
-    #: Batches of the step before its first turn; a condition in its place stands in `Update.starts`.
+    #: Batches of the step before it runs first; a condition instead of a number is in `UpdateEntry.starts`.
     start: int = field(default=0, validator=validators.ge(0))
 
 
@@ -88,17 +88,17 @@ class EvaluationSettings:
     dataset: str
     samples: int = field(default=256, validator=validators.ge(1))
     batch_size: int = field(default=64, validator=validators.ge(1))
-    #: After each n-th epoch; None: at the step's end only, where it is always measured.
+    #: After every n-th epoch; None: only at the end of the step, where it always runs.
     every: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
 
 
 @frozen(eq=False)
 class ComponentEntry:
-    """A component that the recipe names: its label, its type, and the options that are its own."""
+    """A component that the recipe uses: its label, its type, and its own options."""
 
     label: str
     type: str
-    #: Where the type is stated (the label itself when there is no `type`).
+    #: The location of its type (the label where there is no `type`).
     where: Location
     options: Node
     settings: Any
@@ -117,7 +117,7 @@ class EvaluationEntry:
 
 @frozen(eq=False)
 class UpdateEntry:
-    """One optimizer's turn within a batch."""
+    """What one optimizer does on a batch: the models that it trains and the losses that it minimizes."""
 
     name: str
     settings: UpdateSettings
@@ -125,10 +125,10 @@ class UpdateEntry:
     optimizer: ComponentEntry | None
     scheduler: ComponentEntry | None
     balancer: ComponentEntry | None
-    #: Conditions on which losses start, by label, and under OWN the one on which the update does.
+    #: The conditions on which losses start, by label, and under OWN the one on which the update starts.
     starts: dict[str, ComponentEntry]
     node: Node
-    #: Whether some part of it could not be read, so that conclusions from what is missing are void.
+    #: Whether a part of it could not be read, so that nothing follows from what is missing.
     partial: bool = False
 
 
@@ -157,10 +157,10 @@ class RecipeEntry:
     datasets: dict[str, ComponentEntry]
     sampler: ComponentEntry | None
     values: dict[str, ComponentEntry]
-    #: None for an observer that joins by default and that the recipe sends away.
+    #: None for an observer that joins by default and that the recipe removes.
     observers: dict[str, ComponentEntry | None]
     steps: dict[str, StepEntry]
     path: str
     node: Node
-    #: Parts of the recipe that could not be read in full, so that conclusions from what is missing are void.
+    #: Parts of the recipe that could not be read in full, so that nothing follows from what is missing in them.
     unread: frozenset[str] = frozenset()

@@ -1,4 +1,4 @@
-"""A checked recipe written out: every value that holds, and where it came from."""
+"""A checked recipe written out: every value in effect, and where it came from."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.schema import ComponentEntry
 from fluxflow_registry.registry.signature import fields_of, key_of
 
-#: A value that is resolved, beside the place that states it.
-Told = tuple[Any, str]
+#: A value in effect, and the location that set it.
+Sourced = tuple[Any, str]
 
 DEFAULT = "default"
 
 
 def plain(tree: Any) -> Any:
-    """The resolved recipe without origins, as dicts, lists and scalars."""
+    """The effective recipe without origins, as dicts, lists and scalars."""
     if isinstance(tree, dict):
         return {key: plain(child) for key, child in tree.items()}
     return tree[0]
 
 
 def dump(tree: Mapping[str, Any]) -> str:
-    """The resolved recipe as YAML, each value with its origin in a comment."""
+    """The effective recipe as YAML, each value with its origin in a comment."""
     from ruamel.yaml import YAML
 
     yaml = YAML()
@@ -53,11 +53,11 @@ def _commented(tree: Mapping[str, Any]) -> Any:
 
 
 def _flow(value: Any) -> Any:
-    """Lists and mappings that are values stand on one line, and so does a text with line breaks of any kind."""
+    """Lists and mappings that are values are written on one line, and so are strings with line breaks of any kind."""
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
     from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-    # A text that begins with a colon is written bare between braces, where it cannot be read back.
+    # ruamel writes a string that begins with a colon without quotes between braces, where it cannot be read back.
     if isinstance(value, str) and (not value.isprintable() or value.startswith((":", "?"))):
         return DoubleQuotedScalarString(value)
     if isinstance(value, (list, tuple)):
@@ -71,25 +71,25 @@ def _flow(value: Any) -> Any:
     return value
 
 
-def settings_of(settings: Any, node: Node) -> dict[str, Told]:
-    """The resolved settings of an attrs instance, each with the place that states it."""
-    told: dict[str, Told] = {}
+def settings_of(settings: Any, node: Node) -> dict[str, Sourced]:
+    """The settings of an attrs instance, each with the location that set it."""
+    found: dict[str, Sourced] = {}
     for attribute in fields_of(type(settings)):
         key = key_of(attribute)
-        stated = node.get(key)
+        written = node.get(key)
         value = unstructure(getattr(settings, attribute.name))
-        told[key] = (value, str(stated.where) if stated is not None else DEFAULT)
-    return told
+        found[key] = (value, str(written.where) if written is not None else DEFAULT)
+    return found
 
 
-def component_of(entry: ComponentEntry | None, type_: str, instance: Any, where: str) -> dict[str, Told]:
-    """A component's type, the recipe's settings of it, and all its options."""
-    told: dict[str, Told] = {"type": (type_, str(entry.where) if entry else where)}
+def component_of(entry: ComponentEntry | None, type_: str, instance: Any, where: str) -> dict[str, Sourced]:
+    """A component's type, the recipe's settings for it, and all its options."""
+    found: dict[str, Sourced] = {"type": (type_, str(entry.where) if entry else where)}
     if entry is not None and entry.settings is not None:
         own = settings_of(entry.settings, entry.node)
-        told.update({k: v for k, v in own.items() if v[0] is not None and k != "weight"})
+        found.update({k: v for k, v in own.items() if v[0] is not None and k != "weight"})
     if has(type(instance)):
         empty = Node({}, where, {})
         options = settings_of(instance, entry.options if entry else empty)
-        told.update(options)
-    return told
+        found.update(options)
+    return found

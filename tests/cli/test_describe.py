@@ -153,15 +153,15 @@ def test_bounds_and_defaults_are_shown(call: Call) -> None:
     told = call("--describe", "AdamW").out
 
     assert "  lr = 0.001  (a number, > 0)\n      Learning rate.\n" in told
-    assert "  betas = [0.9, 0.999]  (a list of 2: a number, a number)\n" in told
+    assert "  betas = [0.9, 0.999]  (a list of 2 values (a number, a number))\n" in told
     assert "  amsgrad = false  (true or false)\n" in told
 
 
 def test_an_option_without_a_default_is_shown_as_required(call: Call) -> None:
     told = call("--describe", "loss_threshold").out
 
-    assert "  metric (required)  (a text)\n" in told
-    assert "  max_epochs = null  (a whole number or nothing, >= 1)\n" in told
+    assert "  metric (required)  (a string)\n" in told
+    assert "  max_epochs = null  (an integer or null, >= 1)\n" in told
 
 
 def test_a_loss_is_shown_with_the_keys_that_every_loss_takes(call: Call) -> None:
@@ -263,7 +263,7 @@ def test_defaults_are_written_so_that_they_are_read_back() -> None:
         "thing": "...",
     }
     assert "0x" not in describe(registry, "awkward")
-    assert "computed (computed)  (a whole number)" in describe(registry, "awkward")
+    assert "computed (computed)  (an integer)" in describe(registry, "awkward")
     json.dumps(options(component))
 
 
@@ -304,7 +304,7 @@ def test_what_an_option_means_is_indented_in_each_of_its_lines(
     lines = describe(everything, "webdataset").split("options\n")[1].split("\n\n")[0].splitlines()
 
     assert lines[:4] == [
-        "  shards (required)  (a text or a list, each a text)",
+        "  shards (required)  (a string or a list of strings)",
         "      Tar files: a path or URL, with ranges",
         "      (`data/{000..012}.tar`) or wildcards (`data/*.tar`),",
         "      or a list of these.",

@@ -76,7 +76,7 @@ def test_a_command_that_goes_on_loads_the_same_plugins_however_they_are_named(mo
         (["-x"], "fluxflow-run has no flag `-x`\n    flags  --check"),
         (["a.yaml", "b.yaml"], "`b.yaml` is one argument too many\n"),
         (["--", "a.yaml", "--validate"], "`--validate` is one argument too many\n"),
-        (["gone.yaml", "--validate", "--"], "gone.yaml  there is no such file\n"),
+        (["gone.yaml", "--validate", "--"], "gone.yaml  the file does not exist\n"),
         (["-x", "--", "a.yaml"], "fluxflow-run has no flag `-x`\n"),
         (["--validate", "--explain", "r.yaml"], "--explain  cannot be given together with `--validate`\n"),
         (["--describe"], "--describe  a value is needed, as in `--describe NAME`"),
@@ -133,7 +133,7 @@ def test_every_command_has_the_same_errors(
 def test_a_recipe_that_is_not_there_leaves_with_2(call: Call) -> None:
     answer = call("--validate", "nothing.yaml")
 
-    assert answer == Answer(2, "", "nothing.yaml  there is no such file\n")
+    assert answer == Answer(2, "", "nothing.yaml  the file does not exist\n")
 
 
 def test_several_problems_are_counted(call: Call, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_an_output_without_the_letters_gets_their_codes(command: Callable[..., C
     done = command("--validate", "ä.yaml", PYTHONIOENCODING="ascii")
     listed = command("--describe", "kl", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
 
-    assert done.stderr == "\\xe4.yaml  there is no such file\n"
+    assert done.stderr == "\\xe4.yaml  the file does not exist\n"
     assert listed.returncode == 0
 
 

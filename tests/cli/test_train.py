@@ -154,10 +154,10 @@ def test_random_kills_change_nothing(recipe: Path, undisturbed: tuple[Path, floa
 
 
 BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
-    "a missing file": (lambda p: ["nowhere.yaml"], r"nowhere.yaml  there is no such file"),
+    "a missing file": (lambda p: ["nowhere.yaml"], r"nowhere.yaml  the file does not exist"),
     "a folder": (lambda p: ["."], "cannot be read: Is a directory"),
     "an empty file": (lambda p: [written(p, "")], "the file is empty"),
-    "a syntax error": (lambda p: [written(p, "recipe: 1\nsteps: {a: [}\n")], "is no valid YAML"),
+    "a syntax error": (lambda p: [written(p, "recipe: 1\nsteps: {a: [}\n")], "this is not valid YAML"),
     "another version": (lambda p: [written(p, "recipe: 2\n")], "reads recipes of version 1, not the number `2`"),
     "an unwritable output folder": (
         lambda p: ["small.yaml", "--output", "/dev/null/x"],

@@ -40,13 +40,13 @@ TABLES: dict[str, type] = {
 
 #: Parts of a step that have a table of their own, in words.
 NAMED: dict[Any, str] = {
-    schema.Ema | None: "averages or nothing",
-    schema.Best | None: "a best checkpoint or nothing",
+    schema.Ema | None: "averages or null",
+    schema.Best | None: "a best checkpoint or null",
     bool | contracts.Compile: "true or false or the compiler's options",
 }
 
 #: Keys that take something beside what their class has, in words.
-WIDER = {(heading, "start"): "a whole number or a transition" for heading in ("An update", "A loss")}
+WIDER = {(heading, "start"): "an integer or a transition" for heading in ("An update", "A loss")}
 
 #: Keys whose default depends on something else, in words.
 WORDS = {("A step", "after"): "the step before it in the file", ("A loss", "weight"): "the loss's own, or 1"}

@@ -366,7 +366,7 @@ def test_the_rate_of_a_lazy_update_comes_to_its_end_with_the_step(checked: Check
             r"watches `seen/psnr`, but evaluation `seen` is measured at the end of the step only",
         ),
         ([f"{GENERATOR}.start=-1"], r"`start` of loss `hinge_generator`: .*must be >= 0"),
-        ([f"{GENERATOR}.start=1.5"], r"`start` of loss `hinge_generator`: expected a whole number"),
+        ([f"{GENERATOR}.start=1.5"], r"`start` of loss `hinge_generator` must be an integer"),
         ([f"{GENERATOR}.start={{metric: vae/l1}}"], r"`start` needs `type`: the name of its transition"),
         ([f"{DISCRIMINATOR}.start=epok"], r"(?s)unknown transition `epok`.*nearest +epoch"),
         (

@@ -191,7 +191,7 @@ def test_one_condition_alone_is_what_its_transition_is(
             "[",
             "condition 1 of 1 states one of epochs, below, above, plateau, and states",
         ),
-        ("{type: all, conditions: [{epochs: 0}]}", "0", "must be >= 1: 0"),
+        ("{type: all, conditions: [{epochs: 0}]}", "0", "must be >= 1, got 0"),
         ("{type: all, conditions: [{epochs: 1, metric: l}]}", "[", "condition 1 of 1 takes no `metric` with `epochs`"),
         (
             "{type: any, conditions: [{epochs: 1}, {below: 1}]}",
@@ -202,7 +202,7 @@ def test_one_condition_alone_is_what_its_transition_is(
         ("{type: any, conditions: [{metric: l, below: 1, mode: min}]}", "[", "takes no `mode` with `below`"),
         ("{type: any, conditions: [{metric: l, plateau: 1, patience: 2}]}", "[", "takes no `patience` with `plateau`"),
         ("{type: any, conditions: [{metrc: l}]}", "metrc", "unknown key `metrc`"),
-        ("{type: any, conditions: [{epochs: 1}, {metric: 3}]}", "3", "expected a text"),
+        ("{type: any, conditions: [{epochs: 1}, {metric: 3}]}", "3", "must be a string"),
         ("{type: plateau, metric: l, min_epochs: 3, max_epochs: 2}", "2}", "max_epochs is 2, less than min_epochs"),
         ("{type: loss_threshold, metric: l, threshold: 1, min_epochs: 3, max_epochs: 2}", "2}", "which is 3"),
         ("{type: plateau, metric: lost}", "lost", "transition `plateau` watches `lost`, which step `vae_gan` does not"),

@@ -41,7 +41,7 @@ COMBINATIONS = [chosen for count in range(4) for chosen in itertools.combination
 
 @pytest.mark.parametrize("key", BUILT_IN)
 @pytest.mark.parametrize("who", COMBINATIONS, ids=lambda who: "+".join(who) or "nobody")
-def test_the_step_counts_before_the_dataset_and_the_dataset_before_the_defaults(
+def test_the_step_overrides_the_dataset_and_the_dataset_overrides_the_defaults(
     prove: Prove, key: str, who: tuple[str, ...]
 ) -> None:
     expected = {"step": 7, "dataset": 5, "defaults": 3}[who[0]] if who else BUILT_IN[key]
@@ -51,7 +51,7 @@ def test_the_step_counts_before_the_dataset_and_the_dataset_before_the_defaults(
     assert getattr(step.settings, key) == expected
 
 
-def test_each_step_takes_what_its_own_dataset_says(prove: Prove) -> None:
+def test_each_step_uses_the_settings_of_its_own_dataset(prove: Prove) -> None:
     text = steps("one", "two").replace(
         "{type: shapes}", "{type: shapes, batch_size: 5}\n  other: {type: shapes, batch_size: 9, workers: 2}"
     )
@@ -61,7 +61,7 @@ def test_each_step_takes_what_its_own_dataset_says(prove: Prove) -> None:
     assert found == [(5, 0), (9, 2)]
 
 
-def test_a_setting_of_the_command_line_for_the_dataset_counts_like_the_files(prove: Prove) -> None:
+def test_a_dataset_setting_on_the_command_line_acts_like_one_in_the_file(prove: Prove) -> None:
     changed = prove(recipe("batch_size", "dataset", "defaults"), "datasets.shapes.batch_size=11")
     none = prove(recipe("batch_size", "dataset", "defaults"), "datasets.shapes.batch_size=null")
 
@@ -69,7 +69,7 @@ def test_a_setting_of_the_command_line_for_the_dataset_counts_like_the_files(pro
     assert none.steps[0].settings.batch_size == 3
 
 
-def test_the_written_recipe_says_where_the_value_came_from_and_means_the_same(prove: Prove) -> None:
+def test_the_written_recipe_shows_where_each_value_came_from_and_means_the_same(prove: Prove) -> None:
     checked = prove(recipe("batch_size", "dataset", "defaults"))
     place = checked.datasets["shapes"].entry
     assert place is not None
@@ -85,12 +85,12 @@ def test_the_written_recipe_says_where_the_value_came_from_and_means_the_same(pr
 @pytest.mark.parametrize(
     ("stated", "words"),
     [
-        ("batch_size: 0", "`batch_size` of dataset `shapes`: must be >= 1: 0"),
-        ("batch_size: many", "`batch_size` of dataset `shapes`: expected a whole number, not the text `many`"),
-        ("workers: -1", "`workers` of dataset `shapes`: must be >= 0: -1"),
+        ("batch_size: 0", "`batch_size` of dataset `shapes` must be >= 1, got 0"),
+        ("batch_size: many", "`batch_size` of dataset `shapes` must be an integer, got the string `many`"),
+        ("workers: -1", "`workers` of dataset `shapes` must be >= 0, got -1"),
     ],
 )
-def test_a_value_that_cannot_be_is_told_once_where_it_stands(prove: Prove, stated: str, words: str) -> None:
+def test_an_invalid_dataset_setting_is_reported_once_where_it_is(prove: Prove, stated: str, words: str) -> None:
     text = steps("one", "two").replace("{type: shapes}", f"{{type: shapes, {stated}}}")
 
     with pytest.raises(RecipeError) as caught:

@@ -1,4 +1,4 @@
-"""`defaults` are laid under every step, deeply; what is wrong in them is told once, where they stand."""
+"""`defaults` are laid under every step, deeply; what is wrong in them is expected once, where they stand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxflow_registry.check.effective_recipe import effective_recipe
-from fluxflow_registry.errors import Place, RecipeError
+from fluxflow_registry.errors import Choices, Place, RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe.node import Node, merge
 from fluxflow_registry.recipe.writer import dump
@@ -30,7 +30,7 @@ def optimizers(checked: RecipePlan) -> list[Any]:
     return [step.updates["vae"].optimizer.instance for step in checked.steps]
 
 
-def test_a_setting_holds_for_every_step_that_does_not_say_otherwise(prove: Prove) -> None:
+def test_a_default_holds_for_every_step_that_does_not_override_it(prove: Prove) -> None:
     text = with_defaults("{epochs: 3, batch_size: 5}").replace("  two:\n", "  two:\n    epochs: 7\n")
 
     checked = prove(text)
@@ -66,7 +66,7 @@ def test_another_type_replaces_the_component_with_its_options(prove: Prove) -> N
         ("SGD", "AdamW", 1e-3),
     ],
 )
-def test_a_name_alone_is_merged_like_the_mapping_that_it_is_short_for(
+def test_a_name_alone_is_merged_like_the_mapping_that_it_stands_for(
     prove: Prove, default: str, own: str, lr: float
 ) -> None:
     text = with_defaults(f"{{updates: {{vae: {{optimizer: {default}}}}}}}").replace("{type: AdamW}", own)
@@ -76,7 +76,7 @@ def test_a_name_alone_is_merged_like_the_mapping_that_it_is_short_for(
     assert [made.lr for made in optimizers(checked)] == [lr, lr]
 
 
-def test_a_step_may_take_away_what_the_defaults_put_there(prove: Prove) -> None:
+def test_a_step_may_remove_entries_of_the_defaults(prove: Prove) -> None:
     shared = "{updates: {vae: {losses: {mse: {}, ssim: {}}}}, evaluate: {e: {dataset: shapes, metrics: {psnr: {}}}}}"
     text = with_defaults(shared).replace("l1: {}", "l1: {}\n          mse: false", 1)
     text = text.replace("  two:\n", "  two:\n    evaluate: {e: false}\n")
@@ -99,7 +99,7 @@ def test_defaults_of_an_update_hold_only_for_steps_that_have_it(prove: Prove) ->
     assert clips == [{"vae": 2.0}, {"other": 3.0}]
 
 
-def test_updates_take_turns_in_the_order_of_the_step_and_not_of_the_defaults(prove: Prove) -> None:
+def test_updates_run_in_the_order_of_the_step_and_not_of_the_defaults(prove: Prove) -> None:
     text = with_defaults("{updates: {two: {clip_grad_norm: 2.0}, vae: {clip_grad_norm: 1.0}}}", "only")
     turn = text[text.index("      vae:\n") :]
 
@@ -109,22 +109,22 @@ def test_updates_take_turns_in_the_order_of_the_step_and_not_of_the_defaults(pro
     assert [update.entry.settings.clip_grad_norm for update in checked.steps[0].updates.values()] == [1.0, 2.0]
 
 
-def test_defaults_of_an_update_that_no_step_has_are_refused(prove: Prove) -> None:
+def test_defaults_of_an_update_that_no_step_has_are_rejected(prove: Prove) -> None:
     with pytest.raises(RecipeError) as caught:
         prove(with_defaults("{updates: {vea: {clip_grad_norm: 2.0}}}"))
 
     (problem,) = caught.value.problems
-    assert problem.message == "no step has an update `vea`"
+    assert problem.message == "`defaults` has settings for update `vea`, but no step has such an update"
     assert str(problem.where).endswith("r.yaml:8:22")
-    assert dict(problem.notes) == {"nearest": "vae", "updates": "vae"}
+    assert problem.choices == Choices("vae", ("vae",))
 
 
 @pytest.mark.parametrize(
-    ("defaults", "where", "told"),
+    ("defaults", "where", "expected"),
     [
-        ("{epohcs: 3}", "8:12", "unknown key `epohcs` in a step"),
-        ("{epochs: many}", "8:20", "`epochs` of step `one`: expected a whole number, not the text `many`"),
-        ("{evaluate: {e: {dataset: shapes, metrics: psnr}}}", "8:53", "`metrics` is a mapping of names, not the text"),
+        ("{epohcs: 3}", "8:12", "unknown key `epohcs` in `defaults`"),
+        ("{epochs: many}", "8:20", "`epochs` of step `one` must be an integer, got the string `many`"),
+        ("{evaluate: {e: {dataset: shapes, metrics: psnr}}}", "8:53", "`metrics` must be a mapping, got the string"),
         ("{until: {type: epoch, max: 3}}", "8:33", "unknown key `max` in transition `epoch`"),
         ("{until: {type: epcoh}}", "8:26", "unknown transition `epcoh` in step `one`"),
         ("{ema: {models: [compresser]}}", "8:27", "step `one` averages `compresser`, but none of its updates"),
@@ -133,22 +133,22 @@ def test_defaults_of_an_update_that_no_step_has_are_refused(prove: Prove) -> Non
         ("{updates: {vae: {losses: {mes: {}}}}}", "8:37", "unknown loss `mes` in step `one`, update `vae`"),
         ("{updates: {vae: {losses: {l1: {with: {image: im}}}}}}", "8:56", "requests `im`, but nothing provides it"),
         ("{updates: {vae: {losses: {l1: {detach: [im]}}}}}", "8:51", "loss `l1` cannot detach `im`"),
-        ("{updates: 5}", "8:21", "`updates` is a mapping of names, not the number `5`"),
-        ("{1: 2}", "8:12", "unknown key `1` in a step"),
+        ("{updates: 5}", "8:21", "`updates` must be a mapping, got the number `5`"),
+        ("{1: 2}", "8:12", "unknown key `1` in `defaults`"),
     ],
 )
-def test_a_problem_in_defaults_is_told_once_at_its_own_place(
-    prove: Prove, defaults: str, where: str, told: str
+def test_a_problem_in_defaults_is_reported_once_where_it_is(
+    prove: Prove, defaults: str, where: str, expected: str
 ) -> None:
     with pytest.raises(RecipeError) as caught:
         prove(with_defaults(defaults))
 
     (problem,) = caught.value.problems
-    assert told in problem.message
+    assert expected in problem.message
     assert str(problem.where).endswith(f"r.yaml:{where}")
 
 
-def test_a_dataset_of_the_defaults_that_is_not_there_is_told_once(prove: Prove) -> None:
+def test_an_unknown_dataset_in_the_defaults_is_reported_once(prove: Prove) -> None:
     text = with_defaults("{dataset: shapse}").replace("    dataset: shapes\n", "")
 
     with pytest.raises(RecipeError) as caught:
@@ -160,16 +160,16 @@ def test_a_dataset_of_the_defaults_that_is_not_there_is_told_once(prove: Prove) 
     assert problem.nearest == "shapes"
 
 
-def test_a_misspelt_setting_of_the_defaults_is_not_missed_in_every_step_too(prove: Prove) -> None:
+def test_a_misspelled_setting_of_the_defaults_is_not_reported_as_missing_in_every_step(prove: Prove) -> None:
     text = with_defaults("{datset: shapes}").replace("    dataset: shapes\n", "")
 
     with pytest.raises(RecipeError) as caught:
         prove(text)
 
-    assert [problem.message for problem in caught.value.problems] == ["unknown key `datset` in a step"]
+    assert [problem.message for problem in caught.value.problems] == ["unknown key `datset` in `defaults`"]
 
 
-def test_a_value_of_a_step_is_laid_on_the_recipe_s_value_of_that_name(prove: Prove) -> None:
+def test_a_value_of_a_step_is_merged_over_the_value_of_that_name_in_the_recipe(prove: Prove) -> None:
     shared = "values: {mine: {type: latent, sample: false, with: {posterior: posterior}}}\nsteps:"
     own = "    dataset: shapes\n    values: {mine: {}, latent: {sample: false}}\n"
     text = TINY.replace("steps:", shared).replace("    dataset: shapes\n", own)
@@ -232,7 +232,7 @@ def plainly(value: Any) -> Any:
 
 
 @given(trees, trees)
-def test_merging_is_deep_and_keeps_the_place_of_every_value(base: Any, over: Any) -> None:
+def test_merging_is_deep_and_keeps_the_location_of_every_value(base: Any, over: Any) -> None:
     merged = merge(place(base, "base"), place(over, "over"))
 
     assert merged.plain() == laid(base, over)

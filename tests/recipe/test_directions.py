@@ -93,7 +93,9 @@ WAYS = [
 
 
 @pytest.mark.parametrize(("metric", "way"), WAYS)
-def test_the_best_checkpoint_and_what_ends_a_step_follow_the_metric(checked: Checker, metric: str, way: str) -> None:
+def test_the_best_checkpoint_and_what_ends_a_step_follow_the_direction_of_the_metric(
+    checked: Checker, metric: str, way: str
+) -> None:
     until = f"{{type: loss_threshold, metric: {metric}, threshold: 1}}"
     plateau = f"{{type: any, conditions: [{{metric: {metric}, plateau: 2}}, {{epochs: 3}}]}}"
     scheduler = f"{{type: ReduceLROnPlateau, metric: {metric}}}"
@@ -121,14 +123,14 @@ def _instance(configured: Any) -> Any:
     return configured.instance
 
 
-def test_the_judge_says_it_of_each_of_its_figures(checked: Checker) -> None:
+def test_the_judge_declares_the_direction_of_each_of_its_results(checked: Checker) -> None:
     step = checked("steps.flow.best={metric: seen/everything}").step("flow")
 
     assert step.settings.best is not None
     assert step.settings.best.mode == "max"
 
 
-def test_what_the_recipe_says_counts_and_the_resolved_recipe_tells_what_holds(checked: Checker) -> None:
+def test_the_recipe_overrides_the_direction_and_the_effective_recipe_shows_it(checked: Checker) -> None:
     stated = checked(
         "steps.vae_gan.best={metric: seen/psnr, mode: min}",
         "steps.vae_gan.until={type: loss_threshold, metric: seen/psnr, threshold: 9, mode: below}",
@@ -138,13 +140,13 @@ def test_what_the_recipe_says_counts_and_the_resolved_recipe_tells_what_holds(ch
         "steps.vae_gan.until={type: loss_threshold, metric: seen/psnr, threshold: 9}",
     )
 
-    told = [resolved.plain(effective_recipe(each))["steps"]["vae_gan"] for each in (stated, left)]
+    expected = [resolved.plain(effective_recipe(each))["steps"]["vae_gan"] for each in (stated, left)]
 
-    assert [each["best"]["mode"] for each in told] == ["min", "max"]
-    assert [each["until"]["mode"] for each in told] == ["below", "above"]
+    assert [each["best"]["mode"] for each in expected] == ["min", "max"]
+    assert [each["until"]["mode"] for each in expected] == ["below", "above"]
 
 
-def test_a_figure_that_may_be_of_two_metrics_that_differ_needs_its_mode(checked: Checker) -> None:
+def test_a_result_that_two_metrics_of_different_direction_may_return_needs_a_mode(checked: Checker) -> None:
     metrics = "rates: {}, silent: {}"
 
     with pytest.raises(RecipeError, match="it is not known which way the metric `seen/other` is better") as caught:
@@ -156,7 +158,7 @@ def test_a_figure_that_may_be_of_two_metrics_that_differ_needs_its_mode(checked:
     checked("steps.vae_gan.best={metric: seen/other, mode: max}", metrics=metrics)
 
 
-def test_a_metric_that_says_something_else_is_refused_with_its_file(checked: Checker) -> None:
+def test_a_metric_with_an_invalid_direction_is_rejected_with_its_file(checked: Checker) -> None:
     with pytest.raises(RecipeError, match="metric `wrong`: `better` must be `lower`, `higher`, or a dict") as caught:
         checked("steps.vae_gan.best={metric: seen/wrong}", metrics="wrong: {}")
 

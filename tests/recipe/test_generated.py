@@ -58,7 +58,7 @@ def essence(step: StepPlan) -> Any:
 
 @PATIENT
 @given(recipe=recipes(REGISTRY))
-def test_a_recipe_drawn_from_the_schemas_validates_plans_and_round_trips(
+def test_a_recipe_generated_from_the_schemas_validates_plans_and_round_trips(
     recipe: dict[str, Any], prove: Callable[..., RecipePlan]
 ) -> None:
     text = json.dumps(recipe)  # YAML 1.2 holds JSON
@@ -90,7 +90,7 @@ def test_a_shipped_recipe_means_the_same_when_it_is_written_out(
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_value_of_a_written_recipe_says_where_it_came_from(path: Path, everything: Registry) -> None:
+def test_every_value_of_a_written_recipe_shows_where_it_came_from(path: Path, everything: Registry) -> None:
     written = dump(effective_recipe(check(path, everything, ["seed=5"])))
 
     for line in written.splitlines():
@@ -102,7 +102,7 @@ def test_every_value_of_a_written_recipe_says_where_it_came_from(path: Path, eve
 
 @given(origin=st.text(min_size=1, max_size=12))
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_setting_can_break_out_of_its_comment(origin: str, prove: Callable[..., RecipePlan]) -> None:
+def test_no_setting_can_escape_from_its_comment(origin: str, prove: Callable[..., RecipePlan]) -> None:
     text = DEFAULT.read_text()
     setting = f"seed=7 # {origin}"
 

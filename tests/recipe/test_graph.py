@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_registry.errors import Place, Problem, RecipeError
+from fluxflow_registry.errors import Choices, Place, Problem, RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe.graph import order
 from fluxflow_registry.recipe.node import Node
@@ -36,48 +36,48 @@ def test_steps_follow_each_other_in_the_order_of_the_file(prove: Prove) -> None:
     assert [step.name for step in checked.leaves] == ["c"]
 
 
-def test_siblings_begin_from_one_parent(prove: Prove) -> None:
+def test_siblings_start_from_one_parent(prove: Prove) -> None:
     checked = prove(steps("a", "b", "c", c="a"))
 
     assert graph(checked) == [(None, "a"), ("a", "b"), ("a", "c")]
     assert [step.name for step in checked.leaves] == ["b", "c"]
 
 
-def test_a_step_after_null_begins_anew(prove: Prove) -> None:
+def test_a_step_after_null_starts_over(prove: Prove) -> None:
     checked = prove(steps("a", "b", b="null"))
 
     assert graph(checked) == [(None, "a"), (None, "b")]
 
 
-def test_a_parent_may_stand_below_its_child(prove: Prove) -> None:
+def test_a_parent_may_come_after_its_child_in_the_file(prove: Prove) -> None:
     checked = prove(steps("late", "early", late="early", early="null"))
 
     assert graph(checked) == [(None, "early"), ("early", "late")]
     assert [step.index for step in checked.steps] == [0, 1]
 
 
-def test_an_unknown_parent_is_told_with_the_nearest_step(prove: Prove) -> None:
+def test_an_unknown_parent_is_reported_with_the_nearest_step(prove: Prove) -> None:
     text = steps("warmup", "gan", gan="warmpu")
 
     (problem,) = problems(prove, text)
 
-    assert problem.message == "step `gan` comes after `warmpu`, which is no step"
+    assert problem.message == "step `gan` starts after `warmpu`, but the recipe has no such step"
     assert str(problem.where).endswith(f"r.yaml:{line_of(text, 'warmpu')}:12")
-    assert dict(problem.notes) == {"nearest": "warmup", "steps": "gan, warmup"}
+    assert problem.choices == Choices("warmup", ("gan", "warmup"))
 
 
-def test_a_step_behind_an_unknown_parent_is_told_to_wait_for_it(prove: Prove) -> None:
+def test_a_step_behind_an_unknown_parent_is_reported_as_waiting_for_it(prove: Prove) -> None:
     text = steps("a", "b", "c", b="x")
 
     messages = [problem.message for problem in problems(prove, text)]
 
     assert messages == [
-        "step `b` comes after `x`, which is no step",
-        "step `c` can never begin: it waits for `b`",
+        "step `b` starts after `x`, but the recipe has no such step",
+        "step `c` can never start: it waits for step `b`",
     ]
 
 
-def test_a_cycle_is_told_once_as_a_loop(prove: Prove) -> None:
+def test_a_cycle_is_reported_once(prove: Prove) -> None:
     text = steps("a", "b", "c", a="c")
 
     (problem,) = problems(prove, text)
@@ -92,10 +92,10 @@ def test_a_step_after_itself_is_a_cycle(prove: Prove) -> None:
     assert problem.message == "steps wait for each other: b -> b"
 
 
-def test_a_step_behind_a_cycle_is_told_to_wait_for_it(prove: Prove) -> None:
+def test_a_step_behind_a_cycle_is_reported_as_waiting_for_it(prove: Prove) -> None:
     messages = [problem.message for problem in problems(prove, steps("a", "b", "c", a="b", b="a", c="b"))]
 
-    assert messages == ["steps wait for each other: a -> b -> a", "step `c` can never begin: it waits for `b`"]
+    assert messages == ["steps wait for each other: a -> b -> a", "step `c` can never start: it waits for step `b`"]
 
 
 def step(name: str, parent: str | None) -> StepEntry:
@@ -107,7 +107,7 @@ NAMES = ["a", "b", "c", "d", "e"]
 
 
 @given(st.permutations(NAMES), st.lists(st.sampled_from([None, *NAMES, "x"]), min_size=5, max_size=5))
-def test_any_graph_is_ordered_parents_first_or_told(names: list[str], parents: list[str | None]) -> None:
+def test_any_graph_is_ordered_parents_first_or_reported(names: list[str], parents: list[str | None]) -> None:
     graph = {name: step(name, parent) for name, parent in zip(names, parents, strict=True)}
 
     ordered, found = order(graph)

@@ -49,14 +49,14 @@ def attempt(prove: Prove, text: str | bytes) -> tuple[FluxflowError, RecipePlan 
 
 
 def answer(prove: Prove, text: str | bytes, write: bool = False) -> list[Any]:
-    """The problems of a text; none if it is a recipe, which then can be told, and written out, too."""
+    """The problems of a text; none for a recipe, which can then be explained and written out too."""
     refused, checked = attempt(prove, text)
     if checked is None:
         assert refused.problems
         assert all(line.isprintable() for line in str(refused).split("\n"))
         return list(refused.problems)
-    for told in (explain.summary, explain.explain, explain.mermaid):
-        assert told(checked)
+    for explanation in (explain.summary, explain.explain, explain.mermaid):
+        assert explanation(checked)
     json.dumps([explain.summary_data(checked), explain.explain_data(checked)])
     tree = effective_recipe(checked)
     assert not write or plain(effective_recipe(prove(dump(tree)))) == plain(tree)
@@ -89,7 +89,7 @@ def renamed(tree: Any, path: tuple[Any, ...], name: str) -> Any:
 
 @HOSTILE
 @given(data=st.data())
-def test_any_value_in_any_place_is_an_answer(data: st.DataObject, prove: Prove) -> None:
+def test_any_value_anywhere_gives_a_recipe_or_a_report(data: st.DataObject, prove: Prove) -> None:
     tree = TREE
     for _ in range(data.draw(st.integers(1, 3))):
         path = data.draw(st.sampled_from(paths(tree)[1:]))
@@ -102,7 +102,7 @@ def test_any_value_in_any_place_is_an_answer(data: st.DataObject, prove: Prove) 
 
 
 @pytest.mark.parametrize("value", [None, True, -1, 2.5, "", "a b", [], {}, [None], {"type": None}, {"a": {"b": [1]}}])
-def test_the_same_value_in_every_place_one_at_a_time_is_an_answer(value: Any, prove: Prove) -> None:
+def test_one_odd_value_anywhere_gives_a_recipe_or_a_report(value: Any, prove: Prove) -> None:
     tiny = parse(TINY, "r.yaml").plain()
 
     for path in paths(tiny):
@@ -111,7 +111,7 @@ def test_the_same_value_in_every_place_one_at_a_time_is_an_answer(value: Any, pr
 
 @HOSTILE
 @given(tree=anything)
-def test_any_tree_is_an_answer(tree: Any, prove: Prove) -> None:
+def test_any_tree_gives_a_recipe_or_a_report(tree: Any, prove: Prove) -> None:
     wrapped = {"recipe": 1, **tree} if isinstance(tree, dict) else tree
 
     assert answer(prove, json.dumps(wrapped))
@@ -119,7 +119,7 @@ def test_any_tree_is_an_answer(tree: Any, prove: Prove) -> None:
 
 @HOSTILE
 @given(data=st.data())
-def test_any_slip_in_the_text_is_an_answer(data: st.DataObject, prove: Prove) -> None:
+def test_any_typing_error_gives_a_recipe_or_a_report(data: st.DataObject, prove: Prove) -> None:
     start = data.draw(st.integers(0, len(TEXT)))
     end = min(len(TEXT), start + data.draw(st.integers(0, 6)))
     inserted = data.draw(st.text("[]{}:,-?*&!|>'\"%@`#abl1.0 \n\t\x07é", max_size=4))
@@ -129,12 +129,12 @@ def test_any_slip_in_the_text_is_an_answer(data: st.DataObject, prove: Prove) ->
 
 @HOSTILE
 @given(data=st.binary(max_size=60))
-def test_any_bytes_are_an_answer(data: bytes, prove: Prove) -> None:
+def test_any_bytes_give_a_recipe_or_a_report(data: bytes, prove: Prove) -> None:
     assert answer(prove, b"recipe: 1\n" + data)
 
 
 def leaves() -> list[tuple[int, int, int]]:
-    """Line, start and end of every scalar that stands behind a key or in a list, as a text would be edited."""
+    """Line, start and end of every scalar after a key or in a list."""
     found = []
     for number, line in enumerate(TEXT.split("\n"), start=1):
         code = line.split("#")[0].rstrip()
@@ -145,11 +145,11 @@ def leaves() -> list[tuple[int, int, int]]:
 
 @HOSTILE
 @given(data=st.data())
-def test_a_changed_type_is_told_on_its_line(data: st.DataObject, prove: Prove) -> None:
+def test_a_changed_type_is_reported_on_its_line(data: st.DataObject, prove: Prove) -> None:
     line, start, end = data.draw(st.sampled_from(leaves()))
     lines = TEXT.split("\n")
     before = lines[line - 1][start:end]
-    after = data.draw(st.sampled_from(["null", "true", "[7]", "{a: 7}", "7.5", "'a text'", "-3"]))
+    after = data.draw(st.sampled_from(["null", "true", "[7]", "{a: 7}", "7.5", "'a string'", "-3"]))
     lines[line - 1] = lines[line - 1][:start] + after + lines[line - 1][end:]
 
     found = answer(prove, "\n".join(lines))
@@ -158,11 +158,11 @@ def test_a_changed_type_is_told_on_its_line(data: st.DataObject, prove: Prove) -
     if found:
         assert any(re.search(rf":{line}:\d+\Z", str(problem.where)) for problem in found), (before, after)
     else:
-        assert after in ("null", "7.5", "-3", "'a text'") or (before, after) == ("false", "true")
+        assert after in ("null", "7.5", "-3", "'a string'") or (before, after) == ("false", "true")
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told", "nearest"),
+    ("old", "new", "expected", "nearest"),
     [
         ("trains: [discriminator]", "trains: [discriminater]", "but the recipe has no such model", "discriminator"),
         ("trains: [discriminator]", "trains: [discriminator, text_encoder]", "but none of its losses reaches it", None),
@@ -184,8 +184,8 @@ def test_a_changed_type_is_told_on_its_line(data: st.DataObject, prove: Prove) -
         ("value: reconstruction,", "value: reconstuction,", "but nothing provides it", "reconstruction"),
     ],
 )
-def test_a_broken_reference_is_told_on_its_line(
-    old: str, new: str, told: str, nearest: str | None, prove: Prove
+def test_a_broken_reference_is_reported_on_its_line(
+    old: str, new: str, expected: str, nearest: str | None, prove: Prove
 ) -> None:
     assert old in TEXT
     line = TEXT[: TEXT.index(old)].count("\n") + 1
@@ -193,6 +193,6 @@ def test_a_broken_reference_is_told_on_its_line(
     with pytest.raises(RecipeError) as caught:
         prove(TEXT.replace(old, new, 1))
 
-    problem = next(problem for problem in caught.value.problems if told in problem.message)
+    problem = next(problem for problem in caught.value.problems if expected in problem.message)
     assert re.search(rf":{line}:\d+\Z", str(problem.where))
     assert nearest is None or nearest in (problem.nearest, dict(problem.notes).get("nearest"))

@@ -26,9 +26,9 @@ keys = st.from_regex(r"[A-Za-z0-9_]{1,8}", fullmatch=True)
 @example({"0": {":0": None}}, "")
 @example({"a": "\u2028", "b": ["\t", " x ", "a: b", "# c", "'", '"', "!x", "&x", "*x", "-", "", "1e3", "null"]}, "")
 def test_a_written_value_is_read_back_as_it_was(tree: dict[str, Any], origin: str) -> None:
-    told = {key: (value, origin) if not isinstance(value, dict) else value for key, value in tree.items()}
-    told = {key: (value, origin) if isinstance(value, dict) else value for key, value in told.items()}
+    expected = {key: (value, origin) if not isinstance(value, dict) else value for key, value in tree.items()}
+    expected = {key: (value, origin) if isinstance(value, dict) else value for key, value in expected.items()}
 
-    written = dump(told)
+    written = dump(expected)
 
-    assert parse(written, "r.yaml").plain() == plain(told) == tree
+    assert parse(written, "r.yaml").plain() == plain(expected) == tree

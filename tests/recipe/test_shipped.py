@@ -32,7 +32,7 @@ def test_a_shipped_recipe_is_valid_and_its_shapes_are_proven(path: Path, everyth
 
 
 @EACH
-def test_the_head_of_a_shipped_recipe_gives_the_command_that_runs_it(path: Path) -> None:
+def test_the_head_of_a_shipped_recipe_has_the_command_that_runs_it(path: Path) -> None:
     head = path.read_text().partition("recipe: 1")[0]
 
     assert head.startswith("# ")

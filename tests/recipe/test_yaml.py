@@ -1,4 +1,4 @@
-"""A file that is no recipe is one clear error at its place, whatever it holds."""
+"""A file that is not a recipe is one clear problem at its location, whatever it contains."""
 
 from __future__ import annotations
 
@@ -20,49 +20,63 @@ BOMB = "".join(f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before
 
 
 @pytest.mark.parametrize(
-    ("text", "where", "told"),
+    ("text", "where", "expected"),
     [
         ("", "r.yaml", "the file is empty"),
         ("# nothing but a comment\n", "r.yaml", "the file is empty"),
         ("null", "r.yaml", "the file is empty"),
-        ("a: [1, 2", "r.yaml:1:9", "is no valid YAML: while parsing a flow sequence, expected ',' or ']'"),
-        ("a: 1\n\tb: 2", "r.yaml:2:1", "is no valid YAML: while scanning for the next token, found character"),
-        ("a: 1\n b: 2", "r.yaml:2:3", "is no valid YAML: mapping values are not allowed here"),
-        ("a: 'open\nb: 1", "r.yaml:2:5", "is no valid YAML: while scanning a quoted scalar, found unexpected end"),
-        ("a: *nowhere", "r.yaml:1:4", "is no valid YAML: found undefined alias 'nowhere'"),
-        ("a: 1\n---\nb: 2", "r.yaml:2:1", "is no valid YAML: expected a single document in the stream, but found"),
-        ("%YAML 2.0\n---\na: 1", "r.yaml:1:1", "is no valid YAML: found incompatible YAML document"),
-        ("%YAML 1.3\n---\na: 1", "r.yaml:1:1", "asks for a version of YAML that is not known"),
-        ("a: 1\na: 2", "r.yaml:2:1", "the key `a` stands here a second time"),
-        ("a: {b: 1, c: 2, b: 3}", "r.yaml:1:17", "the key `b` stands here a second time"),
-        ("a: &x {b: 1}\nc:\n  <<: *x", "r.yaml:3:3", "merge keys are not part of the recipe language"),
-        ("a: !!python/object:os.system {}", "r.yaml:1:4", "a recipe is plain data: the tag"),
-        ("a: !custom 1", "r.yaml:1:4", "a recipe is plain data: the tag `!custom` is refused"),
-        ("a: !!binary aGVsbG8=", "r.yaml:1:4", "a recipe is plain data: the tag `tag:yaml.org,2002:binary`"),
-        ("a: !!set {b, c}", "r.yaml:1:4", "a recipe is plain data: the tag `tag:yaml.org,2002:set` is refused"),
-        ("a: 2020-01-01", "r.yaml:1:4", "a recipe is plain data: the tag `tag:yaml.org,2002:timestamp` is refused"),
-        ("a: !!int x", "r.yaml:1:4", "`x` cannot be read as a whole number"),
-        ("a: !!int ''", "r.yaml:1:4", "`` cannot be read as a whole number"),
-        ("a: !!float ''", "r.yaml:1:4", "`` cannot be read as a number"),
-        ("a: !!bool maybe", "r.yaml:1:4", "`maybe` cannot be read as true or false"),
-        ("a: 18446744073709551616", "r.yaml:1:4", "this number is too large: whole numbers have 64 bits"),
-        ("a: 0x" + "f" * 5000, "r.yaml:1:4", "this number is too large: whole numbers have 64 bits"),
-        ('a: "\\ud800"', "r.yaml:1:4", "this text holds half a character, which UTF-8 cannot write"),
-        ('"\\ud800": 1', "r.yaml:1:1", "a key is a plain word"),
-        ("? [a, b]\n: 1", "r.yaml:1:3", "a key is a plain word"),
-        ("? {a: b}\n: 1", "r.yaml:1:3", "a key is a plain word"),
-        (f"{'k' * 300}: 1", "r.yaml:1:1", "a key is a plain word"),
-        ("a: 1\nb: \x07", "r.yaml:2:4", "is no valid YAML: unacceptable character #x0007"),
-        ("# long\n" * 3000 + "b: \x07", "r.yaml:3001:4", "is no valid YAML: unacceptable character #x0007"),
-        ("a: " + "[" * 10_000, "r.yaml:1:43", "is nested too deeply"),
-        ("a: " + "{b: " * 10_000, "r.yaml:1:157", "is nested too deeply"),
-        ("".join(f"{' ' * depth}a:\n" for depth in range(99)), "r.yaml:40:40", "is nested too deeply"),
-        ("a: &a [*a]", "r.yaml:1:4", "is nested too deeply"),
-        ("a: &a [x, x, x, x, x, x, x, x, x]\n" + BOMB, "r.yaml:1:", "expands to more than 20,000 values"),
-        ("[" + "1," * 30_000 + "]", "r.yaml:1:40000", "holds more than 20,000 values"),
+        ("a: [1, 2", "r.yaml:1:9", "this is not valid YAML: while parsing a flow sequence, expected ',' or ']'"),
+        ("a: 1\n\tb: 2", "r.yaml:2:1", "this is not valid YAML: while scanning for the next token, found character"),
+        ("a: 1\n b: 2", "r.yaml:2:3", "this is not valid YAML: mapping values are not allowed here"),
+        (
+            "a: 'open\nb: 1",
+            "r.yaml:2:5",
+            "this is not valid YAML: while scanning a quoted scalar, found unexpected end",
+        ),
+        ("a: *nowhere", "r.yaml:1:4", "this is not valid YAML: found undefined alias 'nowhere'"),
+        (
+            "a: 1\n---\nb: 2",
+            "r.yaml:2:1",
+            "this is not valid YAML: expected a single document in the stream, but found",
+        ),
+        ("%YAML 2.0\n---\na: 1", "r.yaml:1:1", "this is not valid YAML: found incompatible YAML document"),
+        ("%YAML 1.3\n---\na: 1", "r.yaml:1:1", "this is not valid YAML: unknown version of YAML"),
+        ("a: 1\na: 2", "r.yaml:2:1", "duplicate key `a`"),
+        ("a: {b: 1, c: 2, b: 3}", "r.yaml:1:17", "duplicate key `b`"),
+        ("a: &x {b: 1}\nc:\n  <<: *x", "r.yaml:3:3", "merge keys are not allowed in a recipe: use `defaults`"),
+        (
+            "a: !!python/object:os.system {}",
+            "r.yaml:1:4",
+            "the tag `tag:yaml.org,2002:python/object:os.system` is not allowed",
+        ),
+        ("a: !custom 1", "r.yaml:1:4", "the tag `!custom` is not allowed: a recipe is plain data"),
+        ("a: !!binary aGVsbG8=", "r.yaml:1:4", "the tag `tag:yaml.org,2002:binary` is not allowed"),
+        ("a: !!set {b, c}", "r.yaml:1:4", "the tag `tag:yaml.org,2002:set` is not allowed: a recipe is plain data"),
+        ("a: 2020-01-01", "r.yaml:1:4", "the tag `tag:yaml.org,2002:timestamp` is not allowed: a recipe is plain data"),
+        ("a: !!int x", "r.yaml:1:4", "`x` is not an integer"),
+        ("a: !!int ''", "r.yaml:1:4", "`` is not an integer"),
+        ("a: !!float ''", "r.yaml:1:4", "`` is not a number"),
+        ("a: !!bool maybe", "r.yaml:1:4", "`maybe` is not true or false"),
+        ("a: 18446744073709551616", "r.yaml:1:4", "the integer is too large: integers have 64 bits"),
+        ("a: 0x" + "f" * 5000, "r.yaml:1:4", "the integer is too large: integers have 64 bits"),
+        ('a: "\\ud800"', "r.yaml:1:4", "the string has half of a surrogate pair"),
+        ('"\\ud800": 1', "r.yaml:1:1", "a key must be a string of at most 200 characters"),
+        ("? [a, b]\n: 1", "r.yaml:1:3", "a key must be a string of at most 200 characters"),
+        ("? {a: b}\n: 1", "r.yaml:1:3", "a key must be a string of at most 200 characters"),
+        (f"{'k' * 300}: 1", "r.yaml:1:1", "a key must be a string of at most 200 characters"),
+        ("a: 1\nb: \x07", "r.yaml:2:4", "this is not valid YAML: unacceptable character #x0007"),
+        ("# long\n" * 3000 + "b: \x07", "r.yaml:3001:4", "this is not valid YAML: unacceptable character #x0007"),
+        ("a: " + "[" * 10_000, "r.yaml:1:43", "the values are nested too deeply"),
+        ("a: " + "{b: " * 10_000, "r.yaml:1:157", "the values are nested too deeply"),
+        ("".join(f"{' ' * depth}a:\n" for depth in range(99)), "r.yaml:40:40", "the values are nested too deeply"),
+        ("a: &a [*a]", "r.yaml:1:4", "the values are nested too deeply"),
+        ("a: &a [x, x, x, x, x, x, x, x, x]\n" + BOMB, "r.yaml:1:", "the file expands to more than 20,000 values"),
+        ("[" + "1," * 30_000 + "]", "r.yaml:1:40000", "the file has more than 20,000 values"),
     ],
 )
-def test_a_text_that_is_no_recipe_is_one_error_at_its_place(text: str, where: str, told: str, tmp_path: Path) -> None:
+def test_text_that_is_not_a_recipe_is_one_problem_at_its_location(
+    text: str, where: str, expected: str, tmp_path: Path
+) -> None:
     path = tmp_path / "r.yaml"
     path.write_text(text)
 
@@ -70,7 +84,7 @@ def test_a_text_that_is_no_recipe_is_one_error_at_its_place(text: str, where: st
         read(path)
 
     (problem,) = caught.value.problems
-    assert problem.message.startswith(told)
+    assert problem.message.startswith(expected)
     assert str(problem.where).startswith(f"{tmp_path}/{where}")
 
 
@@ -78,30 +92,30 @@ def test_a_text_that_is_no_recipe_is_one_error_at_its_place(text: str, where: st
     ("data", "where"),
     [("ä".encode("latin-1"), ":1:1"), ("ä: 1\nab: ä".encode() + b"\xff", ":2:6"), ("a: 1".encode("utf-16"), ":1:1")],
 )
-def test_a_file_that_is_not_utf_8_is_told_where(data: bytes, where: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf_8_is_reported_with_the_position(data: bytes, where: str, tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_bytes(data)
 
     with pytest.raises(RecipeError) as caught:
         read(path)
 
-    assert str(caught.value) == f"{path}{where}  is not UTF-8 text"
+    assert str(caught.value) == f"{path}{where}  the file is not UTF-8 text"
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     big = tmp_path / "big.yaml"
     big.write_bytes(b"#" * (MAX_BYTES + 1))
 
-    for path, told in (
-        (tmp_path / "nothing.yaml", "there is no such file"),
-        (tmp_path, "cannot be read: Is a directory"),
-        (big, "is longer than 1,000,000 bytes: this is no recipe"),
-        (Path("/dev/zero"), "is longer than 1,000,000 bytes: this is no recipe"),
+    for path, expected in (
+        (tmp_path / "nothing.yaml", "the file does not exist"),
+        (tmp_path, "the file cannot be read: Is a directory"),
+        (big, "the file is longer than 1,000,000 bytes: this is not a recipe"),
+        (Path("/dev/zero"), "the file is longer than 1,000,000 bytes: this is not a recipe"),
     ):
         with pytest.raises(RecipeError) as caught:
             read(path)
 
-        assert str(caught.value) == f"{path}  {told}"
+        assert str(caught.value) == f"{path}  {expected}"
 
 
 @pytest.mark.parametrize(
@@ -145,7 +159,7 @@ def test_a_file_with_a_byte_order_mark_and_line_ends_of_windows_reads_the_same(t
     assert str(node.value["b"].keys["c"]) == f"{path}:3:3"
 
 
-def test_an_anchor_may_be_given_anew_without_a_word() -> None:
+def test_an_anchor_may_be_defined_again_without_a_warning() -> None:
     node = parse("a: &x 1\nb: *x\nc: &x 2\nd: *x", "r.yaml")
 
     assert node.plain() == {"a": 1, "b": 1, "c": 2, "d": 2}
@@ -162,7 +176,7 @@ trees = st.dictionaries(
 
 
 @given(trees)
-def test_what_is_written_is_read_back_with_every_place(tree: dict[str, Any]) -> None:
+def test_what_is_written_is_read_back_with_every_location(tree: dict[str, Any]) -> None:
     from io import StringIO
 
     stream = StringIO()
@@ -188,7 +202,7 @@ def assert_keys_stand_where_ruamel_says(node: Node, places: Any) -> None:
 
 
 @given(st.text() | st.text("[]{}:,-?*&!|>'\"%@`#ab1 \n\t"))
-def test_no_text_whatsoever_ends_otherwise(text: str) -> None:
+def test_any_text_gives_a_tree_or_one_problem(text: str) -> None:
     try:
         answers: list[Node | Problem] = [parse(text, "r.yaml")]
     except RecipeError as error:

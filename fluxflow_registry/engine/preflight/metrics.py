@@ -18,9 +18,8 @@ from fluxflow_registry.engine.graph.tensors import map_tensors
 from fluxflow_registry.engine.graph.values import Binding, Instance, Values, evaluate
 from fluxflow_registry.engine.models.build import build_on_meta
 from fluxflow_registry.engine.training.step import size_of
-from fluxflow_registry.errors import FluxflowError, Problem, RecipeError
+from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, unique
 from fluxflow_registry.plan.steps import EvaluationPlan, RecipePlan, StepPlan
-from fluxflow_registry.recipe.load import unique
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 

@@ -24,11 +24,10 @@ from fluxflow_registry.engine.models.options import useless_options
 from fluxflow_registry.engine.preflight.suggested_fixes import Change, notes_on, suggested_changes
 from fluxflow_registry.engine.training.loss_weights import build_weigher
 from fluxflow_registry.engine.training.step import size_of
-from fluxflow_registry.errors import FluxflowError, Problem, RecipeError
+from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, unique
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 from fluxflow_registry.plan.values import ValuePlan
-from fluxflow_registry.recipe.load import unique
 
 META = torch.device("meta")
 

@@ -1,4 +1,4 @@
-"""Every key of the default recipe, misspelt one at a time: an error at its place with what was meant."""
+"""Every key of the default recipe, misspelled one at a time: an error at its location with the nearest key."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Key:
     def place(self) -> str:
         return f":{self.line}:{self.column}"
 
-    def misspelt(self, name: str) -> str:
+    def misspelled(self, name: str) -> str:
         """The recipe with another name for this key, on lines and columns that are otherwise the same."""
         lines = TEXT.split("\n")
         line, start = lines[self.line - 1], self.column - 1
@@ -107,27 +107,29 @@ SETTINGS = [key for key in KEYS if not is_one_of(key, (*FREE, *REFERRED, ("recip
 
 
 @pytest.mark.parametrize("key", SETTINGS, ids=identify)
-def test_a_misspelt_key_is_told_at_its_place_with_what_was_meant(key: Key, prove: Callable[..., RecipePlan]) -> None:
-    for slip in slips(key.name):
-        (problem,) = report(prove, key.misspelt(slip))
-
-        assert str(problem.where).endswith(key.place)
-        assert re.search(rf"unknown (key|loss|metric|value) `{slip}`", problem.message)
-        assert dict(problem.notes)["nearest"].split()[0] == key.name
-
-
-@pytest.mark.parametrize("key", [key for key in KEYS if is_one_of(key, REFERRED)], ids=identify)
-def test_a_misspelt_name_of_the_recipe_is_told_where_it_is_missed_with_what_there_is(
+def test_a_misspelled_key_is_reported_at_its_location_with_the_nearest_key(
     key: Key, prove: Callable[..., RecipePlan]
 ) -> None:
     for slip in slips(key.name):
-        found = report(prove, key.misspelt(slip))
+        (problem,) = report(prove, key.misspelled(slip))
+
+        assert str(problem.where).endswith(key.place)
+        assert re.search(rf"unknown (key|loss|metric|value) `{slip}`", problem.message)
+        assert (problem.nearest or "").split()[0] == key.name
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if is_one_of(key, REFERRED)], ids=identify)
+def test_a_misspelled_name_of_the_recipe_is_reported_where_it_is_used_with_the_nearest_name(
+    key: Key, prove: Callable[..., RecipePlan]
+) -> None:
+    for slip in slips(key.name):
+        found = report(prove, key.misspelled(slip))
 
         places = {re.sub(r".*(:\d+:\d+)", r"\1", str(problem.where)) for problem in found}
         assert places >= references(key.name, r"trains: \[|dataset: ")
         for problem in found:
             assert f"`{key.name}`" in problem.message
-            assert dict(problem.notes)["nearest"] == slip
+            assert problem.nearest == slip
 
 
 @pytest.mark.parametrize("key", [key for key in KEYS if is_one_of(key, FREE)], ids=identify)
@@ -139,36 +141,36 @@ def test_a_name_that_nothing_refers_to_may_be_any_other(
 
     for slip in slips(key.name):
         if key.path[0] == "steps" and len(key.path) == 2 and key.name in drawn:
-            found = report(prove, key.misspelt(slip))
+            found = report(prove, key.misspelled(slip))
             assert {re.sub(r".*(:\d+:\d+)", r"\1", str(p.where)) for p in found} == references(key.name, r"steps: \[")
-            assert all(dict(problem.notes)["nearest"] == slip for problem in found)
+            assert all(problem.nearest == slip for problem in found)
         else:
-            assert slip in str(prove(key.misspelt(slip)).recipe.node.plain())
+            assert slip in str(prove(key.misspelled(slip)).recipe.node.plain())
 
 
-def test_without_its_version_a_file_is_no_recipe_yet(prove: Callable[..., RecipePlan]) -> None:
+def test_a_misspelled_version_is_reported_before_anything_else(prove: Callable[..., RecipePlan]) -> None:
     (key,) = [key for key in KEYS if key.path == ("recipe",)]
 
     for slip in slips("recipe"):
-        (problem,) = report(prove, key.misspelt(slip))
+        (problem,) = report(prove, key.misspelled(slip))
 
-        assert problem.message.endswith("it is written in: `recipe: 1`")
+        assert problem.code == "unknown-key"
         assert str(problem.where).endswith(key.place)
-        assert dict(problem.notes) == {"nearest": f"`{slip}` stands here"}
+        assert (problem.subject, problem.nearest) == (slip, "recipe")
 
 
-def test_every_kind_of_key_is_tried() -> None:
+def test_every_kind_of_key_has_cases() -> None:
     assert len(KEYS) > 150
     for pattern in (*FREE, *REFERRED):
         assert any(is_one_of(key, (pattern,)) for key in KEYS)
 
 
 @pytest.mark.parametrize("key", SETTINGS[::50], ids=identify)
-def test_the_command_tells_it_and_leaves_with_2(
+def test_the_command_reports_a_misspelled_key_and_exits_with_2(
     command: Callable[..., CompletedProcess[str]], tmp_path: Path, key: Key
 ) -> None:
     (slip, *_) = slips(key.name)
-    (tmp_path / "r.yaml").write_text(key.misspelt(slip))
+    (tmp_path / "r.yaml").write_text(key.misspelled(slip))
 
     done = command("--validate", "r.yaml")
 
