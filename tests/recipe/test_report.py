@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from fluxflow_registry.check.effective_recipe import effective_recipe
-from fluxflow_registry.errors import Problem, RecipeError
+from fluxflow_registry.errors import Choices, Problem, RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe.writer import plain
 
@@ -81,7 +81,12 @@ def test_several_problems_come_in_one_report_in_the_order_of_the_file(prove: Pro
         ("name: tiny", "name: tiny\ndefaults: 3", "3:11", "`defaults` must be a mapping, got the number `3`"),
         ("name: tiny", "name: tiny\nvalues: {latent: {typ: x}}", "3:19", "unknown key `typ` in value `latent`"),
         ("name: tiny", "name: tiny\nvalues: {image: {type: latent}}", "16:11", "`image` has two providers: a field"),
-        ("name: tiny", "name: tiny\nvalues: {latent: {type: posterior}}", "3:25", "`latent` is already the name of"),
+        (
+            "name: tiny",
+            "name: tiny\nvalues: {latent: {type: posterior}}",
+            "3:25",
+            "value `latent`: the name belongs to a registered value",
+        ),
         (
             "{type: expander}",
             "5",
@@ -126,7 +131,7 @@ def test_several_problems_come_in_one_report_in_the_order_of_the_file(prove: Pro
             "11:19",
             "evaluation `e` of step `vae` must be a mapping, got",
         ),
-        ("dataset: shapes", "dataset: shapes\n    ema: {models: [m]}", "11:20", "step `vae` averages `m`, which no"),
+        ("dataset: shapes", "dataset: shapes\n    ema: {models: [m]}", "11:20", "step `vae` averages `m`, but none"),
         (
             "dataset: shapes",
             "dataset: shapes\n    ema: {decay: 2}",
@@ -160,7 +165,7 @@ def test_several_problems_come_in_one_report_in_the_order_of_the_file(prove: Pro
             "compressor, expander]",
             "compressor, expandre]",
             "13:30",
-            "update `vae` trains `expandre`, which is no model",
+            "update `vae` trains `expandre`, but the recipe has no such model",
         ),
         ("losses:\n          l1: {}", "losses: {}", "14:17", "update `vae` of step `vae` needs `losses`"),
         ("losses:\n          l1: {}", "losses:", "14:9", "update `vae` of step `vae` needs `losses`"),
@@ -175,8 +180,8 @@ def test_several_problems_come_in_one_report_in_the_order_of_the_file(prove: Pro
         ("l1: {}", "l1: {evry: 2}", "15:16", "unknown key `evry` in loss `l1`"),
         ("l1: {}", "l1: {detach: latent}", "15:24", "`detach` of loss `l1` must be a list of strings, got the"),
         ("l1: {}", "l1: {with: [a]}", "15:22", "`with` of loss `l1` must be a mapping of strings, got a list"),
-        ("l1: {}", "l1: {with: {imag: noise}}", "15:23", "`l1` does not ask for `imag`, so it cannot be given"),
-        ("l1: {}", "l1: {with: {image: iamge}}", "15:30", "loss `l1` of update `vae` in step `vae` asks for `iamge`"),
+        ("l1: {}", "l1: {with: {imag: noise}}", "15:23", "`l1` has no need `imag` that could be renamed"),
+        ("l1: {}", "l1: {with: {image: iamge}}", "15:30", "loss `l1` of update `vae` in step `vae` requests `iamge`"),
         (
             "optimizer: {type: AdamW}",
             "optimizer: null",
@@ -305,7 +310,7 @@ def test_a_model_cannot_have_a_name_of_the_engine(prove: Prove) -> None:
 
     found = problems(prove, text)
 
-    assert found[0].message == "`generator` is provided by the engine itself: a model takes another name"
+    assert found[0].message == "model `generator`: the engine itself provides this name; rename the model"
     assert place(found[0]) == "5:3"
 
 
@@ -316,7 +321,7 @@ def test_a_transition_that_watches_a_metric_that_is_not_logged_is_rejected(prove
 
     assert problem.message == "transition `loss_threshold` watches `vae/l11`, but step `vae` logs no such metric"
     assert place(problem) == "11:57"
-    assert dict(problem.notes) == {"nearest": "vae/l1", "logged": "vae/grad_norm, vae/l1, vae/lr, vae_loss"}
+    assert problem.choices == Choices("vae/l1", ("vae/grad_norm", "vae/l1", "vae/lr", "vae_loss"))
 
 
 def test_a_transition_that_watches_what_is_measured_too_late_is_rejected(prove: Prove) -> None:
@@ -326,9 +331,12 @@ def test_a_transition_that_watches_what_is_measured_too_late_is_rejected(prove: 
 
     (problem,) = problems(prove, text)
 
-    assert problem.message == "transition `loss_threshold` watches `seen/psnr`, which is measured at the end only"
+    assert (
+        problem.message
+        == "transition `loss_threshold` watches `seen/psnr`, but evaluation `seen` is measured at the end of the step only"
+    )
     assert place(problem) == "11:57"
-    assert dict(problem.notes) == {"state it": "`every: 1` in evaluation `seen`"}
+    assert dict(problem.notes) == {"hint": "set `every: 1` in evaluation `seen`"}
     prove(text, "steps.vae.evaluate.seen.every=1")
 
 
@@ -340,7 +348,7 @@ def test_a_metric_that_a_known_evaluation_does_not_measure_is_rejected(prove: Pr
     (problem,) = problems(prove, text)
 
     assert problem.message.endswith(" watches `seen/psn`, but evaluation `seen` does not measure it")
-    assert dict(problem.notes) == {"nearest": "seen/psnr", "measured": "seen/psnr, seen/sharp"}
+    assert problem.choices == Choices("seen/psnr", ("seen/psnr", "seen/sharp"))
     prove(text.replace("seen/psn}", "seen/sharp}"))
 
 
@@ -359,7 +367,7 @@ def test_an_observer_that_waits_for_a_metric_that_no_step_logs_is_rejected_there
 
     assert problem.message == "observer `watchdog` names the metric `vae/l11`, but no step logs it"
     assert place(problem) == f"{TINY.count(chr(10)) + 1}:{len('observers: {') + observer.index('vae') + 1}"
-    assert dict(problem.notes) == {"nearest": "vae/l1", "logged": "vae/grad_norm, vae/l1, vae/lr, vae_loss"}
+    assert problem.choices == Choices("vae/l1", ("vae/grad_norm", "vae/l1", "vae/lr", "vae_loss"))
 
 
 @pytest.mark.parametrize("observer", ["console", "jsonl"])
@@ -424,4 +432,4 @@ def test_a_balancer_that_names_a_loss_that_its_update_does_not_have_is_rejected_
     expected = f"balancer `{who}` of update `vae` names the loss `l11`, but the update has no such loss"
     assert problem.message == expected
     assert place(problem) == f"{TINY.count(chr(10)) + 1}:{line.index('l11') + 1}"
-    assert dict(problem.notes) == {"nearest": "l1", "losses": "l1"}
+    assert problem.choices == Choices("l1", ("l1",))

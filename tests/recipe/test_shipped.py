@@ -47,7 +47,7 @@ def test_every_small_recipe_is_the_small_variant_of_another() -> None:
 
 def losses(step: Any, update: str) -> dict[str, Any]:
     """The configured losses of an update, by label."""
-    return {label: loss.instance for label, loss in step.updates[update].losses.items()}
+    return {label: loss.component.instance for label, loss in step.updates[update].losses.items()}
 
 
 @pytest.mark.parametrize("folder", [RECIPES, RECIPES / "small"], ids=["whole", "small"])
