@@ -329,7 +329,7 @@ def test_without_the_plugin_its_command_is_not_named(
     err = capsys.readouterr().err
     assert left.value.code == 2
     assert "fluxflow-train" not in err
-    assert "a recipe says which version" in err
+    assert "the recipe needs `recipe`" in err
 
 
 @pytest.mark.parametrize("text", [TINY, TINY.replace("recipe: 1", "")], ids=["whole", "without version"])
@@ -349,4 +349,4 @@ def test_a_file_that_could_be_either_keeps_its_own_errors(train: Train, capsys: 
         fluxflow_run.run(["config.yaml"])
 
     assert "unknown key `name` in the configuration" in done.err
-    assert "a recipe says which version" in capsys.readouterr().err
+    assert "the recipe needs `recipe`" in capsys.readouterr().err

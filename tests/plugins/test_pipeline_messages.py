@@ -100,10 +100,10 @@ def test_every_misspelled_key_is_reported_with_its_line_and_the_nearest_name(
 @pytest.mark.parametrize(
     ("text", "where", "message"),
     [
-        ("training: {train_vae: true, kl_beta: high}\n", "1:38", "`kl_beta` of `training`: expected a number, not the"),
-        ("training: {train_vae: true, kl_beta: -1}\n", "1:38", "`kl_beta` of `training`:"),
-        ("training: {train_vae: 1}\n", "1:23", "`train_vae` of `training`: expected true or false, not the number `1`"),
-        ("training: {n_epochs: 0, train_vae: true}\n", "1:22", "`n_epochs` of `training`:"),
+        ("training: {train_vae: true, kl_beta: high}\n", "1:38", "`kl_beta` of `training` must be a number, got the"),
+        ("training: {train_vae: true, kl_beta: -1}\n", "1:38", "`kl_beta` of `training` must be >= 0, got -1.0"),
+        ("training: {train_vae: 1}\n", "1:23", "`train_vae` of `training` must be true or false, got the number `1`"),
+        ("training: {n_epochs: 0, train_vae: true}\n", "1:22", "`n_epochs` of `training` must be >= 1, got 0"),
         ("training: {train_vea: true}\n", "1:12", "unknown key `train_vea` in `training`"),
         ("training: {}\n", "1:11", "step `training` trains nothing: none of its modes is true"),
         ("traning: {}\n", "1:1", "unknown key `traning` in the configuration"),
@@ -113,7 +113,7 @@ def test_every_misspelled_key_is_reported_with_its_line_and_the_nearest_name(
         ("training: {pipeline: {steps: []}}\n", "1:30", "`pipeline` needs `steps`: a list of steps"),
         ("training: {pipeline: {mode: parallel, steps: []}}\n", "1:29", "`mode` of `pipeline` must be `sequential`"),
         ("model_checkpoint: old.safetensors\ntraining: {train_vae: true}\n", "1:19", "`model_checkpoint`: weights of"),
-        ("training: {train_vae: true, max_steps: 0}\n", "1:40", "`max_steps` of `training`:"),
+        ("training: {train_vae: true, max_steps: 0}\n", "1:40", "`max_steps` of `training` must be >= 1, got 0"),
         ("training: {train_vae: true}\nmodel: {channels: 4}\n", "2:9", "unknown key `channels` in `model`"),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_wrong_value_is_reported_at_its_location(text: str, where: str, messag
             "`transition_on` of step `one` sets `threshold`, which mode",
             "loss_threshold",
         ),
-        ("transition_on: {mode: loss}", "`mode` of `transition_on` of step `one`: expected one of epoch", ""),
+        ("transition_on: {mode: loss}", "`mode` of `transition_on` of step `one` must be one of epoch", ""),
         ("cfg_dropout_prob: 0.1", "`cfg_dropout_prob` of step `one` needs `train_diff` or", ""),
         ("dataset: other", "`other` is not a dataset of the pipeline", "images"),
         ("optimization: {optimizers: {vea: {}}}", "`optimizers` of step `one`: no model has the name `vea`", "vae"),
@@ -195,7 +195,7 @@ def test_a_broken_rule_is_reported_with_a_fix(keys: str, message: str, notes: st
             "- {name: a, n_epochs: 1, train_vae: true}\n- {name: a, n_epochs: 1, train_vae: true}\n",
             "two steps have the name",
         ),
-        ("- a\n", "step 1 must be a mapping, got the text `a`"),
+        ("- a\n", "step 1 must be a mapping, got the string `a`"),
         (
             "- {name: 3, n_epochs: 1, train_vae: true}\n",
             "`name` of step 1 must be a string with letters or digits, got the number `3`",
@@ -242,7 +242,7 @@ def test_all_problems_are_one_report_in_the_order_of_the_file(tmp_path: Path) ->
         ("{img_size: 64}", "`training` has no images to train on"),
         ("{use_webdataset: true, data_path: p}", "`use_webdataset` needs `webdataset_url`"),
         ("{use_webdataset: false, webdataset_url: a.tar}", "`data` needs `data_path`: where the images are"),
-        ("{data_path: p, channels: 1}", "`channels` of `data`: expected one of 3"),
+        ("{data_path: p, channels: 1}", "`channels` of `data` must be one of 3"),
     ],
 )
 def test_data_that_cannot_be_trained_on_are_rejected(data: str, message: str, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_data_that_cannot_be_trained_on_are_rejected(data: str, message: str, tm
     [
         ("{type: local}", "dataset `some` needs `image_folder`"),
         ("{type: webdataset}", "dataset `some` needs `webdataset_url`"),
-        ("{type: noise}", "`type` of dataset `some`: expected one of local, webdataset"),
+        ("{type: noise}", "`type` of dataset `some` must be one of local, webdataset"),
         ("{image_folder: p, batch_sise: 3}", "unknown key `batch_sise` in dataset `some`"),
         ("3", "dataset `some` must be a mapping, got the number `3`"),
     ],

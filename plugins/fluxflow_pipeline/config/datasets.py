@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from attrs import asdict, frozen
 
 from fluxflow_registry import Choices
-from fluxflow_registry.commands import Node, describe, keys_of
+from fluxflow_registry.commands import Node, describe_value, keys_of
 
 from .config import Section
 from .keys import DataKeys, DatasetKeys, StepKeys
@@ -71,7 +71,7 @@ def _default(reader: SectionReader, pipeline: Node, sections: Mapping[str, objec
         message, choices = f"`default_dataset`: there is no dataset `{node.value}`", Choices.of(node.value, sections)
         reader.report(message, node.where, "unknown-name", node.value, choices=choices)
     else:
-        message = f"`default_dataset` must be the name of a dataset, got {describe(node.value)}"
+        message = f"`default_dataset` must be the name of a dataset, got {describe_value(node.value)}"
         reader.report(message, node.where, "wrong-type", "default_dataset")
     return next(iter(sections), None)
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from attrs import evolve
 
 from fluxflow_registry import Location, Problem
-from fluxflow_registry.commands import Node, describe, keys_of, read_fields, unknown_keys
+from fluxflow_registry.commands import Node, describe_value, keys_of, read_fields, unknown_keys
 
 from .config import Section
 from .key_changes import RENAMED, UNNEEDED
@@ -48,7 +48,7 @@ class SectionReader:
         """Whether a value is a mapping; reports one that is not."""
         if isinstance(node.value, dict):
             return True
-        self.report(f"{what} must be a mapping, got {describe(node.value)}", node.where, "wrong-type", subject)
+        self.report(f"{what} must be a mapping, got {describe_value(node.value)}", node.where, "wrong-type", subject)
         return False
 
     def mapping(self, parent: Node, key: str, what: str) -> Node:

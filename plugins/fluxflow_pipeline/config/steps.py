@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from fluxflow_registry import Choices, Location
-from fluxflow_registry.commands import Node, as_node, describe, merge
+from fluxflow_registry.commands import Node, as_node, describe_value, merge
 
 from .config import Section, Step, default_of
 from .datasets import IMAGES, Datasets, dataset_of
@@ -56,7 +56,9 @@ def _pipeline_steps(
     reader.keys(pipeline, PIPELINE, "`pipeline`", "training.pipeline")
     mode = pipeline.get("mode")
     if mode is not None and mode.value != "sequential":
-        message = f"`mode` of `pipeline` must be `sequential` (one step after the other), got {describe(mode.value)}"
+        message = (
+            f"`mode` of `pipeline` must be `sequential` (one step after the other), got {describe_value(mode.value)}"
+        )
         reader.report(message, mode.where, "unsupported-value", "mode")
     for key in (*MODES, "n_epochs"):
         if training.get(key) is not None:
@@ -95,7 +97,7 @@ def _read_name(reader: SectionReader, node: Node, number: int, known: Mapping[st
     if given is None:
         reader.report(f"step {number} needs `name`: its name in files and messages", node.where, "missing-key", "name")
     elif not isinstance(given.value, str) or not label(given.value):
-        message = f"`name` of step {number} must be a string with letters or digits, got {describe(given.value)}"
+        message = f"`name` of step {number} must be a string with letters or digits, got {describe_value(given.value)}"
         reader.report(message, given.where, "wrong-type", "name")
     else:
         name = label(given.value)
