@@ -180,7 +180,7 @@ def test_a_changed_type_is_reported_on_its_line(data: st.DataObject, prove: Prov
             "nothing provides it",
             "real_logits",
         ),
-        ("{type: euler", "{type: eulre", "unknown sampler `eulre`", "euler   (flow, fluxflow-registry 0.1.0)"),
+        ("{type: euler", "{type: eulre", "unknown sampler `eulre`", "euler"),
         ("value: reconstruction,", "value: reconstuction,", "but nothing provides it", "reconstruction"),
     ],
 )
