@@ -57,20 +57,20 @@ def live() -> Callable[..., LiveStep]:
         from fluxflow_registry.engine.models.build import build_models
 
         device = torch.device("cpu")
-        made = dict(models) if models else build_models(recipe, device)
+        modules = dict(models) if models else build_models(recipe, device)
         source = open_sources(recipe)[recipe.steps[step].settings.dataset]
-        return LiveStep(sized(recipe.steps[step], source), source, made, recipe.recipe.seed, device, recipe.solver)
+        return LiveStep(sized(recipe.steps[step], source), source, modules, recipe.recipe.seed, device, recipe.solver)
 
     return make
 
 
 class StopAfter:
-    """An observer that asks the run to stop once a number of events has been warned."""
+    """An observer that asks the run to stop after a number of events."""
 
     def __init__(self, event: str, count: int) -> None:
         self.event, self.left = event, count
 
-    def _heard(self, event: str, run: Any) -> None:
+    def _count(self, event: str, run: Any) -> None:
         if event == self.event:
             self.left -= 1
             if self.left == 0:
@@ -78,27 +78,27 @@ class StopAfter:
 
     @hookimpl
     def batch_ended(self, run: Any) -> None:
-        self._heard("batch_ended", run)
+        self._count("batch_ended", run)
 
     @hookimpl
     def epoch_ended(self, run: Any) -> None:
-        self._heard("epoch_ended", run)
+        self._count("epoch_ended", run)
 
     @hookimpl
     def step_started(self, run: Any) -> None:
-        self._heard("step_started", run)
+        self._count("step_started", run)
 
     @hookimpl
     def evaluated(self, run: Any) -> None:
-        self._heard("evaluated", run)
+        self._count("evaluated", run)
 
     @hookimpl
     def step_ended(self, run: Any) -> None:
-        self._heard("step_ended", run)
+        self._count("step_ended", run)
 
 
 def start(recipe: RecipePlan, root: Path, observers: Sequence[Any] = ()) -> SimpleNamespace:
-    """Run a recipe in `root`, going on where it stands; tells whether it was stopped."""
+    """Run a recipe in `root`, or resume its run there; returns the run, and its position if it was stopped."""
     found, _ = folders.unfinished(root, recipe.recipe.name, "digest")
     folder = found or folders.new(root, recipe.recipe.name, "digest")
     folder.write_identity(finished=False)

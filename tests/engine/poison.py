@@ -97,7 +97,7 @@ KEEPING = KEEPING.replace(
 KEEPING = KEEPING.replace("clip_grad_norm: 1.0", "clip_grad_norm: 1.0\n        balancer: {type: inverse, window: 5}")
 
 #: The autoencoder alone with the loss that a test can spoil: it trains fast.
-SPOILT = VAE_GAN.replace("l1: {}", "l1: {}\n          poison: {}")
+POISONED = VAE_GAN.replace("l1: {}", "l1: {}\n          poison: {}")
 
 
 def poisoned() -> Registry:
@@ -121,8 +121,8 @@ class _Bad(torch.autograd.Function):
 
 
 def bad_gradient(loss: Tensor) -> Tensor:
-    spoilt: Tensor = _Bad.apply(loss)
-    return spoilt
+    with_poison: Tensor = _Bad.apply(loss)
+    return with_poison
 
 
 def bad_loss(loss: Tensor) -> Tensor:
@@ -140,11 +140,11 @@ def spoil(live: LiveStep, update: str, label: str, how: Callable[[Tensor], Tenso
         if loss.label == label:
             call = loss.binding.call
 
-            def spoilt(call: Any = call, **given: Any) -> Tensor:
+            def with_poison(call: Any = call, **given: Any) -> Tensor:
                 found: Tensor = call(**given)
                 return how(found) if live.values.context["step_batch"] in batches else found
 
-            turn.losses.all[number] = evolve(loss, binding=evolve(loss.binding, call=spoilt))
+            turn.losses.all[number] = evolve(loss, binding=evolve(loss.binding, call=with_poison))
 
 
 def take(live: LiveStep, batches: Sequence[Batch], first: int) -> None:

@@ -21,7 +21,7 @@ from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.state import checkpoints, disk
 
 from .conftest import StopAfter, start
-from .poison import SPOILT, Poison, first_batches, poisoned
+from .poison import POISONED, Poison, first_batches, poisoned
 from .test_resume import Listener, finals
 
 Checker = Callable[..., RecipePlan]
@@ -30,7 +30,7 @@ NAMED = ("datasets.shapes={type: named}",)
 
 
 @pytest.fixture(scope="module")
-def spoilt() -> Registry:
+def with_poison() -> Registry:
     return poisoned()
 
 
@@ -41,10 +41,10 @@ def bad(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def test_the_warning_names_the_loss_the_samples_and_the_command_that_replays_the_batch(
-    checked: Checker, live: Maker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+    checked: Checker, live: Maker, with_poison: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     bad(1)
-    recipe = checked(SPOILT, *NAMED, "steps.vae_gan.max_steps=4", using=spoilt)
+    recipe = checked(POISONED, *NAMED, "steps.vae_gan.max_steps=4", using=with_poison)
     samples = first_batches(live(recipe), 2)[1].indices
     warned: list[str] = []
 
@@ -58,10 +58,10 @@ def test_the_warning_names_the_loss_the_samples_and_the_command_that_replays_the
 
 
 def test_a_bundle_has_the_position_the_samples_the_losses_the_recipe_and_the_checkpoint(
-    checked: Checker, live: Maker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+    checked: Checker, live: Maker, with_poison: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     bad(7)
-    recipe = checked(SPOILT, *NAMED, using=spoilt)
+    recipe = checked(POISONED, *NAMED, using=with_poison)
     samples = list(first_batches(live(recipe), 2)[1].indices)
 
     run = start(recipe, tmp_path).run
@@ -77,33 +77,33 @@ def test_a_bundle_has_the_position_the_samples_the_losses_the_recipe_and_the_che
     (name, gradient), *_ = found["gradients"].items()
     assert name.startswith("compressor.")
     assert gradient["nan"] == gradient["of"] == torch.tensor(gradient["shape"]).prod()
-    assert check(folder / "recipe.yaml", spoilt).steps[0].settings == recipe.steps[0].settings
-    (held,) = checkpoints.listing(folder / "checkpoints")
-    assert held.folder.name == "000000004-vae_gan"
-    assert checkpoints.verify(held.folder)["not_finite"] == []
+    assert check(folder / "recipe.yaml", with_poison).steps[0].settings == recipe.steps[0].settings
+    (kept,) = checkpoints.listing(folder / "checkpoints")
+    assert kept.folder.name == "000000004-vae_gan"
+    assert checkpoints.verify(kept.folder)["not_finite"] == []
     read = read_bundle(folder)
     assert (read.run_batch, read.samples) == (7, tuple(found["samples"]))
 
 
 def test_a_bundle_keeps_its_checkpoint_after_the_run_has_deleted_it(
-    checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+    checked: Checker, with_poison: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     bad(4)
 
-    run = start(checked(SPOILT, "steps.vae_gan.epochs=4", using=spoilt), tmp_path).run
+    run = start(checked(POISONED, "steps.vae_gan.epochs=4", using=with_poison), tmp_path).run
 
-    (held,) = (run.folder.path / "not_finite").glob("*/checkpoints/*")
-    assert held.name not in {found.folder.name for found in checkpoints.listing(run.folder.checkpoints)}
-    assert checkpoints.verify(held)
+    (kept,) = (run.folder.path / "not_finite").glob("*/checkpoints/*")
+    assert kept.name not in {found.folder.name for found in checkpoints.listing(run.folder.checkpoints)}
+    assert checkpoints.verify(kept)
 
 
 def test_only_the_first_of_a_series_has_a_bundle_and_a_run_has_at_most_three(
-    checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+    checked: Checker, with_poison: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     bad(1, 2, 4, 6, 7, 8, 10)
     warned: list[str] = []
 
-    run = start(checked(SPOILT, using=spoilt), tmp_path, [Listener(warned)]).run
+    run = start(checked(POISONED, using=with_poison), tmp_path, [Listener(warned)]).run
 
     assert sorted(path.name for path in (run.folder.path / "not_finite").iterdir()) == [
         "000000002-vae",
@@ -114,11 +114,11 @@ def test_only_the_first_of_a_series_has_a_bundle_and_a_run_has_at_most_three(
 
 
 def test_a_run_that_reaches_the_batch_again_refers_to_the_existing_bundle(
-    checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+    checked: Checker, with_poison: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     bad(1)
     warned: list[str] = []
-    recipe = checked(SPOILT, using=spoilt)
+    recipe = checked(POISONED, using=with_poison)
     first = start(recipe, tmp_path, [Listener(warned), StopAfter("batch_ended", 3)])
     for folder in first.run.folder.checkpoints.iterdir():
         checkpoints.remove(folder)
@@ -133,14 +133,14 @@ def test_a_run_that_reaches_the_batch_again_refers_to_the_existing_bundle(
 @pytest.mark.parametrize("operation", ["make_folder", "link", "replace"])
 def test_a_bundle_that_cannot_be_written_leaves_no_file_and_training_continues(
     checked: Checker,
-    spoilt: Registry,
+    with_poison: Registry,
     bad: Callable[..., None],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     operation: str,
 ) -> None:
     bad(5)
-    whole = start(checked(SPOILT, using=spoilt), tmp_path / "whole").run
+    whole = start(checked(POISONED, using=with_poison), tmp_path / "whole").run
     real = getattr(disk, operation)
 
     def full(path: Path, *rest: Any) -> None:
@@ -151,7 +151,7 @@ def test_a_bundle_that_cannot_be_written_leaves_no_file_and_training_continues(
     monkeypatch.setattr(disk, operation, full)
     warned: list[str] = []
 
-    run = start(checked(SPOILT, using=spoilt), tmp_path / "full", [Listener(warned)]).run
+    run = start(checked(POISONED, using=with_poison), tmp_path / "full", [Listener(warned)]).run
 
     assert "no bundle to replay the batch could be written: OSError: [Errno 28] No space left on device" in warned[0]
     assert list((run.folder.path / "not_finite").glob("*")) == []
@@ -160,14 +160,14 @@ def test_a_bundle_that_cannot_be_written_leaves_no_file_and_training_continues(
 
 def test_a_bundle_has_the_checkpoint_that_a_rollback_in_its_replay_needs(
     checked: Checker,
-    spoilt: Registry,
+    with_poison: Registry,
     bad: Callable[..., None],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(recovery, "PATIENCE", 4)
     bad(5, 6, 7, 8, 9, 10)
-    recipe = checked(SPOILT, using=spoilt)
+    recipe = checked(POISONED, using=with_poison)
     start(recipe, tmp_path, [StopAfter("batch_ended", 7)])
 
     run = start(recipe, tmp_path).run

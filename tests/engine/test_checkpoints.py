@@ -46,7 +46,7 @@ def test_training_continues_while_a_checkpoint_is_written_and_the_checkpoint_has
     saver = Saver(tmp_path)
 
     assert saver.start("000000001-s", Position(run_batch=1), {"model": {"net": {"w": weights}}}, {}, (), 2) is None
-    weights += 1  # training has moved on, and the write has not even begun
+    weights += 1  # training continues before the write has started
     assert saver.poll() is None
     go_on.set()
     saved = saver.wait()
@@ -168,7 +168,7 @@ class FullDisk:
     @hookimpl(trylast=True)
     def batch_ended(self, run: ObservedRun, position: Position) -> None:
         if position.run_batch in (self.full, self.free):
-            run.engine.checkpoints.collect(wait=True)  # what was begun before is over, however busy the machine is
+            run.engine.checkpoints.collect(wait=True)  # an earlier write is finished, however busy the machine is
         if position.run_batch == self.full:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, self.limits[1]))
         if position.run_batch == self.free:

@@ -19,7 +19,7 @@ from fluxflow_registry.registry.registry import Registry
 from .conftest import changed, start, weights
 from .poison import (
     KEEPING,
-    SPOILT,
+    POISONED,
     Poison,
     bad_gradient,
     bad_loss,
@@ -50,7 +50,7 @@ PRECISIONS = ["fp32", "bf16", "fp16"]
 
 
 @pytest.fixture(scope="module")
-def spoilt() -> Registry:
+def with_poison() -> Registry:
     return poisoned()
 
 
@@ -62,9 +62,9 @@ def ready(checked: Checker, live: Maker, using: Registry, step: int, precision: 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("step", "update", "label"), LOSSES)
 def test_a_loss_that_is_not_finite_moves_nothing_of_its_update(
-    checked: Checker, live: Maker, spoilt: Registry, step: int, update: str, label: str, precision: str
+    checked: Checker, live: Maker, with_poison: Registry, step: int, update: str, label: str, precision: str
 ) -> None:
-    training = ready(checked, live, spoilt, step, precision)
+    training = ready(checked, live, with_poison, step, precision)
     turn = next(turn for turn in training.updates if turn.name == update)
     spoil(training, update, label, bad_loss, [2])
     batches = first_batches(training, 4)
@@ -86,9 +86,9 @@ def test_a_loss_that_is_not_finite_moves_nothing_of_its_update(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("step", "update", "label"), LOSSES)
 def test_a_gradient_that_is_not_finite_moves_nothing_though_every_loss_is_finite(
-    checked: Checker, live: Maker, spoilt: Registry, step: int, update: str, label: str, precision: str
+    checked: Checker, live: Maker, with_poison: Registry, step: int, update: str, label: str, precision: str
 ) -> None:
-    training = ready(checked, live, spoilt, step, precision)
+    training = ready(checked, live, with_poison, step, precision)
     turn = next(turn for turn in training.updates if turn.name == update)
     spoil(training, update, label, bad_gradient, [2])
     batches = first_batches(training, 3)
@@ -106,9 +106,9 @@ def test_a_gradient_that_is_not_finite_moves_nothing_though_every_loss_is_finite
 
 
 def test_a_gradient_that_overflows_at_a_large_scale_lowers_the_scale_and_is_not_counted(
-    checked: Checker, live: Maker, spoilt: Registry
+    checked: Checker, live: Maker, with_poison: Registry
 ) -> None:
-    training = ready(checked, live, spoilt, 0, "fp16")
+    training = ready(checked, live, with_poison, 0, "fp16")
     vae = training.updates[1]
     spoil(training, "vae", "l1", bad_gradient, [2])
     batches = first_batches(training, 3)
@@ -127,9 +127,9 @@ def test_a_gradient_that_overflows_at_a_large_scale_lowers_the_scale_and_is_not_
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("step", [0, 1])
 def test_one_pixel_that_is_not_finite_moves_nothing_at_all(
-    checked: Checker, live: Maker, spoilt: Registry, step: int, precision: str, number: float
+    checked: Checker, live: Maker, with_poison: Registry, step: int, precision: str, number: float
 ) -> None:
-    training = ready(checked, live, spoilt, step, precision)
+    training = ready(checked, live, with_poison, step, precision)
     updates = [turn.name for turn in training.updates]
     first, second, third = first_batches(training, 3)
     take(training, [first, second], 0)
@@ -149,12 +149,12 @@ def test_one_pixel_that_is_not_finite_moves_nothing_at_all(
 
 @pytest.mark.parametrize(("guilty", "other"), [("vae", "discriminator"), ("discriminator", "vae")])
 def test_the_other_update_of_the_batch_goes_on_and_keeps_what_it_learnt(
-    checked: Checker, live: Maker, spoilt: Registry, guilty: str, other: str
+    checked: Checker, live: Maker, with_poison: Registry, guilty: str, other: str
 ) -> None:
     text = KEEPING.replace(
         "lr: 1.0e-3}\n      vae", "lr: 1.0e-3}\n        balancer: {type: inverse, window: 5}\n      vae"
     )
-    training = live(checked(text, using=spoilt))
+    training = live(checked(text, using=with_poison))
     spoil(training, guilty, {"vae": "l1", "discriminator": "hinge_discriminator"}[guilty], infinite_loss, [2])
     batches = first_batches(training, 3)
     take(training, batches[:2], 0)
@@ -173,10 +173,10 @@ def test_the_other_update_of_the_batch_goes_on_and_keeps_what_it_learnt(
 
 
 def test_a_window_of_batches_is_left_out_whole(
-    checked: Checker, spoilt: Registry, live: Maker, monkeypatch: pytest.MonkeyPatch
+    checked: Checker, with_poison: Registry, live: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Poison, "bad", lambda batch: batch == 3)
-    training = live(checked(SPOILT, "steps.vae_gan.accumulate=3", using=spoilt))
+    training = live(checked(POISONED, "steps.vae_gan.accumulate=3", using=with_poison))
     batches = first_batches(training, 6)
     take(training, batches[:3], 0)
     before = kept(training, ["vae"])
@@ -188,10 +188,10 @@ def test_a_window_of_batches_is_left_out_whole(
 
 
 def test_the_warning_of_a_window_names_the_samples_of_the_batch_at_fault(
-    checked: Checker, spoilt: Registry, live: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checked: Checker, with_poison: Registry, live: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Poison, "bad", lambda batch: batch == 3)
-    recipe = checked(SPOILT, "steps.vae_gan.accumulate=3", "steps.vae_gan.epochs=1", using=spoilt)
+    recipe = checked(POISONED, "steps.vae_gan.accumulate=3", "steps.vae_gan.epochs=1", using=with_poison)
     batches = first_batches(live(recipe), 6)
     heard: list[str] = []
 
@@ -218,10 +218,10 @@ class Logged:
 
 
 def test_a_figure_that_is_not_finite_is_logged_as_that_and_not_counted_in_the_mean(
-    checked: Checker, spoilt: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checked: Checker, with_poison: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Poison, "bad", lambda batch: batch == 3)
-    recipe = checked(SPOILT, "defaults.log_every=1", "steps.vae_gan.epochs=1", using=spoilt)
+    recipe = checked(POISONED, "defaults.log_every=1", "steps.vae_gan.epochs=1", using=with_poison)
     logged = Logged()
 
     start(recipe, tmp_path, [logged])
@@ -233,15 +233,17 @@ def test_a_figure_that_is_not_finite_is_logged_as_that_and_not_counted_in_the_me
 
 
 def test_how_many_batches_were_left_out_is_told_at_the_end_and_a_scalers_overflows_are_none(
-    checked: Checker, spoilt: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checked: Checker, with_poison: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Poison, "bad", lambda batch: batch in (3, 4, 8))
     plain: list[str] = []
     half: list[str] = []
 
-    start(checked(SPOILT, using=spoilt), tmp_path / "a", [Listener(plain)])
+    start(checked(POISONED, using=with_poison), tmp_path / "a", [Listener(plain)])
     monkeypatch.setattr(Poison, "bad", lambda batch: False)
-    ended = start(checked(SPOILT, "steps.vae_gan.precision=fp16", using=spoilt), tmp_path / "b", [Listener(half)])
+    ended = start(
+        checked(POISONED, "steps.vae_gan.precision=fp16", using=with_poison), tmp_path / "b", [Listener(half)]
+    )
 
     assert "update `vae`: 3 of 12 batches were skipped as not finite" in plain
     assert len(plain) == 3  # two streaks, and the sum
@@ -250,10 +252,10 @@ def test_how_many_batches_were_left_out_is_told_at_the_end_and_a_scalers_overflo
 
 
 def test_an_optimizer_that_has_met_nan_first_still_begins_as_a_fresh_one(
-    checked: Checker, live: Maker, spoilt: Registry
+    checked: Checker, live: Maker, with_poison: Registry
 ) -> None:
-    training = ready(checked, live, spoilt, 0)
-    fresh = ready(checked, live, spoilt, 0)
+    training = ready(checked, live, with_poison, 0)
+    fresh = ready(checked, live, with_poison, 0)
     spoil(training, "vae", "l1", bad_loss, [0])
 
     take(training, first_batches(training, 1), 0)

@@ -200,10 +200,10 @@ def test_the_samples_that_may_share_a_batch_with_the_first_are_those_of_its_buck
 
 
 def test_of_many_damaged_samples_the_first_are_named_and_all_are_counted() -> None:
-    words = damaged_at_opening([Problem("is no picture", f"{number}.png") for number in range(1000)])
+    words = damaged_at_opening([Problem("is not an image", f"{number}.png") for number in range(1000)])
 
-    assert words.startswith("skipped 1,000 damaged samples\n    0.png  is no picture\n")
-    assert "    7.png  is no picture\n    and 992 more\n" in words
+    assert words.startswith("skipped 1,000 damaged samples\n    0.png  is not an image\n")
+    assert "    7.png  is not an image\n    and 992 more\n" in words
 
 
 def test_fields_that_vary_vary_together() -> None:
@@ -224,11 +224,11 @@ def test_the_order_of_a_million_samples_in_buckets_takes_less_than_two_seconds()
     import time
 
     source = Bucketed((np.arange(1_000_000) * 7919 % 9).tolist())
-    begun = time.process_time()
+    started = time.process_time()
 
     order = epoch_order(source, 16, PLACE)
 
-    assert time.process_time() - begun < 2
+    assert time.process_time() - started < 2
     assert len(order) == batches_per_epoch(source, "data", 16, None, Place("here")) * 16
 
 

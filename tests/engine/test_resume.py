@@ -268,12 +268,12 @@ def test_a_root_step_after_others_starts_from_new_weights(checked: Checker, tmp_
 
 def test_a_folder_is_locked_by_one_run_and_a_second_run_names_the_first(tmp_path: Path) -> None:
     folder = folders.new(tmp_path, "name", "digest")
-    held = folder.lock()
+    lock = folder.lock()
 
     with pytest.raises(RunError, match=r"is in use by process \d+"):
         folder.lock()
 
-    held.close()
+    lock.close()
     folder.lock().close()
 
 

@@ -23,14 +23,14 @@ from fluxflow_registry.state.codec import pack
 
 from ..small import VAE_GAN
 from .conftest import StopAfter, start, weights
-from .poison import KEEPING, SPOILT, Poison, differing, poisoned
+from .poison import KEEPING, POISONED, Poison, differing, poisoned
 from .test_resume import Listener, finals
 
 Checker = Callable[..., RecipePlan]
 
 
 @pytest.fixture(scope="module")
-def spoilt() -> Registry:
+def with_poison() -> Registry:
     return poisoned()
 
 
@@ -91,11 +91,11 @@ class Keep:
 
 
 def test_after_twenty_batches_the_state_is_that_of_the_checkpoint_and_the_data_continue(
-    checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+    checked: Checker, with_poison: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     bad(*range(5, 25))
     text = KEEPING.partition("\n  flow:")[0] + "\n"
-    recipe = checked(text, "steps.vae_gan.epochs=5", using=spoilt)
+    recipe = checked(text, "steps.vae_gan.epochs=5", using=with_poison)
     back, keep = Back(), Keep("000000004-vae_gan")
 
     ended = start(recipe, tmp_path, [back, keep])
@@ -118,11 +118,11 @@ def models(run: Any) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("four")
 def test_without_a_checkpoint_the_first_step_rolls_back_to_its_initial_weights(
-    checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+    checked: Checker, with_poison: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     bad(2, 3, 4, 5)
     back = Back()
-    recipe = checked(SPOILT, "defaults.checkpoint_every=1000", using=spoilt)
+    recipe = checked(POISONED, "defaults.checkpoint_every=1000", using=with_poison)
 
     start(recipe, tmp_path, [back])
 
@@ -134,7 +134,7 @@ def test_without_a_checkpoint_the_first_step_rolls_back_to_its_initial_weights(
 
 @pytest.mark.usefixtures("four")
 def test_without_a_checkpoint_a_later_step_rolls_back_to_the_end_of_its_parent(
-    checked: Checker, spoilt: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    checked: Checker, with_poison: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     during = SimpleNamespace(step="")
     monkeypatch.setattr(Poison, "bad", lambda batch: during.step == "flow" and batch in (2, 3, 4, 5))
@@ -146,7 +146,7 @@ def test_without_a_checkpoint_a_later_step_rolls_back_to_the_end_of_its_parent(
 
     back = Back()
 
-    ended = start(checked(KEEPING, "defaults.checkpoint_every=1000", using=spoilt), tmp_path, [back, Watch()])
+    ended = start(checked(KEEPING, "defaults.checkpoint_every=1000", using=with_poison), tmp_path, [back, Watch()])
 
     assert "update `flow`: `flow/poison`" in back.warnings[0]
     end, _ = store.load(ended.run.folder.path / "checkpoints" / "000000012-vae_gan-end")
@@ -162,13 +162,13 @@ def _all(back: Back, prefix: str) -> torch.Tensor:
 
 @pytest.mark.usefixtures("four")
 def test_training_fails_after_three_rollbacks_and_names_the_latest_bundle(
-    checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+    checked: Checker, with_poison: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     bad(*range(5, 100))
     back = Back()
 
     with pytest.raises(TrainingError) as raised:
-        start(checked(SPOILT, "steps.vae_gan.epochs=9", using=spoilt), tmp_path, [back])
+        start(checked(POISONED, "steps.vae_gan.epochs=9", using=with_poison), tmp_path, [back])
 
     text = str(raised.value)
     assert "update `vae`: `vae/poison` has not been finite for 4 batches in a row" in text
@@ -180,13 +180,13 @@ def test_training_fails_after_three_rollbacks_and_names_the_latest_bundle(
 
 @pytest.mark.usefixtures("four")
 def test_an_update_that_never_had_a_finite_batch_ends_the_run_without_a_rollback(
-    checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+    checked: Checker, with_poison: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     bad(*range(100))
     back = Back()
 
     with pytest.raises(TrainingError) as raised:
-        start(checked(SPOILT, using=spoilt), tmp_path, [back])
+        start(checked(POISONED, using=with_poison), tmp_path, [back])
 
     status = "no batch of this update has been finite yet, so there is no good state to roll back to"
     assert status in str(raised.value)
@@ -196,7 +196,7 @@ def test_an_update_that_never_had_a_finite_batch_ends_the_run_without_a_rollback
 
 @pytest.mark.usefixtures("four")
 def test_training_does_not_roll_back_to_a_checkpoint_that_is_not_finite(
-    checked: Checker, spoilt: Registry, tmp_path: Path
+    checked: Checker, with_poison: Registry, tmp_path: Path
 ) -> None:
     class Breaks:
         """Breaks a weight just before the checkpoint after eight batches, as too high a learning rate might."""
@@ -209,7 +209,7 @@ def test_training_does_not_roll_back_to_a_checkpoint_that_is_not_finite(
 
     back = Back()
 
-    ended = start(checked(SPOILT, "steps.vae_gan.epochs=3", using=spoilt), tmp_path, [Breaks(), back])
+    ended = start(checked(POISONED, "steps.vae_gan.epochs=3", using=with_poison), tmp_path, [Breaks(), back])
 
     assert "are restored from checkpoint 000000004-vae_gan," in back.warnings[0]
     assert all(torch.isfinite(tensor).all() for tensor in weights(ended.run.models).values())
@@ -229,21 +229,21 @@ class KillAfter(StopAfter):
                 raise Killed
 
 
-#: One batch alone, then a streak that begins just after a checkpoint and ends in a roll-back.
+#: One batch alone, then a series that starts just after a checkpoint and ends in a rollback.
 BAD = (5, 8, 9, 10, 11)
 THREE_EPOCHS = ("steps.vae_gan.epochs=3", "steps.vae_gan.best={metric: vae_loss}")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(spoilt: Registry, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def undisturbed(with_poison: Registry, tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("undisturbed")
-    (root / "recipe.yaml").write_text(SPOILT)
+    (root / "recipe.yaml").write_text(POISONED)
     from fluxflow_registry.check.checker import check
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recovery, "PATIENCE", 4)
         patch.setattr(Poison, "bad", lambda batch: batch in BAD)
-        ended = start(check(root / "recipe.yaml", spoilt, THREE_EPOCHS), root).run
+        ended = start(check(root / "recipe.yaml", with_poison, THREE_EPOCHS), root).run
     assert ended.live.rollbacks == 1
     return ended
 
@@ -256,16 +256,22 @@ PLACES = [3, 6, 8, 10, 11, 12, 13]
 @pytest.mark.parametrize("how", [StopAfter, KillAfter])
 @pytest.mark.parametrize("place", PLACES)
 def test_a_run_that_is_stopped_or_killed_near_skipped_batches_ends_with_the_same_weights(
-    checked: Checker, spoilt: Registry, bad: Callable[..., None], undisturbed: Any, tmp_path: Path, how: Any, place: int
+    checked: Checker,
+    with_poison: Registry,
+    bad: Callable[..., None],
+    undisturbed: Any,
+    tmp_path: Path,
+    how: Any,
+    place: int,
 ) -> None:
     bad(*BAD)
 
     try:
-        first = start(checked(SPOILT, *THREE_EPOCHS, using=spoilt), tmp_path, [how("batch_ended", place)])
+        first = start(checked(POISONED, *THREE_EPOCHS, using=with_poison), tmp_path, [how("batch_ended", place)])
         assert first.stopped is not None
     except Killed:
         assert how is KillAfter
-    ended = start(checked(SPOILT, *THREE_EPOCHS, using=spoilt), tmp_path).run
+    ended = start(checked(POISONED, *THREE_EPOCHS, using=with_poison), tmp_path).run
 
     assert finals(ended) == finals(undisturbed)
     assert ended.live.metrics.history == undisturbed.live.metrics.history
@@ -281,10 +287,10 @@ def test_a_run_that_is_stopped_or_killed_near_skipped_batches_ends_with_the_same
 
 @pytest.mark.usefixtures("four")
 def test_stopping_after_every_batch_changes_nothing_and_reports_what_is_not_finite(
-    checked: Checker, spoilt: Registry, bad: Callable[..., None], undisturbed: Any, tmp_path: Path
+    checked: Checker, with_poison: Registry, bad: Callable[..., None], undisturbed: Any, tmp_path: Path
 ) -> None:
     bad(*BAD)
-    recipe = checked(SPOILT, *THREE_EPOCHS, using=spoilt)
+    recipe = checked(POISONED, *THREE_EPOCHS, using=with_poison)
     warned: list[str] = []
 
     while (attempt := start(recipe, tmp_path, [StopAfter("batch_ended", 1), Listener(warned)])).stopped is not None:
@@ -297,7 +303,7 @@ def test_stopping_after_every_batch_changes_nothing_and_reports_what_is_not_fini
 
 @pytest.mark.usefixtures("four")
 def test_a_run_killed_between_the_best_and_the_due_checkpoint_rolls_back_to_the_same_state(
-    checked: Checker, spoilt: Registry, bad: Callable[..., None], tmp_path: Path
+    checked: Checker, with_poison: Registry, bad: Callable[..., None], tmp_path: Path
 ) -> None:
     class KillAt:
         @hookimpl
@@ -307,7 +313,7 @@ def test_a_run_killed_between_the_best_and_the_due_checkpoint_rolls_back_to_the_
 
     bad(6, 7, 8, 9)
     settings = ("steps.vae_gan.best={metric: vae_loss}", "defaults.checkpoint_every=6")
-    recipe = checked(SPOILT, *settings, using=spoilt)
+    recipe = checked(POISONED, *settings, using=with_poison)
     whole = start(recipe, tmp_path / "whole").run
     with pytest.raises(Killed):
         start(recipe, tmp_path / "cut", [KillAt()])
@@ -322,10 +328,10 @@ def test_a_run_killed_between_the_best_and_the_due_checkpoint_rolls_back_to_the_
     assert finals(ended) == finals(whole)
 
 
-def test_undisturbed_training_warns_of_nothing(checked: Checker, spoilt: Registry, tmp_path: Path) -> None:
+def test_undisturbed_training_warns_of_nothing(checked: Checker, with_poison: Registry, tmp_path: Path) -> None:
     warned: list[str] = []
 
-    ended = start(checked(VAE_GAN, using=spoilt), tmp_path, [Listener(warned)])
+    ended = start(checked(VAE_GAN, using=with_poison), tmp_path, [Listener(warned)])
 
     assert warned == []
     assert not (ended.run.folder.path / "not_finite").exists()

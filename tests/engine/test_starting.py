@@ -28,7 +28,7 @@ from fluxflow_registry.registry.registry import Plugin
 from ..small import PLUGINS, VAE_GAN
 from ..synthetic import plugin
 from .conftest import StopAfter, changed, start, weights
-from .poison import SPOILT, Poison, poisoned
+from .poison import POISONED, Poison, poisoned
 from .test_resume import Listener, finals
 
 Checker = Callable[..., RecipePlan]
@@ -224,7 +224,7 @@ def test_going_back_to_before_the_start_takes_the_start_back(
     monkeypatch.setattr(recovery, "PATIENCE", 4)
     monkeypatch.setattr(Poison, "bad", lambda batch: batch in range(7, 11))
     settings = [f"{GENERATOR}.start={ALWAYS}", f"{STEP}.epochs=4", f"{STEP}.checkpoint_every=4"]
-    recipe = checked(SPOILT, *settings, using=poisoned())
+    recipe = checked(POISONED, *settings, using=poisoned())
     seen = Started()
 
     ended = start(recipe, tmp_path / "whole", [seen]).run

@@ -39,7 +39,7 @@ class Counter:
 
     def __call__(self, epoch: int) -> Ending | None:
         self.calls += 1
-        return Ending(f"asked {self.calls} times") if self.calls >= self.calls_max else None
+        return Ending(f"called {self.calls} times") if self.calls >= self.calls_max else None
 
 
 @define
