@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 
 from fluxflow_registry.check.configure import Components, Configurator
 from fluxflow_registry.check.held_out_data import overlapping
 from fluxflow_registry.check.metric_names import unlogged
 from fluxflow_registry.check.steps import StepPlanner
-from fluxflow_registry.contracts import CONTEXT, Draw
+from fluxflow_registry.contracts import CONTEXT, Draw, ObserverExtras
 from fluxflow_registry.errors import Choices, Problem, RecipeError, unique
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan
@@ -70,14 +69,9 @@ def _check_draws(planner: StepPlanner, observers: Components) -> None:
     """Resolve what observers will draw now, not at the end of a long run."""
     configurator = planner.configurator
     for label, observer in observers.items():
-        if hasattr(observer.instance, "draws"):
-            what = f"`draws` of observer `{label}`"
-            for draw in configurator.attempt(what, observer.where, partial(_draws, observer)) or ():
-                configurator.problems.extend(_draw_problems(planner, observer, draw))
-
-
-def _draws(observer: ConfiguredComponent) -> list[Draw]:
-    return list(observer.instance.draws())
+        draws = ObserverExtras.of(observer.instance).draws
+        for draw in configurator.attempt(f"`draws` of observer `{label}`", observer.where, draws) or ():
+            configurator.problems.extend(_draw_problems(planner, observer, draw))
 
 
 def _draw_problems(planner: StepPlanner, observer: ConfiguredComponent, draw: Draw) -> Iterable[Problem]:

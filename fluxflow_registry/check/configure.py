@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from fluxflow_registry.contracts import KINDS
+from fluxflow_registry.contracts import KINDS, ObserverExtras, Watching
 from fluxflow_registry.errors import Choices, FluxflowError, Location, Problem, one_line
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.recipe.convert import structure, unknown_keys
@@ -79,7 +79,7 @@ class Configurator:
         present = dict(self.configure_all("observer", {k: v for k, v in entries.items() if v is not None}))
         types = {configured.name for configured in present.values()}
         for name, component in self.registry.components["observer"].items():
-            if getattr(component.factory, "default", False) and name not in entries and name not in types:
+            if ObserverExtras.of(component.factory).default and name not in entries and name not in types:
                 instance = self.attempt(f"observer `{name}`", component.where, partial(_with_defaults, component))
                 if instance is not None:
                     present[name] = ConfiguredComponent(name, component, instance, component.where)
@@ -89,16 +89,14 @@ class Configurator:
                 self.problems.append(self.registry.unknown("observer", label, "", where))
         return present
 
-    def names(self, configured: ConfiguredComponent, method: str) -> list[str]:
-        """The names that a component says its options mention; none where it has no such method."""
-        what = f"`{method}` of {configured.component.kind} `{configured.name}`"
-        if not hasattr(configured.instance, method):
-            return []
-        return self.attempt(what, configured.where, lambda: list(getattr(configured.instance, method)())) or []
+    def names(self, configured: ConfiguredComponent, method: Callable[[], Sequence[str]]) -> list[str]:
+        """The names that a component says, by this method, that its options mention."""
+        what = f"`{method.__name__}` of {configured.component.kind} `{configured.name}`"
+        return self.attempt(what, configured.where, lambda: list(method())) or []
 
     def watched(self, configured: ConfiguredComponent) -> list[str]:
         """The metrics that a transition or an observer says that it watches."""
-        return self.names(configured, "metrics")
+        return self.names(configured, Watching.of(configured.instance).metrics)
 
     def _unknown(self, kind: str, entry: ComponentEntry, context: str) -> Problem:
         """The type that nobody registers, or the misspelled `type` that left the label to be one."""

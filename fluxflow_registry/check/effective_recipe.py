@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fluxflow_registry.check.metric_names import removed_losses
+from fluxflow_registry.contracts import BalancerExtras
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.starts import Start, WhenMet
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
@@ -84,9 +85,7 @@ def _update(update: UpdatePlan) -> dict[str, Any]:
 
 def _spared(update: UpdatePlan) -> dict[str, Any]:
     """Losses that the recipe removes and that the balancer would spare: its options still name them."""
-    if update.balancer is None or not hasattr(update.balancer.instance, "spared"):
-        return {}
-    named = set(update.balancer.instance.spared())
+    named = BalancerExtras.of(update.balancer.instance).spared() if update.balancer else ()
     return {label: (False, str(where)) for label, where in removed_losses(update.entry).items() if label in named}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from attrs import evolve
 
+from fluxflow_registry.contracts import DatasetExtras
 from fluxflow_registry.errors import Location, Problem
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.recipe.schema import EvaluationEntry, StepEntry
@@ -35,9 +36,7 @@ def overlapping(
 
 def _overlap(held_out: ConfiguredComponent, seen: ConfiguredComponent, attempt: Attempt) -> Problem | None:
     """What a held-out dataset says of one that is trained on; None where they are disjoint, or it cannot know."""
-    overlap = getattr(held_out.instance, "overlap", None)
-    if overlap is None:
-        return None
+    overlap = DatasetExtras.of(held_out.instance).overlap
     what = f"`overlap` of dataset `{held_out.name}`"
     return attempt(what, held_out.where, lambda: overlap(held_out.label, seen.label, seen.instance))
 

@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 import attrs
 
-from fluxflow_registry.contracts import Better, Direction
+from fluxflow_registry.contracts import Better, Directed, Direction, MetricExtras
 from fluxflow_registry.errors import FluxflowError, Location, Problem
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.starts import Start, WhenMet
 from fluxflow_registry.plan.updates import UpdatePlan
 from fluxflow_registry.recipe.schema import StepEntry
 from fluxflow_registry.registry.registry import Component
-from fluxflow_registry.registry.signature import gives_tensor, is_configurable
+from fluxflow_registry.registry.signature import gives_tensor
 
 #: The component of a metric's type; None where nobody registers it.
 MetricComponent = Callable[[str], Component | None]
@@ -37,11 +37,11 @@ def with_directions(
     """
 
     def directed(watcher: ConfiguredComponent | None) -> ConfiguredComponent | None:
-        if watcher is None or not hasattr(watcher.instance, "directed"):
-            return watcher
+        if watcher is None:
+            return None
         what = f"`directed` of {watcher.component.kind} `{watcher.name}`"
         better = better_in(step, metric, watcher.where)
-        instance = attempt(what, watcher.where, lambda: watcher.instance.directed(better))
+        instance = attempt(what, watcher.where, lambda: Directed.of(watcher.instance).directed(better))
         return watcher if instance is None else attrs.evolve(watcher, instance=instance)
 
     def directed_start(start: Start) -> Start:
@@ -89,10 +89,7 @@ def better_in(step: StepEntry, metric: MetricComponent, where: Location) -> Bett
 
 def declared_by(metric: Component) -> Declared:
     """What a metric declares in its attribute `better`; raises FluxflowError for anything but directions."""
-    factory = metric.factory
-    if is_configurable(factory) and any(each.name == "better" for each in attrs.fields(factory)):
-        return "lower"  # an option of its own
-    declared: Any = getattr(factory, "better", "lower")
+    declared: Any = MetricExtras.of(metric.factory).better
     directions = list(declared.values()) if isinstance(declared, Mapping) else [declared]
     if all(isinstance(each, str) and each in ("lower", "higher") for each in directions):
         return declared  # type: ignore[no-any-return]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 
 from attrs import frozen
 
+from fluxflow_registry.contracts import SchedulerExtras
 from fluxflow_registry.errors import Choices, Location, Problem
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.starts import WhenMet
@@ -89,7 +90,7 @@ def unwatchable(
         watches += _watches(until, f"transition `{until.name}`", watched)
     late: dict[Late, list[Watch]] = {}
     for update in updates:
-        metric = getattr(update.scheduler.instance, "metric", None) if update.scheduler else None
+        metric = SchedulerExtras.of(update.scheduler.instance).metric if update.scheduler else None
         if update.scheduler and metric is not None:
             where = update.entry.node.at("scheduler", "metric")
             watches.append(Watch(metric, f"scheduler `{update.scheduler.name}`", where))

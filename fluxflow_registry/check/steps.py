@@ -11,7 +11,7 @@ from attrs import evolve
 from fluxflow_registry.check.configure import Components, Configurator
 from fluxflow_registry.check.metric_directions import with_directions
 from fluxflow_registry.check.metric_names import removed_losses, unknown_losses, unwatchable
-from fluxflow_registry.contracts import Field
+from fluxflow_registry.contracts import BalancerExtras, Field, LossExtras
 from fluxflow_registry.errors import Choices, Location, Problem
 from fluxflow_registry.plan.starts import AtBatch, Start, WhenMet
 from fluxflow_registry.plan.steps import EvaluationPlan, StepPlan
@@ -78,9 +78,9 @@ class StepPlanner:
 
         balancer = component("balancer", update.balancer)
         if balancer is not None:
-            removed = removed_losses(update)
-            spared = [label for label in self.configurator.names(balancer, "spared") if label not in removed]
-            named = [*self.configurator.names(balancer, "losses"), *spared]
+            extras, removed = BalancerExtras.of(balancer.instance), removed_losses(update)
+            spared = [label for label in self.configurator.names(balancer, extras.spared) if label not in removed]
+            named = [*self.configurator.names(balancer, extras.losses), *spared]
             self._report(unknown_losses(update, balancer, named))
         losses = {label: self._loss(entry, update, context) for label, entry in update.losses.items()}
         return UpdatePlan(
@@ -97,7 +97,7 @@ class StepPlanner:
         if component is None:
             return None
         settings = entry.settings
-        default = getattr(component.instance, "default_weight", 1.0)
+        default = LossExtras.of(component.instance).default_weight
         return LossPlan(
             component=component,
             weight=float(default if settings.weight is None else settings.weight),

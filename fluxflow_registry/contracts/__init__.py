@@ -15,7 +15,7 @@ from fluxflow_registry.contracts.dataset import (
     SourceExtras,
     variants,
 )
-from fluxflow_registry.contracts.kind import Extras, Kind, NoSettings, Product, Stateful
+from fluxflow_registry.contracts.kind import Extras, Kind, NoSettings, Prepared, Product, Stateful
 from fluxflow_registry.contracts.lifecycle import Lifecycle, RunView, StepView
 from fluxflow_registry.contracts.loss import LOSS, Loss, LossExtras, LossSettings
 from fluxflow_registry.contracts.metric import (
@@ -25,6 +25,7 @@ from fluxflow_registry.contracts.metric import (
     Direction,
     Metric,
     MetricExtras,
+    Watching,
     higher_is_better,
 )
 from fluxflow_registry.contracts.model import MODEL, Compile, Model, ModelSettings
@@ -89,6 +90,7 @@ __all__ = [
     "ObserverExtras",
     "Optimizer",
     "Position",
+    "Prepared",
     "Product",
     "RecentMeans",
     "RunView",
@@ -106,6 +108,7 @@ __all__ = [
     "Value",
     "ValueExtras",
     "VelocityField",
+    "Watching",
     "Weigher",
     "WeigherExtras",
     "higher_is_better",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from functools import partial
+from types import MethodType
 from typing import Any, Protocol, Self, cast, runtime_checkable
 
 import attrs
@@ -43,7 +43,14 @@ class _WithDefaults:
         found = getattr(self._component, name, default)
         if inspect.isclass(self._component) and hasattr(found, "__get__"):  # a property, or the slot of an option
             found = default
-        return partial(default, self._component) if found is default and callable(default) else found
+        return MethodType(default, self._component) if found is default and callable(default) else found
+
+
+class Prepared(Extras):
+    """Optional member of what may need files: a loss or a metric."""
+
+    def ready(self) -> None:
+        """Raise FluxflowError where files that it needs are missing; called before a run starts."""
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from attrs import field, frozen, validators
 
-from fluxflow_registry.contracts.kind import Extras, Kind, Stateful
+from fluxflow_registry.contracts.kind import Kind, Prepared, Stateful
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,14 +19,11 @@ class Loss(Protocol):
         """Return a 0-d tensor."""
 
 
-class LossExtras(Extras, Stateful):
+class LossExtras(Prepared, Stateful):
     """Optional members of a loss."""
 
     default_weight: ClassVar[float] = 1.0
     """The weight where a recipe sets none."""
-
-    def ready(self) -> None:
-        """Raise FluxflowError where files that it needs are missing; called before a run starts."""
 
 
 @frozen

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
-from fluxflow_registry.contracts.kind import Extras, Kind
+from fluxflow_registry.contracts.kind import Extras, Kind, Prepared
 from fluxflow_registry.contracts.value import NeedSettings
 
 if TYPE_CHECKING:
@@ -27,15 +27,23 @@ class Metric(Protocol):
         """Return a 0-d tensor, or several by name; called without gradient."""
 
 
-class MetricExtras(Extras):
+class MetricExtras(Prepared):
     """Optional members of a metric."""
 
     better: ClassVar[Direction | Mapping[str, Direction]] = "lower"
     """Which direction is better, as what follows the metric assumes where the recipe does not say it; one for each
     name where it returns several."""
 
-    def ready(self) -> None:
-        """Raise FluxflowError where files that it needs are missing; called before a run starts."""
+
+class Watching(Extras):
+    """Optional member of what watches metrics: a transition or an observer."""
+
+    def metrics(self) -> Sequence[str]:
+        """Return the metrics that its options name: a recipe that does not log them is rejected.
+
+        Those of a transition are logged or measured in its step, those of an observer logged by some update.
+        """
+        return ()
 
 
 class Directed(Extras):

@@ -7,8 +7,9 @@ from typing import ClassVar, Protocol
 
 from attrs import frozen
 
-from fluxflow_registry.contracts.kind import Extras, Kind
+from fluxflow_registry.contracts.kind import Kind
 from fluxflow_registry.contracts.lifecycle import Lifecycle
+from fluxflow_registry.contracts.metric import Watching
 
 
 class Observer(Protocol):
@@ -33,15 +34,11 @@ class Draw:
     optional: tuple[str, ...] = ()
 
 
-class ObserverExtras(Extras):
+class ObserverExtras(Watching):
     """Optional members of an observer."""
 
     default: ClassVar[bool] = False
     """Whether it joins every run whose recipe does not remove it."""
-
-    def metrics(self) -> Sequence[str]:
-        """Return the metrics of training that its options name: a recipe of which no step logs them is rejected."""
-        return ()
 
     def draws(self) -> Sequence[Draw]:
         """Return the values that it will request of a run."""

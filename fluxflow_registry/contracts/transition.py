@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from attrs import frozen
 
 from fluxflow_registry.contracts.kind import Kind, Stateful
-from fluxflow_registry.contracts.metric import Directed
+from fluxflow_registry.contracts.metric import Directed, Watching
 
 
 @frozen
@@ -26,15 +25,11 @@ class Transition(Protocol):
         """Return an Ending to end the step after `epoch` of its `epochs`, given the `history` of each metric."""
 
 
-class TransitionExtras(Directed, Stateful):
+class TransitionExtras(Watching, Directed, Stateful):
     """Optional members of a transition."""
 
     max_epochs: int | None = None
     """The most epochs that it lets a step run, in place of the step's own `epochs`."""
-
-    def metrics(self) -> Sequence[str]:
-        """Return the metrics that it watches: a recipe that does not log them is rejected."""
-        return ()
 
 
 TRANSITION = Kind(

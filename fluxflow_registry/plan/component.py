@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import frozen
 
+from fluxflow_registry.contracts import Watching
 from fluxflow_registry.errors import Location
 from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.schema import ComponentEntry
@@ -61,5 +62,5 @@ class ConfiguredComponent:
         return self.where
 
     def watched_metrics(self) -> list[str]:
-        """The metrics that a transition or an observer says that its options name; none where it says nothing."""
-        return list(self.instance.metrics()) if hasattr(self.instance, "metrics") else []
+        """The metrics that a transition or an observer says that its options name."""
+        return list(Watching.of(self.instance).metrics())

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from fluxflow_registry.contracts import Field, Sampler
+from fluxflow_registry.contracts import Field, Sampler, TransitionExtras
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.starts import WhenMet
 from fluxflow_registry.plan.updates import UpdatePlan
@@ -70,7 +70,7 @@ class StepPlan:
     @property
     def epochs(self) -> int:
         """The most epochs that there can be."""
-        limit: int | None = getattr(self.until.instance, "max_epochs", None) if self.until else None
+        limit = TransitionExtras.of(self.until.instance).max_epochs if self.until else None
         return self.settings.epochs if limit is None else limit
 
     @property

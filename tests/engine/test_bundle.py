@@ -198,10 +198,7 @@ def test_statistics_count_nan_and_infinity_apart_and_describe_the_finite_numbers
 
 
 def test_samples_without_names_are_named_by_their_numbers() -> None:
-    class Odd:
-        name = "a source may call itself something"
-
-    assert names_of(object(), [3, 4]) == names_of(Odd(), [3, 4]) == ["3", "4"]
+    assert names_of(object(), [3, 4]) == ["3", "4"]
 
 
 BROKEN = {

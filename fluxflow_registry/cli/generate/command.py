@@ -19,6 +19,7 @@ from fluxflow_registry.cli.generate.weights_source import Place, place_of
 from fluxflow_registry.cli.output import emit, emit_json, finish, load_plugins, parse, say
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.recheck import check_again
+from fluxflow_registry.contracts import SamplerExtras
 from fluxflow_registry.errors import Problem, RecipeError, RunError, choices
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 from fluxflow_registry.recipe.overrides import Setting
@@ -134,7 +135,7 @@ def settings_of(arguments: argparse.Namespace, checked: RecipePlan, leaf: StepPl
     ]
     if arguments.sampler and arguments.steps is None and checked.sampler:
         # Another method keeps the number of steps, where both have one.
-        flags.append(("--sampler", "sampler.steps", getattr(checked.sampler.instance, "steps", None)))
+        flags.append(("--sampler", "sampler.steps", SamplerExtras.of(checked.sampler.instance).steps))
     return [
         Setting(f"{path}={json.dumps(value)}", f"{flag} {getattr(arguments, flag[2:].replace('-', '_'))}")
         for flag, path, value in flags

@@ -12,7 +12,7 @@ from attrs import evolve, frozen
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from fluxflow_registry.contracts import Source
+from fluxflow_registry.contracts import Source, SourceExtras
 from fluxflow_registry.engine.data.order import Order, buckets_of, epoch_order, views_of
 from fluxflow_registry.engine.data.workers import Unreadable, read_in_workers
 from fluxflow_registry.engine.graph.randomness import derive
@@ -119,7 +119,7 @@ class _Epoch(Dataset[Any]):
 
     def run(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches `start` .. `stop` - 1, read in this process: several at once where the source prefers that."""
-        ahead = max(1, getattr(self.reader.source, "samples_at_once", 1) // self.batch_size)
+        ahead = max(1, SourceExtras.of(self.reader.source).samples_at_once // self.batch_size)
         ahead = 1 if self.reader.buckets is not None else ahead
         size = self.batch_size
         for first in range(start, stop, ahead):

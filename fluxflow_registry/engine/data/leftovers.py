@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fluxflow_registry.contracts import Source
+from fluxflow_registry.contracts import Source, SourceExtras
 from fluxflow_registry.engine.data.order import BatchCounts, batch_counts, buckets_of
 from fluxflow_registry.errors import Problem, counted
 
@@ -14,8 +14,9 @@ NAMED = 8
 
 def unused_samples(source: Source, batch_size: int) -> list[str]:
     """What a source notes about its samples, and which of them a step with this batch size never trains on."""
-    damaged = getattr(source, "left_out", ())
-    sentences = [*getattr(source, "notes", ()), *([damaged_at_opening(damaged)] if damaged else [])]
+    extras = SourceExtras.of(source)
+    damaged = extras.left_out
+    sentences = [*extras.notes, *([damaged_at_opening(damaged)] if damaged else [])]
     unfilled = leftovers(batch_counts(source, batch_size)) if buckets_of(source) is not None else None
     return [*sentences, unfilled] if unfilled else sentences
 

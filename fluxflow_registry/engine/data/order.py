@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 from numpy.typing import NDArray
 
-from fluxflow_registry.contracts import Source
+from fluxflow_registry.contracts import Source, SourceExtras
 from fluxflow_registry.engine.graph.randomness import derive
 from fluxflow_registry.errors import DataError, Location, Problem, counted
 
@@ -19,12 +19,12 @@ Order = Sequence[int] | torch.Tensor | NDArray[np.int64]
 
 def views_of(source: Source) -> int:
     """In how many forms each batch of a source is trained on."""
-    return int(getattr(source, "views", 1))
+    return int(SourceExtras.of(source).views)
 
 
 def buckets_of(source: Source) -> NDArray[np.int64] | None:
     """For each sample of a source the number of its bucket; None if any samples may share a batch."""
-    buckets = getattr(source, "buckets", None)
+    buckets = SourceExtras.of(source).buckets
     return None if buckets is None else np.asarray(buckets, dtype=np.int64)
 
 
@@ -75,7 +75,7 @@ def batch_counts(source: Source, batch_size: int) -> BatchCounts:
     """How the samples of a source fill batches; without buckets, all samples are in a single one."""
     buckets = buckets_of(source)
     counts = [len(source)] if buckets is None else np.bincount(buckets, minlength=1).tolist()
-    name_of = getattr(source, "bucket_name", str) if buckets is not None else lambda _: "all"
+    name_of = SourceExtras.of(source).bucket_name if buckets is not None else lambda _: "all"
     names = tuple(str(name_of(number)) for number in range(len(counts)))
     return BatchCounts(tuple(counts), tuple(count // batch_size for count in counts), names, batch_size)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from fluxflow_registry.contracts import Source
+from fluxflow_registry.contracts import Source, SourceExtras
 from fluxflow_registry.engine.data.order import BatchCounts, batch_counts, buckets_of, epoch_order, views_of
 from fluxflow_registry.errors import Problem, SampleError
 
@@ -89,13 +89,14 @@ def survey(source: Source, most: int) -> Survey:
     names = batch_counts(source, 1).names
     buckets = buckets_of(source)
     counts = [] if buckets is None else np.bincount(buckets, minlength=len(names)).tolist()
+    extras = SourceExtras.of(source)
     return Survey(
         samples=len(source),
         read=len(chosen),
-        notes=(*getattr(source, "about", ()), *getattr(source, "notes", ())),
-        left_out=tuple(getattr(source, "left_out", ())),
+        notes=(*extras.about, *extras.notes),
+        left_out=tuple(extras.left_out),
         damaged=tuple(damaged[index] for index in sorted(damaged)),
-        stored=stored_sizes(source.sizes()) if hasattr(source, "sizes") else None,
+        stored=stored_sizes(extras.sizes()),
         buckets=dict(zip(names, counts, strict=False)),
         texts={name: text_statistics(source, of) for name, of in texts.items()},
     )
@@ -134,10 +135,9 @@ def read_undamaged(
                     remaining = [index for index in remaining if index not in failed]
 
 
-def stored_sizes(sizes: np.ndarray[Any, Any]) -> Stored | None:
+def stored_sizes(sizes: np.ndarray[Any, Any] | None) -> Stored | None:
     """Statistics of int64 [n, 2], widths and heights; None if all are unknown."""
-    known = sizes[(sizes > 0).all(axis=1)]
-    if not len(known):
+    if sizes is None or not len(known := sizes[(sizes > 0).all(axis=1)]):
         return None
     by_area = known[np.argsort(known[:, 0] * known[:, 1], kind="stable")]
     smallest, median, largest = (tuple(map(int, by_area[at])) for at in (0, len(by_area) // 2, -1))
@@ -161,4 +161,4 @@ def text_statistics(source: Source, texts: Mapping[int, str]) -> Texts:
 
 def name_of(source: Source, index: int) -> str:
     """The name of a sample: from its source, or its number."""
-    return str(source.name(index)) if hasattr(source, "name") else str(index)
+    return str(SourceExtras.of(source).name(index))

@@ -8,13 +8,16 @@ from attrs import evolve
 
 from fluxflow_registry.errors import FluxflowError, Problem, TrainingError, one_line
 from fluxflow_registry.plan.component import ConfiguredComponent
+from fluxflow_registry.registry.members import check_product
 
 
 def build(configured: ConfiguredComponent, **arguments: Any) -> Any:
     """Call a component with those of the arguments that it needs; a failure names the component and its place."""
     needs = configured.component.signature.needs
     try:
-        return configured.instance(**{name: arguments[name] for name in needs})
+        built = configured.instance(**{name: arguments[name] for name in needs})
+        check_product(configured.component, built)
+        return built
     except FluxflowError as error:
         if type(error).__init__ is not FluxflowError.__init__ or all(problem.where for problem in error.problems):
             raise

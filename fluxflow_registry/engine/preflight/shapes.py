@@ -12,7 +12,7 @@ from attrs import evolve, frozen
 from torch import Tensor, nn
 
 from fluxflow_registry.check.configure import Components
-from fluxflow_registry.contracts import Field, Sampler, variants
+from fluxflow_registry.contracts import Field, Prepared, Sampler, variants
 from fluxflow_registry.engine.graph.loss_gradients import LossGradients
 from fluxflow_registry.engine.graph.losses import LiveLosses
 from fluxflow_registry.engine.graph.randomness import Draws
@@ -153,7 +153,7 @@ def _unready_metrics(step: StepPlan) -> Iterator[Problem]:
 
 def _unready(who: str, configured: ConfiguredComponent) -> Iterator[Problem]:
     try:
-        getattr(configured.instance, "ready", lambda: None)()
+        Prepared.of(configured.instance).ready()
     except FluxflowError as error:
         for problem in error.problems:
             yield evolve(problem, message=f"{who}: {problem.message}", where=configured.where)

@@ -13,14 +13,9 @@ from fluxflow_registry.contracts import Stateful
 from fluxflow_registry.plan.steps import StepPlan
 
 
-def is_stateful(instance: Any) -> bool:
-    """Whether a component has the methods of those that keep state between batches."""
-    return callable(getattr(instance, "state_dict", None)) and callable(getattr(instance, "load_state_dict", None))
-
-
 def stateful_of(step: StepPlan) -> dict[str, Stateful]:
     """The components of a step that keep state, by their names among its components."""
-    return {name: part.instance for name, part in step.components.items() if is_stateful(part.instance)}
+    return {name: part.instance for name, part in step.components.items() if isinstance(part.instance, Stateful)}
 
 
 def served_by(name: str) -> str | None:
@@ -58,7 +53,7 @@ class Guard:
             for name in module._buffers
         ]
         self._copies: list[Tensor | None] = [None] * len(self._places)
-        self._keeping = [(update, instance) for update, instance in keeping if is_stateful(instance)]
+        self._keeping = [(update, instance) for update, instance in keeping if isinstance(instance, Stateful)]
         self._states: list[Any] = []
 
     @torch.no_grad()

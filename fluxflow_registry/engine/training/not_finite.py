@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from attrs import frozen
 from torch import Tensor
 
+from fluxflow_registry.contracts import SourceExtras
 from fluxflow_registry.engine.graph.tensors import tensors
 from fluxflow_registry.engine.graph.values import Values
 
@@ -69,10 +70,7 @@ def not_finite(value: Any) -> dict[str, Any]:
 
 def names_of(source: Any, indices: Sequence[int]) -> list[str]:
     """What a source calls samples; their numbers, where it has no names for them."""
-    name: Callable[[int], str] | None = getattr(source, "name", None)
-    if not callable(name):
-        return [str(index) for index in indices]
-    return [str(name(index)) for index in indices]
+    return [str(SourceExtras.of(source).name(index)) for index in indices]
 
 
 def _statistics(numbers: Tensor) -> dict[str, float]:

@@ -10,6 +10,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
+from fluxflow_registry.contracts import SchedulerExtras
 from fluxflow_registry.engine.graph.backward import StageCut, Term, backward
 from fluxflow_registry.engine.graph.build import build
 from fluxflow_registry.engine.training.late_start import Extent, Starts, intervals
@@ -35,10 +36,10 @@ class OptimizerStep:
         self._starts = starts
         self.optimizer: torch.optim.Optimizer = build(update.optimizer, parameters=list(parameters))
         self.scaler = torch.amp.GradScaler(fp16) if fp16 is not None else None
-        instance = update.scheduler.instance if update.scheduler else None
-        self._interval: str = getattr(instance, "interval", "epoch")
+        extras = SchedulerExtras.of(update.scheduler.instance if update.scheduler else None)
+        self._interval = extras.interval
         #: The metric that the scheduler receives after each epoch, if it looks at one.
-        self._metric: str = getattr(instance, "metric", None) or f"{update.name}_loss"
+        self._metric = extras.metric or f"{update.name}_loss"
         self.scheduler: Any = None
         self.schedule()
 

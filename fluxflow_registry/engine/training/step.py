@@ -10,7 +10,7 @@ import torch
 from attrs import asdict
 from torch import Tensor, nn
 
-from fluxflow_registry.contracts import Ending, Position, Sampler, Source
+from fluxflow_registry.contracts import Ending, Position, Sampler, Source, SourceExtras
 from fluxflow_registry.engine.data.batches import Batch, epoch_batches, to_device
 from fluxflow_registry.engine.data.order import batches_per_epoch, views_of
 from fluxflow_registry.engine.graph.randomness import Draws
@@ -158,7 +158,7 @@ class LiveStep:
         self.values.draws.at(self.seed, self.plan.name, step_batch)
         fields = to_device(batch.fields, self.device)
         if views_of(self.source) > 1:
-            fields = dict(self.source.view(fields, batch.view))  # type: ignore[attr-defined]
+            fields = dict(SourceExtras.of(self.source).view(fields, batch.view))
         size = size_of(fields) or self.plan.image_size
         self.values.begin(fields, step_batch=step_batch, **{**self.context, "image_size": size})
         started = [update.plan.trains for update in self.updates if update.starts.started(step_batch)]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fluxflow_registry.contracts import Stateful
 from fluxflow_registry.engine.graph.backward import Term
 from fluxflow_registry.engine.graph.losses import LiveLoss, LiveLosses
 from fluxflow_registry.engine.graph.values import Values
@@ -143,7 +144,7 @@ class LiveUpdate:
     def state(self) -> dict[str, Any]:
         """All that is not a function of the position."""
         state = self.optimizer.state()
-        if hasattr(self.weights.weigher, "state_dict"):
+        if isinstance(self.weights.weigher, Stateful):
             state["weigher"] = self.weights.weigher.state_dict()
         if self.starts.conditions:
             state["starts"] = self.starts.state()
