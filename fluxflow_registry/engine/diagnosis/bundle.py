@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import asdict, frozen
+from cattrs import Converter
 
 from fluxflow_registry.check.effective_recipe import effective_recipe
 from fluxflow_registry.contracts import Position
@@ -128,17 +129,7 @@ def read_bundle(folder: Path) -> Bundle:
         if read["format"] != FORMAT:
             message = f"the bundle has format {read['format']}, but this version reads format {FORMAT}"
             raise RunError(message, str(path), code="unreadable-file")
-        bundle = Bundle(
-            folder=folder,
-            step=str(read["step"]),
-            update=str(read["update"]),
-            run_batch=int(read["run_batch"]),
-            position=Position(**{key: int(value) for key, value in read["position"].items()}),
-            device=str(read["device"]),
-            samples=tuple(int(index) for index in read["samples"]),
-            names=tuple(str(name) for name in read["names"]),
-            losses=tuple({str(k): float(v) for k, v in losses.items()} for losses in read["losses"]),
-        )
+        bundle = Converter(detailed_validation=False).structure({**read, "folder": str(folder)}, Bundle)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         message = f"the bundle cannot be read: {one_line(error)}"
         raise RunError(message, str(path), code="unreadable-file") from None

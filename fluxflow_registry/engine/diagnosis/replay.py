@@ -6,8 +6,7 @@ import math
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +127,8 @@ def _train_until(run: ReplayRun) -> Position | None:
 def _repeat(run: Run, live: LiveStep, update: LiveUpdate, position: Position) -> ReplayResult:
     """Train on the batch, or on the window that starts with it; once more with torch's help if it is skipped again."""
     batches = _window(live, position)
-    before = map_tensors(_to_host, {"models": _weights(run), "step": live.state()})
+    models = {name: dict(model.state_dict()) for name, model in run.models.items()}
+    before = map_tensors(_to_host, {"models": models, "step": live.state()})
     weights = _first_weight(live)
     seen: dict[int, Evidence] = {}
     update.evidence = None
@@ -177,12 +177,8 @@ def _train(live: LiveStep, batches: list[Batch], position: Position) -> Position
     return position
 
 
-def _weights(run: Run) -> dict[str, Any]:
-    return {name: dict(model.state_dict()) for name, model in run.models.items()}
-
-
 def _to_host(tensor: Tensor) -> Tensor:
-    """A copy in the memory of the host, which is larger."""
+    """A copy in the memory of the host: the device may have none left."""
     return tensor.detach().to("cpu", copy=True)
 
 
@@ -210,12 +206,8 @@ def _first(
         for loss in update.losses.all:
             number = evidence.losses[0].get(loss.label, 0.0)
             if not math.isfinite(number):
-                return FirstNotFinite(
-                    "loss",
-                    f"{update.name}/{loss.label}",
-                    str(loss.plan.component.component.signature.where),
-                    {"is": str(number)},
-                )
+                where = str(loss.plan.component.component.signature.where)
+                return FirstNotFinite("loss", f"{update.name}/{loss.label}", where, {"is": str(number)})
     for name, found in (update.evidence.gradients if update.evidence else {}).items():
         return FirstNotFinite("gradient", name, "", found)
     return None
@@ -240,25 +232,14 @@ def _anomaly(live: LiveStep, update: LiveUpdate, train: Callable[[], Any]) -> An
 
     live.values.watch = watch
     try:
-        with _caught_warnings() as caught, torch.autograd.set_detect_anomaly(True, check_nan=False):
+        with warnings.catch_warnings(record=True) as caught, torch.autograd.set_detect_anomaly(True, check_nan=False):
+            warnings.simplefilter("always")
             train()
     except RuntimeError as error:
         if "returned nan values" not in str(error):  # torch's own error, which has no other mark
             raise
-        return Anomaly(str(error).splitlines()[0], _lines("\n".join(caught)))
+        return Anomaly(str(error).splitlines()[0], _lines("\n".join(str(warning.message) for warning in caught)))
     return None
-
-
-@contextmanager
-def _caught_warnings() -> Iterator[list[str]]:
-    """Collect warnings instead of showing them."""
-    messages: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            yield messages
-        finally:
-            messages += [str(warning.message) for warning in caught]
 
 
 def _lines(warning: str) -> tuple[tuple[str, str], ...]:

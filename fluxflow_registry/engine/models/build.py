@@ -39,7 +39,7 @@ def build_model(configured: ConfiguredComponent, weights: Mapping[str, Tensor] |
     model: object = build(configured, weights=weights)
     if not isinstance(model, nn.Module):
         message = f"the builder of model `{configured.label}` returned {type(model).__name__}, not an nn.Module"
-        notes = (("defined in", str(configured.component.signature.where)),)
+        notes = (("defined in", configured.definition),)
         raise RecipeError(Problem(message, configured.where, notes, code="wrong-return", subject=configured.label))
     remember_frozen(model)
     return model

@@ -63,7 +63,7 @@ def _compiler(settings: ModelSettings) -> Compile | None:
 
 def _problem(configured: ConfiguredComponent, key: str, why: str) -> Problem:
     message = f"`{key}` has no effect on model `{configured.label}`: {why}"
-    notes = (("hint", f"remove `{key}`"), ("defined in", str(configured.component.signature.where)))
+    notes = (("hint", f"remove `{key}`"), ("defined in", configured.definition))
     return Problem(message, _place(configured, key), notes, code="unused", subject=key)
 
 
