@@ -50,11 +50,6 @@ class RunFolder:
         """Where checkpoints are committed."""
         return self.path / "checkpoints"
 
-    @property
-    def finished(self) -> bool:
-        """Whether the run is complete."""
-        return bool(read_identity(self.path).get("finished"))
-
     def lock(self) -> IO[str]:
         """Lock the folder until the process ends; raises RunError naming the process that has locked it."""
         try:
