@@ -101,7 +101,7 @@ def test_every_misspelled_key_is_reported_with_its_line_and_the_nearest_name(
     ("text", "where", "message"),
     [
         ("training: {train_vae: true, kl_beta: high}\n", "1:38", "`kl_beta` of `training` must be a number, got the"),
-        ("training: {train_vae: true, kl_beta: -1}\n", "1:38", "`kl_beta` of `training` must be >= 0, got -1.0"),
+        ("training: {train_vae: true, kl_beta: -1}\n", "1:38", "`kl_beta` of `training` must be >= 0.0, got -1.0"),
         ("training: {train_vae: 1}\n", "1:23", "`train_vae` of `training` must be true or false, got the number `1`"),
         ("training: {n_epochs: 0, train_vae: true}\n", "1:22", "`n_epochs` of `training` must be >= 1, got 0"),
         ("training: {train_vea: true}\n", "1:12", "unknown key `train_vea` in `training`"),
@@ -218,6 +218,17 @@ def test_a_step_needs_a_name_a_length_and_a_mode(text: str, message: str, tmp_pa
     assert problem.message.startswith(message)
 
 
+def test_two_conflicts_of_one_key_are_both_reported(tmp_path: Path) -> None:
+    keys = "gan_training: true\nfreeze: [discriminator, expander]"
+
+    found = problems(tmp_path, whole(step(keys, train_vae=True)))
+
+    assert [(problem.code, problem.subject) for problem in found] == [
+        ("conflict", "gan_training"),
+        ("conflict", "expander"),
+    ]
+
+
 def test_all_problems_are_one_report_in_the_order_of_the_file(tmp_path: Path) -> None:
     text = step("freeze: [decoder]\nkl_beta: much\ntransition_on: {metrc: vae_loss}", train_vae=True)
 
@@ -225,7 +236,7 @@ def test_all_problems_are_one_report_in_the_order_of_the_file(tmp_path: Path) ->
 
     lines = [int((str(problem.where) or "").split(":")[1]) for problem in found]
     assert lines == sorted(lines)
-    assert [problem.subject or "kl_beta" for problem in found] == ["modle", "decoder", "kl_beta", "metrc"]
+    assert [problem.subject for problem in found] == ["modle", "decoder", "kl_beta", "metrc"]
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def _freezing(step: Step) -> Iterator[Problem]:
     if settings.train_vae and settings.gan_training and unfrozen(step, "compressor") and not unfrozen(step, "expander"):
         hint = [("hint", "set `gan_training: false`, or add `unfreeze: [expander]`")]
         message = f"{what} freezes `expander`, but beside `train_vae` it alone learns from the discriminator"
-        yield Problem(message, where, hint, code="conflict", subject="gan_training")
+        yield Problem(message, where, hint, code="conflict", subject="expander")
 
 
 def _transition(step: Step) -> Iterator[Problem]:
