@@ -89,7 +89,7 @@ class Product:
 # More than a dozen members: everything in which kinds differ is stated here, and nowhere else.
 @frozen
 class Kind:
-    """A kind of component."""
+    """A kind of component: all that the reader, the checker, the documentation and the schema know of it."""
 
     name: str
     plural: str
@@ -103,23 +103,17 @@ class Kind:
     #: The parameters that the call may have; None: any value of the graph.
     parameters: tuple[str, ...] | None = None
     product: Product | None = None
-    #: The key under which a recipe has a component of this name, and whether its entry states its `type`.
-    key: str = "{name}"
-    typed: bool = field(default=True, kw_only=True)
+    #: The key of an entry that states its `type`; None: the key is the type.
+    key: str | None = field(default=None, kw_only=True)
     #: Names of this kind that the engine itself provides, with their meaning.
     provided: Mapping[str, str] = field(factory=dict, kw_only=True)
-    #: The hooks of an object that is not called but notified.
+    #: The hooks of a component that is not called but notified of events.
     events: type | None = field(default=None, kw_only=True)
 
     @property
     def hook(self) -> str:
         """Name of the hook in which plugins register this kind."""
         return f"fluxflow_register_{self.plural}"
-
-    @property
-    def called(self) -> bool:
-        """Whether the component is called; an observer only has hooks."""
-        return self.events is None
 
     @property
     def keys(self) -> tuple[str, ...]:

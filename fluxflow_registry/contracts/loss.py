@@ -44,4 +44,4 @@ class LossSettings:
     """For a parameter of the loss, the value that it receives instead."""
 
 
-LOSS = Kind("loss", "losses", "a 0-d tensor to be minimized", Loss, LossExtras, LossSettings, typed=False)
+LOSS = Kind("loss", "losses", "a 0-d tensor to be minimized", Loss, LossExtras, LossSettings)

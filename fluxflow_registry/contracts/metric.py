@@ -60,4 +60,4 @@ def higher_is_better(metric: _Metric) -> _Metric:
     return metric
 
 
-METRIC = Kind("metric", "metrics", "a 0-d tensor, or several by name", Metric, MetricExtras, NeedSettings, typed=False)
+METRIC = Kind("metric", "metrics", "a 0-d tensor, or several by name", Metric, MetricExtras, NeedSettings)

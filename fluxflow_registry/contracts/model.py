@@ -43,4 +43,4 @@ class ModelSettings:
     """Keep only the inputs of repeated blocks for the backward pass, and compute the rest a second time."""
 
 
-MODEL = Kind("model", "models", "an nn.Module", Model, settings=ModelSettings, parameters=("weights",))
+MODEL = Kind("model", "models", "an nn.Module", Model, settings=ModelSettings, parameters=("weights",), key="{name}")

@@ -45,4 +45,4 @@ class ObserverExtras(Watching):
         return ()
 
 
-OBSERVER = Kind("observer", "observers", "nothing", Observer, ObserverExtras, typed=False, events=Lifecycle)
+OBSERVER = Kind("observer", "observers", "nothing", Observer, ObserverExtras, events=Lifecycle)

@@ -23,7 +23,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 def component_problems(kind: Kind, what: str, component: Any) -> list[Problem]:
     """What is wrong with the members of a component, and of the class that its call says it returns."""
     problems = [*_Owner(component, what, kind.protocol, kind.extras, kind.events).problems()]
-    built = returned_class(component) if kind.product and kind.called else None
+    built = returned_class(component) if kind.product else None
     if kind.product and built is not None:
         what = f"{kind.product.name} `{built.__name__}` of {what}"
         problems += _Owner(built, what, kind.product.protocol, kind.product.extras, complete=False).problems()
@@ -82,43 +82,34 @@ class _Owner:
 
     def misspelled(self, name: str, near: list[str], expected: Mapping[str, Any]) -> Problem:
         message = f"`{name}` of {self.what} looks like a misspelling of `{near[0]}`"
-        hint = f"correct it; a member of your own needs another name, such as `_{name}`"
+        hint = ("hint", f"correct it; a member of your own needs another name, such as `_{name}`")
         choices = Choices(near[0], tuple(sorted(expected)))
-        return self.problem(message, name, "misspelled-member", (("hint", hint),), choices)
+        return self.problem(message, name, "misspelled-member", notes=(hint,), choices=choices)
 
     def mismatches(self, name: str, member: Any, expected: Any, of_class: bool) -> Iterator[Problem]:
         """Where a member is a method and should be an attribute, or the reverse, or has the wrong parameters."""
+        who = f"`{name}` of {self.what}"
         if not _is_method(expected):
             if _is_method(member):
-                message = f"`{name}` of {self.what} must be an attribute or a property, not a method"
-                yield self.problem(message, name, "wrong-type")
+                yield self.problem(f"{who} must be an attribute or a property, not a method", name, "wrong-type")
             elif isinstance(member, (property, cached_property)) and name in _class_attributes(self.extras):
-                message = f"`{name}` of {self.what} must be an attribute of the class, not a property"
-                yield self.problem(message, name, "wrong-type")
+                yield self.problem(f"{who} must be an attribute of the class, not a property", name, "wrong-type")
             return
-        wanted = list(inspect.signature(expected).parameters.values())[1:]
-        instead = (("instead", f"def {name}({', '.join(['self', *(each.name for each in wanted)])})"),)
+        wanted = list(inspect.signature(expected).parameters)[1:]
+        instead = (("instead", f"def {name}({', '.join(['self', *wanted])})"),)
         if not _is_method(member):
-            yield self.problem(f"`{name}` of {self.what} must be a method", name, "wrong-type", instead)
+            yield self.problem(f"{who} must be a method", name, "wrong-type", notes=instead)
             return
-        found = _parameters(member, of_class)
-        if found is not None and not _accepts(found, wanted):
-            names = [each.name for each in wanted]
-            strays = [each.name for each in found if each.name not in names]
-            message = f"`{name}` of {self.what} takes ({_shown(found)}), but is called with ({_shown(wanted)})"
-            choices = Choices.of(strays[0], names) if strays and names else None
-            yield self.problem(message, name, "wrong-parameters", instead, choices)
+        found = _wrong_parameters(member, of_class, wanted, free=expected.__code__.co_posonlyargcount > 0)
+        if found is not None:
+            message = f"{who} takes ({', '.join(found)}), but is called with ({', '.join(wanted)})"
+            strays = [each for each in found if each not in wanted]
+            choices = Choices.of(strays[0], wanted) if strays and wanted else None
+            yield self.problem(message, name, "wrong-parameters", notes=instead, choices=choices)
 
-    def problem(
-        self,
-        message: str,
-        name: str,
-        code: str,
-        notes: tuple[tuple[str, str], ...] = (),
-        choices: Choices | None = None,
-    ) -> Problem:
+    def problem(self, message: str, name: str, code: str, **parts: Any) -> Problem:
         where = place_of(self.owner, name) or place_of(type(self.owner))
-        return Problem(message, where, notes, code=code, subject=name, choices=choices)
+        return Problem(message, where, code=code, subject=name, **parts)
 
 
 def _methods(cls: type | None) -> dict[str, Any]:
@@ -151,32 +142,20 @@ def _class_attributes(extras: type[Extras]) -> set[str]:
     return {name for name, hint in hints.items() if str(hint).startswith("ClassVar")}
 
 
-def _parameters(member: Any, of_class: bool) -> list[inspect.Parameter] | None:
-    """The parameters of a method but `self`; None where they cannot be read."""
-    function = member.__func__ if isinstance(member, (staticmethod, classmethod)) else member
-    try:
-        found = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return None
-    bound = of_class and not isinstance(member, staticmethod) and found and found[0].kind in _POSITIONAL
-    return found[1:] if bound else found
+def _wrong_parameters(member: Any, of_class: bool, wanted: list[str], free: bool) -> list[str] | None:
+    """The parameters of a method that cannot be called with the wanted ones in their order; None where it can.
 
-
-def _accepts(found: list[inspect.Parameter], wanted: list[inspect.Parameter]) -> bool:
-    """Whether a method can be called with the wanted arguments in their order, and names them as they are.
-
-    Names are free where the contract's own are positional-only, and for a parameter that is not used (`_seed`).
+    It names them as they are described, unless these names are `free`; one that it does not use may begin with `_`.
     """
-    positional = [each for each in found if each.kind in _POSITIONAL]
+    bound = of_class and not isinstance(member, staticmethod)
     try:
-        inspect.Signature(found).bind(*wanted)
+        signature = inspect.signature(getattr(member, "__func__", member))
+    except (TypeError, ValueError):  # not written in Python
+        return None
+    own = [each.name for each in signature.parameters.values() if each.kind in _POSITIONAL][bound:]
+    try:
+        signature.bind(*wanted, *[None] * bound)
+        fits = free or all(mine == theirs or mine[0] == "_" for mine, theirs in zip(own, wanted, strict=False))
     except TypeError:
-        return False
-    return all(
-        mine.name == theirs.name or mine.name.startswith("_") or theirs.kind is inspect.Parameter.POSITIONAL_ONLY
-        for mine, theirs in zip(positional, wanted, strict=False)
-    )
-
-
-def _shown(parameters: list[inspect.Parameter]) -> str:
-    return ", ".join(each.name for each in parameters)
+        fits = False
+    return None if fits else list(signature.parameters)[bound:]

@@ -77,7 +77,7 @@ def verified(kind: Kind, name: str, component: Any) -> Signature:
         message = f"{what} must be a function or a class, not {type(component).__name__}"
         raise PluginError(Problem(message, code="wrong-type", subject=name))
     signature = Signature((), frozenset(), Place(""), "")
-    if kind.called:
+    if kind.events is None:
         if inspect.isclass(component) and "__call__" not in dir(component):
             message = f"{what} has no `__call__`"
             raise PluginError(Problem(message, place_of(component), code="missing-member", subject="__call__"))

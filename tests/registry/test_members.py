@@ -55,7 +55,7 @@ class Built:
 class Component:
     {others}
     {"" if "fields" in (name, self.name) or self.kind.name != "dataset" else "def fields(self): ..."}
-    {f"def __call__({call}) -> Built: ..." if self.kind.called else ""}
+    {f"def __call__({call}) -> Built: ..." if self.kind.events is None else ""}
 
 @hookimpl
 def {self.kind.hook}(register):

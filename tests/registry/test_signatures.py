@@ -221,7 +221,7 @@ def test_a_parameter_that_a_kind_is_not_passed_is_reported_with_those_that_it_is
     assert problem.choices.available == ("parameters",)
 
 
-@pytest.mark.parametrize("plural", [kind.plural for kind in KINDS.values() if kind.called])
+@pytest.mark.parametrize("plural", [kind.plural for kind in KINDS.values() if kind.events is None])
 def test_a_class_without_a_call_is_rejected_by_every_kind_that_is_called(plural: str) -> None:
     with pytest.raises(PluginError, match="`made_up` has no `__call__`"):
         register(plural, Silent)

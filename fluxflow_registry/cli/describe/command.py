@@ -112,13 +112,13 @@ def paste(component: Component) -> str:
     An option whose default alone makes no component has an `example` in its field's metadata.
     """
     kind = KINDS[component.kind]
-    pairs = [f"type: {component.name}"] if kind.typed else []
+    pairs = [f"type: {component.name}"] if kind.key else []
     pairs += [
         f"{row['name']}: {yaml(row.get('example', row.get('default'))) if 'default' in row else '...'}"
         for row in options(component)
         if "computed" not in row
     ]
-    return f"{kind.key.format(name=component.name)}: {{{', '.join(pairs)}}}"
+    return f"{(kind.key or component.name).format(name=component.name)}: {{{', '.join(pairs)}}}"
 
 
 def own_defaults(component: Component) -> dict[str, float]:

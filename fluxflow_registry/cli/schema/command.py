@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 
-from fluxflow_registry.cli.describe.command import limits_of, options
+from fluxflow_registry.cli.describe.command import limits_of, meanings_of
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.recipe import schema
 from fluxflow_registry.registry.registry import Component, Registry
@@ -70,17 +70,17 @@ def _or_null(inner: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _or_false(inner: Mapping[str, Any]) -> dict[str, Any]:
-    """`false` takes away what `defaults`, or a plugin, would put there."""
+    """`false` removes what `defaults` or a plugin adds."""
     return {"anyOf": [inner, {"const": False}]}
 
 
 def _or_condition(start: Mapping[str, Any]) -> dict[str, Any]:
-    """What starts late starts at a batch, or once a transition's condition holds."""
+    """A late start is at a batch, or once a transition's condition holds."""
     return {"anyOf": [start, _ref("transition")]}
 
 
 def _named(registry: Registry, kind: str) -> dict[str, Any]:
-    """A mapping of labels to entries; a label without `type` is its own type, and has that one's options."""
+    """A mapping of labels to entries; a label without `type` is its own type, and has the options of that."""
     return {
         "type": "object",
         "properties": {
@@ -118,29 +118,24 @@ def _component(component: Component) -> dict[str, Any]:
     own = _object(KINDS[component.kind].settings)["properties"]
     if "start" in own:
         own["start"] = _or_condition(own["start"])
+    options = _object(component.factory)["properties"] if is_configurable(component.factory) else {}
     return {
         "description": component.summary,
         "type": "object",
-        "properties": {"type": {"const": component.name}, **own, **_options(component)},
+        "properties": {"type": {"const": component.name}, **own, **options},
         "additionalProperties": False,
     }
 
 
-def _options(component: Component) -> dict[str, Any]:
-    if not is_configurable(component.factory):
-        return {}
-    meanings = {row["name"]: row["meaning"] for row in options(component)}
-    return {
-        key_of(attribute): {**_attribute(attribute), "description": meanings.get(key_of(attribute), "")}
-        for attribute in fields_of(component.factory)
-    }
-
-
 def _object(cls: type) -> dict[str, Any]:
-    """The keys of a class. None is required: what an entry leaves out may stand in `defaults`."""
+    """The keys of a class. None is required: `defaults` may hold what an entry leaves out."""
+    meanings = meanings_of(cls)
+    keys = {key_of(each): (_attribute(each), meanings.get(each.name)) for each in fields_of(cls)}
     return {
         "type": "object",
-        "properties": {key_of(attribute): _attribute(attribute) for attribute in fields_of(cls)},
+        "properties": {
+            key: {**schema, "description": meaning} if meaning else schema for key, (schema, meaning) in keys.items()
+        },
         "additionalProperties": False,
     }
 
