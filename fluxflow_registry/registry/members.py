@@ -83,7 +83,7 @@ class _Owner:
     def misspelled(self, name: str, near: list[str], expected: Mapping[str, Any]) -> Problem:
         message = f"`{name}` of {self.what} looks like a misspelling of `{near[0]}`"
         hint = ("hint", f"correct it; a member of your own needs another name, such as `_{name}`")
-        choices = Choices(near[0], tuple(sorted(expected)))
+        choices = Choices(near[0], tuple(sorted(each for each in expected if each[0] != "_")))
         return self.problem(message, name, "misspelled-member", notes=(hint,), choices=choices)
 
     def mismatches(self, name: str, member: Any, expected: Any, of_class: bool) -> Iterator[Problem]:

@@ -110,6 +110,21 @@ def test_what_a_plugin_prints_is_not_in_the_result(
     assert "mine" in {row["name"] for row in json.loads(done.stdout)["components"]}
 
 
+def test_the_command_rejects_a_misspelled_member_with_its_line(
+    command: Callable[..., CompletedProcess[str]], tmp_path: Path
+) -> None:
+    source = dedent(LOSS.format(name="mine")).lstrip() + "\n\nmine.default_wieght = 2.0\n"
+    (tmp_path / "mine.py").write_text(source)
+
+    done = command("--plugin", "mine.py", "--list-plugins", "--json")
+
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert done.returncode == 2
+    assert (problem["code"], problem["subject"]) == ("misspelled-member", "default_wieght")
+    assert problem["nearest"] == "default_weight"
+    assert (problem["path"], problem["line"]) == ("mine.py", 4)
+
+
 def test_the_command_rejects_a_file_that_fails(command: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("import nowhere")
 
