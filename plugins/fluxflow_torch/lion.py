@@ -1,4 +1,4 @@
-"""Lion, which torch does not have."""
+"""The optimizer Lion, which torch does not have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 
 class Lion(torch.optim.Optimizer):
-    """Sign of an interpolated momentum, with decoupled weight decay (Chen et al., 2023, algorithm 2).
+    """Steps by the sign of an interpolated momentum, with decoupled weight decay (Chen et al., 2023, algorithm 2).
 
     c = beta_1 m + (1 - beta_1) g;  w <- w - lr (sign(c) + weight_decay w);  m <- beta_2 m + (1 - beta_2) g.
     """
@@ -36,7 +36,7 @@ class Lion(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Step every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -54,14 +54,13 @@ class Lion(torch.optim.Optimizer):
                 self.state[weight]["exp_avg"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
         averages = [self.state[weight]["exp_avg"] for weight in weights]
         if group["foreach"]:
-            _move(weights, gradients, averages, group)
+            _update(weights, gradients, averages, group)
         else:
             for weight, gradient, average in zip(weights, gradients, averages, strict=True):
-                _move([weight], [gradient], [average], group)
+                _update([weight], [gradient], [average], group)
 
 
-def _move(weights: list[Tensor], gradients: list[Tensor], averages: list[Tensor], group: dict[str, Any]) -> None:
-    """The equation, for a list of tensors at once."""
+def _update(weights: list[Tensor], gradients: list[Tensor], averages: list[Tensor], group: dict[str, Any]) -> None:
     (beta_1, beta_2), lr = group["betas"], group["lr"]
     if group["maximize"]:
         gradients = list(torch._foreach_neg(gradients))

@@ -10,21 +10,21 @@ from torch.nn import Parameter
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Muon (Jordan et al., 2024) steps the parameters with two dimensions, AdamW the others.
+    """Muon (Jordan et al., 2024) for parameters with two dimensions, AdamW for all others.
 
-    Both work on the groups and the state of this one, which is what schedulers move and checkpoints hold.
-    Raises RuntimeError where torch has no Muon.
+    Both use the groups and the state of this optimizer, which schedulers change and checkpoints contain.
+    Raises RuntimeError if torch has no Muon.
     """
 
     def __init__(self, parameters: Iterable[Parameter], muon: Mapping[str, Any], adamw: Mapping[str, Any]) -> None:
-        make = getattr(torch.optim, "Muon", None)
-        if make is None:
-            raise RuntimeError(f"torch {torch.__version__} has no Muon; 2.9 is the first that does")
+        build_muon = getattr(torch.optim, "Muon", None)
+        if build_muon is None:
+            raise RuntimeError(f"torch {torch.__version__} has no Muon: install torch 2.9 or newer")
         every = list(parameters)
         matrices = [parameter for parameter in every if parameter.ndim == 2]
         others = [parameter for parameter in every if parameter.ndim != 2]
         parts = [
-            *([make(matrices, **muon)] if matrices else []),
+            *([build_muon(matrices, **muon)] if matrices else []),
             *([torch.optim.AdamW(others, **adamw)] if others else []),
         ]
         super().__init__([group for part in parts for group in part.param_groups], {})
@@ -32,7 +32,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Let both step, on what a scheduler or a checkpoint may have put in place since the last time."""
+        """Let both update, with groups and state as a scheduler or a checkpoint may have changed them."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Options of torch's optimizers; torch is imported when one is built."""
+"""Builders of optimizers; torch is imported only when one is built."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
     from torch.optim import Optimizer
 
-#: Options of torch's that have no use here, and why; a test holds the others against torch's signatures.
+#: Options of torch that are left out, and why; a test compares all others with torch's signatures.
 LEFT_OUT: Mapping[str, str] = {
-    "capturable": "no step is captured in a CUDA graph",
-    "differentiable": "nothing takes a gradient through a step",
+    "capturable": "steps are not captured in CUDA graphs",
+    "differentiable": "gradients are not taken through steps",
     "decoupled_weight_decay": "AdamW is Adam with it",
 }
 
 
 def _betas(_: Any, attribute: Any, betas: tuple[float, float]) -> None:
     if not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"betas are in [0, 1), not {list(betas)}")
+        raise ValueError(f"betas must be in [0, 1), got {list(betas)}")
 
 
 def _positive(default: float) -> Any:
@@ -32,22 +32,22 @@ def _at_least_zero(default: float) -> Any:
     return field(default=default, validator=validators.ge(0))
 
 
-def _alone(optimizer: Any, _: Any, foreach: bool | None) -> None:
-    if foreach and optimizer.fused:
-        raise ValueError("foreach and fused exclude each other: foreach needs `fused: false`")
+def _not_fused(builder: Any, _: Any, foreach: bool | None) -> None:
+    if foreach and builder.fused:
+        raise ValueError("foreach and fused exclude each other: set `fused: false` for foreach")
 
 
 def _foreach() -> Any:
-    return field(default=None, validator=_alone)
+    return field(default=None, validator=_not_fused)
 
 
-def _nesterov(optimizer: Any, _: Any, nesterov: bool) -> None:
-    if nesterov and (optimizer.momentum <= 0 or optimizer.dampening != 0):
+def _nesterov(builder: Any, _: Any, nesterov: bool) -> None:
+    if nesterov and (builder.momentum <= 0 or builder.dampening != 0):
         raise ValueError("nesterov needs momentum above 0 and no dampening")
 
 
 @frozen
-class AdamW:
+class AdamWBuilder:
     """torch.optim.AdamW: Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
 
     lr: float = _positive(1e-3)
@@ -61,11 +61,11 @@ class AdamW:
     amsgrad: bool = False
     """Whether to divide by the largest second moment so far (Reddi et al., 2018)."""
     maximize: bool = False
-    """Whether to climb instead of descend."""
+    """Whether to maximize the loss instead of minimizing it."""
     foreach: bool | None = _foreach()
-    """Without `fused`: one kernel for each operation on all parameters; None: where torch thinks it faster."""
+    """Without `fused`: one kernel per operation for all parameters; null: where torch expects it to be faster."""
     fused: bool = True
-    """One fused kernel for all parameters; much faster, on a CPU too."""
+    """One fused kernel for all parameters; much faster, also on a CPU."""
 
     def __call__(self, parameters: Iterable[Parameter]) -> Optimizer:
         """Build the optimizer."""
@@ -75,7 +75,7 @@ class AdamW:
 
 
 @frozen
-class Adam:
+class AdamBuilder:
     """torch.optim.Adam (Kingma and Ba, 2015)."""
 
     lr: float = _positive(1e-3)
@@ -89,11 +89,11 @@ class Adam:
     amsgrad: bool = False
     """Whether to divide by the largest second moment so far (Reddi et al., 2018)."""
     maximize: bool = False
-    """Whether to climb instead of descend."""
+    """Whether to maximize the loss instead of minimizing it."""
     foreach: bool | None = _foreach()
-    """Without `fused`: one kernel for each operation on all parameters; None: where torch thinks it faster."""
+    """Without `fused`: one kernel per operation for all parameters; null: where torch expects it to be faster."""
     fused: bool = True
-    """One fused kernel for all parameters; much faster, on a CPU too."""
+    """One fused kernel for all parameters; much faster, also on a CPU."""
 
     def __call__(self, parameters: Iterable[Parameter]) -> Optimizer:
         """Build the optimizer."""
@@ -103,23 +103,23 @@ class Adam:
 
 
 @frozen
-class SGD:
-    """torch.optim.SGD: stochastic gradient descent, with momentum where asked (Sutskever et al., 2013)."""
+class SGDBuilder:
+    """torch.optim.SGD: stochastic gradient descent, optionally with momentum (Sutskever et al., 2013)."""
 
     lr: float = _positive(1e-3)
     """Learning rate."""
     momentum: float = _at_least_zero(0.0)
-    """Share of the last step in the next."""
+    """Share of the previous step in the next."""
     dampening: float = 0.0
-    """Keeps this share of the gradient out of the momentum."""
+    """Share of the gradient that does not enter the momentum."""
     weight_decay: float = _at_least_zero(0.0)
     """L2 penalty, added to the gradient."""
     nesterov: bool = field(default=False, validator=_nesterov)
     """Nesterov's momentum; needs momentum above 0 and no dampening."""
     maximize: bool = False
-    """Whether to climb instead of descend."""
+    """Whether to maximize the loss instead of minimizing it."""
     foreach: bool | None = _foreach()
-    """Without `fused`: one kernel for each operation on all parameters; None: where torch thinks it faster."""
+    """Without `fused`: one kernel per operation for all parameters; null: where torch expects it to be faster."""
     fused: bool = True
     """One fused kernel for all parameters."""
 
@@ -131,7 +131,7 @@ class SGD:
 
 
 @frozen
-class RMSprop:
+class RMSpropBuilder:
     """torch.optim.RMSprop (Tieleman and Hinton, 2012)."""
 
     lr: float = _positive(1e-2)
@@ -143,13 +143,13 @@ class RMSprop:
     weight_decay: float = _at_least_zero(0.0)
     """L2 penalty, added to the gradient."""
     momentum: float = _at_least_zero(0.0)
-    """Share of the last step in the next."""
+    """Share of the previous step in the next."""
     centered: bool = False
     """Whether to divide by the variance instead of the second moment."""
     maximize: bool = False
-    """Whether to climb instead of descend."""
+    """Whether to maximize the loss instead of minimizing it."""
     foreach: bool | None = None
-    """One kernel for each operation on all parameters; None: where torch thinks it faster."""
+    """One kernel per operation for all parameters; null: where torch expects it to be faster."""
 
     def __call__(self, parameters: Iterable[Parameter]) -> Optimizer:
         """Build the optimizer."""
@@ -159,12 +159,12 @@ class RMSprop:
 
 
 @frozen
-class Lion:
-    """Sign of an interpolated momentum, with decoupled weight decay (Chen et al., 2023).
+class LionBuilder:
+    """Steps by the sign of an interpolated momentum, with decoupled weight decay (Chen et al., 2023).
 
     c = beta_1 m + (1 - beta_1) g;  w <- w - lr (sign(c) + weight_decay w);  m <- beta_2 m + (1 - beta_2) g.
-    Every weight moves by lr, so that the paper takes an lr of a tenth to a third of AdamW's and a weight_decay as
-    many times larger.
+    Every weight changes by lr, so the paper uses an lr of a tenth to a third of AdamW's and a weight_decay larger by
+    the same factor.
     """
 
     lr: float = _positive(1e-4)
@@ -174,23 +174,23 @@ class Lion:
     weight_decay: float = _at_least_zero(0.0)
     """Decay of the weights, times the learning rate."""
     maximize: bool = False
-    """Whether to climb instead of descend."""
+    """Whether to maximize the loss instead of minimizing it."""
     foreach: bool = True
-    """One kernel for each operation on all parameters, or one for each parameter, which needs less memory."""
+    """One kernel per operation for all parameters; false: one per parameter, which needs less memory."""
 
     def __call__(self, parameters: Iterable[Parameter]) -> Optimizer:
         """Build the optimizer."""
-        from fluxflow_torch import lion
+        from .lion import Lion
 
-        return lion.Lion(parameters, **asdict(self))
+        return Lion(parameters, **asdict(self))
 
 
 @frozen
-class Muon:
+class MuonBuilder:
     """torch.optim.Muon (Jordan et al., 2024) for parameters with two dimensions, AdamW for all others.
 
-    m <- momentum m + (1 - momentum) g;  w <- (1 - lr weight_decay) w - lr' O(m), where O makes all singular values
-    nearly 1 by ns_steps steps of Newton and Schulz, and lr' is lr as adjust_lr_fn says. Needs torch 2.9.
+    m <- momentum m + (1 - momentum) g;  w <- (1 - lr weight_decay) w - lr' O(m), where O brings all singular values
+    close to 1 by ns_steps Newton-Schulz steps, and lr' is lr adjusted by adjust_lr_fn. Needs torch 2.9.
     """
 
     lr: float = _positive(1e-3)
@@ -200,17 +200,17 @@ class Muon:
     momentum: float = _at_least_zero(0.95)
     """Decay of the running average of the gradient."""
     nesterov: bool = True
-    """Whether the gradient enters the direction once more, as in Nesterov's momentum."""
+    """Whether to use Nesterov's momentum: the gradient enters the direction once more."""
     ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315)
-    """Coefficients a, b, c of a step x <- a x + b (x x^T) x + c (x x^T)^2 x."""
+    """Coefficients a, b, c of a Newton-Schulz step x <- a x + b (x x^T) x + c (x x^T)^2 x."""
     eps: float = _positive(1e-7)
-    """Least norm by which a direction is divided."""
+    """Smallest norm by which a direction is divided."""
     ns_steps: int = field(default=5, validator=[validators.ge(1), validators.lt(100)])
-    """Steps of Newton and Schulz."""
+    """Number of Newton-Schulz steps."""
     adjust_lr_fn: Literal["original", "match_rms_adamw", "spectral_unclamped"] | None = None
-    """How lr follows the shape: original (as None) for an lr of Muon's own, match_rms_adamw for one of AdamW's size."""
+    """How lr depends on the shape: original (as null) for an lr of Muon's own, match_rms_adamw for one like AdamW's."""
     adamw_lr: float | None = field(default=None, validator=validators.optional(validators.gt(0)))
-    """AdamW's learning rate; None: lr."""
+    """AdamW's learning rate; null: lr."""
     adamw_betas: tuple[float, float] = field(default=(0.9, 0.999), validator=_betas)
     """AdamW's betas."""
     adamw_eps: float = _at_least_zero(1e-8)
@@ -219,9 +219,9 @@ class Muon:
     """AdamW's weight decay."""
 
     def __call__(self, parameters: Iterable[Parameter]) -> Optimizer:
-        """Build the optimizer; raises RuntimeError where torch has no Muon."""
-        from fluxflow_torch.muon import MuonWithAdamW
+        """Build the optimizer; raises RuntimeError if torch has no Muon."""
+        from .muon import MuonWithAdamW
 
         own = {name: value for name, value in asdict(self).items() if not name.startswith("adamw_")}
-        adamw = AdamW(self.adamw_lr or self.lr, self.adamw_betas, self.adamw_eps, self.adamw_weight_decay)
+        adamw = AdamWBuilder(self.adamw_lr or self.lr, self.adamw_betas, self.adamw_eps, self.adamw_weight_decay)
         return MuonWithAdamW(parameters, own, asdict(adamw))

@@ -199,7 +199,7 @@ def test_several_problems_come_in_one_report_in_the_order_of_the_file(prove: Pro
             "{type: AdamW}",
             "{type: AdamW, betas: [0.9, 2]}",
             "16:41",
-            "optimizer `AdamW`: betas are in [0, 1), not [0.9",
+            "optimizer `AdamW`: betas must be in [0, 1), got [0.9",
         ),
         ("{type: AdamW}", "adamw", "16:20", "unknown optimizer `adamw` in step `vae`, update `vae`"),
     ],
