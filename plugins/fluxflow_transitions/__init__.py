@@ -1,10 +1,11 @@
-"""When a step ends."""
+"""Transitions: when a step ends."""
 
 from __future__ import annotations
 
 from fluxflow_registry import Ending, Register, Transition, counted, hookimpl
-from fluxflow_transitions.combinations import AllOf, AnyOf
-from fluxflow_transitions.watching import LossThreshold, Plateau
+
+from .combinations import AllOf, AnyOf
+from .single_metric import LossThreshold, Plateau
 
 
 def epoch(epoch: int, epochs: int) -> Ending | None:
@@ -14,7 +15,7 @@ def epoch(epoch: int, epochs: int) -> Ending | None:
 
 @hookimpl
 def fluxflow_register_transitions(register: Register[Transition]) -> None:
-    """Register the criteria, and how several are one."""
+    """Register the transitions and their combinations."""
     register("epoch", epoch)
     register("loss_threshold", LossThreshold)
     register("plateau", Plateau)

@@ -1,4 +1,4 @@
-"""What a transition finds in the history of one metric."""
+"""Criteria on the history of one metric, and the limits that all transitions have."""
 
 from __future__ import annotations
 
@@ -10,50 +10,57 @@ from attrs import field, validators
 
 from fluxflow_registry import Better, Ending, Summary, counted
 
+Mode = Literal["min", "max"]
 
-def mode_of(better: Better, metric: str) -> Literal["min", "max"]:
-    """What is better of a metric, where a recipe leaves it open."""
+
+def mode_of(better: Better, metric: str) -> Mode:
+    """Whether a metric improves downwards or upwards, for recipes that do not say."""
     return "min" if better(metric) == "lower" else "max"
 
 
-def passed(summaries: Sequence[Summary], threshold: float, below: bool, patience: int) -> bool:
-    """Whether the smoothed metric lay beyond the threshold at the end of each of the last `patience` epochs."""
-    recent = summaries[-patience:]
-    sign = 1 if below else -1
-    return len(recent) == patience and all(sign * each.smoothed < sign * threshold for each in recent)
+def threshold_passed(
+    metric: str, summaries: Sequence[Summary], threshold: float, below: bool, patience: int
+) -> str | None:
+    """How the smoothed metric has been beyond the threshold for `patience` epochs, as words; None if it has not."""
+    recent, sign = summaries[-patience:], 1 if below else -1
+    if len(recent) < patience or not all(sign * each.smoothed < sign * threshold for each in recent):
+        return None
+    return f"{metric} {recent[-1].smoothed:.4g} {'<' if below else '>'} {threshold:g}"
 
 
-def progress(summaries: Sequence[Summary], min_delta: float, relative: bool, least: bool) -> tuple[float, int]:
-    """The best mean of an epoch, and how many epochs have gone by since without a gain on it.
+def plateau_reached(
+    metric: str, summaries: Sequence[Summary], patience: int, min_delta: float, relative: bool, mode: Mode | None
+) -> str | None:
+    """How the metric has not improved for `patience` epochs, as words; None if it has improved.
 
-    Epoch e is a gain on the best b where b - e > min_delta, or > min_delta |b| where that is
-    `relative`; with `least` false, where e - b is. Without a finite mean the best is NaN.
+    Epoch e improves on the best b so far if b - e > min_delta, or > min_delta |b| if `relative`; for mode "max" if
+    e - b is. Without a finite mean the best is NaN.
     """
     best, waited = math.nan, 0
     for mean in (summary.mean for summary in summaries):
-        gain = (best - mean if least else mean - best) if math.isfinite(mean) else -math.inf
+        gain = (mean - best if mode == "max" else best - mean) if math.isfinite(mean) else -math.inf
         if math.isfinite(mean) and (math.isnan(best) or gain > min_delta * (abs(best) if relative else 1)):
             best, waited = mean, 0
         else:
             waited += 1
-    return best, waited
+    return f"{metric} no better than {best:.4g} for {counted(waited, 'epoch')}" if waited >= patience else None
 
 
-def limited(epoch: int, limit: int, told: str) -> Ending | None:
-    """The ending by the safety limit, which is worth a warning, or None before it."""
-    return Ending(f"{counted(limit, 'epoch')} {told}", limit=True) if epoch >= limit else None
+def limit_reached(epoch: int, limit: int, state: str) -> Ending | None:
+    """The ending at the safety limit, which is worth a warning; None before it."""
+    return Ending(f"{counted(limit, 'epoch')} {state}", limit=True) if epoch >= limit else None
 
 
-def least_epochs() -> Any:
+def min_epochs_field() -> Any:
     """The option `min_epochs`."""
     return field(default=1, validator=validators.ge(1))
 
 
-def most_epochs() -> Any:
-    """The option `max_epochs`, which is not less than `min_epochs`."""
-    return field(default=None, validator=[validators.optional(validators.ge(1)), _in_order])
+def max_epochs_field() -> Any:
+    """The option `max_epochs`, which is at least `min_epochs`."""
+    return field(default=None, validator=[validators.optional(validators.ge(1)), _at_least_min_epochs])
 
 
-def _in_order(transition: Any, _: Any, most: int | None) -> None:
-    if most is not None and most < transition.min_epochs:
-        raise ValueError(f"max_epochs is {most}, less than min_epochs, which is {transition.min_epochs}")
+def _at_least_min_epochs(transition: Any, _: Any, max_epochs: int | None) -> None:
+    if max_epochs is not None and max_epochs < transition.min_epochs:
+        raise ValueError(f"max_epochs is {max_epochs}, less than min_epochs ({transition.min_epochs})")

@@ -1,4 +1,4 @@
-"""Transitions: what ends a step, when, with which words; in a history by hand and in a run."""
+"""Transitions: when a step ends and with which reason, for histories written by hand and in runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import load
 from fluxflow_transitions import epoch
 from fluxflow_transitions.combinations import AllOf, AnyOf, Condition
-from fluxflow_transitions.watching import LossThreshold, Plateau
+from fluxflow_transitions.single_metric import LossThreshold, Plateau
 
 from ..small import PLUGINS, VAE_GAN
 
@@ -33,13 +33,13 @@ VALUES = st.lists(st.floats(-1e3, 1e3), max_size=12)
 
 
 def history(*values: float, **others: Sequence[float]) -> dict[str, list[Summary]]:
-    """Epochs in each of which a metric stood still."""
+    """Epochs with a constant metric in each."""
     named = {"loss": values, **others}
     return {name: [Summary(v, v, v, v) for v in each] for name, each in named.items()}
 
 
 def ends(until: Any, values: Sequence[float], epochs: int) -> tuple[int, Ending]:
-    """The epoch after which a step ends whose epochs bring these values, and why."""
+    """The epoch after which a step with these values ends, and why."""
     for done in range(1, epochs + 1):
         ending = until(done, epochs, history(*values[:done]))
         if ending is not None:
@@ -47,12 +47,12 @@ def ends(until: Any, values: Sequence[float], epochs: int) -> tuple[int, Ending]
     raise AssertionError("a step ends with its epochs")
 
 
-def test_an_epoch_transition_ends_after_the_steps_epochs() -> None:
+def test_the_transition_epoch_ends_after_the_epochs_of_the_step() -> None:
     assert epoch(1, 2) is None
     assert epoch(2, 2) == Ending("2 epochs")
 
 
-def test_a_threshold_must_hold_for_its_patience_and_not_before_the_least_epochs() -> None:
+def test_a_threshold_must_hold_for_its_patience_and_not_before_min_epochs() -> None:
     patient = LossThreshold("loss", 0.5, patience=2, min_epochs=3, max_epochs=9)
 
     assert patient(2, 9, history(0.4, 0.4)) is None
@@ -60,20 +60,20 @@ def test_a_threshold_must_hold_for_its_patience_and_not_before_the_least_epochs(
     assert patient(4, 9, history(0.4, 0.6, 0.4, 0.3)) == Ending("loss 0.3 < 0.5 after 4 epochs")
 
 
-def test_a_threshold_looks_at_the_last_twenty_values_and_a_plateau_at_the_epochs_mean() -> None:
+def test_a_threshold_uses_the_last_twenty_values_and_a_plateau_the_mean_of_the_epoch() -> None:
     late = {"loss": [Summary(mean=1.0, minimum=0.0, maximum=2.0, smoothed=0.25)] * 2}
 
     assert LossThreshold("loss", 0.5)(2, 9, late) == Ending("loss 0.25 < 0.5 after 2 epochs")
     assert Plateau("loss", patience=1)(2, 9, late) == Ending("loss no better than 1 for 1 epoch")
 
 
-def test_a_threshold_from_below_is_for_figures_that_rise() -> None:
+def test_a_threshold_in_mode_above_ends_for_a_rising_metric() -> None:
     rising = LossThreshold("loss", 20.0, mode="above")
 
     assert ends(rising, [18.0, 19.0, 21.0, 22.0], 9) == (3, Ending("loss 21 > 20 after 3 epochs"))
 
 
-def test_a_threshold_that_is_never_met_ends_by_its_limit_and_says_so() -> None:
+def test_a_threshold_that_is_never_met_ends_at_its_limit_with_the_reason() -> None:
     found = LossThreshold("loss", 0.5, max_epochs=2)(2, 5, history(1.0, 0.75))
 
     assert found == Ending("2 epochs with loss 0.75, not below 0.5", limit=True)
@@ -95,7 +95,7 @@ def test_a_threshold_that_is_never_met_ends_by_its_limit_and_says_so() -> None:
         ({"patience": 2}, [math.nan, 3, math.nan, 2, math.nan, math.inf, 1], 6),
     ],
 )
-def test_a_plateau_ends_after_so_many_epochs_without_a_gain(
+def test_a_plateau_ends_after_its_patience_without_an_improvement(
     options: dict[str, Any], values: list[float], last: int
 ) -> None:
     found, ending = ends(Plateau("loss", **options), values, 9)
@@ -105,15 +105,15 @@ def test_a_plateau_ends_after_so_many_epochs_without_a_gain(
     assert ending.reason.startswith("loss no better than ")
 
 
-def test_progress_is_measured_against_the_best_and_not_the_epoch_before() -> None:
-    """Small gains add up: each is less than min_delta, two are more."""
+def test_an_improvement_is_measured_against_the_best_epoch_not_the_previous_one() -> None:
+    """Small improvements add up: one is less than min_delta, two are more."""
     creeping = [1.0 - 0.06 * n for n in range(9)]
 
     assert ends(Plateau("loss", patience=2, min_delta=0.1), creeping, 9)[1].limit
     assert ends(Plateau("loss", patience=1, min_delta=0.1), creeping, 9)[0] == 2
 
 
-def test_a_plateau_that_is_never_reached_ends_by_its_limit_and_says_so() -> None:
+def test_a_plateau_that_is_never_reached_ends_at_its_limit_with_the_reason() -> None:
     falling = [9.0 - n for n in range(9)]
 
     assert ends(Plateau("loss", max_epochs=3), falling, 9) == (
@@ -125,7 +125,7 @@ def test_a_plateau_that_is_never_reached_ends_by_its_limit_and_says_so() -> None
 
 
 @given(values=VALUES, patience=st.integers(1, 4), delta=st.floats(0, 10), relative=st.booleans(), up=st.booleans())
-def test_a_plateau_is_the_same_upside_down_and_comes_no_sooner_with_more_patience(
+def test_a_plateau_is_symmetric_in_its_mode_and_not_sooner_with_more_patience(
     values: list[float], patience: int, delta: float, relative: bool, up: bool
 ) -> None:
     def last(patience: int, sign: int) -> int:
@@ -136,21 +136,21 @@ def test_a_plateau_is_the_same_upside_down_and_comes_no_sooner_with_more_patienc
     assert last(patience, 1) <= last(patience + 1, 1)
 
 
-def test_all_waits_until_every_condition_holds_after_the_same_epoch() -> None:
+def test_all_ends_when_every_condition_is_met_after_the_same_epoch() -> None:
     both = AllOf([Condition(epochs=3), Condition(metric="loss", below=0.5, patience=2)])
 
     assert ends(both, [0.4, 0.4, 0.6, 0.4, 0.3], 9) == (5, Ending("5 epochs and loss 0.3 < 0.5"))
     assert ends(both, [0.4] * 9, 9)[0] == 3
 
 
-def test_any_ends_at_the_first_condition_that_holds() -> None:
+def test_any_ends_at_the_first_condition_that_is_met() -> None:
     either = AnyOf([Condition(metric="loss", above=30.0), Condition(metric="loss", plateau=2, mode="max")])
 
     assert ends(either, [10, 20, 31], 9) == (3, Ending("loss 31 > 30"))
     assert ends(either, [10, 20, 20, 20, 31], 9) == (4, Ending("loss no better than 20 for 2 epochs"))
 
 
-def test_combinations_end_by_their_limit_and_say_what_does_not_hold() -> None:
+def test_combinations_end_at_their_limit_and_name_the_unmet_conditions() -> None:
     conditions = [
         Condition(epochs=2),
         Condition(metric="loss", below=0.5),
@@ -168,7 +168,7 @@ def test_combinations_end_by_their_limit_and_say_what_does_not_hold() -> None:
 
 
 @given(values=VALUES, below=st.floats(-1e3, 1e3), patience=st.integers(1, 3), least=st.integers(1, 4))
-def test_one_condition_alone_is_what_its_transition_is(
+def test_a_combination_of_one_condition_ends_as_the_transition_of_that_condition(
     values: list[float], below: float, patience: int, least: int
 ) -> None:
     threshold = ends(LossThreshold("loss", below, patience=patience, min_epochs=least), values, 12)
@@ -183,47 +183,69 @@ def test_one_condition_alone_is_what_its_transition_is(
 
 
 @pytest.mark.parametrize(
-    ("until", "at", "told"),
+    ("until", "at", "message"),
     [
-        ("{type: all, conditions: []}", "[", "conditions is empty: what is the step to wait for?"),
+        ("{type: all, conditions: []}", "[", "conditions is empty: list at least one condition"),
         (
             "{type: all, conditions: [{}]}",
             "[",
-            "condition 1 of 1 states one of epochs, below, above, plateau, and states",
+            "condition 1 of 1 must have exactly one of epochs, below, above, plateau, but has none",
         ),
         ("{type: all, conditions: [{epochs: 0}]}", "0", "must be >= 1, got 0"),
-        ("{type: all, conditions: [{epochs: 1, metric: l}]}", "[", "condition 1 of 1 takes no `metric` with `epochs`"),
+        (
+            "{type: all, conditions: [{epochs: 1, metric: l}]}",
+            "[",
+            "condition 1 of 1 has `metric`, which does not apply to `epochs`",
+        ),
         (
             "{type: any, conditions: [{epochs: 1}, {below: 1}]}",
             "[",
-            "2 of 2 needs the `metric` of which `below` speaks",
+            "condition 2 of 2 has `below` but no `metric`: name the metric",
         ),
-        ("{type: any, conditions: [{below: 1, plateau: 1}]}", "[", "plateau, not below and plateau together"),
-        ("{type: any, conditions: [{metric: l, below: 1, mode: min}]}", "[", "takes no `mode` with `below`"),
-        ("{type: any, conditions: [{metric: l, plateau: 1, patience: 2}]}", "[", "takes no `patience` with `plateau`"),
+        ("{type: any, conditions: [{below: 1, plateau: 1}]}", "[", "plateau, but has below and plateau"),
+        (
+            "{type: any, conditions: [{metric: l, below: 1, mode: min}]}",
+            "[",
+            "has `mode`, which does not apply to `below`",
+        ),
+        (
+            "{type: any, conditions: [{metric: l, plateau: 1, patience: 2}]}",
+            "[",
+            "has `patience`, which does not apply to `plateau`",
+        ),
         ("{type: any, conditions: [{metrc: l}]}", "metrc", "unknown key `metrc`"),
         ("{type: any, conditions: [{epochs: 1}, {metric: 3}]}", "3", "must be a string"),
         ("{type: plateau, metric: l, min_epochs: 3, max_epochs: 2}", "2}", "max_epochs is 2, less than min_epochs"),
-        ("{type: loss_threshold, metric: l, threshold: 1, min_epochs: 3, max_epochs: 2}", "2}", "which is 3"),
-        ("{type: plateau, metric: lost}", "lost", "transition `plateau` watches `lost`, which step `vae_gan` does not"),
-        ("{type: any, conditions: [{metric: lost, below: 1}]}", "{type", "transition `any` watches `lost`, which step"),
+        (
+            "{type: loss_threshold, metric: l, threshold: 1, min_epochs: 3, max_epochs: 2}",
+            "2}",
+            "less than min_epochs (3)",
+        ),
+        (
+            "{type: plateau, metric: lost}",
+            "lost",
+            "transition `plateau` watches `lost`, but step `vae_gan` logs no such metric",
+        ),
+        ("{type: any, conditions: [{metric: lost, below: 1}]}", "{type", "transition `any` watches `lost`, but step"),
     ],
 )
-def test_what_cannot_be_is_told_at_its_place(prove: Prove, until: str, at: str, told: str) -> None:
+def test_options_that_contradict_each_other_are_reported_with_their_location(
+    prove: Prove, until: str, at: str, message: str
+) -> None:
     lines = VAE_GAN.splitlines()
     row = lines.index("    epochs: 2")
     lines.insert(row, f"    until: {until}")
 
-    with pytest.raises(RecipeError) as refused:
+    with pytest.raises(RecipeError) as caught:
         prove("\n".join(lines))
 
-    (problem,) = refused.value.problems
-    assert told in problem.message
+    (problem,) = caught.value.problems
+    assert message in problem.message
     assert str(problem.where).endswith(f"r.yaml:{row + 1}:{lines[row].index(at) + 1}")
 
 
 class Listener:
-    """What a run says about the ends of its steps."""
+    """Records the endings of steps and the warnings of a run."""
 
     def __init__(self) -> None:
         self.endings: list[Ending] = []
@@ -240,7 +262,7 @@ class Listener:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., SimpleNamespace]:
-    """Train the small recipe with a transition: its epochs, its ending, its warnings."""
+    """Train the small recipe with a transition; returns its epochs, its ending and its warnings."""
     registry = load(PLUGINS)
 
     def start(until: str, *more: str) -> SimpleNamespace:
@@ -264,7 +286,7 @@ SEEN = "steps.vae_gan.evaluate={seen: {dataset: shapes, samples: 4, every: 1, me
 
 
 @pytest.mark.parametrize("metric", ["vae_loss", "vae/l1", "vae/grad_norm", "vae/lr", "discriminator_loss", "seen/psnr"])
-def test_every_metric_that_is_logged_can_end_a_step(run: Callable[..., SimpleNamespace], metric: str) -> None:
+def test_every_logged_metric_can_end_a_step(run: Callable[..., SimpleNamespace], metric: str) -> None:
     threshold = run(f"{{type: loss_threshold, metric: {metric}, threshold: 1.0e9, mode: below, min_epochs: 2}}", SEEN)
     never = run(f"{{type: plateau, metric: {metric}, patience: 2, min_delta: 1.0e9}}", SEEN)
 
@@ -283,7 +305,7 @@ def test_every_metric_that_is_logged_can_end_a_step(run: Callable[..., SimpleNam
         "{type: any, conditions: [{metric: vae_loss, above: 1.0e9}, {metric: vae/l1, plateau: 9}], max_epochs: 3}",
     ],
 )
-def test_an_ending_by_the_limit_comes_with_a_warning(run: Callable[..., SimpleNamespace], until: str) -> None:
+def test_an_ending_at_the_limit_is_a_warning(run: Callable[..., SimpleNamespace], until: str) -> None:
     found = run(until)
 
     assert found.epochs == 3
@@ -291,7 +313,7 @@ def test_an_ending_by_the_limit_comes_with_a_warning(run: Callable[..., SimpleNa
     assert found.warnings == [f"step `vae_gan` ends by its limit: {found.ending.reason}"]
 
 
-def test_a_combination_ends_a_run(run: Callable[..., SimpleNamespace]) -> None:
+def test_a_combination_ends_a_step_of_a_run(run: Callable[..., SimpleNamespace]) -> None:
     both = run("{type: all, conditions: [{epochs: 2}, {metric: seen/psnr, above: -1.0e9, patience: 2}]}", SEEN)
     first = run("{type: any, conditions: [{metric: vae_loss, below: -1.0e9}, {epochs: 1}]}")
 
