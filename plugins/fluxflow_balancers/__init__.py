@@ -1,10 +1,11 @@
-"""How the weights of one update's losses adapt."""
+"""Balancers: how the weights of one update's losses adapt."""
 
 from __future__ import annotations
 
-from fluxflow_balancers.gradient_norm import GradientNorm
-from fluxflow_balancers.inverse import Inverse, fixed
 from fluxflow_registry import Balancer, Register, hookimpl
+
+from .gradient_norm import GradientNorm
+from .inverse import Inverse, fixed
 
 
 @hookimpl

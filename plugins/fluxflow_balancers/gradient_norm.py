@@ -1,4 +1,4 @@
-"""The weight of an adversarial loss from how hard it pulls at the last layer, compared with the other losses."""
+"""The weight of an adversarial loss, from its gradient at the last layer compared with that of the other losses."""
 
 from __future__ import annotations
 
@@ -17,68 +17,69 @@ if TYPE_CHECKING:
 class GradientNorm:
     """Factor of a balanced loss: ||sum_i w_i grad L_i|| / (||grad L|| + delta) at one layer, in [0, clamp].
 
-    L is the balanced loss without its weight, L_i are the losses against which it is balanced, with
-    theirs. So it pulls at the layer `weight` times as hard as those together, whatever its own size:
-    the adaptive weight of Esser et al., "Taming transformers for high-resolution image synthesis",
-    2021. Norms have no sign: a negative generator loss keeps its direction; where L vanishes the factor
-    meets `clamp`. No gradient flows through it. It costs a walk back to the layer for each loss.
+    L is the balanced loss without its weight, L_i are the losses against which it is balanced, with weights w_i. At
+    the layer, the gradient of the balanced loss is then `weight` times as large as that of those losses together,
+    whatever its own scale: the adaptive weight of Esser et al., "Taming transformers for high-resolution image
+    synthesis", 2021. Norms have no sign, so a negative generator loss keeps its direction; if the gradient of L
+    vanishes, the factor is `clamp`. No gradient flows through it. It costs a backward pass to the layer per loss.
     """
 
     layer: str
-    """The parameter at which gradients are compared, the last of the decoder's, such as `expander.out.0.weight`."""
+    """The parameter at which gradients are compared: the decoder's last, such as `expander.out.0.weight`."""
     balanced: list[str] = field(validator=validators.min_len(1))
-    """Labels of the losses that get the factor, such as `hinge_generator`."""
+    """Labels of the losses that are multiplied by the factor, such as `hinge_generator`."""
     against: list[str] = field(factory=list)
     """Labels of the losses against which they are balanced; empty: all others that reach the layer."""
     delta: float = field(default=1e-4, validator=validators.gt(0))
-    """Added to the norm of the balanced loss's gradient."""
+    """Constant that is added to the norm of the balanced loss's gradient."""
     clamp: float = field(default=1e4, validator=validators.gt(0))
-    """Greatest factor."""
+    """Largest factor."""
 
     def losses(self) -> list[str]:
-        """The losses that are balanced, and those against which."""
+        """The losses that are balanced, and those against which they are balanced."""
         return [*self.balanced, *self.against]
 
     def __call__(self, losses: Sequence[str], gradients: Gradients) -> GradientNormWeigher:
-        """Hold that the layer and the losses are there, and that those that are named reach it."""
+        """Build the weigher; raises FluxflowError or ValueError if the layer or a loss cannot be used."""
         gradients.check(self.layer, [label for label in self.losses() if label in losses])
-        for label in (*self.balanced, *self.against):
+        for label in self.losses():
             if label not in losses:
-                raise ValueError(f"`{label}` is no loss of the update; it has {', '.join(losses)}")
+                raise ValueError(f"the update has no loss `{label}`; its losses are {', '.join(losses)}")
         if both := sorted({*self.balanced} & {*self.against}):
-            raise ValueError(f"`{both[0]}` cannot be balanced against itself")
+            raise ValueError(f"loss `{both[0]}` cannot be balanced against itself")
         return GradientNormWeigher(self, gradients)
 
 
 class GradientNormWeigher:
-    """The factors of `GradientNorm`; it keeps nothing between batches."""
+    """The factors of `GradientNorm`, without state between batches."""
 
     def __init__(self, options: GradientNorm, gradients: Gradients) -> None:
         self.options = options
         self.gradients = gradients
 
     def __call__(self, losses: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The factor of each balanced loss of this batch; none where the losses against which it is are left out.
+        """The factor of each balanced loss of this batch; empty if the batch has nothing to balance it against.
 
-        Raises FluxflowError where a balanced loss does not reach the layer: it could never be balanced.
+        Raises FluxflowError for a balanced loss whose gradient does not reach the layer.
         """
         options = self.options
         balanced = [label for label in options.balanced if label in losses]
         if not balanced:
             return {}
-        found = self.gradients(options.layer)
+        gradients, weights = self.gradients(options.layer), self.gradients.weights
         for label in balanced:
-            if label not in found:
-                message = f"balancer `gradient_norm`: loss `{label}` does not reach `{options.layer}`"
-                raise FluxflowError(Problem(message))
-        against = [label for label in found if label in (options.against or found) and label not in options.balanced]
+            if label not in gradients:
+                message = f"balancer `gradient_norm`: the gradient of loss `{label}` does not reach `{options.layer}`"
+                raise FluxflowError(Problem(message, code="not-reached", subject=label))
+        others = options.against or gradients
+        against = [label for label in gradients if label in others and label not in options.balanced]
         if not against:
             return {}
-        pull = sum(self.gradients.weights[label] * found[label] for label in against[1:])
-        pull = self.gradients.weights[against[0]] * found[against[0]] + pull
-        return {label: self._factor(pull, found[label]) for label in balanced}
+        rest = sum(weights[label] * gradients[label] for label in against[1:])
+        combined = weights[against[0]] * gradients[against[0]] + rest
+        return {label: self._factor(combined, gradients[label]) for label in balanced}
 
-    def _factor(self, pull: Tensor, own: Tensor) -> Tensor:
-        """What is not finite is no factor: such a batch is left out, and its losses are to blame, not this."""
-        ratio: Tensor = pull.norm() / (own.norm() + self.options.delta)
+    def _factor(self, combined: Tensor, own: Tensor) -> Tensor:
+        """A factor that is always finite: a batch with losses that are not finite is skipped because of those."""
+        ratio: Tensor = combined.norm() / (own.norm() + self.options.delta)
         return ratio.nan_to_num(nan=0.0, posinf=self.options.clamp).clamp(0.0, self.options.clamp)

@@ -1,4 +1,4 @@
-"""Weights that stay, and weights that bring losses to one size."""
+"""Constant weights, and weights that bring losses to a common scale."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ Weigher = Callable[[Mapping[str, "Tensor"]], Mapping[str, float]]
 
 
 def fixed(losses: Sequence[str]) -> Weigher:
-    """Every loss keeps the weight that the recipe gives it."""
+    """Every loss keeps its weight of the recipe."""
     factors = dict.fromkeys(losses, 1.0)
     return lambda _: factors
 
 
-def _in_order(inverse: Any, _: Any, high: float) -> None:
+def _at_least_low(inverse: Any, _: Any, high: float) -> None:
     if high < inverse.low:
-        raise ValueError(f"high is {high:g}, less than low, which is {inverse.low:g}")
+        raise ValueError(f"high is {high:g}, less than low ({inverse.low:g})")
 
 
 @frozen
 class Inverse:
     """Factor of a loss: the mean of the losses' |running averages| over its own |average|, clamped.
 
-    a_i = mean of the last `window` values of loss i; factor_i = clamp(mean_j |a_j| / |a_i|, low, high), and 1 where all
-    are 0. Always positive, so that a negative generator loss keeps its sign; a vanishing loss meets `high`.
+    a_i = mean of the last `window` values of loss i; factor_i = clamp(mean_j |a_j| / |a_i|, low, high), and 1 if all
+    are 0. It is always positive, so that a negative generator loss keeps its sign; for a vanishing loss it is `high`.
     """
 
     window: int = field(default=100, validator=validators.ge(1))
     """Batches of the running average."""
     low: float = field(default=0.1, validator=validators.gt(0))
-    """Least factor."""
-    high: float = field(default=10.0, validator=[validators.gt(0), _in_order])
-    """Greatest factor."""
+    """Smallest factor."""
+    high: float = field(default=10.0, validator=[validators.gt(0), _at_least_low])
+    """Largest factor."""
     spare: list[str] = field(factory=list)
-    """Losses that are left alone: their factor is 1, and they have no part in the mean."""
+    """Labels of losses that are not balanced: their factor is 1, and they do not enter the mean."""
 
     def spared(self) -> list[str]:
-        """The losses that are left alone."""
+        """The losses that are not balanced."""
         return list(self.spare)
 
     def __call__(self, losses: Sequence[str]) -> InverseWeigher:
-        """Begin with no history."""
+        """Build the weigher, without history."""
         return InverseWeigher(self, [name for name in losses if name not in self.spare])
 
 
@@ -60,17 +60,17 @@ class InverseWeigher:
         self.recent: dict[str, deque[float]] = {loss: deque(maxlen=options.window) for loss in losses}
 
     def __call__(self, losses: Mapping[str, Tensor]) -> Mapping[str, float]:
-        """Take in the losses of a batch; gives the factor of each."""
+        """Record the losses of a batch, and return the factor of each."""
         for name in self.recent.keys() & losses.keys():
             value = float(losses[name])
             if math.isfinite(value):
                 self.recent[name].append(value)
         averages = {name: abs(sum(values) / len(values)) for name, values in self.recent.items() if values}
         mean = sum(averages.values()) / max(len(averages), 1)
+        # A loss that has not had a finite value so far counts as average.
         return {name: self._factor(averages.get(name, mean), mean) if name in self.recent else 1.0 for name in losses}
 
     def _factor(self, average: float, mean: float) -> float:
-        """A loss that has had no finite value yet counts as an average one."""
         ratio = mean / average if average else math.inf if mean else 1.0
         return min(max(ratio, self.options.low), self.options.high)
 
@@ -79,6 +79,6 @@ class InverseWeigher:
         return {name: list(values) for name, values in self.recent.items()}
 
     def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
-        """Take the recent values back."""
+        """Restore the recent values."""
         for name, values in state.items():
             self.recent[name] = deque(values, maxlen=self.options.window)
