@@ -1,18 +1,19 @@
-"""LPIPS: how far apart two pictures are to a network that was trained to see."""
+"""LPIPS: the perceptual distance of two images, as a loss and as a metric."""
 
 from __future__ import annotations
 
-from fluxflow_lpips.losses import Lpips
 from fluxflow_registry import Loss, Metric, Register, hookimpl
+
+from .losses import Lpips
 
 
 @hookimpl
 def fluxflow_register_losses(register: Register[Loss]) -> None:
-    """Register the loss."""
+    """Register the distance as a loss."""
     register("lpips", Lpips)
 
 
 @hookimpl
 def fluxflow_register_metrics(register: Register[Metric]) -> None:
-    """Register the same distance as a measure of held-out images: the less, the better."""
+    """Register the distance as a metric: lower is better."""
     register("lpips", Lpips)

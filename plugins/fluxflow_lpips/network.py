@@ -1,4 +1,4 @@
-"""The network of LPIPS: where its weights are, and the distance that it gives."""
+"""The network of LPIPS: where its weights are, and the distance that it computes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torchvision
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from fluxflow_registry import FluxflowError
+from fluxflow_registry import FluxflowError, Problem
 
 #: For each net: torchvision's function and its weights.
 BACKBONES: Mapping[str, tuple[str, str]] = {
@@ -25,21 +25,21 @@ BACKBONES: Mapping[str, tuple[str, str]] = {
     "squeeze": ("squeezenet1_1", "SqueezeNet1_1_Weights"),
 }
 
-#: The least side of an image, in pixels, of which the last layer still has a place.
+#: The smallest side of an image, in pixels, for which the last layer still has a position.
 SMALLEST: Mapping[str, int] = {"vgg": 16, "alex": 31, "squeeze": 17}
 
-#: Of a random backbone, which is the same in every run.
+#: Seed of a random backbone, which is the same in every run.
 SEED = 0
 
 
 class WeightsError(FluxflowError):
-    """The backbone's weights are not there, or are not its own."""
+    """The backbone's weights are missing, or they are those of another network."""
 
 
 class Distance(nn.Module):
-    """Sum over layers of mean over places of w (f_p - f_t)^2, the mean over samples; frozen.
+    """Sum over layers of mean over positions of w (f_p - f_t)^2, the mean over samples; frozen.
 
-    [B, 3, H, W] twice, in [-1, 1], to 0-d. Gradient reaches p alone: t is seen without a graph.
+    [B, 3, H, W] twice, in [-1, 1], to 0-d. Only p receives gradient.
     """
 
     def __init__(self, net: str, perceptual: nn.Module) -> None:
@@ -49,10 +49,10 @@ class Distance(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, p: Tensor, t: Tensor) -> Tensor:
-        """Give the distance."""
-        least = SMALLEST[self.net]
-        if min(p.shape[-2:]) < least:
-            raise ValueError(f"lpips with {self.net} needs images of {least} x {least} pixels or more")
+        """Return the distance."""
+        smallest = SMALLEST[self.net]
+        if min(p.shape[-2:]) < smallest:
+            raise ValueError(f"lpips with net `{self.net}` needs images of at least {smallest} x {smallest} pixels")
         with torch.no_grad():
             target = list(self.features(t))
         layers = zip(self.features(p), target, self.perceptual.lins, strict=True)
@@ -60,44 +60,46 @@ class Distance(nn.Module):
         return torch.stack(distances).sum()
 
     def features(self, x: Tensor) -> Iterator[Tensor]:
-        """Each layer's features, every place scaled to unit length.
+        """Each layer's features, scaled to unit length at every position.
 
-        The package takes the root of a sum of squares here, whose derivative is no number where no feature of a
-        place fires. The ReLU before it hides that, but not from a search for what is not finite; the norm's is zero.
+        The package computes the square root of a sum of squares here, whose derivative is NaN where all features of a
+        position are zero. The ReLU before it masks that NaN in the result, but not for anomaly detection. The
+        derivative of the norm is zero there.
         """
         for feature in self.perceptual.net(self.perceptual.scaling_layer(x)):
             yield feature / (torch.linalg.vector_norm(feature, dim=1, keepdim=True) + 1e-10)
 
 
-def find(net: str, weights: str | None) -> Path:
+def find_weights(net: str, weights: str | None) -> Path:
     """The file of the backbone's weights: the user's, or torchvision's in its own folder; raises WeightsError."""
     if weights is not None:
         path = Path(os.path.abspath(os.path.expanduser(weights)))
         if not path.is_file():
-            raise WeightsError(f"`weights` of lpips: there is no file {path}")
+            message = f"file `{path}`, the option `weights` of lpips, does not exist"
+            raise WeightsError(Problem(message, code="missing-file", subject=str(path)))
         return path
     function, _ = BACKBONES[net]
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(_published(net).url).name
     if not path.is_file():
+        message = f"lpips with net `{net}` needs the file {path.name}, which is not in {path.parent}"
+        hint = "training downloads nothing: fetch the file where there is a network, or set TORCH_HOME"
         command = f"python -c \"import torchvision; torchvision.models.{function}(weights='IMAGENET1K_V1')\""
-        raise WeightsError(
-            f"lpips with {net} needs {path.name}, which is not in {path.parent} (TORCH_HOME sets the folder); "
-            f"where there is a network, fetch it with: {command}"
-        )
+        notes = (("hint", hint), ("command", command))
+        raise WeightsError(Problem(message, None, notes, code="missing-weights", subject=path.name))
     return path
 
 
 @lru_cache(maxsize=8)
-def network(net: str, path: Path | None, device: torch.device) -> Distance:
-    """The network on a device, built once; `path` is the file of its backbone, None draws a random one."""
+def build_network(net: str, path: Path | None, device: torch.device) -> Distance:
+    """The network on a device, built once; `path` is the file of its backbone, None for a random one."""
     if device.type == "cpu":
-        return _built(net, path)
-    return copy.deepcopy(network(net, path, torch.device("cpu"))).to(device)
+        return _build_on_cpu(net, path)
+    return copy.deepcopy(build_network(net, path, torch.device("cpu"))).to(device)
 
 
-def _built(net: str, path: Path | None) -> Distance:
+def _build_on_cpu(net: str, path: Path | None) -> Distance:
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        # The package asks torchvision in a way that is deprecated.
+        # The package calls torchvision with a deprecated argument.
         warnings.filterwarnings("ignore", category=UserWarning, module=r"torchvision\.models\._utils")
         torch.default_generator.manual_seed(SEED)
         perceptual = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
@@ -107,32 +109,34 @@ def _built(net: str, path: Path | None) -> Distance:
 
 
 def _load(net: str, backbone: nn.Module, path: Path) -> None:
-    """Fill the backbone, whose names begin with a slice (`slice1.0.weight`) and not with `features`."""
+    """Load the backbone's weights; its names start with a slice (`slice1.0.weight`) in place of `features`."""
     names = {key: "features." + key.partition(".")[2] for key in backbone.state_dict()}
     function, _ = BACKBONES[net]
     try:
-        held = _read(net, path, set(names.values()))
-        missing = sorted(set(names.values()) - set(held))
+        tensors = _read(net, path, set(names.values()))
+        missing = sorted(set(names.values()) - set(tensors))
         if not missing:
-            backbone.load_state_dict({key: held[name] for key, name in names.items()})
-    except Exception as error:  # a file can be damaged in more ways than its readers count
-        reason = [type(error).__name__, *str(error).strip().splitlines()][-1].strip()
-        raise WeightsError(f"{path} cannot be read as torchvision's {function}: {reason}") from None
+            backbone.load_state_dict({key: tensors[name] for key, name in names.items()})
+    except Exception as error:  # a file can be damaged in more ways than its readers document
+        cause = [type(error).__name__, *str(error).strip().splitlines()][-1].strip()
+        message = f"file `{path}` cannot be read as weights of torchvision's {function}"
+        problem = Problem(message, None, (("cause", cause),), code="unreadable-file", subject=str(path))
+        raise WeightsError(problem) from None
     if missing:
-        message = f"{path} holds no `{missing[0]}`; lpips with {net} reads a state dict of torchvision's {function}"
-        raise WeightsError(message)
+        message = f"file `{path}` has no tensor `{missing[0]}`: lpips needs a state dict of torchvision's {function}"
+        raise WeightsError(Problem(message, code="missing-weights", subject=missing[0]))
 
 
 def _read(net: str, path: Path, names: Collection[str]) -> Mapping[str, Tensor]:
-    """The tensors of these names that the user's file, or torchvision's, holds."""
+    """The tensors of these names in the user's file, or in torchvision's."""
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys() if name in names}  # noqa: SIM118
-    # The file is there, so nothing is downloaded.
+    # The file exists, so nothing is downloaded.
     state: Mapping[str, Tensor] = _published(net).get_state_dict(map_location="cpu", weights_only=True)
     return {name: tensor for name, tensor in state.items() if name in names}
 
 
 def _published(net: str) -> Any:
-    """What torchvision knows of the weights: their address, and how to read them."""
+    """Torchvision's entry of the weights: their address, and how they are read."""
     return torchvision.models.get_weight(f"{BACKBONES[net][1]}.IMAGENET1K_V1")
