@@ -8,7 +8,7 @@ from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.training.step import batches_of
 from fluxflow_registry.plan.steps import StepPlan
 
-PLUGINS = ("balancers", "flow", "gan", "metrics", "shapes", "text", "torch", "transitions", "vae")
+PLUGINS = ("balancers", "flow", "gan", "shapes", "text", "torch", "transitions", "vae")
 
 VAE_GAN = """
 recipe: 1

@@ -1,9 +1,10 @@
-"""The variational autoencoder: compressor and expander, their values, reconstruction losses, KL and MMD."""
+"""The variational autoencoder: compressor and expander, their values, losses and metrics."""
 
 from __future__ import annotations
 
-from fluxflow_registry import Loss, Model, Register, Value, hookimpl
-from fluxflow_vae import discrepancy, losses, models, spectral, statistics, values
+from fluxflow_registry import Loss, Metric, Model, Register, Value, hookimpl
+
+from . import losses, metrics, mmd, models, spectral, statistics, values
 
 
 @hookimpl
@@ -15,7 +16,7 @@ def fluxflow_register_models(register: Register[Model]) -> None:
 
 @hookimpl
 def fluxflow_register_values(register: Register[Value]) -> None:
-    """Register what lies between image and reconstruction."""
+    """Register the values between image and reconstruction."""
     register("posterior", values.posterior)
     register("latent", values.Latent)
     register("context", values.context)
@@ -28,7 +29,7 @@ def fluxflow_register_values(register: Register[Value]) -> None:
 
 @hookimpl
 def fluxflow_register_losses(register: Register[Loss]) -> None:
-    """Register reconstruction losses, and those of the posterior."""
+    """Register the losses of the reconstruction and of the posterior."""
     register("l1", losses.l1)
     register("mse", losses.Mse)
     register("frequency", losses.Frequency)
@@ -39,4 +40,14 @@ def fluxflow_register_losses(register: Register[Loss]) -> None:
     register("histogram", statistics.Histogram)
     register("contrast", statistics.Contrast)
     register("kl", losses.Kl)
-    register("mmd", discrepancy.Mmd)
+    register("mmd", mmd.Mmd)
+
+
+@hookimpl
+def fluxflow_register_metrics(register: Register[Metric]) -> None:
+    """Register the metrics of the reconstruction and of the posterior."""
+    register("psnr", metrics.psnr)
+    register("ssim", metrics.Ssim)
+    register("sharpness", metrics.sharpness)
+    register("kl", metrics.kl)
+    register("elbo", metrics.Elbo)

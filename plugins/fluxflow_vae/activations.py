@@ -10,17 +10,18 @@ from torch import Tensor, nn
 
 Activation = Literal["silu", "relu", "leaky_relu", "bezier", "bezier_channel"]
 
-#: In front of `Bezier` weights start at N(0, gain^2 / inputs). With gain g for t and this one for the control points,
-#: gain^2 E sum b_k(sigmoid(g n))^2 is one, b_k the weights of the four points, n ~ N(0, 1): a signal keeps its size.
+#: The layer in front of `Bezier` starts with weights N(0, gain^2 / inputs). With gain g for t and this gain for the
+#: control points, gain^2 E sum b_k(sigmoid(g n))^2 is one, where b_k weights point k and n ~ N(0, 1): the variance of
+#: a signal is preserved.
 POINTS_GAIN = 1.7
-#: Half as much as would be natural: through t the gradient is amplified, through the points it is not.
+#: Half of the natural gain: gradients are amplified on their way through t, but not through the control points.
 T_GAIN = 0.75
 
 
 def bezier(t: Tensor, p0: Tensor, p1: Tensor, p2: Tensor, p3: Tensor) -> Tensor:
     """B(s) = (1-s)^3 p0 + 3 (1-s)^2 s p1 + 3 (1-s) s^2 p2 + s^3 p3 at s = sigmoid(t).
 
-    By repeated interpolation (de Casteljau), which gives the end points exactly: p0 at s = 0, p3 at s = 1.
+    By repeated interpolation (de Casteljau), which is exact at both ends: p0 at s = 0, p3 at s = 1.
     """
     s = t.sigmoid()
     q0, q1, q2 = torch.lerp(p0, p1, s), torch.lerp(p1, p2, s), torch.lerp(p2, p3, s)
@@ -28,23 +29,23 @@ def bezier(t: Tensor, p0: Tensor, p1: Tensor, p2: Tensor, p3: Tensor) -> Tensor:
 
 
 class Bezier(nn.Module):
-    """y = B(sigmoid(t); p0, p1, p2, p3): a curve whose place and control points the layer in front computes.
+    """y = B(sigmoid(t); p0, p1, p2, p3): a curve whose position and control points come from the layer in front.
 
-    B(s) = (1-s)^3 p0 + 3 (1-s)^2 s p1 + 3 (1-s) s^2 p2 + s^3 p3, a cubic Bezier curve. x: [B, 5 C, H, W], which
-    is C channels of t, then C of p0, of p1, of p2, of p3; y: [B, C, H, W]. y goes to p0 for t -> -inf, to p3 for
+    B(s) = (1-s)^3 p0 + 3 (1-s)^2 s p1 + 3 (1-s) s^2 p2 + s^3 p3, a cubic Bezier curve. x: [B, 5 C, H, W] with
+    C channels of t, then C each of p0, p1, p2, p3; y: [B, C, H, W]. y tends to p0 for t -> -inf and to p3 for
     t -> +inf.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the point of each curve."""
+        """Return the point of each curve."""
         return bezier(*x.chunk(5, dim=1))
 
 
 class ChannelBezier(nn.Module):
-    """y = B(sigmoid(x); p0, p1, p2, p3): the curve of `Bezier` with four trained control points for each channel.
+    """y = B(sigmoid(x); p0, p1, p2, p3): the curve of `Bezier` with four trained control points per channel.
 
-    x, y: [B, C, H, W]. It starts as 2 tanh(x / 2), the curve whose control points -2, -2/3, 2/3, 2 divide a line
-    evenly: slope one at zero, and between p0 and p3 always.
+    x, y: [B, C, H, W]. It starts as 2 tanh(x / 2), whose control points -2, -2/3, 2/3, 2 are equidistant: its slope
+    is one at zero, and its values stay between p0 and p3.
     """
 
     def __init__(self, width: int) -> None:
@@ -53,22 +54,22 @@ class ChannelBezier(nn.Module):
         self.points = nn.Parameter(line.repeat(1, width, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the point of each channel's curve."""
+        """Return the point of each channel's curve."""
         p0, p1, p2, p3 = self.points.unbind(0)
-        # The same curve as a polynomial in s: no control point is spread over all places.
+        # The same curve as a polynomial in s: control points are not expanded to every position.
         terms = p0, 3 * (p1 - p0), 3 * (p2 - 2 * p1 + p0), p3 - 3 * p2 + 3 * p1 - p0
         level, first, second, third = (term.to(x.dtype) for term in terms)
         s = x.sigmoid()
         return level + s * (first + s * (second + s * third))
 
 
-def inputs_of(name: Activation) -> int:
-    """How many channels an activation takes for each that it gives."""
+def expansion(name: Activation) -> int:
+    """The number of input channels that an activation needs for each output channel."""
     return 5 if name == "bezier" else 1
 
 
-def nonlinearity(name: Activation, width: int) -> nn.Module:
-    """A fresh activation that gives `width` channels and takes `inputs_of(name) * width`."""
+def build_activation(name: Activation, width: int) -> nn.Module:
+    """A new activation from `expansion(name) * width` channels to `width`."""
     if name == "bezier":
         return Bezier()
     if name == "bezier_channel":
@@ -78,17 +79,17 @@ def nonlinearity(name: Activation, width: int) -> nn.Module:
     return nn.ReLU() if name == "relu" else nn.LeakyReLU(0.2)
 
 
-def activated(name: Activation, width: int) -> nn.Module:
-    """A fresh activation from `width` channels to as many; a 1x1 convolution makes five of each for `bezier`."""
+def build_same_width_activation(name: Activation, width: int) -> nn.Module:
+    """A new activation from `width` channels to `width`; for `bezier` a 1x1 convolution supplies its five inputs."""
     if name != "bezier":
-        return nonlinearity(name, width)
-    return nn.Sequential(feeding(nn.Conv2d(width, 5 * width, 1), name), Bezier())
+        return build_activation(name, width)
+    return nn.Sequential(initialize_for(nn.Conv2d(width, 5 * width, 1), name), Bezier())
 
 
-def feeding(layer: nn.Conv2d | nn.ConvTranspose2d, name: Activation, fan_in: int | None = None) -> nn.Module:
-    """Let a convolution in front of an activation start at the right size; only `bezier` asks for its own.
+def initialize_for(layer: nn.Conv2d | nn.ConvTranspose2d, name: Activation, fan_in: int | None = None) -> nn.Module:
+    """Initialize the layer in front of an activation; only `bezier` needs more than torch's own initialization.
 
-    `fan_in` is how many weights meet in one output, where that is not all of a kernel.
+    `fan_in` is the number of weights that contribute to one output, if that is not the whole kernel.
     """
     if name == "bezier":
         inputs = layer.in_channels * math.prod(layer.kernel_size) if fan_in is None else fan_in

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fluxflow_vae.activations import Activation, activated
-from fluxflow_vae.blocks import Norm, ResidualBlock, SelfAttention, Upsampling, doubling, halving
-from fluxflow_vae.conditioning import Film, SpadeBlock
+from .activations import Activation, build_same_width_activation
+from .blocks import Norm, ResidualBlock, SelfAttention, Upsampling, build_downsampling, build_upsampling
+from .conditioning import Film, SpadeBlock
 
 
 class Posterior(NamedTuple):
@@ -30,11 +30,9 @@ def _check(downscale: int, patch: int) -> None:
         raise ValueError(f"downscale {downscale} must be patch {patch} times a power of two (1, 2, 4, ...)")
 
 
-def _attends(attention: bool, at: int | None, downscale: int, patch: int) -> int | None:
-    """The level, from the finest, at which positions look at each other; None for none."""
-    if not attention:
-        return None
-    return int(math.log2((at or downscale) // patch))
+def _level_of_attention(attention: bool, attention_downscale: int | None, downscale: int, patch: int) -> int | None:
+    """The level, counted from the finest, that has self-attention; None without attention."""
+    return int(math.log2((attention_downscale or downscale) // patch)) if attention else None
 
 
 class Compressor(nn.Module):
@@ -45,11 +43,10 @@ class Compressor(nn.Module):
     computed at full resolution; each further halving is a strided convolution. Both heads start
     near zero; logvar is clamped to [-10, 10].
 
-    The buffer `latent_rms` (0-d) follows the root mean square of the mean over training batches;
-    its inverse is the one global scale that brings latents to unit size (Rombach et al., 2022). With
-    `scaling_factor` it is 1 / scaling_factor, and stays. `latent_shift` (0-d) is what is taken off before:
-    (mean - latent_shift) / latent_rms is what a flow learns, and x latent_rms + latent_shift what is decoded.
-    Here it is zero; weights without it are read as that.
+    The buffer `latent_rms` (0-d) tracks the root mean square of the mean over training batches; its inverse is the
+    global scale that brings latents to unit variance (Rombach et al., 2022). With `scaling_factor` it is the constant
+    1 / scaling_factor. `latent_shift` (0-d) is subtracted first: a flow learns (mean - latent_shift) / latent_rms, and
+    the expander decodes x latent_rms + latent_shift. Here it is zero, also in weights that lack it.
     """
 
     latent_rms: Tensor
@@ -73,44 +70,44 @@ class Compressor(nn.Module):
         self.latent_channels, self.downscale = latent_channels, downscale
         self.scaling_factor = scaling_factor
         widths = _widths(width, downscale, patch)
-        attends = _attends(attention, attention_downscale, downscale, patch)
+        attention_level = _level_of_attention(attention, attention_downscale, downscale, patch)
         layers: list[nn.Module] = [
             nn.PixelUnshuffle(patch),
             nn.Conv2d(3 * patch**2, width, 3, padding=1),
         ]
         for level, here in enumerate(widths):
             layers += [ResidualBlock(here, activation, norm) for _ in range(depth)]
-            if level == attends:
+            if level == attention_level:
                 layers.append(SelfAttention(here))
             if level + 1 < len(widths):
-                layers.append(halving(here, widths[level + 1], activation, norm))
-        self.body = nn.Sequential(*layers, activated(activation, widths[-1]))
-        self.mean = _small(nn.Conv2d(widths[-1], latent_channels, 3, padding=1))
-        self.logvar = _small(nn.Conv2d(widths[-1], latent_channels, 3, padding=1))
+                layers.append(build_downsampling(here, widths[level + 1], activation, norm))
+        self.body = nn.Sequential(*layers, build_same_width_activation(activation, widths[-1]))
+        self.mean = _small_initialized(nn.Conv2d(widths[-1], latent_channels, 3, padding=1))
+        self.logvar = _small_initialized(nn.Conv2d(widths[-1], latent_channels, 3, padding=1))
         self.register_buffer("latent_rms", torch.ones(()) / (scaling_factor or 1.0))
         self.register_buffer("latent_shift", torch.zeros(()))
 
     def forward(self, image: Tensor) -> Posterior:
-        """Encode the image; raises ValueError for sides that are no multiples of downscale."""
+        """Encode the image; raises ValueError for sides that are not multiples of downscale."""
         height, width = image.shape[-2:]
         if height % self.downscale or width % self.downscale:
-            message = f"a picture of {width} x {height} pixels: its sides must be multiples of {self.downscale}"
-            raise ValueError(message)
+            size, rule = f"{width} x {height} pixels", f"its sides must be multiples of {self.downscale}"
+            raise ValueError(f"the compressor cannot encode an image of {size}: {rule}")
         features = self.body(image)
         mean = self.mean(features)
         if self.training and self.scaling_factor is None:
-            self._follow(mean.detach())
+            self._track_rms(mean.detach())
         return Posterior(mean, self.logvar(features).clamp(-10.0, 10.0))
 
     @torch.no_grad()
-    def _follow(self, mean: Tensor) -> None:
+    def _track_rms(self, mean: Tensor) -> None:
         """Move latent_rms^2 by a hundredth of the way to this batch's mean square, if that is finite."""
-        here = mean.float().square().mean()
-        square = torch.lerp(self.latent_rms.square(), here, 0.01)
-        self.latent_rms.copy_(torch.where(here.isfinite(), square.sqrt(), self.latent_rms))
+        of_batch = mean.float().square().mean()
+        square = torch.lerp(self.latent_rms.square(), of_batch, 0.01)
+        self.latent_rms.copy_(torch.where(of_batch.isfinite(), square.sqrt(), self.latent_rms))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Take weights; those from before there was a shift had none."""
+        """Load weights; weights saved before `latent_shift` existed have a shift of zero."""
         state_dict.setdefault(f"{prefix}latent_shift", torch.zeros_like(self.latent_shift))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
@@ -123,9 +120,9 @@ class Expander(nn.Module):
     up to H / patch, then the last convolution's channels become pixels (Shi et al., 2016).
 
     With `spade` each resolution has a residual SPADE block, whose context is the latent itself (Zheng et al.,
-    "MoVQ", 2022). It may be on or off in each call; a call that does not say takes it as the last call in
-    training that did, which the buffer `spade_active` (0-d) remembers. With `film_width` each resolution has
-    a FiLM layer, which a call with a vector [B, film_width] uses.
+    "MoVQ", 2022). Each call may switch the blocks on or off; the buffer `spade_active` (0-d) keeps the last switch
+    made in training, which holds for calls without one. With `film_width` each resolution has a FiLM layer, which
+    calls with a vector [B, film_width] use.
     """
 
     spade_active: Tensor
@@ -150,10 +147,10 @@ class Expander(nn.Module):
         self.latent_channels, self.downscale = latent_channels, downscale
         self.spade, self.film_width = spade, film_width
         widths = _widths(width, downscale, patch)[::-1]
-        attends = _attends(attention, attention_downscale, downscale, patch)
+        attention_level = _level_of_attention(attention, attention_downscale, downscale, patch)
         layers: list[nn.Module] = [nn.Conv2d(latent_channels, widths[0], 3, padding=1)]
         for level, here in enumerate(widths):
-            if len(widths) - 1 - level == attends:
+            if len(widths) - 1 - level == attention_level:
                 layers.append(SelfAttention(here))
             layers += [ResidualBlock(here, activation, norm) for _ in range(depth)]
             if spade:
@@ -161,29 +158,28 @@ class Expander(nn.Module):
             if film_width is not None:
                 layers.append(Film(here, film_width))
             if level + 1 < len(widths):
-                layers.append(doubling(here, widths[level + 1], activation, norm, upsample))
-        self.body = nn.Sequential(*layers, activated(activation, widths[-1]))
+                layers.append(build_upsampling(here, widths[level + 1], activation, norm, upsample))
+        self.body = nn.Sequential(*layers, build_same_width_activation(activation, widths[-1]))
         self.out = nn.Sequential(nn.Conv2d(widths[-1], 3 * patch**2, 3, padding=1), nn.PixelShuffle(patch))
         if spade:
             self.register_buffer("spade_active", torch.ones((), dtype=torch.bool))
 
     def forward(self, latent: Tensor, spade: bool | None = None, vector: Tensor | None = None) -> Tensor:
-        """Decode the latent, with SPADE blocks on, off, or (None) as they were trained last.
+        """Decode the latent, with SPADE blocks on, off, or (None) as they were last trained.
 
-        Raises ValueError for what this expander has no layers for.
+        Raises ValueError if this expander has no layers for what the call requests.
         """
         if spade and not self.spade:
-            raise ValueError("the expander has no SPADE blocks: `spade: true` in its own entry gives it some")
+            raise ValueError("the expander has no SPADE blocks: set `spade: true` in its entry")
         if vector is not None and vector.shape[-1] != self.film_width:
-            raise ValueError(
-                f"the expander cannot take a vector of width {vector.shape[-1]}: its `film_width` is {self.film_width}"
-            )
+            width, film = vector.shape[-1], self.film_width
+            raise ValueError(f"the expander cannot use a vector of width {width}: its `film_width` is {film}")
         if self.spade and self.training and spade is not None:
             self.spade_active.fill_(spade)
         x = latent
         for layer in self.body:
             if isinstance(layer, SpadeBlock):
-                x = self._spaded(layer, x, latent, spade)
+                x = self._apply_spade(layer, x, latent, spade)
             elif not isinstance(layer, Film):
                 x = layer(x)
             elif vector is not None:
@@ -191,16 +187,16 @@ class Expander(nn.Module):
         image: Tensor = self.out(x)
         return image
 
-    def _spaded(self, block: SpadeBlock, x: Tensor, context: Tensor, spade: bool | None) -> Tensor:
-        """X with a SPADE block's change; off, the block costs nothing."""
+    def _apply_spade(self, block: SpadeBlock, x: Tensor, context: Tensor, spade: bool | None) -> Tensor:
+        """Add a SPADE block's change to x; a block that is off is not computed."""
         if spade is None:
-            # No look at the number, which may not be there yet. A copy: the buffer may change before the walk back.
+            # Reading the buffer would wait for the device. A copy, since it may change before the backward pass.
             return x + torch.where(self.spade_active.clone(), block(x, context), 0.0)
         return x + block(x, context) if spade else x
 
 
-def _small(head: nn.Conv2d) -> nn.Conv2d:
-    """Let a head start near zero: a posterior close to N(0, 1) whatever the picture."""
+def _small_initialized(head: nn.Conv2d) -> nn.Conv2d:
+    """Initialize a head near zero, so that the posterior starts close to N(0, 1) for every image."""
     nn.init.normal_(head.weight, std=1e-2 / math.sqrt(head.in_channels))
     if head.bias is not None:
         nn.init.zeros_(head.bias)

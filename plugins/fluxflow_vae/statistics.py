@@ -1,4 +1,4 @@
-"""Losses between the statistics of an image and of its reconstruction, whatever the places of the pixels."""
+"""Losses between the statistics of an image and its reconstruction, independent of the positions of pixels."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 class ColorStatistics:
     """(mean_p - mean_t)^2 + (std_p - std_t)^2 over the pixels of a channel; the mean over samples and channels.
 
-    p, t: [B, C, H, W]. The first two moments of each channel, population std. They are what image statistics
-    carry of colour and its spread (Reinhard et al., "Color transfer between images", 2001).
+    p, t: [B, C, H, W]. The first two moments of each channel, with the population std, which describe the color of an
+    image and its spread (Reinhard et al., "Color transfer between images", 2001).
     """
 
     default_weight: ClassVar[float] = 0.05
 
     def __call__(self, reconstruction: Tensor, image: Tensor) -> Tensor:
-        """Give the squared distance of the moments."""
+        """Return the squared distance of the moments."""
         import torch
 
         std_p, mean_p = torch.std_mean(reconstruction, dim=(2, 3), correction=0)
@@ -33,16 +33,16 @@ class ColorStatistics:
 class Histogram:
     """Wasserstein-1 distance of the distributions of a channel's values: mean |sort(p) - sort(t)|.
 
-    p, t: [B, C, H, W]. Each channel of each sample is compared with its own target, then the mean over
-    samples and channels. In one dimension, for as many values on both sides, the best transport maps the
-    k-th smallest to the k-th smallest (Rabin et al., "Wasserstein barycenter and its application to texture
-    mixing", 2011). No bins: each value is moved towards the one of its rank.
+    p, t: [B, C, H, W]. Each channel of each sample is compared with its target, then averaged over samples and
+    channels. In one dimension, between equally many values, the optimal transport maps the k-th smallest value to the
+    k-th smallest (Rabin et al., "Wasserstein barycenter and its application to texture mixing", 2011). There are no
+    bins: each value moves towards the target value of its rank.
     """
 
     default_weight: ClassVar[float] = 0.02
 
     def __call__(self, reconstruction: Tensor, image: Tensor) -> Tensor:
-        """Give the mean distance."""
+        """Return the mean distance."""
         p, t = reconstruction.flatten(2), image.flatten(2)
         return (p.sort(dim=2).values - t.sort(dim=2).values).abs().mean()
 
@@ -51,18 +51,18 @@ class Histogram:
 class Contrast:
     """((std_p + eps) / (std_t + eps) - 1)^2 of each channel, plus (std_p - std_t)^2 of each whole sample.
 
-    p, t: [B, C, H, W]. Both are means: over samples and channels, and over samples; population std.
-    Contrast is the standard deviation, as in the second factor of SSIM (Wang et al., 2004). eps stands on both
-    sides, so that a channel that is flat in both costs nothing.
+    p, t: [B, C, H, W]. The first term is averaged over samples and channels, the second over samples; population std.
+    Contrast is the standard deviation, as in the second factor of SSIM (Wang et al., 2004). eps is added on both
+    sides, so that a channel that is flat in both has no loss.
     """
 
     default_weight: ClassVar[float] = 0.1
 
     eps: float = field(default=0.01, validator=validators.ge(1e-6))
-    """Deviation that counts as none; it bounds the price of noise where the target is flat."""
+    """Standard deviation below which a channel counts as flat; it bounds the loss for noise on a flat target."""
 
     def __call__(self, reconstruction: Tensor, image: Tensor) -> Tensor:
-        """Give the sum of both means."""
+        """Return the sum of both means."""
         channel_p, channel_t = (x.std(dim=(2, 3), correction=0) for x in (reconstruction, image))
         sample_p, sample_t = (x.std(dim=(1, 2, 3), correction=0) for x in (reconstruction, image))
         ratio = (channel_p - channel_t) / (channel_t + self.eps)

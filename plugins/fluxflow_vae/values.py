@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from fluxflow_vae.networks import Posterior
+    from .networks import Posterior
 
 
 def posterior(image: Tensor, compressor: nn.Module) -> Posterior:
     """Gaussian q(z|x) of the image: `mean` and `logvar`, each [B, C, h, w]."""
-    found: Posterior = compressor(image)
-    return found
+    encoded: Posterior = compressor(image)
+    return encoded
 
 
 @frozen
@@ -27,7 +27,7 @@ class Latent:
     """Whether to sample; otherwise z is the mean."""
 
     def __call__(self, posterior: Posterior, generator: torch.Generator) -> Tensor:
-        """Draw from the posterior (the reparametrisation of Kingma and Welling, 2014)."""
+        """Sample the posterior (the reparametrization of Kingma and Welling, 2014)."""
         import torch
 
         mean, logvar = posterior
@@ -40,8 +40,8 @@ class Latent:
 def context(latent: Tensor) -> Tensor:
     """Spatial context that the expander's SPADE blocks read, the latent itself: [B, K, h, w], K its channels.
 
-    As in Zheng et al., "MoVQ: modulating quantized vectors", 2022: what is decoded says at each place how the
-    features on the way are to be normalised.
+    As in Zheng et al., "MoVQ: modulating quantized vectors", 2022: the latent that is decoded also modulates the
+    normalized features at each position.
     """
     return latent
 
@@ -50,37 +50,37 @@ def context(latent: Tensor) -> Tensor:
 class Reconstruction:
     """Image decoded from the latent: [B, 3, H, W], about [-1, 1].
 
-    With `latent: {sample: true}` it is decoded from a draw of the posterior; `reconstruction_mean` is not.
+    With `latent: {sample: true}` it is decoded from a sample of the posterior; `reconstruction_mean` is not.
     """
 
     spade: bool | None = None
-    """Whether SPADE blocks of the expander take part, in training and later; null: as they were trained last."""
+    """Whether SPADE blocks of the expander are on, in training and later; null: as they were last trained."""
 
     def __call__(self, latent: Tensor, expander: nn.Module) -> Tensor:
         """Decode the latent."""
-        image: Tensor = expander(latent) if self.spade is None else _switched(latent, expander, self.spade)
+        image: Tensor = expander(latent) if self.spade is None else _decode(latent, expander, self.spade)
         return image
 
 
 def reconstruction_mean(posterior: Posterior, expander: nn.Module) -> Tensor:
-    """Image decoded from the posterior's mean, without a draw: [B, 3, H, W], about [-1, 1]."""
+    """Image decoded from the posterior's mean, without sampling: [B, 3, H, W], about [-1, 1]."""
     image: Tensor = expander(posterior.mean)
     return image
 
 
 def reconstruction_without_context(latent: Tensor, expander: nn.Module) -> Tensor:
-    """Image decoded from the latent with SPADE blocks off, so that no `context` is read: [B, 3, H, W].
+    """Image decoded from the latent with SPADE blocks off, that is without `context`: [B, 3, H, W].
 
-    Beside `reconstruction` it shows what the context gives. Where the expander has no SPADE blocks both are the same.
+    The difference to `reconstruction` is the contribution of the context. Without SPADE blocks both are the same.
     """
-    return _switched(latent, expander, False)
+    return _decode(latent, expander, False)
 
 
 def prior_sample(latent: Tensor, expander: nn.Module, generator: torch.Generator) -> Tensor:
     """Image decoded from z ~ N(0, 1) of the latent's shape: [B, 3, H, W], about [-1, 1].
 
-    What the autoencoder alone can generate: the closer the posteriors together come to the prior, the more it
-    looks like an image.
+    What the autoencoder alone can generate: the closer the aggregate posterior is to the prior, the more it looks
+    like an image.
     """
     import torch
 
@@ -92,15 +92,15 @@ def prior_sample(latent: Tensor, expander: nn.Module, generator: torch.Generator
 def conditioned_reconstruction(latent: Tensor, context_vector: Tensor, expander: nn.Module) -> Tensor:
     """Image decoded from the latent, with FiLM by a vector [B, D]: [B, 3, H, W], about [-1, 1].
 
-    The expander needs `film_width: D` (Perez et al., "FiLM", 2018). `with: {context_vector: ...}` takes another
-    vector, such as a pooled text.
+    The expander needs `film_width: D` (Perez et al., "FiLM", 2018). `with: {context_vector: ...}` selects another
+    vector, such as a pooled text embedding.
     """
     image: Tensor = expander(latent, vector=context_vector)
     return image
 
 
-def _switched(latent: Tensor, expander: nn.Module, spade: bool) -> Tensor:
-    """Decode with SPADE blocks on or off; an expander of another kind has none to switch."""
+def _decode(latent: Tensor, expander: nn.Module, spade: bool) -> Tensor:
+    """Decode with SPADE blocks on or off; an expander without such a switch can only be switched off."""
     if spade and not hasattr(expander, "spade"):
         raise ValueError(f"the expander, a {type(expander).__name__}, has no SPADE blocks to switch on")
     image: Tensor = expander(latent, spade=spade) if hasattr(expander, "spade") else expander(latent)

@@ -207,7 +207,7 @@ def test_a_description_as_json_holds_the_same(call: Call) -> None:
         "type": "a number",
         "default": 0.0,
         "bounds": ">= 0",
-        "meaning": "Nats that each element (or channel) may carry at no cost.",
+        "meaning": "Nats that each element, channel or dimension may carry at no cost.",
     }
     assert kl["needs"] == ["posterior"]
     assert kl["where"].endswith(f":{kl['where'].rsplit(':')[-1]}")

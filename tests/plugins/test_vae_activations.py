@@ -1,4 +1,4 @@
-"""Bezier activations: hand-computed points, end points, a start at which signals and gradients keep their size."""
+"""Bezier activations: points computed by hand, end points, and an initialization that preserves variance."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fluxflow_vae.activations import Bezier, ChannelBezier, activated, feeding, inputs_of
+from fluxflow_vae.activations import Bezier, ChannelBezier, build_same_width_activation, expansion, initialize_for
 
 POINTS = st.floats(-10, 10, width=32)
 
 
 def stacked(*channels: float) -> Tensor:
-    """One place of [1, 5, 1, 1]: t, p0, p1, p2, p3."""
+    """One position [1, 5, 1, 1]: t, p0, p1, p2, p3."""
     return torch.tensor(channels).view(1, -1, 1, 1)
 
 
@@ -26,7 +26,7 @@ def test_a_bezier_is_the_cubic_curve_at_the_sigmoid_of_t() -> None:
     assert float(quarter) == pytest.approx((27 * 1 + 27 * 2 + 9 * 4 + 1 * 8) / 64)
 
 
-def test_the_five_channels_are_all_t_then_all_of_each_control_point() -> None:
+def test_the_channels_of_t_precede_those_of_each_control_point() -> None:
     x = torch.arange(10.0).view(1, 10, 1, 1)  # two channels of t: 0, 1; of p0: 2, 3; ...
 
     y = Bezier()(x)
@@ -39,7 +39,7 @@ def test_the_five_channels_are_all_t_then_all_of_each_control_point() -> None:
 
 
 @given(st.lists(POINTS, min_size=4, max_size=4), st.floats(-30, 30, width=32))
-def test_a_bezier_begins_at_p0_ends_at_p3_and_stays_between_its_control_points(points: list[float], t: float) -> None:
+def test_a_bezier_starts_at_p0_ends_at_p3_and_stays_between_its_control_points(points: list[float], t: float) -> None:
     first, last, between = (Bezier()(stacked(at, *points)) for at in (-200.0, 200.0, t))
 
     assert float(first) == points[0]
@@ -57,18 +57,18 @@ def test_the_gradient_of_a_bezier_reaches_t_and_all_four_control_points() -> Non
 
 
 @given(st.lists(POINTS, min_size=4, max_size=4), st.floats(-20, 20, width=32))
-def test_a_channels_curve_is_the_same_with_its_own_control_points(points: list[float], x: float) -> None:
+def test_a_channel_bezier_is_the_same_curve_with_control_points_per_channel(points: list[float], x: float) -> None:
     layer = ChannelBezier(2)
     with torch.no_grad():
         layer.points[:, 1] = torch.tensor(points).view(4, 1, 1)
 
         y = layer(torch.full((1, 2, 1, 1), x))
 
-    assert float(y[0, 0]) == pytest.approx(2 * torch.tensor(x / 2).tanh().item(), abs=1e-5)  # as it started
+    assert float(y[0, 0]) == pytest.approx(2 * torch.tensor(x / 2).tanh().item(), abs=1e-5)  # as initialized
     assert float(y[0, 1]) == pytest.approx(float(Bezier()(stacked(x, *points))), abs=1e-3)
 
 
-def test_a_channels_curve_begins_and_ends_at_its_outer_control_points() -> None:
+def test_a_channel_bezier_starts_and_ends_at_its_outer_control_points() -> None:
     layer = ChannelBezier(1)
     with torch.no_grad():
         layer.points.copy_(torch.tensor([0.5, -1.0, 3.0, -2.0]).view(4, 1, 1, 1))
@@ -78,7 +78,7 @@ def test_a_channels_curve_begins_and_ends_at_its_outer_control_points() -> None:
     assert y.flatten().tolist() == pytest.approx([0.5, -2.0])
 
 
-def test_the_gradient_of_a_channels_curve_reaches_its_control_points_and_what_is_before_it() -> None:
+def test_the_gradient_of_a_channel_bezier_reaches_its_control_points_and_its_input() -> None:
     layer = ChannelBezier(3).double()
     x = torch.randn(2, 3, 4, 4, dtype=torch.double, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
@@ -91,9 +91,9 @@ def test_the_gradient_of_a_channels_curve_reaches_its_control_points_and_what_is
     assert torch.autograd.gradcheck(layer, x)
 
 
-def test_the_layer_in_front_of_a_bezier_starts_so_that_signal_and_gradient_keep_their_size() -> None:
+def test_the_initialization_in_front_of_a_bezier_preserves_signals_and_gradients() -> None:
     torch.manual_seed(0)
-    stack = nn.Sequential(*(activated("bezier", 32) for _ in range(6)))
+    stack = nn.Sequential(*(build_same_width_activation("bezier", 32) for _ in range(6)))
     x = torch.randn(4, 32, 8, 8).requires_grad_()
 
     y = stack(x)
@@ -103,19 +103,19 @@ def test_the_layer_in_front_of_a_bezier_starts_so_that_signal_and_gradient_keep_
     assert 0.3 < float(gradient.std()) < 3
 
 
-def test_a_transposed_convolution_counts_the_weights_that_meet_in_one_output() -> None:
+def test_the_initialization_of_a_transposed_convolution_counts_the_weights_of_one_output() -> None:
     torch.manual_seed(0)
     layer = nn.ConvTranspose2d(32, 160, 4, stride=2, padding=1)
 
-    y = Bezier()(feeding(layer, "bezier", 4 * 32)(torch.randn(2, 32, 16, 16))).detach()
+    y = Bezier()(initialize_for(layer, "bezier", 4 * 32)(torch.randn(2, 32, 16, 16))).detach()
 
     assert float(y[..., 2:-2, 2:-2].std()) == pytest.approx(1, abs=0.25)
 
 
-def test_other_activations_leave_the_layer_in_front_as_torch_starts_it() -> None:
+def test_other_activations_keep_the_initialization_of_torch() -> None:
     layer = nn.Conv2d(3, 3, 3)
     before = layer.weight.detach().clone()
 
-    assert feeding(layer, "silu") is layer
+    assert initialize_for(layer, "silu") is layer
     assert torch.equal(layer.weight, before)
-    assert [inputs_of(name) for name in ("silu", "relu", "leaky_relu", "bezier", "bezier_channel")] == [1, 1, 1, 5, 1]
+    assert [expansion(name) for name in ("silu", "relu", "leaky_relu", "bezier", "bezier_channel")] == [1, 1, 1, 5, 1]

@@ -1,4 +1,4 @@
-"""SPADE and FiLM: their equations, a start that changes nothing, switching on and off, and what is remembered."""
+"""SPADE and FiLM: their equations, their initialization, and how SPADE is switched on and off."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def expander(**options: Any) -> Any:
     return ExpanderBuilder(latent_channels=2, width=8, **options)()
 
 
-def learned(**options: Any) -> Any:
-    """An expander whose conditioning layers have moved from their start."""
+def trained_expander(**options: Any) -> Any:
+    """An expander whose conditioning layers are not at their initialization."""
     model = expander(**options)
     with torch.no_grad():
         for layer in model.body:
@@ -44,7 +44,7 @@ def latents(seed: int = 1) -> Tensor:
     return torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
 
 
-def test_spade_is_a_normalisation_scaled_and_shifted_by_what_the_context_says() -> None:
+def test_spade_is_a_normalization_scaled_and_shifted_by_the_context() -> None:
     layer = Spade(4, 1)
     with torch.no_grad():
         layer.modulation.weight.zero_()
@@ -61,7 +61,7 @@ def test_spade_is_a_normalisation_scaled_and_shifted_by_what_the_context_says() 
     torch.testing.assert_close(y[..., 2:], norm[..., 2:] * 0.5 - 2)
 
 
-def test_spade_sees_no_level_and_no_contrast_but_those_of_the_context() -> None:
+def test_spade_removes_level_and_contrast_and_takes_them_from_the_context() -> None:
     torch.manual_seed(0)
     layer, x, context = Spade(8, 2), torch.randn(2, 8, 6, 6), latents()[..., :3, :3]
 
@@ -85,7 +85,7 @@ def test_film_scales_and_shifts_each_channel_by_a_linear_map_of_the_vector() -> 
         torch.testing.assert_close(y[sample, 1], x[sample, 1] + 4 * v)
 
 
-def test_new_layers_leave_the_picture_as_it_is_without_them() -> None:
+def test_new_conditioning_layers_do_not_change_the_image() -> None:
     model = expander(spade=True, film_width=3)
     z = latents()
 
@@ -95,8 +95,8 @@ def test_new_layers_leave_the_picture_as_it_is_without_them() -> None:
     assert torch.equal(model(z, spade=False, vector=torch.randn(2, 3)), plain)
 
 
-def test_spade_that_is_off_is_not_computed_and_that_is_on_changes_the_picture() -> None:
-    model, z = learned(spade=True), latents()
+def test_spade_blocks_are_computed_only_if_they_are_on() -> None:
+    model, z = trained_expander(spade=True), latents()
     ran: list[SpadeBlock] = []
     for layer in model.body:
         if isinstance(layer, SpadeBlock):
@@ -110,23 +110,23 @@ def test_spade_that_is_off_is_not_computed_and_that_is_on_changes_the_picture() 
     assert float((on - off).detach().abs().mean()) > 0.01
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_an_expander_that_is_not_told_decodes_as_it_was_trained_last(told: bool) -> None:
-    model, z = learned(spade=True), latents()
-    assert torch.equal(model.eval()(z), model(z, spade=True))  # as it was made
+@pytest.mark.parametrize("on", [True, False])
+def test_a_call_without_a_switch_decodes_as_last_trained(on: bool) -> None:
+    model, z = trained_expander(spade=True), latents()
+    assert torch.equal(model.eval()(z), model(z, spade=True))  # a new expander
 
-    model.train()(z, spade=not told)
-    model(z, spade=told)  # in training: this counts
-    again = learned(spade=True)
-    again.load_state_dict(model.state_dict())
-    model.eval()(z, spade=not told)  # and this does not
+    model.train()(z, spade=not on)
+    model(z, spade=on)  # the last switch in training
+    resumed = trained_expander(spade=True)
+    resumed.load_state_dict(model.state_dict())
+    model.eval()(z, spade=not on)  # in evaluation, so it is not kept
 
-    for one in (model, again.eval(), model.train()):
-        assert torch.equal(one(z), model.eval()(z, spade=told))
-        assert not torch.equal(one(z), model(z, spade=not told))
+    for each in (model, resumed.eval(), model.train()):
+        assert torch.equal(each(z), model.eval()(z, spade=on))
+        assert not torch.equal(each(z), model(z, spade=not on))
 
 
-def test_what_is_remembered_is_used_without_a_look_at_it() -> None:
+def test_the_kept_switch_works_on_the_meta_device() -> None:
     with torch.device("meta"):
         model = expander(spade=True)
 
@@ -134,8 +134,8 @@ def test_what_is_remembered_is_used_without_a_look_at_it() -> None:
     assert model(torch.empty(2, 2, 4, 4, device="meta"), spade=False).shape == (2, 3, 16, 16)
 
 
-def test_a_gradient_walks_back_through_a_picture_although_spade_has_been_switched_meanwhile() -> None:
-    model, z = learned(spade=True), latents()
+def test_the_gradient_of_an_image_survives_a_later_switch_of_spade() -> None:
+    model, z = trained_expander(spade=True), latents()
 
     image = model(z)
     model(z, spade=False)
@@ -146,20 +146,20 @@ def test_a_gradient_walks_back_through_a_picture_although_spade_has_been_switche
     assert all(gradient.abs().sum() > 0 for gradient in gradients.values())
 
 
-def test_spade_in_an_expander_without_it_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no SPADE blocks: `spade: true` in its own entry gives it some"):
+def test_an_expander_without_spade_blocks_can_only_be_switched_off() -> None:
+    with pytest.raises(ValueError, match=r"the expander has no SPADE blocks: set `spade: true` in its entry"):
         expander()(latents(), spade=True)
 
-    assert expander()(latents(), spade=False).shape == (2, 3, 16, 16)  # there is nothing to switch off
+    assert expander()(latents(), spade=False).shape == (2, 3, 16, 16)
 
 
 @pytest.mark.parametrize(("options", "width"), [({}, "None"), ({"film_width": 5}, "5")])
-def test_a_vector_that_does_not_fit_is_refused(options: dict[str, Any], width: str) -> None:
-    with pytest.raises(ValueError, match=f"cannot take a vector of width 3: its `film_width` is {width}"):
+def test_a_vector_of_another_width_is_rejected(options: dict[str, Any], width: str) -> None:
+    with pytest.raises(ValueError, match=f"the expander cannot use a vector of width 3: its `film_width` is {width}"):
         expander(**options)(latents(), vector=torch.randn(2, 3))
 
 
-def test_the_vector_changes_the_picture_once_that_is_learned_and_gets_a_gradient() -> None:
+def test_film_learns_to_change_the_image_with_the_vector() -> None:
     model, z = expander(film_width=2), latents()
     vector = torch.eye(2).requires_grad_()
     target = torch.tensor([0.5, -0.5]).view(2, 1, 1, 1).expand(2, 3, 16, 16)  # one is bright, the other dark
@@ -210,17 +210,17 @@ steps:
 """
 
 
-class Look:
-    """At each step's end: pictures as generation decodes them and without context, and the expander's weights."""
+class Recorder:
+    """Records reconstructions of several kinds and the expander's weights at the end of each step."""
 
     def __init__(self) -> None:
-        self.drawn: dict[str, dict[str, Tensor]] = {}
+        self.values: dict[str, dict[str, Tensor]] = {}
         self.weights: dict[str, dict[str, Tensor]] = {}
 
     @hookimpl
     def step_ended(self, run: Any, step: Any) -> None:
-        wanted = ["reconstruction", "reconstruction_mean", "reconstruction_without_context", "context", "latent"]
-        self.drawn[step.name] = run.draw(wanted, run.peek("shapes", 4))
+        names = ["reconstruction", "reconstruction_mean", "reconstruction_without_context", "context", "latent"]
+        self.values[step.name] = run.draw(names, run.peek("shapes", 4))
         self.weights[step.name] = weights({"expander": run.engine.models["expander"]})
 
 
@@ -230,14 +230,14 @@ def plugins() -> Registry:
     return load(PLUGINS)
 
 
-def test_a_step_switches_spade_and_pictures_are_decoded_as_it_was_trained(
+def test_a_step_switches_spade_and_images_are_decoded_as_last_trained(
     prove: Callable[..., RecipePlan], plugins: Registry, tmp_path: Path
 ) -> None:
-    look = Look()
+    recorder = Recorder()
 
-    start(prove(RECIPE, using=plugins), tmp_path / "runs", [look])
+    start(prove(RECIPE, using=plugins), tmp_path / "runs", [recorder])
 
-    plain, off, on = (look.drawn[name] for name in ("plain", "spade_off", "spade_on"))
+    plain, off, on = (recorder.values[name] for name in ("plain", "spade_off", "spade_on"))
     for without in (plain, off):
         assert torch.equal(without["reconstruction_mean"], without["reconstruction_without_context"])
         assert torch.equal(without["reconstruction_mean"], without["reconstruction"])
@@ -246,24 +246,24 @@ def test_a_step_switches_spade_and_pictures_are_decoded_as_it_was_trained(
     assert torch.equal(on["context"], on["latent"])
 
 
-def test_weights_of_spade_rest_while_it_is_off_and_move_while_it_is_on(
+def test_the_weights_of_spade_are_trained_only_while_it_is_on(
     prove: Callable[..., RecipePlan], plugins: Registry, tmp_path: Path
 ) -> None:
-    look = Look()
+    recorder = Recorder()
     recipe = prove(RECIPE, using=plugins)
 
-    start(recipe, tmp_path / "runs", [look])
+    start(recipe, tmp_path / "runs", [recorder])
 
     fresh = weights({"expander": build_models(recipe, torch.device("cpu"))["expander"]})
     spade = [name for name in fresh if ".spade." in name]
     assert len(spade) == 4
-    assert all(torch.equal(look.weights["plain"][name], fresh[name]) for name in spade)
-    assert not any(torch.equal(look.weights["spade_on"][name], fresh[name]) for name in spade)
-    active = {name: bool(held["expander.spade_active"]) for name, held in look.weights.items()}
+    assert all(torch.equal(recorder.weights["plain"][name], fresh[name]) for name in spade)
+    assert not any(torch.equal(recorder.weights["spade_on"][name], fresh[name]) for name in spade)
+    active = {name: bool(saved["expander.spade_active"]) for name, saved in recorder.weights.items()}
     assert active == {"plain": False, "spade_off": False, "spade_on": True}
 
 
-def test_a_step_that_switches_spade_on_where_there_is_none_is_refused_before_it_is_trained(
+def test_a_step_that_switches_on_missing_spade_blocks_is_rejected_before_training(
     prove: Callable[..., RecipePlan], plugins: Registry
 ) -> None:
     recipe = prove(RECIPE.replace(", spade: true}", "}", 1), using=plugins)
@@ -274,24 +274,24 @@ def test_a_step_that_switches_spade_on_where_there_is_none_is_refused_before_it_
         prove_shapes(recipe)
 
 
-def test_layers_that_take_no_part_do_not_hinder_an_update_whose_graph_is_cut(
+def test_unused_conditioning_layers_do_not_affect_an_update_with_a_detached_value(
     prove: Callable[..., RecipePlan], plugins: Registry, tmp_path: Path
 ) -> None:
     text = RECIPE.replace("losses: {l1: {}}", "losses: {l1: {}, mse: {detach: [latent]}}")
     recipe = prove(text.replace("spade: true}", "spade: true, film_width: 3}", 1), using=plugins)
-    look = Look()
+    recorder = Recorder()
 
-    start(recipe, tmp_path / "runs", [look])
+    start(recipe, tmp_path / "runs", [recorder])
 
-    plain, on = look.weights["plain"], look.weights["spade_on"]
+    plain, on = recorder.weights["plain"], recorder.weights["spade_on"]
     assert all(value.isfinite().all() for value in on.values())
-    moved = {name for name, value in on.items() if not torch.equal(value, plain[name])}
-    assert "expander.out.0.weight" in moved
-    assert {name for name in on if ".spade." in name} <= moved
-    assert not [name for name in moved if ".affine." in name]  # FiLM, without a vector
+    trained = {name for name, value in on.items() if not torch.equal(value, plain[name])}
+    assert "expander.out.0.weight" in trained
+    assert {name for name in on if ".spade." in name} <= trained
+    assert not [name for name in trained if ".affine." in name]  # FiLM layers, which need a vector
 
 
-def test_compressor_and_expander_meet_at_the_latent_whatever_conditions_there_are() -> None:
+def test_compressor_and_expander_fit_with_all_conditioning_layers() -> None:
     compressor = CompressorBuilder(latent_channels=2, width=8, downscale=8)()
     model = ExpanderBuilder(latent_channels=2, width=8, downscale=8, spade=True, film_width=3)()
     image = torch.randn(1, 3, 24, 40)

@@ -1,4 +1,4 @@
-"""The autoencoder's two networks fit each other and start where training is easy."""
+"""The autoencoder's two networks: their shapes, gradients, initialization and buffers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fluxflow_registry.engine.models.checkpointing import checkpoint_blocks
-from fluxflow_vae.blocks import Resampling, ResidualBlock, SelfAttention, Upsample, enlarged
+from fluxflow_vae.blocks import ResamplingBlock, ResidualBlock, SelfAttention, Upsample, enlarge
 from fluxflow_vae.models import CompressorBuilder, ExpanderBuilder
 
 options = st.fixed_dictionaries(
@@ -34,7 +34,7 @@ expanders = st.fixed_dictionaries(
     }
 )
 
-#: Every choice of every option once, beside others of each.
+#: Each choice of every option at least once.
 VARIANTS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {}),
     ({"activation": "bezier", "attention": True}, {"spade": True}),
@@ -48,8 +48,8 @@ VARIANTS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 EACH = pytest.mark.parametrize(("shared", "own"), VARIANTS, ids=lambda chosen: " ".join(map(str, chosen.values())))
 
 
-def made(shared: dict[str, Any], own: dict[str, Any], seed: int = 0) -> tuple[Any, Any, dict[str, Tensor]]:
-    """Both networks with weights away from any zero start, and what the expander is called with."""
+def perturbed(shared: dict[str, Any], own: dict[str, Any], seed: int = 0) -> tuple[Any, Any, dict[str, Tensor]]:
+    """Both networks with weights that are nowhere zero, and the arguments of the expander."""
     torch.manual_seed(seed)
     compressor: Any = CompressorBuilder(latent_channels=3, **{"width": 8, **shared})()
     expander: Any = ExpanderBuilder(latent_channels=3, **{"width": 8, **shared}, **own)()
@@ -62,7 +62,7 @@ def made(shared: dict[str, Any], own: dict[str, Any], seed: int = 0) -> tuple[An
 
 @settings(max_examples=25, deadline=None)
 @given(options, expanders, st.integers(1, 3), st.integers(1, 3))
-def test_the_expander_gives_back_the_shape_that_the_compressor_took(
+def test_the_expander_restores_the_shape_of_the_image(
     chosen: dict[str, Any], own: dict[str, Any], rows: int, columns: int
 ) -> None:
     compressor, expander = CompressorBuilder(**chosen)(), ExpanderBuilder(**chosen, **own)()
@@ -78,22 +78,22 @@ def test_the_expander_gives_back_the_shape_that_the_compressor_took(
 
 @EACH
 def test_the_gradient_reaches_every_weight(shared: dict[str, Any], own: dict[str, Any]) -> None:
-    compressor, expander, given_ = made(shared, own)
+    compressor, expander, arguments = perturbed(shared, own)
 
     posterior = compressor(torch.randn(2, 3, 16, 24))
-    expander(posterior.mean + posterior.logvar, **given_).square().mean().backward()
+    expander(posterior.mean + posterior.logvar, **arguments).square().mean().backward()
 
     weights = [*compressor.named_parameters(), *expander.named_parameters()]
     assert not [name for name, weight in weights if weight.grad is None or not weight.grad.abs().sum() > 0]
 
 
 @EACH
-def test_everything_is_finite_in_bf16(shared: dict[str, Any], own: dict[str, Any]) -> None:
-    compressor, expander, given_ = made(shared, own)
+def test_outputs_and_gradients_are_finite_in_bf16(shared: dict[str, Any], own: dict[str, Any]) -> None:
+    compressor, expander, arguments = perturbed(shared, own)
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         posterior = compressor(torch.randn(2, 3, 16, 24))
-        image = expander(posterior.mean, **given_)
+        image = expander(posterior.mean, **arguments)
     image.float().square().mean().backward()
 
     assert image.isfinite().all()
@@ -102,29 +102,29 @@ def test_everything_is_finite_in_bf16(shared: dict[str, Any], own: dict[str, Any
 
 
 @EACH
-def test_channels_last_in_memory_gives_the_same_numbers(shared: dict[str, Any], own: dict[str, Any]) -> None:
-    compressor, expander, given_ = made(shared, own)
+def test_channels_last_memory_has_the_same_results(shared: dict[str, Any], own: dict[str, Any]) -> None:
+    compressor, expander, arguments = perturbed(shared, own)
     image = torch.randn(2, 3, 16, 24)
-    mean, decoded = compressor(image).mean, expander(compressor(image).mean, **given_)
+    mean, decoded = compressor(image).mean, expander(compressor(image).mean, **arguments)
 
     compressor.to(memory_format=torch.channels_last)
     expander.to(memory_format=torch.channels_last)
     again = compressor(image.to(memory_format=torch.channels_last)).mean
 
     torch.testing.assert_close(again, mean, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(expander(again, **given_), decoded, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(expander(again, **arguments), decoded, atol=1e-4, rtol=1e-4)
 
 
 @EACH
-def test_blocks_that_are_computed_twice_give_the_same_gradient(shared: dict[str, Any], own: dict[str, Any]) -> None:
+def test_activation_checkpointing_has_the_same_gradients(shared: dict[str, Any], own: dict[str, Any]) -> None:
     found = []
-    for twice in (False, True):
-        compressor, expander, given_ = made(shared, own)
-        if twice:
+    for checkpointed in (False, True):
+        compressor, expander, arguments = perturbed(shared, own)
+        if checkpointed:
             checkpoint_blocks(compressor)
             checkpoint_blocks(expander)
         torch.manual_seed(1)
-        expander(compressor(torch.randn(2, 3, 16, 16)).mean, **given_).square().mean().backward()
+        expander(compressor(torch.randn(2, 3, 16, 16)).mean, **arguments).square().mean().backward()
         found.append({name: w.grad for model in (compressor, expander) for name, w in model.named_parameters()})
 
     for name, gradient in found[0].items():
@@ -140,7 +140,7 @@ def test_blocks_that_are_computed_twice_give_the_same_gradient(shared: dict[str,
         (ExpanderBuilder, {"width": 32, "activation": "leaky_relu", "attention": True}, 69.99724, 0.02019017),
     ],
 )
-def test_the_default_autoencoder_starts_as_it_always_has(
+def test_the_initial_weights_of_the_default_autoencoder_do_not_change(
     build: Any, options: dict[str, Any], total: float, first: float
 ) -> None:
     torch.manual_seed(0)
@@ -172,7 +172,7 @@ def test_logvar_is_clamped() -> None:
 
 
 @pytest.mark.parametrize("build", [CompressorBuilder, ExpanderBuilder])
-def test_attention_starts_as_the_identity(build: Any) -> None:
+def test_attention_is_initialized_to_the_identity(build: Any) -> None:
     network = build(attention=True)()
     (layer,) = [one for one in network.body if isinstance(one, SelfAttention)]
     x = torch.randn(2, layer.out.in_channels, 3, 4)
@@ -185,7 +185,7 @@ def test_attention_starts_as_the_identity(build: Any) -> None:
     assert not torch.allclose(after, x)
 
 
-def test_latent_rms_follows_the_mean_in_training_and_rests_in_evaluation() -> None:
+def test_latent_rms_tracks_the_mean_in_training_but_not_in_evaluation() -> None:
     compressor: Any = CompressorBuilder(width=4)()
     torch.nn.init.constant_(compressor.mean.bias, 3.0)
     torch.nn.init.zeros_(compressor.mean.weight)
@@ -193,67 +193,67 @@ def test_latent_rms_follows_the_mean_in_training_and_rests_in_evaluation() -> No
 
     for _ in range(800):
         compressor(image)
-    followed = compressor.latent_rms.clone()
+    tracked = compressor.latent_rms.clone()
     compressor.eval()(image)
 
-    assert abs(followed - 3.0) < 0.01
-    assert torch.equal(compressor.latent_rms, followed)
+    assert abs(tracked - 3.0) < 0.01
+    assert torch.equal(compressor.latent_rms, tracked)
     assert "latent_rms" in compressor.state_dict()
 
 
 @pytest.mark.parametrize("build", [CompressorBuilder, ExpanderBuilder])
 @pytest.mark.parametrize("downscale", [0, 3, 6, 1])
-def test_a_downscale_that_halvings_cannot_reach_is_refused(build: Any, downscale: int) -> None:
+def test_a_downscale_that_is_not_patch_times_a_power_of_two_is_rejected(build: Any, downscale: int) -> None:
     with pytest.raises(ValueError, match="downscale is"):
         build(downscale=downscale)
 
 
 @pytest.mark.parametrize(("height", "width"), [(18, 16), (16, 10)])
-def test_a_picture_whose_sides_do_not_fit_is_refused(height: int, width: int) -> None:
+def test_an_image_whose_sides_do_not_fit_is_rejected(height: int, width: int) -> None:
     compressor = CompressorBuilder(width=4)()
 
-    with pytest.raises(ValueError, match=f"a picture of {width} x {height} pixels: its sides must be multiples of 4"):
+    with pytest.raises(ValueError, match=f"an image of {width} x {height} pixels: its sides must be multiples of 4"):
         compressor(torch.randn(1, 3, height, width))
 
 
 @pytest.mark.parametrize("build", [CompressorBuilder, ExpanderBuilder])
-def test_attention_stands_at_the_resolution_that_is_asked_for(build: Any) -> None:
+def test_attention_is_at_the_resolution_of_attention_downscale(build: Any) -> None:
     coarsest, finer = (build(width=4, downscale=16, attention=True, attention_downscale=at)().body for at in (None, 4))
 
     assert [layer.out.in_channels for layer in coarsest if isinstance(layer, SelfAttention)] == [16]  # width 4 x 4
     assert [layer.out.in_channels for layer in finer if isinstance(layer, SelfAttention)] == [8]  # at a quarter
 
 
-def seen_by_attention(network: Any, given_: Tensor) -> list[list[int]]:
-    """The heights and widths that attention layers are given."""
+def attention_sizes(network: Any, x: Tensor) -> list[list[int]]:
+    """The heights and widths of the inputs of attention layers."""
     seen: list[list[int]] = []
     for layer in network.modules():
         if isinstance(layer, SelfAttention):
             layer.register_forward_pre_hook(lambda _, inputs: seen.append(list(inputs[0].shape[-2:])))
-    network(given_)
+    network(x)
     return seen
 
 
 @pytest.mark.parametrize(("at", "side"), [(None, 2), (16, 2), (8, 4), (2, 16)])
-def test_attention_sees_the_picture_at_the_scale_that_is_named(at: int | None, side: int) -> None:
+def test_attention_sees_the_image_at_attention_downscale(at: int | None, side: int) -> None:
     chosen: dict[str, Any] = {"width": 4, "downscale": 16, "attention": True, "attention_downscale": at}
 
-    compressed = seen_by_attention(CompressorBuilder(**chosen)(), torch.randn(1, 3, 32, 32))
-    expanded = seen_by_attention(ExpanderBuilder(**chosen)(), torch.randn(1, 8, 2, 2))
+    compressed = attention_sizes(CompressorBuilder(**chosen)(), torch.randn(1, 3, 32, 32))
+    expanded = attention_sizes(ExpanderBuilder(**chosen)(), torch.randn(1, 8, 2, 2))
 
     assert compressed == expanded == [[side, side]]
 
 
 @pytest.mark.parametrize("build", [CompressorBuilder, ExpanderBuilder])
-def test_attention_where_there_is_none_is_refused(build: Any) -> None:
+def test_a_resolution_without_attention_is_rejected(build: Any) -> None:
     with pytest.raises(ValueError, match="attention_downscale is 3: the resolutions are 2, 4"):
         build(attention=True, attention_downscale=3)
-    with pytest.raises(ValueError, match="attention_downscale is 4, but there is no attention: say `attention: true`"):
+    with pytest.raises(ValueError, match="attention_downscale is 4, but attention is off: set `attention: true`"):
         build(attention_downscale=4)
 
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
-def test_skip_and_main_branch_come_to_the_same_size_where_there_is_a_norm(norm: Any) -> None:
+def test_skip_and_main_branch_have_the_same_variance_with_a_norm(norm: Any) -> None:
     torch.manual_seed(0)
     compressor: Any = CompressorBuilder(width=16, downscale=8, norm=norm)()
     sizes: list[tuple[float, float]] = []
@@ -262,7 +262,7 @@ def test_skip_and_main_branch_come_to_the_same_size_where_there_is_a_norm(norm: 
         with torch.no_grad():
             sizes.append((float(block.skip(inputs[0]).std()), float(block.branch(inputs[0]).std())))
 
-    blocks = [layer for layer in compressor.body if isinstance(layer, ResidualBlock | Resampling)]
+    blocks = [layer for layer in compressor.body if isinstance(layer, ResidualBlock | ResamplingBlock)]
     for block in blocks:
         block.register_forward_pre_hook(look)
     compressor(30 * torch.randn(8, 3, 32, 32))  # far from unit size
@@ -278,7 +278,7 @@ def test_without_a_norm_the_skip_branch_is_the_identity() -> None:
     assert torch.equal(block.skip(x), x)
 
 
-def test_batch_statistics_are_measured_in_training_and_used_in_evaluation() -> None:
+def test_batch_statistics_are_collected_in_training_and_used_in_evaluation() -> None:
     torch.manual_seed(0)
     compressor = CompressorBuilder(width=8, norm="batch")()
     image = torch.randn(4, 3, 16, 16)
@@ -292,7 +292,7 @@ def test_batch_statistics_are_measured_in_training_and_used_in_evaluation() -> N
 
 
 @pytest.mark.parametrize("upsample", ["interpolate", "bilinear", "transposed"])
-def test_upsampling_doubles_and_keeps_a_flat_area_flat_unless_it_is_transposed(upsample: Any) -> None:
+def test_upsampling_keeps_a_flat_area_flat_unless_it_is_transposed(upsample: Any) -> None:
     torch.manual_seed(0)
     layer = Upsample(3, 2, upsample)
 
@@ -303,15 +303,15 @@ def test_upsampling_doubles_and_keeps_a_flat_area_flat_unless_it_is_transposed(u
     assert spread > 0.01 if upsample == "transposed" else spread < 1e-6  # the checkerboard
 
 
-def test_bilinear_upsampling_interpolates_and_the_other_repeats() -> None:
+def test_bilinear_upsampling_interpolates_and_nearest_upsampling_repeats() -> None:
     x = torch.tensor([0.0, 4.0]).view(1, 1, 1, 2)
 
-    assert enlarged(x, "bilinear").tolist() == [[[[0.0, 1.0, 3.0, 4.0]] * 2]]
-    assert enlarged(x, "interpolate").tolist() == [[[[0.0, 0.0, 4.0, 4.0]] * 2]]
+    assert enlarge(x, "bilinear").tolist() == [[[[0.0, 1.0, 3.0, 4.0]] * 2]]
+    assert enlarge(x, "interpolate").tolist() == [[[[0.0, 0.0, 4.0, 4.0]] * 2]]
 
 
 @pytest.mark.parametrize("factor", [0.13025, 0.18215])
-def test_a_scaling_factor_that_is_given_stays(factor: float) -> None:
+def test_a_scaling_factor_of_the_recipe_does_not_change(factor: float) -> None:
     compressor: Any = CompressorBuilder(width=4, scaling_factor=factor)()
     measured: Any = CompressorBuilder(width=4)()
 
@@ -322,12 +322,12 @@ def test_a_scaling_factor_that_is_given_stays(factor: float) -> None:
     assert float(measured.latent_rms) == 1.0  # until it is measured
 
 
-def test_a_scaling_factor_is_positive() -> None:
+def test_a_scaling_factor_of_zero_is_rejected() -> None:
     with pytest.raises(ValueError, match="scaling_factor"):
         CompressorBuilder(scaling_factor=0.0)
 
 
-def test_the_latent_shift_is_zero_is_saved_and_is_read_as_zero_where_it_is_missing() -> None:
+def test_the_latent_shift_is_saved_and_is_zero_in_weights_that_lack_it() -> None:
     compressor: Any = CompressorBuilder(width=4)()
     saved = compressor.state_dict()
     shifted = {**saved, "latent_shift": torch.tensor(0.5)}
@@ -339,5 +339,5 @@ def test_the_latent_shift_is_zero_is_saved_and_is_read_as_zero_where_it_is_missi
 
     assert float(compressor.latent_shift) == 0
     assert "latent_shift" not in older
-    with pytest.raises(RuntimeError, match="latent_rms"):  # of which nothing else can be said
+    with pytest.raises(RuntimeError, match="latent_rms"):  # which has no default
         compressor.load_state_dict({name: value for name, value in saved.items() if name != "latent_rms"})

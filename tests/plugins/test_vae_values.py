@@ -1,4 +1,4 @@
-"""Values between an image and its reconstructions: what is drawn, what is decoded, and with what."""
+"""Values between an image and its reconstructions: sampling, decoding, and the arguments of the expander."""
 
 from __future__ import annotations
 
@@ -24,48 +24,48 @@ MEAN = torch.full((2, 3, 4, 4), 0.5)
 POSTERIOR = Posterior(MEAN, torch.zeros(2, 3, 4, 4))
 
 
-class Told(nn.Module):
-    """An expander that says what it was called with."""
+class Recorder(nn.Module):
+    """An expander that returns its arguments."""
 
     spade = True
 
-    def forward(self, latent: Tensor, **told: Any) -> Any:
-        return latent, told
+    def forward(self, latent: Tensor, **arguments: Any) -> Any:
+        return latent, arguments
 
 
 class Plain(nn.Module):
-    """An expander of somebody else's, which decodes and knows of no conditions."""
+    """A third-party expander without conditioning."""
 
     def forward(self, latent: Tensor) -> Tensor:
         return 2 * latent
 
 
-@pytest.mark.parametrize(("spade", "told"), [(None, {}), (True, {"spade": True}), (False, {"spade": False})])
-def test_a_reconstruction_tells_the_expander_about_spade_only_what_the_recipe_says(spade: Any, told: Any) -> None:
-    latent, found = values.Reconstruction(spade=spade)(MEAN, Told())
+@pytest.mark.parametrize(("spade", "expected"), [(None, {}), (True, {"spade": True}), (False, {"spade": False})])
+def test_a_reconstruction_switches_spade_only_if_the_recipe_does(spade: Any, expected: Any) -> None:
+    latent, arguments = values.Reconstruction(spade=spade)(MEAN, Recorder())
 
     assert torch.equal(latent, MEAN)
-    assert found == told
+    assert arguments == expected
 
 
-def test_a_reconstruction_of_the_mean_decodes_no_draw() -> None:
-    latent, told = values.reconstruction_mean(POSTERIOR, Told())
+def test_the_reconstruction_of_the_mean_does_not_sample() -> None:
+    latent, arguments = values.reconstruction_mean(POSTERIOR, Recorder())
 
     assert torch.equal(latent, MEAN)
-    assert told == {}
+    assert arguments == {}
 
 
 def test_the_context_is_the_latent_and_without_it_spade_is_off() -> None:
-    latent, told = values.reconstruction_without_context(MEAN, Told())
+    latent, arguments = values.reconstruction_without_context(MEAN, Recorder())
 
     assert torch.equal(values.context(MEAN), latent)
-    assert told == {"spade": False}
+    assert arguments == {"spade": False}
 
 
-def test_a_sample_from_the_prior_is_decoded_from_normal_noise_that_the_generator_repeats() -> None:
-    (z, told), (again, _), (other, _) = (
-        values.prior_sample(MEAN.expand(2, 3, 4, 4).repeat(50, 1, 4, 4), Told(), torch.Generator().manual_seed(seed))
-        for seed in (0, 0, 1)
+def test_a_prior_sample_is_decoded_from_normal_noise_of_the_generator() -> None:
+    many = MEAN.repeat(50, 1, 4, 4)
+    (z, arguments), (again, _), (other, _) = (
+        values.prior_sample(many, Recorder(), torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
     )
 
     assert z.shape == (100, 3, 16, 16)
@@ -73,18 +73,18 @@ def test_a_sample_from_the_prior_is_decoded_from_normal_noise_that_the_generator
     assert float(z.std()) == pytest.approx(1, abs=0.02)
     assert torch.equal(z, again)
     assert not torch.equal(z, other)
-    assert told == {}
+    assert arguments == {}
 
 
-def test_a_conditioned_reconstruction_hands_the_vector_on() -> None:
+def test_a_conditioned_reconstruction_passes_the_vector_to_the_expander() -> None:
     vector = torch.randn(2, 5)
 
-    _, told = values.conditioned_reconstruction(MEAN, vector, Told())
+    _, arguments = values.conditioned_reconstruction(MEAN, vector, Recorder())
 
-    assert told["vector"] is vector
+    assert arguments["vector"] is vector
 
 
-def test_an_expander_of_another_kind_is_asked_for_nothing_that_it_does_not_know() -> None:
+def test_a_third_party_expander_without_spade_is_called_without_a_switch() -> None:
     plain = Plain()
 
     assert torch.equal(values.Reconstruction()(MEAN, plain), 2 * MEAN)
@@ -129,7 +129,7 @@ def fluxflow_register_values(register):
 """
 
 
-def test_a_recipe_conditions_the_expander_on_a_vector_of_the_text_and_trains_both(
+def test_a_recipe_can_condition_the_expander_on_the_text_and_train_both(
     prove: Callable[..., RecipePlan], tmp_path: Path
 ) -> None:
     (tmp_path / "pooled.py").write_text(POOLED)

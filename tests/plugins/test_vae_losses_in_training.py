@@ -1,4 +1,4 @@
-"""Each loss in a recipe: it alone moves the weights, and its network is in no checkpoint."""
+"""Each loss in a recipe, alone; and LPIPS, whose network is in no checkpoint."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ steps:
       vae:
         trains: TRAINS
         losses: {LOSS}
-        optimizer: {type: AdamW, lr: 1.0e-3, weight_decay: 0.0}  # so that nothing moves but by a gradient
+        optimizer: {type: AdamW, lr: 1.0e-3, weight_decay: 0.0}  # weights change only by gradients
 """
 
 BOTH = "[compressor, expander]"
@@ -71,7 +71,7 @@ def plugins() -> Registry:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.partition(":")[0])
-def test_two_batches_of_a_loss_move_what_it_reaches(
+def test_a_loss_alone_trains_the_models_that_it_reaches(
     loss: str, precision: str, prove: Callable[..., RecipePlan], plugins: Registry
 ) -> None:
     checked = prove(recipe(loss, precision), using=plugins)
@@ -87,24 +87,24 @@ def test_two_batches_of_a_loss_move_what_it_reaches(
     assert all(weight.isfinite().all() for weight in weights(models).values())
 
 
-def test_the_network_of_lpips_is_in_no_checkpoint_and_a_stopped_run_ends_as_one_that_was_not(
+def test_the_network_of_lpips_is_in_no_checkpoint_and_a_resumed_run_is_bit_identical(
     prove: Callable[..., RecipePlan], plugins: Registry, tmp_path: Path
 ) -> None:
     checked = prove(recipe("lpips: {net: squeeze, random: true}"), using=plugins)
 
-    straight = start(checked, tmp_path / "straight")
+    uninterrupted = start(checked, tmp_path / "uninterrupted")
     assert start(checked, tmp_path / "stopped", [StopAfter("batch_ended", 2)]).stopped
     resumed = start(checked, tmp_path / "stopped")
 
-    expected = weights(straight.run.models)
-    assert set(straight.run.models) == {"compressor", "expander"}
+    expected = weights(uninterrupted.run.models)
+    assert set(uninterrupted.run.models) == {"compressor", "expander"}
     assert all(torch.equal(value, expected[name]) for name, value in weights(resumed.run.models).items())
-    files = [file for file in straight.run.folder.path.rglob("*") if file.is_file()]
+    files = [file for file in uninterrupted.run.folder.path.rglob("*") if file.is_file()]
     assert not [file for file in files if "lpips" in file.name]
-    assert sum(file.stat().st_size for file in files if "final" in file.components) < 200_000  # the network has 3 MB
+    assert sum(file.stat().st_size for file in files if "final" in file.parts) < 200_000  # the network has 3 MB
 
 
-def test_a_run_whose_weights_are_missing_ends_before_it_begins(
+def test_a_run_whose_weights_are_missing_ends_before_training(
     command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     (tmp_path / "r.yaml").write_text(recipe("l1: {}, lpips: {}"))
@@ -112,7 +112,7 @@ def test_a_run_whose_weights_are_missing_ends_before_it_begins(
     done = command("r.yaml", TORCH_HOME=str(tmp_path / "home"))
 
     assert done.returncode == 2
-    assert "r.yaml:19:26  loss `lpips` of update `vae` in step `vae`: lpips with vgg needs" in done.stderr
+    assert "r.yaml:19:26  loss `lpips` of update `vae` in step `vae`: lpips with net `vgg` needs" in done.stderr
     assert f"vgg16-397923af.pth, which is not in {tmp_path}/home/hub/checkpoints" in done.stderr
     assert "python -c \"import torchvision; torchvision.models.vgg16(weights='IMAGENET1K_V1')\"" in done.stderr
     assert "Traceback" not in done.stderr
@@ -120,7 +120,7 @@ def test_a_run_whose_weights_are_missing_ends_before_it_begins(
     assert not (tmp_path / "home").exists()
 
 
-def test_weights_that_could_hold_code_are_refused_by_validation_without_a_look_at_the_file(
+def test_weights_that_could_contain_code_are_rejected_by_validation_without_reading_the_file(
     command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     (tmp_path / "r.yaml").write_text(recipe("l1: {}, lpips: {weights: vgg.pth}"))
@@ -128,10 +128,10 @@ def test_weights_that_could_hold_code_are_refused_by_validation_without_a_look_a
     done = command("r.yaml", "--validate")
 
     assert done.returncode == 2
-    assert "weights is `vgg.pth`: only .safetensors is read; convert it once with: python -c" in done.stderr
+    assert "weights is `vgg.pth`, but only .safetensors is read: convert it with python -c" in done.stderr
 
 
-def test_a_plan_with_lpips_needs_no_weights(
+def test_explaining_a_recipe_with_lpips_needs_no_weights(
     command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     (tmp_path / "r.yaml").write_text(recipe("l1: {}, lpips: {}"))

@@ -1,4 +1,4 @@
-"""Losses of statistics, spectra and scales: hand-computed values, invariances, gradients that arrive and descend."""
+"""Losses of statistics, spectra and scales: values computed by hand, invariances, gradients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def images(seed: int = 0, batch: int = 2, side: int = 16) -> Tensor:
 
 
 def shuffled(x: Tensor, seed: int = 3) -> Tensor:
-    """The same values in other places, in all channels and samples alike."""
+    """The same values at other positions, permuted identically in all channels and samples."""
     order = torch.randperm(x[0, 0].numel(), generator=torch.Generator().manual_seed(seed))
     return x.flatten(2)[..., order].view_as(x)
 
@@ -48,23 +48,23 @@ def test_it_is_zero_for_the_image_itself_and_positive_for_another(loss: Any) -> 
 
 
 @EACH
-def test_its_gradient_is_that_of_finite_differences(loss: Any) -> None:
+def test_its_gradient_agrees_with_finite_differences(loss: Any) -> None:
     t, p = images(0, 2, 8).double(), images(1, 2, 8).double().requires_grad_()
 
     assert torch.autograd.gradcheck(lambda x: loss(x, t), p, eps=1e-7, atol=1e-4)
 
 
 @EACH
-def test_a_step_along_its_gradient_brings_the_reconstruction_nearer_in_every_sample(loss: Any) -> None:
+def test_a_step_along_its_gradient_improves_every_sample(loss: Any) -> None:
     t, p = images(0), (0.5 * images(1) + 0.2).requires_grad_()
 
     (gradient,) = torch.autograd.grad(loss(p, t), p)
-    nearer = (p - 1e-2 * gradient / gradient.abs().max()).detach()
+    improved = (p - 1e-2 * gradient / gradient.abs().max()).detach()
 
     assert (gradient.flatten(2).abs().sum(dim=2) > 0).all()
     for sample in range(len(t)):
         here = slice(sample, sample + 1)
-        assert float(loss(nearer[here], t[here])) < float(loss(p[here], t[here]).detach())
+        assert float(loss(improved[here], t[here])) < float(loss(p[here], t[here]).detach())
 
 
 FLAT = torch.full((2, 3, 16, 16), 0.25)
@@ -83,18 +83,18 @@ FLAT = torch.full((2, 3, 16, 16), 0.25)
     ],
     ids=["the image itself", "both flat", "flat", "flat target", "nearly flat", "rounded"],
 )
-def test_its_gradient_is_finite_where_a_root_or_a_quotient_could_break_it(loss: Any, p: Tensor, t: Tensor) -> None:
+def test_its_gradient_is_finite_where_a_root_or_a_quotient_is_critical(loss: Any, p: Tensor, t: Tensor) -> None:
     p = p.clone().requires_grad_()
 
-    found = loss(p, t)
-    (gradient,) = torch.autograd.grad(found, p)
+    value = loss(p, t)
+    (gradient,) = torch.autograd.grad(value, p)
 
-    assert found.isfinite()
+    assert value.isfinite()
     assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["color_statistics", "histogram", "contrast"])
-def test_a_statistic_does_not_depend_on_the_places_of_the_pixels(name: str) -> None:
+def test_a_statistic_does_not_depend_on_the_positions_of_pixels(name: str) -> None:
     t, p = images(0), images(1) * 0.7
 
     alike, apart = LOSSES[name](shuffled(p), shuffled(t)), LOSSES[name](shuffled(p, 4), t)
@@ -104,7 +104,7 @@ def test_a_statistic_does_not_depend_on_the_places_of_the_pixels(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["color_statistics", "histogram", "contrast"])
-def test_a_statistic_is_of_each_sample_and_of_each_channel(name: str) -> None:
+def test_a_statistic_is_computed_per_sample_and_channel(name: str) -> None:
     t = torch.stack([0.1 * images(0)[0], 0.9 * images(0)[0]])  # two samples that differ in everything
     channels = torch.stack([0.1 * images(0)[0, 0], 0.9 * images(0)[0, 0], images(0)[0, 0] - 1])[None]
 
@@ -112,7 +112,7 @@ def test_a_statistic_is_of_each_sample_and_of_each_channel(name: str) -> None:
     assert float(LOSSES[name](channels.flip(1), channels)) > 0.05
 
 
-def test_color_statistics_are_squared_differences_of_mean_and_population_deviation() -> None:
+def test_color_statistics_is_the_squared_difference_of_mean_and_population_std() -> None:
     t = torch.tensor([-0.5, 0.5]).repeat(8).view(1, 1, 4, 4).expand(1, 3, 4, 4)  # mean 0, std 0.5
     scale, shift = torch.tensor([1.0, 2.0, 1.0]), torch.tensor([0.0, 0.0, 0.3])
     p = t * scale.view(1, 3, 1, 1) + shift.view(1, 3, 1, 1)
@@ -120,7 +120,7 @@ def test_color_statistics_are_squared_differences_of_mean_and_population_deviati
     assert float(ColorStatistics()(p, t)) == pytest.approx((0 + 0.5**2 + 0.3**2) / 3)
 
 
-def test_histogram_is_the_distance_that_values_are_moved() -> None:
+def test_histogram_is_the_mean_distance_between_values_of_equal_rank() -> None:
     t = torch.tensor([0.0, 0.0, 1.0, 1.0]).view(1, 1, 2, 2)
     p = torch.tensor([0.4, 1.0, 0.2, 1.0]).view(1, 1, 2, 2)
 
@@ -152,16 +152,16 @@ def test_contrast_is_the_ratio_of_channels_and_the_difference_of_samples() -> No
     assert float(Contrast()(t + 0.3, t)) == pytest.approx(0, abs=1e-8)
 
 
-def test_contrast_compares_whole_samples_each_with_its_own() -> None:
+def test_contrast_compares_each_sample_with_its_own_target() -> None:
     t = torch.stack([0.1 * images(0)[0], 0.9 * images(0)[0]])
     deviations = t.flatten(1).std(dim=1, correction=0)
 
-    found = Contrast(eps=1e6)(t.flip(0), t)  # no channel counts
+    found = Contrast(eps=1e6)(t.flip(0), t)  # the term of the channels vanishes
 
     assert float(found) == pytest.approx(float((deviations[0] - deviations[1]) ** 2), rel=1e-4)
 
 
-def test_contrast_asks_little_of_a_flat_target_and_nothing_of_a_flat_copy() -> None:
+def test_contrast_is_bounded_for_a_flat_target_and_zero_for_a_flat_reconstruction_of_it() -> None:
     noise = 0.01 * images(1)
 
     assert float(Contrast()(FLAT, FLAT)) == 0
@@ -178,16 +178,16 @@ def test_spectral_spreads_a_point_evenly_over_all_frequencies() -> None:
     assert 64 * float(Spectral()(point, zero)) ** 2 == pytest.approx(float(point.square().sum()))
 
 
-def test_spectral_finds_a_level_and_a_wave_each_at_their_own_frequency() -> None:
+def test_spectral_finds_a_constant_and_a_wave_at_their_own_frequencies() -> None:
     zero = torch.zeros(1, 1, 8, 8)
     wave = torch.cos(2 * torch.pi * torch.arange(8) / 4).expand(1, 1, 8, 8)
 
-    # 8 x 5 frequencies in the half plane; a level c has c * 8 at one of them, a wave half of its own 8.
+    # The half plane has 8 x 5 frequencies; a constant c has c * 8 at one of them, a wave half of that.
     assert float(Spectral()(zero + 0.5, zero)) == pytest.approx(0.5 * 8 / 40)
     assert float(Spectral()(wave, zero)) == pytest.approx(4 / 40, rel=1e-5)
 
 
-def test_spectral_is_the_complex_difference_so_phase_counts() -> None:
+def test_spectral_compares_complex_values_so_that_phase_counts() -> None:
     t, p = images(0), images(1)
     spectra = [np.fft.rfft2(x.double().numpy(), norm="ortho") for x in (p, t)]
 
@@ -195,7 +195,7 @@ def test_spectral_is_the_complex_difference_so_phase_counts() -> None:
     assert float(Spectral()(t.roll(1, dims=3), t)) > 0.1  # the same magnitudes
 
 
-def test_multiscale_is_the_mean_of_l1_and_ssim_at_halved_images() -> None:
+def test_multiscale_is_the_mixture_of_l1_and_ssim_averaged_over_halved_images() -> None:
     t, p = images(0, side=32), images(1, side=32)
 
     def halved(x: Tensor, times: int) -> Tensor:
@@ -214,24 +214,26 @@ def test_multiscale_is_the_mean_of_l1_and_ssim_at_halved_images() -> None:
 
 
 @pytest.mark.parametrize("side", [1, 7, 16])
-def test_multiscale_goes_down_to_one_pixel_and_says_where_there_is_none(side: int) -> None:
+def test_multiscale_rejects_more_scales_than_the_image_has(side: int) -> None:
     t, p = images(0, side=side), images(1, side=side)
     most = side.bit_length()
 
     assert Multiscale(scales=most)(p, t).isfinite()
-    with pytest.raises(ValueError, match=rf"`scales` is {most + 1}, but images of \[{side}, {side}\] have {most}"):
+    with pytest.raises(
+        ValueError, match=f"`scales` is {most + 1}, but images of {side} x {side} pixels have at most {most}"
+    ):
         Multiscale(scales=most + 1)(p, t)
 
 
 @pytest.mark.parametrize(
     ("option", "loss"), [("scales", lambda: Multiscale(scales=0)), ("mix", lambda: Multiscale(mix=1.5))]
 )
-def test_options_have_bounds(option: str, loss: Any) -> None:
+def test_an_option_out_of_bounds_is_rejected(option: str, loss: Any) -> None:
     with pytest.raises(ValueError, match=option):
         loss()
 
 
-def test_the_weights_that_hold_where_a_recipe_says_nothing() -> None:
+def test_the_losses_have_their_default_weights() -> None:
     weights = {name: getattr(loss, "default_weight", None) for name, loss in LOSSES.items()}
 
     assert weights == {
