@@ -1,9 +1,10 @@
-"""The adversary: a patch discriminator, its logits, three games to play with it, and the lazy R1 penalty."""
+"""Adversarial training: a patch discriminator, its logits, three pairs of losses, and the lazy R1 penalty."""
 
 from __future__ import annotations
 
-from fluxflow_gan import losses, models, penalties, values
 from fluxflow_registry import Loss, Model, Register, Value, hookimpl
+
+from . import losses, models, penalties, values
 
 
 @hookimpl
@@ -14,7 +15,7 @@ def fluxflow_register_models(register: Register[Model]) -> None:
 
 @hookimpl
 def fluxflow_register_values(register: Register[Value]) -> None:
-    """Register what the discriminator says of real and of reconstructed images, and what it is told."""
+    """Register the logits of real and of reconstructed images, and the discriminator's other inputs."""
     register("instance_noise", values.InstanceNoise)
     register("real_logits", values.real_logits)
     register("fake_logits", values.fake_logits)
@@ -25,7 +26,7 @@ def fluxflow_register_values(register: Register[Value]) -> None:
 
 @hookimpl
 def fluxflow_register_losses(register: Register[Loss]) -> None:
-    """Register both sides of each game and the gradient penalty."""
+    """Register the two losses of each game, and the gradient penalty."""
     register("hinge_discriminator", losses.HingeDiscriminator)
     register("hinge_generator", losses.HingeGenerator)
     register("nonsaturating_discriminator", losses.NonsaturatingDiscriminator)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TextEmbedding(Protocol):
@@ -16,4 +17,4 @@ class TextEmbedding(Protocol):
 
     @property
     def mask(self) -> Tensor:
-        """Which of them stand for something."""
+        """True for a token, False for padding."""

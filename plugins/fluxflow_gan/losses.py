@@ -1,4 +1,4 @@
-"""Both sides of the adversarial games: hinge, non-saturating, least squares."""
+"""The discriminator's and the generator's loss of each adversarial game: hinge, non-saturating, least squares."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from attrs import frozen
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: `each`: every patch is judged, then the mean is taken. `mean`: a picture is judged by the mean of its patches.
+#: `each`: the loss of every patch, then the mean. `mean`: the loss of the mean logit of an image.
 Patches = Literal["each", "mean"]
 
 
 def scores(logits: Tensor, patches: Patches) -> Tensor:
-    """What is judged: all logits [B, 1, h, w] (`each`), or the mean logit of each picture, [B] (`mean`)."""
+    """The scores that enter a loss: all logits [B, 1, h, w] (`each`), or the mean logit of each image, [B] (`mean`)."""
     return logits if patches == "each" else logits.flatten(1).mean(dim=1)
 
 
@@ -22,16 +22,16 @@ def scores(logits: Tensor, patches: Patches) -> Tensor:
 class HingeDiscriminator:
     """E[relu(1 - real)] / 2 + E[relu(1 + fake)] / 2.
 
-    With `patches: each` the relu is taken patch by patch and the mean after it, so that a picture cannot
-    make up for a bad patch by a good one; with `mean` a picture's patches are averaged before the relu.
+    With `patches: each` the relu is applied patch by patch, before the mean, so that a good patch cannot compensate
+    for a bad one; with `mean` the patches of an image are averaged before the relu.
     Lim and Ye, "Geometric GAN", 2017; halved as in Esser et al., "Taming transformers", 2021.
     """
 
     patches: Patches = "each"
-    """each: the mean over patches comes after the relu; mean: it comes before."""
+    """each: the mean over patches is taken after the relu; mean: before it."""
 
     def __call__(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """Give half the sum of both sides."""
+        """Return half the sum of both terms."""
         real = (1 - scores(real_logits, self.patches)).relu().mean()
         fake = (1 + scores(fake_logits, self.patches)).relu().mean()
         return 0.5 * (real + fake)
@@ -39,16 +39,16 @@ class HingeDiscriminator:
 
 @frozen
 class HingeGenerator:
-    """-E[fake], the generator's side of the hinge game, the mean over all patches (Lim and Ye, 2017).
+    """-E[fake], the generator's hinge loss, the mean over all patches (Lim and Ye, 2017).
 
-    It has no relu: before or after is the same. It falls below zero when the discriminator is deceived.
-    `detach: [latent]` keeps it from the encoder.
+    It has no relu, so the order of relu and mean does not matter. It is negative when the discriminator takes
+    reconstructions for real. `detach: [latent]` keeps its gradient from the encoder.
     """
 
     default_weight: ClassVar[float] = 0.5
 
     def __call__(self, fake_logits: Tensor) -> Tensor:
-        """Give minus the mean logit."""
+        """Return minus the mean logit."""
         return -fake_logits.mean()
 
 
@@ -56,14 +56,14 @@ class HingeGenerator:
 class NonsaturatingDiscriminator:
     """E[softplus(-real)] + E[softplus(fake)] = -E[log D(x)] - E[log(1 - D(G))], D = sigmoid of a logit.
 
-    Goodfellow et al., "Generative adversarial nets", 2014. 2 log 2 where it says nothing (all logits 0).
+    Goodfellow et al., "Generative adversarial nets", 2014. It is 2 log 2 for an undecided discriminator (all logits 0).
     """
 
     patches: Patches = "each"
-    """each: the mean over patches comes after the softplus; mean: it comes before."""
+    """each: the mean over patches is taken after the softplus; mean: before it."""
 
     def __call__(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """Give the sum of both sides."""
+        """Return the sum of both terms."""
         from torch.nn.functional import softplus
 
         real = softplus(-scores(real_logits, self.patches)).mean()
@@ -73,18 +73,18 @@ class NonsaturatingDiscriminator:
 
 @frozen
 class NonsaturatingGenerator:
-    """E[softplus(-fake)] = -E[log D(G)], whose gradient is greatest where the generator is worst (Goodfellow, 2014).
+    """E[softplus(-fake)] = -E[log D(G)], whose gradient is largest where the generator is worst (Goodfellow, 2014).
 
-    `detach: [latent]` keeps it from the encoder.
+    `detach: [latent]` keeps its gradient from the encoder.
     """
 
     default_weight: ClassVar[float] = 0.5
 
     patches: Patches = "each"
-    """each: the mean over patches comes after the softplus; mean: it comes before."""
+    """each: the mean over patches is taken after the softplus; mean: before it."""
 
     def __call__(self, fake_logits: Tensor) -> Tensor:
-        """Give the mean over what is judged."""
+        """Return the mean over the scores."""
         from torch.nn.functional import softplus
 
         return softplus(-scores(fake_logits, self.patches)).mean()
@@ -92,16 +92,16 @@ class NonsaturatingGenerator:
 
 @frozen
 class LeastSquaresDiscriminator:
-    """E[(real - 1)^2] / 2 + E[fake^2] / 2: logits are pulled to 1 for real and to 0 for fake.
+    """E[(real - 1)^2] / 2 + E[fake^2] / 2, which pulls logits to 1 for real and to 0 for fake.
 
     Mao et al., "Least squares generative adversarial networks", 2017.
     """
 
     patches: Patches = "each"
-    """each: the mean over patches comes after the square; mean: it comes before."""
+    """each: the mean over patches is taken after the square; mean: before it."""
 
     def __call__(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """Give half the sum of both sides."""
+        """Return half the sum of both terms."""
         real = (scores(real_logits, self.patches) - 1).square().mean()
         fake = scores(fake_logits, self.patches).square().mean()
         return 0.5 * (real + fake)
@@ -109,16 +109,16 @@ class LeastSquaresDiscriminator:
 
 @frozen
 class LeastSquaresGenerator:
-    """E[(fake - 1)^2] / 2: the generator's side of the least-squares game (Mao et al., 2017).
+    """E[(fake - 1)^2] / 2, the generator's least-squares loss (Mao et al., 2017).
 
-    `detach: [latent]` keeps it from the encoder.
+    `detach: [latent]` keeps its gradient from the encoder.
     """
 
     default_weight: ClassVar[float] = 0.5
 
     patches: Patches = "each"
-    """each: the mean over patches comes after the square; mean: it comes before."""
+    """each: the mean over patches is taken after the square; mean: before it."""
 
     def __call__(self, fake_logits: Tensor) -> Tensor:
-        """Give half the mean over what is judged."""
+        """Return half the mean over the scores."""
         return 0.5 * (scores(fake_logits, self.patches) - 1).square().mean()

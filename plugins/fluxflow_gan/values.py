@@ -1,4 +1,4 @@
-"""What the discriminator is shown, and what it says."""
+"""The inputs of the discriminator and its logits."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from fluxflow_gan.contracts import TextEmbedding
+    from .contracts import TextEmbedding
 
 
 @frozen
 class InstanceNoise:
-    """Standard deviation std * decay^s of the noise on what the discriminator sees, s the step's batches done: 0-d.
+    """Standard deviation std * decay^s of the noise on the discriminator's images after s batches of the step: 0-d.
 
-    Real and reconstructed images are blurred alike, so that the two overlap and the game stays smooth while
-    it is young (Sonderby et al., "Amortised MAP inference for image super-resolution", 2017). Evaluations and
-    pictures are computed with s = 0.
+    Real and reconstructed images get the same noise, so that their distributions overlap and the losses stay smooth
+    early in training (Sonderby et al., "Amortised MAP inference for image super-resolution", 2017). Evaluations and
+    samples are computed with s = 0.
     """
 
     std: float = field(default=0.01, validator=validators.ge(0))
-    """Standard deviation at the step's beginning; 0: none."""
+    """Standard deviation at the start of the step; 0: no noise."""
     decay: float = field(default=0.9999, validator=[validators.ge(0), validators.le(1)])
-    """Its factor from batch to batch."""
+    """Factor of the standard deviation from batch to batch."""
 
     def __call__(self, step_batch: int) -> Tensor:
-        """Give the standard deviation for this batch, as a number on the host: nothing waits for the device."""
+        """Return the standard deviation for this batch, on the host, so that nothing waits for the device."""
         import torch
 
         return torch.tensor(self.std * self.decay**step_batch)
 
 
 def real_logits(image: Tensor, discriminator: nn.Module, instance_noise: Tensor, generator: torch.Generator) -> Tensor:
-    """Logits of real images under instance noise, one for each patch: [B, 1, h, w]; positive says real."""
+    """Logits of real images under instance noise, one for each patch: [B, 1, h, w]; positive for real."""
     logits: Tensor = discriminator(_noisy(image, instance_noise, generator))
     return logits
 
@@ -43,13 +43,13 @@ def real_logits(image: Tensor, discriminator: nn.Module, instance_noise: Tensor,
 def fake_logits(
     reconstruction: Tensor, discriminator: nn.Module, instance_noise: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Logits of reconstructed images under instance noise, one for each patch: [B, 1, h, w]; positive says real."""
+    """Logits of reconstructed images under instance noise, one for each patch: [B, 1, h, w]; positive for real."""
     logits: Tensor = discriminator(_noisy(reconstruction, instance_noise, generator))
     return logits
 
 
 def context_vector(text_embedding: TextEmbedding) -> Tensor:
-    """Mean of a caption's tokens, padding left out: [B, D]; the context of a projection discriminator."""
+    """Mean of a caption's tokens without padding: [B, D]; the context of a projection discriminator."""
     tokens, mask = text_embedding.tokens, text_embedding.mask[:, :, None]
     return (tokens * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
@@ -61,7 +61,7 @@ def real_projected_logits(
     instance_noise: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """As `real_logits`, of a discriminator that is told the context (it has a `context_width`)."""
+    """As `real_logits`, of a discriminator that takes a context (it has a `context_width`)."""
     logits: Tensor = discriminator(_noisy(image, instance_noise, generator), context_vector)
     return logits
 
@@ -73,7 +73,7 @@ def fake_projected_logits(
     instance_noise: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """As `fake_logits`, of a discriminator that is told the context (it has a `context_width`)."""
+    """As `fake_logits`, of a discriminator that takes a context (it has a `context_width`)."""
     logits: Tensor = discriminator(_noisy(reconstruction, instance_noise, generator), context_vector)
     return logits
 

@@ -1,4 +1,4 @@
-"""The game in training: instance noise, the projection on a context, and a step that has no reconstruction loss."""
+"""Adversarial training: instance noise, the projection on a context, and steps without a reconstruction loss."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def live(checked: RecipePlan) -> LiveStep:
     return LiveStep(sized(checked.steps[0], source), source, build_models(checked, device), 0, device)
 
 
-def taken(step: LiveStep, *batches: int) -> list[dict[str, list[Any]]]:
-    """For each batch of the step: what was computed under each name, in the order of computing."""
+def train(step: LiveStep, *batches: int) -> list[dict[str, list[Any]]]:
+    """For each batch of the step everything that was computed, by name and in order."""
     seen: list[dict[str, list[Any]]] = []
     for number in batches:
         seen.append({})
@@ -58,14 +58,14 @@ def test_the_noise_decays_from_batch_to_batch(batch: int, expected: float) -> No
 
 
 def test_one_entry_sets_the_noise_of_real_and_fake_in_both_updates(prove: Prove) -> None:
-    """A discriminator that gives its image back shows what it was shown."""
+    """Observed through a discriminator that returns its input."""
     bare = f"{STEP}.updates.discriminator.losses={{hinge_discriminator: {{}}}}"
     step = live(prove(VAE_GAN, bare, "values={instance_noise: {std: 0.5, decay: 0.5}}"))
     weight = next(step.models["discriminator"].parameters())
     step.models["discriminator"].forward = lambda image: image + 0 * weight.sum()
     image = next(iter(step.batches(0, 0))).fields["image"]
 
-    first, second = taken(step, 0, 1)
+    first, second = train(step, 0, 1)
 
     for seen, std in ((first, 0.5), (second, 0.25)):
         (real,), (reconstruction,), fakes = seen["real_logits"], seen["reconstruction"], seen["fake_logits"]
@@ -75,18 +75,18 @@ def test_one_entry_sets_the_noise_of_real_and_fake_in_both_updates(prove: Prove)
     assert not torch.equal((first["real_logits"][0] - image).sign(), (second["real_logits"][0] - image).sign())
 
 
-def test_the_noise_changes_the_logits_and_none_leaves_them_as_they_are() -> None:
+def test_noise_changes_the_logits_and_a_std_of_zero_does_not() -> None:
     discriminator = PatchDiscriminatorBuilder(width=4)()
     image = torch.rand(2, 3, 16, 16)
 
     for logits in (real_logits, fake_logits):
-        found = [logits(image, discriminator, torch.tensor(std), torch.Generator()) for std in (0.0, 0.1)]
-        assert torch.equal(found[0], discriminator(image))
-        assert not torch.allclose(found[1], found[0], atol=1e-3)
+        plain, noisy = (logits(image, discriminator, torch.tensor(std), torch.Generator()) for std in (0.0, 0.1))
+        assert torch.equal(plain, discriminator(image))
+        assert not torch.allclose(noisy, plain, atol=1e-3)
 
 
-def test_the_noise_carries_gradient_to_the_reconstruction_and_repeats_at_its_place(prove: Prove) -> None:
-    once, again = (taken(live(prove(VAE_GAN)), 3)[0] for _ in range(2))
+def test_noisy_logits_carry_gradient_and_are_the_same_in_every_run(prove: Prove) -> None:
+    once, again = (train(live(prove(VAE_GAN)), 3)[0] for _ in range(2))
 
     assert torch.equal(once["fake_logits"][0], again["fake_logits"][0])
     assert once["fake_logits"][-1].requires_grad
@@ -102,7 +102,7 @@ PROJECTED = PROJECTED.replace("detach: [latent]", "detach: [latent], with: {fake
 
 
 @pytest.mark.parametrize("spectral_norm", [False, True])
-def test_another_context_changes_every_logit(spectral_norm: bool) -> None:
+def test_the_context_affects_every_logit(spectral_norm: bool) -> None:
     discriminator = PatchDiscriminatorBuilder(width=4, context_width=6, spectral_norm=spectral_norm)().eval()
     image, contexts = torch.randn(2, 3, 16, 16), torch.randn(2, 2, 6)
 
@@ -124,12 +124,12 @@ def test_the_projection_is_linear_in_the_context_and_its_gradient_reaches_the_we
     assert discriminator.projection.weight.grad.abs().sum() > 0
 
 
-def test_a_context_that_the_discriminator_cannot_be_told_is_refused_before_training(prove: Prove) -> None:
-    with pytest.raises(RecipeError, match="the discriminator has no `context_width`, so it cannot be told a context"):
+def test_a_context_for_a_discriminator_without_context_width_is_rejected_before_training(prove: Prove) -> None:
+    with pytest.raises(RecipeError, match="the discriminator takes no context: set its `context_width`"):
         prove_shapes(prove(PROJECTED, "models.discriminator.context_width=null"))
 
 
-def test_the_context_is_the_mean_of_the_tokens_that_stand_for_something() -> None:
+def test_the_context_is_the_mean_of_the_tokens_without_padding() -> None:
     tokens = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [9.0, 9.0]], [[5.0, 5.0], [0.0, 0.0], [0.0, 0.0]]])
     mask = torch.tensor([[True, True, False], [True, False, False]])
 
@@ -138,60 +138,62 @@ def test_the_context_is_the_mean_of_the_tokens_that_stand_for_something() -> Non
     assert found.tolist() == [[2.0, 4.0], [5.0, 5.0]]
 
 
-@pytest.mark.parametrize("learns", [False, True])
-def test_the_discriminator_moves_the_text_encoder_only_where_it_trains_it(prove: Prove, learns: bool) -> None:
-    trains = "[discriminator, text_encoder]" if learns else "[discriminator]"
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_update_of_the_discriminator_changes_the_text_encoder_only_if_it_trains_it(
+    prove: Prove, trained: bool
+) -> None:
+    trains = "[discriminator, text_encoder]" if trained else "[discriminator]"
     step = live(prove(PROJECTED, f"{STEP}.updates.discriminator.trains={trains}"))
     before = {key: value.clone() for key, value in step.models["text_encoder"].state_dict().items()}
     projection = step.models["discriminator"].projection.weight.clone()  # type: ignore[union-attr, operator]
 
-    taken(step, 0)
+    train(step, 0)
 
     after = step.models["text_encoder"].state_dict()
-    assert any(not torch.equal(value, after[key]) for key, value in before.items()) == learns
+    assert any(not torch.equal(value, after[key]) for key, value in before.items()) == trained
     assert not torch.equal(projection, step.models["discriminator"].projection.weight)  # type: ignore[union-attr, arg-type]
 
 
-def test_the_generator_s_turn_leaves_no_gradient_in_discriminator_or_text_encoder(prove: Prove) -> None:
+def test_the_update_of_the_generator_leaves_no_gradient_in_discriminator_or_text_encoder(prove: Prove) -> None:
     step = live(prove(PROJECTED, f"{STEP}.accumulate=2", f"{STEP}.updates.discriminator.start=99"))
 
-    taken(step, 0)
+    train(step, 0)
 
     reached = {name for name, model in step.models.items() for p in model.parameters() if p.grad is not None}
     assert reached == {"compressor", "expander"}
 
 
-#: Nothing but the adversary and the prior.
+#: Only the adversarial loss and the prior.
 ALONE = f"{VAE}.losses={{hinge_generator: {{}}, kl: {{weight: 0.0}}}}"
 
 
 @pytest.fixture(scope="module")
 def everything() -> Registry:
-    """The perceptual loss too, so that it could be built."""
+    """The plugins with the perceptual loss, so that it could be built."""
     return load([*PLUGINS, "lpips"])
 
 
-def test_without_a_reconstruction_loss_nothing_of_one_is_computed_or_built(
+def test_a_step_without_a_reconstruction_loss_neither_computes_nor_builds_one(
     prove: Prove, everything: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     built: list[str] = []
     original = network.Distance.__init__
 
-    def counted(*given: Any) -> None:
+    def counted(*arguments: Any) -> None:
         built.append("lpips")
-        original(*given)
+        original(*arguments)
 
     monkeypatch.setattr(network.Distance, "__init__", counted)
-    network.network.cache_clear()  # built anew, whatever other tests have built
+    network.build_network.cache_clear()  # other tests may have built it
     step = live(prove(VAE_GAN, ALONE, using=everything))
 
-    seen = taken(step, 0, 1)
+    seen = train(step, 0, 1)
     start(prove(VAE_GAN, ALONE, using=everything), tmp_path)
-    unbuilt = list(built)
+    before = list(built)
     perceptual = [f"{VAE}.losses.lpips={{net: squeeze, random: true}}", "datasets.shapes.image_size=32"]
-    taken(live(prove(VAE_GAN, *perceptual, using=everything)), 0)
+    train(live(prove(VAE_GAN, *perceptual, using=everything)), 0)
 
-    assert (unbuilt, built) == ([], ["lpips"])
+    assert (before, built) == ([], ["lpips"])
     assert set().union(*seen) == {
         *("posterior", "latent", "reconstruction", "instance_noise", "real_logits", "fake_logits"),
         *("discriminator/hinge_discriminator", "discriminator/r1", "discriminator"),
@@ -200,24 +202,24 @@ def test_without_a_reconstruction_loss_nothing_of_one_is_computed_or_built(
 
 
 @pytest.mark.parametrize(("detach", "learns"), [("[]", True), ("[latent]", False)])
-def test_alone_with_its_adversary_the_encoder_learns_unless_it_is_cut_off(
+def test_the_encoder_learns_from_the_adversarial_loss_unless_the_latent_is_detached(
     prove: Prove, detach: str, learns: bool
 ) -> None:
     step = live(prove(VAE_GAN, ALONE, f"{GENERATOR}.detach={detach}"))
     encoder: nn.Module = step.models["compressor"]
     before = [p.detach().clone() for p in encoder.parameters()]
 
-    taken(step, 0)
+    train(step, 0)
 
     moved = [float((p.detach() - old).abs().max()) for p, old in zip(encoder.parameters(), before, strict=True)]
     assert (max(moved) > 1e-4) == learns
 
 
-def test_alone_with_its_adversary_the_decoder_is_pulled_towards_what_passes_for_real(prove: Prove) -> None:
-    """Against a discriminator that stands still the logits of reconstructions rise."""
+def test_the_adversarial_loss_alone_makes_reconstructions_look_more_real(prove: Prove) -> None:
+    """Against a discriminator that does not learn the logits of reconstructions rise."""
     still = f"{STEP}.updates.discriminator.optimizer.lr=1.0e-12"
     step = live(prove(VAE_GAN, ALONE, still, f"{VAE}.scheduler=null"))
 
-    told: list[Tensor] = [seen["vae/hinge_generator"][0] for seen in taken(step, *range(12))]
+    losses: list[Tensor] = [seen["vae/hinge_generator"][0] for seen in train(step, *range(12))]
 
-    assert float(told[-1].detach()) < float(told[0].detach()) - 0.05
+    assert float(losses[-1].detach()) < float(losses[0].detach()) - 0.05

@@ -1,4 +1,4 @@
-"""The patch discriminator scores patches, not pictures, and R1 can be taken through it."""
+"""The patch discriminator: one logit for each patch, and a gradient penalty that reaches its weights."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def test_the_gradient_penalty_reaches_every_convolution(spectral_norm: bool) -> 
     assert all(w.grad is not None and w.grad.abs().sum() > 0 for w in weights)
 
 
-def test_spectral_norm_bounds_the_slope() -> None:
+def test_spectral_norm_bounds_the_lipschitz_constant() -> None:
     discriminator = PatchDiscriminatorBuilder(spectral_norm=True)()
-    with torch.no_grad():  # however large the weights have become
+    with torch.no_grad():  # for weights of any scale
         for weight in discriminator.parameters():
             weight.mul_(10.0)
     x = torch.randn(64, 3, 32, 32)
@@ -48,11 +48,11 @@ def test_spectral_norm_bounds_the_slope() -> None:
     moved = x + 0.01 * torch.randn(x.shape)
     change = (discriminator(moved) - discriminator(x)).flatten(1).norm(dim=1)
 
-    # Each kernel has norm one as a matrix; as a convolution it may be somewhat larger.
+    # Each kernel has spectral norm one as a matrix; as a convolution it may be somewhat larger.
     assert (change < 30 * (moved - x).flatten(1).norm(dim=1)).all()
 
 
-def test_a_logit_does_not_see_the_far_end_of_the_picture() -> None:
+def test_a_logit_does_not_depend_on_the_far_side_of_the_image() -> None:
     discriminator = PatchDiscriminatorBuilder()()
     image = torch.randn(1, 3, 64, 64)
     other = image.clone()
@@ -64,13 +64,13 @@ def test_a_logit_does_not_see_the_far_end_of_the_picture() -> None:
     assert not torch.equal(before[..., -1], after[..., -1])
 
 
-def test_the_gain_of_details_matters_at_an_edge_and_not_on_a_flat_area() -> None:
+def test_the_gain_of_details_changes_logits_at_an_edge_but_not_on_a_flat_area() -> None:
     flat = torch.full((1, 3, 16, 16), 0.3)
     edge = torch.cat([flat[..., :8], -flat[..., 8:]], dim=-1)
 
-    shown = PatchDiscriminatorBuilder(details=4.0)()
-    hidden = PatchDiscriminatorBuilder(details=1.0)()
-    hidden.load_state_dict(shown.state_dict())
+    large = PatchDiscriminatorBuilder(details=4.0)()
+    small = PatchDiscriminatorBuilder(details=1.0)()
+    small.load_state_dict(large.state_dict())
 
-    assert torch.allclose(shown(flat), hidden(flat), atol=1e-5)
-    assert not torch.allclose(shown(edge), hidden(edge), atol=1e-5)
+    assert torch.allclose(large(flat), small(flat), atol=1e-5)
+    assert not torch.allclose(large(edge), small(edge), atol=1e-5)
