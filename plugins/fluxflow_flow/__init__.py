@@ -1,14 +1,15 @@
-"""Flow and diffusion: paths from latents to noise, networks that walk them back, and the pictures drawn so."""
+"""Flow and diffusion: paths from latents to noise, networks and samplers that reverse them, generated images."""
 
 from __future__ import annotations
 
-from fluxflow_flow import generation, losses, models, samplers, values
 from fluxflow_registry import Loss, Model, Register, Sampler, Value, hookimpl
+
+from . import generation, losses, models, samplers, values
 
 
 @hookimpl
 def fluxflow_register_models(register: Register[Model]) -> None:
-    """Register the networks over latents, and the layer between pictures and texts."""
+    """Register the networks over latents, and the projection from latents to text embeddings."""
     register("flow_transformer", models.FlowTransformerBuilder)
     register("unet", models.UnetBuilder)
     register("projection", models.ProjectionBuilder)
@@ -16,8 +17,8 @@ def fluxflow_register_models(register: Register[Model]) -> None:
 
 @hookimpl
 def fluxflow_register_values(register: Register[Value]) -> None:
-    """Register the values of a path and the pictures that are drawn along it."""
-    register("path", values.PathOptions)
+    """Register the values of a path, and the images that are generated along it."""
+    register("path", values.PathBuilder)
     register("clean_latent", values.clean_latent)
     register("noise", values.noise)
     register("time", values.Time)
@@ -32,7 +33,7 @@ def fluxflow_register_values(register: Register[Value]) -> None:
 
 @hookimpl
 def fluxflow_register_losses(register: Register[Loss]) -> None:
-    """Register a loss for each thing that a network may predict, and the alignment with the text."""
+    """Register a loss for each kind of prediction, and the alignment with the text."""
     register("velocity", losses.Velocity)
     register("epsilon", losses.Epsilon)
     register("v_prediction", losses.VPrediction)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -18,7 +17,7 @@ class Posterior(Protocol):
 
 
 class CompressorModule(Protocol):
-    """A compressor that knows the size of its latents, and, in `latent_shift`, their mean if that is not 0."""
+    """A compressor with the scale of its latents, and with their mean in `latent_shift` if it is not zero."""
 
     @property
     def latent_rms(self) -> Tensor:
@@ -26,7 +25,7 @@ class CompressorModule(Protocol):
 
 
 class ExpanderModule(Protocol):
-    """An expander that knows how much it enlarges."""
+    """An expander with its factor between the sides of latent and image."""
 
     @property
     def downscale(self) -> int:
@@ -37,7 +36,7 @@ class ExpanderModule(Protocol):
 
 
 class FlowModule(Protocol):
-    """A network over latents that knows their channels and which sizes fit it."""
+    """A network over latents, with their number of channels and the sizes that fit it."""
 
     @property
     def latent_channels(self) -> int:
@@ -45,14 +44,14 @@ class FlowModule(Protocol):
 
     @property
     def patch(self) -> int:
-        """What a side of the latent must be a multiple of; 1 where any size fits."""
+        """Number of which each side of the latent must be a multiple; 1 if any size fits."""
 
     def __call__(self, noisy_latent: Tensor, time: Tensor, text_tokens: Tensor, text_mask: Tensor) -> Tensor:
-        """Give the prediction."""
+        """Return the prediction."""
 
 
 class TextEmbedding(Protocol):
-    """Embedded texts: tokens [B, L, D] and mask [B, L]."""
+    """Embedded captions: tokens [B, L, D] and mask [B, L]."""
 
     @property
     def tokens(self) -> Tensor:
@@ -60,17 +59,4 @@ class TextEmbedding(Protocol):
 
     @property
     def mask(self) -> Tensor:
-        """True for a real token."""
-
-
-class WalkedPath(Protocol):
-    """The straight path that a sampler walks back: x_t = alpha(t) x_0 + sigma(t) noise, alpha + sigma = 1."""
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """The share of x_0."""
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """The share of the noise."""
-
-    def times(self, steps: int, device: torch.device) -> Tensor:
-        """`steps` + 1 times from 1 to 0, even in the time that the network was trained with."""
+        """True for a token, False for padding."""

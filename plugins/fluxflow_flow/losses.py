@@ -1,4 +1,4 @@
-"""The losses of a path: each for one thing that the network may predict; and the alignment with the text."""
+"""A loss for each kind of prediction, and the alignment of latents with the text."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from attrs import field, frozen, validators
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fluxflow_flow.contracts import TextEmbedding
-    from fluxflow_flow.paths import Path
+    from .contracts import TextEmbedding
+    from .paths import Path
 
-#: What a path predicts, and the loss that is right for it.
+#: For each kind of prediction, the name of its loss.
 LOSSES = {"velocity": "velocity", "epsilon": "epsilon", "v": "v_prediction"}
 
 
 @frozen
 class _PredictionLoss:
-    """Mean squared error of the prediction, refused where the path predicts something else."""
+    """Mean squared error of the prediction, for paths with this kind of prediction only."""
 
     predicts: ClassVar[str]
 
     min_snr_gamma: float | None = field(default=None, validator=validators.optional(validators.gt(0)))
-    """Weighs x_0's error by min(SNR, this), as Hang et al. (2023) do with 5; null: every time counts the same."""
+    """Weights the error of x_0 by min(SNR, this), as Hang et al. (2023) do with 5; null: all times count equally."""
 
     def __call__(self, prediction: Tensor, prediction_target: Tensor, time: Tensor, path: Path) -> Tensor:
-        """Compare; raises ValueError where the path predicts something else."""
+        """Return the error; raises ValueError if the path has another kind of prediction."""
         if path.predicts != self.predicts:
             raise ValueError(
-                f"`path` predicts {path.predicts}: its loss is `{LOSSES[path.predicts]}`; "
-                f"`{LOSSES[self.predicts]}` needs `values: {{path: {{predicts: {self.predicts}}}}}`"
+                f"value `path` predicts {path.predicts}: use loss `{LOSSES[path.predicts]}`, or set "
+                f"`values: {{path: {{predicts: {self.predicts}}}}}` for loss `{LOSSES[self.predicts]}`"
             )
         error = (prediction - prediction_target).square()
         if self.min_snr_gamma is None:
@@ -40,7 +40,7 @@ class _PredictionLoss:
 
 @frozen
 class Velocity(_PredictionLoss):
-    """Mean of (v(x_t, t) - dx_t/dt)^2 over all elements (Liu et al., 2022), with dx_t/dt = noise - x_0 if rectified.
+    """Mean of (v(x_t, t) - dx_t/dt)^2 over all elements (Liu et al., 2022); dx_t/dt = noise - x_0 if rectified.
 
     With `min_snr_gamma` g each sample is weighted: on a rectified path by min(SNR, g) t^2, SNR = ((1 - t) / t)^2.
     """
@@ -70,16 +70,16 @@ class VPrediction(_PredictionLoss):
 
 
 def alignment(predicted_latent: Tensor, text_embedding: TextEmbedding, projection: nn.Module) -> Tensor:
-    """Mean over the samples of 1 - cos(P(image), text): pictures point where their texts do; 0-d, in [0, 2].
+    """Mean over samples of 1 - cos(P(image), text), which aligns images with their captions; 0-d, in [0, 2].
 
-    image [B, C] is the estimate of x_0 (`predicted_latent`), averaged over its places; text [B, D] is the average of
-    the text's tokens without the padding; P is the model `projection` from C to D. The gradient reaches the flow
-    model, the text encoder and the projection, those of them that the update trains. It draws true pairs together
-    and pushes nothing apart: beside a loss of the prediction, with a small weight.
+    image [B, C] is the estimate of x_0 (`predicted_latent`), averaged over its positions; text [B, D] is the mean of
+    the text's tokens without padding; P is the model `projection` from C to D. The gradient reaches the flow
+    model, the text encoder and the projection, if the update trains them. The loss pulls matching pairs together
+    and pushes no others apart: use it beside a loss of the prediction, with a small weight.
     """
     from torch.nn.functional import cosine_similarity
 
-    from fluxflow_flow.blocks import pooled_text
+    from .blocks import mean_token
 
     image = projection(predicted_latent.flatten(2).mean(dim=2))
-    return (1 - cosine_similarity(image, pooled_text(text_embedding.tokens, text_embedding.mask), dim=1)).mean()
+    return (1 - cosine_similarity(image, mean_token(text_embedding.tokens, text_embedding.mask), dim=1)).mean()

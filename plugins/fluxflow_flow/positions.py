@@ -1,4 +1,4 @@
-"""Where a token stands in the grid: added sines and cosines, or rotated queries and keys."""
+"""Positions of tokens in a grid: added sines and cosines, or rotated queries and keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-#: Places over which the slowest wave of a position turns by one radian.
+#: Positions per radian of the slowest wave.
 LONGEST = 100.0
 
 
@@ -21,10 +21,10 @@ def sinusoids(position: Tensor, width: int, longest: float) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
-def positions(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
-    """Encode a grid: half of the channels tell the row, half the column; [rows * columns, width].
+def grid_positions(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
+    """Encode a grid, half of the channels by row and half by column: [rows * columns, width].
 
-    Computed for the grid at hand, so that any height and width are possible.
+    Computed for each grid, so that any height and width are possible.
     """
     row = sinusoids(torch.arange(rows, device=device), width // 2, LONGEST)
     column = sinusoids(torch.arange(columns, device=device), width // 2, LONGEST)
@@ -32,16 +32,16 @@ def positions(rows: int, columns: int, width: int, device: torch.device) -> Tens
 
 
 class Rotation(NamedTuple):
-    """By how much the channels of each token are turned: cosines and sines, each [N, channels / 2]."""
+    """The angle by which each token's pairs of channels are rotated: cosines and sines, each [N, channels / 2]."""
 
     cos: Tensor
     sin: Tensor
 
 
-def rotation(rows: int, columns: int, channels: int, device: torch.device) -> Rotation:
-    """The rotation of a grid for heads of so many channels: half of the pairs turn with the row, half with the column.
+def grid_rotation(rows: int, columns: int, channels: int, device: torch.device) -> Rotation:
+    """The rotation of a grid, for heads of `channels` channels: half of the pairs by row, half by column.
 
-    Products of a rotated query and key depend on the distance in rows and columns alone (RoPE: Su et al., 2021; in
+    Products of a rotated query and key depend only on their distance in rows and columns (RoPE: Su et al., 2021; in
     two dimensions: Heo et al., 2024).
     """
     row = _angles(torch.arange(rows, device=device), channels // 4, LONGEST)
@@ -51,7 +51,7 @@ def rotation(rows: int, columns: int, channels: int, device: torch.device) -> Ro
 
 
 def rotate(x: Tensor, by: Rotation) -> Tensor:
-    """Turn pairs of channels of x [B, heads, N, channels]: channel i with channel i + channels / 2."""
+    """Rotate pairs of channels of x [B, heads, N, channels]: channel i with channel i + channels / 2."""
     cos, sin = by.cos.to(x.dtype), by.sin.to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
@@ -64,8 +64,6 @@ def _angles(position: Tensor, count: int, longest: float) -> Tensor:
 
 
 def _grid(row: Tensor, column: Tensor) -> Tensor:
-    """What is known of rows [R, D] and columns [C, D], place by place: [R * C, 2 D]."""
-    rows, columns = len(row), len(column)
-    return torch.cat([row[:, None].expand(rows, columns, -1), column[None].expand(rows, columns, -1)], dim=-1).flatten(
-        0, 1
-    )
+    """Encodings of rows [R, D] and columns [C, D] for every position of the grid: [R * C, 2 D]."""
+    rows, columns = row[:, None].expand(-1, len(column), -1), column.expand(len(row), -1, -1)
+    return torch.cat([rows, columns], dim=-1).flatten(0, 1)

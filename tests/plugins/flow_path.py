@@ -1,4 +1,4 @@
-"""Every path, and the things of a flow that tests stand in for."""
+"""Every path, and a distribution whose flow is known exactly."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from attrs import frozen
 from torch import Tensor
 
 from fluxflow_flow.paths import Path
-from fluxflow_flow.values import PathOptions
+from fluxflow_flow.values import PathBuilder
 
-#: The options of every path with every prediction that it allows.
+#: The options of every path with every kind of prediction that it allows.
 OPTIONS: list[dict[str, Any]] = [
     {"kind": "rectified", "predicts": "velocity"},
     {"kind": "rectified", "predicts": "v"},
@@ -22,14 +22,14 @@ OPTIONS: list[dict[str, Any]] = [
     ),
 ]
 
-PATHS = [PathOptions(**options)() for options in OPTIONS]
+PATHS = [PathBuilder(**options)() for options in OPTIONS]
 
 NAMES = ["-".join(options.values()) for options in OPTIONS]
 
 
 @frozen
 class Gaussian:
-    """Latents N(mean, std^2): everything about them is known at every time of every path."""
+    """Latents N(mean, std^2), for which the exact solution is known at every time of every path."""
 
     mean: float = 0.7
     std: float = 0.4
@@ -47,11 +47,11 @@ class Gaussian:
         return sigma / variance * (x - alpha * self.mean)
 
     def prediction(self, path: Path, x: Tensor, t: Tensor) -> Tensor:
-        """What a perfect network says."""
+        """The prediction of a perfect network."""
         return path.target(self.latent(path, x, t), self.noise(path, x, t), t)
 
     def sample(self, path: Path, x_1: Tensor) -> Tensor:
-        """Where the flow leads from x_1: it keeps each sample's place in the distribution."""
+        """The sample to which the flow leads from x_1: the same quantile of the data."""
         last = torch.ones((), dtype=x_1.dtype)
         alpha, sigma = path.alpha(last), path.sigma(last)
         return self.mean + self.std * (x_1 - alpha * self.mean) / ((alpha * self.std) ** 2 + sigma**2).sqrt()

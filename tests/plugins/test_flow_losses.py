@@ -1,4 +1,4 @@
-"""The losses of a path: their equations, their weights, what they refuse; and the alignment with the text."""
+"""The losses of a path: their equations, weights and errors; and the alignment with the text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fluxflow_flow.losses import Epsilon, Velocity, VPrediction, alignment
 from fluxflow_flow.models import ProjectionBuilder
 from fluxflow_flow.paths import DdpmPath, Path, RectifiedPath, betas
-from fluxflow_flow.values import PathOptions
+from fluxflow_flow.values import PathBuilder
 
 from .flow_path import NAMES, PATHS
 
@@ -33,22 +33,22 @@ def test_the_loss_of_a_path_is_the_mean_squared_error_of_its_prediction(path: Pa
 
 @every_path
 @pytest.mark.parametrize("other", LOSSES)
-def test_a_loss_refuses_a_path_that_predicts_something_else(path: Path, other: str) -> None:
+def test_a_loss_rejects_a_path_with_another_kind_of_prediction(path: Path, other: str) -> None:
     if other == path.predicts:
         return
     names = {"velocity": "velocity", "epsilon": "epsilon", "v": "v_prediction"}
 
-    with pytest.raises(ValueError, match="`path` predicts") as caught:
+    with pytest.raises(ValueError, match="value `path` predicts") as caught:
         LOSSES[other]()(torch.ones(1), torch.ones(1), torch.ones(1), path)
 
     assert str(caught.value) == (
-        f"`path` predicts {path.predicts}: its loss is `{names[path.predicts]}`; "
-        f"`{names[other]}` needs `values: {{path: {{predicts: {other}}}}}`"
+        f"value `path` predicts {path.predicts}: use loss `{names[path.predicts]}`, or set "
+        f"`values: {{path: {{predicts: {other}}}}}` for loss `{names[other]}`"
     )
 
 
 @pytest.mark.parametrize(("gamma", "step"), [(5.0, 100), (5.0, 700), (0.5, 400)])
-def test_min_snr_weighs_each_prediction_of_a_diffusion_as_in_the_paper(gamma: float, step: int) -> None:
+def test_min_snr_weights_each_kind_of_prediction_of_a_diffusion_as_in_the_paper(gamma: float, step: int) -> None:
     square = math.prod(1 - beta for beta in betas("linear")[:step])
     snr = square / (1 - square)
     t = torch.tensor([step / 1000], dtype=torch.float64)
@@ -61,7 +61,7 @@ def test_min_snr_weighs_each_prediction_of_a_diffusion_as_in_the_paper(gamma: fl
     assert weight("v") == pytest.approx(min(snr, gamma) / (snr + 1), rel=1e-5)
 
 
-def test_min_snr_on_a_rectified_path_written_out() -> None:
+def test_min_snr_weights_of_a_rectified_path_agree_with_values_computed_by_hand() -> None:
     t = torch.tensor([0.25, 0.5])
     prediction = torch.tensor([1.0, 2.0])[:, None, None, None]
 
@@ -72,23 +72,23 @@ def test_min_snr_on_a_rectified_path_written_out() -> None:
 
 
 @every_path
-def test_min_snr_is_the_error_of_the_latent_weighted_alike_for_all_predictions(path: Path) -> None:
+def test_min_snr_is_the_same_weighted_error_of_the_latent_for_all_kinds_of_prediction(path: Path) -> None:
     torch.manual_seed(0)
-    x_0, noise, off = torch.randn(3, 4, 2, 3, 3, dtype=torch.float64)
+    x_0, noise, error = torch.randn(3, 4, 2, 3, 3, dtype=torch.float64)
     t = torch.tensor([0.1, 0.4, 0.7, 0.95], dtype=torch.float64)
     x_t, target = path.noisy(x_0, noise, t), path.target(x_0, noise, t)
 
-    loss = LOSSES[path.predicts](min_snr_gamma=5.0)(target + off, target, t, path)
+    loss = LOSSES[path.predicts](min_snr_gamma=5.0)(target + error, target, t, path)
 
-    error = (path.latent(target + off, x_t, t) - x_0).square().flatten(1).mean(dim=1)
-    torch.testing.assert_close(loss, (path.log_snr(t).exp().clamp(max=5.0) * error).mean(), rtol=1e-6, atol=0)
+    of_latent = (path.latent(target + error, x_t, t) - x_0).square().flatten(1).mean(dim=1)
+    torch.testing.assert_close(loss, (path.log_snr(t).exp().clamp(max=5.0) * of_latent).mean(), rtol=1e-6, atol=0)
 
 
 @every_path
-def test_min_snr_is_finite_at_both_ends(path: Path) -> None:
+def test_min_snr_weights_are_finite_at_both_ends(path: Path) -> None:
     t = torch.tensor([0.0, 1e-3, 1.0])
 
-    weight = path.min_snr_weight(path.on_grid(t) if "Ddpm" in type(path).__name__ else t, 5.0)
+    weight = path.min_snr_weight(path.on_grid(t) if isinstance(path, DdpmPath) else t, 5.0)
 
     assert weight.isfinite().all()
     assert (weight >= 0).all()
@@ -101,7 +101,7 @@ class Embedding(NamedTuple):
 
 def test_alignment_is_one_minus_the_cosine_of_the_means_through_the_projection() -> None:
     latent = torch.zeros(2, 2, 1, 2)
-    latent[0, :, 0, 0] = torch.tensor([2.0, 0.0])  # the mean over places is (1, 0)
+    latent[0, :, 0, 0] = torch.tensor([2.0, 0.0])  # the mean over positions is (1, 0)
     latent[1, :, 0, 1] = torch.tensor([0.0, 4.0])  # and (0, 2)
     tokens = torch.tensor([[[1.0, 0, 0], [1.0, 2.0, 0], [99.0, 99, 99]], [[0, 0, 1.0], [0, 0, 3.0], [0, 0, 5.0]]])
     text = Embedding(tokens, torch.tensor([[True, True, False], [True, True, True]]))
@@ -115,7 +115,7 @@ def test_alignment_is_one_minus_the_cosine_of_the_means_through_the_projection()
     assert float(loss.detach()) == pytest.approx(((1 - 1 / math.sqrt(2)) + 2) / 2, abs=1e-6)
 
 
-def test_the_gradient_of_the_alignment_reaches_latent_text_and_projection() -> None:
+def test_the_gradient_of_alignment_reaches_latent_text_and_projection() -> None:
     latent, tokens = torch.randn(3, 4, 2, 2, requires_grad=True), torch.randn(3, 5, 6, requires_grad=True)
     projection = ProjectionBuilder(width_in=4, width_out=6)()
 
@@ -141,7 +141,10 @@ def test_losses_and_estimates_are_finite_in_bfloat16(path: Path) -> None:
     assert path.latent(target, x_t, t).isfinite().all()
 
 
-def test_gamma_is_positive() -> None:
+def test_a_gamma_of_zero_is_rejected() -> None:
     with pytest.raises(ValueError, match="min_snr_gamma"):
         Epsilon(min_snr_gamma=0.0)
-    assert PathOptions()() == RectifiedPath("velocity")
+
+
+def test_the_default_path_is_rectified_and_predicts_the_velocity() -> None:
+    assert PathBuilder()() == RectifiedPath("velocity")

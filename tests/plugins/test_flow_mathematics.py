@@ -1,4 +1,4 @@
-"""The rectified flow: its path, its times, its solvers, guidance, and captions that are dropped."""
+"""The rectified flow: its path, its times, guidance, and the dropout of captions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fluxflow_flow import values
 from fluxflow_flow.generation import GeneratedImage
 from fluxflow_flow.paths import Path, RectifiedPath
 from fluxflow_flow.samplers import Euler
-from fluxflow_flow.scale import decodable
+from fluxflow_flow.scale import to_own_scale
 from fluxflow_registry import DataError
 from fluxflow_text.values import Prompt
 
@@ -22,7 +22,7 @@ RECTIFIED = RectifiedPath("velocity")
 
 
 def solve(velocity: Any, noise: Tensor, path: Any, steps: int = 4) -> Tensor:
-    """The recipe's sampler, as the engine gives it."""
+    """The recipe's sampler, as the engine provides it."""
     return Euler(steps=steps)(velocity, noise)
 
 
@@ -30,7 +30,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_the_path_begins_at_the_latent_ends_at_noise_and_moves_at_the_target_velocity() -> None:
+def test_the_path_goes_from_the_latent_to_noise_at_the_target_velocity() -> None:
     x_0 = torch.randn(3, 2, 4, 4, dtype=torch.float64)
     x_1 = torch.randn(3, 2, 4, 4, dtype=torch.float64)
 
@@ -44,7 +44,7 @@ def test_the_path_begins_at_the_latent_ends_at_noise_and_moves_at_the_target_vel
     torch.testing.assert_close(slope, values.velocity_target(x_0, x_1, torch.rand(3), RECTIFIED), rtol=1e-6, atol=1e-8)
 
 
-def test_the_clean_latent_has_unit_size_when_the_compressor_has_measured_its_latents() -> None:
+def test_the_clean_latent_has_unit_variance_if_the_compressor_has_measured_its_latents() -> None:
     mean = 3.0 * torch.randn(64, 4, 4, 4)
     compressor: Any = SimpleNamespace(latent_rms=mean.square().mean().sqrt())
 
@@ -56,9 +56,7 @@ def test_the_clean_latent_has_unit_size_when_the_compressor_has_measured_its_lat
 @pytest.mark.parametrize(
     ("distribution", "mean", "std"), [("uniform", 0.5, 1 / math.sqrt(12)), ("logit_normal", 0.5, 0.208)]
 )
-def test_times_lie_in_the_unit_interval_and_are_distributed_as_named(
-    distribution: Any, mean: float, std: float
-) -> None:
+def test_times_are_in_the_unit_interval_with_the_named_distribution(distribution: Any, mean: float, std: float) -> None:
     t = values.Time(distribution=distribution)(torch.zeros(20_000, 1, 1, 1), RECTIFIED, generator())
 
     assert 0 <= float(t.min()) <= float(t.max()) <= 1
@@ -66,15 +64,15 @@ def test_times_lie_in_the_unit_interval_and_are_distributed_as_named(
     assert float(t.std()) == pytest.approx(std, abs=0.01)
 
 
-def test_a_shift_of_the_compressor_is_taken_off_before_the_scale_and_put_back_after_it() -> None:
+def test_the_shift_of_a_compressor_is_subtracted_before_scaling_and_added_when_decoding() -> None:
     shifted: Any = SimpleNamespace(latent_rms=torch.tensor(2.0), latent_shift=torch.tensor(3.0))
-    centred: Any = SimpleNamespace(latent_rms=torch.tensor(2.0))
+    centered: Any = SimpleNamespace(latent_rms=torch.tensor(2.0))
     mean = torch.full((1, 1, 1, 1), 7.0)
 
     assert float(values.clean_latent(SimpleNamespace(mean=mean), shifted)) == 2.0
-    assert float(values.clean_latent(SimpleNamespace(mean=mean), centred)) == 3.5
-    assert float(decodable(torch.full((1,), 2.0), shifted)) == 7.0
-    assert float(decodable(torch.full((1,), 3.5), centred)) == 7.0
+    assert float(values.clean_latent(SimpleNamespace(mean=mean), centered)) == 3.5
+    assert float(to_own_scale(torch.full((1,), 2.0), shifted)) == 7.0
+    assert float(to_own_scale(torch.full((1,), 3.5), centered)) == 7.0
 
 
 class Embedding(NamedTuple):
@@ -83,16 +81,16 @@ class Embedding(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Embeds a text as its length."""
+    """Embeds a caption as its length."""
 
     def forward(self, captions: list[str]) -> Embedding:
         self.calls = [*getattr(self, "calls", []), list(captions)]
-        tokens = torch.tensor([[[float(len(text))]] for text in captions])
+        tokens = torch.tensor([[[float(len(caption))]] for caption in captions])
         return Embedding(tokens, torch.ones(len(captions), 1, dtype=torch.bool))
 
 
 class Field(nn.Module):
-    """A velocity that is the mean token, wherever it is asked for."""
+    """A velocity field that is the mean token everywhere."""
 
     latent_channels, patch = 2, 1
 
@@ -109,8 +107,8 @@ class Expander(nn.Module):
         return latent
 
 
-def drawn(path: Path = RECTIFIED, shift: float = 0.0, **options: Any) -> tuple[Tensor, Field]:
-    """What is drawn for the caption `abc`, and the field that was asked."""
+def generate(path: Path = RECTIFIED, shift: float = 0.0, **options: Any) -> tuple[Tensor, Field]:
+    """The image for the caption `abc`, and the field that generated it."""
     field = Field()
     image = GeneratedImage(**options)(
         ["abc"],
@@ -126,41 +124,41 @@ def drawn(path: Path = RECTIFIED, shift: float = 0.0, **options: Any) -> tuple[T
     return image, field
 
 
-def test_guidance_leads_from_the_empty_text_through_the_caption() -> None:
+def test_guidance_extrapolates_from_the_empty_caption_through_the_caption() -> None:
     noise = torch.randn(1, 2, 2, 3, generator=generator())
 
     for guidance in (0.0, 1.0, 4.0, 7.5, 15.0):
-        image, field = drawn(guidance=guidance)
-        # v_u = 0 for the empty text, v_c = 3 for `abc`: v = guidance * 3.
+        image, field = generate(guidance=guidance)
+        # v_u = 0 for the empty caption, v_c = 3 for `abc`: v = guidance * 3.
         torch.testing.assert_close(image, ((noise - 3 * guidance) * 0.01).clamp(-1, 1), rtol=1e-4, atol=1e-6)
-        # Both halves are one batch; without guidance there is one half.
+        # Both predictions are one batch; without guidance there is one prediction.
         assert field.batches == [1 if guidance == 1.0 else 2] * 4
 
 
-def test_the_picture_is_decoded_from_the_latents_own_scale_and_shift() -> None:
+def test_the_image_is_decoded_at_the_scale_and_shift_of_the_compressor() -> None:
     noise = torch.randn(1, 2, 2, 3, generator=generator())
 
-    image, _ = drawn(guidance=1.0, shift=0.25)
+    image, _ = generate(guidance=1.0, shift=0.25)
 
     torch.testing.assert_close(image, (noise - 3) * 0.01 + 0.25, rtol=1e-4, atol=1e-6)
 
 
-def test_a_negative_prompt_takes_the_place_of_the_empty_text() -> None:
+def test_a_negative_prompt_replaces_the_empty_caption() -> None:
     noise = torch.randn(1, 2, 2, 3, generator=generator())
 
-    image, _ = drawn(guidance=2.0, negative_prompt="ab")
+    image, _ = generate(guidance=2.0, negative_prompt="ab")
 
     torch.testing.assert_close(image, (noise - (2 + 2 * (3 - 2))) * 0.01, rtol=1e-4, atol=1e-6)
 
 
-def test_times_in_sampling_run_from_noise_at_one_towards_data_at_zero() -> None:
-    _, field = drawn(guidance=1.0)
+def test_sampling_goes_from_noise_at_time_one_towards_data_at_time_zero() -> None:
+    _, field = generate(guidance=1.0)
 
     assert field.times == pytest.approx([1.0, 0.75, 0.5, 0.25])
 
 
-def test_a_size_that_is_no_whole_number_of_patches_is_refused() -> None:
-    with pytest.raises(DataError, match="a picture of 9 x 8 pixels cannot be drawn: its sides are multiples of 4"):
+def test_an_image_size_that_is_not_a_multiple_of_a_patch_is_rejected() -> None:
+    with pytest.raises(DataError, match="image of 9 x 8 pixels cannot be generated: its sides must be multiples of 4"):
         GeneratedImage()(
             ["a"],
             (8, 9),
@@ -175,11 +173,11 @@ def test_a_size_that_is_no_whole_number_of_patches_is_refused() -> None:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1, 1.0])
-def test_captions_are_emptied_at_their_rate_and_the_others_stay(dropout: float) -> None:
+def test_captions_are_dropped_at_their_rate_and_otherwise_unchanged(dropout: float) -> None:
     captions = [f"caption {n}" for n in range(5000)]
 
     kept = Prompt(dropout=dropout)(captions, generator())
 
-    emptied = sum(text == "" for text in kept)
-    assert emptied / 5000 == pytest.approx(dropout, abs=0.015)
-    assert all(text in ("", caption) for text, caption in zip(kept, captions, strict=True))
+    dropped = sum(each == "" for each in kept)
+    assert dropped / 5000 == pytest.approx(dropout, abs=0.015)
+    assert all(each in ("", caption) for each, caption in zip(kept, captions, strict=True))

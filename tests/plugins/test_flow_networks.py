@@ -1,4 +1,4 @@
-"""The networks over latents take any size that fits, read all of the text, and nothing of the padding."""
+"""The networks over latents accept every size that fits, read the whole text, and ignore its padding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fluxflow_flow.blocks import JointBlock
 from fluxflow_flow.models import FlowTransformerBuilder, UnetBuilder
-from fluxflow_flow.positions import positions, rotate, rotation
+from fluxflow_flow.positions import grid_positions, grid_rotation, rotate
 
 #: Every kind of network, with the builder's options.
 KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -28,14 +28,14 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def build(kind: str = "cross, sincos", **options: Any) -> nn.Module:
-    """A small network as it is at the start."""
+    """A new small network."""
     builder, own = KINDS[kind]
     network: nn.Module = builder(**{"width": 16, "heads": 2, "text_width": 8, "latent_channels": 4, **own, **options})()
     return network
 
 
 def small(kind: str = "cross, sincos", **options: Any) -> nn.Module:
-    """Build a small network whose output and gates are no longer zero."""
+    """A small network whose output and gates are not zero."""
     network = build(kind, **options)
     with torch.no_grad():
         for weight in network.parameters():
@@ -44,26 +44,30 @@ def small(kind: str = "cross, sincos", **options: Any) -> nn.Module:
 
 
 def text(batch: int, length: int) -> tuple[Tensor, Tensor]:
-    """Make tokens of random captions, none of them padded."""
+    """Random text tokens without padding."""
     return torch.randn(batch, length, 8), torch.ones(batch, length, dtype=torch.bool)
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.sampled_from([1, 2]), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5))
-def test_the_velocity_has_the_shape_of_the_latent(patch: int, rows: int, columns: int, length: int) -> None:
+def test_the_prediction_has_the_shape_of_the_latent_for_every_patch(
+    patch: int, rows: int, columns: int, length: int
+) -> None:
     network = small(patch=patch)
     latent = torch.randn(3, 4, rows * patch, columns * patch)
 
-    velocity = network(latent, torch.rand(3), *text(3, length))
+    prediction = network(latent, torch.rand(3), *text(3, length))
 
-    assert velocity.shape == latent.shape
-    assert torch.isfinite(velocity).all()
+    assert prediction.shape == latent.shape
+    assert torch.isfinite(prediction).all()
 
 
 @every_kind
 @settings(max_examples=10, deadline=None)
 @given(rows=st.integers(1, 4), columns=st.integers(1, 4))
-def test_any_size_that_fits_gives_a_prediction_of_that_size(kind: str, rows: int, columns: int) -> None:
+def test_the_prediction_has_the_shape_of_the_latent_for_every_size_that_fits(
+    kind: str, rows: int, columns: int
+) -> None:
     network = small(kind)
     side = int(network.patch)  # type: ignore[arg-type]
     latent = torch.randn(2, 4, rows * side, columns * side)
@@ -83,8 +87,8 @@ def test_padding_does_not_change_the_prediction(kind: str, length: int, padding:
     tokens, mask = text(2, length)
 
     plain = network(latent, time, tokens, mask)
-    rubbish = torch.cat([tokens, torch.full((2, padding, 8), 7.0)], dim=1)
-    padded = network(latent, time, rubbish, nn.functional.pad(mask, (0, padding)))
+    longer = torch.cat([tokens, torch.full((2, padding, 8), 7.0)], dim=1)
+    padded = network(latent, time, longer, nn.functional.pad(mask, (0, padding)))
 
     assert torch.allclose(plain, padded, atol=1e-4 * float(plain.detach().abs().max()))
 
@@ -116,7 +120,7 @@ def test_the_prediction_depends_on(changed: str, kind: str) -> None:
 
 
 @every_kind
-def test_every_weight_of_the_network_learns(kind: str) -> None:
+def test_the_gradient_reaches_every_weight_of_the_network(kind: str) -> None:
     network = small(kind)
 
     network(torch.randn(2, 4, 4, 4), torch.rand(2), *text(2, 3)).square().mean().backward()
@@ -125,23 +129,23 @@ def test_every_weight_of_the_network_learns(kind: str) -> None:
 
 
 @given(st.integers(1, 12), st.integers(1, 12))
-def test_every_place_of_the_grid_has_a_position_of_its_own(rows: int, columns: int) -> None:
-    encoded = positions(rows, columns, 32, torch.device("cpu"))
+def test_every_position_of_the_grid_has_its_own_encoding(rows: int, columns: int) -> None:
+    encoded = grid_positions(rows, columns, 32, torch.device("cpu"))
 
     distance = torch.cdist(encoded, encoded) + torch.eye(rows * columns) * 9
     assert encoded.shape == (rows * columns, 32)
     assert distance.min() > 0.1
 
 
-def test_a_position_does_not_depend_on_the_size_of_the_grid() -> None:
-    wide = positions(4, 9, 16, torch.device("cpu")).view(4, 9, 16)
-    narrow = positions(4, 3, 16, torch.device("cpu")).view(4, 3, 16)
+def test_the_encoding_of_a_position_does_not_depend_on_the_size_of_the_grid() -> None:
+    wide = grid_positions(4, 9, 16, torch.device("cpu")).view(4, 9, 16)
+    narrow = grid_positions(4, 3, 16, torch.device("cpu")).view(4, 3, 16)
 
     assert torch.equal(wide[:, :3], narrow)
 
 
 @every_kind
-def test_the_network_learns_and_stays_finite_in_bfloat16(kind: str) -> None:
+def test_prediction_and_gradients_are_finite_in_bfloat16(kind: str) -> None:
     network = small(kind)
 
     with torch.autocast("cpu", torch.bfloat16):
@@ -153,48 +157,48 @@ def test_the_network_learns_and_stays_finite_in_bfloat16(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cross, sincos", "cross, rotary", "joint, sincos", "joint, rotary"])
-def test_a_transformer_knows_where_its_tokens_stand(kind: str) -> None:
+def test_a_transformer_depends_on_the_positions_of_its_tokens(kind: str) -> None:
     network = small(kind, patch=1)
-    latent, time, given_text = torch.randn(1, 4, 3, 5), torch.full((1,), 0.4), text(1, 3)
+    latent, time, caption = torch.randn(1, 4, 3, 5), torch.full((1,), 0.4), text(1, 3)
 
-    mirrored = network(latent.flip(-1), time, *given_text).flip(-1)
-    turned = network(latent.transpose(-1, -2), time, *given_text).transpose(-1, -2)
-    plain = network(latent, time, *given_text)
+    mirrored = network(latent.flip(-1), time, *caption).flip(-1)
+    transposed = network(latent.transpose(-1, -2), time, *caption).transpose(-1, -2)
+    plain = network(latent, time, *caption)
 
     assert not torch.allclose(plain, mirrored, atol=1e-2)
-    assert not torch.allclose(plain, turned, atol=1e-2)
+    assert not torch.allclose(plain, transposed, atol=1e-2)
 
 
-def test_rotated_products_depend_on_the_distance_in_rows_and_columns_alone() -> None:
+def test_products_of_rotated_vectors_depend_only_on_the_distance_in_rows_and_columns() -> None:
     q, k = torch.randn(2, 1, 1, 1, 16).expand(2, 1, 1, 35, 16)
-    turn = rotation(5, 7, 16, torch.device("cpu"))
+    rotation = grid_rotation(5, 7, 16, torch.device("cpu"))
 
-    product = (rotate(q, turn) @ rotate(k, turn).transpose(-1, -2)).view(5, 7, 5, 7)
+    product = (rotate(q, rotation) @ rotate(k, rotation).transpose(-1, -2)).view(5, 7, 5, 7)
 
     assert torch.allclose(product[1, 2, 3, 5], product[0, 1, 2, 4], atol=1e-4)
     assert torch.allclose(product[4, 6, 1, 0], product[3, 6, 0, 0], atol=1e-4)
     assert not torch.allclose(product[1, 2, 3, 5], product[1, 2, 3, 4], atol=1e-2)
     assert not torch.allclose(product[1, 2, 3, 5], product[1, 2, 2, 5], atol=1e-2)
-    assert torch.allclose(rotate(q, turn).norm(dim=-1), q.norm(dim=-1), atol=1e-4)
+    assert torch.allclose(rotate(q, rotation).norm(dim=-1), q.norm(dim=-1), atol=1e-4)
 
 
-def test_the_text_of_a_joint_block_is_not_turned_and_its_padding_is_not_seen() -> None:
-    block, turn = JointBlock(8, 2, last=False), rotation(2, 2, 4, torch.device("cpu"))
+def test_the_padding_of_the_text_does_not_affect_a_joint_block_with_rotation() -> None:
+    block, rotation = JointBlock(8, 2, is_last=False), grid_rotation(2, 2, 4, torch.device("cpu"))
     with torch.no_grad():
         for weight in block.parameters():
             weight.add_(torch.randn(weight.shape) * 0.3)
     x, tokens, condition = torch.randn(1, 4, 8), torch.randn(1, 3, 8), torch.randn(1, 8)
     keys = torch.tensor([[[[True] * 4 + [True, True, False]]]])
 
-    image, read = block(x, condition, tokens, keys, turn)
+    image, read = block(x, condition, tokens, keys, rotation)
     tokens[:, 2] = 50.0
-    again, read_again = block(x, condition, tokens, keys, turn)
+    again, read_again = block(x, condition, tokens, keys, rotation)
 
     assert torch.allclose(image, again, atol=1e-5)
     assert torch.allclose(read[:, :2], read_again[:, :2], atol=1e-5)
 
 
-def test_a_unet_has_the_levels_and_the_attention_that_its_options_say() -> None:
+def test_the_options_of_a_unet_set_its_levels_and_its_attention() -> None:
     def parts(**options: Any) -> tuple[int, list[int], list[int]]:
         network: Any = UnetBuilder(**{"width": 8, "heads": 2, "depth": 1, **options})()
         widths = [stages[0].residual.conv_out.out_channels for stages in network.down]
@@ -207,7 +211,7 @@ def test_a_unet_has_the_levels_and_the_attention_that_its_options_say() -> None:
     assert parts(attention=[]) == (4, [8, 16, 16], [])
 
 
-def test_a_unet_knows_where_it_is_far_from_every_edge() -> None:
+def test_a_unet_depends_on_the_position_even_far_from_every_edge() -> None:
     network = small("unet", channel_mults=[1], attention=[])
     flat = torch.ones(1, 4, 32, 32)
 
@@ -220,14 +224,14 @@ def test_a_unet_knows_where_it_is_far_from_every_edge() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attention": [3]}, "attention names level 3: there are levels 0 \\(the finest\\) to 2"),
+        ({"attention": [3]}, "attention names level 3: the levels are 0 \\(the finest\\) to 2"),
         ({"heads": 5}, "heads is 5: it must divide the 256 channels of level 1"),
         ({"width": 6}, "width is 6: it must be a multiple of 4"),
         ({"channel_mults": []}, "channel_mults"),
         ({"channel_mults": [1, 0]}, "channel_mults"),
     ],
 )
-def test_a_unet_that_cannot_be_built_is_refused(options: dict[str, Any], message: str) -> None:
+def test_options_of_a_unet_that_do_not_fit_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         UnetBuilder(**options)
 
@@ -239,10 +243,10 @@ def test_a_unet_that_cannot_be_built_is_refused(options: dict[str, Any], message
         ({"width": 6}, "width is 6: it must be"),
         (
             {"width": 24, "heads": 4, "positions": "rotary"},
-            "positions is rotary: a head has 6 channels .* which must be a multiple of 4",
+            "positions is rotary, which needs a multiple of 4 channels per head, not 6 channels per head",
         ),
     ],
 )
-def test_a_width_that_cannot_be_shared_is_refused(options: dict[str, Any], message: str) -> None:
+def test_a_width_that_heads_or_positions_cannot_divide_is_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FlowTransformerBuilder(**options)

@@ -1,4 +1,4 @@
-"""Paths: their coefficients, their times, and what latent, noise and prediction say of each other."""
+"""Paths: their coefficients, their times, and how latent, noise and prediction determine each other."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fluxflow_flow import values
+from fluxflow_flow.linear import LinearPath
 from fluxflow_flow.paths import STEPS, DdpmPath, Path, RectifiedPath, betas
-from fluxflow_flow.straight import StraightPath
-from fluxflow_flow.values import PathOptions
+from fluxflow_flow.values import PathBuilder
 
 from .flow_path import NAMES, OPTIONS, PATHS
 
@@ -35,7 +35,7 @@ def double(*numbers: float) -> Tensor:
         ("cosine", 4.13e-5, 0.0018335, 0.999),
     ],
 )
-def test_a_schedule_adds_the_variances_of_its_paper(schedule: Any, first: float, third: float, last: float) -> None:
+def test_a_schedule_has_the_variances_of_its_paper(schedule: Any, first: float, third: float, last: float) -> None:
     added = betas(schedule)
 
     assert len(added) == STEPS
@@ -46,7 +46,7 @@ def test_a_schedule_adds_the_variances_of_its_paper(schedule: Any, first: float,
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_step_of_a_diffusion_stands_at_its_thousandth_of_the_time(schedule: Any) -> None:
+def test_step_k_of_a_diffusion_is_at_time_k_over_1000(schedule: Any) -> None:
     path = DdpmPath("epsilon", schedule)
     products = torch.tensor([1 - beta for beta in betas(schedule)], dtype=torch.float64).cumprod(0)
     t = torch.arange(1, STEPS + 1, dtype=torch.float64) / STEPS
@@ -58,7 +58,7 @@ def test_a_step_of_a_diffusion_stands_at_its_thousandth_of_the_time(schedule: An
 
 
 @pytest.mark.parametrize(("schedule", "left"), [("linear", 0.00635), ("scaled_linear", 0.0682), ("cosine", 4.9e-5)])
-def test_at_the_last_step_the_schedule_leaves_some_of_the_latent(schedule: Any, left: float) -> None:
+def test_the_last_step_of_a_schedule_still_contains_some_of_the_latent(schedule: Any, left: float) -> None:
     path = DdpmPath("epsilon", schedule)
 
     assert float(path.alpha(double(1.0))) == pytest.approx(left, rel=0.02)
@@ -67,8 +67,8 @@ def test_at_the_last_step_the_schedule_leaves_some_of_the_latent(schedule: Any, 
 
 
 @every_path
-def test_the_slopes_are_those_of_alpha_and_sigma(path: Path) -> None:
-    # Between two steps, where the slope of a schedule is one.
+def test_the_slopes_are_the_derivatives_of_alpha_and_sigma(path: Path) -> None:
+    # Between two steps, where the derivative is defined.
     t, step = double(0.1234, 0.5006, 0.9314), 1e-6
 
     alpha, sigma = path.slopes(t)
@@ -89,14 +89,14 @@ def test_the_log_snr_falls_and_the_level_of_the_noise_rises(path: Path) -> None:
 @every_path
 @settings(max_examples=30, deadline=None)
 @given(t=st.floats(0.0, 1.0))
-def test_a_time_is_found_by_its_level(path: Path, t: float) -> None:
+def test_time_of_is_the_inverse_of_level(path: Path, t: float) -> None:
     found = path.time_of(path.level(double(t)))
 
     assert float(found) == pytest.approx(t, abs=1e-6)
 
 
 @every_path
-def test_single_precision_is_enough_for_times_and_levels(path: Path) -> None:
+def test_times_and_levels_are_accurate_in_single_precision(path: Path) -> None:
     t = torch.linspace(0.0, 1.0, 2001)
 
     assert (path.time_of(path.level(t)) - t).abs().max() < 2e-5
@@ -106,7 +106,7 @@ def test_single_precision_is_enough_for_times_and_levels(path: Path) -> None:
 
 @every_path
 @pytest.mark.parametrize("shape", [(3,), ()], ids=["a time for each sample", "one time"])
-def test_latent_noise_and_velocity_are_recovered_from_the_target(path: Path, shape: tuple[int, ...]) -> None:
+def test_latent_noise_and_velocity_are_recovered_from_the_prediction(path: Path, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     x_0, noise = torch.randn(2, 3, 2, 4, 4, dtype=torch.float64)
     t = torch.rand(shape, dtype=torch.float64) * 0.98 + 0.01
@@ -116,7 +116,7 @@ def test_latent_noise_and_velocity_are_recovered_from_the_target(path: Path, sha
 
     torch.testing.assert_close(path.latent(target, x_t, t), x_0, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(path.noise(target, x_t, t), noise, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(path.straight(target, x_t, t), noise - x_0, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(path.linear_velocity(target, x_t, t), noise - x_0, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(values.predicted_latent(target, x_t, t, path), x_0, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(
         values.velocity(target, x_t, t, path), values.velocity_target(x_0, noise, t, path), rtol=1e-6, atol=1e-6
@@ -124,7 +124,7 @@ def test_latent_noise_and_velocity_are_recovered_from_the_target(path: Path, sha
 
 
 @every_path
-def test_the_velocity_is_the_slope_of_the_noisy_latent(path: Path) -> None:
+def test_the_velocity_is_the_derivative_of_the_noisy_latent(path: Path) -> None:
     x_0, noise = torch.randn(2, 1, 2, 3, 3, dtype=torch.float64)
     t, step = double(0.3004), 1e-6
 
@@ -133,12 +133,12 @@ def test_the_velocity_is_the_slope_of_the_noisy_latent(path: Path) -> None:
     torch.testing.assert_close(path.velocity(x_0, noise, t), slope, rtol=1e-4, atol=1e-5)
 
 
-def test_targets_of_one_sample_written_out() -> None:
+def test_the_targets_of_one_sample_agree_with_values_computed_by_hand() -> None:
     x_0, noise = torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), 5.0)
     t = torch.tensor([0.25])
 
     def target(**options: Any) -> float:
-        return float(values.prediction_target(x_0, noise, t, PathOptions(**options)()))
+        return float(values.prediction_target(x_0, noise, t, PathBuilder(**options)()))
 
     beta = betas("scaled_linear")
     alpha = math.prod(math.sqrt(1 - each) for each in beta[:250])
@@ -150,34 +150,34 @@ def test_targets_of_one_sample_written_out() -> None:
 
 
 @every_path
-def test_the_straight_path_is_the_same_path_up_to_scale_and_time(path: Path) -> None:
-    straight = StraightPath(path)
+def test_the_linear_path_is_the_same_path_up_to_scale_and_time(path: Path) -> None:
+    linear = LinearPath(path)
     x_0, noise = torch.randn(2, 1, 2, 3, 3, dtype=torch.float64)
     u = double(0.37)
     t = path.time_of(u * path.last_level)
 
-    y = straight.alpha(u) * x_0 + straight.sigma(u) * noise
-    velocity = straight.field(lambda x, time: path.target(x_0, noise, time))(y, u)
+    y = linear.alpha(u) * x_0 + linear.sigma(u) * noise
+    velocity = linear.velocity_field(lambda x, time: path.target(x_0, noise, time))(y, u)
 
     torch.testing.assert_close(y * (path.alpha(t) + path.sigma(t)), path.noisy(x_0, noise, t))
     torch.testing.assert_close(velocity, path.last_level * (noise - x_0), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(
-        straight.start(path.noisy(x_0, noise, double(1.0))[0])[None],
-        straight.alpha(double(1.0)) * x_0 + straight.sigma(double(1.0)) * noise,
+        linear.start(path.noisy(x_0, noise, double(1.0))[0])[None],
+        linear.alpha(double(1.0)) * x_0 + linear.sigma(double(1.0)) * noise,
     )
 
 
 @every_path
-def test_the_field_stays_finite_at_both_ends(path: Path) -> None:
+def test_the_velocity_field_is_finite_at_both_ends(path: Path) -> None:
     y = torch.randn(1, 2, 3, 3)
-    field = StraightPath(path).field(lambda x, t: torch.ones_like(x))
+    field = LinearPath(path).velocity_field(lambda x, t: torch.ones_like(x))
 
     assert all(field(y, torch.tensor(u)).isfinite().all() for u in (0.0, 1e-6, 1.0))
 
 
 @every_path
-def test_a_path_is_described_by_its_options_and_holds_no_tensor(path: Path) -> None:
-    again = PathOptions(**OPTIONS[PATHS.index(path)])()
+def test_a_path_is_equal_to_one_with_the_same_options_and_contains_no_tensor(path: Path) -> None:
+    again = PathBuilder(**OPTIONS[PATHS.index(path)])()
 
     assert again == path
     assert "tensor" not in repr(path)
@@ -185,12 +185,12 @@ def test_a_path_is_described_by_its_options_and_holds_no_tensor(path: Path) -> N
 
 
 @every_path
-def test_paths_are_walked_on_the_meta_device(path: Path) -> None:
+def test_paths_work_on_the_meta_device(path: Path) -> None:
     x, t = torch.empty(3, 2, 4, 4, device="meta"), torch.empty(3, device="meta")
 
     assert path.noisy(x, x, path.on_grid(t)).shape == x.shape
     assert path.latent(path.target(x, x, t), x, t).is_meta
-    assert StraightPath(path).field(lambda x, t: x)(x, torch.empty((), device="meta")).is_meta
+    assert LinearPath(path).velocity_field(lambda x, t: x)(x, torch.empty((), device="meta")).is_meta
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "logit_normal"])
@@ -209,10 +209,13 @@ def test_a_diffusion_is_trained_at_its_steps_from_the_first_to_the_last(distribu
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"schedule": "cosine"}, "schedule is cosine: a rectified path has none; it belongs to `kind: ddpm`"),
-        ({"predicts": "epsilon"}, "predicts is epsilon: a rectified path is noise alone at t = 1"),
+        ({"schedule": "cosine"}, "schedule is cosine: a rectified path has no schedule; set `kind: ddpm` as well"),
+        (
+            {"predicts": "epsilon"},
+            "predicts is epsilon: sampling starts at t = 1, where a rectified path is only noise",
+        ),
     ],
 )
-def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], message: str) -> None:
+def test_options_that_contradict_each_other_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PathOptions(**options)
+        PathBuilder(**options)

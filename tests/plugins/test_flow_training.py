@@ -1,4 +1,4 @@
-"""Paths, predictions and networks in recipes: what trains, what is drawn, and that both mean the same times."""
+"""Paths, predictions and networks in recipes: training, sampling, and that both use the same times."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ UNET = "{type: unet, latent_channels: 2, width: 16, channel_mults: [1, 2], depth
 
 LOSS = {"velocity": "velocity", "epsilon": "epsilon", "v": "v_prediction"}
 
-#: Nothing moves but by a gradient. It comes to the text some batches later, as the last layers start at zero.
+#: Weights change only by gradients, which reach the text encoder after some batches: the last layers start at zero.
 LEARNS = ["steps.flow.updates.flow.optimizer.weight_decay=0.0", "steps.flow.batch_size=8"]
 
 every_path = pytest.mark.parametrize("path", OPTIONS, ids=NAMES)
@@ -82,9 +82,9 @@ def _one_thread() -> None:
 
 
 def along(path: dict[str, Any], text: str = RECIPE) -> str:
-    """The recipe with another path and the loss that is right for it."""
-    stated = ", ".join(f"{key}: {value}" for key, value in path.items())
-    return text.replace("path: {}", f"path: {{{stated}}}").replace(
+    """The recipe with another path and the loss of its kind of prediction."""
+    options = ", ".join(f"{key}: {value}" for key, value in path.items())
+    return text.replace("path: {}", f"path: {{{options}}}").replace(
         "losses: {velocity: {}}", f"losses: {{{LOSS[path['predicts']]}: {{}}}}"
     )
 
@@ -94,20 +94,20 @@ def live(checked: RecipePlan, models: dict[str, nn.Module]) -> LiveStep:
     return LiveStep(sized(checked.steps[0], source), source, models, 0, CPU, checked.solver)
 
 
-def take(step: LiveStep, count: int) -> None:
+def train(step: LiveStep, count: int) -> None:
     for number, batch in zip(range(count), step.batches(0, 0), strict=False):
         step.run(batch, Position(batch=number, step_batch=number, run_batch=number))
 
 
-def drawing(checked: RecipePlan, models: dict[str, nn.Module], captions: list[str]) -> Tensor:
-    """What is drawn for captions, at the size that was trained."""
+def generate(checked: RecipePlan, models: dict[str, nn.Module], captions: list[str]) -> Tensor:
+    """Images of the captions, at the size of the training images."""
     sampling = Sampling(checked, checked.steps[0], models, CPU, checked.solver, seed=0)
-    found: Tensor = sampling.compute(["generated_image"], {"caption": captions}, (16, 16))["generated_image"]
-    return found
+    images: Tensor = sampling.compute(["generated_image"], {"caption": captions}, (16, 16))["generated_image"]
+    return images
 
 
 class Recorder(nn.Module):
-    """A perfect network for one latent, everywhere `known`; it keeps what it was given."""
+    """A perfect network for one latent, whose elements are all `known`; it records its inputs."""
 
     latent_channels, patch = 2, 1
 
@@ -125,7 +125,7 @@ class Recorder(nn.Module):
 
 
 def noise_in(path: Any, x: Tensor, time: Tensor, x_0: Tensor) -> Tensor:
-    """The noise in x, if x is what its time says."""
+    """The noise in x, for an x on the path at this time."""
     alpha, sigma = path.alpha(time)[:, None, None, None], path.sigma(time)[:, None, None, None]
     noise: Tensor = (x - alpha * x_0) / sigma
     return noise
@@ -133,7 +133,7 @@ def noise_in(path: Any, x: Tensor, time: Tensor, x_0: Tensor) -> Tensor:
 
 @every_path
 @pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m"])
-def test_a_time_means_the_same_in_training_and_in_drawing(
+def test_a_time_means_the_same_in_training_and_in_sampling(
     path: dict[str, Any], sampler: str, prove: Prove, plugins: Registry
 ) -> None:
     text = along(path).replace("type: euler", f"type: {sampler}") + "    values: {generated_image: {guidance: 1.0}}\n"
@@ -144,15 +144,15 @@ def test_a_time_means_the_same_in_training_and_in_drawing(
 
     step = live(checked, models)
     step.values.draws.at(0, "flow", 0)
-    take(step, 1)
+    train(step, 1)
     (x_t, time, tokens), kept = recorder.seen.pop(), step.values.kept
     caption = kept["caption"].bare[0]
-    drawing(checked, models, [caption])
+    generate(checked, models, [caption])
 
-    # In training, the noise in x_t according to the time that was told is the noise that was drawn.
+    # In training, the noise in x_t at the time that the network receives is the noise that was sampled.
     found = noise_in(known, x_t, time, kept["clean_latent"].bare)
     torch.testing.assert_close(found, kept["noise"].bare, rtol=1e-2, atol=1e-2)
-    # In drawing, it is one noise from the first step to the last, as x_0 and noise lie on one line of the path.
+    # In sampling, it is the same noise from the first step to the last: the network is perfect.
     noises = [noise_in(known, x, t, torch.full_like(x, 0.5)) for x, t, _ in recorder.seen]
     times = [float(t[0]) for _, t, _ in recorder.seen]
     assert times[0] == pytest.approx(1.0, abs=1e-4)
@@ -160,13 +160,13 @@ def test_a_time_means_the_same_in_training_and_in_drawing(
     assert len(noises) == 4
     for noise in noises[1:]:
         torch.testing.assert_close(noise, noises[0], rtol=1e-2, atol=1e-2)
-    # And the caption is the same text to the network.
+    # The network receives the same text tokens for the same caption.
     torch.testing.assert_close(recorder.seen[0][2], tokens[:1, : recorder.seen[0][2].shape[1]])
 
 
 @every_path
 @pytest.mark.parametrize("network", ["transformer", "unet"])
-def test_every_path_trains_and_draws(path: dict[str, Any], network: str, prove: Prove, plugins: Registry) -> None:
+def test_every_path_trains_and_generates(path: dict[str, Any], network: str, prove: Prove, plugins: Registry) -> None:
     text = along(path)
     if network == "unet":
         head, rest = text.split("  flow_processor: ", 1)
@@ -177,17 +177,17 @@ def test_every_path_trains_and_draws(path: dict[str, Any], network: str, prove: 
     before = weights(models)
 
     prove_shapes(checked)
-    take(step, 5)
+    train(step, 5)
 
     assert changed(before, models) == {"flow_processor", "text_encoder"}
-    picture = drawing(checked, models, ["a red circle", ""])
-    assert picture.shape == (2, 3, 16, 16)
-    assert picture.isfinite().all()
+    images = generate(checked, models, ["a red circle", ""])
+    assert images.shape == (2, 3, 16, 16)
+    assert images.isfinite().all()
 
 
 @every_path
 @pytest.mark.parametrize("loss", LOSS.values())
-def test_a_loss_of_another_prediction_is_refused_when_shapes_are_proven(
+def test_a_loss_of_another_kind_of_prediction_is_rejected_before_training(
     path: dict[str, Any], loss: str, prove: Prove, plugins: Registry
 ) -> None:
     right = LOSS[path["predicts"]]
@@ -199,23 +199,23 @@ def test_a_loss_of_another_prediction_is_refused_when_shapes_are_proven(
         prove_shapes(checked)
 
     (problem,) = caught.value.problems
-    told = f"in step `flow`, loss `{loss}` of update `flow` cannot be computed"
-    assert problem.message.startswith(told)
-    assert f"`path` predicts {path['predicts']}: its loss is `{right}`" in problem.message
+    assert problem.message.startswith(f"in step `flow`, loss `{loss}` of update `flow` failed: ")
+    assert (problem.code, problem.subject) == ("component-failed", f"flow/{loss}")
+    assert f"value `path` predicts {path['predicts']}: use loss `{right}`" in problem.message
 
 
-def test_min_snr_changes_what_is_learnt(prove: Prove, plugins: Registry) -> None:
+def test_min_snr_changes_what_is_learned(prove: Prove, plugins: Registry) -> None:
     text = along({"kind": "ddpm", "predicts": "epsilon"})
     ends = []
     for gamma in ("{}", "{min_snr_gamma: 1.0}"):
         models = build_models(checked := prove(text.replace("epsilon: {}", f"epsilon: {gamma}"), using=plugins), CPU)
-        take(live(checked, models), 2)
+        train(live(checked, models), 2)
         ends.append(weights(models))
 
     assert any(not torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
-def test_alignment_alone_moves_flow_model_text_encoder_and_projection(prove: Prove, plugins: Registry) -> None:
+def test_alignment_alone_trains_flow_model_text_encoder_and_projection(prove: Prove, plugins: Registry) -> None:
     text = RECIPE.replace("[flow_processor, text_encoder]", "[flow_processor, text_encoder, projection]")
     checked = prove(text.replace("velocity: {}", "alignment: {}"), *LEARNS, using=plugins)
     models = build_models(checked, CPU)
@@ -223,19 +223,19 @@ def test_alignment_alone_moves_flow_model_text_encoder_and_projection(prove: Pro
     before = weights(models)
 
     prove_shapes(checked)
-    take(step, 5)
+    train(step, 5)
 
     assert changed(before, models) == {"flow_processor", "text_encoder", "projection"}
 
 
-def test_alignment_is_off_unless_it_is_named(prove: Prove, plugins: Registry) -> None:
+def test_alignment_is_not_computed_unless_the_recipe_names_it(prove: Prove, plugins: Registry) -> None:
     checked = prove(RECIPE, using=plugins)
 
     assert "predicted_latent" not in checked.steps[0].values
 
 
 class Listener:
-    """Keeps the captions of each batch that the text encoder embeds in training."""
+    """Records the captions of each batch that the text encoder embeds in training."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -243,11 +243,11 @@ class Listener:
     @hookimpl
     def step_started(self, run: Any) -> None:
         encoder = run.engine.models["text_encoder"]
-        encoder.register_forward_pre_hook(lambda module, given: self.batches.append(list(given[0])))
+        encoder.register_forward_pre_hook(lambda _, inputs: self.batches.append(list(inputs[0])))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1, 0.4])
-def test_captions_are_dropped_at_their_rate_in_the_batches_of_a_run(
+def test_captions_are_dropped_at_their_rate_in_a_run(
     dropout: float, prove: Prove, plugins: Registry, tmp_path: Path
 ) -> None:
     text = RECIPE.replace("dropout: 0.0", f"dropout: {dropout}").replace("length: 40", "length: 1000")
@@ -255,23 +255,21 @@ def test_captions_are_dropped_at_their_rate_in_the_batches_of_a_run(
 
     start(prove(text, using=plugins), tmp_path, [listener])
 
-    emptied = [[caption == "" for caption in batch] for batch in listener.batches]
-    assert [len(batch) for batch in emptied] == [20] * 100
-    assert sum(map(sum, emptied)) / 2000 == pytest.approx(dropout, abs=0.035)
-    if dropout:  # of each sample apart, not of whole batches, and anew in each epoch
-        assert sum(0 < sum(batch) < 20 for batch in emptied) > 50
-        assert emptied[:50] != emptied[50:]
+    dropped = [[caption == "" for caption in batch] for batch in listener.batches]
+    assert [len(batch) for batch in dropped] == [20] * 100
+    assert sum(map(sum, dropped)) / 2000 == pytest.approx(dropout, abs=0.035)
+    if dropout:  # sample by sample, not whole batches, and differently in each epoch
+        assert sum(0 < sum(batch) < 20 for batch in dropped) > 50
+        assert dropped[:50] != dropped[50:]
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "ddim", "dpmpp_2m"])
-def test_a_stop_is_heard_within_a_drawing_of_every_sampler(
-    sampler: str, prove: Prove, plugins: Registry, tmp_path: Path
-) -> None:
+def test_a_stop_signal_interrupts_every_sampler(sampler: str, prove: Prove, plugins: Registry, tmp_path: Path) -> None:
     checked = prove(RECIPE.replace("type: euler", f"type: {sampler}").replace("epochs: 2", "epochs: 1"), using=plugins)
     run = start(checked, tmp_path).run
     calls: list[int] = []
 
-    def stop(*given: Any) -> None:
+    def stop(*_: Any) -> None:
         calls.append(1)
         run.stopping = "SIGTERM" if len(calls) == 2 else None
 
@@ -284,7 +282,7 @@ def test_a_stop_is_heard_within_a_drawing_of_every_sampler(
 
 
 @pytest.mark.parametrize("file", [file for file in SHIPPED if file.stem == "latent_unet"], ids=lambda p: p.parent.name)
-def test_the_shapes_of_the_recipes_of_the_latent_unet_are_proven(file: Path, prove: Prove) -> None:
+def test_the_predictions_of_the_latent_unet_recipes_have_the_shape_of_the_latent(file: Path, prove: Prove) -> None:
     shapes = prove_shapes(prove(file.read_text()))
 
     assert shapes["unet"]["prediction"] == shapes["unet"]["clean_latent"]

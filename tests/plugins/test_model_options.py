@@ -1,4 +1,4 @@
-"""Every option of every model reaches the network: none is parsed and forgotten."""
+"""Every option of every model reaches its network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from unittest.mock import patch
 import attrs
 import pytest
 
-import fluxflow_flow.networks
+import fluxflow_flow.transformer
 import fluxflow_flow.unet
 import fluxflow_gan.networks
 import fluxflow_text.networks
@@ -23,13 +23,13 @@ BUILDERS = [
     (ExpanderBuilder, fluxflow_vae.networks, "Expander"),
     (PatchDiscriminatorBuilder, fluxflow_gan.networks, "PatchDiscriminator"),
     (TextTransformerBuilder, fluxflow_text.networks, "TextTransformer"),
-    (FlowTransformerBuilder, fluxflow_flow.networks, "FlowTransformer"),
+    (FlowTransformerBuilder, fluxflow_flow.transformer, "FlowTransformer"),
     (UnetBuilder, fluxflow_flow.unet, "Unet"),
 ]
 
 
 @pytest.mark.parametrize(("builder", "module", "name"), BUILDERS)
-def test_a_builder_hands_all_of_its_options_to_the_network(builder: Any, module: Any, name: str) -> None:
+def test_a_builder_passes_all_of_its_options_to_the_network(builder: Any, module: Any, name: str) -> None:
     options = attrs.asdict(builder())
 
     with patch.object(module, name) as network:
@@ -39,7 +39,7 @@ def test_a_builder_hands_all_of_its_options_to_the_network(builder: Any, module:
 
 
 @pytest.mark.parametrize(("builder", "module", "name"), BUILDERS)
-def test_a_network_built_without_options_is_the_builders_default(builder: Any, module: Any, name: str) -> None:
-    built, plain = builder()(), getattr(module, name)()
+def test_the_defaults_of_a_network_are_those_of_its_builder(builder: Any, module: Any, name: str) -> None:
+    built, default = builder()(), getattr(module, name)()
 
-    assert str(built) == str(plain)
+    assert str(built) == str(default)

@@ -1,4 +1,4 @@
-"""Every path as a straight one: the coordinates in which samplers walk it back."""
+"""Every path as a linear one: the coordinates in which samplers integrate."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from fluxflow_flow.paths import Path
+    from .paths import Path
 
 
 @frozen
-class StraightPath:
-    """A path in the coordinates y = x / (alpha + sigma), whose time u is the noise's level over the last level L.
+class LinearPath:
+    """A path in the coordinates y = x / (alpha + sigma), whose time u is the noise level over the last level L.
 
-    There y_u = (1 - L u) x_0 + L u noise and dy/du = L (noise - x_0): straight lines, whatever the path. All Gaussian
-    paths are one path up to scale and time (Karras et al., 2022; Kingma and Gao, 2023), and here the field is smooth
-    up to u = 0. L = sigma(1) / (alpha(1) + sigma(1)) is 1 where the path ends in noise alone. A rectified path is
-    its own straight path.
+    There y_u = (1 - L u) x_0 + L u noise and dy/du = L (noise - x_0): linear interpolation, whatever the path. All
+    Gaussian paths are one path up to scale and time (Karras et al., 2022; Kingma and Gao, 2023), and in these
+    coordinates the velocity field is smooth up to u = 0. L = sigma(1) / (alpha(1) + sigma(1)) is 1 if the path ends in
+    pure noise. A rectified path is its own linear path.
     """
 
     path: Path
@@ -35,7 +35,7 @@ class StraightPath:
         return self.path.last_level * u
 
     def times(self, steps: int, device: torch.device) -> Tensor:
-        """`steps` + 1 values of u from 1 to 0, even in the path's own time: [steps + 1]."""
+        """Values of u from 1 to 0, evenly spaced in the path's own time: [steps + 1]."""
         import torch
 
         t = torch.linspace(1.0, 0.0, steps + 1, device=device)
@@ -48,13 +48,13 @@ class StraightPath:
         last = torch.ones((), device=noise.device)
         return noise / (self.path.alpha(last) + self.path.sigma(last)).to(noise.dtype)
 
-    def field(self, predict: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    def velocity_field(self, predict: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
         """dy/du as a function of y and u, from the network's prediction as a function of x and t."""
         path, last = self.path, self.path.last_level
 
         def velocity(y: Tensor, u: Tensor) -> Tensor:
             t = path.time_of(u * last)
             x = y * (path.alpha(t) + path.sigma(t)).to(y.dtype)
-            return path.straight(predict(x, t), x, t) * last
+            return path.linear_velocity(predict(x, t), x, t) * last
 
         return velocity
