@@ -1,16 +1,16 @@
-"""Text: captions to embeddings, and the dropout that makes guidance possible."""
+"""Text: captions to embeddings, and the dropout of captions for classifier-free guidance."""
 
 from __future__ import annotations
 
 from fluxflow_registry import Model, Register, Value, hookimpl
-from fluxflow_text import models, values
+
+from . import models, values
 
 
 @hookimpl
 def fluxflow_register_models(register: Register[Model]) -> None:
-    """Register the text encoders."""
+    """Register the text encoder."""
     register("text_transformer", models.TextTransformerBuilder)
-    register("pretrained_text_encoder", models.PretrainedTextEncoderBuilder)
 
 
 @hookimpl

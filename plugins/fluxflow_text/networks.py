@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from fluxflow_text.tokenizer import buckets, words
+from .tokenizer import buckets, words
 
 
 class TextEmbedding(NamedTuple):
@@ -19,7 +20,7 @@ class TextEmbedding(NamedTuple):
 
 
 class TextBlock(nn.Module):
-    """Pre-norm transformer block over unpadded tokens; [B, L, D] to the same (Vaswani, 2017)."""
+    """Pre-norm transformer block over tokens with masked padding; [B, L, D] to the same (Vaswani et al., 2017)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -32,25 +33,24 @@ class TextBlock(nn.Module):
         self.feed_out = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, keys: Tensor) -> Tensor:
-        """Mix the tokens; keys [B, 1, 1, L] is True where a token may be looked at."""
-        batch, length, width = x.shape
-        qkv = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        """Update the tokens; keys [B, 1, 1, L] is False for padding."""
+        qkv = self.qkv(self.norm_attention(x))
+        q, k, v = rearrange(qkv, "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
         mixed = scaled_dot_product_attention(q, k, v, attn_mask=keys)
-        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        x = x + self.out(rearrange(mixed, "b heads n d -> b n (heads d)"))
         hidden = gelu(self.feed_in(self.norm_feed(x)), approximate="tanh")
-        fed: Tensor = self.feed_out(hidden)
-        return x + fed
+        change: Tensor = self.feed_out(hidden)
+        return x + change
 
 
 class TextTransformer(nn.Module):
     """Encode captions: hash embeddings, learned positions, bidirectional transformer, LayerNorm.
 
-    B captions to TextEmbedding of tokens [B, L, D] and mask [B, L], L = 1 + the most words of a
-    caption. Token 0 is a mark of the beginning, so that the empty caption has an embedding too (the
-    unconditional one of classifier-free guidance). A word's embedding is the sum of its rows in
-    `tables` tables (Svenstrup et al., 2017). Words beyond `max_words` are cut off. Padding is never
-    looked at: a caption's tokens do not depend on what it is batched with.
+    B captions to TextEmbedding of tokens [B, L, D] and mask [B, L], where L is 1 + the largest number of words of a
+    caption. Token 0 marks the start, so that the empty caption has an embedding too (the unconditional one of
+    classifier-free guidance). The embedding of a word is the sum of its rows in `tables` tables (Svenstrup et al.,
+    2017). Words beyond `max_words` are dropped. Padding is masked: the tokens of a caption do not depend on the other
+    captions of a batch.
     """
 
     def __init__(
@@ -67,8 +67,7 @@ class TextTransformer(nn.Module):
             raise ValueError(f"width {width} must be a multiple of heads {heads}")
         self.width, self.max_words = width, max_words
         self.table_size, self.tables = table_size, tables
-        # One table for all hashes: row 0 is padding, row 1 the beginning; table k begins at
-        # 2 + k * table_size.
+        # One table for all hashes: row 0 is padding, row 1 the start; table k starts at row 2 + k * table_size.
         self.embedding = nn.Embedding(2 + tables * table_size, width, padding_idx=0)
         self.position = nn.Parameter(torch.randn(1 + max_words, width) * 0.1)
         self.blocks = nn.ModuleList(TextBlock(width, heads) for _ in range(depth))
@@ -78,7 +77,7 @@ class TextTransformer(nn.Module):
             self.embedding.weight[0].zero_()
 
     def _rows(self, captions: list[str]) -> Tensor:
-        """Rows of every token of every caption, int64 [B, L, tables], 0 where there is none."""
+        """Rows of every token of every caption, int64 [B, L, tables], 0 for padding."""
         rows = [
             [(1,) + (0,) * (self.tables - 1)]
             + [

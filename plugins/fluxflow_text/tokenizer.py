@@ -10,7 +10,7 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def words(caption: str) -> list[str]:
-    """Split into lower-cased words and single punctuation marks; blanks only separate."""
+    """Split into lower-case words and single punctuation marks, without spaces."""
     return _WORD.findall(caption.lower())
 
 
@@ -18,12 +18,11 @@ def words(caption: str) -> list[str]:
 def buckets(word: str, tables: int, size: int) -> tuple[int, ...]:
     """Rows of the word, one in each of `tables` tables of `size` rows.
 
-    h_k(word) = blake2(word; key k) mod size. Two words that collide in one table differ in the
-    others, so that a collision does no harm (Svenstrup et al., "Hash embeddings", 2017). The same
-    in every process, unlike Python's own hash.
+    h_k(word) = blake2(word; key k) mod size. Two words that collide in one table most likely differ in another
+    (Svenstrup et al., "Hash embeddings", 2017). The result is the same in every process, unlike Python's own hash.
     """
-    text = word.encode()
+    encoded = word.encode()
     return tuple(
-        int.from_bytes(blake2b(text, digest_size=8, key=b"%d" % table).digest(), "big") % size
+        int.from_bytes(blake2b(encoded, digest_size=8, key=b"%d" % table).digest(), "big") % size
         for table in range(tables)
     )

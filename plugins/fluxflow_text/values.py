@@ -1,4 +1,4 @@
-"""Captions on their way to the networks."""
+"""Captions after dropout, and their embedding."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from fluxflow_text.networks import TextEmbedding
+    from .networks import TextEmbedding
 
 
 @frozen
 class Prompt:
-    """Captions of which each is emptied with probability `dropout`: B texts.
+    """Captions, each replaced by the empty one with probability `dropout`: B strings.
 
-    So one network learns both p(x|text) and p(x), as classifier-free guidance needs (Ho and
+    One network then learns both p(x|caption) and p(x), as classifier-free guidance needs (Ho and
     Salimans, 2022).
     """
 
     dropout: float = field(default=0.1, validator=[validators.ge(0), validators.le(1)])
-    """Probability that a caption becomes the empty text."""
+    """Probability that a caption is replaced by the empty one."""
 
     def __call__(self, caption: list[str], generator: torch.Generator) -> list[str]:
-        """Give the captions that are kept, and the empty text for the others."""
+        """Return the captions, with the empty one in place of those that are dropped."""
         import torch
 
         device = generator.device if generator is not None else None
         dropped = (torch.rand(len(caption), generator=generator, device=device) < self.dropout).tolist()
-        return ["" if drop else text for text, drop in zip(caption, dropped, strict=True)]
+        return ["" if drop else kept for kept, drop in zip(caption, dropped, strict=True)]
 
 
 def text_embedding(prompt: list[str], text_encoder: nn.Module) -> TextEmbedding:
-    """Embedding of the prompts: `tokens` [B, L, D] and `mask` [B, L], True for a real token."""
-    found: TextEmbedding = text_encoder(prompt)
-    return found
+    """Embedding of the prompts: `tokens` [B, L, D] and `mask` [B, L], False for padding."""
+    embedding: TextEmbedding = text_encoder(prompt)
+    return embedding

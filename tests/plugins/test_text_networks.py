@@ -1,4 +1,4 @@
-"""The text encoder needs no vocabulary, and a caption's embedding is its own."""
+"""The text encoder needs no vocabulary, and the embedding of a caption does not depend on its batch."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ captions = st.lists(
 
 @settings(max_examples=20, deadline=None)
 @given(captions, captions)
-def test_padding_does_not_change_the_result(batch: list[str], others: list[str]) -> None:
+def test_the_embedding_of_a_caption_does_not_depend_on_other_captions(batch: list[str], others: list[str]) -> None:
     encoder = TextTransformerBuilder(width=16)().eval()
 
     alone = encoder(batch)
-    together = encoder([*batch, *others, "a longer caption than any of the others, by many words"])
+    together = encoder([*batch, *others, "a caption that is longer than all of the others by many words"])
 
     length = alone.tokens.shape[1]
     assert torch.equal(together.mask[: len(batch), :length], alone.mask)
@@ -56,7 +56,7 @@ def test_the_empty_caption_has_an_embedding() -> None:
         ("a circle, white", "a circle white", False),
     ],
 )
-def test_case_and_blanks_do_not_matter_but_words_order_and_commas_do(one: str, other: str, same: bool) -> None:
+def test_case_and_spaces_have_no_effect_but_words_their_order_and_commas_do(one: str, other: str, same: bool) -> None:
     encoder = TextTransformerBuilder()().eval()
 
     first, second = (encoder([caption]).tokens.mean(dim=1) for caption in (one, other))
@@ -64,7 +64,7 @@ def test_case_and_blanks_do_not_matter_but_words_order_and_commas_do(one: str, o
     assert torch.allclose(first, second) == same
 
 
-def test_words_beyond_the_limit_are_cut_off() -> None:
+def test_words_beyond_max_words_are_dropped() -> None:
     encoder = TextTransformerBuilder(max_words=4)()
 
     embedding = encoder(["one two three four five six"])
@@ -73,7 +73,7 @@ def test_words_beyond_the_limit_are_cut_off() -> None:
 
 
 @given(st.text(max_size=40))
-def test_any_text_can_be_tokenised(text: str) -> None:
+def test_every_string_can_be_tokenized(text: str) -> None:
     found = words(text)
 
     assert all(word and not word.isspace() for word in found)
@@ -88,7 +88,7 @@ def test_a_word_has_the_same_rows_in_every_process() -> None:
     assert printed.strip() == str(buckets("circle", 2, 2048))
 
 
-def test_two_tables_tell_apart_words_that_collide_in_one() -> None:
+def test_words_that_collide_in_one_table_differ_in_two() -> None:
     vocabulary = [f"word{number}" for number in range(200)]
 
     one = {buckets(word, 1, 2048) for word in vocabulary}
@@ -97,7 +97,7 @@ def test_two_tables_tell_apart_words_that_collide_in_one() -> None:
     assert len(one) < len(vocabulary) == len(two)
 
 
-def test_every_weight_of_the_encoder_learns() -> None:
+def test_the_gradient_reaches_every_weight_of_the_encoder() -> None:
     encoder = TextTransformerBuilder(width=16)()
 
     encoder(["a red circle", ""]).tokens.square().mul(torch.randn(16)).sum().backward()
@@ -105,6 +105,6 @@ def test_every_weight_of_the_encoder_learns() -> None:
     assert not [name for name, weight in encoder.named_parameters() if weight.grad is None]
 
 
-def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+def test_heads_that_do_not_divide_the_width_are_rejected() -> None:
     with pytest.raises(ValueError, match="it must divide width"):
         TextTransformerBuilder(width=10, heads=4)

@@ -1,4 +1,4 @@
-"""A pretrained text encoder: tiny random ones, written to a folder as they are published."""
+"""Pretrained text encoders: tiny random ones, in folders as they are published."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from fluxflow_pretrained.files import PretrainedError
+from fluxflow_pretrained.models import PretrainedTextEncoderBuilder
+from fluxflow_registry import Problem
 from fluxflow_registry.cli.generate.command import untrained
 from fluxflow_registry.engine.models.trained_weights import load_trained_models
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import load
 from fluxflow_registry.registry.registry import Registry
-from fluxflow_text.hub import PretrainedError, command
-from fluxflow_text.models import PretrainedTextEncoderBuilder
 
 from ..engine.conftest import StopAfter, changed, start, weights
 from ..engine.test_resume import finals
@@ -34,27 +35,27 @@ KINDS = ["bert", "t5", "clip"]
 
 
 def tokenizer(kind: str) -> Any:
-    """A tokenizer of words, with the marks that the kind puts around a text."""
+    """A tokenizer of words, with the special tokens of the kind."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     marks = {"bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]"], "t5": ["<pad>", "</s>", "<unk>"], "clip": ["<|s|>", "<|e|>"]}
     around = {"bert": "[CLS] $A [SEP]", "t5": "$A </s>", "clip": "<|s|> $A <|e|>"}[kind]
     vocabulary = {word: number for number, word in enumerate([*marks[kind], *WORDS])}
     unknown = {"bert": "[UNK]", "t5": "<unk>", "clip": "<|e|>"}[kind]
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
-    made.normalizer = normalizers.Lowercase()
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
     special = [(mark, vocabulary[mark]) for mark in marks[kind]]
-    made.post_processor = processors.TemplateProcessing(single=around, special_tokens=special)
+    words.post_processor = processors.TemplateProcessing(single=around, special_tokens=special)
     pads = {"bert": "[PAD]", "t5": "<pad>", "clip": "<|e|>"}
     ends = {"bert": "[SEP]", "t5": "</s>", "clip": "<|e|>"}
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token=pads[kind], eos_token=ends[kind], unk_token=unknown
+        tokenizer_object=words, pad_token=pads[kind], eos_token=ends[kind], unk_token=unknown
     )
 
 
 def network(kind: str) -> Any:
-    """A tiny network with random weights; CLIP's with the half that sees pictures, as it is published."""
+    """A tiny network with random weights; that of CLIP with its image encoder, as it is published."""
     torch.manual_seed(0)
     size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     if kind == "bert":
@@ -77,14 +78,16 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     return folders
 
 
-def built(folder: Path, state: Mapping[str, Tensor] | None = None, **options: Any) -> Any:
+def build(folder: Path, state: Mapping[str, Tensor] | None = None, **options: Any) -> Any:
     options = {"max_tokens": 20, **options}
     return PretrainedTextEncoderBuilder(name=str(folder), **options)(state)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_the_published_network_and_padding_changes_nothing(published: Mapping[str, Path], kind: str) -> None:
-    encoder = built(published[kind]).eval()
+def test_every_caption_of_a_batch_is_encoded_as_by_the_published_network(
+    published: Mapping[str, Path], kind: str
+) -> None:
+    encoder = build(published[kind]).eval()
     theirs = network(kind).eval()
     theirs = {"t5": lambda: theirs.encoder, "clip": lambda: theirs.text_model, "bert": lambda: theirs}[kind]()
 
@@ -102,7 +105,7 @@ def test_it_is_the_published_network_and_padding_changes_nothing(published: Mapp
         assert not tokens[index, length:].any()
 
 
-def test_the_empty_text_has_an_embedding_even_where_the_tokenizer_marks_nothing(tmp_path: Path) -> None:
+def test_the_empty_caption_has_an_embedding_even_without_special_tokens(tmp_path: Path) -> None:
     from tokenizers import processors
 
     network("bert").save_pretrained(tmp_path)
@@ -110,20 +113,20 @@ def test_the_empty_text_has_an_embedding_even_where_the_tokenizer_marks_nothing(
     plain.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
     plain.save_pretrained(tmp_path)
 
-    tokens, mask = built(tmp_path).eval()(["", "a circle"])
+    tokens, mask = build(tmp_path).eval()(["", "a circle"])
 
     assert mask.tolist() == [[True, False], [True, True]]
     assert tokens[0, 0].abs().sum() > 0
 
 
-def test_layers_length_and_number_format_are_options(published: Mapping[str, Path]) -> None:
+def test_layer_length_and_number_format_are_options(published: Mapping[str, Path]) -> None:
     folder = published["bert"]
     theirs = network("bert").eval()
     ids = tokenizer("bert")([CAPTIONS[0]], return_tensors="pt")["input_ids"]
 
-    middle, _ = built(folder, layer=-2).eval()([CAPTIONS[0]])
-    short, _ = built(folder, max_tokens=4).eval()([CAPTIONS[2]])
-    half = built(folder, dtype="bf16").eval()
+    middle, _ = build(folder, layer=-2).eval()([CAPTIONS[0]])
+    short, _ = build(folder, max_tokens=4).eval()([CAPTIONS[2]])
+    half = build(folder, dtype="bf16").eval()
 
     torch.testing.assert_close(middle, theirs(input_ids=ids, output_hidden_states=True).hidden_states[1])
     assert short.shape == (1, 4, 16)
@@ -131,27 +134,36 @@ def test_layers_length_and_number_format_are_options(published: Mapping[str, Pat
     assert half(CAPTIONS).tokens.dtype == torch.float32
 
 
-def test_what_it_cannot_do_is_refused_in_words(published: Mapping[str, Path]) -> None:
+def problem_of(name: str | Path, **options: Any) -> Problem:
+    """The problem of an encoder that cannot be built."""
+    with pytest.raises(PretrainedError) as caught:
+        PretrainedTextEncoderBuilder(name=str(name), **options)(None)
+    return caught.value.problems[0]
+
+
+def test_options_that_do_not_fit_the_network_are_reported(published: Mapping[str, Path]) -> None:
     folder = published["bert"]
-    refused: dict[str, dict[str, Any]] = {
-        "max_tokens is 25: .* has positions for 24": {"max_tokens": 25},
-        "layer is -4: .* has 2 layers, so -1 to -3": {"layer": -4},
-        "`frozen` of pretrained_text_encoder: `embedings` is no part of BertModel\n    nearest +embeddings": {
-            "frozen": ["embedings"]
-        },
-    }
 
-    for told, options in refused.items():
-        with pytest.raises(PretrainedError, match=told):
-            built(folder, **options)
+    long = problem_of(folder, max_tokens=25)
+    deep = problem_of(folder, max_tokens=20, layer=-4)
+    part = problem_of(folder, max_tokens=20, frozen=["embedings"])
+
+    assert long.message == f"max_tokens is 25, but `{folder}` has only 24 positions"
+    assert (long.code, long.subject) == ("out-of-range", "max_tokens")
+    assert deep.message == f"layer is -4, but `{folder}` has 2 layers: set -1 to -3 (its embeddings)"
+    assert (deep.code, deep.subject) == ("out-of-range", "layer")
+    assert part.message == (
+        "`frozen` of model `pretrained_text_encoder` names `embedings`, which the network does not have"
+    )
+    assert (part.code, part.subject, part.nearest) == ("unknown-name", "embedings", "embeddings")
 
 
-def test_a_copy_and_a_state_dict_know_the_tokenizer(published: Mapping[str, Path], tmp_path: Path) -> None:
-    encoder = built(published["t5"]).eval()
+def test_a_copy_and_a_state_dict_contain_the_tokenizer(published: Mapping[str, Path], tmp_path: Path) -> None:
+    encoder = build(published["t5"]).eval()
     state = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
 
     copied = copy.deepcopy(encoder)
-    again = built(tmp_path / "nowhere", state).eval()
+    again = build(tmp_path / "nowhere", state).eval()
     fresh = again(CAPTIONS).tokens
     again.load_state_dict(state)
 
@@ -168,12 +180,12 @@ RECIPE = (VAE_GAN + FLOW).replace(
 
 @pytest.fixture(scope="module")
 def registry() -> Registry:
-    return load(PLUGINS)
+    return load([*PLUGINS, "pretrained"])
 
 
 @pytest.fixture
 def proven(prove: Callable[..., RecipePlan], registry: Registry, tmp_path: Path) -> Callable[..., RecipePlan]:
-    """A recipe whose text encoder lies in a folder, checked."""
+    """A checked recipe whose text encoder is in a folder."""
 
     def make(folder: Path, *settings: str) -> RecipePlan:
         return prove(RECIPE.replace("FOLDER", str(folder)), *settings, using=registry)
@@ -184,7 +196,7 @@ def proven(prove: Callable[..., RecipePlan], registry: Registry, tmp_path: Path)
 FROZEN = "steps.flow.updates.flow.trains=[flow_processor]"
 
 
-def test_its_weights_stay_as_loaded_where_nothing_trains_it(
+def test_its_weights_do_not_change_if_no_update_trains_it(
     proven: Callable[..., RecipePlan], published: Mapping[str, Path], tmp_path: Path
 ) -> None:
     recipe = proven(published["bert"], FROZEN)
@@ -193,33 +205,33 @@ def test_its_weights_stay_as_loaded_where_nothing_trains_it(
     run = start(recipe, tmp_path / "runs").run
 
     assert shapes["flow"]["text_embedding"].startswith("(tokens [4, ")
-    published_ones = network("bert").state_dict()
+    expected = network("bert").state_dict()
     for name, tensor in run.models["text_encoder"].network.state_dict().items():
-        assert torch.equal(tensor, published_ones[name]), name
+        assert torch.equal(tensor, expected[name]), name
     files = list(run.folder.path.glob("checkpoints/*/model.text_encoder.safetensors"))
-    assert len({path.stat().st_ino for path in files}) < len(files)  # what is frozen is on the disk once a step
+    assert len({path.stat().st_ino for path in files}) < len(files)  # frozen weights are on the disk once per step
 
 
-def test_an_update_fine_tunes_it_but_for_its_frozen_parts_and_goes_on_bit_by_bit(
+def test_an_update_fine_tunes_all_but_its_frozen_parts_and_resumes_bit_identically(
     proven: Callable[..., RecipePlan], published: Mapping[str, Path], tmp_path: Path
 ) -> None:
     recipe = proven(published["bert"], "models.text_encoder.frozen=[embeddings]")
     prove_shapes(recipe)
     whole = start(recipe, tmp_path / "whole").run
 
-    first = start(recipe, tmp_path / "cut", [StopAfter("batch_ended", 15)])
-    second = start(recipe, tmp_path / "cut")
+    first = start(recipe, tmp_path / "resumed", [StopAfter("batch_ended", 15)])
+    second = start(recipe, tmp_path / "resumed")
 
     before = {f"text_encoder.network.{key}": tensor for key, tensor in network("bert").state_dict().items()}
     after = weights({"text_encoder": whole.models["text_encoder"]})
-    moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
-    assert moved
-    assert not any(".embeddings." in name for name in moved)
+    trained = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert trained
+    assert not any(".embeddings." in name for name in trained)
     assert first.stopped is not None
     assert finals(second.run) == finals(whole)
 
 
-def test_a_run_draws_without_the_folder_it_was_trained_from(
+def test_a_run_can_be_sampled_without_the_folder_that_it_was_trained_from(
     proven: Callable[..., RecipePlan], published: Mapping[str, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "published"
@@ -236,7 +248,9 @@ def test_a_run_draws_without_the_folder_it_was_trained_from(
     assert models["text_encoder"](CAPTIONS).tokens.shape == (3, 15, 16)
 
 
-def test_drawing_does_not_call_it_untrained(proven: Callable[..., RecipePlan], published: Mapping[str, Path]) -> None:
+def test_sampling_does_not_report_it_as_untrained(
+    proven: Callable[..., RecipePlan], published: Mapping[str, Path]
+) -> None:
     recipe = proven(published["bert"], FROZEN, "steps.vae_gan.updates.vae.trains=[compressor, expander]")
     own = proven(published["bert"], FROZEN, "models.text_encoder={type: text_transformer, width: 16, heads: 2}")
 
@@ -244,34 +258,34 @@ def test_drawing_does_not_call_it_untrained(proven: Callable[..., RecipePlan], p
     assert untrained(own, own.steps[1]) == {"text_encoder"}
 
 
-def test_missing_files_are_named_with_the_command_that_fetches_them_and_the_network_is_not_asked(
-    published: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_missing_files_are_reported_with_the_command_that_fetches_them_and_not_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("the network was asked")
+        raise AssertionError("the network was used")
 
     monkeypatch.setattr("socket.socket.connect", refuse)
-
-    def told(name: str, **options: Any) -> str:
-        with pytest.raises(PretrainedError) as refused:
-            PretrainedTextEncoderBuilder(name=name, **options)(None)
-        return str(refused.value)
-
-    assert told("nobody/nothing", revision="v1").endswith(
-        "(HF_HOME sets the place), and training downloads nothing; where there is a network, fetch it with: "
-        'hf download nobody/nothing --revision v1 --include "*.json" --include "*.txt" --include "*.model" '
-        '--include "*.safetensors"'
-    )
-    assert told("nobody/nothing").startswith("`nobody/nothing` is neither a folder nor in ")
-    assert told(str(tmp_path / "none")) == f"there is no folder {tmp_path / 'none'}"
-    assert told("no name") == "`no name` is neither a folder nor a name on the hub"
-    assert command("a/b", None).startswith("hf download a/b --include ")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "model.safetensors").touch()
-    assert told(str(tmp_path / "empty")).startswith(f"{tmp_path / 'empty'} cannot be read as a text encoder")
+
+    missing = problem_of("nobody/nothing", revision="v1")
+
+    assert missing.message == "`nobody/nothing` is neither a folder nor in the cache of the Hugging Face hub"
+    assert (missing.code, missing.subject) == ("missing-weights", "nobody/nothing")
+    assert missing.notes[2] == (
+        "command",
+        'hf download nobody/nothing --revision v1 --include "*.json" --include "*.txt" --include "*.model" '
+        '--include "*.safetensors"',
+    )
+    assert dict(problem_of("a/b").notes)["command"].startswith("hf download a/b --include ")
+    assert problem_of(tmp_path / "none").message == f"folder `{tmp_path / 'none'}` does not exist"
+    assert problem_of("no name").message == "`no name` is neither a folder nor a valid name of the Hugging Face hub"
+    empty = problem_of(tmp_path / "empty")
+    assert empty.message == f"folder `{tmp_path / 'empty'}` cannot be read as a text encoder of transformers"
+    assert (empty.code, [label for label, _ in empty.notes]) == ("unreadable-file", ["cause"])
 
 
-def test_weights_that_could_hold_code_and_weights_that_are_not_whole_are_refused(
+def test_weights_that_could_contain_code_and_incomplete_weights_are_rejected(
     published: Mapping[str, Path], tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file, save_file
@@ -284,20 +298,24 @@ def test_weights_that_could_hold_code_and_weights_that_are_not_whole_are_refused
     (folder / "model.safetensors").unlink()
     torch.save(state, folder / "pytorch_model.bin")
 
-    with pytest.raises(PretrainedError, match=r"holds no \.safetensors, and weights in torch's own format can hold"):
-        built(folder)
-    with torch.device("meta"), pytest.raises(PretrainedError, match=r"holds no \.safetensors"):  # before a run begins
-        built(folder)
+    unsafe = problem_of(folder, max_tokens=20)
+    with torch.device("meta"):  # before training
+        on_meta = problem_of(folder, max_tokens=20)
     missing = "encoder.layer.1.output.dense.weight"
     save_file({k: v for k, v in state.items() if k != missing}, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(PretrainedError, match=f"holds no `{missing}` of BertModel"):
-        built(folder)
+    incomplete = problem_of(folder, max_tokens=20)
+
+    assert unsafe.message == on_meta.message == f"folder `{folder}` contains no .safetensors file"
+    assert unsafe.notes == (("cause", "weights in torch's own format can contain code, and are not read"),)
+    assert incomplete.message == f"the weights in folder `{folder}` have no `{missing}` of BertModel"
+    assert (incomplete.code, incomplete.subject) == ("missing-weights", missing)
 
 
-def test_a_missing_library_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_reported_with_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
 
-    with pytest.raises(PretrainedError) as refused:
-        PretrainedTextEncoderBuilder(name="nobody/nothing")(None)
+    problem = problem_of("nobody/nothing")
 
-    assert str(refused.value) == ("pretrained_text_encoder needs transformers: pip install 'fluxflow-registry[text]'")
+    assert problem.message == "model `pretrained_text_encoder` needs the library transformers, which is not installed"
+    assert (problem.code, problem.subject) == ("missing-dependency", "transformers")
+    assert problem.notes == (("command", "pip install 'fluxflow-registry[text]'"),)

@@ -1,4 +1,4 @@
-"""Halves of a pretrained autoencoder: a tiny random one, written to a folder as it is published."""
+"""The halves of a pretrained autoencoder: a tiny random one, in a folder as it is published."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fluxflow_pretrained.loading import PretrainedError
+from fluxflow_pretrained.files import PretrainedError
 from fluxflow_pretrained.models import PretrainedCompressorBuilder, PretrainedExpanderBuilder
+from fluxflow_registry import Problem
 from fluxflow_registry.engine.models.frozen import frozen_parameters
 from fluxflow_registry.engine.models.trained_weights import load_trained_models
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
@@ -31,7 +32,7 @@ diffusers = pytest.importorskip("diffusers", reason="the extra `diffusers` is no
 HALVES = [PretrainedCompressorBuilder, PretrainedExpanderBuilder]
 
 
-def made(**options: Any) -> Any:
+def autoencoder(**options: Any) -> Any:
     torch.manual_seed(0)
     plain = {
         "block_out_channels": (8, 8, 8),
@@ -49,22 +50,22 @@ def made(**options: Any) -> Any:
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as `save_pretrained` writes it, within a whole model's."""
     folder = tmp_path_factory.mktemp("published")
-    made().save_pretrained(folder / "vae")
+    autoencoder().save_pretrained(folder / "vae")
     return folder
 
 
 def halves(published: Path, **options: Any) -> tuple[Any, Any]:
-    stated = {"name": str(published), "subfolder": "vae", **options}
-    own = {key: value for key, value in stated.items() if key not in ("scaling_factor", "shift")}
-    return PretrainedCompressorBuilder(**stated)(None).eval(), PretrainedExpanderBuilder(**own)(None).eval()
+    options = {"name": str(published), "subfolder": "vae", **options}
+    own = {key: value for key, value in options.items() if key not in ("scaling_factor", "shift")}
+    return PretrainedCompressorBuilder(**options)(None).eval(), PretrainedExpanderBuilder(**own)(None).eval()
 
 
 def image(side: int = 16) -> Tensor:
     return torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def test_both_halves_are_diffusers_own_with_scaling_and_shift(published: Path) -> None:
-    theirs = made()
+def test_both_halves_agree_with_diffusers_and_have_its_scale_and_shift(published: Path) -> None:
+    theirs = autoencoder()
     compressor, expander = halves(published)
 
     with torch.no_grad():
@@ -81,7 +82,7 @@ def test_both_halves_are_diffusers_own_with_scaling_and_shift(published: Path) -
     assert [(half.downscale, half.latent_channels) for half in (compressor, expander)] == [(4, 2), (4, 2)]
 
 
-def test_scaling_shift_and_number_format_are_options(published: Path) -> None:
+def test_scaling_factor_shift_and_number_format_are_options(published: Path) -> None:
     compressor, _ = halves(published, scaling_factor=0.125, shift=-1.0)
     half, other = halves(published, dtype="bf16")
 
@@ -91,8 +92,8 @@ def test_scaling_shift_and_number_format_are_options(published: Path) -> None:
     assert half.latent_rms.dtype == torch.float32
 
 
-def test_an_autoencoder_without_the_two_convolutions_and_without_a_shift_is_read_too(tmp_path: Path) -> None:
-    theirs = made(use_quant_conv=False, use_post_quant_conv=False, shift_factor=None)
+def test_an_autoencoder_without_quantization_convolutions_and_shift_can_be_read(tmp_path: Path) -> None:
+    theirs = autoencoder(use_quant_conv=False, use_post_quant_conv=False, shift_factor=None)
     theirs.save_pretrained(tmp_path)
 
     compressor, expander = halves(tmp_path, subfolder=None)
@@ -118,7 +119,7 @@ def registry() -> Registry:
 
 @pytest.fixture
 def proven(prove: Callable[..., RecipePlan], registry: Registry) -> Callable[..., RecipePlan]:
-    """A recipe whose autoencoder lies in a folder, checked and its shapes proven."""
+    """A checked recipe whose autoencoder is in a folder."""
 
     def make(folder: Path, *settings: str) -> RecipePlan:
         checked = prove(RECIPE.replace("FOLDER", str(folder)), *settings, using=registry)
@@ -128,7 +129,7 @@ def proven(prove: Callable[..., RecipePlan], registry: Registry) -> Callable[...
     return make
 
 
-def test_what_no_update_trains_stays_as_published_and_what_one_trains_moves(
+def test_only_parts_that_an_update_trains_and_that_are_not_frozen_change(
     proven: Callable[..., RecipePlan], published: Path, tmp_path: Path
 ) -> None:
     only = "steps.vae_gan.updates.vae.trains=[expander]"
@@ -137,8 +138,8 @@ def test_what_no_update_trains_stays_as_published_and_what_one_trains_moves(
     recipe = proven(published, only, frozen, *less, "steps.vae_gan.epochs=1", "steps.flow.epochs=1")
     whole = start(recipe, tmp_path / "whole").run
 
-    first = start(recipe, tmp_path / "cut", [StopAfter("batch_ended", 3)])
-    second = start(recipe, tmp_path / "cut")
+    first = start(recipe, tmp_path / "resumed", [StopAfter("batch_ended", 3)])
+    second = start(recipe, tmp_path / "resumed")
 
     before = load_file(published / "vae" / "diffusion_pytorch_model.safetensors")
     same = {
@@ -147,13 +148,13 @@ def test_what_no_update_trains_stays_as_published_and_what_one_trains_moves(
         for key, tensor in whole.models[model].named_parameters()
     }
     assert frozen_parameters(whole.models["expander"]) == {"decoder.conv_out.weight", "decoder.conv_out.bias"}
-    assert all(stays for key, stays in same.items() if key.startswith(("encoder", "quant", "decoder.conv_out")))
-    assert not any(stays for key, stays in same.items() if key.startswith("decoder.conv_in"))
+    assert all(unchanged for key, unchanged in same.items() if key.startswith(("encoder", "quant", "decoder.conv_out")))
+    assert not any(unchanged for key, unchanged in same.items() if key.startswith("decoder.conv_in"))
     assert first.stopped is not None
     assert finals(second.run) == finals(whole)
 
 
-def test_a_run_draws_without_the_folder_it_was_trained_from(
+def test_a_run_can_be_sampled_without_the_folder_that_it_was_trained_from(
     proven: Callable[..., RecipePlan], published: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "published"
@@ -169,65 +170,82 @@ def test_a_run_draws_without_the_folder_it_was_trained_from(
     assert float(models["compressor"].latent_rms) == 2.0  # type: ignore[arg-type]
 
 
-def test_checkpointing_finds_its_blocks(proven: Callable[..., RecipePlan], published: Path) -> None:
+def test_activation_checkpointing_finds_its_blocks(proven: Callable[..., RecipePlan], published: Path) -> None:
     proven(published, "models.expander.checkpointing=true", "models.compressor.channels_last=true")
 
 
-def told(builder: Any, name: str | Path, **options: Any) -> str:
-    with pytest.raises(PretrainedError) as refused:
+def problem_of(builder: Any, name: str | Path, **options: Any) -> Problem:
+    """The problem of a builder that cannot build its model."""
+    with pytest.raises(PretrainedError) as caught:
         builder(name=str(name), **options)(None)
-    return str(refused.value)
+    return caught.value.problems[0]
 
 
 @pytest.mark.parametrize("builder", HALVES)
-def test_missing_files_are_named_with_the_command_that_fetches_them_and_the_network_is_not_asked(
+def test_missing_files_are_reported_with_the_command_that_fetches_them_and_not_fetched(
     builder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("the network was asked")
+        raise AssertionError("the network was used")
 
     monkeypatch.setattr("socket.socket.connect", refuse)
 
-    missing = told(builder, "nobody/nothing", subfolder="vae", revision="v1")
+    missing = problem_of(builder, "nobody/nothing", subfolder="vae", revision="v1")
 
-    assert missing.startswith("`nobody/nothing` (its subfolder `vae`) is neither a folder nor in ")
-    assert missing.endswith(
-        "and training downloads nothing; where there is a network, fetch it with: "
-        'hf download nobody/nothing --revision v1 --include "vae/config.json" --include "vae/*.safetensors"'
+    assert missing.message == (
+        "`nobody/nothing`, subfolder `vae`, is neither a folder nor in the cache of the Hugging Face hub"
     )
-    assert told(builder, tmp_path / "none") == f"there is no folder {tmp_path / 'none'}"
-    assert told(builder, "no name") == "`no name` is neither a folder nor a name on the hub"
-    assert told(builder, tmp_path).startswith(f"{tmp_path} holds no config.json of an AutoencoderKL")
+    assert (missing.code, missing.subject) == ("missing-weights", "nobody/nothing")
+    fetch = 'hf download nobody/nothing --revision v1 --include "vae/config.json" --include "vae/*.safetensors"'
+    assert ("command", fetch) in missing.notes
+    no_folder = problem_of(builder, tmp_path / "none")
+    assert (no_folder.message, no_folder.code) == (f"folder `{tmp_path / 'none'}` does not exist", "missing-file")
+    invalid = "`no name` is neither a folder nor a valid name of the Hugging Face hub"
+    assert problem_of(builder, "no name").message == invalid
+    no_config = problem_of(builder, tmp_path)
+    assert no_config.message == f"folder `{tmp_path}` contains no config.json of an AutoencoderKL"
+    assert no_config.code == "unreadable-file"
 
 
-def test_files_that_do_not_fit_are_refused_in_words(published: Path, tmp_path: Path) -> None:
+def test_files_that_do_not_fit_are_reported(published: Path, tmp_path: Path) -> None:
     config = json.loads((published / "vae" / "config.json").read_text())
     state = load_file(published / "vae" / "diffusion_pytorch_model.safetensors")
     file = tmp_path / "diffusion_pytorch_model.safetensors"
     builder = PretrainedExpanderBuilder
 
     (tmp_path / "config.json").write_text(json.dumps({**config, "_class_name": "VQModel"}))
-    assert told(builder, tmp_path) == f"{tmp_path} holds a VQModel, not an AutoencoderKL"
+    wrong = problem_of(builder, tmp_path)
+    assert wrong.message == f"the config.json in folder `{tmp_path}` describes a VQModel, not an AutoencoderKL"
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert told(builder, tmp_path).startswith(f"{tmp_path} holds no {file.name} (weights in torch's own format can")
-    assert "hf download" not in told(builder, tmp_path)
-    with torch.device("meta"):  # before a run begins
-        assert told(builder, tmp_path).startswith(f"{tmp_path} holds no {file.name}")
+    unsafe = problem_of(builder, tmp_path)
+    assert (unsafe.message, unsafe.code) == (f"folder `{tmp_path}` contains no {file.name}", "missing-weights")
+    assert unsafe.notes == (("cause", "weights in torch's own format can contain code, and are not read"),)
+    with torch.device("meta"):  # before training
+        assert problem_of(builder, tmp_path).message == unsafe.message
     file.write_bytes(b"half a download")
-    assert told(builder, tmp_path).startswith(f"{file} cannot be read: ")
+    damaged = problem_of(builder, tmp_path)
+    assert (damaged.message, damaged.code) == (f"file `{file}` cannot be read as safetensors", "unreadable-file")
     save_file({key: value for key, value in state.items() if key != "decoder.conv_in.bias"}, file)
-    assert told(builder, tmp_path).startswith(f"`{tmp_path}` holds no `decoder.conv_in.bias` of the autoencoder")
+    missing = problem_of(builder, tmp_path)
+    assert missing.message == f"the weights of `{tmp_path}` have no `decoder.conv_in.bias`, which its config describes"
+    assert (missing.code, missing.subject) == ("missing-weights", "decoder.conv_in.bias")
     save_file({**state, "decoder.conv_in.bias": torch.zeros(3)}, file)
-    assert told(builder, tmp_path).startswith(f"`{tmp_path}` does not fit its own config: ")
-    part = told(builder, published, subfolder="vae", frozen=["decoder.conv_inn"])
-    assert part.startswith("`frozen`: `decoder.conv_inn` is no part of the autoencoder\n    nearest  decoder.conv_in\n")
+    misfit = problem_of(builder, tmp_path)
+    assert (misfit.message, misfit.code) == (f"the weights of `{tmp_path}` do not fit its config", "wrong-shape")
+    part = problem_of(builder, published, subfolder="vae", frozen=["decoder.conv_inn"])
+    assert part.message == (
+        "`frozen` of model `pretrained_expander` names `decoder.conv_inn`, which the network does not have"
+    )
+    assert (part.code, part.subject, part.nearest) == ("unknown-name", "decoder.conv_inn", "decoder.conv_in")
 
 
 @pytest.mark.parametrize("builder", HALVES)
-def test_a_missing_library_is_named_with_the_extra(builder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_reported_with_the_extra_to_install(builder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
 
-    message = told(builder, "nobody/nothing")
+    problem = problem_of(builder, "nobody/nothing")
 
-    assert message.endswith(" needs diffusers: pip install 'fluxflow-registry[diffusers]'")
-    assert message.startswith("pretrained_")
+    assert problem.message.endswith("` needs the library diffusers, which is not installed")
+    assert problem.message.startswith("model `pretrained_")
+    assert (problem.code, problem.subject) == ("missing-dependency", "diffusers")
+    assert problem.notes == (("command", "pip install 'fluxflow-registry[diffusers]'"),)
