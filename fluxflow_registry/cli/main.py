@@ -11,13 +11,13 @@ from fluxflow_registry.cli.output import emit, emit_json, finish, load_plugins, 
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.signals import Signals
 from fluxflow_registry.contracts import KINDS
-from fluxflow_registry.errors import Problem, RecipeError, choices
+from fluxflow_registry.errors import Choices, Flag, Problem, RecipeError
 from fluxflow_registry.registry.registry import Registry
 
 EPILOG = """\
 exit codes:
   0 done   1 training failed   2 the recipe or the command line is wrong
-  75 stopped by a signal, checkpoint saved: run the same command to go on   130 stopped at once
+  75 stopped by a signal, checkpoint saved: run the same command to resume   130 stopped at once
 
 environment:
   FLUXFLOW_PLUGINS=a,b  load exactly these plugins      NO_COLOR, FORCE_COLOR  as usual
@@ -35,7 +35,7 @@ def parser() -> Parser:
     """The command line of `fluxflow-run`."""
     made = Parser(
         prog="fluxflow-run",
-        description="Train what a recipe describes; the same command goes on with an interrupted run.",
+        description="Train what a recipe describes; the same command resumes an interrupted run.",
         epilog=EPILOG,
     )
     made.add_argument("recipe", nargs="?", metavar="RECIPE", help="a recipe file (YAML)")
@@ -47,7 +47,7 @@ def parser() -> Parser:
         "--prove-resume", action="store_true", help="kill short runs of the recipe, and compare their ends bit by bit"
     )
     what.add_argument(
-        "--inspect-data", action="store_true", help="tell what is in the datasets, and draw contact sheets of them"
+        "--inspect-data", action="store_true", help="describe the datasets, and write contact sheets of their images"
     )
     what.add_argument("--schema", action="store_true", help="print the JSON schema of recipes, for editors")
     what.add_argument(
@@ -59,7 +59,7 @@ def parser() -> Parser:
     )
     what.add_argument("--describe", metavar="NAME", help="describe a component: NAME or KIND:NAME")
     what.add_argument("--document", metavar="FOLDER", help="write a page of Markdown for each kind of component")
-    what.add_argument("--status", metavar="RUN", help="tell where a run stands: its folder, or the folder of all runs")
+    what.add_argument("--status", metavar="RUN", help="report the state of the run in a folder, or of all runs in it")
     what.add_argument("--replay", metavar="BUNDLE", help="repeat a batch that was not finite: RUN/not_finite/...")
     made.add_training_arguments()
     made.add_argument(
@@ -71,8 +71,8 @@ def parser() -> Parser:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Do what the arguments say; gives the exit code."""
-    # Heard before anything takes time: plugins are imported, torch is imported, data are opened.
+    """Do what the arguments say; returns the exit code."""
+    # Installed before anything takes time: plugins are imported, torch is imported, data are opened.
     signals = Signals() if not any(getattr(arguments, name) not in (None, False) for name in INSTEAD) else None
     registry = load_plugins(arguments.plugin)
     if arguments.list_plugins is not None:
@@ -109,8 +109,8 @@ def main(arguments: argparse.Namespace) -> int:
 
         return replay_bundle(arguments, registry)
     if arguments.recipe is None:
-        message = "a recipe is needed, as in `fluxflow-run recipes/vae_gan_flow.yaml`"
-        raise RecipeError(Problem(message, None, (("help", "fluxflow-run --help"),)))
+        message = "a recipe is required, as in `fluxflow-run recipes/vae_gan_flow.yaml`"
+        raise RecipeError(Problem(message, None, (("command", "fluxflow-run --help"),), code="missing-argument"))
     return _with_recipe(arguments, registry, signals)
 
 
@@ -145,7 +145,7 @@ def _with_recipe(arguments: argparse.Namespace, registry: Registry, signals: Sig
 
         most = SAMPLES if arguments.samples is None else arguments.samples
         if most < 1:
-            raise RecipeError(Problem(f"at least one sample is read, not {most}", "--samples"))
+            raise RecipeError("`--samples` must be at least 1", Flag("--samples", str(most)), code="out-of-range")
         return inspect_data(checked, Path(arguments.output), most, arguments.json)
     if arguments.prove_resume:
         from fluxflow_registry.cli.prove_resume.command import prove_resume
@@ -157,17 +157,19 @@ def _with_recipe(arguments: argparse.Namespace, registry: Registry, signals: Sig
     return train_run(checked, registry, arguments, signals)
 
 
-def _kind(stated: str) -> str | None:
-    """The kind that `--list-plugins` names, in the singular or the plural."""
-    if not stated:
+def _kind(name: str) -> str | None:
+    """The kind that `--list-plugins` names, singular or plural."""
+    if not name:
         return None
     for kind in KINDS.values():
-        if stated in (kind.name, kind.plural):
+        if name in (kind.name, kind.plural):
             return kind.name
-    raise RecipeError(Problem(f"`{stated}` is no kind of component", "--list-plugins", choices(stated, KINDS, "kinds")))
+    message = f"`{name}` is not a kind of component"
+    choices = Choices.of(name, KINDS)
+    raise RecipeError(Problem(message, Flag("--list-plugins"), code="unknown-kind", subject=name, choices=choices))
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """ComponentEntry point of `fluxflow-run`."""
+    """Entry point of `fluxflow-run`."""
     arguments = parse(parser(), argv)
     finish(lambda: main(arguments), arguments.json)

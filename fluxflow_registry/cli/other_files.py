@@ -1,4 +1,4 @@
-"""A file that is no recipe: a plugin may know what it is, and the command that takes it."""
+"""Files that are not recipes: a plugin may recognize one, and know the command that takes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fluxflow_registry.registry.registry import Registry
 
 
 def refuse_foreign(arguments: Namespace, registry: Registry, trains: bool) -> None:
-    """Raise RecipeError with what the first plugin that knows the file says of it; nothing where none does."""
+    """Raise RecipeError with the problem of the first plugin that recognizes the file, if any does."""
     path = arguments.recipe
     try:
         root = read(path)
@@ -23,7 +23,7 @@ def refuse_foreign(arguments: Namespace, registry: Registry, trains: bool) -> No
         try:
             problem = recognize(path=path, content=content, arguments=arguments, trains=trains)
         except Exception as error:
-            message = f"plugin `{plugin.name}` fails to look at a file that is no recipe: {one_line(error)}"
-            raise PluginError(message, path) from error
+            message = f"plugin `{plugin.name}` failed to look at a file that is not a recipe: {one_line(error)}"
+            raise PluginError(message, path, code="component-failed") from error
         if problem is not None:
             raise RecipeError(problem)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -25,20 +24,20 @@ from fluxflow_registry.registry.registry import Registry
 #: Problems of data that are shown where there are more; JSON has all of them.
 FEW = 10
 
-#: Notes that many problems of data have in common: who asks, what can be read, and what to do instead.
-SHARED = frozenset({"requested by", "readable", "or else"})
+#: Notes that many problems of data have in common: who requests the data, and what to do.
+SHARED = frozenset({"requested by", "hint", "instead"})
 
 
 def load_plugins(files: Sequence[str]) -> Registry:
     """The registry of this environment: all plugins, or those that FLUXFLOW_PLUGINS names, and the files."""
-    stated = os.environ.get(VARIABLE)
-    names = None if stated is None else [name.strip() for name in stated.split(",")]
-    with redirect_stdout(sys.stderr):  # what a plugin prints while it is imported is no result
+    listed = os.environ.get(VARIABLE)
+    names = None if listed is None else [name.strip() for name in listed.split(",")]
+    with redirect_stdout(sys.stderr):  # what a plugin prints while it is imported is not a result
         return load(names, [Path(file) for file in files])
 
 
 def parse(parser: Parser, argv: Sequence[str] | None) -> Namespace:
-    """The arguments, and the `command` that they are; `--help | true` leaves as quietly as any other result."""
+    """The arguments, and the `command` that they form; `--help | true` exits as quietly as any other result."""
     given = sys.argv[1:] if argv is None else argv
     try:
         return parser.read(given, Namespace(command=command_of(parser.prog, argv)))
@@ -50,19 +49,19 @@ def parse(parser: Parser, argv: Sequence[str] | None) -> Namespace:
 
 
 def command_of(prog: str, argv: Sequence[str] | None) -> str:
-    """The command that goes on with what this one begins, as a shell takes it: all of it but `--fresh`."""
+    """The shell command that resumes what this one starts: all of it but `--fresh`."""
     module = Path(sys.argv[0]).parts[-2:] == ("fluxflow_registry", "__main__.py")
-    begun = ["python", "-m", "fluxflow_registry"] if module else [prog]
+    start = ["python", "-m", "fluxflow_registry"] if module else [prog]
     given = sys.argv[1:] if argv is None else argv
     # The files of `--plugin` are among the words already.
     return PluginsAtStart(variable=os.environ.get(VARIABLE)).command(
-        *begun, *(each for each in given if each != "--fresh")
+        *start, *(each for each in given if each != "--fresh")
     )
 
 
 def emit(text: str) -> None:
-    """Print a result on stdout; a reader that has gone away (`| head`) is no error, a full disk is one."""
-    if sys.stdout is None:  # closed by whoever started us
+    """Print a result on stdout; a closed pipe (`| head`) is not an error, a full disk is."""
+    if sys.stdout is None:  # closed by the process that started this one
         return
     encoding = sys.stdout.encoding or "utf-8"
     try:
@@ -82,7 +81,7 @@ def _settle() -> None:
 
 
 def _give_up(error: OSError) -> None:
-    """Let the rest of the output go nowhere, so that the interpreter does not stumble over it at its end."""
+    """Let the rest of the output go nowhere, so that the interpreter does not fail on it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if not isinstance(error, BrokenPipeError):
         raise FluxflowError(f"the result cannot be written: {error.strerror}") from None
@@ -99,21 +98,21 @@ def say(text: str) -> None:
 
 
 def report(error: FluxflowError, as_json: bool) -> int:
-    """Print every problem; gives the exit code."""
+    """Print every problem; returns the exit code."""
     problems = error.problems
     if as_json:
         emit_json({"problems": [problem.as_json() for problem in problems]})
         return error.exit_code
     shown = few(problems) if isinstance(error, DataError) else problems
-    told = unrepeated(shown) if isinstance(error, DataError) else shown
-    say("\n\n".join(map(str, told)))
+    brief = unrepeated(shown) if isinstance(error, DataError) else shown
+    say("\n\n".join(map(str, brief)))
     if len(problems) > len(shown):
-        kinds = Counter(map(kind_of, problems)) - Counter(map(kind_of, shown))
+        kinds = Counter(each.code for each in problems) - Counter(each.code for each in shown)
         width = len(f"{max(kinds.values()):,}")
         rows = [f"    {count:>{width},}  {kind}" for kind, count in kinds.most_common(FEW)]
-        rows += [f"    and of {len(kinds) - FEW:,} more kinds"] if len(kinds) > FEW else []
+        rows += [f"    and {len(kinds) - FEW:,} more kinds"] if len(kinds) > FEW else []
         others = len(problems) - len(shown)
-        say("\n".join([f"\n{len(problems):,} problems; --json prints the {others:,} that are not shown:", *rows]))
+        say("\n".join([f"\n{len(problems):,} problems; --json also prints the {others:,} that are not shown:", *rows]))
     elif len(problems) > 1:
         say(f"\n{len(problems)} problems")
     return error.exit_code
@@ -123,31 +122,22 @@ def few(problems: Sequence[Problem]) -> list[Problem]:
     """The first problems in their order, the first of each kind before others: a folder may have a thousand of one."""
     first: dict[str, int] = {}
     for number, problem in enumerate(problems):
-        first.setdefault(kind_of(problem), number)
+        first.setdefault(problem.code, number)
     firsts = [*first.values()][:FEW]
     rest = (number for number in range(len(problems)) if number not in firsts)
     return [problems[number] for number in sorted([*firsts, *islice(rest, FEW - len(firsts))])]
 
 
 def unrepeated(problems: Sequence[Problem]) -> list[Problem]:
-    """The problems, each without what the one before says too of more than itself: who asks, what can be read."""
+    """The problems, each without the notes that the one before it has too."""
     shared = [frozenset(note for note in problem.notes if note[0] in SHARED) for problem in problems]
     before = [frozenset[tuple[str, str]](), *shared]
     pairs = zip(problems, before, strict=False)
     return [evolve(each, notes=tuple(note for note in each.notes if note not in last)) for each, last in pairs]
 
 
-def kind_of(problem: Problem) -> str:
-    """What is wrong in general, without the names, numbers and details of the one case."""
-    return _CASE.sub("...", problem.message.partition(": ")[0])
-
-
-#: What differs between two problems of a kind: what is quoted, and numbers.
-_CASE = re.compile(r"`[^`]*`|\b\d[\d,.]*\b")
-
-
 def finish(command: Callable[[], int], as_json: bool) -> NoReturn:
-    """Run a command and leave with its exit code; a user's mistake is a report, not a traceback."""
+    """Run a command and exit with its code; a mistake of the user is reported without a traceback."""
     try:
         code = command()
     except FluxflowError as error:

@@ -1,26 +1,30 @@
-"""The parser of all commands: argparse, which says what is wrong as everything else here does."""
+"""The parser of all commands: argparse, which reports what is wrong as problems."""
 
 from __future__ import annotations
 
-import re
-from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Iterator, Sequence
+from argparse import Action, ArgumentError, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
 from typing import NoReturn
 
-from fluxflow_registry.errors import Problem, RecipeError, choices
+from fluxflow_registry.errors import Choices, Flag, Problem, RecipeError
 
 
 class Parser(ArgumentParser):
-    """A command line; what is wrong with it is raised as RecipeError, and no flag may be cut short."""
+    """A command line: what is wrong with it is raised as RecipeError, and flags cannot be abbreviated."""
 
     def __init__(self, prog: str, description: str, epilog: str | None = None) -> None:
         formatter = RawDescriptionHelpFormatter
         super().__init__(
-            prog=prog, description=description, epilog=epilog, formatter_class=formatter, allow_abbrev=False
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            formatter_class=formatter,
+            allow_abbrev=False,
+            exit_on_error=False,
         )
 
     def add_training_arguments(self, output: str | None = "runs") -> None:
-        """Declare what every command that trains takes.
+        """Declare the arguments of every command that trains.
 
         `output` is the default of `--output`; None leaves it to the command.
         """
@@ -37,54 +41,50 @@ class Parser(ArgumentParser):
         self.add_argument("--json", action="store_true", help="print results as JSON on stdout")
 
     def read(self, given: Sequence[str], known: Namespace) -> Namespace:
-        """The arguments; every flag that there is not is told, each with the nearest that there is."""
+        """The arguments; every unknown flag is reported with the nearest known one. Raises RecipeError."""
         flags = given[: given.index("--")] if "--" in given else given
         if not {"-h", "--help", "--version"} & set(flags):
             unknown = [each for each in flags if each.startswith("--") and each.partition("=")[0] not in self.flags]
             self._refuse([self._unknown(each) for each in unknown])
-        arguments, extra = self.parse_known_args(given, known)
+        try:
+            arguments, extra = self.parse_known_args(given, known)
+        except ArgumentError as error:
+            raise RecipeError(self._invalid(error)) from None
         left = [each for each in extra if each != "--"]
-        # What stands behind `--` is no flag, whatever it begins with.
+        # What follows `--` is not a flag, whatever it begins with.
         self._refuse([self._unknown(e) if e.startswith("-") and e in flags else _too_many(e) for e in left])
         return arguments
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse says of an argument in our own words."""
-        raise RecipeError(list(self._problems(message)))
+        """Raise what argparse reports of the command line as a whole: required arguments are missing."""
+        hints = [("hint", f"`{_usage(action)}`: {action.help}") for action in self._actions if action.required]
+        raise RecipeError(Problem(message, None, [*hints, *self._help()], code="missing-argument"))
 
-    def _problems(self, message: str) -> Iterator[Problem]:
-        required = re.fullmatch(r"the following arguments are required: (.+)", message)
-        if required:
-            for name in required[1].split(", "):
-                action = self._action(name)
-                yield Problem(f"`{_shown(action)}` is needed: {action.help}" if action else message, None, self._help())
-            return
-        of = re.fullmatch(r"argument (\S+): (.+)", message, re.DOTALL)
-        action = self._action(of[1]) if of else None
-        if of is None or action is None:
-            yield Problem(message, None, self._help())
-            return
-        yield Problem(_said(of[2], action), max(action.option_strings, key=len, default=_shown(action)))
-
-    def _action(self, name: str) -> Action | None:
-        """The argument that argparse calls so: `--config`, `--a/--b`, `RUN`."""
-        names = set(name.split("/"))
-        return next((each for each in self._actions if names & {*each.option_strings, each.metavar, each.dest}), None)
+    def _invalid(self, error: ArgumentError) -> Problem:
+        """What argparse reports of one argument, with how to write it."""
+        names = set((error.argument_name or "").split("/"))
+        action = next((each for each in self._actions if names & {*each.option_strings, each.metavar, each.dest}), None)
+        if action is None:
+            return Problem(error.message, None, self._help(), code="invalid-argument")
+        flag = max(action.option_strings, key=len, default=str(action.metavar))
+        hint = f"write `{_usage(action)}`"
+        if action.option_strings and action.nargs is None:
+            hint += f"; a value that begins with - needs a =, as in `{flag}=-1`"
+        return Problem(error.message, Flag(flag), [("hint", hint)], code="invalid-argument", subject=flag)
 
     @property
     def flags(self) -> set[str]:
-        """Every flag that there is, in each of its spellings."""
+        """Every flag, in each of its spellings."""
         return {flag for action in self._actions for flag in action.option_strings}
 
     def _unknown(self, flag: str) -> Problem:
         name = flag.partition("=")[0]
-        notes = choices(name, (each for each in self.flags if each.startswith("--")), "flags")
-        # With a near name the whole list is no help.
-        near = notes[:1] if notes[0][0] == "nearest" else notes
-        return Problem(f"{self.prog} has no flag `{name}`", None, (*near, *self._help()))
+        choices = Choices.of(name, (each for each in self.flags if each.startswith("--")))
+        message = f"{self.prog} has no flag `{name}`"
+        return Problem(message, None, self._help(), code="unknown-flag", subject=name, choices=choices)
 
     def _help(self) -> tuple[tuple[str, str], ...]:
-        return (("help", f"{self.prog} --help"),)
+        return (("command", f"{self.prog} --help"),)
 
     def _refuse(self, problems: Sequence[Problem]) -> None:
         if problems:
@@ -92,29 +92,10 @@ class Parser(ArgumentParser):
 
 
 def _too_many(argument: str) -> Problem:
-    return Problem(f"`{argument}` is one argument too many", None, (("quotes", "a text with blanks is put in quotes"),))
+    message = f"`{argument}` is one argument too many"
+    return Problem(message, None, (("hint", "quote an argument that contains spaces"),), code="unknown-argument")
 
 
-def _shown(action: Action) -> str:
-    """An argument as it is given: `--config FILE`, `RUN`."""
+def _usage(action: Action) -> str:
+    """An argument as it is written: `--config FILE`, `RUN`."""
     return " ".join(filter(None, [*action.option_strings[:1], str(action.metavar or "")]))
-
-
-def _said(told: str, action: Action) -> str:
-    """What argparse says of one argument, in our words; what is not known here stands as it is."""
-    if told == "expected one argument":
-        flag = max(action.option_strings, key=len)
-        return f"a value is needed, as in `{_shown(action)}`; one that begins with - stands behind a =, `{flag}=-...`"
-    for pattern, words in _WORDS:
-        found = re.fullmatch(pattern, told, re.DOTALL)
-        if found:
-            return words.format(found[1])
-    return told
-
-
-_WORDS = (
-    (r"not allowed with argument (\S+)", "cannot be given together with `{}`"),
-    (r"invalid int value: '(.*)'", "`{}` is no whole number"),
-    (r"invalid float value: '(.*)'", "`{}` is no number"),
-    (r"ignored explicit argument '(.*)'", "takes no value, and `{}` is given"),
-)

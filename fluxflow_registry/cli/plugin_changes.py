@@ -37,7 +37,7 @@ def changed(run: Path, plugins: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def changes(run: Path, facts: Mapping[str, Any]) -> list[str]:
-    """What has changed since a run was started: its plugins, and what its last bits depend on."""
+    """What has changed since a run was started: its plugins, and what its results depend on to the last bit."""
     found = [f"plugin `{name}` has changed" for name in changed(run, facts["plugins"])]
     try:
         before = dict(read_json(run / ENVIRONMENT))
@@ -46,7 +46,7 @@ def changes(run: Path, facts: Mapping[str, Any]) -> list[str]:
     for name in ("torch", "device", "gpu", "threads"):
         if name in before and name in facts and before[name] != facts[name]:
             was = printable(str(before[name]))
-            found.append(f"{name} has changed from {was} to {facts[name]}, so that the last bits may differ")
+            found.append(f"{name} has changed from {was} to {facts[name]}, so results may differ in their last bits")
     return found
 
 
@@ -56,7 +56,7 @@ def source_digest(where: str) -> str | None:
     try:
         for file in _sources(where):
             digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    except Exception:  # finding a module imports the packages that it lies in, which may do anything
+    except Exception:  # finding a module imports its parent packages, which may do anything
         return None
     return digest.hexdigest()
 

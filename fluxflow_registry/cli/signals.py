@@ -1,4 +1,4 @@
-"""Signals of a training command: the first asks for a checkpoint, the second is obeyed at once."""
+"""Signals of a training command: the first requests a checkpoint, the second ends the command at once."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from fluxflow_registry.engine.run.stopping import Stoppable
 STOPPED = 75
 
 #: Stopped at once, by a second signal.
-BROKEN_OFF = 130
+INTERRUPTED = 130
 
 
 class Signals:
-    """Hears SIGINT and SIGTERM from the beginning of the command to its end."""
+    """Handles SIGINT and SIGTERM from the beginning of the command to its end."""
 
     def __init__(self) -> None:
         #: What is being trained; None as long as there is nothing that could be lost.
         self.run: Stoppable | None = None
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.heard)
+            signal.signal(number, self.handle)
 
-    def heard(self, number: int, _: FrameType | None) -> None:
-        """Ask the run to stop, or leave where there is none, or where it was asked before."""
+    def handle(self, number: int, _: FrameType | None) -> None:
+        """Request that the run stop; exit at once if there is none, or if it was requested before."""
         name = signal.Signals(number).name
         if self.run is None:
-            leave(STOPPED, f"{name}: stopped before training has begun; the same command begins, or goes on")
+            leave(STOPPED, f"{name}: stopped before training began; the same command starts or resumes the run")
         if self.run.stopping is not None:
-            leave(BROKEN_OFF, f"{name} again: stopped at once; the last checkpoint stands")
+            leave(INTERRUPTED, f"{name} again: stopped at once; the last checkpoint is intact")
         self.run.stopping = name
 
 

@@ -349,7 +349,7 @@ def test_the_status_as_data(call: Call, folder: RunFolder) -> None:
     assert data["folder"] == str(folder.path)
     assert data["record"]["recipe"] == DIGEST
     assert data["record"]["steps"] == STEPS
-    assert data["state"] == "broken off"
+    assert data["state"] == "interrupted"
     assert data["held_by"] is None
     assert data["saved"] == {"step": 0, "epoch": 0, "batch": 4, "step_batch": 4, "run_batch": 4}
     assert data["reached"]["position"]["run_batch"] == 11
@@ -375,11 +375,11 @@ def test_the_folder_of_all_runs_is_a_line_a_run_the_newest_first(call: Call, fol
     data = json.loads(call("--status", folder.path.parent, "--json").out)
 
     assert told.out.splitlines() == [
-        "small-20260801-120000  broken off        0 seconds ago  5 of 50 batches  step vae",
+        "small-20260801-120000  interrupted        0 seconds ago  5 of 50 batches  step vae",
         "vae-20250101-000000    stopped           2 hours ago    9 of 50 batches  step vae",
         "gan-20240101-000000    damaged run.json  3 days ago     0 batches",
     ]
-    assert [run["state"] for run in data["runs"]] == ["broken off", "stopped", None]
+    assert [run["state"] for run in data["runs"]] == ["interrupted", "stopped", None]
 
 
 def test_a_run_that_is_removed_meanwhile_is_left_out(folder: RunFolder) -> None:
@@ -493,7 +493,7 @@ def test_a_real_run_that_is_killed_stopped_and_gone_on_with(tmp_path: Path) -> N
     shutil.rmtree(tmp_path / "runs")
     stopped = look(ended(signal.SIGTERM), [])
 
-    assert killed.state == "broken off"
+    assert killed.state == "interrupted"
     assert killed.resume.repeats == 2
     assert stopped.state == "stopped"
     assert stopped.resume.repeats == 0

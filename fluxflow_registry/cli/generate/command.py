@@ -1,4 +1,4 @@
-"""The command `fluxflow-generate`: pictures from a run, for prompts and seeds."""
+"""The command `fluxflow-generate`: images from a run, for prompts and seeds."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from typing import Any
 from fluxflow_registry import __version__
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.cli.generate.prompts import Prompt, read_prompts
-from fluxflow_registry.cli.generate.requirements import require_drawable
+from fluxflow_registry.cli.generate.requirements import require_generation
 from fluxflow_registry.cli.generate.weights_source import Place, place_of
 from fluxflow_registry.cli.output import emit, emit_json, finish, load_plugins, parse, say
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.recheck import check_again
 from fluxflow_registry.contracts import SamplerExtras
-from fluxflow_registry.errors import Problem, RecipeError, RunError, choices
+from fluxflow_registry.errors import Choices, Flag, Problem, RecipeError, RunError
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 from fluxflow_registry.recipe.overrides import Setting
 
-#: The value that draws pictures from captions.
-DRAWN = "generated_image"
+#: The value that generates images from captions.
+GENERATED = "generated_image"
 
 EPILOG = """\
-Every flag may be spelt with - or with _. With --model-checkpoint or --text-prompts-path there is no guidance unless
---use-cfg is given, as in FluxFlow; otherwise it is that of the recipe. Files of a prompt from a file begin with the
-file's name. The architecture is read from the run.
+Every flag can be written with - or with _. With --model-checkpoint or --text-prompts-path there is no guidance unless
+--use-cfg is set, as in FluxFlow; otherwise the recipe's guidance applies. The name of an image whose prompt comes from
+a file begins with the name of that file. The architecture is read from the run.
 """
 
-#: Pixels of a side; far beyond what any model draws, and short of what any memory holds.
+#: Pixels of a side: far more than any model generates, and less than what fills the memory at once.
 LARGEST = 8192
 
 
@@ -41,55 +41,69 @@ def parser() -> Parser:
     """The command line of `fluxflow-generate`."""
     made = Parser(
         prog="fluxflow-generate",
-        description="Draw pictures from a run. The same prompt, seed and options give the same picture.",
+        description="Generate images from a run. The same prompt, seed and options give the same image.",
         epilog=EPILOG,
     )
-    made.add_argument("run", nargs="?", metavar="RUN", help="a run's folder, such as runs/vae_gan_flow-20261121-120000")
-    made.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="what to draw; may be repeated")
-    made.add_argument("--prompts", metavar="FILE", help="a text file with one prompt a line")
-    made.add_argument("--guidance", type=float, metavar="W", help="v_u + W (v_c - v_u); 1 is none (the recipe's)")
-    made.add_argument("--negative-prompt", metavar="TEXT", help="what guidance leads away from (the empty text)")
-    made.add_argument("--sampler", metavar="NAME", help="euler, heun, ddim, dpmpp_2m ... (the recipe's)")
-    made.add_argument("--steps", type=int, metavar="N", help="steps of the sampler (the recipe's)")
-    made.add_argument("--seed", type=int, default=0, metavar="N", help="the noise to begin with (0)")
-    made.add_argument("--count", type=int, default=1, metavar="N", help="pictures of each prompt, seeds N, N+1 ... (1)")
-    made.add_argument("--image-size", "--img-size", metavar="S|WxH", help="size in pixels (the recipe's)")
-    made.add_argument("--step", metavar="NAME", help="the step whose end is used, in a recipe with branches")
-    made.add_argument("--output", "--output-path", metavar="DIR", help="folder of the pictures (RUN/generated)")
+    made.add_argument(
+        "run", nargs="?", metavar="RUN", help="the folder of a run, such as runs/vae_gan_flow-20261121-120000"
+    )
+    made.add_argument(
+        "--prompt", action="append", default=[], metavar="TEXT", help="what the image shows; may be repeated"
+    )
+    made.add_argument("--prompts", metavar="FILE", help="a text file with one prompt per line")
+    made.add_argument(
+        "--guidance", type=float, metavar="W", help="guidance v_u + W (v_c - v_u); 1: none (default: the recipe's)"
+    )
+    made.add_argument(
+        "--negative-prompt", metavar="TEXT", help="what guidance leads away from (default: the empty prompt)"
+    )
+    made.add_argument("--sampler", metavar="NAME", help="euler, heun, ddim, dpmpp_2m ... (default: the recipe's)")
+    made.add_argument("--steps", type=int, metavar="N", help="steps of the sampler (default: the recipe's)")
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the initial noise (default: 0)")
+    made.add_argument(
+        "--count", type=int, default=1, metavar="N", help="images per prompt, with seeds S, S+1 ... (default: 1)"
+    )
+    made.add_argument("--image-size", "--img-size", metavar="S|WxH", help="size in pixels (default: the recipe's)")
+    made.add_argument("--step", metavar="NAME", help="in a recipe with branches, the step whose final weights are used")
+    made.add_argument("--output", "--output-path", metavar="DIR", help="folder of the images (default: RUN/generated)")
     made.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a plugin from a file")
-    made.add_argument("--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1, mps ... (the best there is)")
-    made.add_argument("--json", action="store_true", help="print the list of pictures as JSON")
+    made.add_argument(
+        "--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1, mps ... (default: the best available)"
+    )
+    made.add_argument("--json", action="store_true", help="print the list of images as JSON")
     made.add_argument("--version", action="version", version=f"fluxflow-registry {__version__}")
-    old = made.add_argument_group("as FluxFlow spelt it")
-    old.add_argument("--model-checkpoint", metavar="PATH", help="a run's folder, a checkpoint in it, or its final/")
+    old = made.add_argument_group("flags of FluxFlow")
+    old.add_argument(
+        "--model-checkpoint", metavar="PATH", help="the folder of a run, a checkpoint in it, or its final/"
+    )
     old.add_argument("--text-prompts-path", metavar="PATH", help="a folder of .txt files, each a prompt; or one file")
-    old.add_argument("--use-cfg", action="store_true", help="draw with guidance")
-    old.add_argument("--guidance-scale", type=float, metavar="W", help="as --guidance, in effect with --use-cfg")
-    old.add_argument("--batch-size", type=int, metavar="N", help="changes nothing: pictures are drawn one by one")
+    old.add_argument("--use-cfg", action="store_true", help="generate with guidance")
+    old.add_argument("--guidance-scale", type=float, metavar="W", help="like --guidance, but only with --use-cfg")
+    old.add_argument("--batch-size", type=int, metavar="N", help="no effect: images are generated one by one")
     return made
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Draw what the arguments say; gives the exit code."""
+    """Generate what the arguments say; returns the exit code."""
     place = place_of(arguments)
     prompts = read_prompts(arguments)
     if arguments.count < 1:
-        raise RecipeError(Problem("at least one picture is drawn of each prompt", "--count"))
+        raise RecipeError("`--count` must be at least 1", Flag("--count", str(arguments.count)), code="out-of-range")
     settle_guidance(arguments)
     if arguments.batch_size is not None:
         if arguments.batch_size < 1:
-            raise RecipeError(Problem("a batch holds at least one picture", "--batch-size"))
-        say("note: pictures are drawn one by one, so that none depends on another; --batch-size changes nothing")
+            raise RecipeError("`--batch-size` must be at least 1", Flag("--batch-size"), code="out-of-range")
+        say("note: --batch-size has no effect: images are generated one by one, so that none depends on another")
     registry = load_plugins(arguments.plugin)
     plain = check_again(place.run / "recipe.yaml", registry, arguments.command)
     leaf = leaf_of(plain, arguments.step or place.step)
-    require_drawable(plain, leaf, DRAWN, sampler=arguments.sampler is not None)
+    require_generation(plain, leaf, GENERATED, sampler=arguments.sampler is not None)
     checked = check(place.run / "recipe.yaml", registry, settings_of(arguments, plain, leaf))
-    pictures = draw(checked, checked.step(leaf.name), place, prompts, arguments)
+    images = generate(checked, checked.step(leaf.name), place, prompts, arguments)
     if arguments.json:
-        emit_json(pictures)
+        emit_json(images)
     else:
-        emit("\n".join(picture["file"] for picture in pictures))
+        emit("\n".join(image["file"] for image in images))
     return 0
 
 
@@ -99,37 +113,43 @@ def settle_guidance(arguments: argparse.Namespace) -> None:
     scale = arguments.guidance_scale
     if arguments.guidance is not None:
         if scale is not None:
-            raise RecipeError(Problem("the guidance is stated by --guidance already", "--guidance-scale"))
+            raise RecipeError(
+                "`--guidance` and `--guidance-scale` exclude each other", Flag("--guidance-scale"), code="conflict"
+            )
         return
     if arguments.use_cfg or not old:
         arguments.guidance = scale
         return
     if scale is not None:
-        say("note: --guidance-scale is in effect with --use-cfg; without it pictures are drawn without guidance")
+        say("note: --guidance-scale has no effect without --use-cfg: images are generated without guidance")
     arguments.guidance = 1.0
 
 
 def leaf_of(checked: RecipePlan, name: str | None) -> StepPlan:
-    """The step whose models draw: the recipe's last, or the branch that is named."""
+    """The step whose models generate: the recipe's last one, or the branch of that name."""
     leaves = checked.leaves
     if name is None:
         if len(leaves) > 1:
             known = ", ".join(step.name for step in leaves)
-            raise RecipeError(Problem("the recipe has several last steps; say which", "--step", (("steps", known),)))
+            message = "the recipe has several last steps"
+            notes = (("hint", f"choose one with `--step`: {known}"),)
+            raise RecipeError(Problem(message, Flag("--step"), notes, code="ambiguous"))
         return leaves[0]
     for step in checked.steps:
         if step.name == name:
             return step
     names = [step.name for step in checked.steps]
-    raise RecipeError(Problem(f"`{name}` is no step of the run", "--step", choices(name, names, "steps")))
+    message = f"the run has no step `{name}`"
+    choices = Choices.of(name, names)
+    raise RecipeError(Problem(message, Flag("--step"), code="unknown-name", subject=name, choices=choices))
 
 
 def settings_of(arguments: argparse.Namespace, checked: RecipePlan, leaf: StepPlan) -> list[Setting]:
     """The flags as settings of the run's own recipe, so that they meet the same checks."""
-    drawing = f"steps.{leaf.name}.values.{DRAWN}"
+    path = f"steps.{leaf.name}.values.{GENERATED}"
     flags: list[tuple[str, str, Any]] = [
-        ("--guidance", f"{drawing}.guidance", arguments.guidance),
-        ("--negative-prompt", f"{drawing}.negative_prompt", arguments.negative_prompt),
+        ("--guidance", f"{path}.guidance", arguments.guidance),
+        ("--negative-prompt", f"{path}.negative_prompt", arguments.negative_prompt),
         ("--sampler", "sampler", arguments.sampler and {"type": arguments.sampler}),
         ("--steps", "sampler.steps", arguments.steps),
     ]
@@ -144,25 +164,28 @@ def settings_of(arguments: argparse.Namespace, checked: RecipePlan, leaf: StepPl
 
 
 def size_of(stated: str | None, step: StepPlan, run: Path) -> tuple[int, int]:
-    """(height, width) of the pictures: as stated (`S` or `WxH`), or as trained."""
+    """(height, width) of the images: as written (`S` or `WxH`), or as trained."""
     if stated is not None:
         match = re.fullmatch(r"(\d+)(?:x(\d+))?", stated)
         if not match:
-            raise RecipeError(Problem(f"`{stated}` is no size: 64, or 96x64 for width x height", "--image-size"))
+            message = f"`{stated}` is not a size: write 64, or 96x64 for width x height"
+            raise RecipeError(message, Flag("--image-size"), code="wrong-type")
         width, height = int(match[1]), int(match[2] or match[1])
         if max(width, height) > LARGEST:
-            raise RecipeError(Problem(f"a side has at most {LARGEST:,} pixels, not `{stated}`", "--image-size"))
+            message = f"`{stated}` is too large: a side has at most {LARGEST:,} pixels"
+            raise RecipeError(message, Flag("--image-size"), code="out-of-range")
         return height, width
     image = step.fields.get("image")
     if image is None or not image.shape:
-        raise RecipeError(Problem("the run's dataset has no images, so a size is needed", "--image-size"))
+        message = "the size of the images is required, because the dataset of the run has no images"
+        raise RecipeError(message, Flag("--image-size"), code="missing-argument")
     return image.shape[-2], image.shape[-1]
 
 
-def draw(
+def generate(
     checked: RecipePlan, step: StepPlan, place: Place, prompts: Sequence[Prompt], arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Draw each prompt with each seed and write the pictures; gives their files and what made them."""
+    """Generate an image for each prompt and seed; returns their files and what they depend on."""
     import torch
 
     from fluxflow_registry.cli.train.command import device_of
@@ -178,64 +201,66 @@ def draw(
     if note:
         say(note)
     for model in sorted(untrained(checked, step)):
-        say(f"note: no step up to `{step.name}` trains `{model}`; it draws with the numbers it began with")
+        say(f"note: no step up to `{step.name}` trains `{model}`: its initial weights are used")
     folder = Path(arguments.output) if arguments.output else place.run / "generated"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(Problem(f"the output folder cannot be written: {error.strerror}", str(folder))) from None
-    pictures = []
+        raise RunError(
+            Problem(f"cannot create the output folder: {error.strerror}", str(folder), code="unwritable-file")
+        ) from None
+    images = []
     for prompt in prompts:
         for seed in range(arguments.seed, arguments.seed + arguments.count):
-            # One at a time: a picture does not depend on what else is drawn with it.
+            # One at a time: an image does not depend on what else is generated with it.
             batch = {"caption": [prompt.text]}
             try:
-                image = Sampling(checked, step, models, device, checked.solver, seed).compute([DRAWN], batch, size)[
-                    DRAWN
+                image = Sampling(checked, step, models, device, checked.solver, seed).compute([GENERATED], batch, size)[
+                    GENERATED
                 ][0]
             except torch.OutOfMemoryError:
-                message = f"not enough memory to draw {size[1]} x {size[0]} pixels"
-                raise RunError(Problem(message, "--image-size")) from None
-            made = {"prompt": prompt.text, "seed": seed, "size": list(size), **drawing_options(checked, step)}
+                message = f"not enough memory to generate {size[1]} x {size[0]} pixels"
+                raise RunError(message, Flag("--image-size"), code="out-of-memory") from None
+            made = {"prompt": prompt.text, "seed": seed, "size": list(size), **generation_options(checked, step)}
             made["weights"] = source
             file = folder / f"{prompt.name}-seed{seed}-{fingerprint(made)}.png"
             save_png(image, file, {key: str(value) for key, value in made.items()})
-            pictures.append({"file": str(file), **made})
-    return pictures
+            images.append({"file": str(file), **made})
+    return images
 
 
 def untrained(checked: RecipePlan, step: StepPlan) -> set[str]:
-    """The models that draw although no step up to this one has trained them, nor anybody before.
+    """The models that are used although neither this step nor one before it has trained them.
 
-    A builder that asks for weights has them from elsewhere.
+    A model whose builder requests `weights` was trained elsewhere.
     """
     trained: set[str] = set()
     place: StepPlan | None = step
     while place is not None:
         trained |= place.trains
         place = checked.step(place.parent) if place.parent else None
-    drawn = step.providers.get(DRAWN)
+    generated = step.providers.get(GENERATED)
     own = {name for name, model in checked.models.items() if "weights" not in model.component.signature.needs}
-    return set(drawn.needs.values()) & own - trained if drawn else set()
+    return set(generated.needs.values()) & own - trained if generated else set()
 
 
-def drawing_options(checked: RecipePlan, step: StepPlan) -> dict[str, Any]:
-    """What beside prompt and seed makes a picture what it is."""
+def generation_options(checked: RecipePlan, step: StepPlan) -> dict[str, Any]:
+    """What an image depends on besides its prompt and seed."""
     from cattrs import unstructure
 
     sampler = checked.sampler
-    options = unstructure(step.providers[DRAWN].instance)
-    told = {"sampler": sampler.component.name, **unstructure(sampler.instance)} if sampler else {}
-    return {**options, **told}
+    options = unstructure(step.providers[GENERATED].instance)
+    chosen = {"sampler": sampler.component.name, **unstructure(sampler.instance)} if sampler else {}
+    return {**options, **chosen}
 
 
 def fingerprint(made: dict[str, Any]) -> str:
-    """Six letters that tell pictures of one prompt and seed apart by their other options."""
+    """Six letters that distinguish images of one prompt and seed by their other options."""
     return sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def hyphened(argv: Sequence[str]) -> list[str]:
-    """The command line with each `--flag_name` as `--flag-name`; what follows a `=`, or `--`, is left alone."""
+    """The command line with each `--flag_name` as `--flag-name`; what follows `=` or `--` is unchanged."""
     flags = list(argv[: argv.index("--")] if "--" in argv else argv)
     rest = list(argv[len(flags) :])
     return [_hyphened(each) if each.startswith("--") else each for each in flags] + rest

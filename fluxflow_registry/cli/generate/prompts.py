@@ -1,4 +1,4 @@
-"""What `fluxflow-generate` draws: prompts from the command line, from a file, or from a folder of files."""
+"""The prompts of `fluxflow-generate`: prompts from the command line, from a file, or from a folder of files."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ from pathlib import Path
 
 from attrs import frozen
 
-from fluxflow_registry.errors import DataError, Problem, RecipeError
+from fluxflow_registry.errors import DataError, Problem, RecipeError, one_line
 
 
 @frozen
 class Prompt:
-    """A text to draw, and what its pictures' files begin with."""
+    """A prompt, and how the file names of its images begin."""
 
     text: str
     name: str
 
 
 def read_prompts(arguments: Namespace) -> list[Prompt]:
-    """The prompts of the command line, then those of the file, then those of the folder; raises for none at all."""
+    """The prompts of the command line, of the file and of the folder; raises RecipeError if there are none."""
     prompts = [Prompt(text, slug(text)) for text in arguments.prompt]
     if arguments.prompts:
         prompts += [Prompt(text, slug(text)) for text in _lines(Path(arguments.prompts))]
     if arguments.text_prompts_path:
         prompts += _found(Path(arguments.text_prompts_path))
     if not prompts:
-        raise RecipeError(
-            'nothing to draw: give --prompt "a small red circle", --prompts FILE or --text-prompts-path DIR'
-        )
+        hint = 'set --prompt "a small red circle", --prompts FILE or --text-prompts-path DIR'
+        raise RecipeError(Problem("a prompt is required", None, (("hint", hint),), code="missing-argument"))
     return prompts
 
 
 def _found(path: Path) -> Iterator[Prompt]:
-    """Of a folder each `.txt` file as one prompt, named by the file; of a file each line, named by file and line."""
+    """In a folder each `.txt` file is a prompt, named by the file; in a file each line, named by file and line."""
     if not path.is_dir():
         lines = list(_lines(path))
         for number, text in enumerate(lines, 1):
@@ -43,20 +42,22 @@ def _found(path: Path) -> Iterator[Prompt]:
         return
     files = sorted(each for each in path.iterdir() if each.suffix == ".txt" and each.is_file())
     if not files:
-        raise DataError(Problem("holds no prompts: there is no .txt file in it", str(path)))
+        raise DataError(Problem("the folder of prompts contains no .txt file", str(path), code="missing-file"))
     for file in files:
         text = " ".join(_lines(file))
         if not text:
-            raise DataError(Problem("holds no prompt: the file is empty", str(file)))
+            raise DataError(Problem("the file of a prompt is empty", str(file), code="missing-caption"))
         yield Prompt(text, file.stem)
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text file that are not blank."""
+    """The lines of a text file that are not empty."""
     try:
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(Problem(f"the prompts cannot be read: {error}", str(path))) from None
+        raise DataError(
+            Problem(f"cannot read the prompts: {one_line(error)}", str(path), code="unreadable-file")
+        ) from None
     yield from (line.strip() for line in content.splitlines() if line.strip())
 
 

@@ -1,4 +1,4 @@
-"""Whether a run can draw pictures from text at all."""
+"""Whether a run can generate images from text at all."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ from fluxflow_registry.errors import Place, Problem, RecipeError
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 from fluxflow_registry.plan.values import Request, World, resolve_values
 
-SAMPLER = "a sampler, which `--sampler NAME` gives"
+SAMPLER = "a sampler, which `--sampler NAME` adds"
 
 
-def require_drawable(checked: RecipePlan, step: StepPlan, value: str, sampler: bool) -> None:
-    """Raise RecipeError where `value` cannot be computed from captions; `sampler`: one is stated elsewhere.
+def require_generation(checked: RecipePlan, step: StepPlan, value: str, sampler: bool) -> None:
+    """Raise RecipeError if `value` cannot be computed from captions; `sampler`: the command line sets one.
 
-    That is no mistake in the recipe, which was trained as it is: one problem says what it lacks.
+    The recipe is not wrong, since it was trained as it is: one problem says what it lacks.
     """
-    there = sampler or checked.sampler is not None
-    world = World.of({"caption"}, checked.models, step.providers, sampler=there, image_size=True, dataset="the batch")
+    has_sampler = sampler or checked.sampler is not None
+    world = World.of(
+        {"caption"}, checked.models, step.providers, sampler=has_sampler, image_size=True, dataset="the batch"
+    )
     problems = resolve_values(world, [Request.of("the run", [value], Place(checked.recipe.path))])[1]
     if problems:
         lacking = list(dict.fromkeys(_lacking(problem) for problem in problems))
-        message = "nothing can be drawn from text in this run: it lacks what makes pictures of captions"
+        message = "this run cannot generate images from text"
         notes = [
-            ("it lacks", "\n".join(lacking)),
-            ("it has", f"models {', '.join(checked.models) or 'none'}; steps {_names(checked)}"),
+            ("cause", "the run lacks " + ", ".join(lacking)),
+            ("received", f"models {', '.join(checked.models) or 'none'}; steps {_names(checked)}"),
         ]
         if lacking != [SAMPLER]:
-            notes.append(("who can", "a run whose recipe has all of it, as recipes/vae_gan_flow.yaml has"))
-        raise RecipeError(Problem(message, checked.recipe.path, tuple(notes)))
+            notes.append(("hint", "use a run whose recipe has all of these, such as recipes/vae_gan_flow.yaml"))
+        raise RecipeError(Problem(message, checked.recipe.path, notes, code="nothing-to-generate"))
 
 
 def _lacking(problem: Problem) -> str:

@@ -1,4 +1,4 @@
-"""Which weights `fluxflow-generate` draws with: those of a run, of one of its checkpoints, or of `final/`."""
+"""Which weights `fluxflow-generate` uses: those of a run, of one of its checkpoints, or of `final/`."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from typing import Literal
 
 from attrs import frozen
 
-from fluxflow_registry.errors import Problem, RecipeError, RunError, choices
+from fluxflow_registry.errors import Choices, Flag, Problem, RecipeError, RunError
 from fluxflow_registry.state import checkpoints
 
 
 @frozen
 class Place:
-    """A run, and which of its weights: the best there are (`run`), those of `final/`, or those of a checkpoint."""
+    """A run, and which of its weights: the newest (`run`), those of `final/`, or those of a checkpoint."""
 
     run: Path
     kind: Literal["run", "final", "checkpoint"] = "run"
     #: The folder of the checkpoint.
     folder: Path | None = None
-    #: The step whose weights they are, where the place says so.
+    #: The step whose weights they are, if the path names it.
     step: str | None = None
 
 
 def place_of(arguments: Namespace) -> Place:
-    """The place that the command line names; raises RunError where it is none, or RecipeError where it names two."""
+    """The place that the command line names; raises RunError if there is none, RecipeError if two are named."""
     if arguments.run and arguments.model_checkpoint:
-        raise RecipeError(Problem("a run is named already; give one of the two", "--model-checkpoint"))
+        raise RecipeError(
+            "`RUN` and `--model-checkpoint` exclude each other", Flag("--model-checkpoint"), code="conflict"
+        )
     named = arguments.run or arguments.model_checkpoint
     if not named:
-        raise RecipeError(
-            "a run is needed: fluxflow-generate RUN, or --model-checkpoint with a run, checkpoint or final/"
-        )
+        hint = "fluxflow-generate RUN, or --model-checkpoint with the folder of a run, a checkpoint, or final/"
+        raise RecipeError(Problem("a run is required", None, (("hint", hint),), code="missing-argument"))
     return _place(Path(named))
 
 
@@ -41,12 +42,14 @@ def _place(path: Path) -> Place:
         return Place(path)
     run = next((parent for parent in path.absolute().parents if (parent / "recipe.yaml").is_file()), None)
     if run is None:
-        raise RunError(Problem("is no run's folder: it holds no recipe.yaml", str(path)))
+        raise RunError("this is not the folder of a run: it has no recipe.yaml", str(path), code="missing-file")
     run = next((parent for parent in path.parents if parent.absolute() == run), run)
     inner = path.absolute().relative_to(run.absolute()).parts
     if not path.exists():
         known = [found.folder.name for found in checkpoints.listing(run / "checkpoints")]
-        raise RunError(Problem("there is no such checkpoint", str(path), choices(path.name, known, "checkpoints")))
+        choices = Choices.of(path.name, known)
+        message = f"the run has no checkpoint `{path.name}`"
+        raise RunError(Problem(message, str(path), code="missing-file", subject=path.name, choices=choices))
     if inner[0] == "final":
         branch = inner[1] if len(inner) > 1 and not (run / "final" / inner[1] / "config.json").is_file() else None
         return Place(run, "final", step=branch)
@@ -55,5 +58,5 @@ def _place(path: Path) -> Place:
         step = next((f.step for f in checkpoints.listing(run / "checkpoints") if f.folder == folder), None)
         if step is not None:
             return Place(run, "checkpoint", folder, step)
-    notes = (("what is", "the run's folder, a folder of its checkpoints/, or its final/"),)
-    raise RunError(Problem("holds no models of its run", str(path), notes))
+    notes = (("hint", "name the folder of the run, a folder in its checkpoints/, or its final/"),)
+    raise RunError(Problem("this folder of the run contains no models", str(path), notes, code="missing-weights"))

@@ -20,10 +20,10 @@ from fluxflow_registry.errors import FluxflowError, Problem, RunError, counted, 
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan
 
-#: Samples of a dataset that are read where the command line says nothing.
+#: Samples of a dataset that are read by default.
 SAMPLES = 10_000
 
-#: Pictures on a contact sheet.
+#: Images on a contact sheet.
 SHEET = 32
 
 #: Pixels of the square into which each of them is fitted.
@@ -35,7 +35,7 @@ NAMED = 24
 
 @frozen
 class Inspected:
-    """What is told of one dataset."""
+    """What is reported of one dataset."""
 
     type: str
     fields: Mapping[str, Field]
@@ -58,7 +58,7 @@ def inspect_data(checked: RecipePlan, output: Path, samples: int, as_json: bool)
 
 
 def inspected(checked: RecipePlan, name: str, source: Source, folder: Path, samples: int) -> Inspected:
-    """Everything that is told of one dataset, with its sheet written."""
+    """Everything that is reported of one dataset; writes its contact sheet."""
     dataset = checked.datasets[name]
     seed = checked.recipe.seed
     steps = [step for step in checked.steps if step.settings.dataset == name]
@@ -75,16 +75,15 @@ def inspected(checked: RecipePlan, name: str, source: Source, folder: Path, samp
     except FluxflowError:
         raise
     except Exception as error:
-        raise FluxflowError(
-            Problem(f"dataset `{name}` cannot give its samples: {one_line(error)}", dataset.where)
-        ) from error
+        message = f"dataset `{name}` failed to read its samples: {one_line(error)}"
+        raise FluxflowError(Problem(message, dataset.where, code="component-failed", subject=name)) from error
     return Inspected(
         dataset.component.name, fields_of(dataset), surveyed, tuple(uses), measured(checked, name, source), sheet
     )
 
 
 def measured(checked: RecipePlan, name: str, source: Source) -> tuple[Measured, ...]:
-    """The evaluations that take a dataset."""
+    """The evaluations that use a dataset."""
     return tuple(
         Measured(step.name, label, min(each.settings.samples, len(source)))
         for step in checked.steps
@@ -99,7 +98,7 @@ def fields_of(dataset: ConfiguredComponent) -> Mapping[str, Field]:
 
 
 def write_sheet(source: Source, indices: Sequence[int], file: Path) -> Path | None:
-    """Write the samples that can be shown, with their texts; None where there is no picture in them."""
+    """Write the samples that have an image, with their captions; None if none has."""
     cells: dict[int, tuple[Tensor, str]] = {}
     for read, fields in read_undamaged(source, indices, {}):
         image = fields.get("image")
@@ -113,50 +112,52 @@ def write_sheet(source: Source, indices: Sequence[int], file: Path) -> Path | No
         file.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet([[image] for image, _ in shown], [caption for _, caption in shown], side=SIDE).save(file)
     except OSError as error:
-        raise RunError(Problem(f"the sheet cannot be written: {error.strerror}", str(file))) from None
+        raise RunError(
+            Problem(f"cannot write the contact sheet: {error.strerror}", str(file), code="unwritable-file")
+        ) from None
     return file
 
 
 def data(found: Mapping[str, Inspected]) -> dict[str, Any]:
-    """What was found, as JSON."""
+    """The report as JSON."""
     return {name: {**asdict(each), "sheet": str(each.sheet) if each.sheet else None} for name, each in found.items()}
 
 
 def text(name: str, found: Inspected) -> str:
-    """What was found in one dataset, as text."""
+    """The report on one dataset as text."""
     seen = found.survey
     less = f", and {len(seen.left_out):,} left out" if seen.left_out else ""
     lines = [f"dataset {name} ({found.type}): {counted(seen.samples, 'sample')}{less}"]
     rows: list[tuple[str, str]] = [("note", note) for note in seen.notes]
     rows += [(f"field {key}", _field(field)) for key, field in found.fields.items()]
     if seen.stored is not None:
-        rows.append(("pictures", _stored(seen.stored)))
+        rows.append(("images", _stored(seen.stored)))
     rows += [(f"bucket {bucket}", counted(number, "sample")) for bucket, number in seen.buckets.items()]
     for each in found.uses:
         rows += _use(each, bool(seen.buckets))
     rows += _measured(found.measured, seen.samples)
     if not found.uses and not found.measured:
-        rows.append(("steps", "none trains on it, and no evaluation measures on it"))
+        rows.append(("steps", "no step trains on it, and no evaluation measures on it"))
     rows += [row for key, texts in seen.texts.items() for row in _texts(key, texts)]
     lines += _table(rows)
     if seen.left_out:
-        told = "left out on opening, damaged or without a caption"
-        lines += [f"    {len(seen.left_out):,} {told}:", *_named(seen.left_out)]
+        why = "left out when it was opened, damaged or without a caption"
+        lines += [f"    {len(seen.left_out):,} {why}:", *_named(seen.left_out)]
     if seen.damaged:
-        taken = len(seen.damaged) < seen.samples  # nothing takes the places of all
-        told = "cannot be read, others take their places" if taken else "cannot be read"
-        lines += [f"    {counted(len(seen.damaged), 'sample')} {told}:", *_named(seen.damaged)]
+        taken = len(seen.damaged) < seen.samples  # otherwise there is nothing to replace them
+        what = "cannot be read and are replaced by others" if taken else "cannot be read"
+        lines += [f"    {counted(len(seen.damaged), 'sample')} {what}:", *_named(seen.damaged)]
     lines += [f"    {_readable(seen)}"] if seen.read else []
     return "\n".join([*lines, *([f"    contact sheet: {found.sheet}"] if found.sheet else [])])
 
 
 def _readable(seen: Survey) -> str:
-    """What of a dataset can be read, as far as it has been: beside what is damaged nobody is told that all can."""
+    """How many of the samples that were read can be read."""
     none = len(seen.damaged) == seen.read
     if seen.read < seen.samples:
         which = "none of these" if none else "the others of these" if seen.damaged else "all of these"
         some = f"{seen.read:,} of {counted(seen.samples, 'sample')}, evenly spread, were read"
-        return f"{some}; {which} can be read, and --samples reads more"
+        return f"{some}; {which} can be read; --samples reads more"
     if none:
         return "none can be read"
     return f"all {'others' if seen.damaged or seen.left_out else 'samples'} can be read"
@@ -174,7 +175,7 @@ def _stored(stored: Stored) -> str:
     )
     unknown = f"; the size of {stored.unknown:,} is not known" if stored.unknown else ""
     if smallest == largest:
-        return f"stored as {smallest}, each of them{unknown}"
+        return f"all stored as {smallest}{unknown}"
     return f"stored as {smallest} to {largest}, median {median}{unknown}"
 
 
@@ -185,14 +186,14 @@ def _use(use: Use, bucketed: bool) -> list[tuple[str, str]]:
         by_bucket = zip(use.filling.names, use.filling.batches, strict=True)
         rows.append(("", "of each bucket " + ", ".join(f"{name}: {number:,}" for name, number in by_bucket)))
     if not use.batches:
-        return [*rows, ("", f"it fills no batch of {use.filling.batch_size}, so training refuses to begin")]
+        return [*rows, ("", f"it does not fill a batch of {use.filling.batch_size}, so training will not start")]
     left = leftovers(use.filling)
     rows += [("", left)] if left else []
-    return rows + ([("", f"begins with the samples {', '.join(use.first)}")] if use.first else [])
+    return rows + ([("", f"starts with the samples {', '.join(use.first)}")] if use.first else [])
 
 
 def _measured(measured: Sequence[Measured], samples: int) -> list[tuple[str, str]]:
-    """A row for each evaluation that takes the dataset."""
+    """A row for each evaluation that uses the dataset."""
     return [
         (
             f"step {each.step}",
@@ -203,7 +204,7 @@ def _measured(measured: Sequence[Measured], samples: int) -> list[tuple[str, str
 
 
 def _texts(field: str, texts: Texts) -> list[tuple[str, str]]:
-    """The figures of the texts of a field, in a row each."""
+    """The statistics of the texts of a field, one per row."""
     if texts.empty == texts.number:
         return [(field, "empty in every sample")]
     rows = [
@@ -211,10 +212,10 @@ def _texts(field: str, texts: Texts) -> list[tuple[str, str]]:
     ]
     rows += [f"{texts.empty:,} of {texts.number:,} are empty"] if texts.empty else []
     if texts.repeated:
-        rows.append(f"{texts.repeated:,} of {texts.number:,} are the same as another's, such as")
+        rows.append(f"{texts.repeated:,} of {texts.number:,} occur more than once, such as")
         rows += [f"{number:,} times `{_cut(words)}`" for words, number in texts.commonest]
     else:
-        rows.append("no two are the same")
+        rows.append("all are different")
     return [(field, rows[0]), *(("", row) for row in rows[1:])]
 
 
@@ -224,7 +225,7 @@ def _cut(words: str) -> str:
 
 def _table(rows: Sequence[tuple[str, str]]) -> list[str]:
     width = max((len(head) for head, _ in rows), default=0)
-    return [f"    {head:<{width}}  {printable(told)}" for head, told in rows]
+    return [f"    {head:<{width}}  {printable(text)}" for head, text in rows]
 
 
 def _named(problems: Sequence[Problem]) -> list[str]:

@@ -18,29 +18,29 @@ class Differs(Protocol):
 
     @property
     def kind(self) -> str:
-        """Whether it is a field, a value, a loss, a part of the state ..."""
+        """Whether it is a field, a value, a loss, a part of the state, and so on."""
 
     @property
     def name(self) -> str:
         """Its name among those of its kind."""
 
 
-HIDDEN = "it keeps state that no checkpoint holds, or draws random numbers of its own;\n"
+HIDDEN = "it keeps state outside checkpoints, or draws random numbers of its own:\n"
 
-STATEFUL = """take random numbers from `generator`, and return what is kept between batches from `state_dict`,
-restoring it in `load_state_dict`"""
+STATEFUL = """draw random numbers from `generator`, return what it keeps between batches from `state_dict`,
+and restore that in `load_state_dict`"""
 
-#: Kinds whose components may keep nothing, so that nobody saves their state: what they must be instead.
+#: Kinds whose components may keep nothing between calls, since their state is never saved: what to do instead.
 STATELESS = {
-    "metric": """take random numbers from `generator`, and keep nothing from one call to the next:
-what a metric returns is a function of the values that it receives""",
-    "dataset": """keep nothing from one batch to the next: a sample is a function of its number,
-and what is random about it of its number and the seed""",
+    "metric": """draw random numbers from `generator`, and keep nothing from one call to the next:
+a metric is a function of the values that it receives""",
+    "dataset": """keep nothing from one batch to the next: a sample is a function of its index,
+and its random part of its index and the seed""",
 }
 
 
 def blame(plan: RecipePlan, difference: Differs) -> list[str]:
-    """Lines that name what differs, the component with its plugin and place, and what it does wrong."""
+    """Lines that name what differs, its component with plugin and location, and the likely cause."""
     step = plan.step(difference.step)
     what, configured = _component(plan, step, difference)
     rows = [("first", what)]
@@ -58,7 +58,7 @@ def _component(plan: RecipePlan, step: StepPlan, difference: Differs) -> tuple[s
     kind, name = difference.kind, difference.name
     dataset = plan.datasets.get(step.settings.dataset)
     if kind == "samples":
-        return "the batch holds other samples", dataset
+        return "the batch contains other samples", dataset
     if kind == "field":
         return f"field `{name}` of the same samples", dataset
     if kind == "value":

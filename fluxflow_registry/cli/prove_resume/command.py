@@ -1,4 +1,4 @@
-"""`--prove-resume`: the recipe, cut short, run straight and run with kills, and compared bit by bit."""
+"""`--prove-resume`: a shortened run of the recipe without interruption and one with kills, compared bit by bit."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from typing import Any
 from attrs import frozen
 
 from fluxflow_registry.cli.output import emit, emit_json, say
-from fluxflow_registry.cli.prove_resume.process import run_and_leave
-from fluxflow_registry.cli.signals import BROKEN_OFF, STOPPED
+from fluxflow_registry.cli.prove_resume.process import run_and_exit
+from fluxflow_registry.cli.signals import INTERRUPTED, STOPPED
 from fluxflow_registry.errors import FluxflowError, Problem, RunError, counted
 from fluxflow_registry.plan.steps import RecipePlan
 
-#: (what, step, batches of the run before it): a line of a trace, and what it tells as (kind, name, digest).
+#: (what, step, batches of the run before it): a line of a trace, and what it records as (kind, name, digest).
 Lines = dict[tuple[str, str, int], list[list[str]]]
 
 
 @frozen
 class Death:
-    """Where a process is killed: a word for it, and the request that brings it about."""
+    """Where a process is interrupted: a description, and the request that causes it."""
 
-    told: str
+    description: str
     request: Mapping[str, int]
 
 
@@ -45,13 +45,15 @@ class Difference:
 
 
 def prove_resume(checked: RecipePlan, arguments: Namespace) -> int:
-    """Run the proof; gives the exit code: 0 where everything is the same, 1 where something differs."""
+    """Run the proof; returns the exit code: 0 if everything is the same, 1 if something differs."""
     root = Path(arguments.output)
     try:
         root.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".proof-", dir=root))
     except OSError as error:
-        raise RunError(Problem(f"the output folder cannot be written: {error.strerror}", str(root))) from None
+        raise RunError(
+            Problem(f"cannot create the output folder: {error.strerror}", str(root), code="unwritable-file")
+        ) from None
     try:
         return _prove(checked, arguments, work)
     finally:
@@ -59,49 +61,49 @@ def prove_resume(checked: RecipePlan, arguments: Namespace) -> int:
 
 
 def _prove(checked: RecipePlan, arguments: Namespace, work: Path) -> int:
-    asked = {
+    request = {
         "recipe": str(Path(arguments.recipe).resolve()),
         "settings": arguments.set,
         "plugins": arguments.plugin,
         "device": arguments.device,
     }
-    say(f"a run of {counted(len(checked.steps), 'short step')} that nothing disturbs")
-    _run({**asked, "folder": str(work / "straight")}, None)
+    say(f"a run of {counted(len(checked.steps), 'short step')} without interruption")
+    _run({**request, "folder": str(work / "straight")}, None)
     straight = read_trace(work / "straight")
     deaths = plan_deaths(straight)
     for death in deaths:
-        say(death.told)
-        _run({**asked, "folder": str(work / "killed"), "death": death.request}, death)
-    say("the last process goes on to the end")
-    _run({**asked, "folder": str(work / "killed")}, None)
+        say(death.description)
+        _run({**request, "folder": str(work / "killed"), "death": death.request}, death)
+    say("the last process trains to the end")
+    _run({**request, "folder": str(work / "killed")}, None)
     difference = first_difference(straight, work) or final_difference(work)
     return report(checked, straight, deaths, difference, arguments.json)
 
 
 def _run(request: dict[str, Any], death: Death | None) -> None:
-    """One process; raises what it reports, or that it did not die where it should have."""
+    """Run one process; raises FluxflowError if it failed, or was not interrupted where it should have been."""
     folder = Path(request["folder"])
     folder.mkdir(exist_ok=True)
     output = folder.parent / "output.txt"
     fresh = get_context("forkserver")  # a fresh process for each run, but one import of torch for all of them
     fresh.set_forkserver_preload(["torch._dynamo"])  # which imports torch, and is imported by its optimizers
-    process = fresh.Process(target=run_and_leave, args=(request, output))
+    process = fresh.Process(target=run_and_exit, args=(request, output))
     process.start()
     process.join()
-    if process.exitcode in (-signal.SIGINT, BROKEN_OFF):
+    if process.exitcode in (-signal.SIGINT, INTERRUPTED):
         raise KeyboardInterrupt
     expected = 0 if death is None else STOPPED if "stop" in death.request else -signal.SIGKILL
     if process.exitcode != expected:
-        how = "has not trained to its end" if death is None else f"was to be {death.told} and was not"
+        how = "did not train to its end" if death is None else f"was not {death.description}"
         code = process.exitcode or 0
-        told = output.read_text().strip() or f"exit code {code}"
-        error = FluxflowError(Problem(f"a run of the proof {how}", None, (("it said", told),)))
+        cause = output.read_text().strip() or f"exit code {code}"
+        error = FluxflowError(Problem(f"a run of the proof {how}", None, (("cause", cause),), code="proof-failed"))
         error.exit_code = 1 if death is not None or code < 0 else code
         raise error
 
 
 def plan_deaths(straight: Lines) -> list[Death]:
-    """A stop in the first step, a kill in each, and one within the writing of the checkpoint that comes then."""
+    """A stop in the first step, a kill in each step, and a kill while the next checkpoint is written."""
     batches: dict[str, list[int]] = {}
     for what, step, at in straight:
         if what == "batch":
@@ -111,9 +113,9 @@ def plan_deaths(straight: Lines) -> list[Death]:
         for word, request, share in (("stopped", "stop", 3), ("killed", "batch", 5)):
             at = places[max(len(places) * share // 6 - 1, 0)]
             if word == "killed" or (not deaths and len(places) > 2):
-                told = f"{word} after {counted(at - places[0] + 1, 'batch')} of step `{step}`"
-                deaths.append(Death(told, {request: at}))
-    return [*deaths, Death("killed within the writing of the next checkpoint", {"checkpoint": 1})]
+                description = f"{word} after {counted(at - places[0] + 1, 'batch')} of step `{step}`"
+                deaths.append(Death(description, {request: at}))
+    return [*deaths, Death("killed while it wrote the next checkpoint", {"checkpoint": 1})]
 
 
 def read_trace(folder: Path) -> Lines:
@@ -125,7 +127,7 @@ def read_trace(folder: Path) -> Lines:
 
 
 def trace_lines(folder: Path) -> list[dict[str, Any]]:
-    """Every line of a trace, in the order of writing; what a kill has cut off is passed over."""
+    """Every line of a trace, in the order of writing; a line that a kill has cut off is skipped."""
     found = []
     for line in (folder / "trace.jsonl").read_text().splitlines():
         try:
@@ -136,7 +138,7 @@ def trace_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def first_difference(straight: Lines, work: Path) -> Difference | None:
-    """The first thing that any process of the killed run saw differently, in the order of happening."""
+    """The first thing that differs in any process of the killed run, in the order of events."""
     places = {key: number for number, key in enumerate(straight)}
     found = []
     seen = set()
@@ -172,23 +174,28 @@ def _finals(folder: Path) -> dict[str, str]:
 def report(
     checked: RecipePlan, straight: Lines, deaths: Sequence[Death], difference: Difference | None, as_json: bool
 ) -> int:
-    """Print what was found; gives the exit code."""
+    """Print the result; returns the exit code."""
     counts = _counts(straight)
     if as_json:
         told = None if difference is None else {"told": explain(checked, difference), **_plain(difference)}
         emit_json(
-            {"same": difference is None, "interruptions": [d.told for d in deaths], "compared": counts, "first": told}
+            {
+                "same": difference is None,
+                "interruptions": [d.description for d in deaths],
+                "compared": counts,
+                "first": told,
+            }
         )
     elif difference is None:
         rows = "\n".join(f"    {number:>7,}  {what}" for what, number in counts.items() if number)
-        emit(f"the same bit by bit, after {counted(len(deaths), 'interruption')}:\n{rows}")
+        emit(f"identical bit by bit, after {counted(len(deaths), 'interruption')}:\n{rows}")
     else:
         emit("\n".join(explain(checked, difference)))
     return 0 if difference is None else 1
 
 
 def _counts(straight: Lines) -> dict[str, int]:
-    names = {"field": "fields", "value": "values", "loss": "losses", "metric": "figures of evaluations"}
+    names = {"field": "fields", "value": "values", "loss": "losses", "metric": "metrics of evaluations"}
     told = [item for line in straight.values() for item in line]
     counts = {"batches": sum(what == "batch" for what, _, _ in straight)}
     counts["samples"] = sum(len(json.loads(digest)) for kind, _, digest in told if kind == "samples")
@@ -203,12 +210,12 @@ def _plain(difference: Difference) -> dict[str, Any]:
 
 
 def explain(checked: RecipePlan, difference: Difference) -> list[str]:
-    """What differs first, whose it is, and what that means."""
+    """What differs first, which component it belongs to, and the likely cause."""
     from fluxflow_registry.cli.prove_resume.blame import blame
 
     if difference.kind == "file":
-        return [f"a resumed run does not end the same: `final/{difference.name}` differs"]
+        return [f"a resumed run ends differently: `final/{difference.name}` differs"]
     where = f"at batch {difference.batch} of step `{difference.step}`"
     if difference.kind == "missing":
-        return [f"a resumed run does not do the same: {difference.what} {where} is missing"]
-    return [f"a resumed run is not the same {where}", *blame(checked, difference)]
+        return [f"a resumed run differs: {difference.what} {where} is missing"]
+    return [f"a resumed run differs {where}", *blame(checked, difference)]

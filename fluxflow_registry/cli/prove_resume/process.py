@@ -1,4 +1,4 @@
-"""One run of a proof of resumption, in a process of its own, which dies where the request says."""
+"""One run of a proof of resumption, in a process of its own, interrupted where the request says."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ if TYPE_CHECKING:
 
 
 class Death:
-    """Ends the process after a batch of the run: as a power cut would, or as a signal asks."""
+    """Ends the process after a batch of the run: at once, as a power cut does, or by a stop, as a signal does."""
 
-    def __init__(self, run_batch: int, kindly: bool) -> None:
-        self.run_batch, self.kindly = run_batch, kindly
+    def __init__(self, run_batch: int, stop: bool) -> None:
+        self.run_batch, self.stop = run_batch, stop
 
     @hookimpl(trylast=True)
     def batch_ended(self, run: ObservedRun, position: Position) -> None:
-        """Die, or ask the run to stop, if this is the batch."""
-        if position.run_batch == self.run_batch and self.kindly:
+        """Kill the process, or request a stop, if this is the batch."""
+        if position.run_batch == self.run_batch and self.stop:
             run.engine.stopping = "the proof"
         elif position.run_batch == self.run_batch:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_while_writing(number: int) -> None:
-    """Die within the n-th checkpoint that this process writes, when half of a file is on the disk."""
+    """Kill the process within the n-th checkpoint that it writes, when half of a file is on the disk."""
     from fluxflow_registry.state import checkpoints, disk
 
-    written = disk.write
-    begun: set[Path] = set()
+    write = disk.write
+    started: set[Path] = set()
 
-    def dying(path: Path, parts: Any) -> dict[str, Any]:
+    def write_or_die(path: Path, parts: Any) -> dict[str, Any]:
         if path.parent.parent.name == "checkpoints":
-            begun.add(path.parent)
-        if len(begun) == number and path.name == checkpoints.STATE:
+            started.add(path.parent)
+        if len(started) == number and path.name == checkpoints.STATE:
             content = b"".join(bytes(part) for part in parts)
-            written(path, [content[: len(content) // 2]])
+            write(path, [content[: len(content) // 2]])
             os.kill(os.getpid(), signal.SIGKILL)
-        return written(path, parts)
+        return write(path, parts)
 
-    disk.write = dying
+    disk.write = write_or_die
 
 
 def main(request: dict[str, Any]) -> int:
-    """Run the cut recipe as the request says; gives the exit code."""
+    """Run the shortened recipe as the request says; returns the exit code."""
     registry = load_plugins(request["plugins"])
     checked = check(request["recipe"], registry, request["settings"])
     from fluxflow_registry.cli.train.command import device_of
@@ -70,7 +70,7 @@ def main(request: dict[str, Any]) -> int:
     run.observers.register(Trace(folder.path / "trace.jsonl"))
     death = request.get("death", {})
     if "batch" in death or "stop" in death:
-        run.observers.register(Death(death.get("batch") or death["stop"], kindly="stop" in death))
+        run.observers.register(Death(death.get("batch") or death["stop"], stop="stop" in death))
     if "checkpoint" in death:
         die_while_writing(death["checkpoint"])
     try:
@@ -80,8 +80,8 @@ def main(request: dict[str, Any]) -> int:
     return 0
 
 
-def run_and_leave(request: dict[str, Any], output: Path) -> NoReturn:
-    """In the process: print to a file, and leave with the exit code of the run."""
+def run_and_exit(request: dict[str, Any], output: Path) -> NoReturn:
+    """In the process: print to a file, and exit with the exit code of the run."""
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

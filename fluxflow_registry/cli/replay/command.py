@@ -1,4 +1,4 @@
-"""`--replay`: a batch that was left out as not finite, repeated, and where the trouble began."""
+"""`--replay`: repeat a batch that was skipped as not finite, and find what was not finite first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.diagnosis.bundle import RECIPE, Bundle, read_bundle
 from fluxflow_registry.engine.diagnosis.replay import FirstNotFinite, ReplayResult, replay
 from fluxflow_registry.engine.training.not_finite import names_of
-from fluxflow_registry.errors import Problem, RecipeError, TrainingError, to_json
+from fluxflow_registry.errors import Flag, RecipeError, TrainingError, to_json
 from fluxflow_registry.registry.registry import Registry
 
 #: Samples that are shown by name.
@@ -26,7 +26,7 @@ SHOWN = 32
 
 
 def replay_bundle(arguments: argparse.Namespace, registry: Registry) -> int:
-    """Repeat the batch of a bundle and tell what is not finite in it; gives the exit code."""
+    """Repeat the batch of a bundle and report what is not finite in it; returns the exit code."""
     refuse(arguments)
     device = device_of(arguments.device)
     bundle = read_bundle(Path(arguments.replay))
@@ -39,20 +39,23 @@ def replay_bundle(arguments: argparse.Namespace, registry: Registry) -> int:
     try:
         found = replay(bundle, checked, sources, device)
     except torch.OutOfMemoryError as error:
-        raise TrainingError(f"out of memory: {str(error).splitlines()[0]}") from None
+        raise TrainingError(f"out of memory: {str(error).splitlines()[0]}", code="out-of-memory") from None
     source = sources[checked.step(bundle.step).settings.dataset]
     spoilt = names_of(source, found.first.samples) if found.first else []
-    told = report_data(bundle, found, names_of(source, found.samples), spoilt)
-    emit_json(told) if arguments.json else emit("\n".join(report(bundle, found, told)))
+    data = report_data(bundle, found, names_of(source, found.samples), spoilt)
+    emit_json(data) if arguments.json else emit("\n".join(report(bundle, found, data)))
     return 0
 
 
 def refuse(arguments: argparse.Namespace) -> None:
-    """A bundle has its own recipe, which has to be the one of the run."""
+    """Raise RecipeError if the command line has a recipe or changes one: a bundle has the recipe of its run."""
     if arguments.recipe is not None:
-        raise RecipeError(Problem("a bundle has its own recipe, so no other is taken", arguments.recipe))
+        raise RecipeError(
+            "`--replay` does not take a recipe: the bundle has its own", arguments.recipe, code="conflict"
+        )
     if arguments.set:
-        raise RecipeError(Problem("a batch is repeated with the recipe as it was", f"--set {arguments.set[0]}"))
+        message = "`--set` has no effect on `--replay`: the batch is repeated with the recipe of its run"
+        raise RecipeError(message, Flag("--set", arguments.set[0]), code="conflict")
 
 
 def report_data(bundle: Bundle, found: ReplayResult, names: list[str], spoilt: list[str]) -> dict[str, Any]:
@@ -106,38 +109,38 @@ def _nan(number: float | None) -> bool:
     return number is not None and math.isnan(number)
 
 
-def report(bundle: Bundle, found: ReplayResult, told: Mapping[str, Any]) -> Iterator[str]:
+def report(bundle: Bundle, found: ReplayResult, data: Mapping[str, Any]) -> Iterator[str]:
     """What was found, as text."""
     batches = len(found.losses)
     first = found.position.batch - batches + 1
     span = f"batch {first}" if batches == 1 else f"batches {first} to {found.position.batch}"
     where = f"step `{bundle.step}`, epoch {found.position.epoch + 1}, {span}, update `{bundle.update}`"
     yield f"{where} (batch {found.position.run_batch} of the run)"
-    more = ["..."] if len(told["names"]) > SHOWN else []
-    yield f"    samples  {', '.join([*told['names'][:SHOWN], *more])}"
+    more = ["..."] if len(data["names"]) > SHOWN else []
+    yield f"    samples  {', '.join([*data['names'][:SHOWN], *more])}"
     yield ""
-    yield verdict(told)
+    yield verdict(data)
     yield ""
-    yield from loss_rows(told["losses"])
+    yield from loss_rows(data["losses"])
     if found.first is not None:
-        yield from ("", "the first that is not finite, in the order of computing")
-        yield from first_rows(found.first, told["first"]["samples"])
+        yield from ("", "the first that is not finite, in the order of computation")
+        yield from first_rows(found.first, data["first"]["samples"])
     if found.reproduced:
-        yield from ("", "what torch's anomaly detection says of the walk back")
+        yield from ("", "torch's anomaly detection on the backward pass")
         yield from anomaly_rows(found)
 
 
-def verdict(told: Mapping[str, Any]) -> str:
-    """Whether it has happened again, in one sentence."""
-    if not told["same_samples"]:
-        but = ", but the batch holds other samples: the data are not those of the run"
-    elif not all(loss["same"] for loss in told["losses"] if not isinstance(loss["recorded"], str)):
-        but = ", but losses that were finite are not those that were recorded either"
+def verdict(data: Mapping[str, Any]) -> str:
+    """Whether it was reproduced, in one sentence."""
+    if not data["same_samples"]:
+        but = ", but the batch contains other samples: the data have changed since the run"
+    elif not all(loss["same"] for loss in data["losses"] if not isinstance(loss["recorded"], str)):
+        but = ", but losses that were finite differ from the recorded ones as well"
     else:
         but = ""
-    if not told["reproduced"]:
-        return f"not reproduced: all is finite now{but}"
-    return f"reproduced: not finite again{but}" if but else "reproduced: bit by bit what was recorded"
+    if not data["reproduced"]:
+        return f"not reproduced: everything is finite now{but}"
+    return f"reproduced: not finite again{but}" if but else "reproduced bit by bit"
 
 
 def loss_rows(losses: list[dict[str, Any]]) -> Iterator[str]:
@@ -168,26 +171,26 @@ def first_rows(first: FirstNotFinite, samples: list[str]) -> Iterator[str]:
         yield f"    of samples  {', '.join(samples[:SHOWN])}"
     statistics = first.statistics
     if "of" not in statistics:
-        yield f"    it is       {statistics['is']}"
+        yield f"    is          {statistics['is']}"
         return
     counts = [
         f"{statistics[kind]:,} {word}" for kind, word in (("nan", "NaN"), ("inf", "infinite")) if statistics[kind]
     ]
     yield f"    shape       {statistics['shape']}, {statistics['dtype']}"
-    yield f"    it holds    {' and '.join(counts)} of {statistics['of']:,} numbers"
+    yield f"    contains    {' and '.join(counts)} of {statistics['of']:,} numbers"
     finite = statistics["finite"]
     if finite:
-        yield f"    the others  {', '.join(f'{name} {value:.4g}' for name, value in finite.items())}"
+        yield f"    the rest    {', '.join(f'{name} {value:.4g}' for name, value in finite.items())}"
 
 
 def anomaly_rows(found: ReplayResult) -> Iterator[str]:
-    """The backward function that gave NaN, and the lines that called its forward."""
+    """The backward function that returned NaN, and the lines that called its forward."""
     if found.anomaly is None:
-        yield "    no backward function gives NaN"
+        yield "    no backward function returned NaN"
         return
     yield f"    {found.anomaly.message}"
     if not found.anomaly.lines:
-        yield "    its forward call is the engine's own: the weighted sum of the losses"
+        yield "    its forward call is the weighted sum of the losses, in the engine"
     for where, code in found.anomaly.lines:
         yield f"    {where}"
         yield f"        {code}"

@@ -1,4 +1,4 @@
-"""`--status`: where a run stands, what is saved, and what going on would do."""
+"""`--status`: the state of a run, what is saved, and what resuming would do."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from fluxflow_registry.cli.status.run_status import Glance, Record, RunStatus, g
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run.folder import IDENTITY
 from fluxflow_registry.engine.run.plugins_at_start import replay_command
-from fluxflow_registry.errors import LISTED, Problem, RunError, choices, counted, printable, to_json
+from fluxflow_registry.errors import LISTED, Choices, Problem, RunError, counted, printable, to_json
 from fluxflow_registry.registry.registry import Registry
 
-#: Rows of a section: a label and what there is to say; a label may be empty.
+#: Rows of a section: a label, which may be empty, and a text.
 Rows = list[tuple[str, str]]
 
 MEANING = {
     "running": "running",
     "finished": "finished",
-    "failed": "not running; it was ended by an error",
-    "stopped": "not running; nothing was logged after its last checkpoint",
-    "broken off": "not running; it was killed, crashed or failed after its last checkpoint",
-    "not begun": "not running; nothing is saved yet",
+    "failed": "not running: an error ended it",
+    "stopped": "not running: nothing was logged after its last checkpoint",
+    "interrupted": "not running: it was killed, crashed or failed after its last checkpoint",
+    "not started": "not running: nothing is saved yet",
 }
 
 WHY = {
-    "due": "as one was due",
-    "stop": "as the run was stopped",
+    "due": "because one was due",
+    "stop": "because the run was stopped",
     "best": "as the best so far",
     "end": "at the end of step `{step}`",
 }
 
 
 def status(path: str, registry: Registry) -> RunStatus | list[Glance]:
-    """Where the run in a folder stands, or each run of an outputs folder; raises RunError where there is none."""
+    """The state of the run in a folder, or of each run of an output folder; raises RunError if there is none."""
     folder = Path(path)
     if "\0" in path:
-        raise RunError(Problem("there is no such folder", path))
+        raise RunError("there is no such folder", path, code="missing-file")
     try:
         if (folder / IDENTITY).exists():
             return look(folder, plugin_rows(registry))
@@ -50,11 +50,11 @@ def status(path: str, registry: Registry) -> RunStatus | list[Glance]:
             raise RunError(nothing(folder))
         return glances(runs)
     except OSError as error:
-        raise RunError(Problem(f"cannot be read: {error.strerror}", path)) from None
+        raise RunError(f"cannot read the folder: {error.strerror}", path, code="unreadable-file") from None
 
 
 def glances(runs: Iterable[Path]) -> list[Glance]:
-    """Where each of these runs stands, the newest first; one that is removed meanwhile is left out."""
+    """The state of each of these runs, newest first; one that is removed meanwhile is left out."""
     found = []
     for run in runs:
         with suppress(OSError):
@@ -63,7 +63,7 @@ def glances(runs: Iterable[Path]) -> list[Glance]:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The folders of runs in a folder, as far as they may be read."""
+    """The folders of runs in a folder, as far as they can be read."""
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         with suppress(OSError):
@@ -72,18 +72,21 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def nothing(folder: Path) -> Problem:
-    """The problem that there is no run in a folder, with the runs that there are beside it."""
+    """The problem that there is no run in a folder, with the runs next to it."""
     inside = next((parent for parent in folder.absolute().parents if (parent / IDENTITY).exists()), None)
     if inside is not None:
-        return Problem("is no run's folder, but within one", str(folder), (("the run", str(inside)),))
+        notes = (("instead", str(inside)),)
+        return Problem("this folder is inside a run: name the run itself", str(folder), notes, code="missing-file")
     if folder.is_dir():
-        message = f"is no run's folder: there is no {IDENTITY} in it, and no run's folder"
+        message = f"there is no run in this folder: neither {IDENTITY} nor the folder of a run"
     else:
-        message = "is no folder" if folder.exists() else "there is no such folder"
+        message = "this is not a folder" if folder.exists() else "there is no such folder"
     for beside in (folder / "runs", folder.absolute().parent, Path("runs")):
         if names := [path.name for path in runs_in(beside)]:
-            return Problem(message, str(folder), choices(folder.name, names, f"runs in {beside}"))
-    return Problem(message, str(folder))
+            choices = Choices.of(folder.name, names)
+            notes = (("see also", str(beside)),)
+            return Problem(message, str(folder), notes, code="missing-file", subject=folder.name, choices=choices)
+    return Problem(message, str(folder), code="missing-file")
 
 
 def status_text(found: RunStatus | list[Glance]) -> str:
@@ -101,7 +104,7 @@ def status_data(found: RunStatus | list[Glance]) -> dict[str, Any]:
 
 
 def table(runs: Sequence[Glance]) -> str:
-    """One line a run."""
+    """One line per run."""
     rows = [
         (
             printable(each.folder.name),
@@ -123,7 +126,7 @@ def report(found: RunStatus) -> str:
     for title, rows in (
         ("position", positions(found)),
         ("last checkpoint", last(found)),
-        (going_on_title(found), going_on(found)),
+        (resuming_title(found), resuming(found)),
         ("latest results", results(found)),
         ("worth knowing", notes(found)),
     ):
@@ -133,7 +136,7 @@ def report(found: RunStatus) -> str:
 
 
 def section(rows: Rows) -> list[str]:
-    """Rows, aligned; a text of several lines goes on under itself."""
+    """Rows, aligned; the further lines of a text are indented."""
     width = max(len(printable(label)) for label, _ in rows)
     lines = []
     for label, text in rows:
@@ -144,33 +147,33 @@ def section(rows: Rows) -> list[str]:
 
 
 def overview(found: RunStatus) -> Rows:
-    """Which run this is and whether it is at work."""
-    state = MEANING[found.state] + (f", held by {found.held_by}" if found.held_by else "")
+    """Which run this is and whether it is running."""
+    state = MEANING[found.state] + (f", in use by {found.held_by}" if found.held_by else "")
     if found.state == "stopped" and found.checkpoint and found.checkpoint.kind == "stop":
-        state = "not running; it was stopped, and saved as it stopped"
+        state = "not running: it was stopped, and saved as it stopped"
     name = f"`{found.record.name}`, " if found.record.name else ""
-    recipe = f"{name}written out in recipe.yaml (identity {found.record.recipe[:12]})"
+    recipe = f"{name}in full in recipe.yaml (identity {found.record.recipe[:12]})"
     error = [("error", found.record.failed)] if found.state == "failed" and found.record.failed else []
     return [("state", state), *error, ("recipe", recipe)]
 
 
 def positions(found: RunStatus) -> Rows:
-    """How far the run is: in its newest whole checkpoint, and where training was seen later than that."""
+    """How far the run is: in its newest intact checkpoint, and where training has logged since then."""
     rows: Rows = []
     if found.saved:
         rows.append(("saved", place(found.saved, found.record)))
     elif found.kept:
-        rows.append(("saved", "nothing that is whole"))
+        rows.append(("saved", "no intact checkpoint"))
     if found.reached:
         reached = f"{place(found.reached.position, found.record)}\nlogged {ago(found.reached.seconds_ago)}"
         rows.append(("now at" if found.state == "running" else "reached", reached))
     elif found.state == "running":
-        rows.append(("now at", "nothing has been logged since"))
+        rows.append(("now at", "nothing has been logged since then"))
     return rows
 
 
 def place(position: Position, record: Record) -> str:
-    """A position in the words of the recipe, on one line, and the batches that are done, on another."""
+    """A position in the terms of the recipe on one line, and the batches that are done on another."""
     run = of(position.run_batch, record.run_batches, "batch") + " of the run"
     if record.steps and position.step >= len(record.steps):
         return f"after the last step\n{run}"
@@ -186,7 +189,7 @@ def place(position: Position, record: Record) -> str:
 
 
 def of(number: int, total: int | None, noun: str = "") -> str:
-    """`3 of 25`, or `3` where it is not known of how many; with a noun `3 of 25 batches`."""
+    """`3 of 25`, or `3` if the total is unknown; with a noun `3 of 25 batches`."""
     if total is None or total < number:
         return counted(number, noun) if noun else f"{number:,}"
     return f"{number:,} of {counted(total, noun) if noun else f'{total:,}'}"
@@ -201,45 +204,45 @@ def last(found: RunStatus) -> Rows:
             ("name", each.name),
             ("saved", f"{ago(each.seconds_ago)}, {WHY[each.kind].format(step=each.step)}"),
             ("size", size(each.size)),
-            ("files", "verified: each has the SHA-256 that it was written with" if each.problem is None else "DAMAGED"),
+            ("files", "verified: the SHA-256 of each is as recorded" if each.problem is None else "DAMAGED"),
         ]
         rows += [("numbers", finite)] if each.problem is None else [("", each.problem.replace(f"{found.folder}/", ""))]
     rows.append(("kept", counted(found.kept, "checkpoint") if found.kept else "no checkpoint"))
-    return rows + [("laid aside", name) for name in capped(found.laid_aside)]
+    return rows + [("quarantined", name) for name in capped(found.laid_aside)]
 
 
-def going_on_title(found: RunStatus) -> str:
-    """What the section about going on is called."""
-    return "if it were killed now" if found.state == "running" else "to go on"
+def resuming_title(found: RunStatus) -> str:
+    """The title of the section about resuming."""
+    return "if it were killed now" if found.state == "running" else "to resume"
 
 
-def going_on(found: RunStatus) -> Rows:
-    """What the command that goes on would do, and the command."""
+def resuming(found: RunStatus) -> Rows:
+    """What the command that resumes the run would do, and the command."""
     resume = found.resume
     if found.state == "finished":
         return []
-    start = f"checkpoint {resume.checkpoint}" if resume.checkpoint else "the beginning: no checkpoint is whole"
+    start = f"checkpoint {resume.checkpoint}" if resume.checkpoint else "the beginning: no checkpoint is intact"
     rows = [("from", start if found.kept else "the beginning: there is no checkpoint")]
-    rows += [("laying aside", name) for name in capped([each.name for each in resume.lays_aside])]
+    rows += [("quarantining", name) for name in capped([each.name for each in resume.lays_aside])]
     certain = found.state == "stopped" and found.checkpoint is not None and found.checkpoint.kind == "stop"
     least = "nothing" if certain else "nothing that was logged"
     rows.append(("repeating", f"at least {counted(resume.repeats, 'batch')}" if resume.repeats else least))
     if resume.command and found.state == "failed":
-        rows.append(("first", "mend what the error tells of, or the same command ends by it again"))
+        rows.append(("first", "fix the cause of the error, or the command will fail again"))
     if resume.command:
         rows.append(("command", resume.command))
     if resume.command and resume.directory and Path(resume.directory) != Path.cwd():
-        rows.append(("given in", resume.directory))
+        rows.append(("run it in", resume.directory))
     own = found.folder.absolute().name
     if resume.finds is None:
         rows.append(("BUT", f"the command looks for a folder `{found.record.name}-...`, and this is `{own}`"))
     elif resume.finds != own:
-        rows.append(("BUT", f"the command goes on with {resume.finds}, a newer run of the same recipe"))
+        rows.append(("BUT", f"the command resumes {resume.finds}, a newer run of the same recipe"))
     return rows
 
 
 def results(found: RunStatus) -> Rows:
-    """The latest figures of each evaluation, as of the checkpoint."""
+    """The latest metrics of each evaluation, as of the checkpoint."""
     rows = [
         (f"{step}/{name}", ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items()))
         for step, measured in found.results.items()
@@ -249,10 +252,8 @@ def results(found: RunStatus) -> Rows:
 
 
 def notes(found: RunStatus) -> Rows:
-    """What somebody who goes on should know."""
-    rows = [
-        ("plugin changed", f"`{name}` is not the one that the run was started with") for name in found.changed_plugins
-    ]
+    """What to know before resuming."""
+    rows = [("plugin changed", f"`{name}` has changed since the run started") for name in found.changed_plugins]
     for name, count in list(found.damaged_samples.items())[:LISTED]:
         rows.append(("damaged data", f"dataset `{name}`: {counted(count, 'sample')} replaced by others"))
     return rows + [("not finite", replay_command(path)) for path in found.bundles[:LISTED]]

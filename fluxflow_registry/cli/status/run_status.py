@@ -1,4 +1,4 @@
-"""Where a run stands, read from its folder alone: nothing is changed, nothing waited for, no tensor read."""
+"""The state of a run, read from its folder alone: it changes nothing, waits for nothing and reads no tensor."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
-from attrs import fields, frozen
+from attrs import evolve, fields, frozen
 
 from fluxflow_registry.cli.plugin_changes import changed
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run import folder as folders
-from fluxflow_registry.errors import Problem, RunError
+from fluxflow_registry.errors import Problem, RunError, counted
 from fluxflow_registry.recipe.load import LABEL
 from fluxflow_registry.state import checkpoints
 
-#: `failed`: an error ended it. `broken off`: training came further than its last checkpoint, and left no word.
-State = Literal["running", "finished", "failed", "stopped", "broken off", "not begun"]
+#: `failed`: an error ended it. `interrupted`: training came further than its last checkpoint, and then ended silently.
+State = Literal["running", "finished", "failed", "stopped", "interrupted", "not started"]
 
-#: No count of a run is as large: what is larger was not written by a run.
+#: No run counts this far: a larger number was not written by a run.
 LARGEST = 10**15
 
 
@@ -34,7 +34,7 @@ class Step:
 
 @frozen
 class Record:
-    """What is recorded of a run as it starts; older runs have recorded less."""
+    """What a run records when it starts; older versions recorded less."""
 
     recipe: str
     finished: bool
@@ -61,7 +61,7 @@ class Reached:
 
 @frozen
 class CheckpointAttempt:
-    """A checkpoint held against its manifest."""
+    """A checkpoint compared with its manifest."""
 
     name: str
     kind: checkpoints.Kind
@@ -77,7 +77,7 @@ class CheckpointAttempt:
 
 @frozen
 class Resume:
-    """What going on would do: from which checkpoint, after laying which aside; None is the beginning."""
+    """What resuming would do: from which checkpoint (None: the beginning), and which ones it would quarantine."""
 
     checkpoint: str | None
     lays_aside: tuple[CheckpointAttempt, ...]
@@ -85,14 +85,14 @@ class Resume:
     repeats: int
     command: str | None
     directory: str | None
-    #: The folder's name of the run that the command would find and go on with; None: it would begin a new one.
+    #: The name of the folder of the run that the command would resume; None: it would start a new one.
     finds: str | None
 
 
 # More than a dozen members: the page of --status shows each of them.
 @frozen
 class RunStatus:
-    """Where a run stands."""
+    """The state of a run."""
 
     folder: Path
     record: Record
@@ -100,7 +100,7 @@ class RunStatus:
     held_by: str | None
     #: The position in the newest checkpoint that is whole.
     saved: Position | None
-    #: A later position, of which only word was left.
+    #: A later position, which was logged but not saved.
     reached: Reached | None
     checkpoint: CheckpointAttempt | None
     kept: int
@@ -110,7 +110,7 @@ class RunStatus:
     damaged_samples: Mapping[str, int]
     results: Mapping[str, Mapping[str, Mapping[str, float]]]
     bundles: tuple[Path, ...]
-    #: What the checkpoint says of epochs and metrics, step by step; empty where an older version has saved it.
+    #: What the checkpoint says of epochs and metrics, step by step; empty if an older version saved it.
     pipeline_metadata: Mapping[str, Any]
 
 
@@ -181,12 +181,12 @@ def read_record(folder: Path) -> Record:
         content = folders.read_json(path)
         digest = content.get("recipe") if isinstance(content, dict) else None
         if not isinstance(digest, str):
-            raise RunError(Problem("does not say which recipe runs here", str(path)))
+            raise RunError(Problem("the record of the run does not name its recipe", str(path), code="damaged-run"))
     except RunError as error:
         found = checkpoints.listing(folder / "checkpoints")
-        there = f"{len(found)}, the newest {found[0].folder.name}" if found else "none"
-        notes = (("checkpoints", there), ("a run without it", "is not gone on with; the same command begins anew"))
-        raise RunError(Problem(error.problems[0].message, str(path), notes)) from None
+        kept = f"{counted(len(found), 'checkpoint')}, the newest {found[0].folder.name}" if found else "no checkpoint"
+        notes = (("status", kept), ("hint", "this run cannot be resumed; the same command starts a new one"))
+        raise RunError(evolve(error.problems[0], where=str(path), notes=notes)) from None
     steps = content.get("steps")
     made = [_step(each) for each in steps] if isinstance(steps, list) else []
     return Record(
@@ -201,13 +201,13 @@ def read_record(folder: Path) -> Record:
 
 
 def walk(root: Path, patience: int = 5) -> tuple[list[CheckpointAttempt], dict[str, Any]]:
-    """The checkpoints that going on would try, newest first, to the first that is whole; and what that says of itself.
+    """The checkpoints that resuming would try, newest first, up to the first intact one; and its metadata.
 
-    A run that is at work may remove a checkpoint while it is read here: then all is looked at again.
+    A run may remove a checkpoint while it is read here: then all are looked at again.
     """
     done: list[CheckpointAttempt] = []
     for found in checkpoints.listing(root):
-        problem, manifest = held_against_manifest(found.folder)
+        problem, manifest = compared_with_manifest(found.folder)
         try:
             done.append(tried(found, problem, manifest))
         except OSError:
@@ -227,12 +227,12 @@ def _meta(folder: Path) -> dict[str, Any]:
     return meta if isinstance(meta, dict) else {}
 
 
-def held_against_manifest(folder: Path) -> tuple[str | None, Mapping[str, Any]]:
+def compared_with_manifest(folder: Path) -> tuple[str | None, Mapping[str, Any]]:
     """What is wrong with a checkpoint, None if nothing is; and its manifest."""
     try:
         for file in folder.iterdir():
             if file.exists() and not file.is_file():  # a pipe would be waited for
-                return f"{file}  is no file", {}
+                return f"{file}  is not a file", {}
         return None, checkpoints.verify(folder)
     except RunError as error:
         return str(error), {}
@@ -274,7 +274,7 @@ def read_reached(folder: Path, saved: int) -> Reached | None:
 
 
 def state_of(record: Record, held: str | None, found: Sequence[checkpoints.Found], reached: Reached | None) -> State:
-    """Whether the run is at work, through, or how it was left."""
+    """Whether the run is running or finished, or how it ended."""
     if held is not None:
         return "running"
     if record.finished:
@@ -282,12 +282,12 @@ def state_of(record: Record, held: str | None, found: Sequence[checkpoints.Found
     if record.failed is not None:
         return "failed"
     if reached is not None:
-        return "broken off"
-    return "stopped" if found else "not begun"
+        return "interrupted"
+    return "stopped" if found else "not started"
 
 
 def resume_of(folder: Path, record: Record, done: Sequence[CheckpointAttempt], reached: Reached | None) -> Resume:
-    """What the command that goes on would do."""
+    """What the command that resumes the run would do."""
     whole = done[-1] if done and done[-1].problem is None else None
     furthest = max([each.run_batch for each in done] + ([reached.position.run_batch] if reached else []), default=0)
     return Resume(
@@ -301,7 +301,7 @@ def resume_of(folder: Path, record: Record, done: Sequence[CheckpointAttempt], r
 
 
 def finds(folder: Path, record: Record) -> str | None:
-    """The folder's name of the run with which the command would go on; None where it would begin a new one."""
+    """The name of the folder of the run that the command would resume; None if it would start a new one."""
     place = folder.absolute()
     if record.name is None or not LABEL.match(record.name):
         return place.name
@@ -310,7 +310,7 @@ def finds(folder: Path, record: Record) -> str | None:
 
 
 def position_of(content: Any) -> Position | None:
-    """A position as it was written; None where it is none."""
+    """A position as it was written; None if it is not one."""
     if not isinstance(content, dict):
         return None
     counts = {field.name: content.get(field.name) for field in fields(Position)}

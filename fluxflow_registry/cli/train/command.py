@@ -31,7 +31,18 @@ from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.run.stopping import Stopped
 from fluxflow_registry.engine.training.late_start import too_late
 from fluxflow_registry.engine.training.step import with_batches
-from fluxflow_registry.errors import DataError, FluxflowError, Problem, RecipeError, RunError, TrainingError, one_line
+from fluxflow_registry.errors import (
+    Choices,
+    DataError,
+    Flag,
+    FluxflowError,
+    Problem,
+    RecipeError,
+    RunError,
+    TrainingError,
+    Variable,
+    one_line,
+)
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe import writer as resolved
 from fluxflow_registry.registry.registry import Registry
@@ -39,7 +50,7 @@ from fluxflow_registry.state import disk
 
 
 def device_of(name: str | None) -> torch.device:
-    """The device of that name, or the best there is; raises RecipeError for one that is not there."""
+    """The device of that name, or the best available; raises RecipeError if there is no such device."""
     if name is None:
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -47,11 +58,14 @@ def device_of(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
         if device.type == "meta":
-            raise RuntimeError("the meta device holds no numbers")
+            raise RuntimeError("the meta device has no data")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         message = f"there is no device `{name}`"
-        raise RecipeError(Problem(message, "--device", (("available", ", ".join(_devices())),))) from None
+        choices = Choices.of(name, _devices())
+        raise RecipeError(
+            Problem(message, Flag("--device"), code="unknown-name", subject=name, choices=choices)
+        ) from None
     return device
 
 
@@ -91,9 +105,9 @@ def check_run(checked: RecipePlan, device: str | None, as_json: bool) -> int:
 
 
 def train_run(checked: RecipePlan, registry: Registry, arguments: argparse.Namespace, signals: Signals) -> int:
-    """Train, or go on with the unfinished run of this recipe; gives the exit code.
+    """Train, or resume the unfinished run of this recipe; returns the exit code.
 
-    Everything that can fail without training is tried before the run's folder is made.
+    Everything that can fail without training is tried before the folder of the run is created.
     """
     alone()
     device = device_of(arguments.device)
@@ -105,16 +119,16 @@ def train_run(checked: RecipePlan, registry: Registry, arguments: argparse.Names
     lock = folder.lock()
     try:
         write_facts(folder, resolved.dump(tree), registry, device, arguments.plugin)
-        folder.write_identity(finished=False, facts=begun(checked, sources, arguments.command))
+        folder.write_identity(finished=False, facts=record(checked, sources, arguments.command))
         run = Run(checked, folder, sources, device)
         signals.run = run
         train(run)
     except Stopped:
         return STOPPED
     except torch.OutOfMemoryError as error:
-        lacking = _out_of_memory(checked, error)
-        folder.write_failure(str(lacking))
-        raise lacking from None
+        failure = _out_of_memory(checked, error)
+        folder.write_failure(str(failure))
+        raise failure from None
     except Exception as error:
         folder.write_failure(str(error) if isinstance(error, FluxflowError) else one_line(error))
         raise
@@ -126,18 +140,19 @@ def train_run(checked: RecipePlan, registry: Registry, arguments: argparse.Names
 
 
 def warn_of_starts(checked: RecipePlan, sources: Mapping[str, Source]) -> None:
-    """Say before training what will never count: nothing is wrong with a short try, and hours may be lost by a slip."""
+    """Warn before training of what will never take effect; it may be intended in a short trial run."""
     for step in with_batches(checked, sources).steps:
         for problem in too_late(step):
             say(f"warning: {problem}")
 
 
 def alone() -> None:
-    """Refuse to be one of several processes that torchrun has started: each would train a run of its own."""
+    """Raise RecipeError in one of several processes started by torchrun: each would train a run of its own."""
     size = os.environ.get("WORLD_SIZE", "1")
     if "TORCHELASTIC_RUN_ID" in os.environ and size != "1":
-        message = f"a run is trained by one process, and torchrun has started {size}: start `fluxflow-run` without it"
-        raise RecipeError(Problem(message, "WORLD_SIZE"))
+        message = f"a run is trained by one process, but torchrun has started {size}"
+        notes = (("hint", "start `fluxflow-run` without torchrun"),)
+        raise RecipeError(Problem(message, Variable("WORLD_SIZE"), notes, code="conflict"))
 
 
 def find_folder(checked: RecipePlan, digest: str, root: Path, fresh: bool) -> folders.RunFolder:
@@ -146,14 +161,14 @@ def find_folder(checked: RecipePlan, digest: str, root: Path, fresh: bool) -> fo
     if found is not None:
         return found
     for path in others:
-        say(f"note: {path} is an unfinished run of another form of this recipe; it is left as it is")
+        say(f"note: {path} is an unfinished run of another version of this recipe; it stays unchanged")
     return folders.new(root, checked.recipe.name, digest)
 
 
 def write_facts(
     folder: folders.RunFolder, recipe: str, registry: Registry, device: torch.device, files: list[str]
 ) -> None:
-    """Write the resolved recipe and the environment into the run's folder; an allow-list, never a secret."""
+    """Write the effective recipe and the environment into the folder of the run: an allow-list, never a secret."""
     facts: dict[str, Any] = {
         "fluxflow_registry": __version__,
         "python": platform.python_version(),
@@ -166,20 +181,24 @@ def write_facts(
     }
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
-    for told in changes(folder.path, facts):  # the run goes on with what there is now
-        say(f"note: since this run began, {told}")
+    for change in changes(folder.path, facts):  # the run resumes with what is installed now
+        say(f"note: since this run started, {change}")
     try:
         disk.replace(folder.path / "recipe.yaml", recipe.encode())
         disk.replace(folder.path / ENVIRONMENT, (json.dumps(facts, indent=2) + "\n").encode())
     except OSError as error:
-        raise RunError(Problem(f"cannot be written: {error.strerror}", str(folder.path))) from None
+        raise RunError(
+            Problem(
+                f"cannot write to the folder of the run: {error.strerror}", str(folder.path), code="unwritable-file"
+            )
+        ) from None
 
 
-def begun(checked: RecipePlan, sources: Mapping[str, Source], command: str) -> dict[str, Any]:
-    """What `--status` wants to know: how long the steps are at most, and the command that goes on, given where."""
+def record(checked: RecipePlan, sources: Mapping[str, Source], command: str) -> dict[str, Any]:
+    """What `--status` reports: the length of the steps, and the command that resumes, with its working directory."""
     steps = with_batches(checked, sources).steps
     directory = None
-    with suppress(OSError):  # it may be gone
+    with suppress(OSError):  # it may have been removed
         directory = str(Path.cwd())
     return {
         "name": checked.recipe.name,
@@ -190,10 +209,10 @@ def begun(checked: RecipePlan, sources: Mapping[str, Source], command: str) -> d
 
 
 def _out_of_memory(checked: RecipePlan, error: Exception) -> TrainingError:
-    notes = []
+    notes: list[tuple[str, str]] = []
     for step in checked.steps:
         image = step.fields.get("image")
         size = f", images {image.shape[-1]} x {image.shape[-2]}" if image is not None and image.shape else ""
-        notes.append((f"step {step.name}", f"batch_size {step.settings.batch_size}{size}"))
-    told = str(error).splitlines()[0]
-    return TrainingError(Problem(f"out of memory: {told}", None, tuple(notes)))
+        notes.append(("received", f"step `{step.name}`: batch_size {step.settings.batch_size}{size}"))
+    message = f"out of memory: {str(error).splitlines()[0]}"
+    return TrainingError(Problem(message, None, notes, code="out-of-memory"))
