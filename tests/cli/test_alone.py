@@ -24,6 +24,7 @@ def test_processes_that_torchrun_has_started_are_refused_before_anything_is_writ
 
     assert refused.code == 2
     assert refused.err.strip() == (
-        f"WORLD_SIZE  a run is trained by one process, and torchrun has started {size}: start `fluxflow-run` without it"
+        f"WORLD_SIZE  a run is trained by one process, but torchrun has started {size}\n"
+        "    hint  start `fluxflow-run` without torchrun"
     )
     assert not (tmp_path / "runs").exists()

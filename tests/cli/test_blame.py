@@ -54,9 +54,17 @@ def test_a_part_of_the_state_is_of_the_component_whose_name_it_has(
 @pytest.mark.parametrize(
     ("kind", "name", "hint"),
     [
-        ("loss", "vae/l1", "return what is kept between batches from `state_dict`, restoring it in `load_state_dict`"),
-        ("said", "until", "return what is kept between batches from `state_dict`, restoring it in `load_state_dict`"),
-        ("metric", "seen/psnr", "keep nothing from one call to the next: what a metric returns is a function of"),
+        (
+            "loss",
+            "vae/l1",
+            "return what it keeps between batches from `state_dict`, and restore that in `load_state_dict`",
+        ),
+        (
+            "said",
+            "until",
+            "return what it keeps between batches from `state_dict`, and restore that in `load_state_dict`",
+        ),
+        ("metric", "seen/psnr", "keep nothing from one call to the next: a metric is a function of"),
         (
             "field",
             "image",
@@ -71,6 +79,6 @@ def test_the_hint_is_what_a_component_of_the_kind_can_do(
 
     told = " ".join(" ".join(blame(prove(text), Difference(name, kind))).split())
 
-    assert "likely it keeps state that no checkpoint holds, or draws random numbers of its own;" in told
+    assert "likely it keeps state outside checkpoints, or draws random numbers of its own:" in told
     assert hint in told
     assert ("state_dict" in told) == (kind in ("loss", "said"))

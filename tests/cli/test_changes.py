@@ -23,10 +23,13 @@ FACTS: dict[str, Any] = {
     ("before", "told"),
     [
         ({}, []),
-        ({"torch": "2.14.1"}, ["torch has changed from 2.14.1 to 2.15.0, so that the last bits may differ"]),
-        ({"threads": 1}, ["threads has changed from 1 to 2, so that the last bits may differ"]),
+        ({"torch": "2.14.1"}, ["torch has changed from 2.14.1 to 2.15.0, so results may differ in their last bits"]),
+        ({"threads": 1}, ["threads has changed from 1 to 2, so results may differ in their last bits"]),
         ({"plugins": [{"name": "mine", "source": "cc"}]}, ["plugin `mine` has changed"]),
-        ({"device": "cuda\x1b[1m"}, ["device has changed from cuda\\x1b[1m to cpu, so that the last bits may differ"]),
+        (
+            {"device": "cuda\x1b[1m"},
+            ["device has changed from cuda\\x1b[1m to cpu, so results may differ in their last bits"],
+        ),
     ],
 )
 def test_what_has_changed_is_named(tmp_path: Path, before: dict[str, Any], told: list[str]) -> None:

@@ -125,32 +125,41 @@ def test_the_text_changes_the_picture(finished: Path, tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["RUN"], 'nothing to draw: give --prompt "a small red circle", --prompts FILE or --text-prompts-path DIR'),
-        (["--prompt", "x"], "a run is needed: fluxflow-generate RUN, or --model-checkpoint"),
-        (["RUN", "--prompt", "x", "--model_checkpoint", "RUN"], "a run is named already"),
-        (["--model_checkpoint", "RUN/checkpoints/000000099-vae", "--prompt", "x"], "there is no such checkpoint"),
-        (["--model_checkpoint", "RUN/graph", "--prompt", "x"], "holds no models of its run"),
-        (["RUN", "--text_prompts_path", "RUN/final"], "holds no prompts: there is no .txt file in it"),
-        (["RUN", "--text_prompts_path", "gone"], "the prompts cannot be read"),
-        (["RUN", "--prompt", "x", "--batch_size", "0"], "a batch holds at least one picture"),
-        (["RUN", "--prompt", "x", "--guidance", "2", "--guidance_scale", "3"], "stated by --guidance already"),
+        (
+            ["RUN"],
+            'a prompt is required\n    hint  set --prompt "a small red circle", --prompts FILE or --text-prompts-path DIR',
+        ),
+        (["--prompt", "x"], "a run is required\n    hint  fluxflow-generate RUN, or --model-checkpoint"),
+        (["RUN", "--prompt", "x", "--model_checkpoint", "RUN"], "`RUN` and `--model-checkpoint` exclude each other"),
+        (
+            ["--model_checkpoint", "RUN/checkpoints/000000099-vae", "--prompt", "x"],
+            "the run has no checkpoint `000000099-vae`",
+        ),
+        (["--model_checkpoint", "RUN/graph", "--prompt", "x"], "this folder of the run contains no models"),
+        (["RUN", "--text_prompts_path", "RUN/final"], "the folder of prompts contains no .txt file"),
+        (["RUN", "--text_prompts_path", "gone"], "cannot read the prompts"),
+        (["RUN", "--prompt", "x", "--batch_size", "0"], "`--batch-size` must be at least 1"),
+        (
+            ["RUN", "--prompt", "x", "--guidance", "2", "--guidance_scale", "3"],
+            "`--guidance` and `--guidance-scale` exclude each other",
+        ),
         (
             ["RUN", "--prompt", "x", "--guidance_scal", "3"],
-            "no flag `--guidance-scal`\n    nearest  --guidance-scale",
+            "no flag `--guidance-scal`\n    nearest    --guidance-scale",
         ),
-        (["nowhere", "--prompt", "x"], "is no run's folder: it holds no recipe.yaml"),
+        (["nowhere", "--prompt", "x"], "this is not the folder of a run: it has no recipe.yaml"),
         (["RUN", "--prompt", "x", "--sampler", "huen"], "unknown sampler `huen`"),
         (["RUN", "--prompt", "x", "--guidance", "-1"], "must be >= 0"),
         (["RUN", "--prompt", "x", "--steps", "0"], "must be >= 1"),
-        (["RUN", "--prompt", "x", "--image-size", "big"], "`big` is no size: 64, or 96x64 for width x height"),
+        (["RUN", "--prompt", "x", "--image-size", "big"], "`big` is not a size: write 64, or 96x64 for width x height"),
         (["RUN", "--prompt", "x", "--image-size", "33"], "33 x 33"),
         (["RUN", "--prompt", "x", "--image-size", "0"], "0 x 0"),
         (["RUN", "--prompt", "x", "--image-size", "100000"], "a side has at most 8,192 pixels"),
-        (["RUN", "--prompt", "x", "--step", "flwo"], "`flwo` is no step of the run"),
+        (["RUN", "--prompt", "x", "--step", "flwo"], "the run has no step `flwo`"),
         (["RUN", "--prompt", "x", "--device", "gpu"], "there is no device `gpu`"),
-        (["RUN", "--prompt", "x", "--count", "0"], "at least one picture"),
-        (["RUN", "--prompt", "x", "--output", "/dev/null/x"], "the output folder cannot be written"),
-        (["RUN", "--prompts", "gone.txt"], "the prompts cannot be read"),
+        (["RUN", "--prompt", "x", "--count", "0"], "`--count` must be at least 1"),
+        (["RUN", "--prompt", "x", "--output", "/dev/null/x"], "cannot create the output folder"),
+        (["RUN", "--prompts", "gone.txt"], "cannot read the prompts"),
     ],
 )
 def test_what_cannot_be_drawn_is_a_clear_error(
@@ -238,7 +247,7 @@ def test_the_command_line_of_fluxflow_draws_each_file_of_a_folder(
         "a small red circle on a white background",
     ]
     assert {told(picture)["guidance"] for picture in pictures} == {"5.0"}
-    assert "--batch-size changes nothing" in err
+    assert "--batch-size has no effect" in err
 
 
 @pytest.mark.parametrize(
@@ -262,7 +271,9 @@ def test_guidance_is_the_recipes_unless_flags_of_fluxflow_ask_for_what_they_mean
     _, pictures, err = draw(capsys, finished, "--prompt", "a circle", *stated, "--output", tmp_path)
 
     assert {told(picture)["guidance"] for picture in pictures} == {guidance}
-    assert ("is in effect with --use-cfg" in err) == ("--guidance-scale" in flags and guidance == "1.0")
+    assert ("--guidance-scale has no effect without --use-cfg" in err) == (
+        "--guidance-scale" in flags and guidance == "1.0"
+    )
 
 
 def test_a_batch_size_does_not_change_a_picture(
@@ -315,7 +326,7 @@ def test_a_file_of_several_prompts_numbers_its_pictures_and_an_empty_file_is_tol
 
     assert [picture.name[:6] for picture in pictures] == ["both-1", "both-2"]
     assert code == 2
-    assert "both.txt  holds no prompt: the file is empty" in err
+    assert "both.txt  the file of a prompt is empty" in err
 
 
 def test_a_run_that_was_started_with_a_plugin_file_asks_for_it(
@@ -341,10 +352,10 @@ def test_a_run_that_was_started_with_a_plugin_file_asks_for_it(
     assert without[0] == 2
     assert without[2].splitlines() == [
         "run/recipe.yaml  the run was started with `--plugin own.py` `--plugin gone.py`, "
-        "which are not loaded now: give them here too",
-        "    command       fluxflow-generate run --prompt 'a star' --plugin own.py --plugin gone.py",
-        f"    BUT           there is no file {tmp_path}/gone.py any more",
-        "    without them  unknown sampler `own_euler`",
+        "which are not loaded now: load them here too",
+        "    command  fluxflow-generate run --prompt 'a star' --plugin own.py --plugin gone.py",
+        f"    cause    {tmp_path}/gone.py no longer exists",
+        "    status   unknown sampler `own_euler`",
     ]
     assert given[0] == 0, given[2]
     assert len(given[1]) == 1
@@ -365,16 +376,15 @@ def test_a_run_without_a_flow_is_one_problem_that_says_what_it_lacks(
     stated = draw(capsys, tmp_path / "vae", "--prompt", "a star", "--sampler", "euler")
     unsampled = draw(capsys, tmp_path / "unsampled", "--prompt", "a star")
 
-    message = "nothing can be drawn from text in this run: it lacks what makes pictures of captions"
+    message = "this run cannot generate images from text"
     assert vae[0] == 2
     assert vae[2].splitlines() == [
         f"{tmp_path}/vae/recipe.yaml  {message}",
-        "    it lacks  the model `text_encoder`",
-        "              the model `flow_processor`",
-        "              a sampler, which `--sampler NAME` gives",
-        "    it has    models compressor, expander, discriminator; steps vae_gan",
-        "    who can   a run whose recipe has all of it, as recipes/vae_gan_flow.yaml has",
+        "    cause     the run lacks the model `text_encoder`, the model `flow_processor`, a sampler, "
+        "which `--sampler NAME` adds",
+        "    received  models compressor, expander, discriminator; steps vae_gan",
+        "    hint      use a run whose recipe has all of these, such as recipes/vae_gan_flow.yaml",
     ]
     assert "a sampler" not in stated[2]
-    assert "it lacks  a sampler, which `--sampler NAME` gives" in unsampled[2]
-    assert "who can" not in unsampled[2]
+    assert "the run lacks a sampler, which `--sampler NAME` adds" in unsampled[2]
+    assert "hint" not in unsampled[2]

@@ -60,9 +60,12 @@ def test_counts_buckets_captions_order_and_damage_are_told(call: Call, recipe: P
     assert "step vae 4 batches of 4 in an epoch, each in 2 sizes" in out
     assert "of each bucket 24 x 40: 2, 32 x 32: 2, 40 x 24: 0" in out
     assert "buckets with fewer than 4 samples are never trained on: 40 x 24 (2)" in out
-    assert "36 at most (sample pictures/07.png) 3 of 19 are the same as another's, such as 3 times `the same` " in out
-    assert "1 left out on opening, damaged or without a caption: pictures/empty.png image `empty.png` is empty" in out
-    assert "1 sample cannot be read, others take their places: pictures/12.png image `12.png` is damaged: " in out
+    assert "36 at most (sample pictures/07.png) 3 of 19 occur more than once, such as 3 times `the same` " in out
+    assert (
+        "1 left out when it was opened, damaged or without a caption: pictures/empty.png image `empty.png` is empty"
+        in out
+    )
+    assert "1 sample cannot be read and are replaced by others: pictures/12.png image `12.png` is damaged: " in out
     assert "dataset held (shapes): 50 samples field" in out
     assert "step vae evaluation seen measures on 50 of 50 samples" in out
 
@@ -85,7 +88,7 @@ def test_json_holds_every_figure(call: Call, recipe: Path) -> None:
     assert found["shapes"]["survey"]["buckets"] == {"24 x 40": 9, "32 x 32": 9, "40 x 24": 2}
     assert found["shapes"]["survey"]["stored"]["largest"] == [96, 32]
     assert found["shapes"]["survey"]["texts"]["caption"]["repeated"] == 3
-    assert [p["where"] for p in found["shapes"]["survey"]["damaged"]] == ["pictures/12.png"]
+    assert [p["path"] for p in found["shapes"]["survey"]["damaged"]] == ["pictures/12.png"]
     assert found["held"]["uses"] == []
     assert found["held"]["measured"] == [{"step": "vae", "evaluation": "seen", "samples": 50}]
     assert found["held"]["sheet"] == "out/inspect-tiny/held.png"
@@ -109,12 +112,9 @@ def test_fewer_samples_are_read_where_the_command_says_so(call: Call, recipe: Pa
     large = call(recipe, "--inspect-data", "--samples", "5", "--set", "steps.vae.batch_size=64")
     none = call(recipe, "--inspect-data", "--samples", "0")
 
-    assert (
-        "    5 of 20 samples, evenly spread, were read; all of these can be read, and --samples reads more\n"
-        in told.out
-    )
-    assert "none trains on it, and no evaluation measures on it" in unused.out.split("dataset held")[1]
-    assert "it fills no batch of 64, so training refuses to begin" in large.out
+    assert "    5 of 20 samples, evenly spread, were read; all of these can be read; --samples reads more\n" in told.out
+    assert "no step trains on it, and no evaluation measures on it" in unused.out.split("dataset held")[1]
+    assert "it does not fill a batch of 64, so training will not start" in large.out
     assert (none.code, none.err) == (2, "--samples  at least one sample is read, not 0\n")
 
 
@@ -161,8 +161,8 @@ def test_beside_damage_nobody_is_told_that_all_samples_can_be_read(
         ("9", "3 samples cannot be read:", "none can be read"),
         (
             "2",
-            "2 samples cannot be read, others take their places:",
-            "2 of 3 samples, evenly spread, were read; none of these can be read, and --samples reads more",
+            "2 samples cannot be read and are replaced by others:",
+            "2 of 3 samples, evenly spread, were read; none of these can be read; --samples reads more",
         ),
     ],
 )
@@ -221,7 +221,7 @@ def test_of_a_thousand_problems_the_first_of_each_kind_are_shown_and_the_others_
         *(f"pictures/{number:02}.png  image `{number:02}.png` has no caption" for number in range(9)),
         "pictures/empty.png  image `empty.png` is empty (0 bytes)",
     ]
-    assert heads[-1] == ["21 problems; --json prints the 11 that are not shown:", "    11  image ... has no caption"]
+    assert heads[-1] == ["21 problems; --json also prints the 11 that are not shown:", "    11  missing-caption"]
     assert [place["path"] for place in found] == [
         *(f"pictures/{number:02}.png" for number in range(20)),
         "pictures/empty.png",

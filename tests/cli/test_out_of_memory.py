@@ -42,7 +42,7 @@ def test_the_command_ends_with_the_sizes_and_goes_on_to_the_same_weights(
     assert whole.code == 0, whole.err
     assert ended.code == 1
     assert "out of memory: CUDA out of memory. Tried to allocate 2.00 GiB." in ended.err
-    assert "step vae_gan  batch_size 4, images 16 x 16" in ended.err
+    assert "received  step `vae_gan`: batch_size 4, images 16 x 16" in ended.err
     assert "Traceback" not in ended.err
     (run,) = (spoiling / "cut").iterdir()
     left = checkpoints.listing(run / "checkpoints")

@@ -53,7 +53,7 @@ def test_a_recipe_is_needed(call: Call) -> None:
         assert answer == Answer(
             2,
             "",
-            "a recipe is needed, as in `fluxflow-run recipes/vae_gan_flow.yaml`\n    help  fluxflow-run --help\n",
+            "a recipe is required, as in `fluxflow-run recipes/vae_gan_flow.yaml`\n    command  fluxflow-run --help\n",
         )
 
 
@@ -68,21 +68,21 @@ def test_a_command_that_goes_on_loads_the_same_plugins_however_they_are_named(mo
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--valdate", "r.yaml"], "fluxflow-run has no flag `--valdate`\n    nearest  --validate\n"),
-        (["r.yaml", "--prove_resume"], "fluxflow-run has no flag `--prove_resume`\n    nearest  --prove-resume\n"),
+        (["--valdate", "r.yaml"], "fluxflow-run has no flag `--valdate`\n    nearest    --validate\n"),
+        (["r.yaml", "--prove_resume"], "fluxflow-run has no flag `--prove_resume`\n    nearest    --prove-resume\n"),
         (["--valid=1"], "fluxflow-run has no flag `--valid`\n    nearest"),
-        (["--no-such", "--frsh"], "fluxflow-run has no flag `--no-such`\n    flags  --check, --describe, "),
-        (["--no-such", "--frsh"], "fluxflow-run has no flag `--frsh`\n    nearest  --fresh\n"),
-        (["-x"], "fluxflow-run has no flag `-x`\n    flags  --check"),
+        (["--no-such", "--frsh"], "fluxflow-run has no flag `--no-such`\n    available  --check, --describe, "),
+        (["--no-such", "--frsh"], "fluxflow-run has no flag `--frsh`\n    nearest    --fresh\n"),
+        (["-x"], "fluxflow-run has no flag `-x`\n    available  --check"),
         (["a.yaml", "b.yaml"], "`b.yaml` is one argument too many\n"),
         (["--", "a.yaml", "--validate"], "`--validate` is one argument too many\n"),
         (["gone.yaml", "--validate", "--"], "gone.yaml  the file does not exist\n"),
         (["-x", "--", "a.yaml"], "fluxflow-run has no flag `-x`\n"),
-        (["--validate", "--explain", "r.yaml"], "--explain  cannot be given together with `--validate`\n"),
-        (["--describe"], "--describe  a value is needed, as in `--describe NAME`"),
-        (["--set"], "--set  a value is needed, as in `--set PATH=VALUE`"),
-        (["--samples", "many"], "--samples  `many` is no whole number\n"),
-        (["--check=3"], "--check  takes no value, and `3` is given\n"),
+        (["--validate", "--explain", "r.yaml"], "--explain  not allowed with argument --validate\n"),
+        (["--describe"], "--describe  expected one argument\n    hint  write `--describe NAME`"),
+        (["--set"], "--set  expected one argument\n    hint  write `--set PATH=VALUE`"),
+        (["--samples", "many"], "--samples  invalid int value: 'many'\n"),
+        (["--check=3"], "--check  ignored explicit argument '3'\n"),
     ],
 )
 def test_a_wrong_command_line_leaves_with_2_and_says_what_was_probably_meant(
@@ -106,18 +106,30 @@ def test_a_wrong_command_line_is_json_where_that_is_asked_for(call: Call) -> Non
 @pytest.mark.parametrize(
     ("command", "arguments", "told"),
     [
-        (generate.run, ["RUN", "--promt", "a"], "fluxflow-generate has no flag `--promt`\n    nearest  --prompt\n"),
+        (generate.run, ["RUN", "--promt", "a"], "fluxflow-generate has no flag `--promt`\n    nearest    --prompt\n"),
         (
             generate.run,
             ["--image_siz", "8"],
-            "fluxflow-generate has no flag `--image-siz`\n    nearest  --image-size\n",
+            "fluxflow-generate has no flag `--image-siz`\n    nearest    --image-size\n",
         ),
-        (generate.run, ["RUN", "--prompt", "a", "star"], "`star` is one argument too many\n    quotes  a text with"),
-        (generate.run, ["--guidance", "much"], "--guidance  `much` is no number\n"),
-        (graphs.run, ["RUN", "--ouput", "a"], "fluxflow-graphs has no flag `--ouput`\n    nearest  --output\n"),
-        (graphs.run, [], "`RUN` is needed: a run's folder, or FluxFlow's outputs folder\n"),
-        (train.run, ["--config", "c", "--validate-pipline"], "nearest  --validate-pipeline\n"),
-        (train.run, [], "`--config FILE` is needed: a FluxFlow configuration (YAML)\n"),
+        (
+            generate.run,
+            ["RUN", "--prompt", "a", "star"],
+            "`star` is one argument too many\n    hint  quote an argument that contains spaces",
+        ),
+        (generate.run, ["--guidance", "much"], "--guidance  invalid float value: 'much'\n"),
+        (graphs.run, ["RUN", "--ouput", "a"], "fluxflow-graphs has no flag `--ouput`\n    nearest    --output\n"),
+        (
+            graphs.run,
+            [],
+            "the following arguments are required: RUN\n    hint     `RUN`: a run's folder, or FluxFlow's outputs folder\n",
+        ),
+        (train.run, ["--config", "c", "--validate-pipline"], "nearest    --validate-pipeline\n"),
+        (
+            train.run,
+            [],
+            "the following arguments are required: --config\n    hint     `--config FILE`: a FluxFlow configuration (YAML)\n",
+        ),
     ],
 )
 def test_every_command_has_the_same_errors(

@@ -62,16 +62,16 @@ def test_a_loss_is_found_with_the_line_that_made_it(
     lines = done.out.splitlines()
     assert lines[0] == "step `vae_gan`, epoch 2, batch 4, update `vae` (batch 10 of the run)"
     assert lines[1].startswith("    samples  picture ")
-    assert lines[3] == "reproduced: bit by bit what was recorded"
+    assert lines[3] == "reproduced bit by bit"
     (row,) = [line.split() for line in lines if line.startswith("    vae/depth")]
     assert row == ["vae/depth", "nan", "nan", "the", "same"]
-    first = lines.index("the first that is not finite, in the order of computing")
+    first = lines.index("the first that is not finite, in the order of computation")
     assert lines[first + 1 : first + 4] == [
         "    loss `vae/depth`",
         f"    defined in  spoil.py:{line_of('def depth(reconstruction, step_batch: int):')}",
         "    it is       nan",
     ]
-    anomaly = lines.index("what torch's anomaly detection says of the walk back")
+    anomaly = lines.index("torch's anomaly detection on the backward pass")
     assert lines[anomaly + 1 :] == [
         "    Function 'SqrtBackward0' returned nan values in its 0th output.",
         f"    {spoiling}/spoil.py:{line_of('        return root(mean - mean.detach() - 1.0)')}, in depth",
@@ -108,7 +108,7 @@ def test_a_value_is_found_before_the_losses_that_it_spoils(call: Call, train: Ca
     text = call("--replay", bundle, *GIVEN).out
 
     assert "    value `brightness`\n    defined in  spoil.py:" in text
-    assert "    shape       [4, 3, 16, 16], float32\n    it holds    3,072 infinite of 3,072 numbers\n" in text
+    assert "    shape       [4, 3, 16, 16], float32\n    contains    3,072 infinite of 3,072 numbers\n" in text
 
 
 def test_a_gradient_alone_is_found_by_its_parameter_and_by_the_function_that_gave_it(
@@ -201,7 +201,7 @@ def test_a_plugin_that_was_mended_is_seen_to_be(call: Call, train: Callable[...,
     done = call("--replay", bundle, *GIVEN)
 
     assert done.code == 0
-    assert "\nnot reproduced: all is finite now\n" in done.out
+    assert "\nnot reproduced: everything is finite now\n" in done.out
     assert "first that is not finite" not in done.out
     assert done.err == "note: plugin `spoil` has changed since the bundle was written\n"
 
@@ -224,7 +224,7 @@ def test_other_losses_and_other_data_are_told(
     other_data = call("--replay", bundle, *GIVEN).out
 
     assert "reproduced: not finite again, but losses that were finite are not those that were recorded" in other_losses
-    assert "not reproduced: all is finite now, but the batch holds other samples" in other_data
+    assert "not reproduced: everything is finite now, but the batch holds other samples" in other_data
 
 
 def damage(bundle: Path) -> None:
@@ -299,7 +299,7 @@ def test_a_plugin_that_is_missing_is_asked_for(call: Call, train: Callable[..., 
     unnamed = call("--replay", bundle)
 
     assert named.code == unnamed.code == 2
-    assert "started with `--plugin spoil.py`, which is not loaded now: give it here too" in named.err
+    assert "started with `--plugin spoil.py`, which is not loaded now: load it here too" in named.err
     assert f"fluxflow-run --replay {bundle} --plugin spoil.py" in named.err
     assert "unknown loss `depth`" in named.err
     assert "load it with  --plugin FILE, where it comes from a file" in unnamed.err

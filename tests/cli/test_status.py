@@ -78,11 +78,11 @@ def folder(call: Call, tmp_path: Path) -> RunFolder:
 def test_a_run_that_has_saved_nothing(call: Call, folder: RunFolder) -> None:
     told = words(call("--status", folder.path))
 
-    assert f"run {folder.path}\nstate not running; nothing is saved yet\n" in told
-    assert "recipe `small`, written out in recipe.yaml (identity 0123456789ab)" in told
+    assert f"run {folder.path}\nstate not running: nothing is saved yet\n" in told
+    assert "recipe `small`, in full in recipe.yaml (identity 0123456789ab)" in told
     assert "last checkpoint\nkept no checkpoint\n" in told
     assert (
-        f"to go on\nfrom the beginning: there is no checkpoint\nrepeating nothing that was logged\ncommand {COMMAND}"
+        f"to resume\nfrom the beginning: there is no checkpoint\nrepeating nothing that was logged\ncommand {COMMAND}"
         in told
     )
 
@@ -98,9 +98,9 @@ def test_a_run_that_failed_tells_the_error_until_it_is_started_again(call: Call,
     folder.write_identity(finished=False, facts={"name": "small", "steps": STEPS})
     again = words(call("--status", folder.path))
 
-    assert "state not running; it was ended by an error\nerror metric `mae` failed: ValueError: nothing\n" in told
+    assert "state not running: an error ended it\nerror metric `mae` failed: ValueError: nothing\n" in told
     assert "defined in own.py:6\nrecipe" in told
-    assert f"first mend what the error tells of, or the same command ends by it again\ncommand {COMMAND}" in told
+    assert f"first fix the cause of the error, or the command will fail again\ncommand {COMMAND}" in told
     assert line.startswith("small-20260801-120000  failed  ")
     assert data["state"] == "failed"
     assert data["record"]["failed"].startswith("metric `mae` failed")
@@ -153,16 +153,14 @@ def test_a_stopped_run_with_everything_that_is_known_of_it(call: Call, folder: R
 
     told = words(call("--status", folder.path))
 
-    assert "state not running; it was stopped, and saved as it stopped" in told
+    assert "state not running: it was stopped, and saved as it stopped" in told
     assert (
         "position\nsaved step `vae` (1 of 2), epoch 2 of 5, batch 3 of 6\n"
         "9 of 30 batches of the step, 9 of 50 batches of the run\n\n"
     ) in told
-    assert "last checkpoint\nname 000000009-vae-stop\nsaved 0 seconds ago, as the run was stopped\nsize " in told
-    assert (
-        "files verified: each has the SHA-256 that it was written with\nnumbers all finite\nkept 2 checkpoints" in told
-    )
-    assert f"to go on\nfrom checkpoint 000000009-vae-stop\nrepeating nothing\ncommand {COMMAND}\n" in told
+    assert "last checkpoint\nname 000000009-vae-stop\nsaved 0 seconds ago, because the run was stopped\nsize " in told
+    assert "files verified: the SHA-256 of each is as recorded\nnumbers all finite\nkept 2 checkpoints" in told
+    assert f"to resume\nfrom checkpoint 000000009-vae-stop\nrepeating nothing\ncommand {COMMAND}\n" in told
     assert "latest results\nvae/seen psnr 21.5, nan nan" in told
     assert "worth knowing\ndamaged data dataset `shapes`: 2 samples replaced by others\n" in told
     assert f"not finite fluxflow-run --replay {bundle}" in told
@@ -174,7 +172,7 @@ def test_a_killed_run_says_how_far_it_was(call: Call, folder: RunFolder) -> None
 
     told = words(call("--status", folder.path))
 
-    assert "state not running; it was killed, crashed or failed after its last checkpoint" in told
+    assert "state not running: it was killed, crashed or failed after its last checkpoint" in told
     assert "saved step `vae` (1 of 2), epoch 1 of 5 done\n6 of 30 batches of the step" in told
     assert "reached step `vae` (1 of 2), epoch 2 of 5, batch 5 of 6\n11 of 30 batches of the step" in told
     assert "logged 0 seconds ago" in told
@@ -187,7 +185,7 @@ def test_a_run_that_was_left_without_a_word_is_not_said_to_have_lost_nothing(cal
 
     told = words(call("--status", folder.path))
 
-    assert "state not running; nothing was logged after its last checkpoint" in told
+    assert "state not running: nothing was logged after its last checkpoint" in told
     assert "repeating nothing that was logged\n" in told
 
 
@@ -209,7 +207,7 @@ def test_a_finished_run_has_nothing_to_go_on_with(call: Call, folder: RunFolder)
 
     assert "state finished\n" in told
     assert "saved after the last step\n50 of 50 batches of the run" in told
-    assert "to go on" not in told
+    assert "to resume" not in told
     assert json.loads((folder.path / "run.json").read_text())["command"] == COMMAND
     assert not (folder.path / "position.json").exists()
 
@@ -238,7 +236,7 @@ def test_a_running_run_is_seen_and_not_disturbed(call: Call, folder: RunFolder, 
 
     told = words(call("--status", folder.path))
 
-    assert f"state running, held by process {held} on {os.uname().nodename}\n" in told
+    assert f"state running, in use by process {held} on {os.uname().nodename}\n" in told
     assert "now at step `vae` (1 of 2), epoch 2 of 5, batch 2 of 6\n" in told
     assert "if it were killed now\nfrom checkpoint 000000006-vae\nrepeating at least 2 batches\n" in told
     assert {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")} == before
@@ -264,8 +262,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_gone_on_from(call: 
 
     file = "checkpoints/000000009-vae/model.expander.safetensors"
     assert f"files DAMAGED\n{file} is damaged: its size or digest is not the manifest's\n" in told
-    assert "kept 2 checkpoints\nlaid aside .000000002-vae.damaged\n" in told
-    assert "from checkpoint 000000004-vae\nlaying aside 000000009-vae\nrepeating at least 5 batches\n" in told
+    assert "kept 2 checkpoints\nquarantined .000000002-vae.damaged\n" in told
+    assert "from checkpoint 000000004-vae\nquarantining 000000009-vae\nrepeating at least 5 batches\n" in told
     assert "saved step `vae` (1 of 2), epoch 1 of 5, batch 4 of 6\n" in told
     assert (folder.checkpoints / "000000009-vae").is_dir()
 
@@ -276,9 +274,9 @@ def test_where_no_checkpoint_is_whole_a_run_would_begin_again(call: Call, folder
 
     told = words(call("--status", folder.path))
 
-    assert "position\nsaved nothing that is whole\n" in told
+    assert "position\nsaved no intact checkpoint\n" in told
     assert (
-        "from the beginning: no checkpoint is whole\nlaying aside 000000009-vae\nlaying aside 000000004-vae\n" in told
+        "from the beginning: no checkpoint is intact\nquarantining 000000009-vae\nquarantining 000000004-vae\n" in told
     )
     assert "repeating at least 9 batches\n" in told
 
@@ -295,7 +293,7 @@ def test_a_newer_run_of_the_same_recipe_is_what_the_command_goes_on_with(call: C
 
     told = words(call("--status", folder.path))
 
-    assert "BUT the command goes on with small-20260801-130000, a newer run of the same recipe" in told
+    assert "BUT the command resumes small-20260801-130000, a newer run of the same recipe" in told
 
 
 def test_a_renamed_folder_is_not_found_by_the_command(call: Call, folder: RunFolder) -> None:
@@ -313,8 +311,8 @@ def test_the_folder_that_the_command_was_given_in_is_told_elsewhere(
     monkeypatch.chdir("/")
     elsewhere = words(call("--status", folder.path))
 
-    assert "given in" not in here
-    assert f"given in {folder.path.parents[1]}" in elsewhere
+    assert "run it in" not in here
+    assert f"run it in {folder.path.parents[1]}" in elsewhere
 
 
 def test_a_plugin_that_has_changed_is_told(call: Call, folder: RunFolder, everything: Registry) -> None:
@@ -324,7 +322,7 @@ def test_a_plugin_that_has_changed_is_told(call: Call, folder: RunFolder, everyt
 
     told = words(call("--status", folder.path))
 
-    assert f"plugin changed `{rows[0]['name']}` is not the one that the run was started with" in told
+    assert f"plugin changed `{rows[0]['name']}` has changed since the run started" in told
     assert told.count("plugin changed") == 1
 
 
@@ -334,7 +332,7 @@ def test_a_run_that_recorded_less_is_still_told_of(call: Call, folder: RunFolder
 
     told = words(call("--status", folder.path))
 
-    assert "recipe written out in recipe.yaml (identity 0123456789ab)" in told
+    assert "recipe in full in recipe.yaml (identity 0123456789ab)" in told
     assert "saved step 1, epoch 2, batch 3\n9 batches of the step, 9 batches of the run" in told
     assert "command" not in told
 
@@ -375,7 +373,7 @@ def test_the_folder_of_all_runs_is_a_line_a_run_the_newest_first(call: Call, fol
     data = json.loads(call("--status", folder.path.parent, "--json").out)
 
     assert told.out.splitlines() == [
-        "small-20260801-120000  interrupted        0 seconds ago  5 of 50 batches  step vae",
+        "small-20260801-120000  interrupted       0 seconds ago  5 of 50 batches  step vae",
         "vae-20250101-000000    stopped           2 hours ago    9 of 50 batches  step vae",
         "gan-20240101-000000    damaged run.json  3 days ago     0 batches",
     ]
@@ -418,19 +416,21 @@ def test_a_run_that_is_not_there_is_named_with_the_nearest(call: Call, folder: R
     assert "runs/small-20260801-12000  there is no such folder\n" in slip.err
     assert "nearest" in slip.err
     assert "  small-20260801-120000\n" in slip.err
-    assert "runs in runs  small-20260801-120000\n" in bare.err
-    assert f"runs in {tmp_path / 'runs'}  small-20260801-120000\n" in above.err
-    assert above.err.startswith(f"{tmp_path}  is no run's folder: there is no run.json in it, and no run's folder\n")
+    assert "nearest    small-20260801-120000\n" in bare.err and "see also   runs\n" in bare.err
+    assert f"available  small-20260801-120000\n    see also   {tmp_path / 'runs'}\n" in above.err
+    assert above.err.startswith(
+        f"{tmp_path}  there is no run in this folder: neither run.json nor the folder of a run\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("runs/small-20260801-120000/checkpoints", "is no run's folder, but within one"),
-        ("runs/small-20260801-120000/run.json", "is no run's folder, but within one"),
-        ("file", "is no folder"),
+        ("runs/small-20260801-120000/checkpoints", "this folder is inside a run: name the run itself"),
+        ("runs/small-20260801-120000/run.json", "this folder is inside a run: name the run itself"),
+        ("file", "this is not a folder"),
         ("a\0b", "there is no such folder"),
-        ("x" * 300, "cannot be read: File name too long"),
+        ("x" * 300, "cannot read the folder: File name too long"),
         ("a\x1b[2Jb", "a\\x1b[2Jb  there is no such folder"),
     ],
 )
@@ -447,11 +447,11 @@ def test_what_is_no_run_is_refused(call: Call, folder: RunFolder, path: str, mes
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not valid JSON: JSONDecodeError"),
-        ("[]", "does not say which recipe runs here"),
-        ('{"recipe": 3}', "does not say which recipe runs here"),
-        ("[" * 100_000, "is not valid JSON: RecursionError"),
-        ("1" * 5000, "is not valid JSON: ValueError"),
+        ("{", "`run.json` is not valid JSON: JSONDecodeError"),
+        ("[]", "the record of the run does not name its recipe"),
+        ('{"recipe": 3}', "the record of the run does not name its recipe"),
+        ("[" * 100_000, "`run.json` is not valid JSON: RecursionError"),
+        ("1" * 5000, "`run.json` is not valid JSON: ValueError"),
     ],
 )
 def test_a_damaged_record_is_told_with_what_there_is(call: Call, folder: RunFolder, content: str, message: str) -> None:
@@ -462,7 +462,7 @@ def test_a_damaged_record_is_told_with_what_there_is(call: Call, folder: RunFold
 
     assert refused.code == 2
     assert refused.err.startswith(f"{folder.path / 'run.json'}  {message}")
-    assert "checkpoints       1, the newest 000000009-vae\n" in refused.err
+    assert "status  1 checkpoint, the newest 000000009-vae\n" in refused.err
 
 
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(call: Call, folder: RunFolder) -> None:
@@ -473,7 +473,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(call: Call, folder: Run
 
     told = words(call("--status", folder.path))
 
-    assert "state.json is no file\n" in told
+    assert "state.json is not a file\n" in told
 
 
 def test_a_real_run_that_is_killed_stopped_and_gone_on_with(tmp_path: Path) -> None:

@@ -120,7 +120,18 @@ def write_sheet(source: Source, indices: Sequence[int], file: Path) -> Path | No
 
 def data(found: Mapping[str, Inspected]) -> dict[str, Any]:
     """The report as JSON."""
-    return {name: {**asdict(each), "sheet": str(each.sheet) if each.sheet else None} for name, each in found.items()}
+    return {
+        name: {
+            **asdict(each),
+            "survey": {
+                **asdict(each.survey),
+                "damaged": [problem.as_json() for problem in each.survey.damaged],
+                "left_out": [problem.as_json() for problem in each.survey.left_out],
+            },
+            "sheet": str(each.sheet) if each.sheet else None,
+        }
+        for name, each in found.items()
+    }
 
 
 def text(name: str, found: Inspected) -> str:
