@@ -127,7 +127,7 @@ def test_the_text_changes_the_picture(finished: Path, tmp_path: Path, capsys: py
     [
         (
             ["RUN"],
-            'a prompt is required\n    hint  set --prompt "a small red circle", --prompts FILE or --text-prompts-path DIR',
+            'a prompt is required\n    hint  set --prompt "a small red circle", --prompts FILE or --text-prompts-path',
         ),
         (["--prompt", "x"], "a run is required\n    hint  fluxflow-generate RUN, or --model-checkpoint"),
         (["RUN", "--prompt", "x", "--model_checkpoint", "RUN"], "`RUN` and `--model-checkpoint` exclude each other"),

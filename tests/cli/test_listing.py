@@ -69,7 +69,7 @@ def test_an_unknown_kind_is_reported_with_the_nearest(call: Call, stated: str, n
     assert refused.code == 2
     assert refused.out == ""
     assert refused.err.startswith(
-        f"--list-plugins  `{stated}` is not a kind of component\n    nearest    {nearest}\n    available  balancer, dataset,"
+        f"--list-plugins  `{stated}` is not a kind of component\n    nearest    {nearest}\n    available  balancer,"
     )
 
 

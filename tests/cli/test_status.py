@@ -416,7 +416,8 @@ def test_a_run_that_is_not_there_is_named_with_the_nearest(call: Call, folder: R
     assert "runs/small-20260801-12000  there is no such folder\n" in slip.err
     assert "nearest" in slip.err
     assert "  small-20260801-120000\n" in slip.err
-    assert "nearest    small-20260801-120000\n" in bare.err and "see also   runs\n" in bare.err
+    assert "nearest    small-20260801-120000\n" in bare.err
+    assert "see also   runs\n" in bare.err
     assert f"available  small-20260801-120000\n    see also   {tmp_path / 'runs'}\n" in above.err
     assert above.err.startswith(
         f"{tmp_path}  there is no run in this folder: neither run.json nor the folder of a run\n"

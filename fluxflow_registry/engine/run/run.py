@@ -19,7 +19,6 @@ from fluxflow_registry.engine.training.step import LiveStep, with_batches
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 
 
-# More than a dozen members: the loop, resumption and what observers see reach every part of a run from here.
 class Run:
     """Everything that a run owns; the loop moves it, and observers see an ObservedRun."""
 
