@@ -38,9 +38,6 @@ MAY_IMPORT["testing"] = {*MAY_IMPORT["check"], "check", "engine", "hookspecs"}
 #: What a plugin may import of the framework, whether it is ours or anybody's.
 DOOR = {"fluxflow_registry", "fluxflow_registry.commands"}
 
-#: Plugins that are being moved behind it.
-MOVING = {"fluxflow_pretrained", "fluxflow_text"}
-
 ROOM = re.compile(r"^( +)(\w+)(/|\.py)(?: |$)", re.MULTILINE)
 
 
@@ -133,8 +130,6 @@ def test_no_plugin_imports_another(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", sorted(p for p in PLUGINS.iterdir() if p.is_dir()), ids=lambda p: p.name)
 def test_a_plugin_imports_from_the_framework_only_what_is_public(folder: Path) -> None:
-    if folder.name in MOVING:
-        pytest.skip("not moved yet")
     for path in folder.rglob("*.py"):
         assert {m for m in imports(path) if m.split(".")[0] == "fluxflow_registry"} <= DOOR, path
 
