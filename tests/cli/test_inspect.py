@@ -14,7 +14,7 @@ from PIL import Image
 from fluxflow_registry import Problem, SampleError
 from fluxflow_registry.cli.inspect_data.command import SIDE
 from fluxflow_registry.engine.data.order import epoch_order
-from fluxflow_registry.engine.data.survey import survey, use
+from fluxflow_registry.engine.data.survey import step_use, survey
 from fluxflow_registry.engine.images.contact_sheet import GAP
 
 from ..recipes import TINY
@@ -261,7 +261,7 @@ class Plain:
 
 
 def test_any_source_can_be_surveyed() -> None:
-    found, used = survey(Plain(), 1000), use(Plain(), "step", "plain", 16, 2, 0)
+    found, used = survey(Plain(), 1000), step_use(Plain(), "step", "plain", 16, 2, 0)
 
     assert (found.samples, found.read, found.stored, found.buckets) == (100, 100, None, {})
     assert [str(problem) for problem in found.damaged] == ["number 50  is damaged"]

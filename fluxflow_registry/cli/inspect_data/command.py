@@ -14,7 +14,16 @@ from fluxflow_registry.contracts import Field, Source
 from fluxflow_registry.engine.data.leftovers import leftovers
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.order import epoch_order
-from fluxflow_registry.engine.data.survey import Measured, Stored, Survey, Texts, Use, read_undamaged, survey, use
+from fluxflow_registry.engine.data.survey import (
+    EvaluationUse,
+    StepUse,
+    StoredSizes,
+    Survey,
+    TextStatistics,
+    read_undamaged,
+    step_use,
+    survey,
+)
 from fluxflow_registry.engine.images.contact_sheet import contact_sheet
 from fluxflow_registry.errors import FluxflowError, Problem, RunError, counted, one_line, printable
 from fluxflow_registry.plan.component import ConfiguredComponent
@@ -40,8 +49,8 @@ class Inspected:
     type: str
     fields: Mapping[str, Field]
     survey: Survey
-    uses: tuple[Use, ...]
-    measured: tuple[Measured, ...]
+    uses: tuple[StepUse, ...]
+    measured: tuple[EvaluationUse, ...]
     sheet: Path | None
 
 
@@ -63,7 +72,7 @@ def inspected(checked: RecipePlan, name: str, source: Source, folder: Path, samp
     seed = checked.recipe.seed
     steps = [step for step in checked.steps if step.settings.dataset == name]
     settings = {step.name: step.settings for step in steps}
-    uses = [use(source, step, name, s.batch_size, s.max_steps, seed) for step, s in settings.items()]
+    uses = [step_use(source, step, name, s.batch_size, s.max_steps, seed) for step, s in settings.items()]
     if steps:
         size = settings[steps[0].name].batch_size
         order = epoch_order(source, size, (seed, steps[0].name, name, 0)).tolist()
@@ -82,10 +91,10 @@ def inspected(checked: RecipePlan, name: str, source: Source, folder: Path, samp
     )
 
 
-def measured(checked: RecipePlan, name: str, source: Source) -> tuple[Measured, ...]:
+def measured(checked: RecipePlan, name: str, source: Source) -> tuple[EvaluationUse, ...]:
     """The evaluations that use a dataset."""
     return tuple(
-        Measured(step.name, label, min(each.settings.samples, len(source)))
+        EvaluationUse(step.name, label, min(each.settings.samples, len(source)))
         for step in checked.steps
         for label, each in step.evaluations.items()
         if each.settings.dataset == name
@@ -180,7 +189,7 @@ def _field(field: Field) -> str:
     return f"{shape}{more}: {field.meaning}"
 
 
-def _stored(stored: Stored) -> str:
+def _stored(stored: StoredSizes) -> str:
     smallest, median, largest = (
         f"{width:,} x {height:,}" for width, height in (stored.smallest, stored.median, stored.largest)
     )
@@ -190,7 +199,7 @@ def _stored(stored: Stored) -> str:
     return f"stored as {smallest} to {largest}, median {median}{unknown}"
 
 
-def _use(use: Use, bucketed: bool) -> list[tuple[str, str]]:
+def _use(use: StepUse, bucketed: bool) -> list[tuple[str, str]]:
     views = f", each in {use.views} sizes" if use.views > 1 else ""
     rows = [(f"step {use.step}", f"{counted(use.batches, 'batch')} of {use.filling.batch_size} in an epoch{views}")]
     if bucketed:
@@ -203,7 +212,7 @@ def _use(use: Use, bucketed: bool) -> list[tuple[str, str]]:
     return rows + ([("", f"starts with the samples {', '.join(use.first)}")] if use.first else [])
 
 
-def _measured(measured: Sequence[Measured], samples: int) -> list[tuple[str, str]]:
+def _measured(measured: Sequence[EvaluationUse], samples: int) -> list[tuple[str, str]]:
     """A row for each evaluation that uses the dataset."""
     return [
         (
@@ -214,7 +223,7 @@ def _measured(measured: Sequence[Measured], samples: int) -> list[tuple[str, str
     ]
 
 
-def _texts(field: str, texts: Texts) -> list[tuple[str, str]]:
+def _texts(field: str, texts: TextStatistics) -> list[tuple[str, str]]:
     """The statistics of the texts of a field, one per row."""
     if texts.empty == texts.number:
         return [(field, "empty in every sample")]

@@ -11,6 +11,7 @@ from attrs import frozen
 
 from fluxflow_registry.contracts import Source, SourceExtras
 from fluxflow_registry.engine.data.order import BatchCounts, batch_counts, buckets_of, epoch_order, views_of
+from fluxflow_registry.engine.training.not_finite import names_of
 from fluxflow_registry.errors import Problem, SampleError
 
 #: Samples that are read in one call.
@@ -21,7 +22,7 @@ FIRST = 8
 
 
 @frozen
-class Texts:
+class TextStatistics:
     """Statistics of the texts of one field: how many are empty or equal to another, the longest, the commonest."""
 
     number: int
@@ -34,7 +35,7 @@ class Texts:
 
 
 @frozen
-class Stored:
+class StoredSizes:
     """Sizes of the images as they are stored: (width, height) by area, and of how many the size is unknown."""
 
     smallest: tuple[int, int]
@@ -44,7 +45,7 @@ class Stored:
 
 
 @frozen
-class Use:
+class StepUse:
     """How one step uses a dataset: its batches, and the samples that its first epoch starts with."""
 
     step: str
@@ -55,7 +56,7 @@ class Use:
 
 
 @frozen
-class Measured:
+class EvaluationUse:
     """How one evaluation of a step uses a dataset: the number of samples that it measures on."""
 
     step: str
@@ -72,9 +73,9 @@ class Survey:
     notes: tuple[str, ...]
     left_out: tuple[Problem, ...]
     damaged: tuple[Problem, ...]
-    stored: Stored | None
+    stored: StoredSizes | None
     buckets: Mapping[str, int]
-    texts: Mapping[str, Texts]
+    texts: Mapping[str, TextStatistics]
 
 
 def survey(source: Source, most: int) -> Survey:
@@ -102,14 +103,14 @@ def survey(source: Source, most: int) -> Survey:
     )
 
 
-def use(source: Source, step: str, dataset: str, batch_size: int, max_steps: int | None, seed: int) -> Use:
+def step_use(source: Source, step: str, dataset: str, batch_size: int, max_steps: int | None, seed: int) -> StepUse:
     """How a step uses a dataset."""
     counts = batch_counts(source, batch_size)
     order = epoch_order(source, batch_size, (seed, step, dataset, 0))
     batches = sum(counts.batches)
     batches = batches if max_steps is None else min(batches, max_steps)
-    first = tuple(name_of(source, int(index)) for index in order[:FIRST])
-    return Use(step, counts, views_of(source), batches, first)
+    first = tuple(names_of(source, order[:FIRST].tolist()))
+    return StepUse(step, counts, views_of(source), batches, first)
 
 
 def read_undamaged(
@@ -135,30 +136,25 @@ def read_undamaged(
                     remaining = [index for index in remaining if index not in failed]
 
 
-def stored_sizes(sizes: np.ndarray[Any, Any] | None) -> Stored | None:
+def stored_sizes(sizes: np.ndarray[Any, Any] | None) -> StoredSizes | None:
     """Statistics of int64 [n, 2], widths and heights; None if all are unknown."""
     if sizes is None or not len(known := sizes[(sizes > 0).all(axis=1)]):
         return None
     by_area = known[np.argsort(known[:, 0] * known[:, 1], kind="stable")]
     smallest, median, largest = (tuple(map(int, by_area[at])) for at in (0, len(by_area) // 2, -1))
-    return Stored(smallest, median, largest, len(sizes) - len(known))  # type: ignore[arg-type]
+    return StoredSizes(smallest, median, largest, len(sizes) - len(known))  # type: ignore[arg-type]
 
 
-def text_statistics(source: Source, texts: Mapping[int, str]) -> Texts:
+def text_statistics(source: Source, texts: Mapping[int, str]) -> TextStatistics:
     """Statistics of the texts of one field, given by sample."""
     counts = Counter(text for text in texts.values() if text.strip())
     longest = max(texts, key=lambda index: len(texts[index]))
-    return Texts(
+    return TextStatistics(
         number=len(texts),
         empty=sum(not text.strip() for text in texts.values()),
         repeated=sum(count for count in counts.values() if count > 1),
         longest=len(texts[longest]),
-        longest_name=name_of(source, longest),
+        longest_name=names_of(source, [longest])[0],
         mean=sum(map(len, texts.values())) / len(texts),
         commonest=tuple((text, count) for text, count in counts.most_common(3) if count > 1),
     )
-
-
-def name_of(source: Source, index: int) -> str:
-    """The name of a sample: from its source, or its number."""
-    return str(SourceExtras.of(source).name(index))
