@@ -83,5 +83,5 @@ def test_the_hook_takes_all_that_it_is_given() -> None:
     def short(path: str) -> Problem | None:
         return None
 
-    with pytest.raises(PluginError, match="is called with \(path, content, arguments, trains\)"):
+    with pytest.raises(PluginError, match=r"is called with \(path, content, arguments, trains\)"):
         from_modules({"mine": SimpleNamespace(fluxflow_recognize_file=short)})

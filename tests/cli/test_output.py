@@ -122,13 +122,13 @@ def test_a_wrong_command_line_is_json_where_that_is_asked_for(call: Call) -> Non
         (
             graphs.run,
             [],
-            "the following arguments are required: RUN\n    hint     `RUN`: a run's folder, or FluxFlow's outputs folder",
+            "the following arguments are required: RUN\n    hint     `RUN`: a run's folder, or FluxFlow's outputs",
         ),
         (train.run, ["--config", "c", "--validate-pipline"], "nearest    --validate-pipeline\n"),
         (
             train.run,
             [],
-            "the following arguments are required: --config\n    hint     `--config FILE`: a FluxFlow configuration (YAML)",
+            "the following arguments are required: --config\n    hint     `--config FILE`: a FluxFlow configuration",
         ),
     ],
 )
