@@ -122,7 +122,7 @@ def read_bundle(folder: Path) -> Bundle:
     path = folder / FACTS
     if not path.is_file():
         hint = f"pass a folder of RUN/{FOLDER}/: it has one for the first of each series of skipped batches"
-        problem = Problem(f"not a bundle: {FACTS} is missing", str(folder), (("hint", hint),), code="missing-file")
+        problem = Problem(f"the folder is not a bundle: {FACTS} is missing", str(folder), (("hint", hint),), code="missing-file")
         raise RunError(problem)
     try:
         read = json.loads(path.read_bytes())
