@@ -122,8 +122,8 @@ def read_bundle(folder: Path) -> Bundle:
     path = folder / FACTS
     if not path.is_file():
         hint = f"pass a folder of RUN/{FOLDER}/: it has one for the first of each series of skipped batches"
-        problem = Problem(f"the folder is not a bundle: {FACTS} is missing", str(folder), (("hint", hint),), code="missing-file")
-        raise RunError(problem)
+        message = f"the folder is not a bundle: {FACTS} is missing"
+        raise RunError(Problem(message, str(folder), (("hint", hint),), code="missing-file"))
     try:
         read = json.loads(path.read_bytes())
         if read["format"] != FORMAT:
