@@ -15,7 +15,7 @@ from fluxflow_registry.plan.starts import Start, WhenMet
 from fluxflow_registry.plan.updates import UpdatePlan
 from fluxflow_registry.recipe.schema import StepEntry
 from fluxflow_registry.registry.registry import Component
-from fluxflow_registry.registry.signature import gives_tensor
+from fluxflow_registry.registry.signature import returns_tensor
 
 #: The component of a metric's type; None where nobody registers it.
 MetricComponent = Callable[[str], Component | None]
@@ -76,7 +76,7 @@ def better_in(step: StepEntry, metric: MetricComponent, where: Location) -> Bett
         if rest in declared or (own and label in declared):
             return _direction(declared.get(rest, declared[label]), own or rest)
         named = {each[rest] for each in declared.values() if isinstance(each, Mapping) and rest in each}
-        dicts = {label for label, each in components.items() if each and not gives_tensor(each.factory)}
+        dicts = {label for label, each in components.items() if each and not returns_tensor(each.factory)}
         found = named or {each for label, each in declared.items() if label in dicts and not isinstance(each, Mapping)}
         if len(found) > 1:
             hint = ("hint", "set `mode`: min or below where lower is better, max or above where higher is")

@@ -19,7 +19,7 @@ from fluxflow_registry.plan.updates import LossPlan, UpdatePlan, plan_updates
 from fluxflow_registry.plan.values import Request, World, resolve_values
 from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.schema import ComponentEntry, EvaluationEntry, StepEntry, UpdateEntry
-from fluxflow_registry.registry.signature import gives_tensor
+from fluxflow_registry.registry.signature import returns_tensor
 
 
 class StepPlanner:
@@ -158,5 +158,5 @@ class StepPlanner:
     def _measured(self, evaluation: EvaluationEntry) -> list[str] | None:
         """The metrics of an evaluation by label; None where one may return a dict of metrics."""
         components = [self.configurator.registry.get("metric", entry.type) for entry in evaluation.metrics.values()]
-        single = all(component is not None and gives_tensor(component.factory) for component in components)
+        single = all(component is not None and returns_tensor(component.factory) for component in components)
         return list(evaluation.metrics) if single else None

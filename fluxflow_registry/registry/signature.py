@@ -68,7 +68,7 @@ def read(component: Any, what: str = "the component") -> Signature:
     )
 
 
-def gives_tensor(component: Any) -> bool:
+def returns_tensor(component: Any) -> bool:
     """Whether the call is annotated to return one tensor rather than a mapping of them."""
     annotation = inspect.signature(call_of(component)).return_annotation
     name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")

@@ -150,24 +150,24 @@ def test_every_option_of_a_first_party_component_says_what_it_means(component: C
 
 
 def test_bounds_and_defaults_are_shown(call: Call) -> None:
-    told = call("--describe", "AdamW").out
+    shown = call("--describe", "AdamW").out
 
-    assert "  lr = 0.001  (a number, > 0)\n      Learning rate.\n" in told
-    assert "  betas = [0.9, 0.999]  (a list of 2 values (a number, a number))\n" in told
-    assert "  amsgrad = false  (true or false)\n" in told
+    assert "  lr = 0.001  (a number, > 0)\n      Learning rate.\n" in shown
+    assert "  betas = [0.9, 0.999]  (a list of 2 values (a number, a number))\n" in shown
+    assert "  amsgrad = false  (true or false)\n" in shown
 
 
 def test_an_option_without_a_default_is_shown_as_required(call: Call) -> None:
-    told = call("--describe", "loss_threshold").out
+    shown = call("--describe", "loss_threshold").out
 
-    assert "  metric (required)  (a string)\n" in told
-    assert "  max_epochs = null  (an integer or null, >= 1)\n" in told
+    assert "  metric (required)  (a string)\n" in shown
+    assert "  max_epochs = null  (an integer or null, >= 1)\n" in shown
 
 
 def test_a_loss_is_shown_with_the_keys_that_every_loss_takes(call: Call) -> None:
-    told = call("--describe", "kl").out
+    shown = call("--describe", "kl").out
 
-    assert "every loss also takes  weight, warmup, start, every, detach, with  (weight 0.001 by default)\n" in told
+    assert "every loss also takes  weight, warmup, start, every, detach, with  (weight 0.001 by default)\n" in shown
 
 
 def test_a_name_of_several_kinds_is_shown_for_each(call: Call) -> None:
@@ -180,7 +180,7 @@ def test_a_name_of_several_kinds_is_shown_for_each(call: Call) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stated", "told"),
+    ("name", "shown"),
     [
         ("adamw", "--describe  no component is called `adamw`\n    nearest    AdamW\n"),
         ("hinge_genrator", "--describe  no component is called `hinge_genrator`\n    nearest    hinge_generator\n"),
@@ -189,12 +189,12 @@ def test_a_name_of_several_kinds_is_shown_for_each(call: Call) -> None:
         ("", "--describe  no component is called ``\n    available  Adam, AdamW,"),
     ],
 )
-def test_an_unknown_name_is_reported_with_the_nearest(call: Call, stated: str, told: str) -> None:
-    refused = call("--describe", stated)
+def test_an_unknown_name_is_reported_with_the_nearest(call: Call, name: str, shown: str) -> None:
+    answer = call("--describe", name)
 
-    assert refused.code == 2
-    assert refused.out == ""
-    assert refused.err.startswith(told)
+    assert answer.code == 2
+    assert answer.out == ""
+    assert answer.err.startswith(shown)
 
 
 def test_a_description_as_json_holds_the_same(call: Call) -> None:
@@ -268,7 +268,7 @@ def test_defaults_are_written_so_that_they_are_read_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("validator", "told"),
+    ("validator", "shown"),
     [
         (None, []),
         (validators.gt(0), ["> 0"]),
@@ -279,14 +279,14 @@ def test_defaults_are_written_so_that_they_are_read_back() -> None:
         (lambda instance, attribute, value: None, []),
     ],
 )
-def test_bounds_are_read_from_the_validators(validator: Any, told: list[str]) -> None:
+def test_bounds_are_read_from_the_validators(validator: Any, shown: list[str]) -> None:
     @frozen
     class Bounded:
         n: Any = field(default=1, validator=validator)
 
     (option,) = fields_of(Bounded)
 
-    assert bounds(option.validator) == told
+    assert bounds(option.validator) == shown
 
 
 def test_a_component_of_the_default_recipe_can_be_looked_up_by_its_name(call: Call) -> None:

@@ -62,14 +62,14 @@ def test_values_are_listed_with_those_of_the_engine(call: Call) -> None:
         assert meaning in listed.out
 
 
-@pytest.mark.parametrize(("stated", "nearest"), [("valeu", "value"), ("lossess", "loss"), ("Model", "model")])
-def test_an_unknown_kind_is_reported_with_the_nearest(call: Call, stated: str, nearest: str) -> None:
-    refused = call("--list-plugins", stated)
+@pytest.mark.parametrize(("name", "nearest"), [("valeu", "value"), ("lossess", "loss"), ("Model", "model")])
+def test_an_unknown_kind_is_reported_with_the_nearest(call: Call, name: str, nearest: str) -> None:
+    answer = call("--list-plugins", name)
 
-    assert refused.code == 2
-    assert refused.out == ""
-    assert refused.err.startswith(
-        f"--list-plugins  `{stated}` is not a kind of component\n    nearest    {nearest}\n    available  balancer,"
+    assert answer.code == 2
+    assert answer.out == ""
+    assert answer.err.startswith(
+        f"--list-plugins  `{name}` is not a kind of component\n    nearest    {nearest}\n    available  balancer,"
     )
 
 

@@ -67,22 +67,22 @@ def test_every_optional_member_of_a_kind_is_on_its_page_with_its_meaning(kind: K
 
 
 def test_the_index_leads_to_every_kind_and_component() -> None:
-    made = pages(a_loss())
+    texts = pages(a_loss())
 
-    assert set(made) == {"README.md", *(f"{kind.plural}.md" for kind in KINDS.values())}
-    assert all(f"({name})" in made["README.md"] for name in set(made) - {"README.md"})
-    assert "[`odd`](losses.md#odd)" in made["README.md"]
+    assert set(texts) == {"README.md", *(f"{kind.plural}.md" for kind in KINDS.values())}
+    assert all(f"({name})" in texts["README.md"] for name in set(texts) - {"README.md"})
+    assert "[`odd`](losses.md#odd)" in texts["README.md"]
 
 
 def test_every_component_option_and_need_is_on_the_page_of_its_kind(everything: Registry) -> None:
-    made = pages(everything)
+    texts = pages(everything)
 
     for kind, named in everything.components.items():
-        text = made[f"{KINDS[kind].plural}.md"]
+        text = texts[f"{KINDS[kind].plural}.md"]
         for component in named.values():
             section = _section(text, component)
             assert all(f"`{need}`" in section for need in component.signature.needs)
-    assert all(f"| `{name}` |" in made["values.md"] for name in CONTEXT)
+    assert all(f"| `{name}` |" in texts["values.md"] for name in CONTEXT)
 
 
 def test_the_command_writes_the_pages_over_older_ones_and_names_them(call: Any, tmp_path: Path) -> None:
@@ -109,5 +109,5 @@ def test_a_folder_that_cannot_be_written_is_named(call: Any, tmp_path: Path) -> 
 def _section(text: str, component: Component) -> str:
     found = text.split(f"\n## {component.name}\n")
     if len(found) != 2:
-        pytest.fail(f"{component.name} stands {len(found) - 1} times on its page")
+        pytest.fail(f"{component.name} is {len(found) - 1} times on its page")
     return found[1].split("\n## ")[0]

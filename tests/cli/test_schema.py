@@ -75,7 +75,7 @@ def test_it_accepts_every_shipped_recipe(schema: Any, path: Path) -> None:
     ],
     ids=str,
 )
-def test_it_refuses_what_the_command_refuses(schema: Any, path: list[str], value: Any) -> None:
+def test_it_rejects_what_the_command_rejects(schema: Any, path: list[str], value: Any) -> None:
     tree = copy.deepcopy(read(DEFAULT).plain())
     place = tree
     for part in path[:-1]:
@@ -100,11 +100,13 @@ def test_it_accepts_the_short_forms_of_a_recipe(schema: Any) -> None:
     assert complaints(schema, tree) == []
 
 
-def test_it_tells_what_components_and_options_mean(schema: Any) -> None:
+def test_it_describes_components_options_and_shared_keys(schema: Any) -> None:
     adamw = schema["$defs"]["optimizer.AdamW"]
 
     assert adamw["description"].startswith("torch.optim.AdamW")
     assert adamw["properties"]["lr"] == {"type": "number", "exclusiveMinimum": 0, "description": "Learning rate."}
+    every = schema["$defs"]["loss.kl"]["properties"]["every"]
+    assert every == {"type": "integer", "minimum": 1, "description": "Computed on each n-th batch of the step only."}
 
 
 def test_it_knows_every_component(schema: Any, everything: Registry) -> None:
