@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from fluxflow_registry.contracts import KINDS, ObserverExtras, Watching
+from fluxflow_registry.contracts import KINDS, Naming, ObserverExtras
 from fluxflow_registry.errors import Choices, FluxflowError, Location, Problem, one_line
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.recipe.convert import structure, unknown_keys
@@ -96,7 +96,7 @@ class Configurator:
 
     def watched(self, configured: ConfiguredComponent) -> list[str]:
         """The metrics that a transition or an observer says that it watches."""
-        return self.names(configured, Watching.of(configured.instance).metrics)
+        return self.names(configured, Naming.of(configured.instance).metrics)
 
     def _unknown(self, kind: str, entry: ComponentEntry, context: str) -> Problem:
         """The type that nobody registers, or the misspelled `type` that left the label to be one."""

@@ -35,8 +35,8 @@ class MetricExtras(Prepared):
     name where it returns several."""
 
 
-class Watching(Extras):
-    """Optional member of what watches metrics: a transition or an observer."""
+class Naming(Extras):
+    """Optional member of what names metrics in its options: a transition or an observer."""
 
     def metrics(self) -> Sequence[str]:
         """Return the metrics that its options name: a recipe that does not log them is rejected.

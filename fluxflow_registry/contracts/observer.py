@@ -9,7 +9,7 @@ from attrs import frozen
 
 from fluxflow_registry.contracts.kind import Kind
 from fluxflow_registry.contracts.lifecycle import Lifecycle
-from fluxflow_registry.contracts.metric import Watching
+from fluxflow_registry.contracts.metric import Naming
 
 
 class Observer(Protocol):
@@ -34,7 +34,7 @@ class Draw:
     optional: tuple[str, ...] = ()
 
 
-class ObserverExtras(Watching):
+class ObserverExtras(Naming):
     """Optional members of an observer."""
 
     default: ClassVar[bool] = False

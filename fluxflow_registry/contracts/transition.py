@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from attrs import frozen
 
 from fluxflow_registry.contracts.kind import Kind, Stateful
-from fluxflow_registry.contracts.metric import Directed, Watching
+from fluxflow_registry.contracts.metric import Directed, Naming
 
 
 @frozen
@@ -25,7 +25,7 @@ class Transition(Protocol):
         """Return an Ending to end the step after `epoch` of its `epochs`, given the `history` of each metric."""
 
 
-class TransitionExtras(Watching, Directed, Stateful):
+class TransitionExtras(Naming, Directed, Stateful):
     """Optional members of a transition."""
 
     max_epochs: int | None = None

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import frozen
 
-from fluxflow_registry.contracts import Watching
+from fluxflow_registry.contracts import Naming
 from fluxflow_registry.errors import Location
 from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.schema import ComponentEntry
@@ -63,4 +63,4 @@ class ConfiguredComponent:
 
     def watched_metrics(self) -> list[str]:
         """The metrics that a transition or an observer says that its options name."""
-        return list(Watching.of(self.instance).metrics())
+        return list(Naming.of(self.instance).metrics())
