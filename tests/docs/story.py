@@ -98,7 +98,6 @@ def shell(command: str, folder: Path, environment: Mapping[str, str]) -> subproc
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
-        timeout=240,
     )
 
 

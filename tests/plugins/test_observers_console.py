@@ -343,10 +343,10 @@ def test_a_batch_costs_microseconds(notifier: Callable[..., Notify], run: Any) -
 
     costs = []
     for _ in range(20):
-        started = time.perf_counter()
+        started = time.thread_time()
         for _ in range(1000):
             observer.batch_ended(run, place)
-        costs.append((time.perf_counter() - started) / 1000)
+        costs.append((time.thread_time() - started) / 1000)
 
     assert min(costs) < 20e-6
 
