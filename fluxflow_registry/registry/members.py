@@ -59,11 +59,8 @@ class _Owner:
         for name, (member, level) in own.items():
             if name not in expected:
                 there = {other for other, (_, at) in own.items() if at <= max(level, 1)}
-                near = [
-                    other
-                    for other, known in expected.items()
-                    if one_slip(name, other) and _is_method(known) == _is_method(member) and other not in there
-                ]
+                slips = [other for other in expected if one_slip(name, other) and other not in there]
+                near = [other for other in slips if _could_be(member, level > 0, expected[other], other in events)]
                 meant.update(dict.fromkeys(near, name))
                 if near:
                     yield self.misspelled(name, near, expected)
@@ -95,7 +92,7 @@ class _Owner:
             elif isinstance(member, (property, cached_property)) and name in _class_attributes(self.extras):
                 yield self.problem(f"{who} must be an attribute of the class, not a property", name, "wrong-type")
             return
-        wanted = list(inspect.signature(expected).parameters)[1:]
+        wanted = _parameters(expected)
         instead = (("instead", f"def {name}({', '.join(['self', *wanted])})"),)
         if not _is_method(member):
             yield self.problem(f"{who} must be a method", name, "wrong-type", notes=instead)
@@ -135,6 +132,20 @@ def _public(owner: Any) -> dict[str, tuple[Any, int]]:
 
 def _is_method(member: Any) -> bool:
     return isinstance(member, (staticmethod, classmethod)) or (callable(member) and not inspect.isclass(member))
+
+
+def _parameters(method: Any) -> list[str]:
+    """The parameters of a method but `self`."""
+    return list(inspect.signature(method).parameters)[1:]
+
+
+def _could_be(member: Any, of_class: bool, known: Any, event: bool) -> bool:
+    """Whether a member of nearly the same name could stand for the known one; else it is one of the plugin's own."""
+    if not (_is_method(member) and _is_method(known)):
+        return _is_method(member) == _is_method(known)
+    if event:  # a hook takes any of the arguments
+        return {*_parameters(member)} <= {*_parameters(known)}
+    return _wrong_parameters(member, of_class, _parameters(known), free=True) is None
 
 
 def _class_attributes(extras: type[Extras]) -> set[str]:

@@ -243,6 +243,25 @@ class Painter:
     def step_ended(self, step: Any) -> None: ...
 
 
+class Helping:
+    """An observer whose own methods have nearly the names of members, and take what those are not passed."""
+
+    def draw(self, image: Any, where: Any) -> None: ...
+
+    def metric(self, name: str) -> float:
+        return 0.0
+
+    def evaluate(self, batch: Any) -> None: ...
+
+
+class Reading:
+    """A loss that reads a file by a method of nearly a member's name."""
+
+    def read(self, path: str) -> Any: ...
+
+    def __call__(self, image: Any) -> Any: ...
+
+
 class Network(torch.nn.Module):
     """A loss that is a torch module, whose methods torch names."""
 
@@ -278,6 +297,8 @@ class Delegating:
     [
         ("transitions", Watching),
         ("observers", Painter),
+        ("observers", Helping),
+        ("losses", Reading),
         ("losses", Network),
         ("datasets", Careless),
         ("losses", Delegating),
