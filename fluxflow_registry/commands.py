@@ -1,7 +1,7 @@
 """The public door for plugins that add a command, or another form of recipe.
 
-A command is a `CommandParser` and a function that takes its arguments and returns the exit code; `run_command` connects
-the two to the process. Results go to stdout (`emit`, `emit_json`), everything else to stderr.
+A command is a `CommandParser` and a function that takes its arguments and returns a `Result`; `run_command` connects
+the two to the process. The result is printed on stdout, as text or with `--json` as JSON; messages go to stderr.
 
 Another form of recipe is a file that a plugin translates. `read_tree` reads the file as a `Node`, in which every key
 and every value knows its location. The plugin builds the `Node` of the recipe that means the same and gives each of its
@@ -18,7 +18,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn, TypeVar
 
-from fluxflow_registry.cli.output import emit, emit_json, finish, load_plugins, parse, say
+from fluxflow_registry.cli.output import Result, emit, emit_json, finish, load_plugins, parse, say, show
 from fluxflow_registry.cli.parser import Parser as CommandParser
 from fluxflow_registry.errors import Problem, RecipeError, unique
 from fluxflow_registry.recipe.convert import read_fields, structure, unknown_keys
@@ -31,6 +31,7 @@ __all__ = [
     "RECIPE_VERSION",
     "CommandParser",
     "Node",
+    "Result",
     "as_node",
     "check_recipe",
     "describe_value",
@@ -51,11 +52,13 @@ __all__ = [
 T = TypeVar("T")
 
 
-def run_command(parser: CommandParser, main: Callable[[Namespace], int], argv: Sequence[str] | None = None) -> NoReturn:
-    """Parse the command line, call `main` with the arguments, and exit with the code that it returns.
+def run_command(
+    parser: CommandParser, main: Callable[[Namespace], Result | int], argv: Sequence[str] | None = None
+) -> NoReturn:
+    """Parse the command line, call `main` with the arguments, print the result that it returns, and exit.
 
-    A FluxflowError, whether of the command line or of `main`, is reported on stderr (with `--json` on stdout, as JSON);
-    the exit code is then the error's.
+    A `main` that prints for itself (`emit`) returns the exit code instead. A FluxflowError, whether of the command line
+    or of `main`, is reported on stderr (with `--json` on stdout, as JSON); the exit code is then the error's.
     """
     arguments = parse(parser, argv)
     finish(lambda: main(arguments), bool(vars(arguments).get("json")))
@@ -107,4 +110,5 @@ def train_recipe(path: str, tree: Node, arguments: Namespace, notes: Sequence[Pr
         say(f"note: {note}")
     from fluxflow_registry.cli.train.command import train_run
 
-    return train_run(plan, registry, arguments, signals)
+    result = train_run(plan, registry, arguments, signals)
+    return result if isinstance(result, int) else show(result, arguments.json)

@@ -1,4 +1,4 @@
-"""Files that are not recipes: a plugin may recognize one, and know the command that takes it."""
+"""A file that is not a recipe: a plugin may know what it is, and the command that takes it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from fluxflow_registry.recipe.reader import read
 from fluxflow_registry.registry.registry import Registry
 
 
-def refuse_foreign(arguments: Namespace, registry: Registry, trains: bool) -> None:
-    """Raise RecipeError with the problem of the first plugin that recognizes the file, if any does."""
+def recognize_other_file(arguments: Namespace, registry: Registry, trains: bool) -> None:
+    """Raise RecipeError with the problem that the first plugin that recognizes the file reports; else return."""
     path = arguments.recipe
     try:
         root = read(path)

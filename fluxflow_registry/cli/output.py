@@ -13,19 +13,32 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.engine.run.plugins_at_start import VARIABLE, PluginsAtStart
-from fluxflow_registry.errors import DataError, FluxflowError, Problem
+from fluxflow_registry.errors import DataError, FluxflowError, Note, Problem, to_json
 from fluxflow_registry.registry.discovery import load
 from fluxflow_registry.registry.registry import Registry
 
-#: Problems of data that are shown where there are more; JSON has all of them.
+#: Problems of data that are printed where there are more; JSON has all of them.
 FEW = 10
 
-#: Notes that many problems of data have in common: who requests the data, and what to do.
+#: Labels of notes that many problems of data share: who requested the data, and what to do.
 SHARED = frozenset({"requested by", "hint", "instead"})
+
+
+@frozen
+class Result:
+    """What a command has found; as text or as JSON, whichever the command line requests.
+
+    Each form is made only where it is printed. Without a `text` the result is JSON in either case; an empty text
+    prints nothing.
+    """
+
+    data: Callable[[], Any]
+    text: Callable[[], str] | None = None
+    exit_code: int = 0
 
 
 def load_plugins(files: Sequence[str]) -> Registry:
@@ -37,42 +50,40 @@ def load_plugins(files: Sequence[str]) -> Registry:
 
 
 def parse(parser: Parser, argv: Sequence[str] | None) -> Namespace:
-    """The arguments, and the `command` that they form; `--help | true` exits as quietly as any other result."""
-    given = sys.argv[1:] if argv is None else argv
+    """The arguments, with the `command` that resumes; `--help | true` exits as quietly as any other result."""
+    words = sys.argv[1:] if argv is None else argv
     try:
-        return parser.read(given, Namespace(command=command_of(parser.prog, argv)))
+        return parser.read(words, Namespace(command=resume_command(parser.prog, words)))
     except FluxflowError as error:
-        sys.exit(report(error, "--json" in given))
+        sys.exit(report(error, "--json" in words))
     finally:
         with suppress(FluxflowError):
-            _settle()
+            _flush()
 
 
-def command_of(prog: str, argv: Sequence[str] | None) -> str:
-    """The shell command that resumes what this one starts: all of it but `--fresh`."""
+def resume_command(prog: str, words: Sequence[str]) -> str:
+    """The command, quoted for a shell, that resumes what this one starts: the same without `--fresh`."""
     module = Path(sys.argv[0]).parts[-2:] == ("fluxflow_registry", "__main__.py")
-    start = ["python", "-m", "fluxflow_registry"] if module else [prog]
-    given = sys.argv[1:] if argv is None else argv
+    program = ["python", "-m", "fluxflow_registry"] if module else [prog]
     # The files of `--plugin` are among the words already.
-    return PluginsAtStart(variable=os.environ.get(VARIABLE)).command(
-        *start, *(each for each in given if each != "--fresh")
-    )
+    plugins = PluginsAtStart(variable=os.environ.get(VARIABLE))
+    return plugins.command(*program, *(word for word in words if word != "--fresh"))
 
 
 def emit(text: str) -> None:
-    """Print a result on stdout; a closed pipe (`| head`) is not an error, a full disk is."""
-    if sys.stdout is None:  # closed by the process that started this one
+    """Print a result on stdout; a reader that has gone away (`| head`) is not an error, a full disk is."""
+    if sys.stdout is None:  # the caller has closed it
         return
     encoding = sys.stdout.encoding or "utf-8"
     try:
         sys.stdout.write(text.rstrip("\n").encode(encoding, "backslashreplace").decode(encoding) + "\n")
     except OSError as error:
         _give_up(error)
-    _settle()
+    _flush()
 
 
-def _settle() -> None:
-    """Write out what stdout still holds, here, where it can fail cleanly."""
+def _flush() -> None:
+    """Write out what is buffered for stdout, here, where it can fail cleanly."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -81,20 +92,30 @@ def _settle() -> None:
 
 
 def _give_up(error: OSError) -> None:
-    """Let the rest of the output go nowhere, so that the interpreter does not fail on it at exit."""
+    """Discard the rest of the output, so that the interpreter does not fail on it when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if not isinstance(error, BrokenPipeError):
-        raise FluxflowError(f"the result cannot be written: {error.strerror}") from None
+        message = f"the result cannot be written: {error.strerror}"
+        raise FluxflowError(message, code="unwritable-file") from None
 
 
 def emit_json(value: Any) -> None:
     """Print a result as JSON on stdout."""
-    emit(json.dumps(value, indent=2, default=str))
+    emit(json.dumps(to_json(value), indent=2, default=str))
 
 
 def say(text: str) -> None:
     """Print a message on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def show(result: Result, as_json: bool) -> int:
+    """Print a result; returns its exit code."""
+    if as_json or result.text is None:
+        emit_json(result.data())
+    elif text := result.text():
+        emit(text)
+    return result.exit_code
 
 
 def report(error: FluxflowError, as_json: bool) -> int:
@@ -103,23 +124,22 @@ def report(error: FluxflowError, as_json: bool) -> int:
     if as_json:
         emit_json({"problems": [problem.as_json() for problem in problems]})
         return error.exit_code
-    shown = few(problems) if isinstance(error, DataError) else problems
-    brief = unrepeated(shown) if isinstance(error, DataError) else shown
-    say("\n\n".join(map(str, brief)))
+    shown = first_problems(problems) if isinstance(error, DataError) else problems
+    say("\n\n".join(map(str, without_repeated_notes(shown) if isinstance(error, DataError) else shown)))
     if len(problems) > len(shown):
-        kinds = Counter(each.code for each in problems) - Counter(each.code for each in shown)
-        width = len(f"{max(kinds.values()):,}")
-        rows = [f"    {count:>{width},}  {kind}" for kind, count in kinds.most_common(FEW)]
-        rows += [f"    and {len(kinds) - FEW:,} more kinds"] if len(kinds) > FEW else []
-        others = len(problems) - len(shown)
-        say("\n".join([f"\n{len(problems):,} problems; --json also prints the {others:,} that are not shown:", *rows]))
+        hidden = Counter(each.code for each in problems) - Counter(each.code for each in shown)
+        width = len(f"{max(hidden.values()):,}")
+        rows = [f"    {count:>{width},}  {code}" for code, count in hidden.most_common(FEW)]
+        rows += [f"    and {len(hidden) - FEW:,} more kinds"] if len(hidden) > FEW else []
+        count = len(problems) - len(shown)
+        say("\n".join([f"\n{len(problems):,} problems; --json also prints the {count:,} that are not shown:", *rows]))
     elif len(problems) > 1:
         say(f"\n{len(problems)} problems")
     return error.exit_code
 
 
-def few(problems: Sequence[Problem]) -> list[Problem]:
-    """The first problems in their order, the first of each kind before others: a folder may have a thousand of one."""
+def first_problems(problems: Sequence[Problem]) -> list[Problem]:
+    """A few problems in their order, the first of each code before others: a folder may have a thousand of one."""
     first: dict[str, int] = {}
     for number, problem in enumerate(problems):
         first.setdefault(problem.code, number)
@@ -128,18 +148,19 @@ def few(problems: Sequence[Problem]) -> list[Problem]:
     return [problems[number] for number in sorted([*firsts, *islice(rest, FEW - len(firsts))])]
 
 
-def unrepeated(problems: Sequence[Problem]) -> list[Problem]:
-    """The problems, each without the notes that the one before it has too."""
+def without_repeated_notes(problems: Sequence[Problem]) -> list[Problem]:
+    """The problems, each without the shared notes that the one before it has too."""
     shared = [frozenset(note for note in problem.notes if note[0] in SHARED) for problem in problems]
-    before = [frozenset[tuple[str, str]](), *shared]
+    before = [frozenset[Note](), *shared]
     pairs = zip(problems, before, strict=False)
     return [evolve(each, notes=tuple(note for note in each.notes if note not in last)) for each, last in pairs]
 
 
-def finish(command: Callable[[], int], as_json: bool) -> NoReturn:
-    """Run a command and exit with its code; a mistake of the user is reported without a traceback."""
+def finish(command: Callable[[], Result | int], as_json: bool) -> NoReturn:
+    """Run a command, print its result and exit with its code; a user's mistake is a report, not a traceback."""
     try:
-        code = command()
+        result = command()
+        code = result if isinstance(result, int) else show(result, as_json)
     except FluxflowError as error:
         code = report(error, as_json)
     except KeyboardInterrupt:

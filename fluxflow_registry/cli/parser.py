@@ -1,30 +1,32 @@
-"""The parser of all commands: argparse, which reports what is wrong as problems."""
+"""The parser of every command: argparse, whose errors are problems like all others."""
 
 from __future__ import annotations
 
 from argparse import Action, ArgumentError, ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
-from fluxflow_registry.errors import Choices, Flag, Problem, RecipeError
+from fluxflow_registry.errors import Choices, Flag, Location, Problem, RecipeError
+
+#: What the value of a flag must be, for the types of arguments that commands use.
+_TYPES = {int: "an integer", float: "a number"}
 
 
 class Parser(ArgumentParser):
-    """A command line: what is wrong with it is raised as RecipeError, and flags cannot be abbreviated."""
+    """A command line; raises RecipeError with what is wrong with it, and does not accept abbreviated flags."""
 
     def __init__(self, prog: str, description: str, epilog: str | None = None) -> None:
-        formatter = RawDescriptionHelpFormatter
         super().__init__(
             prog=prog,
             description=description,
             epilog=epilog,
-            formatter_class=formatter,
+            formatter_class=RawDescriptionHelpFormatter,
             allow_abbrev=False,
             exit_on_error=False,
         )
 
     def add_training_arguments(self, output: str | None = "runs") -> None:
-        """Declare the arguments of every command that trains.
+        """Declare what every command that trains takes.
 
         `output` is the default of `--output`; None leaves it to the command.
         """
@@ -40,62 +42,99 @@ class Parser(ArgumentParser):
         )
         self.add_argument("--json", action="store_true", help="print results as JSON on stdout")
 
-    def read(self, given: Sequence[str], known: Namespace) -> Namespace:
-        """The arguments; every unknown flag is reported with the nearest known one. Raises RecipeError."""
-        flags = given[: given.index("--")] if "--" in given else given
+    def read(self, words: Sequence[str], known: Namespace) -> Namespace:
+        """The arguments, added to those `known`; reports every unknown flag with the nearest one."""
+        flags = words[: words.index("--")] if "--" in words else words
         if not {"-h", "--help", "--version"} & set(flags):
-            unknown = [each for each in flags if each.startswith("--") and each.partition("=")[0] not in self.flags]
-            self._refuse([self._unknown(each) for each in unknown])
+            _raise([*self._wrong_flags(flags)])
         try:
-            arguments, extra = self.parse_known_args(given, known)
+            arguments, rest = self.parse_known_args(words, known)
         except ArgumentError as error:
-            raise RecipeError(self._invalid(error)) from None
-        left = [each for each in extra if each != "--"]
+            raise RecipeError([*self._relayed(error, known)]) from None
+        extra = [word for word in rest if word != "--"]
         # What follows `--` is not a flag, whatever it begins with.
-        self._refuse([self._unknown(e) if e.startswith("-") and e in flags else _too_many(e) for e in left])
+        _raise([self._unknown(word) if word.startswith("-") and word in flags else _unexpected(word) for word in extra])
         return arguments
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse reports of the command line as a whole: required arguments are missing."""
-        hints = [("hint", f"`{_usage(action)}`: {action.help}") for action in self._actions if action.required]
-        raise RecipeError(Problem(message, None, [*hints, *self._help()], code="missing-argument"))
+        """Raise what argparse would print."""
+        raise ArgumentError(None, message)
 
-    def _invalid(self, error: ArgumentError) -> Problem:
-        """What argparse reports of one argument, with how to write it."""
-        names = set((error.argument_name or "").split("/"))
-        action = next((each for each in self._actions if names & {*each.option_strings, each.metavar, each.dest}), None)
-        if action is None:
-            return Problem(error.message, None, self._help(), code="invalid-argument")
-        flag = max(action.option_strings, key=len, default=str(action.metavar))
-        hint = f"write `{_usage(action)}`"
-        if action.option_strings and action.nargs is None:
-            hint += f"; a value that begins with - needs a =, as in `{flag}=-1`"
-        return Problem(error.message, Flag(flag), [("hint", hint)], code="invalid-argument", subject=flag)
+    def _wrong_flags(self, words: Sequence[str]) -> Iterator[Problem]:
+        """What is wrong with flags whatever their values are: argparse reports it in text alone."""
+        known = [(word, self._option_string_actions.get(word.partition("=")[0])) for word in words if word[:2] == "--"]
+        yield from (self._unknown(word) for word, action in known if action is None)
+        for word, action in known:
+            _, sign, value = word.partition("=")
+            if action is not None and action.nargs == 0 and sign:
+                message = f"`{_flag(action)}` does not take a value, got `{value}`"
+                yield Problem(message, _where(action), code="unexpected-argument", subject=_flag(action))
+        used = list(dict.fromkeys(action for _, action in known if action is not None))
+        for group in self._mutually_exclusive_groups:
+            exclusive = [action for action in used if action in group._group_actions]
+            for other in exclusive[1:]:
+                message = f"`{_flag(other)}` cannot be combined with `{_flag(exclusive[0])}`"
+                yield Problem(message, _where(other), code="conflict", subject=_flag(other))
 
-    @property
-    def flags(self) -> set[str]:
-        """Every flag, in each of its spellings."""
-        return {flag for action in self._actions for flag in action.option_strings}
+    def _relayed(self, error: ArgumentError, arguments: Namespace) -> Iterator[Problem]:
+        """What argparse reports itself: first of all missing arguments, which it looks for when all else is right."""
+        missing = [action for action in self._actions if action.required and vars(arguments).get(action.dest) is None]
+        for action in missing if error.argument_name is None else ():
+            message = f"`{_usage(action)}` is missing: {action.help}"
+            yield Problem(message, None, (self._help(),), code="missing-argument", subject=_usage(action))
+        if error.argument_name is not None or not missing:
+            name = error.argument_name or self.prog
+            notes = (("cause", error.message), self._help())
+            yield Problem(f"`{name}` cannot be read", None, notes, code="invalid-value", subject=name)
 
-    def _unknown(self, flag: str) -> Problem:
-        name = flag.partition("=")[0]
-        choices = Choices.of(name, (each for each in self.flags if each.startswith("--")))
-        message = f"{self.prog} has no flag `{name}`"
-        return Problem(message, None, self._help(), code="unknown-flag", subject=name, choices=choices)
+    def _match_argument(self, action: Action, arg_strings_pattern: str) -> int:
+        try:
+            return super()._match_argument(action, arg_strings_pattern)
+        except ArgumentError:
+            flag = _flag(action)
+            instead = ("instead", f"`{flag}=-...` for a value that begins with `-`")
+            message = f"`{flag}` needs a value: `{_usage(action)}`"
+            raise RecipeError(
+                Problem(message, _where(action), (instead,), code="missing-value", subject=flag)
+            ) from None
 
-    def _help(self) -> tuple[tuple[str, str], ...]:
-        return (("command", f"{self.prog} --help"),)
+    def _get_value(self, action: Action, arg_string: str) -> Any:
+        try:
+            return super()._get_value(action, arg_string)
+        except ArgumentError:
+            kind = _TYPES.get(action.type, "valid")  # type: ignore[call-overload]
+            message = f"`{_flag(action)}` must be {kind}, got `{arg_string}`"
+            raise RecipeError(Problem(message, _where(action), code="wrong-type", subject=_flag(action))) from None
 
-    def _refuse(self, problems: Sequence[Problem]) -> None:
-        if problems:
-            raise RecipeError(problems)
+    def _unknown(self, word: str) -> Problem:
+        name = word.partition("=")[0]
+        flags = {flag for flag in self._option_string_actions if flag.startswith("--")}
+        message, choices = f"{self.prog} has no flag `{name}`", Choices.of(name, flags)
+        return Problem(message, Flag(name), (self._help(),), code="unknown-flag", subject=name, choices=choices)
+
+    def _help(self) -> tuple[str, str]:
+        return ("command", f"{self.prog} --help")
 
 
-def _too_many(argument: str) -> Problem:
-    message = f"`{argument}` is one argument too many"
-    return Problem(message, None, (("hint", "quote an argument that contains spaces"),), code="unknown-argument")
+def _unexpected(word: str) -> Problem:
+    message = f"unexpected argument `{word}`; quote text that contains spaces"
+    return Problem(message, None, code="unexpected-argument", subject=word)
+
+
+def _raise(problems: Sequence[Problem]) -> None:
+    if problems:
+        raise RecipeError(problems)
+
+
+def _flag(action: Action) -> str:
+    """The longest spelling of a flag; the name of an argument without one."""
+    return max(action.option_strings, key=len, default=str(action.metavar or action.dest))
+
+
+def _where(action: Action) -> Location | None:
+    return Flag(_flag(action)) if action.option_strings else None
 
 
 def _usage(action: Action) -> str:
-    """An argument as it is written: `--config FILE`, `RUN`."""
+    """An argument as it is written on a command line: `--config FILE`, `RUN`."""
     return " ".join(filter(None, [*action.option_strings[:1], str(action.metavar or "")]))

@@ -1,4 +1,4 @@
-"""Signals of a training command: the first requests a checkpoint, the second ends the command at once."""
+"""Signals of a training command: the first requests a checkpoint, the second stops it immediately."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from typing import NoReturn
 from fluxflow_registry.cli.output import say
 from fluxflow_registry.engine.run.stopping import Stoppable
 
-#: Stopped by a signal, everything that was trained is saved (EX_TEMPFAIL of sysexits.h).
+#: Exit code of a run that a signal has stopped, with everything saved (EX_TEMPFAIL of sysexits.h).
 STOPPED = 75
 
-#: Stopped at once, by a second signal.
+#: Exit code of a command that a second signal has stopped immediately.
 INTERRUPTED = 130
 
 
 class Signals:
-    """Handles SIGINT and SIGTERM from the beginning of the command to its end."""
+    """Handles SIGINT and SIGTERM from the start of the command to its end."""
 
     def __init__(self) -> None:
-        #: What is being trained; None as long as there is nothing that could be lost.
+        #: The run that is being trained; None while there is nothing to lose.
         self.run: Stoppable | None = None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.handle)
 
     def handle(self, number: int, _: FrameType | None) -> None:
-        """Request that the run stop; exit at once if there is none, or if it was requested before."""
+        """Ask the run to stop; exit where there is no run, or where it has been asked before."""
         name = signal.Signals(number).name
         if self.run is None:
-            leave(STOPPED, f"{name}: stopped before training began; the same command starts or resumes the run")
+            leave(STOPPED, f"{name}: stopped before training started; rerun the same command to start or resume")
         if self.run.stopping is not None:
-            leave(INTERRUPTED, f"{name} again: stopped at once; the last checkpoint is intact")
+            leave(INTERRUPTED, f"{name} again: stopped immediately; the last checkpoint is intact")
         self.run.stopping = name
 
 

@@ -115,7 +115,7 @@ def test_fewer_samples_are_read_where_the_command_says_so(call: Call, recipe: Pa
     assert "    5 of 20 samples, evenly spread, were read; all of these can be read; --samples reads more\n" in told.out
     assert "no step trains on it, and no evaluation measures on it" in unused.out.split("dataset held")[1]
     assert "it does not fill a batch of 64, so training will not start" in large.out
-    assert (none.code, none.err) == (2, "--samples 0  `--samples` must be at least 1\n")
+    assert (none.code, none.err) == (2, "--samples  `--samples` must be at least 1, got 0\n")
 
 
 def test_a_dataset_that_cannot_be_opened_is_an_error_with_its_place(call: Call, recipe: Path) -> None:

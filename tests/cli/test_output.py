@@ -16,7 +16,7 @@ from fluxflow_observers import command as graphs
 from fluxflow_pipeline import command as train
 from fluxflow_registry import __version__
 from fluxflow_registry.cli.generate import command as generate
-from fluxflow_registry.cli.output import command_of
+from fluxflow_registry.cli.output import resume_command
 
 from ..recipes import DEFAULT, TINY
 from ..synthetic import LOSS, Site
@@ -46,7 +46,7 @@ def test_the_version_is_that_of_the_distribution(call: Call) -> None:
     assert call("--version").out == f"fluxflow-registry {__version__}\n"
 
 
-def test_a_recipe_is_needed(call: Call) -> None:
+def test_a_missing_recipe_is_reported(call: Call) -> None:
     for arguments in ([], ["--validate"], ["--explain"], ["--check"]):
         answer = call(*arguments)
 
@@ -57,54 +57,64 @@ def test_a_recipe_is_needed(call: Call) -> None:
         )
 
 
-def test_a_command_that_goes_on_loads_the_same_plugins_however_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_that_resumes_loads_the_same_plugins_however_they_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("FLUXFLOW_PLUGINS", "vae, data")
 
-    command = command_of("fluxflow-run", ["a b.yaml", "--fresh", "--plugin", "own.py"])
+    command = resume_command("fluxflow-run", ["a b.yaml", "--fresh", "--plugin", "own.py"])
 
     assert command == "FLUXFLOW_PLUGINS='vae, data' fluxflow-run 'a b.yaml' --plugin own.py"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
-        (["--valdate", "r.yaml"], "fluxflow-run has no flag `--valdate`\n    nearest    --validate\n"),
-        (["r.yaml", "--prove_resume"], "fluxflow-run has no flag `--prove_resume`\n    nearest    --prove-resume\n"),
+        (["--valdate", "r.yaml"], "--valdate  fluxflow-run has no flag `--valdate`\n    nearest    --validate\n"),
+        (["r.yaml", "--prove_resume"], "has no flag `--prove_resume`\n    nearest    --prove-resume\n"),
         (["--valid=1"], "fluxflow-run has no flag `--valid`\n    nearest"),
         (["--no-such", "--frsh"], "fluxflow-run has no flag `--no-such`\n    available  --check, --describe, "),
         (["--no-such", "--frsh"], "fluxflow-run has no flag `--frsh`\n    nearest    --fresh\n"),
         (["-x"], "fluxflow-run has no flag `-x`\n    available  --check"),
-        (["a.yaml", "b.yaml"], "`b.yaml` is one argument too many\n"),
-        (["--", "a.yaml", "--validate"], "`--validate` is one argument too many\n"),
+        (["a.yaml", "b.yaml"], "unexpected argument `b.yaml`; quote text that contains spaces\n"),
+        (["--", "a.yaml", "--validate"], "unexpected argument `--validate`; quote text that contains spaces\n"),
         (["gone.yaml", "--validate", "--"], "gone.yaml  the file does not exist\n"),
         (["-x", "--", "a.yaml"], "fluxflow-run has no flag `-x`\n"),
-        (["--validate", "--explain", "r.yaml"], "--explain  not allowed with argument --validate\n"),
-        (["--describe"], "--describe  expected one argument\n    hint  write `--describe NAME`"),
-        (["--set"], "--set  expected one argument\n    hint  write `--set PATH=VALUE`"),
-        (["--samples", "many"], "--samples  invalid int value: 'many'\n"),
-        (["--check=3"], "--check  ignored explicit argument '3'\n"),
+        (["--validate", "--explain", "r.yaml"], "--explain  `--explain` cannot be combined with `--validate`\n"),
+        (["--describe"], "--describe  `--describe` needs a value: `--describe NAME`\n"),
+        (["--describe", "--check"], "--check  `--check` cannot be combined with `--describe`\n"),
+        (["--set"], "--set  `--set` needs a value: `--set PATH=VALUE`\n    instead  `--set=-...` for a value that"),
+        (["--samples", "many"], "--samples  `--samples` must be an integer, got `many`\n"),
+        (["--check=3"], "--check  `--check` does not take a value, got `3`\n"),
     ],
 )
-def test_a_wrong_command_line_leaves_with_2_and_says_what_was_probably_meant(
-    call: Call, arguments: list[str], told: str
+def test_a_wrong_command_line_exits_with_2_and_names_the_nearest_flag(
+    call: Call, arguments: list[str], expected: str
 ) -> None:
     answer = call(*arguments)
 
     assert answer.code == 2
-    assert told in answer.err
+    assert expected in answer.err
     assert answer.out == ""
 
 
-def test_a_wrong_command_line_is_json_where_that_is_asked_for(call: Call) -> None:
+def test_a_wrong_command_line_is_json_where_that_is_requested(call: Call) -> None:
     answer = call("--json", "--describ", "kl")
 
     (problem,) = json.loads(answer.out)["problems"]
     assert (answer.code, answer.err) == (2, "")
-    assert (problem["message"], problem["path"]) == ("fluxflow-run has no flag `--describ`", None)
+    assert problem["message"] == "fluxflow-run has no flag `--describ`"
+    assert problem["notes"] == [{"label": "command", "text": "fluxflow-run --help"}]
+    parts = ("code", "flag", "subject", "nearest", "path", "line", "column", "key")
+    assert [problem[part] for part in parts] == [
+        *("unknown-flag", "--describ", "--describ", "--describe"),
+        *(None, None, None, None),
+    ]
+    assert "--list-plugins" in problem["available"]
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments", "told"),
+    ("command", "arguments", "expected"),
     [
         (generate.run, ["RUN", "--promt", "a"], "fluxflow-generate has no flag `--promt`\n    nearest    --prompt\n"),
         (
@@ -112,37 +122,25 @@ def test_a_wrong_command_line_is_json_where_that_is_asked_for(call: Call) -> Non
             ["--image_siz", "8"],
             "fluxflow-generate has no flag `--image-siz`\n    nearest    --image-size\n",
         ),
-        (
-            generate.run,
-            ["RUN", "--prompt", "a", "star"],
-            "`star` is one argument too many\n    hint  quote an argument that contains spaces",
-        ),
-        (generate.run, ["--guidance", "much"], "--guidance  invalid float value: 'much'\n"),
+        (generate.run, ["RUN", "--prompt", "a", "star"], "unexpected argument `star`; quote text that contains spaces"),
+        (generate.run, ["--guidance", "much"], "--guidance  `--guidance` must be a number, got `much`\n"),
         (graphs.run, ["RUN", "--ouput", "a"], "fluxflow-graphs has no flag `--ouput`\n    nearest    --output\n"),
-        (
-            graphs.run,
-            [],
-            "the following arguments are required: RUN\n    hint     `RUN`: a run's folder, or FluxFlow's outputs",
-        ),
+        (graphs.run, [], "`RUN` is missing: a run's folder, or FluxFlow's outputs folder\n"),
         (train.run, ["--config", "c", "--validate-pipline"], "nearest    --validate-pipeline\n"),
-        (
-            train.run,
-            [],
-            "the following arguments are required: --config\n    hint     `--config FILE`: a FluxFlow configuration",
-        ),
+        (train.run, [], "`--config FILE` is missing: a FluxFlow configuration (YAML)\n"),
     ],
 )
-def test_every_command_has_the_same_errors(
-    command: Callable[[list[str]], None], arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+def test_every_command_reports_the_same_errors(
+    command: Callable[[list[str]], None], arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
         command(arguments)
 
     assert left.value.code == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
-def test_a_recipe_that_is_not_there_leaves_with_2(call: Call) -> None:
+def test_a_missing_recipe_file_exits_with_2(call: Call) -> None:
     answer = call("--validate", "nothing.yaml")
 
     assert answer == Answer(2, "", "nothing.yaml  the file does not exist\n")
@@ -185,7 +183,7 @@ def test_notes_with_one_label_are_all_in_the_json(call: Call, site: Site, tmp_pa
 
 
 @pytest.mark.parametrize("arguments", RESULTS, ids=lambda arguments: arguments[0])
-def test_a_reader_that_has_gone_away_is_no_error(arguments: list[str]) -> None:
+def test_a_reader_that_has_gone_away_is_not_an_error(arguments: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
 
@@ -197,7 +195,7 @@ def test_a_reader_that_has_gone_away_is_no_error(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", RESULTS[:2], ids=lambda arguments: arguments[0])
-def test_a_closed_stdout_is_no_error(arguments: list[str]) -> None:
+def test_a_closed_stdout_is_not_an_error(arguments: list[str]) -> None:
     done = subprocess.run(
         ["sh", "-c", 'exec "$0" -m fluxflow_registry "$@" >&-', sys.executable, *arguments],
         stderr=subprocess.PIPE,
@@ -210,7 +208,7 @@ def test_a_closed_stdout_is_no_error(arguments: list[str]) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
-def test_a_full_disk_is_told(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         done = start(["--list-plugins"], stdout=full.fileno())
 
@@ -218,7 +216,7 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
     assert done.returncode == 2
 
 
-def test_an_output_without_the_letters_gets_their_codes(command: Callable[..., CompletedProcess[str]]) -> None:
+def test_characters_that_the_output_cannot_encode_are_escaped(command: Callable[..., CompletedProcess[str]]) -> None:
     done = command("--validate", "ä.yaml", PYTHONIOENCODING="ascii")
     listed = command("--describe", "kl", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
 

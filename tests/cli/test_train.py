@@ -158,13 +158,16 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a folder": (lambda p: ["."], "cannot be read: Is a directory"),
     "an empty file": (lambda p: [written(p, "")], "the file is empty"),
     "a syntax error": (lambda p: [written(p, "recipe: 1\nsteps: {a: [}\n")], "this is not valid YAML"),
-    "another version": (lambda p: [written(p, "recipe: 2\n")], "reads recipes of version 1, not the number `2`"),
+    "another version": (
+        lambda p: [written(p, "recipe: 2\n")],
+        "`recipe` must be 1, the version of the recipe language",
+    ),
     "an unwritable output folder": (
         lambda p: ["small.yaml", "--output", "/dev/null/x"],
         "cannot write to `x`: Not a directory",
     ),
-    "an unknown device": (lambda p: ["small.yaml", "--device", "gpu"], "there is no device `gpu`"),
-    "a device that is not there": (lambda p: ["small.yaml", "--device", "cuda:9"], "there is no device `cuda:9`"),
+    "an unknown device": (lambda p: ["small.yaml", "--device", "gpu"], "device `gpu` is not available"),
+    "a device that is not there": (lambda p: ["small.yaml", "--device", "cuda:9"], "device `cuda:9` is not available"),
     "captions with bad lines": (
         lambda p: [folder_recipe(p, captions="a.png a cat\n\nb.png\ta dog\n")],
         "captions.txt:1",

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluxflow_registry import Ending, hookimpl
-from fluxflow_registry.cli.train.command import check_run
+from fluxflow_registry.cli.check.command import check_run
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.diagnosis.shortened import shortened
 from fluxflow_registry.engine.run import rollback as recovery
@@ -407,7 +407,7 @@ LATE_BY = "would never take effect: it starts at batch 12"
 def test_a_start_behind_the_last_batch_is_told_before_training(
     setting: str, told: str | None, checked: Checker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    check_run(checked(VAE_GAN, setting), "cpu", as_json=False)
+    check_run(checked(VAE_GAN, setting))
 
     warning = f"warning: --set {setting}  {told}, but step `vae_gan` ends at batch 12 at the latest\n"
     assert capsys.readouterr().err == (warning if told else "")

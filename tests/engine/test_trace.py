@@ -13,7 +13,7 @@ from attrs import define, field
 
 from fluxflow_registry import Ending
 from fluxflow_registry.cli.prove_resume.blame import blame
-from fluxflow_registry.cli.prove_resume.command import Difference, first_difference, read_trace
+from fluxflow_registry.cli.prove_resume.comparison import Difference, first_difference
 from fluxflow_registry.engine.diagnosis.fingerprint import fingerprint
 from fluxflow_registry.engine.diagnosis.shortened import shortened
 from fluxflow_registry.engine.diagnosis.trace import Trace
@@ -103,9 +103,8 @@ def differs(checked: Checker, tmp_path: Path) -> Callable[..., tuple[RecipePlan,
         cut_short("straight")
         cut_short("killed", StopAfter("batch_ended", stop))
         cut_short("killed")
-        return checked(VAE_GAN, *settings, using=using(make())), first_difference(
-            read_trace(tmp_path / "straight"), tmp_path
-        )
+        difference = first_difference(tmp_path / "straight", tmp_path / "killed")
+        return checked(VAE_GAN, *settings, using=using(make())), difference
 
     return run
 

@@ -16,7 +16,9 @@ from typing import Any
 import attrs
 from cattrs import unstructure
 
+from fluxflow_registry.cli.invocation import Invocation
 from fluxflow_registry.cli.list_plugins.command import component_data
+from fluxflow_registry.cli.output import Result
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.errors import Choices, Flag, Problem, RecipeError
 from fluxflow_registry.recipe.convert import describe_type
@@ -44,6 +46,12 @@ def find(registry: Registry, name: str) -> list[Component]:
             Problem(message, FLAG, code="unknown-component", subject=name, choices=Choices.of(name, known))
         )
     return found
+
+
+def describe_command(invocation: Invocation) -> Result:
+    """The components that the command line names."""
+    registry, name = invocation.registry, invocation.arguments.describe
+    return Result(lambda: description_data(registry, name), lambda: describe(registry, name))
 
 
 def describe(registry: Registry, name: str) -> str:

@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from fluxflow_registry.cli.invocation import Invocation
+from fluxflow_registry.cli.output import Result
 from fluxflow_registry.errors import counted
 from fluxflow_registry.plan.starts import Start, WhenMet
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 from fluxflow_registry.plan.updates import LossPlan, UpdatePlan
 from fluxflow_registry.recipe.schema import StepSettings
+
+
+def validate_command(invocation: Invocation) -> Result:
+    """What the recipe of the command line trains, in short."""
+    plan = invocation.plan
+    return Result(lambda: summary_data(plan), lambda: summary(plan))
+
+
+def explain_command(invocation: Invocation) -> Result:
+    """The plan of the recipe of the command line, or a diagram of it."""
+    plan = invocation.plan
+    return Result(lambda: explain_data(plan), lambda: (mermaid if invocation.arguments.mermaid else explain)(plan))
 
 
 def summary(plan: RecipePlan) -> str:

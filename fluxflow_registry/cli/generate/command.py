@@ -188,7 +188,7 @@ def generate(
     """Generate an image for each prompt and seed; returns their files and what they depend on."""
     import torch
 
-    from fluxflow_registry.cli.train.command import device_of
+    from fluxflow_registry.cli.device import device_of
     from fluxflow_registry.engine.images.png import save_png
     from fluxflow_registry.engine.models.trained_weights import load_trained_models
     from fluxflow_registry.engine.run.sampling import Sampling

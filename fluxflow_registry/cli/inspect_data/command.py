@@ -9,7 +9,8 @@ from typing import Any
 from attrs import asdict, frozen
 from torch import Tensor
 
-from fluxflow_registry.cli.output import emit, emit_json, say
+from fluxflow_registry.cli.invocation import Invocation
+from fluxflow_registry.cli.output import Result, say
 from fluxflow_registry.contracts import Field, Source
 from fluxflow_registry.engine.data.leftovers import leftovers
 from fluxflow_registry.engine.data.opening import open_sources
@@ -25,7 +26,7 @@ from fluxflow_registry.engine.data.survey import (
     survey,
 )
 from fluxflow_registry.engine.images.contact_sheet import contact_sheet
-from fluxflow_registry.errors import FluxflowError, Problem, RunError, counted, one_line, printable
+from fluxflow_registry.errors import Flag, FluxflowError, Problem, RecipeError, RunError, counted, one_line, printable
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan
 
@@ -54,7 +55,16 @@ class Inspected:
     sheet: Path | None
 
 
-def inspect_data(checked: RecipePlan, output: Path, samples: int, as_json: bool) -> int:
+def inspect_data_command(invocation: Invocation) -> Result:
+    """Inspect the datasets of the recipe of the command line."""
+    plan, samples = invocation.plan, invocation.arguments.samples
+    if samples is not None and samples < 1:
+        message = f"`--samples` must be at least 1, got {samples}"
+        raise RecipeError(message, Flag("--samples"), code="out-of-range")
+    return inspect_data(plan, Path(invocation.arguments.output), samples or SAMPLES)
+
+
+def inspect_data(checked: RecipePlan, output: Path, samples: int) -> Result:
     """Open, read and describe every dataset; raises FluxflowError for those that cannot be opened."""
     sources = open_sources(checked, fill_batches=False)
     folder = output / f"inspect-{checked.recipe.name}"
@@ -62,8 +72,7 @@ def inspect_data(checked: RecipePlan, output: Path, samples: int, as_json: bool)
     for name, source in sources.items():
         say(f"reading {counted(min(samples, len(source)), 'sample')} of dataset `{name}`")
         found[name] = inspected(checked, name, source, folder, samples)
-    emit_json(data(found)) if as_json else emit("\n\n".join(text(name, each) for name, each in found.items()))
-    return 0
+    return Result(lambda: data(found), lambda: "\n\n".join(text(name, each) for name, each in found.items()))
 
 
 def inspected(checked: RecipePlan, name: str, source: Source, folder: Path, samples: int) -> Inspected:

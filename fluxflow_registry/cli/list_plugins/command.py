@@ -4,9 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+from fluxflow_registry.cli.invocation import Invocation
+from fluxflow_registry.cli.output import Result
 from fluxflow_registry.contracts import KINDS
-from fluxflow_registry.errors import printable
+from fluxflow_registry.errors import Choices, Flag, Problem, RecipeError, printable
 from fluxflow_registry.registry.registry import Component, Registry
+
+
+def list_plugins_command(invocation: Invocation) -> Result:
+    """The plugins and components, all or of the kind that the command line names."""
+    registry, kind = invocation.registry, _kind_named(invocation.arguments.list_plugins)
+    return Result(lambda: listing_data(registry, kind), lambda: listing(registry, kind))
+
+
+def _kind_named(name: str) -> str | None:
+    """The kind of that name, in the singular or the plural; None for all kinds."""
+    if not name:
+        return None
+    for kind in KINDS.values():
+        if name in (kind.name, kind.plural):
+            return kind.name
+    message, choices = f"`{name}` is not a kind of component", Choices.of(name, KINDS)
+    raise RecipeError(Problem(message, Flag("--list-plugins"), code="unknown-kind", subject=name, choices=choices))
 
 
 def listing(registry: Registry, kind: str | None) -> str:

@@ -1,87 +1,72 @@
-"""`--prove-resume`: a shortened run of the recipe without interruption and one with kills, compared bit by bit."""
+"""`--prove-resume`: the shortened recipe, run uninterrupted and run with kills, compared bit by bit."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import tempfile
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import asdict, frozen
 
-from fluxflow_registry.cli.output import emit, emit_json, say
+from fluxflow_registry.cli.invocation import Invocation
+from fluxflow_registry.cli.output import Result, say
+from fluxflow_registry.cli.prove_resume.comparison import Difference, Lines, counts_of, first_difference, read_trace
 from fluxflow_registry.cli.prove_resume.process import run_and_exit
 from fluxflow_registry.cli.signals import INTERRUPTED, STOPPED
 from fluxflow_registry.errors import FluxflowError, Problem, RunError, counted
 from fluxflow_registry.plan.steps import RecipePlan
 
-#: (what, step, batches of the run before it): a line of a trace, and what it records as (kind, name, digest).
-Lines = dict[tuple[str, str, int], list[list[str]]]
-
 
 @frozen
-class Death:
-    """Where a process is interrupted: a description, and the request that causes it."""
+class Interruption:
+    """Where a process is stopped or killed: its description, and the request that causes it."""
 
     description: str
     request: Mapping[str, int]
 
 
-@frozen
-class Difference:
-    """The first thing in which two runs differ."""
-
-    step: str
-    batch: int
-    what: str
-    kind: str
-    name: str
-
-
-def prove_resume(checked: RecipePlan, arguments: Namespace) -> int:
-    """Run the proof; returns the exit code: 0 if everything is the same, 1 if something differs."""
+def prove_resume_command(invocation: Invocation) -> Result:
+    """Run the proof; the exit code is 0 where all results are the same, 1 where something differs."""
+    plan, arguments = invocation.plan, invocation.arguments
     root = Path(arguments.output)
     try:
         root.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".proof-", dir=root))
     except OSError as error:
-        raise RunError(
-            Problem(f"cannot create the output folder: {error.strerror}", str(root), code="unwritable-file")
-        ) from None
-    try:
-        return _prove(checked, arguments, work)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _prove(checked: RecipePlan, arguments: Namespace, work: Path) -> int:
+        message = f"cannot create the output folder: {error.strerror}"
+        raise RunError(message, str(root), code="unwritable-file") from None
     request = {
         "recipe": str(Path(arguments.recipe).resolve()),
         "settings": arguments.set,
         "plugins": arguments.plugin,
         "device": arguments.device,
     }
-    say(f"a run of {counted(len(checked.steps), 'short step')} without interruption")
-    _run({**request, "folder": str(work / "straight")}, None)
-    straight = read_trace(work / "straight")
-    deaths = plan_deaths(straight)
-    for death in deaths:
-        say(death.description)
-        _run({**request, "folder": str(work / "killed"), "death": death.request}, death)
+    try:
+        return _prove(plan, request, work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _prove(plan: RecipePlan, request: Mapping[str, Any], work: Path) -> Result:
+    reference, interrupted = work / "reference", work / "interrupted"
+    say(f"reference run: {counted(len(plan.steps), 'short step')}, uninterrupted")
+    _run({**request, "folder": str(reference)}, None)
+    trace = read_trace(reference)
+    interruptions = plan_interruptions(trace)
+    for interruption in interruptions:
+        say(interruption.description)
+        _run({**request, "folder": str(interrupted), "death": interruption.request}, interruption)
     say("the last process trains to the end")
-    _run({**request, "folder": str(work / "killed")}, None)
-    difference = first_difference(straight, work) or final_difference(work)
-    return report(checked, straight, deaths, difference, arguments.json)
+    _run({**request, "folder": str(interrupted)}, None)
+    return report(plan, trace, interruptions, first_difference(reference, interrupted))
 
 
-def _run(request: dict[str, Any], death: Death | None) -> None:
-    """Run one process; raises FluxflowError if it failed, or was not interrupted where it should have been."""
+def _run(request: dict[str, Any], interruption: Interruption | None) -> None:
+    """Run one process; raises what it reports, or that it was not interrupted as planned."""
     folder = Path(request["folder"])
     folder.mkdir(exist_ok=True)
     output = folder.parent / "output.txt"
@@ -92,125 +77,59 @@ def _run(request: dict[str, Any], death: Death | None) -> None:
     process.join()
     if process.exitcode in (-signal.SIGINT, INTERRUPTED):
         raise KeyboardInterrupt
-    expected = 0 if death is None else STOPPED if "stop" in death.request else -signal.SIGKILL
+    expected = 0 if interruption is None else STOPPED if "stop" in interruption.request else -signal.SIGKILL
     if process.exitcode != expected:
-        how = "did not train to its end" if death is None else f"was not {death.description}"
         code = process.exitcode or 0
-        cause = output.read_text().strip() or f"exit code {code}"
-        error = FluxflowError(Problem(f"a run of the proof {how}", None, (("cause", cause),), code="proof-failed"))
-        error.exit_code = 1 if death is not None or code < 0 else code
+        message = "a run of the proof did not train to its end"
+        if interruption is not None:
+            message = f"a run of the proof was not interrupted as planned: {interruption.description}"
+        cause = ("cause", output.read_text().strip() or f"exit code {code}")
+        error = FluxflowError(Problem(message, None, (cause,), code="proof-failed"))
+        error.exit_code = 1 if interruption is not None or code < 0 else code
         raise error
 
 
-def plan_deaths(straight: Lines) -> list[Death]:
-    """A stop in the first step, a kill in each step, and a kill while the next checkpoint is written."""
+def plan_interruptions(trace: Lines) -> list[Interruption]:
+    """A stop in the first step, a kill in each step, and one while the checkpoint after it is written."""
     batches: dict[str, list[int]] = {}
-    for what, step, at in straight:
+    for what, step, at in trace:
         if what == "batch":
             batches.setdefault(step, []).append(at)
-    deaths: list[Death] = []
-    for step, places in batches.items():
+    found: list[Interruption] = []
+    for step, at_batch in batches.items():
         for word, request, share in (("stopped", "stop", 3), ("killed", "batch", 5)):
-            at = places[max(len(places) * share // 6 - 1, 0)]
-            if word == "killed" or (not deaths and len(places) > 2):
-                description = f"{word} after {counted(at - places[0] + 1, 'batch')} of step `{step}`"
-                deaths.append(Death(description, {request: at}))
-    return [*deaths, Death("killed while it wrote the next checkpoint", {"checkpoint": 1})]
-
-
-def read_trace(folder: Path) -> Lines:
-    """The lines of a trace; a batch that was trained again has several lines, of which the first counts here."""
-    lines: Lines = {}
-    for line in trace_lines(folder):
-        lines.setdefault((line["what"], line["step"], line["at"]), line["told"])
-    return lines
-
-
-def trace_lines(folder: Path) -> list[dict[str, Any]]:
-    """Every line of a trace, in the order of writing; a line that a kill has cut off is skipped."""
-    found = []
-    for line in (folder / "trace.jsonl").read_text().splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
-
-
-def first_difference(straight: Lines, work: Path) -> Difference | None:
-    """The first thing that differs in any process of the killed run, in the order of events."""
-    places = {key: number for number, key in enumerate(straight)}
-    found = []
-    seen = set()
-    for line in trace_lines(work / "killed"):
-        key = (line["what"], line["step"], line["at"])
-        seen.add(key)
-        expected = {(kind, name): told for kind, name, told in straight.get(key, ())}
-        actual = {(kind, name): told for kind, name, told in line["told"]}
-        for kind, name in dict.fromkeys([*expected, *actual]):
-            if expected.get((kind, name)) != actual.get((kind, name)):
-                batch = line["batch"]
-                found.append((places.get(key, len(places)), Difference(line["step"], batch, line["what"], kind, name)))
-                break
-    missing = [key for key in straight if key not in seen]
-    found += [(places[key], Difference(key[1], key[2], key[0], "missing", "")) for key in missing]
-    return min(found, key=lambda item: item[0])[1] if found else None
-
-
-def final_difference(work: Path) -> Difference | None:
-    """The first file of the finished models that differs."""
-    ends = {name: _finals(work / name / "final") for name in ("straight", "killed")}
-    for file in sorted({*ends["straight"], *ends["killed"]}):
-        if ends["straight"].get(file) != ends["killed"].get(file):
-            return Difference("", 0, "final", "file", file)
-    return None
-
-
-def _finals(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in files}
+            at = at_batch[max(len(at_batch) * share // 6 - 1, 0)]
+            if word == "killed" or (not found and len(at_batch) > 2):
+                description = f"{word} after {counted(at - at_batch[0] + 1, 'batch')} of step `{step}`"
+                found.append(Interruption(description, {request: at}))
+    return [*found, Interruption("killed while it wrote the next checkpoint", {"checkpoint": 1})]
 
 
 def report(
-    checked: RecipePlan, straight: Lines, deaths: Sequence[Death], difference: Difference | None, as_json: bool
-) -> int:
-    """Print the result; returns the exit code."""
-    counts = _counts(straight)
-    if as_json:
-        told = None if difference is None else {"told": explain(checked, difference), **_plain(difference)}
-        emit_json(
-            {
-                "same": difference is None,
-                "interruptions": [d.description for d in deaths],
-                "compared": counts,
-                "first": told,
-            }
-        )
-    elif difference is None:
-        rows = "\n".join(f"    {number:>7,}  {what}" for what, number in counts.items() if number)
-        emit(f"identical bit by bit, after {counted(len(deaths), 'interruption')}:\n{rows}")
-    else:
-        emit("\n".join(explain(checked, difference)))
-    return 0 if difference is None else 1
+    plan: RecipePlan, trace: Lines, interruptions: Sequence[Interruption], difference: Difference | None
+) -> Result:
+    """What was compared, and the first difference."""
+    counts = counts_of(trace)
+    explanation = [] if difference is None else explain(plan, difference)
+
+    def data() -> dict[str, Any]:
+        return {
+            "same": difference is None,
+            "interruptions": [each.description for each in interruptions],
+            "compared": counts,
+            "first": None if difference is None else {"explanation": explanation, **asdict(difference)},
+        }
+
+    def text() -> str:
+        rows = [f"    {number:>7,}  {what}" for what, number in counts.items() if number]
+        same = [f"identical bit by bit, after {counted(len(interruptions), 'interruption')}:", *rows]
+        return "\n".join(explanation or same)
+
+    return Result(data, text, 0 if difference is None else 1)
 
 
-def _counts(straight: Lines) -> dict[str, int]:
-    names = {"field": "fields", "value": "values", "loss": "losses", "metric": "metrics of evaluations"}
-    told = [item for line in straight.values() for item in line]
-    counts = {"batches": sum(what == "batch" for what, _, _ in straight)}
-    counts["samples"] = sum(len(json.loads(digest)) for kind, _, digest in told if kind == "samples")
-    counts.update({label: sum(kind == each for kind, _, _ in told) for each, label in names.items()})
-    counts["tensors and counters of weights, optimizers, averages"] = sum(kind == "state" for kind, _, _ in told)
-    return counts
-
-
-def _plain(difference: Difference) -> dict[str, Any]:
-    kind, name = difference.kind, difference.name
-    return {"step": difference.step, "batch": difference.batch, "kind": kind, "name": name}
-
-
-def explain(checked: RecipePlan, difference: Difference) -> list[str]:
-    """What differs first, which component it belongs to, and the likely cause."""
+def explain(plan: RecipePlan, difference: Difference) -> list[str]:
+    """What differs first, which component causes it, and why."""
     from fluxflow_registry.cli.prove_resume.blame import blame
 
     if difference.kind == "file":
@@ -218,4 +137,4 @@ def explain(checked: RecipePlan, difference: Difference) -> list[str]:
     where = f"at batch {difference.batch} of step `{difference.step}`"
     if difference.kind == "missing":
         return [f"a resumed run differs: {difference.what} {where} is missing"]
-    return [f"a resumed run differs {where}", *blame(checked, difference)]
+    return [f"a resumed run differs {where}", *blame(plan, difference)]

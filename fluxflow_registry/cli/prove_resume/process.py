@@ -55,7 +55,7 @@ def main(request: dict[str, Any]) -> int:
     """Run the shortened recipe as the request says; returns the exit code."""
     registry = load_plugins(request["plugins"])
     checked = check(request["recipe"], registry, request["settings"])
-    from fluxflow_registry.cli.train.command import device_of
+    from fluxflow_registry.cli.device import device_of
     from fluxflow_registry.engine.data.opening import open_sources
     from fluxflow_registry.engine.diagnosis.shortened import shortened
     from fluxflow_registry.engine.diagnosis.trace import Trace

@@ -10,23 +10,24 @@ from typing import Any
 
 import torch
 
-from fluxflow_registry.cli.output import emit, emit_json, say
+from fluxflow_registry.cli.device import device_of
+from fluxflow_registry.cli.invocation import Invocation
+from fluxflow_registry.cli.output import Result, say
 from fluxflow_registry.cli.plugin_changes import changed, plugin_rows
 from fluxflow_registry.cli.recheck import check_again
-from fluxflow_registry.cli.train.command import device_of
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.diagnosis.bundle import RECIPE, Bundle, read_bundle
 from fluxflow_registry.engine.diagnosis.replay import FirstNotFinite, ReplayResult, replay
 from fluxflow_registry.engine.training.not_finite import names_of
 from fluxflow_registry.errors import Flag, RecipeError, TrainingError, to_json
-from fluxflow_registry.registry.registry import Registry
 
 #: Samples that are shown by name.
 SHOWN = 32
 
 
-def replay_bundle(arguments: argparse.Namespace, registry: Registry) -> int:
-    """Repeat the batch of a bundle and report what is not finite in it; returns the exit code."""
+def replay_command(invocation: Invocation) -> Result:
+    """Repeat the batch of a bundle; returns what is not finite in it."""
+    arguments, registry = invocation.arguments, invocation.registry
     refuse(arguments)
     device = device_of(arguments.device)
     bundle = read_bundle(Path(arguments.replay))
@@ -43,8 +44,7 @@ def replay_bundle(arguments: argparse.Namespace, registry: Registry) -> int:
     source = sources[checked.step(bundle.step).settings.dataset]
     spoilt = names_of(source, found.first.samples) if found.first else []
     data = report_data(bundle, found, names_of(source, found.samples), spoilt)
-    emit_json(data) if arguments.json else emit("\n".join(report(bundle, found, data)))
-    return 0
+    return Result(lambda: data, lambda: "\n".join(report(bundle, found, data)))
 
 
 def refuse(arguments: argparse.Namespace) -> None:

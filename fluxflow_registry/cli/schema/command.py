@@ -9,12 +9,19 @@ from typing import Any, Literal, Union, get_args, get_origin
 import attrs
 
 from fluxflow_registry.cli.describe.command import limits_of, meanings_of
+from fluxflow_registry.cli.invocation import Invocation
+from fluxflow_registry.cli.output import Result
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.recipe import schema
 from fluxflow_registry.registry.registry import Component, Registry
 from fluxflow_registry.registry.signature import fields_of, is_configurable, key_of
 
 _SCALARS: dict[Any, str] = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
+
+
+def schema_command(invocation: Invocation) -> Result:
+    """The schema of recipes: JSON in either case."""
+    return Result(lambda: recipe_schema(invocation.registry))
 
 
 def recipe_schema(registry: Registry) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from attrs import asdict
 
+from fluxflow_registry.cli.invocation import Invocation
+from fluxflow_registry.cli.output import Result
 from fluxflow_registry.cli.plugin_changes import plugin_rows
 from fluxflow_registry.cli.status.run_status import Glance, Record, RunStatus, glance, look
 from fluxflow_registry.contracts import Position
@@ -35,6 +37,12 @@ WHY = {
     "best": "as the best so far",
     "end": "at the end of step `{step}`",
 }
+
+
+def status_command(invocation: Invocation) -> Result:
+    """The status of the run, or of each run in the folder, that the command line names."""
+    found = status(invocation.arguments.status, invocation.registry)
+    return Result(lambda: status_data(found), lambda: status_text(found))
 
 
 def status(path: str, registry: Registry) -> RunStatus | list[Glance]:

@@ -74,7 +74,7 @@ class Trace:
 
     def write(self, what: str, step: str, position: Position, entries: list[tuple[str, str, str]]) -> None:
         """Append a line."""
-        line = {"what": what, "step": step, "at": position.run_batch, "batch": position.step_batch, "told": entries}
+        line = {"what": what, "step": step, "at": position.run_batch, "batch": position.step_batch, "entries": entries}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 

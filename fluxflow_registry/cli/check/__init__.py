@@ -1,0 +1,1 @@
+"""`--check`: everything about a run that can be proven without training."""

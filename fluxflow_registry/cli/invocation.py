@@ -1,0 +1,41 @@
+"""One call of `fluxflow-run`: what every command of it gets."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from fluxflow_registry.cli.other_files import recognize_other_file
+from fluxflow_registry.cli.signals import Signals
+from fluxflow_registry.errors import Problem, RecipeError
+from fluxflow_registry.registry.registry import Registry
+
+if TYPE_CHECKING:
+    from fluxflow_registry.plan.steps import RecipePlan
+
+
+@frozen(eq=False)
+class Invocation:
+    """The arguments, the plugins of this environment and, for training, the signals that stop it."""
+
+    arguments: Namespace
+    registry: Registry
+    signals: Signals | None = None
+
+    @cached_property
+    def plan(self) -> RecipePlan:
+        """The plan of the recipe; raises RecipeError where there is no recipe, or with every problem of it."""
+        from fluxflow_registry.check.checker import check
+
+        if self.arguments.recipe is None:
+            message = "a recipe is required, as in `fluxflow-run recipes/vae_gan_flow.yaml`"
+            help_ = ("command", "fluxflow-run --help")
+            raise RecipeError(Problem(message, None, (help_,), code="missing-argument", subject="RECIPE"))
+        try:
+            return check(self.arguments.recipe, self.registry, self.arguments.set)
+        except RecipeError:
+            recognize_other_file(self.arguments, self.registry, trains=self.signals is not None)
+            raise
