@@ -166,8 +166,8 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         lambda p: ["small.yaml", "--output", "/dev/null/x"],
         "cannot write to `x`: Not a directory",
     ),
-    "an unknown device": (lambda p: ["small.yaml", "--device", "gpu"], "device `gpu` is not available"),
-    "a device that is not there": (lambda p: ["small.yaml", "--device", "cuda:9"], "device `cuda:9` is not available"),
+    "an unknown device": (lambda p: ["small.yaml", "--device", "gpu"], "there is no device `gpu`"),
+    "a device that is not there": (lambda p: ["small.yaml", "--device", "cuda:9"], "there is no device `cuda:9`"),
     "captions with bad lines": (
         lambda p: [folder_recipe(p, captions="a.png a cat\n\nb.png\ta dog\n")],
         "captions.txt:1",
