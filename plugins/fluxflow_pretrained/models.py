@@ -33,7 +33,7 @@ class PretrainedCompressorBuilder:
     shift: float | None = None
     """What is subtracted from latents before that; null: the shift of the published config, or 0."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the weights in memory; keep a model that is trained in fp32."""
+    """Number format of the weights in memory; use fp32 for a model that is trained."""
     frozen: list[str] = field(factory=list)
     """Parts that stay frozen even if an update trains the model, such as `encoder.conv_in`."""
 
@@ -62,7 +62,7 @@ class PretrainedExpanderBuilder:
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the weights in memory; keep a model that is trained in fp32."""
+    """Number format of the weights in memory; use fp32 for a model that is trained."""
     frozen: list[str] = field(factory=list)
     """Parts that stay frozen even if an update trains the model, such as `decoder.mid_block`."""
 
@@ -94,7 +94,7 @@ class PretrainedTextEncoderBuilder:
     layer: int = field(default=-1, validator=validators.le(-1))
     """Layer whose hidden states are used, counted from the end: -1 the last with its final norm, -2 the one before."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the weights in memory; keep a model that is trained in fp32."""
+    """Number format of the weights in memory; use fp32 for a model that is trained."""
     frozen: list[str] = field(factory=list)
     """Parts that stay frozen even if an update trains the model, such as `embeddings`."""
 

@@ -128,10 +128,10 @@ def test_in_training_the_gradient_of_the_balanced_loss_is_its_weight_times_that_
         ]
         alone = live(prove(VAE_GAN, *others, setting, detached, still, f"{STEP}.accumulate=9"))
         logged(alone, 1)
-        turn = alone.updates[1]
-        gradient = turn.parameters[LAYER].grad
+        update = alone.updates[1]
+        gradient = update.parameters[LAYER].grad
         assert gradient is not None
-        return float(gradient.norm()) * 6 / (turn.optimizer.scaler.get_scale() if turn.optimizer.scaler else 1)
+        return float(gradient.norm()) * 6 / (update.optimizer.scaler.get_scale() if update.optimizer.scaler else 1)
 
     assert weight > 0
     assert norm("hinge_generator", weight) == pytest.approx(0.1 * norm("l1", 1.0), rel=0.05)

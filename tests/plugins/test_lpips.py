@@ -39,12 +39,12 @@ def package(net: str) -> Any:
 def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty TORCH_HOME, and an error for every attempt to use the network."""
 
-    def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("the network was asked")
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("the network was used")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    monkeypatch.setattr("socket.socket.connect", fail)
     return tmp_path / "torch"
 
 

@@ -185,10 +185,10 @@ def problem_of(builder: Any, name: str | Path, **options: Any) -> Problem:
 def test_missing_files_are_reported_with_the_command_that_fetches_them_and_not_fetched(
     builder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("the network was used")
 
-    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.socket.connect", fail)
 
     missing = problem_of(builder, "nobody/nothing", subfolder="vae", revision="v1")
 

@@ -261,10 +261,10 @@ def test_sampling_does_not_report_it_as_untrained(
 def test_missing_files_are_reported_with_the_command_that_fetches_them_and_not_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("the network was used")
 
-    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.socket.connect", fail)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "model.safetensors").touch()
 

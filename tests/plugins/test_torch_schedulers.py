@@ -255,13 +255,13 @@ def test_an_interval_is_a_step_of_the_optimizer_or_an_epoch(builder: Any, prove:
 
     seen: dict[str, list[float]] = {}
     for interval, each in steps.items():
-        turn = each.updates[1]
-        seen[interval] = [turn.optimizer.optimizer.param_groups[0]["lr"]]
+        update = each.updates[1]
+        seen[interval] = [update.optimizer.optimizer.param_groups[0]["lr"]]
         for index, batch in zip(range(2), each.batches(0, 0), strict=False):
             each.run(batch, Position(batch=index, step_batch=index, run_batch=index))
-            seen[interval].append(turn.optimizer.optimizer.param_groups[0]["lr"])
-        turn.end_epoch({"vae_loss": 1.0}, 2)
-        seen[interval].append(turn.optimizer.optimizer.param_groups[0]["lr"])
+            seen[interval].append(update.optimizer.optimizer.param_groups[0]["lr"])
+        update.end_epoch({"vae_loss": 1.0}, 2)
+        seen[interval].append(update.optimizer.optimizer.param_groups[0]["lr"])
 
     assert seen["batch"][0] != seen["batch"][1]
     assert seen["batch"][2] == seen["batch"][3]
