@@ -123,7 +123,7 @@ def test_a_transition_that_does_not_save_its_count_is_named(differs: Any, calls_
     first = "what transition `counter` " + ("returns after the epoch" if calls_max == 2 else "keeps in `calls`")
     assert f"first       {first}\n" in words
     assert "component   transition `counter`\n" in words
-    assert "keeps state that no checkpoint holds" in words
+    assert "keeps state outside checkpoints" in words
 
 
 def test_a_transition_that_saves_its_count_passes(differs: Any) -> None:
