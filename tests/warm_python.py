@@ -176,6 +176,7 @@ def open_streams() -> None:
 
 def run(argv: list[str]) -> int:
     """Run `python ARGV`; the exit code."""
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     code = 0
     try:

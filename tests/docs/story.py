@@ -15,6 +15,8 @@ from pathlib import Path
 
 from attrs import frozen
 
+from ..forked import WARM
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 _FENCE = re.compile(r"```(\w*)\n")
@@ -108,9 +110,12 @@ def reader(home: Path) -> dict[str, str]:
     """
     binaries = home / "bin"
     binaries.mkdir(parents=True, exist_ok=True)
+    for name in ("fluxflow-run", "fluxflow-train", "fluxflow-generate", "fluxflow-graphs"):
+        WARM.program(binaries / name, str(Path(sys.executable).with_name(name)))
+    WARM.program(binaries / "pytest", "-m", "pytest")
     pip = binaries / "pip"
     options = f"--no-deps --no-build-isolation --no-index --disable-pip-version-check --target {home / 'target'}"
-    pip.write_text(f'#!/bin/sh\ncommand=$1; shift\nexec {sys.executable} -m pip "$command" {options} "$@"\n')
+    pip.write_text(f'#!/bin/sh\ncommand=$1; shift\nexec {WARM.executable} -m pip "$command" {options} "$@"\n')
     pip.chmod(0o755)
     kept = {key: os.environ[key] for key in ("LANG", "TMPDIR") if key in os.environ}
     return {
