@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import subprocess
@@ -29,6 +30,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Where a change is judged, the examples are the same every time; elsewhere every run looks for new ones.
 settings.register_profile("fluxflow", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("fluxflow")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: the garbage collector need not walk over it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:

@@ -8,8 +8,9 @@ the signal that killed it). A client that disconnects before that kills the comm
 input does.
 
 The command, `python ARGV` (a script, or `-m MODULE`), runs as in a fresh interpreter: in a session of its own, with its
-own environment, folder, import path, streams, signal handlers and random numbers, and without a module of this project
-imported. All commands of a server share one thing: the seed of the hashes of strings.
+own environment, folder, import path, streams, signal handlers and random numbers. Two things differ: the modules of the
+libraries and of this project are imported already, though nothing of them has run, and all commands of a server share
+the seed of the hashes of strings.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import atexit
 import contextlib
 import gc
 import importlib
+import importlib.metadata
 import io
 import json
 import os
+import pkgutil
 import runpy
 import selectors
 import signal
@@ -28,10 +31,11 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-#: What commands import of other people's; what this list leaves out they import themselves.
+#: Libraries that commands import; what this list leaves out they import themselves.
 LIBRARIES = (
     "attrs",
     "cattrs",
@@ -214,10 +218,20 @@ def exit_code(left: SystemExit) -> int:
     return 1
 
 
+def modules() -> Iterator[str]:
+    """All modules of this project but those that run when they are imported."""
+    points = importlib.metadata.distribution("fluxflow-registry").entry_points
+    for name in ("fluxflow_registry", *(point.value for point in points if point.group == "fluxflow")):
+        yield name
+        path = importlib.import_module(name).__path__
+        yield from (module.name for module in pkgutil.walk_packages(path, f"{name}."))
+
+
 def main() -> None:
-    for name in LIBRARIES:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+    for name in (*LIBRARIES, *modules()):
+        if not name.endswith("__main__"):
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
     server = Server(sys.argv[1])
     print("ready", flush=True)
     gc.collect()
