@@ -7,10 +7,10 @@ command's standard streams. It receives the process id and then, once the comman
 the signal that killed it). A client that disconnects before that kills the command. The server ends when its standard
 input does.
 
-The command, `python ARGV` (a script, or `-m MODULE`), runs as in a fresh interpreter: in a session of its own, with its
-own environment, folder, import path, streams, signal handlers and random numbers. Two things differ: the modules of the
-libraries and of this project are imported already, though nothing of them has run, and all commands of a server share
-the seed of the hashes of strings.
+The command, `python ARGV` (a script, `-m MODULE` or `-c CODE`), runs as in a fresh interpreter: in a session of its
+own, with its own environment, folder, import path, streams, signal handlers and random numbers. Two things differ: the
+modules of the libraries and of this project are imported already, though nothing of them has run, and all commands of a
+server share the seed of the hashes of strings.
 """
 
 from __future__ import annotations
@@ -188,6 +188,10 @@ def run(argv: list[str]) -> int:
             sys.path[:0] = [os.getcwd(), *paths]
             sys.argv = argv[1:]
             runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+        elif argv[0] == "-c":
+            sys.path[:0] = ["", *paths]
+            sys.argv = ["-c", *argv[2:]]
+            exec(compile(argv[1], "<string>", "exec"), {"__name__": "__main__"})
         else:
             sys.path[:0] = [str(Path(argv[0]).resolve().parent), *paths]
             sys.argv = argv

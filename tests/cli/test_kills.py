@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from fluxflow_registry.engine.run.folder import read_identity
 from fluxflow_registry.state import checkpoints
 
 from ..forked import WARM, Started, group_is_gone, outcome
@@ -99,23 +100,23 @@ def test_workers_change_nothing(straight: dict[str, tuple[dict[str, Any], float]
 def kill_and_go_on(where: Path, kind: str, draw: random.Random, seconds: float, most: int) -> int:
     """Kill the command up to `most` times at random instants, then let it end; gives the number of kills."""
     kills = 0
-    while kills < most:
+    while kills < most and not finished(where):
         started = WARM.start(where, *command(kind))
         time.sleep(draw.uniform(0.1, 1.1) * seconds)
         started.signal(signal.SIGKILL)
         code = started.wait()
         assert group_is_gone(started.pid, 60), "workers are left"
         assert code in (0, -signal.SIGKILL), started.said
-        if code == 0:
-            break
-        kills += 1
-    started = WARM.start(where, *command(kind))
-    if kills == most:
+        kills += code != 0
+    if not finished(where):  # it may be killed when the run has ended and the process only has to leave
+        started = WARM.start(where, *command(kind))
         assert started.wait() == 0, started.said
-    else:  # the run had ended before: this is a new one, which is not wanted
-        started.signal(signal.SIGKILL)
-        started.wait()
     return kills
+
+
+def finished(where: Path) -> bool:
+    """Whether a run has ended in a folder."""
+    return any(read_identity(run).get("finished") for run in where.glob("out/small-*"))
 
 
 def remove_others(out: Path) -> None:

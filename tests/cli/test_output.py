@@ -200,7 +200,6 @@ def test_a_closed_stdout_is_not_an_error(arguments: list[str]) -> None:
         ["sh", "-c", 'exec "$0" -m fluxflow_registry "$@" >&-', sys.executable, *arguments],
         stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
     )
 
     assert done.stderr == ""
@@ -230,6 +229,5 @@ def start(arguments: list[str], stdout: int) -> CompletedProcess[str]:
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
         env={**os.environ, "PYTHONUNBUFFERED": ""},
     )

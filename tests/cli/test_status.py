@@ -226,7 +226,7 @@ def held(folder: RunFolder) -> Iterator[int]:
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     yield process.pid
-    process.communicate(timeout=20)
+    process.communicate()
 
 
 def test_a_running_run_is_seen_and_not_disturbed(call: Call, folder: RunFolder, held: int) -> None:
@@ -536,7 +536,7 @@ def test_where_a_run_stands_is_told_without_torch(folder: RunFolder) -> None:
         "assert not heavy, heavy\n"
     )
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
     assert "verified" in done.stdout

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -28,6 +27,7 @@ from fluxflow_registry.registry.discovery import load
 from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.state import checkpoints, store
 
+from ..forked import WARM
 from ..small import PLUGINS, VAE_GAN
 from .conftest import StopAfter, start
 from .test_resume import Listener, finals
@@ -167,10 +167,10 @@ def test_two_processes_that_share_the_batches_read_the_same_samples_as_one() -> 
 
     programs = [f"from tests.engine.test_data_faults import half; half({rank})" for rank in range(2)]
     processes = [
-        subprocess.Popen([sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([WARM.executable, "-c", program], cwd=root, stdout=subprocess.PIPE, text=True)
         for program in programs
     ]
-    halves = [json.loads(process.communicate(timeout=100)[0]) for process in processes]
+    halves = [json.loads(process.communicate()[0]) for process in processes]
 
     assert [[a[0], b[0], a[1], b[1]] for a, b in zip(*halves, strict=True)] == alone
 

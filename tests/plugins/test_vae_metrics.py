@@ -175,9 +175,9 @@ class Recorder:
 def test_the_best_checkpoint_is_that_with_the_lowest_elbo_on_the_held_out_dataset(
     prove: Callable[..., RecipePlan], registry: Registry, tmp_path: Path
 ) -> None:
-    # The third epoch, at a thousand times the rate, destroys what the first two have learned, whatever the rounding.
-    text = RECIPE.replace("SCHEDULER", "{type: ConstantLR, factor: 0.001, total_iters: 2}")
-    recipe = prove(text.replace("epochs: 5", "epochs: 3").replace("lr: 0.05", "lr: 2.0"), using=registry)
+    # The third epoch, at 250 times the rate, destroys what the first two have learned, whatever the rounding.
+    text = RECIPE.replace("SCHEDULER", "{type: ConstantLR, factor: 0.004, total_iters: 2}")
+    recipe = prove(text.replace("epochs: 5", "epochs: 3").replace("lr: 0.05", "lr: 0.5"), using=registry)
     recorder = Recorder()
 
     run = start(recipe, tmp_path / "runs", [recorder]).run
@@ -185,7 +185,7 @@ def test_the_best_checkpoint_is_that_with_the_lowest_elbo_on_the_held_out_datase
     (best,) = (run.folder.path / "checkpoints").glob("*-best")
     state, meta = store.load(best)
     bounds = [metrics["elbo"] for metrics in recorder.metrics[:3]]
-    assert not bounds[2] < 10 * min(bounds[:2])  # worse by far, or not finite
+    assert bounds[2] > 10 * min(bounds[:2])
     assert meta["position"]["epoch"] == bounds.index(min(bounds[:2])) + 1
     for name, model in run.models.items():
         model.load_state_dict(state["model"][name])
