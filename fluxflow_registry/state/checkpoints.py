@@ -30,18 +30,23 @@ _NAME = re.compile(r"(\d{9,})-([A-Za-z0-9_]+)(?:-(stop|best|end))?\Z")
 _ORDER: Mapping[Kind, int] = {"stop": 0, "due": 1, "best": 2, "end": 3}
 
 
+#: The code of the problems of a damaged checkpoint.
+DAMAGED = "damaged-checkpoint"
+
+
 class DamagedError(RunError):
-    """A checkpoint that is not what was written: it is laid aside, and the one before it is used."""
+    """A checkpoint that is not what was written: it is quarantined, and the one before it is used."""
 
 
-#: What a disk says of a file that is not there, or not there any more as it was written.
+#: Errors of a file that is missing, or no longer as it was written.
 _LOST = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
 
 
 def unreadable(path: Path, error: OSError) -> RunError:
-    """An error for a file that cannot be read: damage, or else a reason to leave everything as it is."""
+    """The error for a file that cannot be read: damage, or a reason to leave everything as it is."""
     kind = DamagedError if error.errno in _LOST else RunError
-    return kind(Problem(f"cannot be read: {error.strerror}", str(path)))
+    code = DAMAGED if kind is DamagedError else "unreadable-file"
+    return kind(Problem(f"cannot read a file of the checkpoint: {error.strerror}", str(path), code=code))
 
 
 @frozen
@@ -78,7 +83,7 @@ def listing(root: Path) -> list[Found]:
 def retain(root: Path, keep: int, latest: Path) -> None:
     """Remove all but the `latest`, the newest `keep` that were due, each step's best and each step's end.
 
-    Of those that were due, the newest whose numbers are finite stays too: there may be need to go back to it.
+    Of those that were due, the newest whose numbers are finite stays too: a rollback may need it.
     """
     found = listing(root)
     due = [f for f in found if f.kind == "due"]
@@ -91,7 +96,7 @@ def retain(root: Path, keep: int, latest: Path) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, held against its own digest; raises DamagedError, or RunError for one that is not for us."""
+    """The manifest, verified by its own digest; raises DamagedError, or RunError for one of another format."""
     path = folder / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_bytes())
@@ -100,20 +105,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedError(Problem(f"the manifest cannot be read: {one_line(error)}", str(path))) from error
+        raise DamagedError(
+            Problem(f"cannot read the manifest of the checkpoint: {one_line(error)}", str(path), code=DAMAGED)
+        ) from error
     if damaged:
-        raise DamagedError(Problem("the manifest does not have its own digest", str(path)))
+        raise DamagedError(
+            Problem("the manifest of the checkpoint does not match its own digest", str(path), code=DAMAGED)
+        )
     if version != FORMAT:
-        message = f"is a checkpoint of format {version}; this version reads format {FORMAT}"
-        raise RunError(Problem(message, str(folder)))
+        message = f"the checkpoint has format {version}, but this version reads format {FORMAT}"
+        raise RunError(message, str(folder), code="unsupported-version")
     for file, _ in files:
         if file != STATE and not _PART.match(file):
-            raise DamagedError(Problem(f"the manifest names `{file}`, which is no file of a checkpoint", str(folder)))
+            message = f"the manifest names `{file}`, which is not a file of a checkpoint"
+            raise DamagedError(Problem(message, str(folder), code=DAMAGED, subject=file))
     return manifest
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """Hold every file against the manifest, and give that; raises DamagedError, or RunError, naming the file."""
+    """Verify every file and return the manifest; raises DamagedError, or RunError, naming the file."""
     manifest = read_manifest(folder)
     for file, expected in manifest["files"].items():
         try:
@@ -121,7 +131,8 @@ def verify(folder: Path) -> dict[str, Any]:
         except OSError as error:
             raise unreadable(folder / file, error) from error
         if found != expected:
-            raise DamagedError(Problem("is damaged: its size or digest is not the manifest's", str(folder / file)))
+            message = "the file is damaged: its size or digest differs from the manifest"
+            raise DamagedError(Problem(message, str(folder / file), code=DAMAGED, subject=file))
     return manifest
 
 
@@ -134,11 +145,12 @@ def is_finite(folder: Path) -> bool:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself (position, results ...), without its tensors; raises RunError."""
+    """The metadata of a checkpoint (position, results ...), without its tensors; raises RunError."""
     try:
         meta: dict[str, Any] = json.loads((folder / STATE).read_bytes())["meta"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunError(Problem(f"cannot be read: {one_line(error)}", str(folder / STATE))) from error
+        message = f"cannot read the metadata of the checkpoint: {one_line(error)}"
+        raise RunError(message, str(folder / STATE), code=DAMAGED) from error
     return meta
 
 
@@ -167,13 +179,13 @@ def put(working: Path, final: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def lay_aside(folder: Path) -> Path:
-    """Rename a damaged checkpoint, so that it is none any more but can still be looked at."""
+def quarantine(folder: Path) -> Path:
+    """Rename a damaged checkpoint, so that it no longer counts but can still be inspected."""
     for number in count(1):
         aside = folder.with_name(f".{folder.name}{'' if number == 1 else f'.{number}'}.damaged")
         if not aside.exists():
             return folder.rename(aside)
-    raise AssertionError("numbers have no end")
+    raise AssertionError("unreachable: numbers do not end")
 
 
 def tidy(root: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fluxflow_registry.errors import RunError
+from fluxflow_registry.errors import Problem, RunError
 
 _TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"
 
@@ -30,8 +30,9 @@ def _pack(value: Any, path: str, what: str, tensors: dict[str, torch.Tensor]) ->
     if isinstance(value, Mapping):
         for key in value:
             if not (key is None or isinstance(key, (bool, int, float, str))):
-                told = f"a key that is a {type(key).__name__}; keys are texts and numbers"
-                raise RunError(f"the state of {what} has at `{path}` {told}")
+                message = f"the state of {what} has a key of type {type(key).__name__} in `{path}`"
+                hint = ("hint", "keys must be strings or numbers")
+                raise RunError(Problem(message, None, (hint,), code="wrong-type", subject=path))
         parts = [(key, _pack(part, f"{path}.{key}".lstrip("."), what, tensors)) for key, part in value.items()]
         if all(isinstance(key, str) and not key.startswith("$") for key, _ in parts):
             return dict(parts)
@@ -39,9 +40,9 @@ def _pack(value: Any, path: str, what: str, tensors: dict[str, torch.Tensor]) ->
     if isinstance(value, (list, tuple)):
         items = [_pack(part, f"{path}.{index}".lstrip("."), what, tensors) for index, part in enumerate(value)]
         return {_TUPLE: items} if isinstance(value, tuple) else items
-    raise RunError(
-        f"the state of {what} holds `{path}`, a {type(value).__name__}; it may hold tensors and plain values"
-    )
+    message = f"the state of {what} contains `{path}` of type {type(value).__name__}"
+    hint = ("hint", "it must consist of tensors, numbers, strings, lists and mappings")
+    raise RunError(Problem(message, None, (hint,), code="wrong-type", subject=path))
 
 
 def unpack(plain: Any, tensors: Mapping[str, torch.Tensor]) -> Any:

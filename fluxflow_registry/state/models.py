@@ -26,7 +26,9 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, T
         disk.replace(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     except OSError as error:
         working.unlink(missing_ok=True)
-        raise RunError(Problem(f"the model cannot be written: {error.strerror}", str(folder))) from error
+        raise RunError(
+            Problem(f"cannot write the model: {error.strerror}", str(folder), code="unwritable-file")
+        ) from error
 
 
 def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -35,4 +37,6 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config = json.loads((folder / "config.json").read_bytes())
         return config, load_file(folder / "model.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
-        raise RunError(Problem(f"holds no model: {one_line(error)}", str(folder))) from error
+        raise RunError(
+            Problem(f"the folder does not contain a model: {one_line(error)}", str(folder), code="missing-weights")
+        ) from error

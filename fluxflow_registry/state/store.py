@@ -100,7 +100,9 @@ def commit(root: Path, name: str, taken: Snapshot, before: Path | None = None) -
         put(working, final)
     except OSError as error:
         shutil.rmtree(working, ignore_errors=True)
-        raise RunError(Problem(f"the checkpoint cannot be written: {error.strerror}", str(final))) from error
+        raise RunError(
+            Problem(f"cannot write the checkpoint: {error.strerror}", str(final), code="unwritable-file")
+        ) from error
     except BaseException:
         shutil.rmtree(working, ignore_errors=True)
         raise
@@ -147,5 +149,7 @@ def load(folder: Path, manifest: Mapping[str, Any] | None = None) -> tuple[dict[
                 file = file_of(section, part)
                 state[section][part] = unpack(plain, load_file(folder / file) if file in files else {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
-        raise RunError(Problem(f"the checkpoint cannot be read: {one_line(error)}", str(folder))) from error
+        raise RunError(
+            Problem(f"cannot read the checkpoint: {one_line(error)}", str(folder), code="damaged-checkpoint")
+        ) from error
     return state, content["meta"]

@@ -36,7 +36,8 @@ def refuse_types(tensors: Mapping[str, Tensor], what: str) -> None:
     for name, tensor in tensors.items():
         if tensor.dtype not in _TYPES or tensor.layout != torch.strided:
             kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
-            raise RunError(f"the state of {what} holds `{name}`, a tensor of {kind}, which cannot be saved")
+            message = f"the state of {what} contains `{name}`, a tensor of {kind}, which cannot be saved"
+            raise RunError(message, code="wrong-type")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

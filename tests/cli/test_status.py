@@ -256,12 +256,12 @@ def test_whoever_looks_does_not_keep_a_run_from_starting(folder: RunFolder) -> N
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_gone_on_from(call: Call, folder: RunFolder) -> None:
     save(folder, at(4))
     spoil(save(folder, at(9)))
-    checkpoints.lay_aside(save(folder, at(2)))
+    checkpoints.quarantine(save(folder, at(2)))
 
     told = words(call("--status", folder.path))
 
     file = "checkpoints/000000009-vae/model.expander.safetensors"
-    assert f"files DAMAGED\n{file} is damaged: its size or digest is not the manifest's\n" in told
+    assert f"files DAMAGED\n{file} the file is damaged: its size or digest differs from the manifest\n" in told
     assert "kept 2 checkpoints\nquarantined .000000002-vae.damaged\n" in told
     assert "from checkpoint 000000004-vae\nquarantining 000000009-vae\nrepeating at least 5 batches\n" in told
     assert "saved step `vae` (1 of 2), epoch 1 of 5, batch 4 of 6\n" in told
@@ -352,7 +352,7 @@ def test_the_status_as_data(call: Call, folder: RunFolder) -> None:
     assert data["saved"] == {"step": 0, "epoch": 0, "batch": 4, "step_batch": 4, "run_batch": 4}
     assert data["reached"]["position"]["run_batch"] == 11
     assert data["checkpoint"]["name"] == "000000009-vae"
-    assert "model.expander.safetensors  is damaged" in data["checkpoint"]["problem"]
+    assert "model.expander.safetensors  the file is damaged" in data["checkpoint"]["problem"]
     assert data["resume"]["checkpoint"] == "000000004-vae"
     assert data["resume"]["repeats"] == 7
     assert data["resume"]["command"] == COMMAND

@@ -183,7 +183,7 @@ def test_a_disk_that_is_full_for_a_while_is_only_a_warning(checked: Checker, tmp
         run = start(checked(VAE_GAN), tmp_path / "full", [Listener(warned), FullDisk(7, 11)]).run
 
     assert len(warned) == 1
-    assert "000000008-vae_gan  the checkpoint cannot be written: File too large" in warned[0]
+    assert "000000008-vae_gan  cannot write the checkpoint: File too large" in warned[0]
     assert (
         "the newest checkpoint is 000000004-vae_gan; training continues and saves again when the next one is due"
         in warned[0]
@@ -198,7 +198,7 @@ def test_a_disk_that_is_full_at_the_end_ends_the_run_with_the_last_checkpoint_in
     whole = start(checked(VAE_GAN), tmp_path / "whole").run
 
     message = (
-        r"(?s)000000012-vae_gan-end  the checkpoint cannot be written: File too large.*"
+        r"(?s)000000012-vae_gan-end  cannot write the checkpoint: File too large.*"
         r"the newest checkpoint is 000000008-vae_gan; the same command resumes from there"
     )
     with no_file_beyond(resource.RLIM_INFINITY), pytest.raises(TrainingError, match=message):
@@ -228,7 +228,7 @@ def test_a_full_file_system_leaves_the_earlier_checkpoint_and_no_partial_one(tmp
         subprocess.run(["umount", str(small)], check=False)
 
     assert failed is not None
-    assert "the checkpoint cannot be written: No space left on device" in str(failed.error)
+    assert "cannot write the checkpoint: No space left on device" in str(failed.error)
     assert left == ["000000001-s"]
 
 

@@ -223,7 +223,7 @@ def test_a_damaged_checkpoint_is_named_and_quarantined_and_the_one_before_it_is_
     second = start(recipe, tmp_path / "damaged", [Listener(warned)])
 
     assert str(file) in warned[0]
-    assert "is damaged: its size or digest is not the manifest's" in warned[0]
+    assert "the file is damaged: its size or digest differs from the manifest" in warned[0]
     assert finals(second.run) == finals(straight)
 
 

@@ -243,7 +243,7 @@ def test_a_checkpoint_of_a_newer_version_is_rejected_and_not_quarantined(checked
         manifest["digest"] = checkpoints.own_digest(manifest)
         (folder / checkpoints.MANIFEST).write_text(json.dumps(manifest))
 
-    with pytest.raises(RunError, match="is a checkpoint of format 99; this version reads format 1"):
+    with pytest.raises(RunError, match="the checkpoint has format 99, but this version reads format 1"):
         start(checked(VAE_GAN), tmp_path)
 
     assert sorted(path.name for path in root.iterdir()) == before
@@ -262,7 +262,7 @@ def test_a_checkpoint_without_read_permission_is_not_damaged(
         return opened(self, *arguments, **named)
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(RunError, match="cannot be read: Permission denied"):
+    with pytest.raises(RunError, match="cannot read a file of the checkpoint: Permission denied"):
         start(checked(VAE_GAN), tmp_path)
 
     assert sorted(path.name for path in run.folder.checkpoints.iterdir()) == before
@@ -290,7 +290,7 @@ def test_a_step_whose_end_is_damaged_and_still_needed_is_trained_again(
     again = start(recipe, tmp_path / "cut", [Listener(warned)]).run
 
     assert finals(again) == finals(whole)
-    assert any("model.expander.safetensors  is damaged" in message for message in warned) == bool(damaged)
+    assert any("model.expander.safetensors  the file is damaged" in message for message in warned) == bool(damaged)
     assert any(
         f"step `{end}` is trained again from the checkpoint before its end" in message for message in warned
     ) == bool(damaged)
@@ -388,7 +388,7 @@ def test_a_failure_in_the_writing_thread_is_reported_and_does_not_end_the_run(
     assert kept is not None
     assert kept.error is None
     assert failed is not None
-    assert "the checkpoint cannot be written: MemoryError" in str(failed.error)
+    assert "cannot write the checkpoint: MemoryError" in str(failed.error)
 
 
 def test_a_tensor_that_cannot_be_saved_is_named_at_the_first_checkpoint(
@@ -404,7 +404,7 @@ def test_a_tensor_that_cannot_be_saved_is_named_at_the_first_checkpoint(
     hooks = SimpleNamespace(fluxflow_register_models=fluxflow_register_models)
     add_plugin(registry_of, Plugin("odd", "test", "1", "here"), hooks)
 
-    message = r"the state of model `spare` holds `turns`, a tensor of torch.complex128, which cannot be saved"
+    message = r"the state of model `spare` contains `turns`, a tensor of torch.complex128, which cannot be saved"
     with pytest.raises(RunError, match=message):
         start(checked(VAE_GAN, "models.spare={type: odd}", using=registry_of), tmp_path)
 

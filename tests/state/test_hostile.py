@@ -95,7 +95,7 @@ def test_json_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
     )
     (tmp_path / "000000001-vae" / checkpoints.MANIFEST).write_bytes(b"[" * 100_000)
 
-    assert "the manifest cannot be read" in str(refusal(tmp_path / "000000001-vae"))
+    assert "cannot read the manifest" in str(refusal(tmp_path / "000000001-vae"))
 
 
 def test_a_section_that_leads_out_of_the_folder_reads_no_file_there(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_the_state_of_an_optimizer_comes_back_exactly() -> None:
 
 
 def test_a_state_that_cannot_be_saved_is_refused_naming_component_and_place() -> None:
-    with pytest.raises(RunError, match=r"the state of my balancer holds `a\.0`, a set; it may hold tensors and plain"):
+    with pytest.raises(RunError, match=r"the state of my balancer contains `a\.0` of type set"):
         pack({"a": [{1}]}, "my balancer")
 
 
@@ -89,7 +89,7 @@ def test_a_failed_save_leaves_the_one_before_and_nothing_half_made(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(RunError, match="the checkpoint cannot be written: No space left on device"):
+    with pytest.raises(RunError, match="cannot write the checkpoint: No space left on device"):
         store.save(tmp_path, checkpoints.name_of(2, "s", "due"), {"model": {"a": {"w": torch.ones(3)}}}, {})
 
     assert [f.run_batch for f in checkpoints.listing(tmp_path)] == [1]
@@ -102,9 +102,9 @@ def test_a_disk_that_is_full_for_weights_is_told_as_one(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(RunError, match=r"the checkpoint cannot be written: .*File too large"):
+        with pytest.raises(RunError, match=r"cannot write the checkpoint: .*File too large"):
             store.save(tmp_path, checkpoints.name_of(2, "s", "due"), {"model": {"a": {"w": torch.ones(3000)}}}, {})
-        with pytest.raises(RunError, match=r"the model cannot be written: .*File too large"):
+        with pytest.raises(RunError, match=r"cannot write the model: .*File too large"):
             models.write_model(tmp_path / "net", {}, {"w": torch.ones(3000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -122,7 +122,7 @@ def test_tensors_whose_paths_look_alike_stay_apart_and_strange_keys_are_refused(
         assert torch.equal(first, one)
         assert torch.equal(second["b"] if isinstance(second, dict) else second, two)
 
-    with pytest.raises(RunError, match="a key that is a tuple; keys are texts and numbers"):
+    with pytest.raises(RunError, match="has a key of type tuple in"):
         pack({(1, 2): one}, "x")
 
 
@@ -134,7 +134,7 @@ def test_a_manifest_cannot_lead_out_of_its_folder(tmp_path: Path, name: str) -> 
     manifest["digest"] = checkpoints.own_digest(manifest)
     (folder / checkpoints.MANIFEST).write_text(json.dumps(manifest))
 
-    with pytest.raises(RunError, match="which is no file of a checkpoint"):
+    with pytest.raises(RunError, match="which is not a file of a checkpoint"):
         store.load(folder)
 
 
@@ -145,5 +145,5 @@ def test_a_checkpoint_of_another_format_is_refused_by_its_number(tmp_path: Path)
     manifest["digest"] = checkpoints.own_digest(manifest)
     (folder / checkpoints.MANIFEST).write_text(json.dumps(manifest))
 
-    with pytest.raises(RunError, match="is a checkpoint of format 99; this version reads format 1"):
+    with pytest.raises(RunError, match="the checkpoint has format 99, but this version reads format 1"):
         store.load(folder)

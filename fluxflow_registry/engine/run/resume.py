@@ -59,7 +59,7 @@ def verify_or_quarantine(run: Run, found: checkpoints.Found) -> Mapping[str, Any
     try:
         return checkpoints.verify(found.folder)
     except checkpoints.DamagedError as error:
-        aside = checkpoints.lay_aside(found.folder)
+        aside = checkpoints.quarantine(found.folder)
         message = f"{error}\n    quarantined as {aside.name}; training resumes from the checkpoint before it"
         run.observers.warn(Position(), message)
         return None
@@ -79,7 +79,7 @@ def quarantine_lost_ends(run: Run) -> None:
         if end.folder.exists() and verify_or_quarantine(run, end) is None:
             later = [f for f in found if f.run_batch >= end.run_batch and f.folder.exists()]
             for each in later:
-                checkpoints.lay_aside(each.folder)
+                checkpoints.quarantine(each.folder)
             again = f"step `{end.step}` is trained again from the checkpoint before its end"
             run.observers.warn(Position(), f"{again}, and so are the steps after it")
 

@@ -76,7 +76,7 @@ class Saver:
         except FluxflowError as error:
             return Saved(position, self.root / name, error)
         except Exception as error:  # lack of memory, for example: what is on the disk is intact
-            message = f"the checkpoint cannot be written: {one_line(error)}"
+            message = f"cannot write the checkpoint: {one_line(error)}"
             failure = RunError(message, str(self.root / name), code="unwritable-file")
             return Saved(position, self.root / name, failure)
         self.previous = folder
