@@ -242,7 +242,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], str]] = {
     "a device that is not there": (lambda b: None, ("--device", "cuda:9"), "there is no device `cuda:9`"),
     "no bundle.json": (lambda b: (b / "bundle.json").unlink(), (), "not a bundle: bundle.json is missing"),
     "no recipe": (lambda b: (b / "recipe.yaml").unlink(), (), "recipe.yaml  the file does not exist"),
-    "a damaged checkpoint": (damage, (), "model.expander.safetensors  is damaged"),
+    "a damaged checkpoint": (damage, (), "model.expander.safetensors  the file is damaged"),
     "a step that is not there": (
         lambda b: (b / "bundle.json").write_text((b / "bundle.json").read_text().replace('"vae_gan"', '"other"')),
         (),
