@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_registry.errors import FluxflowError, Problem, choices, nearest, one_line, printable
+from fluxflow_registry.errors import Choices, FluxflowError, Problem, nearest, one_line, printable
 
 WORDS = ["mse", "l1", "kl", "lr", "frequency", "hinge_generator", "hinge_discriminator", "AdamW", "SGD", "weight"]
 words = st.sampled_from(WORDS)
@@ -97,13 +97,13 @@ def test_a_name_that_resembles_nothing_has_no_nearest_one(name: str) -> None:
 
 
 def test_choices_begin_with_the_nearest_name_and_end_with_all() -> None:
-    assert choices("mes", ["mse", "l1"]) == (("nearest", "mse"), ("available", "l1, mse"))
-    assert choices("zzz", ["mse"], "losses") == (("losses", "mse"),)
-    assert choices("zzz", [], "losses") == (("losses", "nothing"),)
+    assert Choices.of("mes", ["mse", "l1"]).rows() == [("nearest", "mse"), ("available", "l1, mse")]
+    assert Choices.of("zzz", ["mse"]).rows() == [("available", "mse")]
+    assert Choices.of("zzz", []).rows() == [("available", "nothing")]
 
 
-def test_a_long_list_of_choices_is_cut() -> None:
-    ((_, shown),) = choices("?", [f"name_{index:03}" for index in range(100)])
+def test_a_long_list_of_choices_is_shortened() -> None:
+    ((_, shown),) = Choices.of("?", [f"name_{index:03}" for index in range(100)]).rows()
 
     assert shown.endswith("name_023, ...")
 

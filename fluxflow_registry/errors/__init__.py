@@ -13,7 +13,6 @@ from fluxflow_registry.errors.problem import (
     RunError,
     SampleError,
     TrainingError,
-    choices,
     unique,
 )
 from fluxflow_registry.errors.text import counted, one_line, printable, to_json
@@ -36,7 +35,6 @@ __all__ = [
     "SampleError",
     "TrainingError",
     "Variable",
-    "choices",
     "counted",
     "nearest",
     "one_line",

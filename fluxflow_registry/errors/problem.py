@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from attrs import field, frozen
 
-from fluxflow_registry.errors.names import LISTED, Choices, nearest
+from fluxflow_registry.errors.names import Choices
 from fluxflow_registry.errors.place import Flag, Location, Place, Variable, to_location
 from fluxflow_registry.errors.text import printable, table
 
@@ -58,7 +57,7 @@ class Problem:
     @property
     def nearest(self) -> str | None:
         """The valid name that was probably meant."""
-        return self.choices.nearest if self.choices else dict(self.notes).get("nearest")  # until all have choices
+        return self.choices.nearest if self.choices else None
 
     @property
     def identity(self) -> Hashable:
@@ -97,13 +96,8 @@ def unique(problems: Iterable[Problem]) -> list[Problem]:
     """Each problem once, in the order of the file: what `defaults` say is read again for every step."""
     first: dict[Hashable, Problem] = {}
     for problem in problems:
-        # Until every problem has a code, those without one are compared by what they say of any step.
-        key = (problem.where, _STEP.sub("", problem.message)) if problem.code == UNCODED else problem.identity
-        first.setdefault(key, problem)
+        first.setdefault(problem.identity, problem)
     return sorted(first.values(), key=lambda problem: _position(problem.where))
-
-
-_STEP = re.compile(r"(?: of| in|^in|^)(?: update `\w+` of)? ?step `\w+`")
 
 
 def _position(where: Location | None) -> tuple[int, int]:
@@ -158,12 +152,3 @@ class TrainingError(FluxflowError):
     """Training itself failed; the last checkpoint is intact."""
 
     exit_code = 1
-
-
-def choices(name: str, names: Iterable[str], label: str = "available") -> tuple[Note, ...]:
-    """The notes that help with an unknown name: the nearest one, then what there is."""
-    known = sorted(names)
-    close = nearest(name, known)
-    shown = ", ".join(known[:LISTED]) + (", ..." if len(known) > LISTED else "")
-    notes = (("nearest", close),) if close is not None else ()
-    return (*notes, (label, shown or "nothing"))

@@ -52,7 +52,7 @@ def test_another_type_replaces_the_component_with_its_options(prove: Prove) -> N
 
     checked = prove(text.replace("{type: AdamW}", "{type: SGD}"))
 
-    assert [type(made).__name__ for made in optimizers(checked)] == ["SGD", "SGD"]
+    assert [type(made).__name__ for made in optimizers(checked)] == ["SGDBuilder", "SGDBuilder"]
     assert [made.lr for made in optimizers(checked)] == [1e-3, 1e-3]
 
 
