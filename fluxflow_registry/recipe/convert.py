@@ -38,6 +38,11 @@ class Mismatch(ValueError):  # noqa: N818 - it becomes one problem of many
         self.key: str | None = None
         self.path: tuple[str | int, ...] = ()
 
+    @property
+    def depth(self) -> int:
+        """How far into the value it is; a key that is unknown or missing is one level inside its mapping."""
+        return len(self.path) + (self.code in ("unknown-key", "missing-key"))
+
     def inside(self, part: str | int) -> Mismatch:
         """The same mismatch, seen from one level further out."""
         self.path = (part, *self.path)
@@ -298,7 +303,7 @@ def _union(kind: Any) -> Callable[[Any, Any], Any]:
             try:
                 return _read(value, member)
             except Mismatch as error:
-                if len(error.path) > (len(deepest.path) if deepest else 0):
+                if error.depth > (deepest.depth if deepest else 0):
                     deepest = error
         named = [m for m in members if m is not type(None)]
         if len(named) == 1:  # `X | None`: the message of X is the clearest

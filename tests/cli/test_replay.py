@@ -69,7 +69,7 @@ def test_a_loss_is_found_with_the_line_that_made_it(
     assert lines[first + 1 : first + 4] == [
         "    loss `vae/depth`",
         f"    defined in  spoil.py:{line_of('def depth(reconstruction, step_batch: int):')}",
-        "    it is       nan",
+        "    is          nan",
     ]
     anomaly = lines.index("torch's anomaly detection on the backward pass")
     assert lines[anomaly + 1 :] == [
@@ -223,8 +223,8 @@ def test_other_losses_and_other_data_are_told(
     (bundle / "bundle.json").write_text(json.dumps(told))
     other_data = call("--replay", bundle, *GIVEN).out
 
-    assert "reproduced: not finite again, but losses that were finite are not those that were recorded" in other_losses
-    assert "not reproduced: everything is finite now, but the batch holds other samples" in other_data
+    assert "reproduced: not finite again, but losses that were finite differ from the recorded ones" in other_losses
+    assert "not reproduced: everything is finite now, but the batch contains other samples" in other_data
 
 
 def damage(bundle: Path) -> None:
@@ -236,9 +236,9 @@ def damage(bundle: Path) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], str]] = {
-    "a recipe besides": (lambda b: None, ("small.yaml",), "a bundle has its own recipe"),
-    "a setting": (lambda b: None, ("--set", "seed=1"), "a batch is repeated with the recipe as it was"),
-    "another flag": (lambda b: None, ("--validate",), "cannot be given together with `--"),
+    "a recipe besides": (lambda b: None, ("small.yaml",), "`--replay` does not take a recipe: the bundle has its own"),
+    "a setting": (lambda b: None, ("--set", "seed=1"), "`--set` has no effect on `--replay`"),
+    "another flag": (lambda b: None, ("--validate",), "`--validate` cannot be combined with `--replay`"),
     "a device that is not there": (lambda b: None, ("--device", "cuda:9"), "there is no device `cuda:9`"),
     "no bundle.json": (lambda b: (b / "bundle.json").unlink(), (), "not a bundle: bundle.json is missing"),
     "no recipe": (lambda b: (b / "recipe.yaml").unlink(), (), "recipe.yaml  the file does not exist"),
@@ -302,7 +302,7 @@ def test_a_plugin_that_is_missing_is_asked_for(call: Call, train: Callable[..., 
     assert "started with `--plugin spoil.py`, which is not loaded now: load it here too" in named.err
     assert f"fluxflow-run --replay {bundle} --plugin spoil.py" in named.err
     assert "unknown loss `depth`" in named.err
-    assert "load it with  --plugin FILE, where it comes from a file" in unnamed.err
+    assert "if a plugin file provides it, load it with --plugin FILE" in unnamed.err
 
 
 def test_a_component_that_fails_now_is_a_failure_of_training(

@@ -326,9 +326,9 @@ def test_the_options_belong_to_the_entry_and_are_part_of_the_effective_recipe(ch
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("models.expander.compile=3", "`compile` of model `expander`: expected true or false or a mapping"),
-        ("models.expander.compile={backnd: eager}", "`compile` of model `expander`: unknown key `backnd`"),
-        ("models.expander.checkpointing=yes", "`checkpointing` of model `expander`: expected true or false"),
+        ("models.expander.compile=3", "`compile` of model `expander` must be true or false or a mapping"),
+        ("models.expander.compile={backnd: eager}", "unknown key `backnd` in `compile` of model `expander`"),
+        ("models.expander.checkpointing=yes", "`checkpointing` of model `expander` must be true or false"),
     ],
 )
 def test_an_option_of_the_wrong_type_is_rejected(checked: Checker, setting: str, message: Any) -> None:

@@ -53,6 +53,7 @@ class Everything:
     table: dict[str, float] = field(factory=dict)
     view: Mapping[Literal["low", "high"], int] = field(factory=dict)
     inner: Inner | None = None
+    switch_or_inner: bool | Inner = False
     inners: list[Inner] = field(factory=list)
     anything: Any = None
     path: Path = Path()
@@ -148,6 +149,15 @@ CASES: dict[str, tuple[list[Any], list[tuple[Any, str]]]] = {
             ({}, "needs `size`: an integer"),
             ({"size": 1, "nmae": "x"}, "unknown key `nmae` in `inner` of loss `x`"),
             ([1], "must be a mapping (Inner), got a list"),
+        ],
+    ),
+    "switch_or_inner": (
+        [True, {"size": 2}],
+        [
+            (3, "must be true or false or a mapping (Inner), got the number `3`"),
+            ({"size": 1, "nmae": "x"}, "unknown key `nmae` in `switch_or_inner` of loss `x`"),
+            ({"name": "x"}, "needs `size`: an integer"),
+            ({"size": "2"}, "must be an integer, got the string `2`"),
         ],
     ),
     "inners": ([[{"size": 1}]], [([{"size": 1}, {"size": -1}], "must be > 0, got -1")]),
