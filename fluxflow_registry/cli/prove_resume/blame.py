@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from fluxflow_registry.plan.component import ConfiguredComponent
-from fluxflow_registry.plan.starts import WhenMet
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
+from fluxflow_registry.plan.updates import WhenMet
 
 
 class Differs(Protocol):
