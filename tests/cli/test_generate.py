@@ -352,7 +352,7 @@ def test_a_run_that_was_started_with_a_plugin_file_asks_for_it(
     assert without[0] == 2
     assert without[2].splitlines() == [
         "run/recipe.yaml  the run was started with `--plugin own.py` `--plugin gone.py`, "
-        "which are not loaded now: load them here too",
+        "which are not loaded now: add them to this command",
         "    command  fluxflow-generate run --prompt 'a star' --plugin own.py --plugin gone.py",
         f"    cause    {tmp_path}/gone.py no longer exists",
         "    status   unknown sampler `own_euler`",

@@ -84,7 +84,9 @@ def nothing(folder: Path) -> Problem:
     inside = next((parent for parent in folder.absolute().parents if (parent / IDENTITY).exists()), None)
     if inside is not None:
         notes = (("instead", str(inside)),)
-        return Problem("this folder is inside a run: use the folder of the run itself", str(folder), notes, code="missing-file")
+        return Problem(
+            "this folder is inside a run: use the folder of the run itself", str(folder), notes, code="missing-file"
+        )
     if folder.is_dir():
         message = f"there is no run in this folder: it has no {IDENTITY}, and neither do the folders in it"
     else:
