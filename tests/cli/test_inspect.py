@@ -15,7 +15,7 @@ from fluxflow_registry import Problem, SampleError
 from fluxflow_registry.cli.inspect_data.command import SIDE
 from fluxflow_registry.engine.data.order import epoch_order
 from fluxflow_registry.engine.data.survey import step_use, survey
-from fluxflow_registry.engine.images.contact_sheet import GAP
+from fluxflow_registry.engine.images import GAP
 
 from ..recipes import TINY
 from .conftest import Answer

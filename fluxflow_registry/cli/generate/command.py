@@ -192,9 +192,9 @@ def generate(
     import torch
 
     from fluxflow_registry.cli.device import device_of
-    from fluxflow_registry.engine.images.png import save_png
-    from fluxflow_registry.engine.models.trained_weights import load_trained_models
+    from fluxflow_registry.engine.images import save_png
     from fluxflow_registry.engine.run.sampling import Sampling
+    from fluxflow_registry.engine.run.trained_models import load_trained_models
 
     device = device_of(arguments.device)
     size = size_of(arguments.image_size, step, place.run)

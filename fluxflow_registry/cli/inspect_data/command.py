@@ -12,7 +12,6 @@ from torch import Tensor
 from fluxflow_registry.cli.invocation import Invocation
 from fluxflow_registry.cli.output import Result, say
 from fluxflow_registry.contracts import Field, Source
-from fluxflow_registry.engine.data.leftovers import leftovers
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.order import epoch_order
 from fluxflow_registry.engine.data.survey import (
@@ -21,11 +20,12 @@ from fluxflow_registry.engine.data.survey import (
     StoredSizes,
     Survey,
     TextStatistics,
+    leftovers,
     read_undamaged,
     step_use,
     survey,
 )
-from fluxflow_registry.engine.images.contact_sheet import contact_sheet
+from fluxflow_registry.engine.images import contact_sheet
 from fluxflow_registry.errors import Flag, FluxflowError, Problem, RecipeError, RunError, counted, one_line, printable
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan

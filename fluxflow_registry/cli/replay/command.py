@@ -16,9 +16,9 @@ from fluxflow_registry.cli.output import Result, say
 from fluxflow_registry.cli.plugin_changes import changed, plugin_rows
 from fluxflow_registry.cli.recheck import check_again
 from fluxflow_registry.engine.data.opening import open_sources
+from fluxflow_registry.engine.data.order import names_of
 from fluxflow_registry.engine.diagnosis.bundle import RECIPE, Bundle, read_bundle
 from fluxflow_registry.engine.diagnosis.replay import FirstNotFinite, ReplayResult, replay
-from fluxflow_registry.engine.training.not_finite import names_of
 from fluxflow_registry.errors import Flag, RecipeError, TrainingError, to_json
 
 #: Samples that are shown by name.
