@@ -33,7 +33,7 @@ class GeneratedImage:
 
     Classifier-free guidance (Ho and Salimans, 2022): v = v_u + guidance (v_c - v_u), with v_u the prediction
     for the empty caption; both are computed in one batch. Every kind of prediction is converted to the velocity of
-    a linear path (`linear.LinearPath`), which samplers integrate. At t = 1 the latent is N(0, 1).
+    a linear path (`paths.LinearPath`), which samplers integrate. At t = 1 the latent is N(0, 1).
     """
 
     guidance: float = field(default=3.0, validator=validators.ge(0))
@@ -56,7 +56,7 @@ class GeneratedImage:
         """Generate one image for each caption."""
         import torch
 
-        from .linear import LinearPath
+        from .paths import LinearPath
         from .scale import to_own_scale
 
         check_size(image_size, expander.downscale * flow_processor.patch)

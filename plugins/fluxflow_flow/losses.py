@@ -79,7 +79,7 @@ def alignment(predicted_latent: Tensor, text_embedding: TextEmbedding, projectio
     """
     from torch.nn.functional import cosine_similarity
 
-    from .blocks import mean_token
+    from .transformer import mean_token
 
     image = projection(predicted_latent.flatten(2).mean(dim=2))
     return (1 - cosine_similarity(image, mean_token(text_embedding.tokens, text_embedding.mask), dim=1)).mean()

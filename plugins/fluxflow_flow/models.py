@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import Attribute, asdict, field, frozen, validators
 
-from .levels import attention_levels
-
 if TYPE_CHECKING:
     from torch import nn
+
+
+def attention_levels(channel_mults: Sequence[int], attention: Sequence[int] | None) -> list[int]:
+    """The levels with attention: those that are named, else all but the finest of several."""
+    if attention is not None:
+        return list(attention)
+    return list(range(1, len(channel_mults))) or [0]
 
 
 def _divides_width(builder: Any, _: Attribute[int], heads: int) -> None:

@@ -10,9 +10,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, silu
 
-from .blocks import FlowBlock, mean_token
-from .levels import attention_levels
+from .models import attention_levels
 from .positions import grid_positions, sinusoids
+from .transformer import FlowBlock, mean_token
 
 
 def _norm(width: int) -> nn.GroupNorm:

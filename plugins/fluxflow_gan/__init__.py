@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fluxflow_registry import Loss, Model, Register, Value, hookimpl
 
-from . import losses, models, penalties, values
+from . import losses, models, values
 
 
 @hookimpl
@@ -33,5 +33,5 @@ def fluxflow_register_losses(register: Register[Loss]) -> None:
     register("nonsaturating_generator", losses.NonsaturatingGenerator)
     register("least_squares_discriminator", losses.LeastSquaresDiscriminator)
     register("least_squares_generator", losses.LeastSquaresGenerator)
-    register("r1", penalties.R1)
-    register("projected_r1", penalties.ProjectedR1)
+    register("r1", losses.R1)
+    register("projected_r1", losses.ProjectedR1)

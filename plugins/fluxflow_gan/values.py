@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import field, frozen, validators
 
@@ -10,7 +10,17 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from .contracts import TextEmbedding
+
+class TextEmbedding(Protocol):
+    """Captions as vectors: tokens [B, L, D] and mask [B, L], False for padding."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """The tokens."""
+
+    @property
+    def mask(self) -> Tensor:
+        """True for a token, False for padding."""
 
 
 @frozen

@@ -16,8 +16,8 @@ def parser() -> CommandParser:
         prog="fluxflow-graphs",
         description="Write charts of a run from graph/training_metrics*.jsonl, of this framework or of FluxFlow.",
     )
-    made.add_argument("run", metavar="RUN", help="the folder of a run, or FluxFlow's output folder")
-    made.add_argument("--output", metavar="DIR", help="folder for the charts (default: RUN/graph)")
+    made.add_argument("run", metavar="RUN", help="a run's folder, or FluxFlow's outputs folder")
+    made.add_argument("--output", metavar="DIR", help="folder of the charts (RUN/graph)")
     made.add_argument("--json", action="store_true", help="print the list of files as JSON")
     made.add_argument("--version", action="version", version=f"fluxflow-registry {__version__}")
     return made
@@ -25,7 +25,7 @@ def parser() -> CommandParser:
 
 def main(arguments: Namespace) -> int:
     """Write the charts; returns the exit code."""
-    from .graphs.metrics_log import read_run
+    from .graphs.metrics import read_run
     from .graphs.observer import write_graphs
 
     run = Path(arguments.run)
@@ -44,7 +44,7 @@ def main(arguments: Namespace) -> int:
 
 
 def _without_metrics(run: Path) -> Problem:
-    from .graphs.metrics_log import ENDING, PREFIX
+    from .graphs.metrics import ENDING, PREFIX
 
     if not run.is_dir():
         return Problem(f"`{run}` is not a folder", str(run), code="missing-file", subject=str(run))

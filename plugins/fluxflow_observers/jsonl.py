@@ -13,9 +13,8 @@ from attrs import Factory, define, field, frozen, validators
 
 from fluxflow_registry import FluxflowError, Position, Problem, Summary, hookimpl, to_json, write_file
 
-from .batch_timer import BatchTimer
-from .formatting import epoch_and_batch
-from .metric_names import NAME
+from .formatting import NAME, epoch_and_batch
+from .timing import BatchTimer
 
 if TYPE_CHECKING:
     from fluxflow_registry import RunView, StepView

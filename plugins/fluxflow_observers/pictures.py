@@ -12,8 +12,8 @@ from attrs import define, field, frozen, validators
 
 from fluxflow_registry import Draw, Position, contact_sheet, hookimpl, write_file
 
-from .image_batch import image_batch
-from .metric_names import NAME
+from .formatting import NAME
+from .images import image_batch
 
 if TYPE_CHECKING:
     from fluxflow_registry import RunView, StepView

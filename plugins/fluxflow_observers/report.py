@@ -11,7 +11,7 @@ from attrs import field, frozen
 from fluxflow_registry import hookimpl, to_json, write_file
 
 from .formatting import duration, metric_value
-from .step_clock import FILE, StepClock
+from .timing import FILE, StepClock
 
 if TYPE_CHECKING:
     from rich.table import Table

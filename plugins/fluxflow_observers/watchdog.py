@@ -11,7 +11,7 @@ from attrs import field, frozen, validators
 
 from fluxflow_registry import Position, Summary, hookimpl
 
-from .metric_names import NAME, is_control
+from .formatting import NAME, is_control
 
 if TYPE_CHECKING:
     from fluxflow_registry import RunView, StepView

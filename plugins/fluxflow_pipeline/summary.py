@@ -7,8 +7,7 @@ from typing import Any
 
 from fluxflow_registry import counted
 
-from .config.config import Config, Step
-from .config.trained import logged_metrics, trains_autoencoder
+from .config.config import Config, Step, logged_metrics, trains_autoencoder
 from .translation.translate import Translation
 
 _MODES = {

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from fluxflow_registry import Problem, one_line
 
-from .files import PretrainedError, Published, missing_library
-from .weights import DESCRIPTION, DTYPES, freeze, from_tensor, to_tensor
+from .published import DESCRIPTION, DTYPES, PretrainedError, Published, freeze, from_tensor, missing_library, to_tensor
 
 #: Names of weights as diffusers writes them.
 FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")

@@ -180,7 +180,7 @@ class LionBuilder:
 
     def __call__(self, parameters: Iterable[Parameter]) -> Optimizer:
         """Build the optimizer."""
-        from .lion import Lion
+        from .classes import Lion
 
         return Lion(parameters, **asdict(self))
 
@@ -220,7 +220,7 @@ class MuonBuilder:
 
     def __call__(self, parameters: Iterable[Parameter]) -> Optimizer:
         """Build the optimizer; raises RuntimeError if torch has no Muon."""
-        from .muon import MuonWithAdamW
+        from .classes import MuonWithAdamW
 
         own = {name: value for name, value in asdict(self).items() if not name.startswith("adamw_")}
         adamw = AdamWBuilder(self.adamw_lr or self.lr, self.adamw_betas, self.adamw_eps, self.adamw_weight_decay)

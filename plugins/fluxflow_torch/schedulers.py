@@ -7,18 +7,30 @@ from a hundredth; then the schedule itself starts.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import asdict, evolve, field, frozen, validators
 
 from fluxflow_registry import Better
 
-from .warmup import with_warmup
-
 if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+#: Where a warm-up starts, as a share of the full rate.
+START_FACTOR = 0.01
+
+
+def with_warmup(optimizer: Optimizer, warmup: int, build: Callable[[], LRScheduler]) -> LRScheduler:
+    """The scheduler that `build` returns, behind a linear rise over `warmup` intervals."""
+    from torch.optim.lr_scheduler import LinearLR, SequentialLR
+
+    if warmup == 0:
+        return build()
+    rise = LinearLR(optimizer, start_factor=START_FACTOR, total_iters=warmup)
+    return SequentialLR(optimizer, [rise, build()], milestones=[warmup])
+
 
 Interval = Literal["batch", "epoch"]
 
@@ -252,7 +264,7 @@ class ReduceLROnPlateauBuilder:
         """Build the scheduler."""
         from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-        from .plateau import WarmedUpPlateau
+        from .classes import WarmedUpPlateau
 
         options = asdict(self, filter=lambda attribute, _: attribute.name not in ("metric", "interval", "warmup"))
         options["mode"] = self.mode or "min"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from fluxflow_registry import Ending, Register, Transition, counted, hookimpl
 
-from .combinations import AllOf, AnyOf
-from .single_metric import LossThreshold, Plateau
+from .transitions import AllOf, AnyOf, LossThreshold, Plateau
 
 
 def epoch(epoch: int, epochs: int) -> Ending | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fluxflow_registry import Loss, Metric, Model, Register, Value, hookimpl
 
-from . import losses, metrics, mmd, models, spectral, statistics, values
+from . import losses, metrics, models, values
 
 
 @hookimpl
@@ -35,12 +35,12 @@ def fluxflow_register_losses(register: Register[Loss]) -> None:
     register("frequency", losses.Frequency)
     register("ssim", losses.Ssim)
     register("multiscale", losses.Multiscale)
-    register("spectral", spectral.Spectral)
-    register("color_statistics", statistics.ColorStatistics)
-    register("histogram", statistics.Histogram)
-    register("contrast", statistics.Contrast)
+    register("spectral", losses.Spectral)
+    register("color_statistics", losses.ColorStatistics)
+    register("histogram", losses.Histogram)
+    register("contrast", losses.Contrast)
     register("kl", losses.Kl)
-    register("mmd", mmd.Mmd)
+    register("mmd", losses.Mmd)
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Losses between an image and its reconstruction, and the KL divergence of the posterior."""
+"""Losses between an image and its reconstruction, and between the latents and their prior."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from attrs import field, frozen, validators
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from .networks import Posterior
@@ -135,3 +136,121 @@ class Kl:
             shared = {"element": (), "channel": (0, *range(2, kl.ndim)), "dimension": (0,)}[self.free_bits_per]
             kl = (kl.mean(dim=shared, keepdim=True) if shared else kl).clamp(min=self.free_bits)
         return kl.mean() if self.reduction == "mean" else kl.mean() * mean[0].numel()
+
+
+@frozen
+class Spectral:
+    """Mean of |F(p) - F(t)| over all frequencies of the half plane, F the orthonormal real Fourier transform.
+
+    p, t: [B, C, H, W]; F: [B, C, H, W // 2 + 1], complex, so that phase counts as well as magnitude. The transform is
+    linear and is applied once, to the difference. It preserves energy (Parseval), but L1 weighs weak high frequencies
+    more than a square does (Jiang et al., "Focal frequency loss", 2021, has the squared form).
+    """
+
+    default_weight: ClassVar[float] = 0.1
+
+    def __call__(self, reconstruction: Tensor, image: Tensor) -> Tensor:
+        """Return the mean magnitude of the difference."""
+        import torch
+
+        spectrum: Tensor = torch.fft.rfft2(reconstruction - image, norm="ortho")
+        return spectrum.abs().mean()
+
+
+@frozen
+class ColorStatistics:
+    """(mean_p - mean_t)^2 + (std_p - std_t)^2 over the pixels of a channel; the mean over samples and channels.
+
+    p, t: [B, C, H, W]. The first two moments of each channel, with the population std, which describe the color of an
+    image and its spread (Reinhard et al., "Color transfer between images", 2001).
+    """
+
+    default_weight: ClassVar[float] = 0.05
+
+    def __call__(self, reconstruction: Tensor, image: Tensor) -> Tensor:
+        """Return the squared distance of the moments."""
+        import torch
+
+        std_p, mean_p = torch.std_mean(reconstruction, dim=(2, 3), correction=0)
+        std_t, mean_t = torch.std_mean(image, dim=(2, 3), correction=0)
+        return ((mean_p - mean_t).square() + (std_p - std_t).square()).mean()
+
+
+@frozen
+class Histogram:
+    """Wasserstein-1 distance of the distributions of a channel's values: mean |sort(p) - sort(t)|.
+
+    p, t: [B, C, H, W]. Each channel of each sample is compared with its target, then averaged over samples and
+    channels. In one dimension, between equally many values, the optimal transport maps the k-th smallest value to the
+    k-th smallest (Rabin et al., "Wasserstein barycenter and its application to texture mixing", 2011). There are no
+    bins: each value moves towards the target value of its rank.
+    """
+
+    default_weight: ClassVar[float] = 0.02
+
+    def __call__(self, reconstruction: Tensor, image: Tensor) -> Tensor:
+        """Return the mean distance."""
+        p, t = reconstruction.flatten(2), image.flatten(2)
+        return (p.sort(dim=2).values - t.sort(dim=2).values).abs().mean()
+
+
+@frozen
+class Contrast:
+    """((std_p + eps) / (std_t + eps) - 1)^2 of each channel, plus (std_p - std_t)^2 of each whole sample.
+
+    p, t: [B, C, H, W]. The first term is averaged over samples and channels, the second over samples; population std.
+    Contrast is the standard deviation, as in the second factor of SSIM (Wang et al., 2004). eps is added on both
+    sides, so that a channel that is flat in both has no loss.
+    """
+
+    default_weight: ClassVar[float] = 0.1
+
+    eps: float = field(default=0.01, validator=validators.ge(1e-6))
+    """Standard deviation below which a channel counts as flat; it bounds the loss for noise on a flat target."""
+
+    def __call__(self, reconstruction: Tensor, image: Tensor) -> Tensor:
+        """Return the sum of both means."""
+        channel_p, channel_t = (x.std(dim=(2, 3), correction=0) for x in (reconstruction, image))
+        sample_p, sample_t = (x.std(dim=(1, 2, 3), correction=0) for x in (reconstruction, image))
+        ratio = (channel_p - channel_t) / (channel_t + self.eps)
+        return ratio.square().mean() + (sample_p - sample_t).square().mean()
+
+
+@frozen
+class Mmd:
+    """Squared maximum mean discrepancy of latents x and prior samples y: E k(x, x') + E k(y, y') - 2 E k(x, y).
+
+    y ~ N(0, 1), k(a, b) = exp(-|a - b|^2 / (2 sigma^2)). latent: [B, C, h, w]; each position is a point in C
+    dimensions. The estimate is unbiased: no point is paired with itself, so its mean is zero for equal distributions
+    and one batch may be below zero (Gretton et al., "A kernel two-sample test", 2012, equation 3). Instead of the KL
+    divergence, or beside it, it pulls all latents together towards the prior and leaves each posterior free (Zhao et
+    al., "InfoVAE", 2019).
+    """
+
+    sigma: float = field(default=1.0, validator=[validators.ge(1e-3), validators.le(1e3)])
+    """Width of the kernel; a width far below sqrt(2 C), the typical distance of two samples, has no gradient."""
+    points: int = field(default=1024, validator=[validators.ge(2), validators.le(4096)])
+    """Largest number of positions, sampled from a batch, and of prior samples; memory grows with its square."""
+
+    def __call__(self, latent: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the estimate."""
+        import torch
+        from einops import rearrange
+
+        x = rearrange(latent, "b c h w -> (b h w) c")
+        if len(x) < 2:
+            raise ValueError("loss `mmd` compares pairs of latent positions, but the batch has only one position")
+        if len(x) > self.points:
+            x = x[torch.randperm(len(x), generator=generator, device=x.device)[: self.points]]
+        y = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        return self._mean_of_pairs(x) + self._mean_of_pairs(y) - 2 * self._kernel(x, y).mean()
+
+    def _mean_of_pairs(self, x: Tensor) -> Tensor:
+        """The mean of k over all pairs of different points of x."""
+        kernel = self._kernel(x, x)
+        return (kernel.sum() - kernel.trace()) / (len(x) * (len(x) - 1))
+
+    def _kernel(self, a: Tensor, b: Tensor) -> Tensor:
+        """K of every pair: [N, C] and [M, C] to [N, M]."""
+        square = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1) - 2 * a @ b.T
+        return (square.clamp(min=0) / (-2 * self.sigma**2)).exp()

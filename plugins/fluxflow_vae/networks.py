@@ -9,8 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from .activations import Activation, build_same_width_activation
-from .blocks import Norm, ResidualBlock, SelfAttention, Upsampling, build_downsampling, build_upsampling
-from .conditioning import Film, SpadeBlock
+from .blocks import (
+    Film,
+    Norm,
+    ResidualBlock,
+    SelfAttention,
+    SpadeBlock,
+    Upsampling,
+    build_downsampling,
+    build_upsampling,
+)
 
 
 class Posterior(NamedTuple):

@@ -15,13 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fluxflow_data.batching.buckets import bucket_sizes, nearest_buckets, reduced_size
-from fluxflow_data.batching.source import ImageSource, smaller_copy
 from fluxflow_data.folder.dataset import Folder
-from fluxflow_data.images.decoding import crop_image, upright_size
-from fluxflow_data.images.size import Size
-from fluxflow_data.shards import image_sizes
+from fluxflow_data.image_dataset import ImageSource, smaller_copy
+from fluxflow_data.images import crop_image, upright_size
+from fluxflow_data.shards import sample_table
 from fluxflow_data.shards.dataset import WebDataset
+from fluxflow_data.sizes import Size, bucket_sizes, nearest_buckets, reduced_size
 from fluxflow_registry.engine.data.batches import epoch_batches
 from fluxflow_registry.engine.data.order import batches_per_epoch
 from fluxflow_registry.errors import Place
@@ -187,7 +186,7 @@ def test_sizes_come_from_headers_without_decoding_an_image(
 def test_the_headers_of_the_images_in_a_shard_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_source("webdataset", tmp_path, copies=1)
     measured: list[str] = []
-    monkeypatch.setattr(image_sizes, "measure", lambda path, _: measured.append(path))
+    monkeypatch.setattr(sample_table, "measure", lambda path, _: measured.append(path))
 
     second = WebDataset(shards=str(tmp_path / "a.tar"), image_size=64, bucket_multiple=16)()
 
@@ -198,7 +197,7 @@ def test_the_headers_of_the_images_in_a_shard_are_read_once(tmp_path: Path, monk
 def test_a_header_after_long_exif_is_found_and_a_file_that_is_not_an_image_has_no_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_sizes, "HEADER", 64)
+    monkeypatch.setattr(sample_table, "HEADER", 64)
     exif = Image.Exif()
     exif[0x010E] = "x" * 4000
     members = {"a.jpg": encoded(30, 20, "JPEG", exif=exif), "b.jpg": b"not an image", "c.jpg": b""}

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from fluxflow_data.batching.source import flip_chance
 from fluxflow_data.folder.dataset import Folder, FolderSource
-from fluxflow_data.images.decoding import crop_image
-from fluxflow_data.images.size import Size
+from fluxflow_data.image_dataset import flip_chance
+from fluxflow_data.images import crop_image
+from fluxflow_data.sizes import Size
 from fluxflow_registry import DataError
 
 WHITE, RED, BLUE = (255, 255, 255), (255, 0, 0), (0, 0, 255)

@@ -13,9 +13,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fluxflow_data.batching.source import ImageSource
 from fluxflow_data.folder.dataset import Folder
 from fluxflow_data.holdout import uniform_by_name
+from fluxflow_data.image_dataset import ImageSource
 from fluxflow_data.shards.dataset import WebDataset
 from fluxflow_registry import DataError, SampleError, hookimpl
 from fluxflow_registry.engine.data.survey import survey

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fluxflow_data.cache import cache_folder
-from fluxflow_data.shards import index, index_cache
+from fluxflow_data.shards import index
 
 from .shard_files import captions_of, open_shards, problems_in, sample, with_json, write_shard, write_tar
 
@@ -25,12 +25,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def indexed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the shards whose headers are read."""
     names: list[str] = []
+    read = index.index_file
 
     def index_file(path: str, *others: object) -> object:
         names.append(Path(path).name)
-        return index.index_file(path, *others)  # type: ignore[arg-type]
+        return read(path, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(index_cache, "index_file", index_file)
+    monkeypatch.setattr(index, "index_file", index_file)
     return names
 
 

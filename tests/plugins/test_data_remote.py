@@ -12,9 +12,9 @@ import pytest
 import torch
 import webdataset
 
+from fluxflow_data.shards import remote, requests
 from fluxflow_data.shards.dataset import ShardSource, WebDataset
-from fluxflow_data.shards.remote import download, requests
-from fluxflow_data.shards.remote.token import find_token
+from fluxflow_data.shards.requests import find_token
 from fluxflow_registry import DataError
 from fluxflow_registry.engine.data.batches import epoch_batches
 from fluxflow_registry.plan.steps import RecipePlan
@@ -215,7 +215,7 @@ def test_shards_of_a_server_without_ranges_are_downloaded_once(server: Server) -
 def test_a_download_is_resumed_after_a_lost_connection(
     ranges: bool, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "CHUNK", 512)
+    monkeypatch.setattr(remote, "CHUNK", 512)
     server.ranges, server.failure = ranges, 0
     write_shard(server.folder / "a.tar", range(8))
     server.failing = 2

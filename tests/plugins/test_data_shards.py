@@ -15,7 +15,7 @@ import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_data.shards.captions import CaptionMember
+from fluxflow_data.captions import CaptionMember
 from fluxflow_data.shards.dataset import ShardSource, WebDataset
 from fluxflow_data.shards.paths import expand_braces
 from fluxflow_registry import DataError, SampleError

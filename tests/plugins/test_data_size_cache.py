@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from fluxflow_data import images as images_module
 from fluxflow_data.folder import size_cache
 from fluxflow_data.folder.dataset import Folder
-from fluxflow_data.images import loading
 from fluxflow_registry import DataError
 
 
@@ -30,7 +30,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def measure_images(paths: Sequence[Path], *others: Any) -> Any:
         names.extend(path.name for path in paths)
-        return loading.measure_images(paths, *others)
+        return images_module.measure_images(paths, *others)
 
     monkeypatch.setattr(size_cache, "measure_images", measure_images)
     return names

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fluxflow_flow.blocks import JointBlock
 from fluxflow_flow.models import FlowTransformerBuilder, UnetBuilder
 from fluxflow_flow.positions import grid_positions, grid_rotation, rotate
+from fluxflow_flow.transformer import JointBlock
 
 #: Every kind of network, with the builder's options.
 KINDS: dict[str, tuple[Any, dict[str, Any]]] = {

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fluxflow_flow import values
-from fluxflow_flow.linear import LinearPath
-from fluxflow_flow.paths import STEPS, DdpmPath, Path, RectifiedPath, betas
+from fluxflow_flow.paths import STEPS, DdpmPath, LinearPath, Path, RectifiedPath, betas
 from fluxflow_flow.values import PathBuilder
 
 from .flow_path import NAMES, OPTIONS, PATHS

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluxflow_flow.linear import LinearPath
-from fluxflow_flow.paths import DdpmPath, Path, RectifiedPath
+from fluxflow_flow.paths import DdpmPath, LinearPath, Path, RectifiedPath
 from fluxflow_flow.samplers import Ddim, DpmPp2m, Euler, Heun
 from fluxflow_registry.registry.discovery import from_modules
 

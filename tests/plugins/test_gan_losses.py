@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fluxflow_gan.losses import (
+    R1,
     HingeDiscriminator,
     HingeGenerator,
     LeastSquaresDiscriminator,
     LeastSquaresGenerator,
     NonsaturatingDiscriminator,
     NonsaturatingGenerator,
+    ProjectedR1,
 )
-from fluxflow_gan.penalties import R1, ProjectedR1
 
 DISCRIMINATORS: dict[str, Any] = {
     "hinge": HingeDiscriminator,

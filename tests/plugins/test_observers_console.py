@@ -16,9 +16,8 @@ from attrs import evolve
 from rich.console import Console as Rich
 
 from fluxflow_observers.console import observer as console_module
-from fluxflow_observers.console.display import LiveBars, PlainLines
 from fluxflow_observers.console.observer import Console
-from fluxflow_observers.console.progress import Progress
+from fluxflow_observers.console.progress import LiveBars, PlainLines, Progress
 from fluxflow_observers.terminal import TolerantStream, is_live, open_console
 from fluxflow_registry import Ending, Position, Summary
 

@@ -13,7 +13,6 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_observers.batch_timer import BatchTimer
 from fluxflow_observers.console.observer import Console
 from fluxflow_observers.formatting import (
     batch_time,
@@ -26,6 +25,7 @@ from fluxflow_observers.formatting import (
 from fluxflow_observers.jsonl import Jsonl
 from fluxflow_observers.pictures import Pictures
 from fluxflow_observers.report import Report
+from fluxflow_observers.timing import BatchTimer
 from fluxflow_registry import Position, counted, to_json, write_file
 
 

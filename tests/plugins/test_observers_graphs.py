@@ -19,10 +19,8 @@ from PIL import Image
 
 from fluxflow_observers.command import run as command
 from fluxflow_observers.graphs.charts import POINTS, chart, charts, decimated, smoothed, step_names
-from fluxflow_observers.graphs.metrics_log import Series, StepLog, read_run
-from fluxflow_observers.graphs.observer import Graphs, write_graphs
-from fluxflow_observers.graphs.panels import LINES, kind_of, panels_of
-from fluxflow_observers.graphs.summary import summary
+from fluxflow_observers.graphs.metrics import LINES, Series, StepLog, kind_of, panels_of, read_run
+from fluxflow_observers.graphs.observer import Graphs, summary, write_graphs
 from fluxflow_observers.jsonl import Jsonl
 from fluxflow_registry import Position, Summary
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fluxflow_observers.graphs.metrics_log import read_run
-from fluxflow_observers.graphs.summary import summary
+from fluxflow_observers.graphs.metrics import read_run
+from fluxflow_observers.graphs.observer import summary
 from fluxflow_observers.jsonl import Jsonl
 from fluxflow_registry import FluxflowError, Position, Summary
 

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fluxflow_observers.console.observer import Console
-from fluxflow_observers.metric_names import displayed, short_names
+from fluxflow_observers.formatting import displayed, short_names
 
 METRICS = st.sampled_from(
     ["vae_loss", "flow_loss", "discriminator_loss", "vae/kl", "vae2/kl", "vae/hinge_generator", "vae/l1", "KL", "G"]

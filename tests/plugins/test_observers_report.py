@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from fluxflow_observers import step_clock
+from fluxflow_observers import timing
 from fluxflow_observers.console import observer as console
 from fluxflow_observers.console.observer import Console
 from fluxflow_observers.report import Report
@@ -28,7 +28,7 @@ RESULTS = {
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, which a test sets."""
     now = [0.0]
-    for module in (step_clock, console):
+    for module in (timing, console):
         monkeypatch.setattr(module, "perf_counter", lambda: now[0])
     return now
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from fluxflow_observers.images import context_images
 from fluxflow_observers.samples.inputs import read_image
 from fluxflow_observers.samples.observer import Samples
-from fluxflow_observers.samples.spatial_context import context_images
 from fluxflow_registry import DataError, FluxflowError, Position
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.engine.run.observers import ObservedRun

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluxflow_text.models import TextTransformerBuilder
-from fluxflow_text.tokenizer import buckets, words
+from fluxflow_text.networks import buckets, words
 
 captions = st.lists(
     st.lists(st.sampled_from(["a", "red", "Circle", "naïve", "東京", ",", "."]), max_size=9).map(" ".join),
@@ -81,7 +81,7 @@ def test_every_string_can_be_tokenized(text: str) -> None:
 
 
 def test_a_word_has_the_same_rows_in_every_process() -> None:
-    program = "from fluxflow_text.tokenizer import buckets; print(buckets('circle', 2, 2048))"
+    program = "from fluxflow_text.networks import buckets; print(buckets('circle', 2, 2048))"
 
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 

@@ -23,8 +23,7 @@ from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import load
 from fluxflow_transitions import epoch
-from fluxflow_transitions.combinations import AllOf, AnyOf, Condition
-from fluxflow_transitions.single_metric import LossThreshold, Plateau
+from fluxflow_transitions.transitions import AllOf, AnyOf, Condition, LossThreshold, Plateau
 
 from ..small import PLUGINS, VAE_GAN
 

@@ -17,7 +17,7 @@ from fluxflow_registry.errors import FluxflowError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import load
 from fluxflow_registry.registry.registry import Registry
-from fluxflow_vae.conditioning import Film, Spade, SpadeBlock
+from fluxflow_vae.blocks import Film, Spade, SpadeBlock
 from fluxflow_vae.models import CompressorBuilder, ExpanderBuilder
 
 from ..engine.conftest import start, weights

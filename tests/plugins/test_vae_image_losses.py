@@ -11,9 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fluxflow_vae.losses import Multiscale, Ssim, l1
-from fluxflow_vae.spectral import Spectral
-from fluxflow_vae.statistics import ColorStatistics, Contrast, Histogram
+from fluxflow_vae.losses import ColorStatistics, Contrast, Histogram, Multiscale, Spectral, Ssim, l1
 
 
 def images(seed: int = 0, batch: int = 2, side: int = 16) -> Tensor:

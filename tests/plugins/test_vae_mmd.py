@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluxflow_vae.mmd import Mmd
+from fluxflow_vae.losses import Mmd
 
 
 def seeded(seed: int = 0) -> torch.Generator:

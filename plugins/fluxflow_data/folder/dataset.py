@@ -14,11 +14,9 @@ from attrs import evolve, field, frozen, validators
 
 from fluxflow_registry import DataError, Place, Problem, printable
 
-from ..batching.options import ImageOptions, own_options_first
-from ..batching.source import ImageSource
 from ..holdout import nested_folders, overlap
-from .captions import from_file, from_text_files
-from .files import SUFFIXES, Flaw, Sample, image_name, list_files, one_per_image, stem
+from ..image_dataset import ImageOptions, ImageSource, own_options_first
+from .samples import SUFFIXES, Flaw, Sample, from_file, from_text_files, image_name, list_files, one_per_image, stem
 
 if TYPE_CHECKING:
     import numpy as np

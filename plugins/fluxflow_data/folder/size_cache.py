@@ -13,7 +13,7 @@ import numpy as np
 from fluxflow_registry import Problem
 
 from ..cache import Cache
-from ..images.loading import ImageName, measure_images
+from ..images import ImageName, measure_images
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,12 +9,10 @@ from attrs import field, frozen, validators
 
 from fluxflow_registry import DataError, Place, Problem, printable
 
-from ..batching.options import ImageOptions, own_options_first
-from ..batching.source import ImageSource
 from ..cache import cache_folder
-from ..captions import CaptionError
+from ..captions import CaptionError, CaptionMember
 from ..holdout import overlap
-from .captions import CaptionMember
+from ..image_dataset import ImageOptions, ImageSource, own_options_first
 from .paths import check_entry, find_shards, identities
 from .reader import Reader
 
@@ -90,7 +88,7 @@ class WebDataset(ImageOptions):
     def __call__(self) -> ShardSource:
         """Open the shards; raises DataError with everything that is wrong in any of them."""
         from .index import SampleMembers
-        from .remote.download import Downloads
+        from .remote import Downloads
         from .sample_table import open_shards
 
         problems: list[Problem] = []

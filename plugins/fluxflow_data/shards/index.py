@@ -1,12 +1,14 @@
-"""The index of a shard: where the image and the caption of each sample are, found from the headers alone."""
+"""The index of a shard: where the image and the caption of each sample are, found from the headers alone and kept."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +16,9 @@ from attrs import frozen
 
 from fluxflow_registry import Problem
 
-from .names import shard_problem
+from ..cache import Cache
+from .paths import is_remote, shard_problem
+from .remote import ReadAhead, RemoteFile
 from .tar import Member, Read, TarError, members
 
 if TYPE_CHECKING:
@@ -101,8 +105,9 @@ def index_file(path: str, name: str, wanted: SampleMembers) -> ShardIndex | list
     return index
 
 
-def _state(descriptor: int) -> tuple[int, int]:
-    now = os.fstat(descriptor)
+def _state(file: str | int) -> tuple[int, int]:
+    """Length and time of a file, by its path or descriptor."""
+    now = os.stat(file)
     return now.st_size, now.st_mtime_ns
 
 
@@ -199,3 +204,43 @@ def digest_of(shards: Sequence[ShardIndex], *choices: str) -> str:
     for shard in shards:
         digest.update(shard.digest.encode())
     return digest.hexdigest()
+
+
+CACHE = Cache("index", ".index", b"fluxflow shard index 1\n")
+
+
+def indexed(path: str, name: str, wanted: SampleMembers, file: RemoteFile | None = None) -> ShardIndex | list[Problem]:
+    """The index of a shard, or whatever is wrong in it: the kept one while the shard's length and time are the same.
+
+    `file` describes a shard that is read from a server; `name` is the shard's path or URL in problems.
+    """
+    kept_at = CACHE.path(path if is_remote(path) else os.path.abspath(path), wanted.images, wanted.caption)
+    kept = _kept(kept_at)
+    with suppress(OSError):  # indexing reports it
+        if kept is not None and kept.state == (file.state if file is not None else _state(path)):
+            return kept
+    if file is None:
+        index = index_file(path, name, wanted)
+    else:
+        index = index_shard(ReadAhead(file).read, file.state, name, wanted)
+    if isinstance(index, ShardIndex):
+        facts = {"length": index.length, "mtime": index.mtime, "digest": index.digest, "samples": len(index)}
+        CACHE.write(kept_at, facts, [index.spans.astype("<i8"), index.ends.astype("<i8"), index.keys])
+    return index
+
+
+def _kept(path: Path) -> ShardIndex | None:
+    """The index in a file, its arrays as views of what was read; None unless the file is intact."""
+    kept = CACHE.read(path)
+    if kept is None:
+        return None
+    facts, arrays = kept
+    samples = facts["samples"]
+    return ShardIndex(
+        length=facts["length"],
+        mtime=facts["mtime"],
+        digest=facts["digest"],
+        spans=np.frombuffer(arrays, np.dtype("<i8"), 4 * samples).reshape(samples, 4),
+        ends=np.frombuffer(arrays, np.dtype("<i8"), samples, 32 * samples),
+        keys=np.frombuffer(arrays, np.uint8, -1, 40 * samples),
+    )

@@ -1,4 +1,4 @@
-"""From the entries of `shards` in a recipe to paths and URLs of shards."""
+"""Shards by path and URL: from the entries of `shards` in a recipe to all shards that they stand for."""
 
 from __future__ import annotations
 
@@ -6,12 +6,53 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from glob import glob, has_magic
+from ipaddress import ip_address
 from itertools import product
 from math import prod
+from urllib.parse import urlsplit, urlunsplit
 
 from fluxflow_registry import Problem
 
-from .names import check_url, is_remote, shard_problem
+
+def is_remote(path: str) -> bool:
+    """Whether a shard is on a server."""
+    return path.startswith(("http://", "https://"))
+
+
+def public(path: str) -> str:
+    """A path as it is; a URL without its query, which may hold a signature."""
+    if not is_remote(path):
+        return path
+    parts = urlsplit(path)
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
+
+
+def check_url(url: str) -> None:
+    """Raise ValueError for a URL that cannot be read, without repeating a password in it."""
+    parts = urlsplit(url)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(
+            "`shards` contains a URL with a user name or password: "
+            "put a token into an environment variable and name it in `token_env`"
+        )
+    if not parts.hostname:
+        raise ValueError(f"`shards` names the URL `{public(url)}`, which has no host")
+
+
+def is_this_machine(url: str) -> bool:
+    """Whether the host of a URL is the local machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def shard_problem(path: str, predicate: str, code: str, notes: Sequence[tuple[str, str]] = ()) -> Problem:
+    """A problem with one shard; the message is `shard`, its base name, and the predicate."""
+    name = os.path.basename(public(path))
+    return Problem(f"shard `{name}` {predicate}", public(path), notes, code=code, subject=name)
+
 
 #: A range in braces that stands for more shards is taken for a mistake.
 MOST_SHARDS = 100_000

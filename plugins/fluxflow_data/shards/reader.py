@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from fluxflow_registry import DataError
 
-from .names import is_remote, shard_problem
-from .remote.file import read_range
+from .paths import is_remote, shard_problem
+from .remote import read_range
 
 #: Requests to a server at the same time.
 REQUESTS_AT_ONCE = 16

@@ -11,12 +11,10 @@ from attrs import Factory, define, field, frozen, validators
 
 from fluxflow_registry import Ending, Position, Summary, counted, hookimpl
 
-from ..formatting import duration, epoch_and_batch, epochs_of, heading, metric_value, whereabouts
-from ..metric_names import NAME
-from ..step_clock import StepClock
+from ..formatting import NAME, duration, epoch_and_batch, epochs_of, heading, metric_value, whereabouts
 from ..terminal import open_console
-from .display import Display, open_display
-from .progress import Progress, time_of_day
+from ..timing import StepClock
+from .progress import Display, Progress, open_display, time_of_day
 
 if TYPE_CHECKING:
     from fluxflow_registry import RunView, StepView

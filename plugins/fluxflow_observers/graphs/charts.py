@@ -14,8 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from .metrics_log import Series, StepLog
-from .panels import Line, Panel, panels_of
+from .metrics import Line, Panel, Series, StepLog, panels_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

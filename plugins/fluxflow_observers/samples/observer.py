@@ -11,8 +11,8 @@ from attrs import evolve, field, fields, frozen, validators
 
 from fluxflow_registry import Draw, FluxflowError, Position, hookimpl, to_pixels, write_file
 
-from ..image_batch import image_batch
-from ..metric_names import NAME
+from ..formatting import NAME
+from ..images import image_batch
 from .inputs import Inputs, dataset_inputs, file_inputs, prompt_inputs, read_image, sides
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class Samples:
         self, due: Mapping[str, str], computed: Mapping[str, Any], batch: Mapping[str, Any]
     ) -> Iterator[tuple[str, Sequence[Tensor]]]:
         """For each ending of file names: the images of all samples."""
-        from .spatial_context import context_images
+        from ..images import context_images
 
         originals = list(image_batch("image", batch["image"], "samples")) if "image" in batch else None
         if originals is not None:

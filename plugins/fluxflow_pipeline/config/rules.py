@@ -7,9 +7,18 @@ from typing import Any
 
 from fluxflow_registry import Choices, Location, Problem
 
-from .config import Config, Section, Step
-from .key_changes import OPTIMIZER_SYNONYMS
-from .trained import WATCHED, logged_metrics, trained_models, trains_autoencoder, trains_flow, unfrozen
+from .config import (
+    WATCHED,
+    Config,
+    Section,
+    Step,
+    logged_metrics,
+    trained_models,
+    trains_autoencoder,
+    trains_flow,
+    unfrozen,
+)
+from .sections import OPTIMIZER_SYNONYMS
 
 #: Side of the image over side of the latent; and of a token of the flow processor.
 DOWNSCALE, PATCH = 16, 2

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from fluxflow_registry import Flag, Location, Problem
 from fluxflow_registry.commands import Node, as_node
 
-from ..config.config import Config
-from ..config.trained import METRICS, logged_metrics, trains_autoencoder, trains_flow
-from .nodes import entry
+from ..config.config import METRICS, Config, logged_metrics, trains_autoencoder, trains_flow
+from .recipe_text import entry
 
 #: Metrics here that have a name which FluxFlow gives to another one: the weighted sums of the updates.
 _SUMS = {"vae_loss": "vae_total", "flow_loss": "flow_total"}

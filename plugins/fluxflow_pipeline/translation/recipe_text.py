@@ -1,4 +1,4 @@
-"""A recipe as text, laid out as a person would write it: sections and steps in blocks, entries on one line."""
+"""A recipe's parts, and its text, laid out as a person would write it: sections in blocks, entries on one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from fluxflow_registry.commands import Node
+from fluxflow_registry import Location
+from fluxflow_registry.commands import Node, as_node
+
+
+def entry(where: Location, comment: str = "", /, **children: object) -> Node:
+    """A mapping; children that are None are left out."""
+    return as_node({key: child for key, child in children.items() if child is not None}, where, comment)
+
+
+def component(type_: str, where: Location, comment: str = "", /, **options: object) -> Node:
+    """A component of a type, with its options."""
+    return entry(where, comment, type=type_, **options)
+
 
 #: The length of a line with its comment, where possible.
 WIDTH = 116

@@ -9,14 +9,11 @@ from attrs import frozen
 from fluxflow_registry import Problem
 from fluxflow_registry.commands import RECIPE_VERSION, Node, as_node, raise_problems
 
-from ..config.config import Config
+from ..config.config import Config, trains_flow
 from ..config.rules import idle_settings, violations
-from ..config.trained import trains_flow
-from .datasets import datasets
-from .models import auto_created, models
-from .nodes import component, entry
+from .models import auto_created, datasets, models
 from .observers import idle_samples, observers
-from .recipe_text import text_of
+from .recipe_text import component, entry, text_of
 from .steps import step_of
 
 #: Guidance of the images that are generated while a flow is trained with dropped captions.

@@ -1,0 +1,119 @@
+"""A contact sheet: images in a grid of cells, each with a caption under it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fluxflow_registry.engine.images.png import to_pixels
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageFont
+    from torch import Tensor
+
+    Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+#: Pixels between two cells, around all of them, and between the images of one cell.
+GAP = 4
+
+#: Images smaller than this are enlarged, each pixel to a square of pixels.
+LEAST = 96
+
+#: Size of the letters and distance of the lines, in pixels; lines of a caption at most.
+LETTER, LINE, LINES = 11, 13, 5
+
+
+def contact_sheet(
+    cells: Sequence[Sequence[Tensor]], captions: Sequence[str], columns: int = 8, side: int | None = None
+) -> Image.Image:
+    """The cells, `columns` in a row; each shows its images, one above the other, and its caption.
+
+    Images are [3 or 1, H, W] in [-1, 1]. Those below 96 pixels are enlarged by a whole factor; with a `side`, all are
+    fitted into a square of that many pixels instead. A caption that exceeds its lines is shortened.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    def shown(tensor: Tensor) -> Image.Image:
+        image = Image.fromarray(to_pixels(tensor))
+        return enlarged(image) if side is None else fitted(image, side)
+
+    stacks = [[shown(tensor) for tensor in cell] for cell in cells]
+    width = side or max((image.width for stack in stacks for image in stack), default=LEAST)
+    font = ImageFont.load_default(LETTER)
+    texts = [lines(caption, width - GAP, font) for caption in captions]
+    columns = max(1, min(columns, len(cells)))
+    rows = [range(start, min(start + columns, len(cells))) for start in range(0, len(cells), columns)]
+    rooms = [max(side or 0, *(_height(stacks[index]) for index in row)) for row in rows]
+    below = [max(len(texts[index]) for index in row) for row in rows]
+    heights = [room + (GAP + LINE * count if count else 0) + GAP for room, count in zip(rooms, below, strict=True)]
+    sheet = Image.new("RGB", (GAP + columns * (width + GAP), GAP + sum(heights)), "white")
+    pen, top = ImageDraw.Draw(sheet), GAP
+    for row, room, height in zip(rows, rooms, heights, strict=True):
+        for column, index in enumerate(row):
+            left, y = GAP + column * (width + GAP), top + room - _height(stacks[index])
+            for image in stacks[index]:
+                sheet.paste(image, (left + (width - image.width) // 2, y))
+                y += image.height + GAP
+            for number, line in enumerate(texts[index]):
+                pen.text((left, top + room + GAP + number * LINE), line, fill=(40, 40, 40), font=font)
+        top += height
+    return sheet
+
+
+def enlarged(image: Image.Image) -> Image.Image:
+    """The image, its pixels repeated until its short side has at least 96 of them."""
+    return _repeated(image, -(-LEAST // min(image.size)))
+
+
+def fitted(image: Image.Image, side: int) -> Image.Image:
+    """The image as large as fits into a square; small ones keep their pixels, each repeated."""
+    from PIL.Image import Resampling
+
+    factor = side / max(image.size)
+    if factor >= 1:
+        return _repeated(image, int(factor))
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return image.resize(size, Resampling.LANCZOS)
+
+
+def lines(text: str, width: int, font: Font) -> list[str]:
+    """The text in lines of at most `width` pixels, broken between words and, where one is too long, within."""
+    found: list[str] = []
+    for word in text.split():
+        if len(found) > LINES:
+            break
+        rest = word
+        if found and font.getlength(f"{found[-1]} {rest}") <= width:
+            found[-1] += f" {rest}"
+            continue
+        while rest and len(found) <= LINES:
+            fits = _fitting(rest, width, font)
+            found.append(rest[:fits])
+            rest = rest[fits:]
+    if len(found) <= LINES:
+        return found
+    last = found[LINES - 1]
+    while last and font.getlength(f"{last} ...") > width:
+        last = last[:-1]
+    return [*found[: LINES - 1], f"{last} ..."]
+
+
+def _height(stack: Sequence[Image.Image]) -> int:
+    return sum(image.height + GAP for image in stack) - GAP
+
+
+def _repeated(image: Image.Image, factor: int) -> Image.Image:
+    from PIL.Image import Resampling
+
+    size = (image.width * factor, image.height * factor)
+    return image.resize(size, Resampling.NEAREST) if factor > 1 else image
+
+
+def _fitting(word: str, width: int, font: Font) -> int:
+    """How many of a word's first letters fit into `width` pixels; one at least."""
+
+    def too_wide(count: int) -> bool:
+        return font.getlength(word[:count]) > width
+
+    return max(1, bisect_left(range(1, len(word) + 1), True, key=too_wide))

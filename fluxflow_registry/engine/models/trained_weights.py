@@ -1,0 +1,75 @@
+"""The trained models of a run: from `final/`, or from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fluxflow_registry.engine.models.build import build_models
+from fluxflow_registry.engine.run.folder import read_identity
+from fluxflow_registry.errors import Problem, RunError
+from fluxflow_registry.plan.steps import RecipePlan
+from fluxflow_registry.state import checkpoints, store
+from fluxflow_registry.state.models import read_model
+
+
+def load_trained_models(
+    plan: RecipePlan,
+    run: Path,
+    device: torch.device,
+    branch: str | None = None,
+    checkpoint: Path | None = None,
+    finished: bool = False,
+) -> tuple[dict[str, nn.Module], str, str | None]:
+    """The models with the weights of `final/`, of the end of a step (`branch`), or of the newest checkpoint.
+
+    `checkpoint` selects one; `finished` accepts no checkpoint in place of `final/`. Averaged weights are used where
+    a checkpoint has them. Also returns the name of their source, and a note if the run is not finished.
+    Raises RunError if there are no weights, or if those of a model are missing or do not fit it.
+    """
+    final, saved = run / "final", checkpoints.listing(run / "checkpoints")
+    if checkpoint is None and branch is None and read_identity(run).get("finished"):
+        weights = {name: read_model(final / name)[1] for name in plan.models}
+        return _build(plan, device, weights, final), "final", None
+    if checkpoint is None and branch is not None:
+        checkpoint = next((found.folder for found in saved if found.end and found.step == branch), None)
+        if checkpoint is None:
+            raise _missing(f"step `{branch}` of the run has not ended", run, branch)
+    if checkpoint is not None:
+        return _from_checkpoint(plan, device, checkpoint), checkpoint.name, None
+    if finished:
+        raise _missing("`final/` does not exist yet: the run is not finished", final)
+    for found in saved:
+        with suppress(RunError):
+            note = f"note: the run is not finished; using the checkpoint {found.folder}"
+            return _from_checkpoint(plan, device, found.folder), found.folder.name, note
+    raise _missing("the run has no weights yet: neither `final/` nor a checkpoint", run)
+
+
+def _from_checkpoint(plan: RecipePlan, device: torch.device, folder: Path) -> dict[str, nn.Module]:
+    state, _ = store.load(folder)
+    return _build(plan, device, {**state["model"], **state.get("ema", {})}, folder)
+
+
+def _build(plan: RecipePlan, device: torch.device, weights: Mapping[str, Any], where: Path) -> dict[str, nn.Module]:
+    for name in plan.models:
+        if name not in weights:
+            raise _missing(f"there are no weights of model `{name}`", where, name)
+    models = build_models(plan, device, weights, compiled=False)
+    for name, model in models.items():
+        try:
+            model.load_state_dict(weights[name])
+        except RuntimeError as error:
+            notes = (("cause", " ".join(line.strip() for line in str(error).splitlines()[1:3])),)
+            message = f"the weights do not fit model `{name}`"
+            raise RunError(Problem(message, str(where), notes, code="conflict", subject=name)) from error
+    return models
+
+
+def _missing(message: str, where: Path, subject: str | None = None) -> RunError:
+    return RunError(Problem(message, str(where), code="missing-weights", subject=subject))

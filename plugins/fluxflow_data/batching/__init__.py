@@ -1,1 +1,0 @@
-"""What both datasets share: their options, aspect buckets, batches."""

@@ -1,1 +1,0 @@
-"""Images: from bytes to pixels."""

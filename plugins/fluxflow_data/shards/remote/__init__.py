@@ -1,1 +1,0 @@
-"""Shards on a web server."""
