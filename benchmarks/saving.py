@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.run.saver import Saver
+from fluxflow_registry.engine.run.checkpoints import Saver
 from fluxflow_registry.state import store
-from fluxflow_registry.state.snapshot import Buffers
+from fluxflow_registry.state.store import Buffers
 
 
 def state_of(parameters: int) -> dict[str, dict[str, Any]]:

@@ -35,8 +35,7 @@ from fluxflow_registry.contracts import (
     Weigher,
     higher_is_better,
 )
-from fluxflow_registry.engine.images.contact_sheet import contact_sheet
-from fluxflow_registry.engine.images.png import to_pixels
+from fluxflow_registry.engine.images import contact_sheet, to_pixels
 from fluxflow_registry.errors import (
     Choices,
     DataError,

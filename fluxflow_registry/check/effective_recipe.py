@@ -8,9 +8,8 @@ from typing import Any
 from fluxflow_registry.check.metric_names import removed_losses
 from fluxflow_registry.contracts import BalancerExtras
 from fluxflow_registry.plan.component import ConfiguredComponent
-from fluxflow_registry.plan.starts import Start, WhenMet
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
-from fluxflow_registry.plan.updates import UpdatePlan
+from fluxflow_registry.plan.updates import Start, UpdatePlan, WhenMet
 from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.schema import VERSION
 from fluxflow_registry.recipe.writer import DEFAULT, component_of, settings_of

@@ -11,8 +11,7 @@ import attrs
 from fluxflow_registry.contracts import Better, Directed, Direction, MetricExtras
 from fluxflow_registry.errors import FluxflowError, Location, Problem
 from fluxflow_registry.plan.component import ConfiguredComponent
-from fluxflow_registry.plan.starts import Start, WhenMet
-from fluxflow_registry.plan.updates import UpdatePlan
+from fluxflow_registry.plan.updates import Start, UpdatePlan, WhenMet
 from fluxflow_registry.recipe.schema import StepEntry
 from fluxflow_registry.registry.registry import Component
 from fluxflow_registry.registry.signature import returns_tensor

@@ -9,9 +9,8 @@ from attrs import frozen
 from fluxflow_registry.contracts import SchedulerExtras
 from fluxflow_registry.errors import Choices, Location, Problem
 from fluxflow_registry.plan.component import ConfiguredComponent
-from fluxflow_registry.plan.starts import WhenMet
 from fluxflow_registry.plan.steps import StepPlan
-from fluxflow_registry.plan.updates import UpdatePlan
+from fluxflow_registry.plan.updates import UpdatePlan, WhenMet
 from fluxflow_registry.recipe.schema import OWN, UPDATE_METRICS, EvaluationEntry, RecipeEntry, StepEntry, UpdateEntry
 
 

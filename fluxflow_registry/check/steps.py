@@ -13,9 +13,8 @@ from fluxflow_registry.check.metric_directions import with_directions
 from fluxflow_registry.check.metric_names import removed_losses, unknown_losses, unwatchable
 from fluxflow_registry.contracts import BalancerExtras, Field, LossExtras
 from fluxflow_registry.errors import Choices, Location, Problem
-from fluxflow_registry.plan.starts import AtBatch, Start, WhenMet
 from fluxflow_registry.plan.steps import EvaluationPlan, StepPlan
-from fluxflow_registry.plan.updates import LossPlan, UpdatePlan, plan_updates
+from fluxflow_registry.plan.updates import AtBatch, LossPlan, Start, UpdatePlan, WhenMet, plan_updates
 from fluxflow_registry.plan.values import Request, World, resolve_values
 from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.schema import ComponentEntry, EvaluationEntry, StepEntry, UpdateEntry

@@ -22,7 +22,7 @@ exit codes:
   75 stopped by a signal, checkpoint saved: rerun the same command to resume   130 stopped immediately
 
 environment:
-  FLUXFLOW_PLUGINS=a,b  load exactly these plugins      NO_COLOR, FORCE_COLOR  as usual
+  FLUXFLOW_PLUGINS=a,b  load exactly these plugins      NO_COLOR, FORCE_COLOR  turn colors off or on
 """
 
 
@@ -59,11 +59,11 @@ TRAIN = Command("train.command:train_command")
 COMMANDS = (
     Command("explain.command:validate_command", "--validate", "check the recipe and its plan, without torch"),
     Command("explain.command:explain_command", "--explain", "show the steps, and the plan of each update"),
-    Command("check.command:check_command", "--check", "validate, prove all shapes and open the datasets"),
+    Command("check.command:check_command", "--check", "validate, check that all shapes fit, and open the datasets"),
     Command(
         "prove_resume.command:prove_resume_command",
         "--prove-resume",
-        "run the recipe briefly, uninterrupted and with kills, and compare the results bit by bit",
+        "train a shortened recipe with and without interruptions, and compare the results bit by bit",
     ),
     Command(
         "inspect_data.command:inspect_data_command",
@@ -103,14 +103,14 @@ COMMANDS = (
     Command(
         "replay.command:replay_command",
         "--replay",
-        "repeat a batch that was not finite: RUN/not_finite/...",
+        "recompute a batch whose loss or gradient was not finite: RUN/not_finite/...",
         "BUNDLE",
         recipe=False,
     ),
 )
 
 #: A diagram is another form of an explanation, so that the flag may be combined with `--explain`.
-MERMAID = Command("explain.command:explain_command", "--mermaid", "explain as a Mermaid diagram")
+MERMAID = Command("explain.command:explain_command", "--mermaid", "print the steps as a Mermaid diagram")
 
 
 def parser() -> Parser:
@@ -130,7 +130,9 @@ def parser() -> Parser:
             options |= {"nargs": "?", "const": ""}
         group.add_argument(command.flag, help=command.help, **options)
     built.add_training_arguments()
-    built.add_argument("--samples", type=int, metavar="N", help="samples that --inspect-data reads (10,000)")
+    built.add_argument(
+        "--samples", type=int, metavar="N", help="number of samples that --inspect-data reads (default: 10,000)"
+    )
     built.add_argument(MERMAID.flag, action="store_true", help=MERMAID.help)
     built.add_argument("--version", action="version", version=f"fluxflow-registry {__version__}")
     return built

@@ -23,7 +23,7 @@ def recognize_other_file(arguments: Namespace, registry: Registry, trains: bool)
         try:
             problem = recognize(path=path, content=content, arguments=arguments, trains=trains)
         except Exception as error:
-            message = f"plugin `{plugin.name}` failed to look at a file that is not a recipe: {one_line(error)}"
+            message = f"plugin `{plugin.name}` failed to identify a file that is not a recipe: {one_line(error)}"
             raise PluginError(message, path, code="component-failed") from error
         if problem is not None:
             raise RecipeError(problem)

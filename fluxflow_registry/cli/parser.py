@@ -30,15 +30,19 @@ class Parser(ArgumentParser):
 
         `output` is the default of `--output`; None leaves it to the command.
         """
-        default = f" ({output})" if output is not None else ""
+        default = f" (default: {output})" if output is not None else ""
         self.add_argument(
-            "--set", action="append", default=[], metavar="PATH=VALUE", help="change a value, as in steps.flow.epochs=2"
+            "--set",
+            action="append",
+            default=[],
+            metavar="PATH=VALUE",
+            help="change a value, such as steps.flow.epochs=2",
         )
         self.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a plugin from a file")
-        self.add_argument("--output", default=output, metavar="DIR", help=f"folder of the runs' folders{default}")
+        self.add_argument("--output", default=output, metavar="DIR", help=f"folder that contains the runs{default}")
         self.add_argument("--fresh", action="store_true", help="start a new run even if an unfinished one exists")
         self.add_argument(
-            "--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1, mps ... (the best available)"
+            "--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1, mps ... (default: the best available)"
         )
         self.add_argument("--json", action="store_true", help="print results as JSON on stdout")
 

@@ -31,7 +31,7 @@ def _files_missing(recipe: Path, missing: tuple[str, ...], command: str, error: 
     """Plugin files are missing; what is unknown without them is not reported as a problem of its own."""
     given = " ".join(f"`--plugin {file}`" for file in flags(missing)[1::2])
     them, is_not = ("it", "is not") if len(missing) == 1 else ("them", "are not")
-    message = f"the run was started with {given}, which {is_not} loaded now: load {them} here too"
+    message = f"the run was started with {given}, which {is_not} loaded now: add {them} to this command"
     notes = [("command", f"{command} {shlex.join(flags(missing))}")]
     notes += [("cause", f"{file} no longer exists") for file in missing if not Path(file).is_file()]
     notes.append(("status", "\n".join(problem.message for problem in error.problems)))

@@ -9,8 +9,7 @@ from attrs import evolve, frozen
 
 from fluxflow_registry.contracts import Field, Sampler, TransitionExtras
 from fluxflow_registry.plan.component import ConfiguredComponent
-from fluxflow_registry.plan.starts import WhenMet
-from fluxflow_registry.plan.updates import UpdatePlan
+from fluxflow_registry.plan.updates import UpdatePlan, WhenMet
 from fluxflow_registry.plan.values import ValuePlan
 from fluxflow_registry.recipe.schema import EvaluationEntry, EvaluationSettings, RecipeEntry, StepEntry, StepSettings
 

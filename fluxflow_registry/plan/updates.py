@@ -1,4 +1,4 @@
-"""The updates of a step: for each its values in order, where gradients flow, what is reused."""
+"""Updates and their losses: weight and warm-up, when each starts, order of values, where gradients flow."""
 
 from __future__ import annotations
 
@@ -9,11 +9,41 @@ from attrs import Factory, evolve, frozen
 
 from fluxflow_registry.errors import Choices, Location, Problem
 from fluxflow_registry.plan.component import ConfiguredComponent
-from fluxflow_registry.plan.starts import FROM_THE_BEGINNING, Start
 from fluxflow_registry.plan.values import Request, ValuePlan, World, resolve_values
 from fluxflow_registry.recipe.schema import OWN, UpdateEntry
 
 Values = Mapping[str, ValuePlan]
+
+
+@frozen
+class AtBatch:
+    """It starts before a batch of the step, counted from 0."""
+
+    batch: int = 0
+
+    @property
+    def description(self) -> str:
+        """What is waited for, in words; empty where it starts with the step."""
+        return f"starts at batch {self.batch}" if self.batch else ""
+
+
+@frozen(eq=False)
+class WhenMet:
+    """It starts with the first epoch after the condition of a transition is met, which is checked after each epoch."""
+
+    condition: ConfiguredComponent
+
+    @property
+    def description(self) -> str:
+        """What is waited for, in words."""
+        watched = ", ".join(self.condition.watched_metrics())
+        return f"starts by {self.condition.name}" + (f" of {watched}" if watched else "")
+
+
+Start = AtBatch | WhenMet
+
+#: It starts with the step.
+FROM_THE_BEGINNING = AtBatch()
 
 
 @frozen(eq=False)

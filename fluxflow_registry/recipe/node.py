@@ -7,8 +7,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from fluxflow_registry.errors import Location
-from fluxflow_registry.errors.place import to_location
+from fluxflow_registry.errors import Location, to_location
 
 
 @frozen(eq=False)

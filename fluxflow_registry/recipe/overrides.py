@@ -6,8 +6,7 @@ from collections.abc import Iterable
 
 from attrs import evolve, field, frozen
 
-from fluxflow_registry.errors import Flag, Location, Problem, RecipeError
-from fluxflow_registry.errors.place import to_location
+from fluxflow_registry.errors import Flag, Location, Problem, RecipeError, to_location
 from fluxflow_registry.recipe.node import Node, expanded
 from fluxflow_registry.recipe.reader import MAX_DEPTH, parse
 from fluxflow_registry.recipe.removals import require_present

@@ -1,4 +1,4 @@
-"""Whether the members of a component are those of its kind: one that is misspelled would silently do nothing."""
+"""Misspelled or wrong members of a component, and hooks of an observer: they would silently do nothing."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from functools import cached_property
 from typing import Any
 
 import attrs
+import pluggy
 from attrs import frozen
 
-from fluxflow_registry.contracts import KINDS, Extras, Kind
+from fluxflow_registry.contracts import KINDS, Extras, Kind, Lifecycle
 from fluxflow_registry.contracts.kind import TOGETHER
-from fluxflow_registry.errors import Choices, PluginError, Problem
-from fluxflow_registry.errors.names import one_slip
+from fluxflow_registry.errors import Choices, PluginError, Problem, one_slip
 from fluxflow_registry.registry.registry import Component
-from fluxflow_registry.registry.signature import place_of, returned_class
+from fluxflow_registry.registry.signature import definition, place_of, returned_class
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -170,3 +170,30 @@ def _wrong_parameters(member: Any, of_class: bool, wanted: list[str], free: bool
     except TypeError:
         fits = False
     return None if fits else list(signature.parameters)[bound:]
+
+
+def events() -> dict[str, list[str]]:
+    """Each event of a run and its arguments."""
+    found = {name: event for name, event in vars(Lifecycle).items() if inspect.isfunction(event)}
+    return {name: list(inspect.signature(event).parameters)[1:] for name, event in found.items()}
+
+
+def hook_problems(observer: Any, what: str) -> Iterator[Problem]:
+    """Hooks of an observer that are not events, that are not marked, or whose parameters an event does not have."""
+    manager = pluggy.PluginManager("fluxflow")
+    known = events()
+    for name, method in inspect.getmembers(observer, inspect.isfunction):
+        marked = manager.parse_hookimpl_opts(observer, name) is not None
+        where, text = definition(method)
+        if marked and name not in known:
+            message = f"hook `{name}` of {what} is not an event of a run"
+            yield Problem(message, where, code="unknown-hook", subject=name, choices=Choices.of(name, known))
+        elif not marked and name in known:
+            message = f"`{name}` of {what} is not marked as a hook: put `@hookimpl` above it"
+            yield Problem(message, where, code="unmarked-hook", subject=name)
+        for need in list(inspect.signature(method).parameters)[1:] if marked and name in known else ():
+            if need not in known[name]:
+                message = f"hook `{name}` of {what} requests `{need}`, which the event does not have"
+                notes = (("defined in", f"{where}  {text}"),)
+                choices = Choices.of(need, known[name])
+                yield Problem(message, where, notes, code="wrong-parameters", subject=need, choices=choices)

@@ -12,8 +12,7 @@ import pluggy
 from fluxflow_registry import hookspecs
 from fluxflow_registry.contracts import KINDS, Kind
 from fluxflow_registry.errors import Choices, Place, PluginError, Problem
-from fluxflow_registry.registry.members import component_problems
-from fluxflow_registry.registry.observer_hooks import hook_problems
+from fluxflow_registry.registry.members import component_problems, hook_problems
 from fluxflow_registry.registry.registry import Plugin
 from fluxflow_registry.registry.signature import (
     VARIADIC,

@@ -1,7 +1,4 @@
-"""Checkpoints: safetensors, JSON and a manifest with digests, committed by one rename.
-
-A checkpoint is whole or it is not there. Nothing is pickled and nothing is executed on reading.
-"""
+"""Checkpoints: a copy of the state, written as safetensors, JSON and a manifest, committed by one rename."""
 
 from __future__ import annotations
 
@@ -21,8 +18,38 @@ from fluxflow_registry.errors import Problem, RunError, one_line
 from fluxflow_registry.state import disk
 from fluxflow_registry.state.checkpoints import FORMAT, MANIFEST, STATE, own_digest, put, read_manifest, verify
 from fluxflow_registry.state.codec import pack, unpack
-from fluxflow_registry.state.snapshot import Buffers
 from fluxflow_registry.state.tensors import refuse_types, write_tensors
+
+
+class Buffers:
+    """Host memory for one snapshot: allocated once, page-locked where the tensors are on a GPU."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], Tensor] = {}
+
+    def take(self, parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        """Copy the tensors of each part; the copies hold until the next call."""
+        kept: dict[tuple[str, str], Tensor] = {}
+        copies: dict[str, dict[str, Tensor]] = {}
+        device = None
+        for part, tensors in parts.items():
+            copies[part] = {}
+            for name, tensor in tensors.items():
+                buffer = self._fitting((part, name), tensor)
+                buffer.copy_(tensor.detach(), non_blocking=True)
+                kept[part, name] = copies[part][name] = buffer
+                device = tensor.device if tensor.device.type != "cpu" else device
+        if device is not None:
+            torch.accelerator.synchronize(device)
+        self._kept = kept
+        return copies
+
+    def _fitting(self, key: tuple[str, str], tensor: Tensor) -> Tensor:
+        buffer = self._kept.get(key)
+        if buffer is not None and buffer.shape == tensor.shape and buffer.dtype == tensor.dtype:
+            return buffer
+        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
+
 
 #: For each section, each name in it: anything made of tensors and plain values.
 State = Mapping[str, Mapping[str, Any]]

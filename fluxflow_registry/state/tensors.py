@@ -1,4 +1,4 @@
-"""Tensors as safetensors files, written block by block so that a digest needs no second reading."""
+"""Tensors as safetensors files, written block by block, and finished models made of them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from fluxflow_registry.errors import RunError
+from fluxflow_registry.errors import Problem, RunError, one_line
 from fluxflow_registry.state import disk
 
 #: The format's names of torch's types (https://huggingface.co/docs/safetensors).
@@ -60,3 +62,29 @@ def _parts(header: bytes, tensors: list[Tensor]) -> Iterator[bytes | memoryview]
         if tensor.numel():
             plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             yield plain.numpy().data
+
+
+def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """A model as `config.json` and `model.safetensors`, each replaced whole; raises RunError."""
+    working = folder / ".writing"
+    try:
+        disk.make_folder(folder)
+        write_tensors(working, weights)
+        working.replace(folder / "model.safetensors")
+        disk.replace(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    except OSError as error:
+        working.unlink(missing_ok=True)
+        raise RunError(
+            Problem(f"cannot write the model: {error.strerror}", str(folder), code="unwritable-file")
+        ) from error
+
+
+def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config and the weights of a model; raises RunError when either is missing or damaged."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        return config, load_file(folder / "model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise RunError(
+            Problem(f"the folder does not contain a model: {one_line(error)}", str(folder), code="missing-weights")
+        ) from error

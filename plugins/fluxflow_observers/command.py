@@ -16,8 +16,8 @@ def parser() -> CommandParser:
         prog="fluxflow-graphs",
         description="Write charts of a run from graph/training_metrics*.jsonl, of this framework or of FluxFlow.",
     )
-    made.add_argument("run", metavar="RUN", help="a run's folder, or FluxFlow's outputs folder")
-    made.add_argument("--output", metavar="DIR", help="folder of the charts (RUN/graph)")
+    made.add_argument("run", metavar="RUN", help="the folder of a run, or FluxFlow's output folder")
+    made.add_argument("--output", metavar="DIR", help="folder for the charts (default: RUN/graph)")
     made.add_argument("--json", action="store_true", help="print the list of files as JSON")
     made.add_argument("--version", action="version", version=f"fluxflow-registry {__version__}")
     return made

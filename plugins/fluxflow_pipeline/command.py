@@ -14,7 +14,7 @@ from .config.config import Config
 EPILOG = """\
 exit codes:
   0 done   1 training failed   2 the configuration or the command line is wrong
-  75 stopped by a signal, checkpoint saved: run the same command to resume   130 stopped at once
+  75 stopped by a signal, checkpoint saved: rerun the same command to resume   130 stopped immediately
 """
 
 #: The environment variable from which libraries read an access token.

@@ -57,18 +57,18 @@ def test_a_part_of_the_state_is_of_the_component_whose_name_it_has(
         (
             "loss",
             "vae/l1",
-            "return what it keeps between batches from `state_dict`, and restore that in `load_state_dict`",
+            "return the state kept between batches from `state_dict`, and restore it in `load_state_dict`",
         ),
         (
             "said",
             "until",
-            "return what it keeps between batches from `state_dict`, and restore that in `load_state_dict`",
+            "return the state kept between batches from `state_dict`, and restore it in `load_state_dict`",
         ),
-        ("metric", "seen/psnr", "keep nothing from one call to the next: a metric is a function of"),
+        ("metric", "seen/psnr", "keep no state from one call to the next: a metric must depend only on"),
         (
             "field",
             "image",
-            "keep nothing from one batch to the next: a sample is a function",
+            "keep no state from one batch to the next: a sample must depend only on its index",
         ),
     ],
 )
@@ -79,6 +79,6 @@ def test_the_hint_is_what_a_component_of_the_kind_can_do(
 
     told = " ".join(" ".join(blame(prove(text), Difference(name, kind))).split())
 
-    assert "likely it keeps state outside checkpoints, or draws random numbers of its own:" in told
+    assert "likely it keeps state outside checkpoints, or uses random numbers of its own:" in told
     assert hint in told
     assert ("state_dict" in told) == (kind in ("loss", "said"))

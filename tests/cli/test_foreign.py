@@ -74,7 +74,7 @@ def test_a_plugin_that_fails_at_it_is_named(call: Call, registry: Any, tmp_path:
 
     err = call("mine.yaml").err
 
-    message = "plugin `mine` failed to look at a file that is not a recipe: ValueError: no such luck"
+    message = "plugin `mine` failed to identify a file that is not a recipe: ValueError: no such luck"
     assert err == f"mine.yaml  {message}\n"
 
 

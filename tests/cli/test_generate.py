@@ -130,7 +130,7 @@ def test_the_text_changes_the_picture(finished: Path, tmp_path: Path, capsys: py
             'a prompt is required\n    hint  set --prompt "a small red circle", --prompts FILE or --text-prompts-path',
         ),
         (["--prompt", "x"], "a run is required\n    hint  fluxflow-generate RUN, or --model-checkpoint"),
-        (["RUN", "--prompt", "x", "--model_checkpoint", "RUN"], "`RUN` and `--model-checkpoint` exclude each other"),
+        (["RUN", "--prompt", "x", "--model_checkpoint", "RUN"], "`RUN` cannot be combined with `--model-checkpoint`"),
         (
             ["--model_checkpoint", "RUN/checkpoints/000000099-vae", "--prompt", "x"],
             "the run has no checkpoint `000000099-vae`",
@@ -141,7 +141,7 @@ def test_the_text_changes_the_picture(finished: Path, tmp_path: Path, capsys: py
         (["RUN", "--prompt", "x", "--batch_size", "0"], "`--batch-size` must be at least 1"),
         (
             ["RUN", "--prompt", "x", "--guidance", "2", "--guidance_scale", "3"],
-            "`--guidance` and `--guidance-scale` exclude each other",
+            "`--guidance` cannot be combined with `--guidance-scale`",
         ),
         (
             ["RUN", "--prompt", "x", "--guidance_scal", "3"],
@@ -181,7 +181,7 @@ def test_pictures_of_different_weights_never_share_a_file_and_untrained_models_a
     assert code == 0
     assert final[0] != early[0]
     assert pixels(final[0]) != pixels(early[0])
-    assert "note: no step up to `vae_gan` trains `flow_processor`" in err
+    assert "note: model `flow_processor` is not trained in or before step `vae_gan`" in err
 
 
 def test_a_missing_weight_is_an_error_naming_the_model(
@@ -326,7 +326,7 @@ def test_a_file_of_several_prompts_numbers_its_pictures_and_an_empty_file_is_tol
 
     assert [picture.name[:6] for picture in pictures] == ["both-1", "both-2"]
     assert code == 2
-    assert "both.txt  the file of a prompt is empty" in err
+    assert "both.txt  the prompt file is empty" in err
 
 
 def test_a_run_that_was_started_with_a_plugin_file_asks_for_it(
@@ -352,7 +352,7 @@ def test_a_run_that_was_started_with_a_plugin_file_asks_for_it(
     assert without[0] == 2
     assert without[2].splitlines() == [
         "run/recipe.yaml  the run was started with `--plugin own.py` `--plugin gone.py`, "
-        "which are not loaded now: load them here too",
+        "which are not loaded now: add them to this command",
         "    command  fluxflow-generate run --prompt 'a star' --plugin own.py --plugin gone.py",
         f"    cause    {tmp_path}/gone.py no longer exists",
         "    status   unknown sampler `own_euler`",

@@ -15,7 +15,7 @@ from fluxflow_registry import Problem, SampleError
 from fluxflow_registry.cli.inspect_data.command import SIDE
 from fluxflow_registry.engine.data.order import epoch_order
 from fluxflow_registry.engine.data.survey import step_use, survey
-from fluxflow_registry.engine.images.contact_sheet import GAP
+from fluxflow_registry.engine.images import GAP
 
 from ..recipes import TINY
 from .conftest import Answer
@@ -58,16 +58,13 @@ def test_counts_buckets_captions_order_and_damage_are_told(call: Call, recipe: P
     assert "stored as 32 x 32 to 96 x 32, median 24 x 48" in out
     assert "bucket 24 x 40 9 samples bucket 32 x 32 9 samples bucket 40 x 24 2 samples" in out
     assert "step vae 4 batches of 4 in an epoch, each in 2 sizes" in out
-    assert "of each bucket 24 x 40: 2, 32 x 32: 2, 40 x 24: 0" in out
+    assert "per bucket 24 x 40: 2, 32 x 32: 2, 40 x 24: 0" in out
     assert "buckets with fewer than 4 samples are never trained on: 40 x 24 (2)" in out
     assert "36 at most (sample pictures/07.png) 3 of 19 occur more than once, such as 3 times `the same` " in out
-    assert (
-        "1 left out when it was opened, damaged or without a caption: pictures/empty.png image `empty.png` is empty"
-        in out
-    )
+    assert "1 left out (damaged or without a caption): pictures/empty.png image `empty.png` is empty" in out
     assert "1 sample cannot be read and are replaced by others: pictures/12.png image `12.png` is damaged: " in out
     assert "dataset held (shapes): 50 samples field" in out
-    assert "step vae evaluation seen measures on 50 of 50 samples" in out
+    assert "step vae evaluation seen uses 50 of 50 samples" in out
 
 
 def test_the_order_that_is_told_is_the_order_that_is_trained_on(call: Call, recipe: Path, prove: Any) -> None:
@@ -112,9 +109,11 @@ def test_fewer_samples_are_read_where_the_command_says_so(call: Call, recipe: Pa
     large = call(recipe, "--inspect-data", "--samples", "5", "--set", "steps.vae.batch_size=64")
     none = call(recipe, "--inspect-data", "--samples", "0")
 
-    assert "    5 of 20 samples, evenly spread, were read; all of these can be read; --samples reads more\n" in told.out
-    assert "no step trains on it, and no evaluation measures on it" in unused.out.split("dataset held")[1]
-    assert "it does not fill a batch of 64, so training will not start" in large.out
+    assert (
+        "    5 of 20 samples, evenly spaced, were checked: all can be read; set --samples to check more\n" in told.out
+    )
+    assert "no step or evaluation uses it" in unused.out.split("dataset held")[1]
+    assert "too few samples for a batch of 64, so training will not start" in large.out
     assert (none.code, none.err) == (2, "--samples  `--samples` must be at least 1, got 0\n")
 
 
@@ -162,7 +161,7 @@ def test_beside_damage_nobody_is_told_that_all_samples_can_be_read(
         (
             "2",
             "2 samples cannot be read and are replaced by others:",
-            "2 of 3 samples, evenly spread, were read; none of these can be read; --samples reads more",
+            "2 of 3 samples, evenly spaced, were checked: none can be read; set --samples to check more",
         ),
     ],
 )

@@ -125,7 +125,7 @@ def test_a_wrong_command_line_is_json_where_that_is_requested(call: Call) -> Non
         (generate.run, ["RUN", "--prompt", "a", "star"], "unexpected argument `star`; quote text that contains spaces"),
         (generate.run, ["--guidance", "much"], "--guidance  `--guidance` must be a number, got `much`\n"),
         (graphs.run, ["RUN", "--ouput", "a"], "fluxflow-graphs has no flag `--ouput`\n    nearest    --output\n"),
-        (graphs.run, [], "`RUN` is missing: a run's folder, or FluxFlow's outputs folder\n"),
+        (graphs.run, [], "`RUN` is missing: the folder of a run, or FluxFlow's output folder\n"),
         (train.run, ["--config", "c", "--validate-pipline"], "nearest    --validate-pipeline\n"),
         (train.run, [], "`--config FILE` is missing: a FluxFlow configuration (YAML)\n"),
     ],

@@ -177,7 +177,7 @@ def test_a_component_that_saves_what_it_keeps_passes_and_nothing_is_left_behind(
     done = prove(folder, Path("small.yaml"), *settings)
 
     assert done.returncode == 0, done.stderr
-    assert "killed while it wrote the next checkpoint\n" in done.stderr
+    assert "killed while writing the next checkpoint\n" in done.stderr
     assert "killed after 10 batches of step `vae_gan`\n" in done.stderr
     assert done.stdout.startswith("identical bit by bit, after 3 interruptions:\n         12  batches\n")
     assert list((folder / "runs").iterdir()) == []
@@ -241,7 +241,7 @@ def test_a_recipe_that_fails_while_it_trains_is_told_as_it_is(folder: Path) -> N
     done = prove(folder, Path("small.yaml"), f"{VAE}.losses.running={{}}")
 
     assert done.returncode == 1
-    assert "a run of the proof did not train to its end" in done.stderr
+    assert "a run of the proof failed before its end" in done.stderr
     assert "failed: AttributeError" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -65,7 +65,7 @@ def test_a_loss_is_found_with_the_line_that_made_it(
     assert lines[3] == "reproduced bit by bit"
     (row,) = [line.split() for line in lines if line.startswith("    vae/depth")]
     assert row == ["vae/depth", "nan", "nan", "the", "same"]
-    first = lines.index("the first that is not finite, in the order of computation")
+    first = lines.index("the first result that is not finite, in order of computation")
     assert lines[first + 1 : first + 4] == [
         "    loss `vae/depth`",
         f"    defined in  spoil.py:{line_of('def depth(reconstruction, step_batch: int):')}",
@@ -223,8 +223,9 @@ def test_other_losses_and_other_data_are_told(
     (bundle / "bundle.json").write_text(json.dumps(told))
     other_data = call("--replay", bundle, *GIVEN).out
 
-    assert "reproduced: not finite again, but losses that were finite differ from the recorded ones" in other_losses
-    assert "not reproduced: everything is finite now, but the batch contains other samples" in other_data
+    assert "reproduced: not finite again, but finite losses also differ from the recorded ones" in other_losses
+    changed = "the batch contains different samples: the data has changed since the run"
+    assert f"not reproduced: everything is finite now, but {changed}" in other_data
 
 
 def damage(bundle: Path) -> None:
@@ -237,7 +238,7 @@ def damage(bundle: Path) -> None:
 
 WRONG: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], str]] = {
     "a recipe besides": (lambda b: None, ("small.yaml",), "`--replay` does not take a recipe: the bundle has its own"),
-    "a setting": (lambda b: None, ("--set", "seed=1"), "`--set` has no effect on `--replay`"),
+    "a setting": (lambda b: None, ("--set", "seed=1"), "`--set` has no effect with `--replay`"),
     "another flag": (lambda b: None, ("--validate",), "`--validate` cannot be combined with `--replay`"),
     "a device that is not there": (lambda b: None, ("--device", "cuda:9"), "there is no device `cuda:9`"),
     "no bundle.json": (lambda b: (b / "bundle.json").unlink(), (), "not a bundle: bundle.json is missing"),
@@ -246,14 +247,14 @@ WRONG: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], str]] = {
     "a step that is not there": (
         lambda b: (b / "bundle.json").write_text((b / "bundle.json").read_text().replace('"vae_gan"', '"other"')),
         (),
-        "this recipe with these data does not reach update `vae` of step `other`",
+        "this recipe with this data does not reach update `vae` of step `other`",
     ),
     "a batch that never comes": (
         lambda b: (b / "bundle.json").write_text(
             (b / "bundle.json").read_text().replace('"run_batch": 5', '"run_batch": 99')
         ),
         (),
-        "this recipe with these data does not reach update `vae`",
+        "this recipe with this data does not reach update `vae`",
     ),
 }
 
@@ -299,7 +300,7 @@ def test_a_plugin_that_is_missing_is_asked_for(call: Call, train: Callable[..., 
     unnamed = call("--replay", bundle)
 
     assert named.code == unnamed.code == 2
-    assert "started with `--plugin spoil.py`, which is not loaded now: load it here too" in named.err
+    assert "started with `--plugin spoil.py`, which is not loaded now: add it to this command" in named.err
     assert f"fluxflow-run --replay {bundle} --plugin spoil.py" in named.err
     assert "unknown loss `depth`" in named.err
     assert "if a plugin file provides it, load it with --plugin FILE" in unnamed.err

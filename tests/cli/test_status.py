@@ -78,12 +78,11 @@ def folder(call: Call, tmp_path: Path) -> RunFolder:
 def test_a_run_that_has_saved_nothing(call: Call, folder: RunFolder) -> None:
     told = words(call("--status", folder.path))
 
-    assert f"run {folder.path}\nstate not running: nothing is saved yet\n" in told
-    assert "recipe `small`, in full in recipe.yaml (identity 0123456789ab)" in told
+    assert f"run {folder.path}\nstate not running: nothing has been saved yet\n" in told
+    assert "recipe `small`, see recipe.yaml (identity 0123456789ab)" in told
     assert "last checkpoint\nkept no checkpoint\n" in told
     assert (
-        f"to resume\nfrom the beginning: there is no checkpoint\nrepeating nothing that was logged\ncommand {COMMAND}"
-        in told
+        f"to resume\nfrom the beginning: there is no checkpoint\nrepeating no logged batches\ncommand {COMMAND}" in told
     )
 
 
@@ -98,7 +97,7 @@ def test_a_run_that_failed_tells_the_error_until_it_is_started_again(call: Call,
     folder.write_identity(finished=False, facts={"name": "small", "steps": STEPS})
     again = words(call("--status", folder.path))
 
-    assert "state not running: an error ended it\nerror metric `mae` failed: ValueError: nothing\n" in told
+    assert "state not running: stopped by an error\nerror metric `mae` failed: ValueError: nothing\n" in told
     assert "defined in own.py:6\nrecipe" in told
     assert f"first fix the cause of the error, or the command will fail again\ncommand {COMMAND}" in told
     assert line.startswith("small-20260801-120000  failed  ")
@@ -153,16 +152,16 @@ def test_a_stopped_run_with_everything_that_is_known_of_it(call: Call, folder: R
 
     told = words(call("--status", folder.path))
 
-    assert "state not running: it was stopped, and saved as it stopped" in told
+    assert "state not running: it saved a checkpoint when it was stopped" in told
     assert (
         "position\nsaved step `vae` (1 of 2), epoch 2 of 5, batch 3 of 6\n"
         "9 of 30 batches of the step, 9 of 50 batches of the run\n\n"
     ) in told
-    assert "last checkpoint\nname 000000009-vae-stop\nsaved 0 seconds ago, because the run was stopped\nsize " in told
-    assert "files verified: the SHA-256 of each is as recorded\nnumbers all finite\nkept 2 checkpoints" in told
+    assert "last checkpoint\nname 000000009-vae-stop\nsaved 0 seconds ago, when the run was stopped\nsize " in told
+    assert "files verified: all SHA-256 digests match\nnumbers all finite\nkept 2 checkpoints" in told
     assert f"to resume\nfrom checkpoint 000000009-vae-stop\nrepeating nothing\ncommand {COMMAND}\n" in told
     assert "latest results\nvae/seen psnr 21.5, nan nan" in told
-    assert "worth knowing\ndamaged data dataset `shapes`: 2 samples replaced by others\n" in told
+    assert "notes\ndamaged data dataset `shapes`: 2 samples replaced by others\n" in told
     assert f"not finite fluxflow-run --replay {bundle}" in told
 
 
@@ -186,7 +185,7 @@ def test_a_run_that_was_left_without_a_word_is_not_said_to_have_lost_nothing(cal
     told = words(call("--status", folder.path))
 
     assert "state not running: nothing was logged after its last checkpoint" in told
-    assert "repeating nothing that was logged\n" in told
+    assert "repeating no logged batches\n" in told
 
 
 def test_the_end_of_a_step_is_the_start_of_the_next_one(call: Call, folder: RunFolder) -> None:
@@ -301,7 +300,7 @@ def test_a_renamed_folder_is_not_found_by_the_command(call: Call, folder: RunFol
 
     told = words(call("--status", renamed))
 
-    assert "BUT the command looks for a folder `small-...`, and this is `good`" in told
+    assert "BUT the command looks for a folder `small-...`, but this folder is `good`" in told
 
 
 def test_the_folder_that_the_command_was_given_in_is_told_elsewhere(
@@ -311,8 +310,8 @@ def test_the_folder_that_the_command_was_given_in_is_told_elsewhere(
     monkeypatch.chdir("/")
     elsewhere = words(call("--status", folder.path))
 
-    assert "run it in" not in here
-    assert f"run it in {folder.path.parents[1]}" in elsewhere
+    assert "run it from" not in here
+    assert f"run it from {folder.path.parents[1]}" in elsewhere
 
 
 def test_a_plugin_that_has_changed_is_told(call: Call, folder: RunFolder, everything: Registry) -> None:
@@ -332,7 +331,7 @@ def test_a_run_that_recorded_less_is_still_told_of(call: Call, folder: RunFolder
 
     told = words(call("--status", folder.path))
 
-    assert "recipe in full in recipe.yaml (identity 0123456789ab)" in told
+    assert "recipe see recipe.yaml (identity 0123456789ab)" in told
     assert "saved step 1, epoch 2, batch 3\n9 batches of the step, 9 batches of the run" in told
     assert "command" not in told
 
@@ -420,15 +419,15 @@ def test_a_run_that_is_not_there_is_named_with_the_nearest(call: Call, folder: R
     assert "see also   runs\n" in bare.err
     assert f"available  small-20260801-120000\n    see also   {tmp_path / 'runs'}\n" in above.err
     assert above.err.startswith(
-        f"{tmp_path}  there is no run in this folder: neither run.json nor the folder of a run\n"
+        f"{tmp_path}  there is no run in this folder: it has no run.json, and neither do the folders in it\n"
     )
 
 
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("runs/small-20260801-120000/checkpoints", "this folder is inside a run: name the run itself"),
-        ("runs/small-20260801-120000/run.json", "this folder is inside a run: name the run itself"),
+        ("runs/small-20260801-120000/checkpoints", "this folder is inside a run: use the folder of the run itself"),
+        ("runs/small-20260801-120000/run.json", "this folder is inside a run: use the folder of the run itself"),
         ("file", "this is not a folder"),
         ("a\0b", "there is no such folder"),
         ("x" * 300, "cannot read the folder: File name too long"),

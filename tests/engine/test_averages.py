@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from fluxflow_registry import hookimpl
 from fluxflow_registry.engine.models.build import build_models
-from fluxflow_registry.engine.models.trained_weights import load_trained_models
+from fluxflow_registry.engine.run.trained_models import load_trained_models
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.state.models import read_model
+from fluxflow_registry.state.tensors import read_model
 
 from ..small import FLOW, VAE_GAN
 from .conftest import StopAfter, start, weights

@@ -114,7 +114,9 @@ def test_nothing_is_walked_for_a_balancer_that_does_not_ask(
     checked: Checker, live: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    monkeypatch.setattr("fluxflow_registry.engine.graph.loss_gradients.gradient_at", lambda *given: calls.append(given))
+    monkeypatch.setattr(
+        "fluxflow_registry.engine.training.loss_weights.gradient_at", lambda *given: calls.append(given)
+    )
     step = live(checked(VAE_GAN, f"{VAE}.balancer=inverse"))
 
     step.run(next(iter(step.batches(0, 0))), Position())

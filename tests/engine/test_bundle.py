@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from fluxflow_registry.check.checker import check
+from fluxflow_registry.engine.data.order import names_of
 from fluxflow_registry.engine.diagnosis.bundle import read_bundle
 from fluxflow_registry.engine.run import rollback as recovery
-from fluxflow_registry.engine.training.not_finite import names_of, not_finite
+from fluxflow_registry.engine.training.not_finite import not_finite
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RunError
 from fluxflow_registry.plan.steps import RecipePlan

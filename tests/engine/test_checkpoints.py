@@ -16,8 +16,8 @@ import torch
 
 from fluxflow_registry import hookimpl
 from fluxflow_registry.contracts import Position
+from fluxflow_registry.engine.run.checkpoints import Saver
 from fluxflow_registry.engine.run.observers import ObservedRun
-from fluxflow_registry.engine.run.saver import Saver
 from fluxflow_registry.errors import TrainingError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.state import checkpoints, disk, store

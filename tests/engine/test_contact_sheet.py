@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
-from fluxflow_registry.engine.images.contact_sheet import GAP, LETTER, LINES, contact_sheet, enlarged, lines
+from fluxflow_registry.engine.images import GAP, LETTER, LINES, contact_sheet, enlarged, lines
 
 FONT = ImageFont.load_default(LETTER)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fluxflow_registry.engine.models.frozen import frozen_parameters
+from fluxflow_registry.engine.models.weights import frozen_parameters
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RecipeError
@@ -130,7 +130,7 @@ def test_training_a_model_that_is_frozen_entirely_is_rejected_with_its_location(
 
 
 def test_a_builder_that_requests_weights_receives_those_that_will_be_loaded(checked: Checker, tmp_path: Path) -> None:
-    from fluxflow_registry.engine.models.trained_weights import load_trained_models
+    from fluxflow_registry.engine.run.trained_models import load_trained_models
 
     seen: list[Any] = []
 

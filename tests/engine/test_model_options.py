@@ -313,7 +313,7 @@ def test_an_option_without_effect_is_rejected_with_its_location(checked: Checker
 
 def test_the_options_belong_to_the_entry_and_are_part_of_the_effective_recipe(checked: Checker) -> None:
     from fluxflow_registry.check.effective_recipe import effective_recipe
-    from fluxflow_registry.engine.run.final_models import config_of
+    from fluxflow_registry.engine.run.trained_models import config_of
 
     recipe = checked(VAE_GAN, "models.expander.compile={mode: max-autotune}", "models.expander.channels_last=true")
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from fluxflow_registry import DataError, Problem, SampleError
 from fluxflow_registry.contracts import Field, variants
 from fluxflow_registry.engine.data.batches import Reader, epoch_batches
-from fluxflow_registry.engine.data.leftovers import damaged_at_opening, leftovers
 from fluxflow_registry.engine.data.order import (
     batch_counts,
     batches_per_epoch,
@@ -25,6 +24,7 @@ from fluxflow_registry.engine.data.order import (
     first_samples,
     permutation,
 )
+from fluxflow_registry.engine.data.survey import damaged_at_opening, leftovers
 from fluxflow_registry.errors import Place
 
 PLACE = (0, "step", "data", 1)

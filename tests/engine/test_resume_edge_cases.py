@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fluxflow_registry import Ending, hookimpl
 from fluxflow_registry.engine.data import workers
 from fluxflow_registry.engine.data.batches import epoch_batches
-from fluxflow_registry.engine.run.saver import Saver
+from fluxflow_registry.engine.run.checkpoints import Saver
 from fluxflow_registry.errors import DataError, RunError, TrainingError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import add_plugin, load

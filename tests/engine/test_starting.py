@@ -20,8 +20,8 @@ from fluxflow_registry.engine.run import rollback as recovery
 from fluxflow_registry.engine.training.late_start import Extent, Starts, intervals
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RecipeError
-from fluxflow_registry.plan.starts import AtBatch, WhenMet
 from fluxflow_registry.plan.steps import RecipePlan
+from fluxflow_registry.plan.updates import AtBatch, WhenMet
 from fluxflow_registry.registry.discovery import add_plugin, load
 from fluxflow_registry.registry.registry import Plugin
 

@@ -14,9 +14,8 @@ from attrs import define, field
 from fluxflow_registry import Ending
 from fluxflow_registry.cli.prove_resume.blame import blame
 from fluxflow_registry.cli.prove_resume.comparison import Difference, first_difference
-from fluxflow_registry.engine.diagnosis.fingerprint import fingerprint
 from fluxflow_registry.engine.diagnosis.shortened import shortened
-from fluxflow_registry.engine.diagnosis.trace import Trace
+from fluxflow_registry.engine.diagnosis.trace import Trace, fingerprint
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import add_plugin, load
 from fluxflow_registry.registry.registry import Plugin, Registry

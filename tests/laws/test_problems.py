@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from fluxflow_registry.check.checker import check
-from fluxflow_registry.errors import FluxflowError, Problem
-from fluxflow_registry.errors.problem import LABELS
+from fluxflow_registry.errors import LABELS, FluxflowError, Problem
 from fluxflow_registry.registry.discovery import load
 
 from ..docs.messages import text_of

@@ -17,7 +17,7 @@ from PIL import Image
 from fluxflow_observers.images import image_batch
 from fluxflow_observers.pictures import Pictures
 from fluxflow_registry import Choices, Draw, Ending, FluxflowError, Position, to_pixels
-from fluxflow_registry.engine.images.contact_sheet import GAP, LINE
+from fluxflow_registry.engine.images import GAP, LINE
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from fluxflow_pretrained.models import PretrainedCompressorBuilder, PretrainedExpanderBuilder
 from fluxflow_pretrained.published import PretrainedError
 from fluxflow_registry import Problem
-from fluxflow_registry.engine.models.frozen import frozen_parameters
-from fluxflow_registry.engine.models.trained_weights import load_trained_models
+from fluxflow_registry.engine.models.weights import frozen_parameters
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
+from fluxflow_registry.engine.run.trained_models import load_trained_models
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import load
 from fluxflow_registry.registry.registry import Registry

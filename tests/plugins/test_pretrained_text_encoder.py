@@ -17,8 +17,8 @@ from fluxflow_pretrained.models import PretrainedTextEncoderBuilder
 from fluxflow_pretrained.published import PretrainedError
 from fluxflow_registry import Problem
 from fluxflow_registry.cli.generate.command import untrained
-from fluxflow_registry.engine.models.trained_weights import load_trained_models
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
+from fluxflow_registry.engine.run.trained_models import load_trained_models
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import load
 from fluxflow_registry.registry.registry import Registry

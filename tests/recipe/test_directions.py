@@ -14,8 +14,8 @@ from fluxflow_registry import higher_is_better
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.check.effective_recipe import effective_recipe
 from fluxflow_registry.errors import RecipeError
-from fluxflow_registry.plan.starts import WhenMet
 from fluxflow_registry.plan.steps import RecipePlan
+from fluxflow_registry.plan.updates import WhenMet
 from fluxflow_registry.recipe import writer as resolved
 from fluxflow_registry.registry.discovery import add_plugin, load
 from fluxflow_registry.registry.registry import Plugin, Registry

@@ -10,7 +10,7 @@ import pytest
 from fluxflow_registry import hookimpl
 from fluxflow_registry.errors import PluginError
 from fluxflow_registry.registry.discovery import from_modules
-from fluxflow_registry.registry.observer_hooks import events
+from fluxflow_registry.registry.members import events
 
 
 class Misspelled:

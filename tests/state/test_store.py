@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxflow_registry.errors import RunError
-from fluxflow_registry.state import checkpoints, models, store
+from fluxflow_registry.state import checkpoints, store
 from fluxflow_registry.state.codec import pack, unpack
+from fluxflow_registry.state.tensors import write_model
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -105,7 +106,7 @@ def test_a_disk_that_is_full_for_weights_is_told_as_one(tmp_path: Path) -> None:
         with pytest.raises(RunError, match=r"cannot write the checkpoint: .*File too large"):
             store.save(tmp_path, checkpoints.name_of(2, "s", "due"), {"model": {"a": {"w": torch.ones(3000)}}}, {})
         with pytest.raises(RunError, match=r"cannot write the model: .*File too large"):
-            models.write_model(tmp_path / "net", {}, {"w": torch.ones(3000)})
+            write_model(tmp_path / "net", {}, {"w": torch.ones(3000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 

@@ -8,9 +8,8 @@ from typing import Any
 from fluxflow_registry.cli.invocation import Invocation
 from fluxflow_registry.cli.output import Result
 from fluxflow_registry.errors import counted
-from fluxflow_registry.plan.starts import Start, WhenMet
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
-from fluxflow_registry.plan.updates import LossPlan, UpdatePlan
+from fluxflow_registry.plan.updates import LossPlan, Start, UpdatePlan, WhenMet
 from fluxflow_registry.recipe.schema import StepSettings
 
 

@@ -52,20 +52,23 @@ def parser() -> Parser:
     )
     made.add_argument("--prompts", metavar="FILE", help="a text file with one prompt per line")
     made.add_argument(
-        "--guidance", type=float, metavar="W", help="guidance v_u + W (v_c - v_u); 1: none (default: the recipe's)"
+        "--guidance",
+        type=float,
+        metavar="W",
+        help="strength W of v_u + W (v_c - v_u); 1: no guidance (default: the recipe's)",
     )
     made.add_argument(
-        "--negative-prompt", metavar="TEXT", help="what guidance leads away from (default: the empty prompt)"
+        "--negative-prompt", metavar="TEXT", help="what guidance steers away from (default: the empty prompt)"
     )
     made.add_argument("--sampler", metavar="NAME", help="euler, heun, ddim, dpmpp_2m ... (default: the recipe's)")
-    made.add_argument("--steps", type=int, metavar="N", help="steps of the sampler (default: the recipe's)")
+    made.add_argument("--steps", type=int, metavar="N", help="number of sampler steps (default: the recipe's)")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the initial noise (default: 0)")
     made.add_argument(
         "--count", type=int, default=1, metavar="N", help="images per prompt, with seeds S, S+1 ... (default: 1)"
     )
     made.add_argument("--image-size", "--img-size", metavar="S|WxH", help="size in pixels (default: the recipe's)")
     made.add_argument("--step", metavar="NAME", help="in a recipe with branches, the step whose final weights are used")
-    made.add_argument("--output", "--output-path", metavar="DIR", help="folder of the images (default: RUN/generated)")
+    made.add_argument("--output", "--output-path", metavar="DIR", help="folder for the images (default: RUN/generated)")
     made.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a plugin from a file")
     made.add_argument(
         "--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1, mps ... (default: the best available)"
@@ -114,7 +117,7 @@ def settle_guidance(arguments: argparse.Namespace) -> None:
     if arguments.guidance is not None:
         if scale is not None:
             raise RecipeError(
-                "`--guidance` and `--guidance-scale` exclude each other", Flag("--guidance-scale"), code="conflict"
+                "`--guidance` cannot be combined with `--guidance-scale`", Flag("--guidance-scale"), code="conflict"
             )
         return
     if arguments.use_cfg or not old:
@@ -131,7 +134,7 @@ def leaf_of(checked: RecipePlan, name: str | None) -> StepPlan:
     if name is None:
         if len(leaves) > 1:
             known = ", ".join(step.name for step in leaves)
-            message = "the recipe has several last steps"
+            message = "the recipe has several final steps"
             notes = (("hint", f"choose one with `--step`: {known}"),)
             raise RecipeError(Problem(message, Flag("--step"), notes, code="ambiguous"))
         return leaves[0]
@@ -189,9 +192,9 @@ def generate(
     import torch
 
     from fluxflow_registry.cli.device import device_of
-    from fluxflow_registry.engine.images.png import save_png
-    from fluxflow_registry.engine.models.trained_weights import load_trained_models
+    from fluxflow_registry.engine.images import save_png
     from fluxflow_registry.engine.run.sampling import Sampling
+    from fluxflow_registry.engine.run.trained_models import load_trained_models
 
     device = device_of(arguments.device)
     size = size_of(arguments.image_size, step, place.run)
@@ -201,7 +204,7 @@ def generate(
     if note:
         say(note)
     for model in sorted(untrained(checked, step)):
-        say(f"note: no step up to `{step.name}` trains `{model}`: its initial weights are used")
+        say(f"note: model `{model}` is not trained in or before step `{step.name}`: its initial weights are used")
     folder = Path(arguments.output) if arguments.output else place.run / "generated"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ def _found(path: Path) -> Iterator[Prompt]:
     for file in files:
         text = " ".join(_lines(file))
         if not text:
-            raise DataError(Problem("the file of a prompt is empty", str(file), code="missing-caption"))
+            raise DataError(Problem("the prompt file is empty", str(file), code="missing-caption"))
         yield Prompt(text, file.stem)
 
 

@@ -28,7 +28,7 @@ def place_of(arguments: Namespace) -> Place:
     """The place that the command line names; raises RunError if there is none, RecipeError if two are named."""
     if arguments.run and arguments.model_checkpoint:
         raise RecipeError(
-            "`RUN` and `--model-checkpoint` exclude each other", Flag("--model-checkpoint"), code="conflict"
+            "`RUN` cannot be combined with `--model-checkpoint`", Flag("--model-checkpoint"), code="conflict"
         )
     named = arguments.run or arguments.model_checkpoint
     if not named:
@@ -58,5 +58,5 @@ def _place(path: Path) -> Place:
         step = next((f.step for f in checkpoints.listing(run / "checkpoints") if f.folder == folder), None)
         if step is not None:
             return Place(run, "checkpoint", folder, step)
-    notes = (("hint", "name the folder of the run, a folder in its checkpoints/, or its final/"),)
+    notes = (("hint", "use the folder of the run, a folder in its checkpoints/, or its final/"),)
     raise RunError(Problem("this folder of the run contains no models", str(path), notes, code="missing-weights"))

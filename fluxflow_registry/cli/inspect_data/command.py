@@ -12,7 +12,6 @@ from torch import Tensor
 from fluxflow_registry.cli.invocation import Invocation
 from fluxflow_registry.cli.output import Result, say
 from fluxflow_registry.contracts import Field, Source
-from fluxflow_registry.engine.data.leftovers import leftovers
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.order import epoch_order
 from fluxflow_registry.engine.data.survey import (
@@ -21,11 +20,12 @@ from fluxflow_registry.engine.data.survey import (
     StoredSizes,
     Survey,
     TextStatistics,
+    leftovers,
     read_undamaged,
     step_use,
     survey,
 )
-from fluxflow_registry.engine.images.contact_sheet import contact_sheet
+from fluxflow_registry.engine.images import contact_sheet
 from fluxflow_registry.errors import Flag, FluxflowError, Problem, RecipeError, RunError, counted, one_line, printable
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan
@@ -166,11 +166,11 @@ def text(name: str, found: Inspected) -> str:
         rows += _use(each, bool(seen.buckets))
     rows += _measured(found.measured, seen.samples)
     if not found.uses and not found.measured:
-        rows.append(("steps", "no step trains on it, and no evaluation measures on it"))
+        rows.append(("steps", "no step or evaluation uses it"))
     rows += [row for key, texts in seen.texts.items() for row in _texts(key, texts)]
     lines += _table(rows)
     if seen.left_out:
-        why = "left out when it was opened, damaged or without a caption"
+        why = "left out (damaged or without a caption)"
         lines += [f"    {len(seen.left_out):,} {why}:", *_named(seen.left_out)]
     if seen.damaged:
         taken = len(seen.damaged) < seen.samples  # otherwise there is nothing to replace them
@@ -184,9 +184,9 @@ def _readable(seen: Survey) -> str:
     """How many of the samples that were read can be read."""
     none = len(seen.damaged) == seen.read
     if seen.read < seen.samples:
-        which = "none of these" if none else "the others of these" if seen.damaged else "all of these"
-        some = f"{seen.read:,} of {counted(seen.samples, 'sample')}, evenly spread, were read"
-        return f"{some}; {which} can be read; --samples reads more"
+        which = "none" if none else "all others" if seen.damaged else "all"
+        some = f"{seen.read:,} of {counted(seen.samples, 'sample')}, evenly spaced, were checked"
+        return f"{some}: {which} can be read; set --samples to check more"
     if none:
         return "none can be read"
     return f"all {'others' if seen.damaged or seen.left_out else 'samples'} can be read"
@@ -202,7 +202,7 @@ def _stored(stored: StoredSizes) -> str:
     smallest, median, largest = (
         f"{width:,} x {height:,}" for width, height in (stored.smallest, stored.median, stored.largest)
     )
-    unknown = f"; the size of {stored.unknown:,} is not known" if stored.unknown else ""
+    unknown = f"; the size of {stored.unknown:,} is unknown" if stored.unknown else ""
     if smallest == largest:
         return f"all stored as {smallest}{unknown}"
     return f"stored as {smallest} to {largest}, median {median}{unknown}"
@@ -213,9 +213,9 @@ def _use(use: StepUse, bucketed: bool) -> list[tuple[str, str]]:
     rows = [(f"step {use.step}", f"{counted(use.batches, 'batch')} of {use.filling.batch_size} in an epoch{views}")]
     if bucketed:
         by_bucket = zip(use.filling.names, use.filling.batches, strict=True)
-        rows.append(("", "of each bucket " + ", ".join(f"{name}: {number:,}" for name, number in by_bucket)))
+        rows.append(("", "per bucket " + ", ".join(f"{name}: {number:,}" for name, number in by_bucket)))
     if not use.batches:
-        return [*rows, ("", f"it does not fill a batch of {use.filling.batch_size}, so training will not start")]
+        return [*rows, ("", f"too few samples for a batch of {use.filling.batch_size}, so training will not start")]
     left = leftovers(use.filling)
     rows += [("", left)] if left else []
     return rows + ([("", f"starts with the samples {', '.join(use.first)}")] if use.first else [])
@@ -226,7 +226,7 @@ def _measured(measured: Sequence[EvaluationUse], samples: int) -> list[tuple[str
     return [
         (
             f"step {each.step}",
-            f"evaluation {each.evaluation} measures on {each.samples:,} of {counted(samples, 'sample')}",
+            f"evaluation {each.evaluation} uses {each.samples:,} of {counted(samples, 'sample')}",
         )
         for each in measured
     ]
@@ -260,4 +260,4 @@ def _table(rows: Sequence[tuple[str, str]]) -> list[str]:
 def _named(problems: Sequence[Problem]) -> list[str]:
     shown = [f"        {line}" for problem in problems[:NAMED] for line in str(problem).splitlines()]
     more = len(problems) - NAMED
-    return shown + ([f"        and {more:,} more, which --json lists"] if more > 0 else [])
+    return shown + ([f"        and {more:,} more, listed by --json"] if more > 0 else [])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from fluxflow_registry.plan.component import ConfiguredComponent
-from fluxflow_registry.plan.starts import WhenMet
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
+from fluxflow_registry.plan.updates import WhenMet
 
 
 class Differs(Protocol):
@@ -25,17 +25,17 @@ class Differs(Protocol):
         """Its name among those of its kind."""
 
 
-HIDDEN = "it keeps state outside checkpoints, or draws random numbers of its own:\n"
+HIDDEN = "it keeps state outside checkpoints, or uses random numbers of its own:\n"
 
-STATEFUL = """draw random numbers from `generator`, return what it keeps between batches from `state_dict`,
-and restore that in `load_state_dict`"""
+STATEFUL = """take random numbers from `generator`, return the state kept between batches from `state_dict`,
+and restore it in `load_state_dict`"""
 
 #: Kinds whose components may keep nothing between calls, since their state is never saved: what to do instead.
 STATELESS = {
-    "metric": """draw random numbers from `generator`, and keep nothing from one call to the next:
-a metric is a function of the values that it receives""",
-    "dataset": """keep nothing from one batch to the next: a sample is a function of its index,
-and its random part of its index and the seed""",
+    "metric": """take random numbers from `generator`, and keep no state from one call to the next:
+a metric must depend only on the values that it receives""",
+    "dataset": """keep no state from one batch to the next: a sample must depend only on its index,
+and its random part only on the index and the seed""",
 }
 
 
@@ -58,7 +58,7 @@ def _component(plan: RecipePlan, step: StepPlan, difference: Differs) -> tuple[s
     kind, name = difference.kind, difference.name
     dataset = plan.datasets.get(step.settings.dataset)
     if kind == "samples":
-        return "the batch contains other samples", dataset
+        return "the batch contains different samples", dataset
     if kind == "field":
         return f"field `{name}` of the same samples", dataset
     if kind == "value":
@@ -71,7 +71,7 @@ def _component(plan: RecipePlan, step: StepPlan, difference: Differs) -> tuple[s
         return f"the weighted sum of update `{name}`, from the same losses", step.updates[name].balancer
     if kind == "metric":
         evaluation, _, metric = name.partition("/")
-        return f"metric `{name}`, of the same weights", step.evaluations[evaluation].metrics.get(metric)
+        return f"metric `{name}`, from the same weights", step.evaluations[evaluation].metrics.get(metric)
     if kind in ("said", "kept"):
         part, _, attribute = name.rpartition(".") if kind == "kept" else (name, "", "")
         transition = step.components[part]

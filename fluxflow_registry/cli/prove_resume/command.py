@@ -60,7 +60,7 @@ def _prove(plan: RecipePlan, request: Mapping[str, Any], work: Path) -> Result:
     for interruption in interruptions:
         say(interruption.description)
         _run({**request, "folder": str(interrupted), "death": interruption.request}, interruption)
-    say("the last process trains to the end")
+    say("resumed and trained to the end")
     _run({**request, "folder": str(interrupted)}, None)
     return report(plan, trace, interruptions, first_difference(reference, interrupted))
 
@@ -80,7 +80,7 @@ def _run(request: dict[str, Any], interruption: Interruption | None) -> None:
     expected = 0 if interruption is None else STOPPED if "stop" in interruption.request else -signal.SIGKILL
     if process.exitcode != expected:
         code = process.exitcode or 0
-        message = "a run of the proof did not train to its end"
+        message = "a run of the proof failed before its end"
         if interruption is not None:
             message = f"a run of the proof was not interrupted as planned: {interruption.description}"
         cause = ("cause", output.read_text().strip() or f"exit code {code}")
@@ -102,7 +102,7 @@ def plan_interruptions(trace: Lines) -> list[Interruption]:
             if word == "killed" or (not found and len(at_batch) > 2):
                 description = f"{word} after {counted(at - at_batch[0] + 1, 'batch')} of step `{step}`"
                 found.append(Interruption(description, {request: at}))
-    return [*found, Interruption("killed while it wrote the next checkpoint", {"checkpoint": 1})]
+    return [*found, Interruption("killed while writing the next checkpoint", {"checkpoint": 1})]
 
 
 def report(

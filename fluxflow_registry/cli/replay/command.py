@@ -16,9 +16,9 @@ from fluxflow_registry.cli.output import Result, say
 from fluxflow_registry.cli.plugin_changes import changed, plugin_rows
 from fluxflow_registry.cli.recheck import check_again
 from fluxflow_registry.engine.data.opening import open_sources
+from fluxflow_registry.engine.data.order import names_of
 from fluxflow_registry.engine.diagnosis.bundle import RECIPE, Bundle, read_bundle
 from fluxflow_registry.engine.diagnosis.replay import FirstNotFinite, ReplayResult, replay
-from fluxflow_registry.engine.training.not_finite import names_of
 from fluxflow_registry.errors import Flag, RecipeError, TrainingError, to_json
 
 #: Samples that are shown by name.
@@ -36,7 +36,7 @@ def replay_command(invocation: Invocation) -> Result:
     for name in changed(bundle.folder, plugin_rows(registry)):
         say(f"note: plugin `{name}` has changed since the bundle was written")
     if str(device) != bundle.device:
-        say(f"note: the bundle was written on {bundle.device}, and {device} may round otherwise")
+        say(f"note: the bundle was written on {bundle.device}, and {device} may round differently")
     try:
         found = replay(bundle, checked, sources, device)
     except torch.OutOfMemoryError as error:
@@ -54,7 +54,7 @@ def refuse(arguments: argparse.Namespace) -> None:
             "`--replay` does not take a recipe: the bundle has its own", arguments.recipe, code="conflict"
         )
     if arguments.set:
-        message = "`--set` has no effect on `--replay`: the batch is repeated with the recipe of its run"
+        message = "`--set` has no effect with `--replay`: the batch is recomputed with the recipe of its run"
         raise RecipeError(message, Flag("--set", arguments.set[0]), code="conflict")
 
 
@@ -123,7 +123,7 @@ def report(bundle: Bundle, found: ReplayResult, data: Mapping[str, Any]) -> Iter
     yield ""
     yield from loss_rows(data["losses"])
     if found.first is not None:
-        yield from ("", "the first that is not finite, in the order of computation")
+        yield from ("", "the first result that is not finite, in order of computation")
         yield from first_rows(found.first, data["first"]["samples"])
     if found.reproduced:
         yield from ("", "torch's anomaly detection on the backward pass")
@@ -133,9 +133,9 @@ def report(bundle: Bundle, found: ReplayResult, data: Mapping[str, Any]) -> Iter
 def verdict(data: Mapping[str, Any]) -> str:
     """Whether it was reproduced, in one sentence."""
     if not data["same_samples"]:
-        but = ", but the batch contains other samples: the data have changed since the run"
+        but = ", but the batch contains different samples: the data has changed since the run"
     elif not all(loss["same"] for loss in data["losses"] if not isinstance(loss["recorded"], str)):
-        but = ", but losses that were finite differ from the recorded ones as well"
+        but = ", but finite losses also differ from the recorded ones"
     else:
         but = ""
     if not data["reproduced"]:

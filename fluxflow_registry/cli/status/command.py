@@ -25,15 +25,15 @@ Rows = list[tuple[str, str]]
 MEANING = {
     "running": "running",
     "finished": "finished",
-    "failed": "not running: an error ended it",
+    "failed": "not running: stopped by an error",
     "stopped": "not running: nothing was logged after its last checkpoint",
     "interrupted": "not running: it was killed, crashed or failed after its last checkpoint",
-    "not started": "not running: nothing is saved yet",
+    "not started": "not running: nothing has been saved yet",
 }
 
 WHY = {
-    "due": "because one was due",
-    "stop": "because the run was stopped",
+    "due": "as scheduled",
+    "stop": "when the run was stopped",
     "best": "as the best so far",
     "end": "at the end of step `{step}`",
 }
@@ -84,9 +84,11 @@ def nothing(folder: Path) -> Problem:
     inside = next((parent for parent in folder.absolute().parents if (parent / IDENTITY).exists()), None)
     if inside is not None:
         notes = (("instead", str(inside)),)
-        return Problem("this folder is inside a run: name the run itself", str(folder), notes, code="missing-file")
+        return Problem(
+            "this folder is inside a run: use the folder of the run itself", str(folder), notes, code="missing-file"
+        )
     if folder.is_dir():
-        message = f"there is no run in this folder: neither {IDENTITY} nor the folder of a run"
+        message = f"there is no run in this folder: it has no {IDENTITY}, and neither do the folders in it"
     else:
         message = "this is not a folder" if folder.exists() else "there is no such folder"
     for beside in (folder / "runs", folder.absolute().parent, Path("runs")):
@@ -136,7 +138,7 @@ def report(found: RunStatus) -> str:
         ("last checkpoint", last(found)),
         (resuming_title(found), resuming(found)),
         ("latest results", results(found)),
-        ("worth knowing", notes(found)),
+        ("notes", notes(found)),
     ):
         if rows:
             lines += ["", title, *section(rows)]
@@ -158,9 +160,9 @@ def overview(found: RunStatus) -> Rows:
     """Which run this is and whether it is running."""
     state = MEANING[found.state] + (f", in use by {found.held_by}" if found.held_by else "")
     if found.state == "stopped" and found.checkpoint and found.checkpoint.kind == "stop":
-        state = "not running: it was stopped, and saved as it stopped"
+        state = "not running: it saved a checkpoint when it was stopped"
     name = f"`{found.record.name}`, " if found.record.name else ""
-    recipe = f"{name}in full in recipe.yaml (identity {found.record.recipe[:12]})"
+    recipe = f"{name}see recipe.yaml (identity {found.record.recipe[:12]})"
     error = [("error", found.record.failed)] if found.state == "failed" and found.record.failed else []
     return [("state", state), *error, ("recipe", recipe)]
 
@@ -207,12 +209,12 @@ def last(found: RunStatus) -> Rows:
     """The newest checkpoint, and how many there are."""
     rows: Rows = []
     if each := found.checkpoint:
-        finite = {True: "all finite", False: "not all finite", None: "not known to be finite"}[each.finite]
+        finite = {True: "all finite", False: "not all finite", None: "unknown whether finite"}[each.finite]
         rows += [
             ("name", each.name),
             ("saved", f"{ago(each.seconds_ago)}, {WHY[each.kind].format(step=each.step)}"),
             ("size", size(each.size)),
-            ("files", "verified: the SHA-256 of each is as recorded" if each.problem is None else "DAMAGED"),
+            ("files", "verified: all SHA-256 digests match" if each.problem is None else "DAMAGED"),
         ]
         rows += [("numbers", finite)] if each.problem is None else [("", each.problem.replace(f"{found.folder}/", ""))]
     rows.append(("kept", counted(found.kept, "checkpoint") if found.kept else "no checkpoint"))
@@ -233,17 +235,17 @@ def resuming(found: RunStatus) -> Rows:
     rows = [("from", start if found.kept else "the beginning: there is no checkpoint")]
     rows += [("quarantining", name) for name in capped([each.name for each in resume.lays_aside])]
     certain = found.state == "stopped" and found.checkpoint is not None and found.checkpoint.kind == "stop"
-    least = "nothing" if certain else "nothing that was logged"
+    least = "nothing" if certain else "no logged batches"
     rows.append(("repeating", f"at least {counted(resume.repeats, 'batch')}" if resume.repeats else least))
     if resume.command and found.state == "failed":
         rows.append(("first", "fix the cause of the error, or the command will fail again"))
     if resume.command:
         rows.append(("command", resume.command))
     if resume.command and resume.directory and Path(resume.directory) != Path.cwd():
-        rows.append(("run it in", resume.directory))
+        rows.append(("run it from", resume.directory))
     own = found.folder.absolute().name
     if resume.finds is None:
-        rows.append(("BUT", f"the command looks for a folder `{found.record.name}-...`, and this is `{own}`"))
+        rows.append(("BUT", f"the command looks for a folder `{found.record.name}-...`, but this folder is `{own}`"))
     elif resume.finds != own:
         rows.append(("BUT", f"the command resumes {resume.finds}, a newer run of the same recipe"))
     return rows

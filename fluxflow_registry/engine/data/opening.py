@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from attrs import evolve
 
 from fluxflow_registry.contracts import Source
-from fluxflow_registry.engine.graph.build import build
+from fluxflow_registry.engine.graph.calls import build
 from fluxflow_registry.engine.training.step import batches_of
 from fluxflow_registry.errors import DataError, FluxflowError, Location, Problem
 from fluxflow_registry.plan.component import ConfiguredComponent

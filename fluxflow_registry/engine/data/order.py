@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,11 @@ def buckets_of(source: Source) -> NDArray[np.int64] | None:
     """For each sample of a source the number of its bucket; None if any samples may share a batch."""
     buckets = SourceExtras.of(source).buckets
     return None if buckets is None else np.asarray(buckets, dtype=np.int64)
+
+
+def names_of(source: Any, indices: Sequence[int]) -> list[str]:
+    """What a source calls samples; their numbers, where it has no names for them."""
+    return [str(SourceExtras.of(source).name(index)) for index in indices]
 
 
 def permutation(length: int, *place: int | str) -> torch.Tensor:

@@ -100,7 +100,7 @@ def replay(bundle: Bundle, checked: RecipePlan, sources: Mapping[str, Source], d
         live = run.live
         update = next((each for each in live.updates if each.name == bundle.update), None) if live else None
         if position is None or live is None or update is None or live.plan.name != bundle.step:
-            message = f"this recipe with these data does not reach update `{bundle.update}` of step `{bundle.step}`"
+            message = f"this recipe with this data does not reach update `{bundle.update}` of step `{bundle.step}`"
             raise RunError(message, str(bundle.folder), code="not-reached")
         return _repeat(run, live, update, position)
 

@@ -9,9 +9,8 @@ from attrs import define, evolve
 
 from fluxflow_registry.contracts import Ending
 from fluxflow_registry.plan.component import ConfiguredComponent
-from fluxflow_registry.plan.starts import FROM_THE_BEGINNING, AtBatch, Start, WhenMet
 from fluxflow_registry.plan.steps import EvaluationPlan, RecipePlan, StepPlan
-from fluxflow_registry.plan.updates import LossPlan, UpdatePlan
+from fluxflow_registry.plan.updates import FROM_THE_BEGINNING, AtBatch, LossPlan, Start, UpdatePlan, WhenMet
 
 #: Epochs of a step, windows of batches in each, and samples of an evaluation. A step is stopped within its second
 #: epoch and killed within its third, so that transitions are called before, between and after them.

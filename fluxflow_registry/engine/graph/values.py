@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import define, frozen
+from attrs import define
 from torch import Tensor, nn
 
+from fluxflow_registry.engine.graph.calls import Binding, bind, failed
 from fluxflow_registry.engine.graph.randomness import Draws
-from fluxflow_registry.engine.graph.tensors import describe, detach, map_tensors
-from fluxflow_registry.errors import Location, Problem, TrainingError, one_line
-from fluxflow_registry.plan.component import ConfiguredComponent
+from fluxflow_registry.engine.graph.tensors import detach, map_tensors
 from fluxflow_registry.plan.values import ValuePlan
-from fluxflow_registry.registry.signature import shorten
 
 
 @define
@@ -39,35 +34,6 @@ class Instance:
         if self._bare is None:
             self._bare = detach(self.whole)
         return self._bare
-
-
-@frozen
-class Binding:
-    """How a component is called on each batch: for each parameter, where its argument comes from."""
-
-    name: str
-    component: ConfiguredComponent
-    call: Callable[..., Any]
-    values: tuple[tuple[str, str], ...]
-    models: tuple[tuple[str, str], ...]
-    context: tuple[tuple[str, str], ...]
-    generators: tuple[str, ...]
-
-
-def bind(name: str, component: ConfiguredComponent, values: Mapping[str, ValuePlan]) -> Binding:
-    """Sort the needs of a component by where they come from, once, outside the loop."""
-    by_source: dict[str, list[tuple[str, str]]] = {"field": [], "model": [], "context": [], "value": []}
-    for parameter, source in component.needs.items():
-        by_source[values[source].source].append((parameter, source))
-    return Binding(
-        name=name,
-        component=component,
-        call=component.instance,
-        values=(*by_source["field"], *by_source["value"]),
-        models=tuple(by_source["model"]),
-        context=tuple(item for item in by_source["context"] if item[1] != "generator"),
-        generators=tuple(p for p, source in by_source["context"] if source == "generator"),
-    )
 
 
 # More than a dozen members: replay, traces and evaluation look at a batch from outside.
@@ -156,29 +122,6 @@ def evaluate(values: Values, names: Iterable[str]) -> dict[str, Any]:
     order = [name for name, value in values.plan.items() if value.source == "value" and name in needed]
     values.compute(order, dict.fromkeys(order, frozenset[str]()))
     return {name: values.kept[name].bare for name in wanted}
-
-
-def failed(
-    who: str, binding: Binding, arguments: Mapping[str, Any], error: Exception, where: Location | None = None
-) -> TrainingError:
-    """What went wrong in a component, with what it received."""
-    received = tuple(("received", f"{name} {describe(value)}") for name, value in arguments.items())
-    notes = (("defined in", binding.component.definition), *raised_at(error), *received)
-    message = f"{who} failed: {one_line(error)}"
-    return TrainingError(Problem(message, where, notes, code="component-failed", subject=binding.name))
-
-
-def raised_at(error: BaseException) -> tuple[tuple[str, str], ...]:
-    """The note that says which line of a component raised: the last one that is neither torch's nor ours."""
-    engine = str(Path(__file__).parents[1])
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(engine) and f"{os.sep}site-packages{os.sep}torch{os.sep}" not in frame.filename
-    ]
-    if not frames or frames[-1].lineno is None:
-        return ()
-    return (("raised at", f"{shorten(frames[-1].filename)}:{frames[-1].lineno}  {frames[-1].line or ''}".rstrip()),)
 
 
 def _leaf(tensor: Tensor) -> Tensor:

@@ -13,16 +13,14 @@ from torch import Tensor, nn
 
 from fluxflow_registry.check.configure import Components
 from fluxflow_registry.contracts import Field, Prepared, Sampler, variants
-from fluxflow_registry.engine.graph.loss_gradients import LossGradients
 from fluxflow_registry.engine.graph.losses import LiveLosses
 from fluxflow_registry.engine.graph.randomness import Draws
 from fluxflow_registry.engine.graph.tensors import describe, tensors
 from fluxflow_registry.engine.graph.values import Values
-from fluxflow_registry.engine.models.build import build_on_meta
-from fluxflow_registry.engine.models.frozen import trained_parameters
-from fluxflow_registry.engine.models.options import useless_options
+from fluxflow_registry.engine.models.build import build_on_meta, useless_options
+from fluxflow_registry.engine.models.weights import trained_parameters
 from fluxflow_registry.engine.preflight.suggested_fixes import Change, notes_on, suggested_changes
-from fluxflow_registry.engine.training.loss_weights import build_weigher
+from fluxflow_registry.engine.training.loss_weights import LossGradients, build_weigher
 from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, unique
 from fluxflow_registry.plan.component import ConfiguredComponent

@@ -1,19 +1,83 @@
-"""Evaluations: the metrics over held-out samples, with averaged weights."""
+"""Evaluations: what metrics return, checked, and their means over held-out samples, with averaged weights."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from numbers import Real
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.batches import Reader, to_device
 from fluxflow_registry.engine.data.order import first_samples
-from fluxflow_registry.engine.graph.metric_values import bind_metrics, metric_values, needed_values
+from fluxflow_registry.engine.graph.calls import Binding, bind, failed
 from fluxflow_registry.engine.graph.randomness import Draws, derive
+from fluxflow_registry.engine.graph.tensors import describe
 from fluxflow_registry.engine.graph.values import Values, evaluate
 from fluxflow_registry.engine.run.run import Run
-from fluxflow_registry.engine.run.stopping import interruptible, raise_if_stopping
+from fluxflow_registry.engine.run.stopping import Interrupted, interruptible, raise_if_stopping
 from fluxflow_registry.engine.training.step import LiveStep, size_of
+from fluxflow_registry.errors import FluxflowError, Problem, TrainingError
 from fluxflow_registry.plan.steps import EvaluationPlan
+
+
+def bind_metrics(plan: EvaluationPlan) -> dict[str, Binding]:
+    """How each metric of an evaluation is called, by its label."""
+    return {label: bind(label, metric, plan.values) for label, metric in plan.metrics.items()}
+
+
+def needed_values(plan: EvaluationPlan) -> list[str]:
+    """The values that the metrics of an evaluation need, each once."""
+    needed = dict.fromkeys(need for metric in plan.metrics.values() for need in metric.needs.values())
+    return [name for name in needed if plan.values[name].source == "value"]
+
+
+def metric_values(
+    plan: EvaluationPlan, metric: Binding, arguments: Mapping[str, Any], step: str, taken: Collection[str] = ()
+) -> dict[str, float]:
+    """What a metric returns for a batch, by the names that are logged; raises TrainingError with its place.
+
+    A single tensor has the metric's label. A value of a dict has its own name, or `<label>/<name>` where that name is
+    the label of another metric, or is `taken` by an earlier one.
+    """
+    label = metric.name
+    who = f"metric `{label}` of evaluation `{plan.name}` in step `{step}`"
+    try:
+        found = metric.call(**arguments)
+    except (torch.OutOfMemoryError, FluxflowError, Interrupted):
+        raise
+    except Exception as error:
+        raise failed(who, metric, arguments, error, metric.component.where) from error
+    if not isinstance(found, dict):
+        return {label: _number(who, found, metric, arguments)}
+    values: dict[str, float] = {}
+    others = {*taken, *plan.metrics} - {label}
+    for name, value in found.items():
+        if not isinstance(name, str):
+            raise _wrong(who, f"a dict with a key of type {type(name).__name__}", metric, arguments)
+        key = f"{label}/{name}" if name in others else name
+        values[key] = _number(f"{who}, value `{name}`,", value, metric, arguments)
+    return values
+
+
+def _number(who: str, value: Any, metric: Binding, arguments: Mapping[str, Any]) -> float:
+    """A 0-d tensor, or a number, as a float."""
+    if isinstance(value, Tensor):
+        if value.ndim or value.is_complex():
+            what = "a complex tensor" if value.is_complex() else "a tensor"
+            raise _wrong(who, f"{what} of shape {describe(value)}", metric, arguments)
+    elif not isinstance(value, Real):
+        raise _wrong(who, type(value).__name__, metric, arguments)
+    return float(value)
+
+
+def _wrong(who: str, returned: str, metric: Binding, arguments: Mapping[str, Any]) -> TrainingError:
+    received = tuple(("received", f"{name} {describe(value)}") for name, value in arguments.items())
+    notes = (("defined in", metric.component.definition), *received)
+    message = f"{who} returned {returned}; a metric must return a 0-d tensor, or a dict of them"
+    return TrainingError(Problem(message, metric.component.where, notes, code="wrong-return", subject=metric.name))
 
 
 def measure(run: Run, live: LiveStep, plan: EvaluationPlan) -> dict[str, float]:

@@ -8,9 +8,8 @@ from typing import Any
 from attrs import frozen
 
 from fluxflow_registry.errors import Problem
-from fluxflow_registry.plan.starts import AtBatch, WhenMet
 from fluxflow_registry.plan.steps import StepPlan
-from fluxflow_registry.plan.updates import UpdatePlan
+from fluxflow_registry.plan.updates import AtBatch, UpdatePlan, WhenMet
 from fluxflow_registry.recipe.schema import OWN
 
 

@@ -9,14 +9,99 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from fluxflow_registry.engine.graph.backward import StageCut
-from fluxflow_registry.engine.graph.build import build
-from fluxflow_registry.engine.graph.loss_gradients import LossGradients
+from fluxflow_registry.engine.graph.backward import StageCut, Term, gradient_at
+from fluxflow_registry.engine.graph.calls import build, raised_at
 from fluxflow_registry.engine.graph.losses import LiveLoss
-from fluxflow_registry.engine.graph.values import raised_at
 from fluxflow_registry.engine.training.late_start import Starts
-from fluxflow_registry.errors import FluxflowError, Problem, TrainingError, one_line
-from fluxflow_registry.plan.updates import UpdatePlan
+from fluxflow_registry.errors import Choices, FluxflowError, Location, Problem, TrainingError, one_line
+from fluxflow_registry.plan.updates import UpdatePlan, model_names
+
+
+class LossGradients:
+    """What `contracts.Gradients` promises, for the losses of an update that were just computed."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], update: UpdatePlan) -> None:
+        self.parameters = parameters
+        self.update = update
+        #: What the balancer requires: for each parameter, the losses that must reach it.
+        self.required: dict[str, list[str]] = {}
+        #: The weight of each loss on the current batch, before the balancer's factor.
+        self.weights: Mapping[str, float] = {}
+        self._terms: Mapping[str, Term] = {}
+        self._cuts: Sequence[StageCut] = ()
+        self._scale: torch.amp.GradScaler | None = None
+
+    def check(self, layer: str, losses: Sequence[str] = ()) -> None:
+        """Raise FluxflowError where the update trains no parameter of that name, or a loss cannot reach its model.
+
+        Whether each loss reaches the parameter itself is proven with the shapes: see `check_reached`.
+        """
+        if layer not in self.parameters:
+            message = f"{self._who}: `{layer}` is not a parameter that the update trains"
+            choices = Choices.of(layer, self.parameters)
+            raise FluxflowError(Problem(message, self._where, code="unknown-name", subject=layer, choices=choices))
+        self.required.setdefault(layer, []).extend(losses)
+        model = max((name for name in self.update.trains if layer.startswith(f"{name}.")), key=len)
+        planned = [label for label in losses if label in self.update.losses]
+        self._require(layer, [label for label in planned if model not in self.update.losses[label].reaches])
+
+    def check_reached(self) -> None:
+        """Raise FluxflowError where a loss of the current batch does not reach a parameter that it must reach."""
+        for layer, losses in self.required.items():
+            try:
+                found = self(layer) if losses else {}
+            except (RuntimeError, NotImplementedError):  # no backward pass from shapes alone: the first batch shows
+                continue
+            self._require(layer, [label for label in losses if label in self._terms and label not in found])
+
+    def use(
+        self,
+        terms: Mapping[str, Term],
+        cuts: Sequence[StageCut],
+        weights: Mapping[str, float],
+        scaler: torch.amp.GradScaler | None,
+    ) -> None:
+        """Use the losses of a batch, whose graph exists until the backward pass of its update."""
+        self._terms, self._cuts, self.weights, self._scale = terms, cuts, weights, scaler
+
+    def release(self) -> None:
+        """Release the graph."""
+        self._terms, self._cuts = {}, ()
+
+    def __call__(self, layer: str) -> dict[str, Tensor]:
+        """The gradient of each loss without its weight; losses that do not reach the parameter are left out.
+
+        In half precision the pass is scaled as the update's own, so that small gradients do not vanish on the way.
+        """
+        parameter = self.parameters[layer]
+        found = {}
+        for label, term in self._terms.items():
+            scaled = term if self._scale is None else evolve(term, value=self._scale.scale(term.value))
+            gradient = gradient_at(scaled, self._cuts, parameter)
+            if gradient is not None:
+                found[label] = gradient if self._scale is None else gradient / self._scale.scale(gradient.new_ones(()))
+        return found
+
+    @property
+    def _who(self) -> str:
+        name = self.update.balancer.name if self.update.balancer else ""
+        return f"balancer `{name}` of update `{self.update.name}`"
+
+    @property
+    def _where(self) -> Location | None:
+        return self.update.balancer.where if self.update.balancer else None
+
+    def _require(self, layer: str, unreached: Sequence[str]) -> None:
+        """Raise FluxflowError for losses that do not reach a parameter, with what each of them reaches."""
+        problems = []
+        for label in dict.fromkeys(unreached):
+            loss = self.update.losses[label]
+            detached = f", detached at {model_names(loss.detached)}" if loss.detached else ""
+            message = f"{self._who}: loss `{label}` does not reach `{layer}`"
+            cause = ("cause", f"it reaches {model_names(loss.reaches)}{detached}")
+            problems.append(Problem(message, self._where, (cause,), code="not-reached", subject=label))
+        if problems:
+            raise FluxflowError(problems)
 
 
 class LossWeights:

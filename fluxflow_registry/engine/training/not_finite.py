@@ -10,7 +10,6 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from fluxflow_registry.contracts import SourceExtras
 from fluxflow_registry.engine.graph.tensors import tensors
 from fluxflow_registry.engine.graph.values import Values
 
@@ -66,11 +65,6 @@ def not_finite(value: Any) -> dict[str, Any]:
         "of": numbers.numel(),
         "finite": _statistics(sound) if len(sound) else {},
     }
-
-
-def names_of(source: Any, indices: Sequence[int]) -> list[str]:
-    """What a source calls samples; their numbers, where it has no names for them."""
-    return [str(SourceExtras.of(source).name(index)) for index in indices]
 
 
 def _statistics(numbers: Tensor) -> dict[str, float]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fluxflow_registry.contracts import SchedulerExtras
 from fluxflow_registry.engine.graph.backward import StageCut, Term, backward
-from fluxflow_registry.engine.graph.build import build
+from fluxflow_registry.engine.graph.calls import build
 from fluxflow_registry.engine.training.late_start import Extent, Starts, intervals
 from fluxflow_registry.plan.updates import UpdatePlan
 

@@ -15,8 +15,7 @@ from fluxflow_registry.engine.data.batches import Batch, epoch_batches, to_devic
 from fluxflow_registry.engine.data.order import batches_per_epoch, views_of
 from fluxflow_registry.engine.graph.randomness import Draws
 from fluxflow_registry.engine.graph.values import Values
-from fluxflow_registry.engine.models.averaging import Average
-from fluxflow_registry.engine.models.frozen import require_gradients
+from fluxflow_registry.engine.models.weights import Average, require_gradients
 from fluxflow_registry.engine.training.component_state import Guard, served_by, stateful_of
 from fluxflow_registry.engine.training.late_start import Extent
 from fluxflow_registry.engine.training.metrics import StepMetrics

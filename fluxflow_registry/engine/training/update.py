@@ -14,7 +14,7 @@ from fluxflow_registry.contracts import Stateful
 from fluxflow_registry.engine.graph.backward import Term
 from fluxflow_registry.engine.graph.losses import LiveLoss, LiveLosses
 from fluxflow_registry.engine.graph.values import Values
-from fluxflow_registry.engine.models.frozen import trained_parameters
+from fluxflow_registry.engine.models.weights import trained_parameters
 from fluxflow_registry.engine.training.late_start import Extent, Starts
 from fluxflow_registry.engine.training.loss_weights import LossWeights
 from fluxflow_registry.engine.training.not_finite import Evidence, evidence_of

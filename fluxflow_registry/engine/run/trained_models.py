@@ -1,4 +1,4 @@
-"""The trained models of a run: from `final/`, or from a checkpoint."""
+"""The trained models of a run: written to `final/`, and loaded from there or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,10 +12,32 @@ from torch import nn
 
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.run.folder import read_identity
+from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.errors import Problem, RunError
+from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan
+from fluxflow_registry.recipe.writer import component_of, plain
 from fluxflow_registry.state import checkpoints, store
-from fluxflow_registry.state.models import read_model
+from fluxflow_registry.state.tensors import read_model, write_model
+
+
+def write_final_models(run: Run) -> Path:
+    """Write each model to `final/`, or to `final/<step>/` where the recipe has branches."""
+    leaves = run.plan.leaves
+    final = run.folder.path / "final"
+    for leaf in leaves:
+        if len(leaves) > 1:
+            run.checkpoints.load_weights(run.checkpoints.end_of(leaf.name))
+        for name, model in run.models.items():
+            target = final / name if len(leaves) == 1 else final / leaf.name / name
+            write_model(target, config_of(run.plan.models[name]), model.state_dict())
+    return final
+
+
+def config_of(model: ConfiguredComponent) -> dict[str, Any]:
+    """The architecture of a model as `config.json`: its type and all its options."""
+    config: dict[str, Any] = plain(component_of(model.entry, model.component.name, model.instance, ""))
+    return config
 
 
 def load_trained_models(

@@ -1,0 +1,88 @@
+"""How components are called: what a builder builds, where arguments come from, how a failure is reported."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve, frozen
+
+from fluxflow_registry.engine.graph.tensors import describe
+from fluxflow_registry.errors import FluxflowError, Location, Problem, TrainingError, one_line
+from fluxflow_registry.plan.component import ConfiguredComponent
+from fluxflow_registry.plan.values import ValuePlan
+from fluxflow_registry.registry.members import check_product
+from fluxflow_registry.registry.signature import shorten
+
+
+def build(configured: ConfiguredComponent, **arguments: Any) -> Any:
+    """Call a component with those of the arguments that it needs; a failure names the component and its place."""
+    needs = configured.component.signature.needs
+    try:
+        built = configured.instance(**{name: arguments[name] for name in needs})
+        check_product(configured.component, built)
+        return built
+    except FluxflowError as error:
+        if type(error).__init__ is not FluxflowError.__init__ or all(problem.where for problem in error.problems):
+            raise
+        raise type(error)([evolve(each, where=each.where or configured.where) for each in error.problems]) from error
+    except Exception as error:
+        message = f"{configured.component.kind} `{configured.name}` cannot be built: {one_line(error)}"
+        notes = (("defined in", configured.definition),)
+        problem = Problem(message, configured.where, notes, code="component-failed", subject=configured.label)
+        raise TrainingError(problem) from error
+
+
+@frozen
+class Binding:
+    """How a component is called on each batch: for each parameter, where its argument comes from."""
+
+    name: str
+    component: ConfiguredComponent
+    call: Callable[..., Any]
+    values: tuple[tuple[str, str], ...]
+    models: tuple[tuple[str, str], ...]
+    context: tuple[tuple[str, str], ...]
+    generators: tuple[str, ...]
+
+
+def bind(name: str, component: ConfiguredComponent, values: Mapping[str, ValuePlan]) -> Binding:
+    """Sort the needs of a component by where they come from, once, outside the loop."""
+    by_source: dict[str, list[tuple[str, str]]] = {"field": [], "model": [], "context": [], "value": []}
+    for parameter, source in component.needs.items():
+        by_source[values[source].source].append((parameter, source))
+    return Binding(
+        name=name,
+        component=component,
+        call=component.instance,
+        values=(*by_source["field"], *by_source["value"]),
+        models=tuple(by_source["model"]),
+        context=tuple(item for item in by_source["context"] if item[1] != "generator"),
+        generators=tuple(p for p, source in by_source["context"] if source == "generator"),
+    )
+
+
+def failed(
+    who: str, binding: Binding, arguments: Mapping[str, Any], error: Exception, where: Location | None = None
+) -> TrainingError:
+    """What went wrong in a component, with what it received."""
+    received = tuple(("received", f"{name} {describe(value)}") for name, value in arguments.items())
+    notes = (("defined in", binding.component.definition), *raised_at(error), *received)
+    message = f"{who} failed: {one_line(error)}"
+    return TrainingError(Problem(message, where, notes, code="component-failed", subject=binding.name))
+
+
+def raised_at(error: BaseException) -> tuple[tuple[str, str], ...]:
+    """The note that says which line of a component raised: the last one that is neither torch's nor ours."""
+    engine = str(Path(__file__).parents[1])
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(engine) and f"{os.sep}site-packages{os.sep}torch{os.sep}" not in frame.filename
+    ]
+    if not frames or frames[-1].lineno is None:
+        return ()
+    return (("raised at", f"{shorten(frames[-1].filename)}:{frames[-1].lineno}  {frames[-1].line or ''}".rstrip()),)

@@ -1,0 +1,328 @@
+"""Problems as data: where something is wrong, what is available, the nearest name, and their text and JSON."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import PurePath
+from typing import Any, overload
+
+from attrs import field, frozen
+
+#: A message longer than this is shortened: nobody reads such a quotation to its end.
+LONGEST = 2000
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+def printable(text: str) -> str:
+    r"""The text on one line, control characters escaped: what a recipe quotes must not steer a terminal.
+
+    Bytes of a file's name that are not UTF-8, which Python keeps as surrogates, are escaped as bytes: `\xff`.
+    """
+    shown = text if len(text) <= LONGEST else text[:LONGEST] + " ..."
+    return "".join(c if c.isprintable() else _escaped(c) for c in shown)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def table(rows: list[tuple[str, str]]) -> list[str]:
+    """Labelled rows, aligned; the lines of a longer text stand under each other."""
+    width = max((len(label) for label, _ in rows), default=0)
+    gap = "\n" + " " * (width + 6)
+    return [f"    {label:<{width}}  {gap.join(map(printable, text.splitlines()))}" for label, text in rows]
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: `1 epoch`, `2 epochs`, `2 batches`."""
+    ending = "" if number == 1 else "es" if noun.endswith("tch") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line: its class and the first line of its message, without addresses of objects."""
+    text = _ADDRESS.sub("", str(error)).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def to_json(value: Any, exact: bool = False) -> Any:
+    """The value as JSON can hold it, at any depth: tuples as lists, paths as strings, numbers that are finite.
+
+    NaN and the infinities become null or, with `exact`, the strings that `float` reads back.
+    """
+    if isinstance(value, Mapping):
+        return {key: to_json(part, exact) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(part, exact) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value) if exact else None
+    return str(value) if isinstance(value, PurePath) else value
+
+
+#: How many names an `available` line shows before it is shortened.
+LISTED = 24
+
+
+@frozen
+class Choices:
+    """What an unknown name could have been: the valid name nearest to it, and every valid name."""
+
+    nearest: str | None
+    available: tuple[str, ...]
+    #: Shown after the nearest name: the plugin that it comes from, for one.
+    detail: str = ""
+
+    @classmethod
+    def of(cls, name: str, names: Iterable[str]) -> Choices:
+        """The choices of someone who wrote `name` where one of `names` is valid."""
+        valid = tuple(sorted(names))
+        return cls(nearest(name, valid), valid)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The choices as labelled rows."""
+        shown = ", ".join(self.available[:LISTED]) + (", ..." if len(self.available) > LISTED else "")
+        near = [("nearest", f"{self.nearest}   {self.detail}".rstrip())] if self.nearest is not None else []
+        return [*near, ("available", shown or "nothing")]
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The valid name that `name` was probably meant to be, or None.
+
+    A name that differs in case and hyphens alone comes first, then one typing error, then similar spelling.
+    """
+    known = {_folded(each): each for each in sorted(names, reverse=True)}
+    meant = _folded(name)
+    if meant in known:
+        return known[meant]
+    slips = [each for each in known if one_slip(meant, each)]
+    likely = [each for each in slips if sorted(each) == sorted(meant)] or slips  # two letters swapped
+    matches = get_close_matches(meant, likely, n=1, cutoff=0.0) or get_close_matches(
+        meant, list(known), n=1, cutoff=0.6
+    )
+    return known[matches[0]] if matches else None
+
+
+def _folded(name: str) -> str:
+    return name.casefold().replace("-", "_")
+
+
+def one_slip(a: str, b: str) -> bool:
+    """Whether `a` is `b` with one letter too many, one missing, one wrong, or two neighbors swapped."""
+    if len(a) == len(b):
+        wrong = [i for i in range(len(a)) if a[i] != b[i]]
+        swapped = (
+            len(wrong) == 2 and wrong[1] == wrong[0] + 1 and a[wrong[0]] == b[wrong[1]] and a[wrong[1]] == b[wrong[0]]
+        )
+        return len(a) > 1 and (len(wrong) == 1 or swapped)
+    long, short = (a, b) if len(a) > len(b) else (b, a)
+    return len(long) == len(short) + 1 and any(long[:i] + long[i + 1 :] == short for i in range(len(long)))
+
+
+@frozen
+class Place:
+    """A file or folder, and a line and column in it where they are known, counted from 1."""
+
+    file: str
+    line: int | None = None
+    column: int | None = None
+    #: The path of keys that leads to it in a recipe, such as `steps.vae.updates.vae.losses.kl`.
+    key: str | None = field(default=None, eq=False)
+
+    def __str__(self) -> str:
+        return ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
+
+
+@frozen
+class Flag:
+    """A flag of the command line, with its value where that is to blame."""
+
+    flag: str
+    value: str | None = None
+
+    def __str__(self) -> str:
+        return self.flag if self.value is None else f"{self.flag} {self.value}"
+
+
+@frozen
+class Variable:
+    """An environment variable."""
+
+    variable: str
+
+    def __str__(self) -> str:
+        return self.variable
+
+
+@frozen
+class Default:
+    """A default, which no file sets; the description says whose it is."""
+
+    description: str
+
+    def __str__(self) -> str:
+        return self.description
+
+
+Location = Place | Flag | Variable | Default
+
+
+@overload
+def to_location(where: Location | str) -> Location: ...
+
+
+@overload
+def to_location(where: None) -> None: ...
+
+
+def to_location(where: Location | str | None) -> Location | None:
+    """The location; a bare string is the path of a file or folder."""
+    return Place(where) if isinstance(where, str) else where
+
+
+#: A label (see LABELS) and the text under it.
+Note = tuple[str, str]
+
+#: Every label that a note of ours has; each may appear several times.
+LABELS = frozenset(
+    {
+        "hint",  # how to fix it
+        "instead",  # what to write
+        "command",  # what to enter in a shell
+        "cause",  # the underlying error, or the reason
+        "defined in",  # file and line of a definition
+        "raised at",
+        "requested by",
+        "received",  # inputs, shapes, what is there
+        "see also",  # another location involved
+        "status",  # the state of things
+    }
+)
+
+#: The code of a problem that names none.
+UNCODED = "problem"
+
+
+def _to_notes(notes: Iterable[tuple[str, object]]) -> tuple[Note, ...]:
+    return tuple((label, str(text)) for label, text in notes)
+
+
+@frozen
+class Problem:
+    """One thing that is wrong.
+
+    `message` is a sentence with its subject, `where` its location; a bare string is the path of a file. `code` names
+    the kind of problem and never changes; `subject` is the name that the problem is about, such as an unknown key.
+    Programs decide by `code` and `subject`, never by the message.
+    """
+
+    message: str
+    where: Location | None = field(default=None, converter=to_location)
+    notes: tuple[Note, ...] = field(default=(), converter=_to_notes)
+    code: str = field(default=UNCODED, kw_only=True)
+    subject: str | None = field(default=None, kw_only=True)
+    choices: Choices | None = field(default=None, kw_only=True)
+
+    @property
+    def nearest(self) -> str | None:
+        """The valid name that was probably meant."""
+        return self.choices.nearest if self.choices else None
+
+    @property
+    def identity(self) -> Hashable:
+        """What makes two reports the same problem: location, code and subject, whatever their words.
+
+        A problem without a code is the same as its exact copies only.
+        """
+        return self if self.code == UNCODED else (self.where, self.code, self.subject)
+
+    def __str__(self) -> str:
+        head = printable(self.message if self.where is None else f"{self.where}  {self.message}")
+        rows = [*(self.choices.rows() if self.choices else ()), *self.notes]
+        return "\n".join([head, *table(rows)])
+
+    def as_json(self) -> dict[str, Any]:
+        """The problem as JSON: every part under a key of its own; parts that are unknown are null."""
+        where = self.where
+        place = where if isinstance(where, Place) else Place("")
+        return {
+            "code": self.code,
+            "message": self.message,
+            "path": place.file or None,
+            "line": place.line,
+            "column": place.column,
+            "key": place.key,
+            "flag": where.flag if isinstance(where, Flag) else None,
+            "variable": where.variable if isinstance(where, Variable) else None,
+            "subject": self.subject,
+            "nearest": self.nearest,
+            "available": list(self.choices.available) if self.choices else None,
+            "notes": [{"label": label, "text": text} for label, text in self.notes],
+        }
+
+
+def unique(problems: Iterable[Problem]) -> list[Problem]:
+    """Each problem once, in the order of the file: what `defaults` say is read again for every step."""
+    first: dict[Hashable, Problem] = {}
+    for problem in problems:
+        first.setdefault(problem.identity, problem)
+    return sorted(first.values(), key=lambda problem: _position(problem.where))
+
+
+def _position(where: Location | None) -> tuple[int, int]:
+    """Line and column; what has none comes first."""
+    return (where.line or 0, where.column or 0) if isinstance(where, Place) else (0, 0)
+
+
+class FluxflowError(Exception):
+    """A mistake that a user can fix; carries every problem found, never a traceback."""
+
+    #: The exit code of the command that meets this error.
+    exit_code = 2
+
+    def __init__(
+        self,
+        problems: Problem | str | Sequence[Problem],
+        where: Location | str | None = None,
+        *,
+        code: str = UNCODED,
+    ) -> None:
+        if isinstance(problems, str):
+            problems = Problem(problems, where, code=code)
+        self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        super().__init__("\n\n".join(str(problem) for problem in self.problems))
+
+
+class PluginError(FluxflowError):
+    """A plugin breaks a law of the registry."""
+
+
+class RecipeError(FluxflowError):
+    """The recipe or the command line is wrong."""
+
+
+class DataError(FluxflowError):
+    """A dataset cannot be read as the recipe describes it."""
+
+
+class SampleError(DataError):
+    """Samples that cannot be read, by index: training continues with others in their places."""
+
+    def __init__(self, samples: Mapping[int, Problem]) -> None:
+        super().__init__(list(samples.values()))
+        self.samples = dict(samples)
+
+
+class RunError(FluxflowError):
+    """A run folder or a checkpoint cannot be used."""
+
+
+class TrainingError(FluxflowError):
+    """Training itself failed; the last checkpoint is intact."""
+
+    exit_code = 1
