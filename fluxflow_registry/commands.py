@@ -108,7 +108,7 @@ def train_recipe(path: str, tree: Node, arguments: Namespace, notes: Sequence[Pr
     plan = check(path, registry, arguments.set, tree)
     for note in notes:
         say(f"note: {note}")
-    from fluxflow_registry.cli.train.command import train_run
+    from fluxflow_registry.cli.train import train_run
 
     result = train_run(plan, registry, arguments, signals)
     return result if isinstance(result, int) else show(result, arguments.json)

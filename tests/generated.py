@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from attrs import NOTHING, Attribute
 from hypothesis import strategies as st
 
-from fluxflow_registry.cli.describe.command import limits_of
+from fluxflow_registry.cli.describe import limits_of
 from fluxflow_registry.contracts import CONTEXT
 from fluxflow_registry.errors import Place
 from fluxflow_registry.recipe.convert import structure

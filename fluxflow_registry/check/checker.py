@@ -14,8 +14,7 @@ from fluxflow_registry.errors import Choices, Problem, RecipeError, unique
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.plan.values import Request, World, resolve_values
-from fluxflow_registry.recipe.graph import order
-from fluxflow_registry.recipe.load import load
+from fluxflow_registry.recipe.load import load, order
 from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.overrides import Setting
 from fluxflow_registry.recipe.schema import RecipeEntry

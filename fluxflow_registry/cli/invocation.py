@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from fluxflow_registry.cli.other_files import recognize_other_file
 from fluxflow_registry.cli.signals import Signals
-from fluxflow_registry.errors import Problem, RecipeError
+from fluxflow_registry.errors import FluxflowError, PluginError, Problem, RecipeError, one_line
+from fluxflow_registry.recipe.reader import read
 from fluxflow_registry.registry.registry import Registry
 
 if TYPE_CHECKING:
@@ -39,3 +39,23 @@ class Invocation:
         except RecipeError:
             recognize_other_file(self.arguments, self.registry, trains=self.signals is not None)
             raise
+
+
+def recognize_other_file(arguments: Namespace, registry: Registry, trains: bool) -> None:
+    """Raise RecipeError with the problem that the first plugin that recognizes the file reports; else return."""
+    path = arguments.recipe
+    try:
+        root = read(path)
+    except FluxflowError:
+        return
+    if not isinstance(root.value, dict):
+        return
+    content = root.plain()
+    for plugin, recognize in registry.recognizers:
+        try:
+            problem = recognize(path=path, content=content, arguments=arguments, trains=trains)
+        except Exception as error:
+            message = f"plugin `{plugin.name}` failed to identify a file that is not a recipe: {one_line(error)}"
+            raise PluginError(message, path, code="component-failed") from error
+        if problem is not None:
+            raise RecipeError(problem)

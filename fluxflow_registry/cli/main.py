@@ -53,26 +53,26 @@ class Command:
         return result
 
 
-TRAIN = Command("train.command:train_command")
+TRAIN = Command("train:train_command")
 
 #: What `fluxflow-run` does instead of training.
 COMMANDS = (
-    Command("explain.command:validate_command", "--validate", "check the recipe and its plan, without torch"),
-    Command("explain.command:explain_command", "--explain", "show the steps, and the plan of each update"),
-    Command("check.command:check_command", "--check", "validate, check that all shapes fit, and open the datasets"),
+    Command("explain:validate_command", "--validate", "check the recipe and its plan, without torch"),
+    Command("explain:explain_command", "--explain", "show the steps, and the plan of each update"),
+    Command("check:check_command", "--check", "validate, check that all shapes fit, and open the datasets"),
     Command(
         "prove_resume.command:prove_resume_command",
         "--prove-resume",
         "train a shortened recipe with and without interruptions, and compare the results bit by bit",
     ),
     Command(
-        "inspect_data.command:inspect_data_command",
+        "inspect_data:inspect_data_command",
         "--inspect-data",
         "describe the samples of the datasets, and write contact sheets of them",
     ),
-    Command("schema.command:schema_command", "--schema", "print the JSON schema of recipes, for editors", recipe=False),
+    Command("schema:schema_command", "--schema", "print the JSON schema of recipes, for editors", recipe=False),
     Command(
-        "list_plugins.command:list_plugins_command",
+        "list_plugins:list_plugins_command",
         "--list-plugins",
         f"list plugins and components, all or of one kind: {', '.join(KINDS)}",
         metavar="KIND",
@@ -80,14 +80,14 @@ COMMANDS = (
         recipe=False,
     ),
     Command(
-        "describe.command:describe_command",
+        "describe:describe_command",
         "--describe",
         "describe a component: NAME or KIND:NAME",
         "NAME",
         recipe=False,
     ),
     Command(
-        "document.command:document_command",
+        "document:document_command",
         "--document",
         "write a page of Markdown for each kind of component",
         "FOLDER",
@@ -101,7 +101,7 @@ COMMANDS = (
         recipe=False,
     ),
     Command(
-        "replay.command:replay_command",
+        "replay:replay_command",
         "--replay",
         "recompute a batch whose loss or gradient was not finite: RUN/not_finite/...",
         "BUNDLE",
@@ -110,7 +110,7 @@ COMMANDS = (
 )
 
 #: A diagram is another form of an explanation, so that the flag may be combined with `--explain`.
-MERMAID = Command("explain.command:explain_command", "--mermaid", "print the steps as a Mermaid diagram")
+MERMAID = Command("explain:explain_command", "--mermaid", "print the steps as a Mermaid diagram")
 
 
 def parser() -> Parser:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from attrs import frozen
 
-from fluxflow_registry.cli.prove_resume.blame import blame
+from fluxflow_registry.cli.prove_resume.difference import Difference, blame
 from fluxflow_registry.plan.steps import RecipePlan
 
 from ..recipes import TINY
@@ -16,13 +15,9 @@ WAITS = "{type: loss_threshold, metric: vae/l1, threshold: 1.0}"
 UNTIL = "    until: {type: loss_threshold, metric: vae_loss, threshold: 1.0}\n"
 
 
-@frozen
-class Difference:
-    """The first thing in which two runs differ."""
-
-    name: str
-    kind: str = "state"
-    step: str = "vae"
+def differing(name: str, kind: str = "state") -> Difference:
+    """A difference in a batch of the step `vae`."""
+    return Difference("vae", 1, "batch", kind, name)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +41,7 @@ def test_a_part_of_the_state_is_of_the_component_whose_name_it_has(
     text = TINY.replace("          l1: {}\n", late) + "        start: {type: plateau, metric: seen/psnr}\n" + UNTIL
     text += "    evaluate: {seen: {dataset: shapes, every: 1, metrics: {psnr: {}}}}\n"
 
-    told = blame(prove(text), Difference(name))
+    told = blame(prove(text), differing(name))
 
     assert told[1].split("component")[1].strip() == component
 
@@ -77,7 +72,7 @@ def test_the_hint_is_what_a_component_of_the_kind_can_do(
 ) -> None:
     text = TINY + UNTIL + "    evaluate: {seen: {dataset: shapes, every: 1, metrics: {psnr: {}}}}\n"
 
-    told = " ".join(" ".join(blame(prove(text), Difference(name, kind))).split())
+    told = " ".join(" ".join(blame(prove(text), differing(name, kind))).split())
 
     assert "likely it keeps state outside checkpoints, or uses random numbers of its own:" in told
     assert hint in told

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fluxflow_registry.cli.plugin_changes import changes
+from fluxflow_registry.cli.plugins_of_run import changes
 from fluxflow_registry.engine.run.folder import ENVIRONMENT
 
 FACTS: dict[str, Any] = {

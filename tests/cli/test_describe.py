@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from attrs import Factory, field, frozen, validators
 
-from fluxflow_registry.cli.describe.command import bounds, describe, options, paste
+from fluxflow_registry.cli.describe import bounds, describe, options, paste
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe.reader import parse

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fluxflow_registry.cli.generate import command as generate
+from fluxflow_registry.cli import generate
 from fluxflow_registry.engine.run.folder import RunFolder
 
 from ..small import FLOW, VAE_GAN

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from fluxflow_registry import Problem, SampleError
-from fluxflow_registry.cli.inspect_data.command import SIDE
+from fluxflow_registry.cli.inspect_data import SIDE
 from fluxflow_registry.engine.data.order import epoch_order
 from fluxflow_registry.engine.data.survey import step_use, survey
 from fluxflow_registry.engine.images import GAP

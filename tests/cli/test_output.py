@@ -15,7 +15,7 @@ import pytest
 from fluxflow_observers import command as graphs
 from fluxflow_pipeline import command as train
 from fluxflow_registry import __version__
-from fluxflow_registry.cli.generate import command as generate
+from fluxflow_registry.cli import generate
 from fluxflow_registry.cli.output import resume_command
 
 from ..recipes import DEFAULT, TINY

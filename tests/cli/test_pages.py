@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from attrs import field, frozen, validators
 
-from fluxflow_registry.cli.document.command import pages
+from fluxflow_registry.cli.document import pages
 from fluxflow_registry.contracts import CONTEXT, KINDS, Kind
 from fluxflow_registry.registry.discovery import from_modules
 from fluxflow_registry.registry.registry import Component, Registry

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from fluxflow_registry.cli.schema.command import recipe_schema
+from fluxflow_registry.cli.schema import recipe_schema
 from fluxflow_registry.recipe.reader import parse, read
 from fluxflow_registry.registry.registry import Registry
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from fluxflow_registry.cli.plugin_changes import plugin_rows
+from fluxflow_registry.cli.plugins_of_run import plugin_rows
 from fluxflow_registry.cli.status.command import glances
 from fluxflow_registry.cli.status.run_status import look
 from fluxflow_registry.contracts import Position

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fluxflow_registry.cli.document.command import pages
+from fluxflow_registry.cli.document import pages
 from fluxflow_registry.registry.registry import Registry
 
 from .story import REPOSITORY

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from fluxflow_registry.cli.describe.command import options
-from fluxflow_registry.cli.schema.command import recipe_schema
+from fluxflow_registry.cli.describe import options
+from fluxflow_registry.cli.schema import recipe_schema
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.registry.registry import Registry
 

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from fluxflow_registry import contracts
 from fluxflow_registry.check.checker import check
-from fluxflow_registry.cli.schema.command import recipe_schema
+from fluxflow_registry.cli.schema import recipe_schema
 from fluxflow_registry.recipe import schema
 from fluxflow_registry.recipe.convert import describe_type
 from fluxflow_registry.registry.discovery import load

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluxflow_registry import Ending, hookimpl
-from fluxflow_registry.cli.check.command import check_run
+from fluxflow_registry.cli.check import check_run
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.diagnosis.shortened import shortened
 from fluxflow_registry.engine.run import rollback as recovery

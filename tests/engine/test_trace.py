@@ -12,8 +12,7 @@ import torch
 from attrs import define, field
 
 from fluxflow_registry import Ending
-from fluxflow_registry.cli.prove_resume.blame import blame
-from fluxflow_registry.cli.prove_resume.comparison import Difference, first_difference
+from fluxflow_registry.cli.prove_resume.difference import Difference, blame, first_difference
 from fluxflow_registry.engine.diagnosis.shortened import shortened
 from fluxflow_registry.engine.diagnosis.trace import Trace, fingerprint
 from fluxflow_registry.plan.steps import RecipePlan

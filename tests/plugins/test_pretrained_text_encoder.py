@@ -16,7 +16,7 @@ from torch import Tensor
 from fluxflow_pretrained.models import PretrainedTextEncoderBuilder
 from fluxflow_pretrained.published import PretrainedError
 from fluxflow_registry import Problem
-from fluxflow_registry.cli.generate.command import untrained
+from fluxflow_registry.cli.generate import untrained
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.run.trained_models import load_trained_models
 from fluxflow_registry.plan.steps import RecipePlan

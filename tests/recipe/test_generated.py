@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.check.effective_recipe import effective_recipe
-from fluxflow_registry.cli.explain import command as explain
-from fluxflow_registry.cli.schema.command import recipe_schema
+from fluxflow_registry.cli import explain
+from fluxflow_registry.cli.schema import recipe_schema
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 from fluxflow_registry.recipe.writer import dump, plain
 from fluxflow_registry.registry.discovery import load

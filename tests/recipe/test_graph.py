@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fluxflow_registry.errors import Choices, Place, Problem, RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.recipe.graph import order
+from fluxflow_registry.recipe.load import order
 from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.schema import StepEntry, StepSettings
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fluxflow_registry.check.effective_recipe import effective_recipe
-from fluxflow_registry.cli.explain import command as explain
+from fluxflow_registry.cli import explain
 from fluxflow_registry.errors import FluxflowError, RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe.reader import parse

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeGuard
 
 from attrs import evolve, fields, frozen
 
-from fluxflow_registry.cli.plugin_changes import changed
+from fluxflow_registry.cli.plugins_of_run import changed
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.errors import Problem, RunError, counted

@@ -13,8 +13,7 @@ import torch
 from fluxflow_registry.cli.device import device_of
 from fluxflow_registry.cli.invocation import Invocation
 from fluxflow_registry.cli.output import Result, say
-from fluxflow_registry.cli.plugin_changes import changed, plugin_rows
-from fluxflow_registry.cli.recheck import check_again
+from fluxflow_registry.cli.plugins_of_run import changed, check_again, plugin_rows
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.order import names_of
 from fluxflow_registry.engine.diagnosis.bundle import RECIPE, Bundle, read_bundle

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fluxflow_registry.cli.device import device_of
 from fluxflow_registry.cli.invocation import Invocation
 from fluxflow_registry.cli.output import Result
-from fluxflow_registry.cli.train.late_starts import warn_of_late_starts
+from fluxflow_registry.cli.train import warn_of_late_starts
 from fluxflow_registry.engine.data.batches import Reader
 from fluxflow_registry.engine.data.opening import merge_problems, open_sources
 from fluxflow_registry.engine.preflight.metrics import try_metrics

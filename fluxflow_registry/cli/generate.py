@@ -6,23 +6,25 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from attrs import frozen
 
 from fluxflow_registry import __version__
 from fluxflow_registry.check.checker import check
-from fluxflow_registry.cli.generate.prompts import Prompt, read_prompts
-from fluxflow_registry.cli.generate.requirements import require_generation
-from fluxflow_registry.cli.generate.weights_source import Place, place_of
 from fluxflow_registry.cli.output import emit, emit_json, finish, load_plugins, parse, say
 from fluxflow_registry.cli.parser import Parser
-from fluxflow_registry.cli.recheck import check_again
+from fluxflow_registry.cli.plugins_of_run import check_again
 from fluxflow_registry.contracts import SamplerExtras
-from fluxflow_registry.errors import Choices, Flag, Problem, RecipeError, RunError
+from fluxflow_registry.errors import Choices, DataError, Flag, Place, Problem, RecipeError, RunError, one_line
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
+from fluxflow_registry.plan.values import Request, World, resolve_values
 from fluxflow_registry.recipe.overrides import Setting
+from fluxflow_registry.state import checkpoints
 
 #: The value that generates images from captions.
 GENERATED = "generated_image"
@@ -88,7 +90,7 @@ def parser() -> Parser:
 
 def main(arguments: argparse.Namespace) -> int:
     """Generate what the arguments say; returns the exit code."""
-    place = place_of(arguments)
+    weights = weights_of(arguments)
     prompts = read_prompts(arguments)
     if arguments.count < 1:
         raise RecipeError("`--count` must be at least 1", Flag("--count", str(arguments.count)), code="out-of-range")
@@ -98,16 +100,156 @@ def main(arguments: argparse.Namespace) -> int:
             raise RecipeError("`--batch-size` must be at least 1", Flag("--batch-size"), code="out-of-range")
         say("note: --batch-size has no effect: images are generated one by one, so that none depends on another")
     registry = load_plugins(arguments.plugin)
-    plain = check_again(place.run / "recipe.yaml", registry, arguments.command)
-    leaf = leaf_of(plain, arguments.step or place.step)
+    plain = check_again(weights.run / "recipe.yaml", registry, arguments.command)
+    leaf = leaf_of(plain, arguments.step or weights.step)
     require_generation(plain, leaf, GENERATED, sampler=arguments.sampler is not None)
-    checked = check(place.run / "recipe.yaml", registry, settings_of(arguments, plain, leaf))
-    images = generate(checked, checked.step(leaf.name), place, prompts, arguments)
+    checked = check(weights.run / "recipe.yaml", registry, settings_of(arguments, plain, leaf))
+    images = generate(checked, checked.step(leaf.name), weights, prompts, arguments)
     if arguments.json:
         emit_json(images)
     else:
         emit("\n".join(image["file"] for image in images))
     return 0
+
+
+@frozen
+class Weights:
+    """A run, and which of its weights: the newest (`run`), those of `final/`, or those of a checkpoint."""
+
+    run: Path
+    kind: Literal["run", "final", "checkpoint"] = "run"
+    #: The folder of the checkpoint.
+    folder: Path | None = None
+    #: The step whose weights they are, if the path names it.
+    step: str | None = None
+
+
+def weights_of(arguments: Namespace) -> Weights:
+    """The place that the command line names; raises RunError if there is none, RecipeError if two are named."""
+    if arguments.run and arguments.model_checkpoint:
+        raise RecipeError(
+            "`RUN` cannot be combined with `--model-checkpoint`", Flag("--model-checkpoint"), code="conflict"
+        )
+    named = arguments.run or arguments.model_checkpoint
+    if not named:
+        hint = "fluxflow-generate RUN, or --model-checkpoint with the folder of a run, a checkpoint, or final/"
+        raise RecipeError(Problem("a run is required", None, (("hint", hint),), code="missing-argument"))
+    return _weights(Path(named))
+
+
+def _weights(path: Path) -> Weights:
+    if (path / "recipe.yaml").is_file():
+        return Weights(path)
+    run = next((parent for parent in path.absolute().parents if (parent / "recipe.yaml").is_file()), None)
+    if run is None:
+        raise RunError("this is not the folder of a run: it has no recipe.yaml", str(path), code="missing-file")
+    run = next((parent for parent in path.parents if parent.absolute() == run), run)
+    inner = path.absolute().relative_to(run.absolute()).parts
+    if not path.exists():
+        known = [found.folder.name for found in checkpoints.listing(run / "checkpoints")]
+        choices = Choices.of(path.name, known)
+        message = f"the run has no checkpoint `{path.name}`"
+        raise RunError(Problem(message, str(path), code="missing-file", subject=path.name, choices=choices))
+    if inner[0] == "final":
+        branch = inner[1] if len(inner) > 1 and not (run / "final" / inner[1] / "config.json").is_file() else None
+        return Weights(run, "final", step=branch)
+    if inner[0] == "checkpoints" and len(inner) > 1:
+        folder = run / "checkpoints" / inner[1]
+        step = next((f.step for f in checkpoints.listing(run / "checkpoints") if f.folder == folder), None)
+        if step is not None:
+            return Weights(run, "checkpoint", folder, step)
+    notes = (("hint", "use the folder of the run, a folder in its checkpoints/, or its final/"),)
+    raise RunError(Problem("this folder of the run contains no models", str(path), notes, code="missing-weights"))
+
+
+@frozen
+class Prompt:
+    """A prompt, and how the file names of its images begin."""
+
+    text: str
+    name: str
+
+
+def read_prompts(arguments: Namespace) -> list[Prompt]:
+    """The prompts of the command line, of the file and of the folder; raises RecipeError if there are none."""
+    prompts = [Prompt(text, slug(text)) for text in arguments.prompt]
+    if arguments.prompts:
+        prompts += [Prompt(text, slug(text)) for text in _lines(Path(arguments.prompts))]
+    if arguments.text_prompts_path:
+        prompts += _found(Path(arguments.text_prompts_path))
+    if not prompts:
+        hint = 'set --prompt "a small red circle", --prompts FILE or --text-prompts-path DIR'
+        raise RecipeError(Problem("a prompt is required", None, (("hint", hint),), code="missing-argument"))
+    return prompts
+
+
+def _found(path: Path) -> Iterator[Prompt]:
+    """In a folder each `.txt` file is a prompt, named by the file; in a file each line, named by file and line."""
+    if not path.is_dir():
+        lines = list(_lines(path))
+        for number, text in enumerate(lines, 1):
+            yield Prompt(text, f"{path.stem}-{number}" if len(lines) > 1 else path.stem)
+        return
+    files = sorted(each for each in path.iterdir() if each.suffix == ".txt" and each.is_file())
+    if not files:
+        raise DataError(Problem("the folder of prompts contains no .txt file", str(path), code="missing-file"))
+    for file in files:
+        text = " ".join(_lines(file))
+        if not text:
+            raise DataError(Problem("the prompt file is empty", str(file), code="missing-caption"))
+        yield Prompt(text, file.stem)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a text file that are not empty."""
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            Problem(f"cannot read the prompts: {one_line(error)}", str(path), code="unreadable-file")
+        ) from None
+    yield from (line.strip() for line in content.splitlines() if line.strip())
+
+
+def slug(prompt: str) -> str:
+    """A prompt as part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "empty"
+
+
+SAMPLER = "a sampler, which `--sampler NAME` adds"
+
+
+def require_generation(checked: RecipePlan, step: StepPlan, value: str, sampler: bool) -> None:
+    """Raise RecipeError if `value` cannot be computed from captions; `sampler`: the command line sets one.
+
+    The recipe is not wrong, since it was trained as it is: one problem says what it lacks.
+    """
+    has_sampler = sampler or checked.sampler is not None
+    world = World.of(
+        {"caption"}, checked.models, step.providers, sampler=has_sampler, image_size=True, dataset="the batch"
+    )
+    problems = resolve_values(world, [Request.of("the run", [value], Place(checked.recipe.path))])[1]
+    if problems:
+        lacking = list(dict.fromkeys(_lacking(problem) for problem in problems))
+        message = "this run cannot generate images from text"
+        notes = [
+            ("cause", "the run lacks " + ", ".join(lacking)),
+            ("received", f"models {', '.join(checked.models) or 'none'}; steps {_names(checked)}"),
+        ]
+        if lacking != [SAMPLER]:
+            notes.append(("hint", "use a run whose recipe has all of these, such as recipes/vae_gan_flow.yaml"))
+        raise RecipeError(Problem(message, checked.recipe.path, notes, code="nothing-to-generate"))
+
+
+def _lacking(problem: Problem) -> str:
+    """What is missing, in a word."""
+    if problem.subject == "sampler":
+        return SAMPLER
+    return f"the model `{problem.subject}`" if problem.code == "missing-model" else f"`{problem.subject}`"
+
+
+def _names(checked: RecipePlan) -> str:
+    return ", ".join(step.name for step in checked.steps)
 
 
 def settle_guidance(arguments: argparse.Namespace) -> None:
@@ -186,7 +328,7 @@ def size_of(stated: str | None, step: StepPlan, run: Path) -> tuple[int, int]:
 
 
 def generate(
-    checked: RecipePlan, step: StepPlan, place: Place, prompts: Sequence[Prompt], arguments: argparse.Namespace
+    checked: RecipePlan, step: StepPlan, weights: Weights, prompts: Sequence[Prompt], arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Generate an image for each prompt and seed; returns their files and what they depend on."""
     import torch
@@ -197,15 +339,15 @@ def generate(
     from fluxflow_registry.engine.run.trained_models import load_trained_models
 
     device = device_of(arguments.device)
-    size = size_of(arguments.image_size, step, place.run)
+    size = size_of(arguments.image_size, step, weights.run)
     models, source, note = load_trained_models(
-        checked, place.run, device, arguments.step or place.step, place.folder, finished=place.kind == "final"
+        checked, weights.run, device, arguments.step or weights.step, weights.folder, finished=weights.kind == "final"
     )
     if note:
         say(note)
     for model in sorted(untrained(checked, step)):
         say(f"note: model `{model}` is not trained in or before step `{step.name}`: its initial weights are used")
-    folder = Path(arguments.output) if arguments.output else place.run / "generated"
+    folder = Path(arguments.output) if arguments.output else weights.run / "generated"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -17,7 +17,7 @@ import attrs
 from cattrs import unstructure
 
 from fluxflow_registry.cli.invocation import Invocation
-from fluxflow_registry.cli.list_plugins.command import component_data
+from fluxflow_registry.cli.list_plugins import component_data
 from fluxflow_registry.cli.output import Result
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.errors import Choices, Flag, Problem, RecipeError

@@ -18,9 +18,8 @@ from fluxflow_registry.check.effective_recipe import effective_recipe
 from fluxflow_registry.cli.device import device_of
 from fluxflow_registry.cli.invocation import Invocation
 from fluxflow_registry.cli.output import Result, say
-from fluxflow_registry.cli.plugin_changes import changes, plugin_rows
+from fluxflow_registry.cli.plugins_of_run import changes, plugin_rows
 from fluxflow_registry.cli.signals import STOPPED, Signals
-from fluxflow_registry.cli.train.late_starts import warn_of_late_starts
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
@@ -30,6 +29,7 @@ from fluxflow_registry.engine.run.folder import ENVIRONMENT
 from fluxflow_registry.engine.run.loop import train
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.run.stopping import Stopped
+from fluxflow_registry.engine.training.late_start import too_late
 from fluxflow_registry.engine.training.step import with_batches
 from fluxflow_registry.errors import (
     FluxflowError,
@@ -155,3 +155,10 @@ def _out_of_memory(plan: RecipePlan, error: Exception) -> Problem:
         notes.append(("received", f"step `{step.name}`: batch_size {step.settings.batch_size}{size}"))
     notes.append(("hint", "lower `batch_size`, or set `checkpointing: true` on the largest models"))
     return Problem(f"out of memory: {str(error).splitlines()[0]}", None, notes, code="out-of-memory")
+
+
+def warn_of_late_starts(plan: RecipePlan, sources: Mapping[str, Source]) -> None:
+    """Warn before training of what would never take effect: a mistake in a long run, and fine in a short trial."""
+    for step in with_batches(plan, sources).steps:
+        for problem in too_late(step):
+            say(f"warning: {problem}")

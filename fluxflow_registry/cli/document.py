@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxflow_registry import hookspecs
-from fluxflow_registry.cli.describe.command import meanings_of, options, own_defaults, paste, rows_of, yaml
+from fluxflow_registry.cli.describe import meanings_of, options, own_defaults, paste, rows_of, yaml
 from fluxflow_registry.cli.invocation import Invocation
 from fluxflow_registry.cli.output import Result
 from fluxflow_registry.contracts import KINDS, Extras, Kind

@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 
-from fluxflow_registry.cli.describe.command import limits_of, meanings_of
+from fluxflow_registry.cli.describe import limits_of, meanings_of
 from fluxflow_registry.cli.invocation import Invocation
 from fluxflow_registry.cli.output import Result
 from fluxflow_registry.contracts import KINDS

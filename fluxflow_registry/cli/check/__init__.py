@@ -1,1 +1,0 @@
-"""`--check`: everything about a run that can be proven without training."""

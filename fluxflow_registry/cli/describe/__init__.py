@@ -1,1 +1,0 @@
-"""`--describe`: one component in full."""

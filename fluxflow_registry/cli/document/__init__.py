@@ -1,1 +1,0 @@
-"""`--document`: a page of Markdown for each kind of component."""

@@ -1,1 +1,0 @@
-"""`--validate` and `--explain`: what a recipe will do."""

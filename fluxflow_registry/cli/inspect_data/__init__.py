@@ -1,1 +1,0 @@
-"""`--inspect-data`: what is in the datasets of a recipe."""

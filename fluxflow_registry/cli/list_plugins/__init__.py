@@ -1,1 +1,0 @@
-"""`--list-plugins`: every plugin and every component."""

@@ -1,1 +1,0 @@
-"""`--replay`: a batch that was not finite, repeated."""

@@ -1,1 +1,0 @@
-"""`--schema`: the recipe language as a JSON schema."""
