@@ -7,7 +7,7 @@ import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import PurePath
-from typing import Any, overload
+from typing import Any, TypedDict, Unpack, overload
 
 from attrs import field, frozen
 
@@ -208,25 +208,43 @@ LABELS = frozenset(
 UNCODED = "problem"
 
 
-def _to_notes(notes: Iterable[tuple[str, object]]) -> tuple[Note, ...]:
-    return tuple((label, str(text)) for label, text in notes)
+class Parts(TypedDict, total=False):
+    """The parts of a problem that have names."""
+
+    code: str
+    subject: str | None
+    choices: Choices | Iterable[str] | None
 
 
-@frozen
+@frozen(init=False)
 class Problem:
     """One thing that is wrong.
 
     `message` is a sentence with its subject, `where` its location; a bare string is the path of a file. `code` names
-    the kind of problem and never changes; `subject` is the name that the problem is about, such as an unknown key.
+    the kind of problem and never changes; `subject` is the name that the problem is about, such as an unknown key;
+    `choices` are the names that are valid in its place.
     Programs decide by `code` and `subject`, never by the message.
     """
 
     message: str
-    where: Location | None = field(default=None, converter=to_location)
-    notes: tuple[Note, ...] = field(default=(), converter=_to_notes)
-    code: str = field(default=UNCODED, kw_only=True)
-    subject: str | None = field(default=None, kw_only=True)
-    choices: Choices | None = field(default=None, kw_only=True)
+    where: Location | None
+    notes: tuple[Note, ...]
+    code: str
+    subject: str | None
+    choices: Choices | None
+
+    def __init__(
+        self,
+        message: str,
+        where: Location | str | None = None,
+        notes: Iterable[tuple[str, object]] = (),
+        **parts: Unpack[Parts],
+    ) -> None:
+        choices, subject = parts.get("choices"), parts.get("subject")
+        if choices is not None and not isinstance(choices, Choices):
+            choices = Choices.of(subject or "", choices)
+        texts = tuple((label, str(text)) for label, text in notes)
+        self.__attrs_init__(message, to_location(where), texts, parts.get("code", UNCODED), subject, choices)
 
     @property
     def nearest(self) -> str | None:
@@ -280,7 +298,10 @@ def _position(where: Location | None) -> tuple[int, int]:
 
 
 class FluxflowError(Exception):
-    """A mistake that a user can fix; carries every problem found, never a traceback."""
+    """A mistake that a user can fix; carries every problem found, never a traceback.
+
+    It takes the problems, or the parts of a single one as `Problem` does.
+    """
 
     #: The exit code of the command that meets this error.
     exit_code = 2
@@ -289,11 +310,11 @@ class FluxflowError(Exception):
         self,
         problems: Problem | str | Sequence[Problem],
         where: Location | str | None = None,
-        *,
-        code: str = UNCODED,
+        notes: Iterable[tuple[str, object]] = (),
+        **parts: Unpack[Parts],
     ) -> None:
         if isinstance(problems, str):
-            problems = Problem(problems, where, code=code)
+            problems = Problem(problems, where, notes, **parts)
         self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
         super().__init__("\n\n".join(str(problem) for problem in self.problems))
 

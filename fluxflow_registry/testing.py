@@ -18,7 +18,7 @@ from attrs import frozen
 
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.contracts import KINDS, Position
-from fluxflow_registry.errors import Choices, PluginError, Problem
+from fluxflow_registry.errors import PluginError
 from fluxflow_registry.hookspecs import Register, hookimpl
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe.reader import parse
@@ -40,7 +40,7 @@ def plugin_of(**components: Mapping[str, Any]) -> SimpleNamespace:
     for plural in components:
         if plural not in hooks:
             message = f"`{plural}` is not the plural of a kind of component"
-            raise PluginError(Problem(message, code="unknown-name", subject=plural, choices=Choices.of(plural, hooks)))
+            raise PluginError(message, code="unknown-name", subject=plural, choices=hooks)
     return SimpleNamespace(**{hooks[plural]: _hook(hooks[plural], each) for plural, each in components.items()})
 
 

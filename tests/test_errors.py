@@ -102,6 +102,20 @@ def test_choices_begin_with_the_nearest_name_and_end_with_all() -> None:
     assert Choices.of("zzz", []).rows() == [("available", "nothing")]
 
 
+def test_names_passed_as_choices_are_valid_in_place_of_the_subject() -> None:
+    problem = Problem("unknown loss `mes`", code="unknown-name", subject="mes", choices={"mse": 1, "kl": 2})
+
+    assert problem.choices == Choices.of("mes", ["mse", "kl"])
+
+
+def test_an_error_takes_the_parts_of_a_single_problem() -> None:
+    error = FluxflowError("broken", "a.yaml", [("hint", 1)], code="wrong-type", subject="b", choices=["c"])
+
+    assert error.problems == (
+        Problem("broken", "a.yaml", [("hint", "1")], code="wrong-type", subject="b", choices=["c"]),
+    )
+
+
 def test_a_long_list_of_choices_is_shortened() -> None:
     ((_, shown),) = Choices.of("?", [f"name_{index:03}" for index in range(100)]).rows()
 

@@ -10,7 +10,7 @@ from fluxflow_registry.check.held_out_data import overlapping
 from fluxflow_registry.check.metric_names import unlogged
 from fluxflow_registry.check.steps import StepPlanner
 from fluxflow_registry.contracts import CONTEXT, Draw, ObserverExtras
-from fluxflow_registry.errors import Choices, Problem, RecipeError, unique
+from fluxflow_registry.errors import Problem, RecipeError, unique
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.plan.values import Request, World, resolve_values
@@ -78,8 +78,7 @@ def _draw_problems(planner: StepPlanner, observer: ConfiguredComponent, draw: Dr
     for step in draw.steps:
         if step not in recipe.steps and "steps" not in recipe.unread:
             message = f"{who} draws in step `{step}`, but the recipe has no such step"
-            choices = Choices.of(step, recipe.steps)
-            yield Problem(message, observer.place_of(step), code="unknown-name", subject=step, choices=choices)
+            yield Problem(message, observer.place_of(step), code="unknown-name", subject=step, choices=recipe.steps)
     fields: Iterable[str] | None = draw.fields
     if draw.dataset is not None:
         fields = planner.fields(draw.dataset, observer.place_of(draw.dataset))

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from fluxflow_registry.contracts import KINDS, Naming, ObserverExtras
-from fluxflow_registry.errors import Choices, FluxflowError, Location, Problem, one_line
+from fluxflow_registry.errors import FluxflowError, Location, Problem, one_line
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.recipe.convert import structure, unknown_keys
 from fluxflow_registry.recipe.node import Node
@@ -122,8 +122,7 @@ class Configurator:
                 renames = entry.node.get("with")
                 where = renames.keys[need] if renames else entry.where
                 message = f"`{entry.type}` has no need `{need}` that could be renamed"
-                choices = Choices.of(need, needs)
-                self.problems.append(Problem(message, where, code="unknown-name", subject=need, choices=choices))
+                self.problems.append(Problem(message, where, code="unknown-name", subject=need, choices=needs))
 
     def _default_values(self) -> dict[str, ConfiguredComponent]:
         """Each registered value whose options all have defaults; the others wait for the recipe."""

@@ -53,7 +53,4 @@ def _notes(
     step: StepEntry, evaluation: EvaluationEntry, trained: StepEntry, seen: ConfiguredComponent
 ) -> tuple[tuple[str, str], ...]:
     measured = f"evaluation `{evaluation.name}` of step `{step.name}` ({evaluation.node.at('dataset')})"
-    return (
-        ("see also", f"step `{trained.name}` trains on `{seen.label}` ({seen.where})"),
-        ("requested by", measured),
-    )
+    return (("see also", f"step `{trained.name}` trains on `{seen.label}` ({seen.where})"), ("requested by", measured))

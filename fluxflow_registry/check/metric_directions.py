@@ -9,7 +9,7 @@ from typing import Any, Literal
 import attrs
 
 from fluxflow_registry.contracts import Better, Directed, Direction, MetricExtras
-from fluxflow_registry.errors import FluxflowError, Location, Problem
+from fluxflow_registry.errors import FluxflowError, Location
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.updates import Start, UpdatePlan, WhenMet
 from fluxflow_registry.recipe.schema import StepEntry
@@ -80,7 +80,7 @@ def better_in(step: StepEntry, metric: MetricComponent, where: Location) -> Bett
         if len(found) > 1:
             hint = ("hint", "set `mode`: min or below where lower is better, max or above where higher is")
             message = f"it is not known which way the metric `{name}` is better"
-            raise FluxflowError(Problem(message, where, (hint,), code="ambiguous", subject=name))
+            raise FluxflowError(message, where, (hint,), code="ambiguous", subject=name)
         return found.pop() if found else "lower"
 
     return better
@@ -93,7 +93,7 @@ def declared_by(metric: Component) -> Declared:
     if all(isinstance(each, str) and each in ("lower", "higher") for each in directions):
         return declared  # type: ignore[no-any-return]
     message = f"metric `{metric.name}`: `better` must be `lower`, `higher`, or a dict of these, got {declared!r}"
-    raise FluxflowError(Problem(message, metric.signature.where, code="wrong-type", subject="better"))
+    raise FluxflowError(message, metric.signature.where, code="wrong-type", subject="better")
 
 
 def _direction(declared: Declared, name: str) -> Direction:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from attrs import frozen
 
 from fluxflow_registry.contracts import SchedulerExtras
-from fluxflow_registry.errors import Choices, Location, Problem
+from fluxflow_registry.errors import Location, Problem
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import StepPlan
 from fluxflow_registry.plan.updates import UpdatePlan, WhenMet
@@ -63,7 +63,7 @@ def _unwatchable(step: StepEntry, watch: Watch, measured: Measured) -> Problem |
         if name in logged:
             return None
         message = f"{who} watches `{name}`, but step `{step.name}` logs no such metric"
-        return Problem(message, where, code="unknown-name", subject=name, choices=Choices.of(name, logged))
+        return Problem(message, where, code="unknown-name", subject=name, choices=logged)
     if evaluation.settings.every is None:
         hint = ("hint", f"set `every: 1` in evaluation `{evaluation.name}`")
         message = f"{who} watches `{name}`, but evaluation `{evaluation.name}` is measured at the end of the step only"
@@ -72,8 +72,9 @@ def _unwatchable(step: StepEntry, watch: Watch, measured: Measured) -> Problem |
     if known is None or name.partition("/")[2] in known:
         return None
     message = f"{who} watches `{name}`, but evaluation `{evaluation.name}` does not measure it"
-    choices = Choices.of(name, [f"{evaluation.name}/{each}" for each in known])
-    return Problem(message, where, code="unknown-name", subject=name, choices=choices)
+    return Problem(
+        message, where, code="unknown-name", subject=name, choices=[f"{evaluation.name}/{each}" for each in known]
+    )
 
 
 def unwatchable(
@@ -122,8 +123,7 @@ def unlogged(recipe: RecipeEntry, observers: Iterable[ConfiguredComponent], watc
         for name in watched(observer):
             if name not in logged:
                 message = f"observer `{observer.label}` names the metric `{name}`, but no step logs it"
-                choices = Choices.of(name, logged)
-                yield Problem(message, observer.place_of(name), code="unknown-name", subject=name, choices=choices)
+                yield Problem(message, observer.place_of(name), code="unknown-name", subject=name, choices=logged)
 
 
 def removed_losses(update: UpdateEntry) -> dict[str, Location]:
@@ -139,8 +139,7 @@ def unknown_losses(update: UpdateEntry, balancer: ConfiguredComponent, named: It
         if label not in update.losses:
             who = f"balancer `{balancer.name}` of update `{update.name}`"
             message = f"{who} names the loss `{label}`, but the update has no such loss"
-            choices = Choices.of(label, update.losses)
-            yield Problem(message, balancer.place_of(label), code="unknown-name", subject=label, choices=choices)
+            yield Problem(message, balancer.place_of(label), code="unknown-name", subject=label, choices=update.losses)
 
 
 def _watches(transition: ConfiguredComponent, who: str, watched: Watched) -> list[Watch]:
@@ -167,8 +166,7 @@ def _never_logged(step: StepEntry, late: Mapping[Late, Sequence[Watch]]) -> Iter
         waiting = {each: watches for each, watches in waiting.items() if each not in ready}
     for watch in (watch for watches in blocked.values() for watch in watches):
         message = f"{watch.who} watches `{watch.metric}`, but nothing logs it before that start"
-        choices = Choices.of(watch.metric, logged_metrics(step, waiting))
-        yield Problem(message, watch.where, code="cycle", subject=watch.metric, choices=choices)
+        yield Problem(message, watch.where, code="cycle", subject=watch.metric, choices=logged_metrics(step, waiting))
 
 
 def _is_later(step: StepEntry, name: str, waiting: Collection[Late]) -> bool:

@@ -12,7 +12,7 @@ from fluxflow_registry.check.configure import Components, Configurator
 from fluxflow_registry.check.metric_directions import with_directions
 from fluxflow_registry.check.metric_names import removed_losses, unknown_losses, unwatchable
 from fluxflow_registry.contracts import BalancerExtras, Field, LossExtras
-from fluxflow_registry.errors import Choices, Location, Problem
+from fluxflow_registry.errors import Location, Problem
 from fluxflow_registry.plan.steps import EvaluationPlan, StepPlan
 from fluxflow_registry.plan.updates import AtBatch, LossPlan, Start, UpdatePlan, WhenMet, plan_updates
 from fluxflow_registry.plan.values import Request, World, resolve_values
@@ -61,8 +61,7 @@ class StepPlanner:
             return self.configurator.attempt(what, dataset.where, lambda: dict(dataset.instance.fields()))
         if name not in self.recipe.datasets and "datasets" not in self.recipe.unread:
             message = f"`{name}` is not a dataset of the recipe"
-            choices = Choices.of(name, self.recipe.datasets)
-            self._report([Problem(message, where, code="unknown-name", subject=name, choices=choices)])
+            self._report([Problem(message, where, code="unknown-name", subject=name, choices=self.recipe.datasets)])
         return None
 
     def _report(self, problems: Iterable[Problem]) -> None:
@@ -151,8 +150,7 @@ class StepPlanner:
             if model not in trained:
                 message = f"step `{step.name}` averages `{model}`, but none of its updates trains that model"
                 where = step.node.at("ema", "models", index)
-                choices = Choices.of(model, trained)
-                self._report([Problem(message, where, code="unused", subject=model, choices=choices)])
+                self._report([Problem(message, where, code="unused", subject=model, choices=trained)])
 
     def _measured(self, evaluation: EvaluationEntry) -> list[str] | None:
         """The metrics of an evaluation by label; None where one may return a dict of metrics."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import Factory, evolve, frozen
 
-from fluxflow_registry.errors import Choices, Location, Problem
+from fluxflow_registry.errors import Location, Problem
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.values import Request, ValuePlan, World, resolve_values
 from fluxflow_registry.recipe.schema import OWN, UpdateEntry
@@ -187,8 +187,7 @@ def _problems(update: UpdatePlan, world: World, values: Values) -> list[Problem]
         where = update.entry.node.at("trains", index)
         if model not in world.models:
             message = f"update `{update.name}` trains `{model}`, but the recipe has no such model"
-            choices = Choices.of(model, world.models)
-            problems.append(Problem(message, where, code="unknown-name", subject=model, choices=choices))
+            problems.append(Problem(message, where, code="unknown-name", subject=model, choices=world.models))
         elif complete and not any(model in loss.reaches for loss in update.losses.values()):
             problems.append(_not_reached(update, model, where))
     trained = [model for model in update.trains if model in world.models]
@@ -207,7 +206,7 @@ def _detaches_nothing(loss: LossPlan, values: Values) -> Iterable[Problem]:
             why = f"`{name}` is not computed" if name in loss.closure else f"it does not depend on `{name}`"
             message = f"loss `{loss.label}` cannot detach `{name}`: {why}"
             where = entry.node.at("detach", index)
-            yield Problem(message, where, code="unused", subject=name, choices=Choices.of(name, computed))
+            yield Problem(message, where, code="unused", subject=name, choices=computed)
 
 
 def _not_reached(update: UpdatePlan, model: str, where: Location) -> Problem:

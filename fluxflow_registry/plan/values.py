@@ -8,7 +8,7 @@ from typing import Literal
 from attrs import Factory, define, frozen
 
 from fluxflow_registry.contracts import CONTEXT
-from fluxflow_registry.errors import Choices, Location, Problem
+from fluxflow_registry.errors import Location, Problem
 from fluxflow_registry.plan.component import ConfiguredComponent
 
 #: Names of the engine that exist only where the recipe has what they are made of, and what that is.
@@ -208,8 +208,7 @@ def _problem(world: World, name: str, asker: _Asker) -> Problem:
     if asker.wants_model:
         message = f"{who} requests the model `{name}`, but the recipe declares no such model"
         hint = ("hint", f"declare it under `models`: `{name}: {{type: ...}}`; `--list-plugins model` lists the types")
-        choices = Choices.of(name, world.models)
-        return Problem(message, where, (*notes, hint), code="missing-model", subject=name, choices=choices)
+        return Problem(message, where, (*notes, hint), code="missing-model", subject=name, choices=world.models)
     if name in _CONDITIONAL:
         message = f"{who} requests `{name}`, but the recipe does not provide it"
         return Problem(message, where, (*notes, ("hint", _CONDITIONAL[name])), code="missing-value", subject=name)
@@ -218,4 +217,4 @@ def _problem(world: World, name: str, asker: _Asker) -> Problem:
         hint = ("hint", f"set them under `values`: `{name}: {{...}}`; `--describe value:{name}` lists them")
         return Problem(message, where, (*notes, hint), code="missing-options", subject=name)
     message = f"{who} requests `{name}`, but nothing provides it"
-    return Problem(message, where, notes, code="unknown-value", subject=name, choices=Choices.of(name, world.names))
+    return Problem(message, where, notes, code="unknown-value", subject=name, choices=world.names)

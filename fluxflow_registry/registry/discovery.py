@@ -14,7 +14,7 @@ import pluggy
 
 from fluxflow_registry import hookspecs
 from fluxflow_registry.contracts import KINDS, Kind
-from fluxflow_registry.errors import Choices, PluginError, Problem, Variable, one_line
+from fluxflow_registry.errors import PluginError, Problem, Variable, one_line
 from fluxflow_registry.registry.registry import Component, Plugin, Registry
 from fluxflow_registry.registry.verification import RECOGNIZE, check_hooks, check_name, verified
 
@@ -38,7 +38,7 @@ def load(names: Iterable[str] | None = None, files: Iterable[str | Path] = ()) -
                 Variable("FLUXFLOW_PLUGINS"),
                 code="unknown-name",
                 subject=name,
-                choices=Choices.of(name, known),
+                choices=known,
             )
             for name in wanted
             if name not in known
@@ -94,7 +94,7 @@ def _registrar(components: list[Component], plugin: Plugin, kind: Kind) -> hooks
         if twin:
             message = f"plugin `{plugin.name}` registers {kind.name} `{name}` twice"
             notes = (("see also", twin.where),)
-            raise PluginError(Problem(message, signature.where, notes, code="duplicate-name", subject=name))
+            raise PluginError(message, signature.where, notes, code="duplicate-name", subject=name)
         components.append(Component(kind.name, name, component, signature, plugin))
 
     return register

@@ -187,7 +187,7 @@ def hook_problems(observer: Any, what: str) -> Iterator[Problem]:
         where, text = definition(method)
         if marked and name not in known:
             message = f"hook `{name}` of {what} is not an event of a run"
-            yield Problem(message, where, code="unknown-hook", subject=name, choices=Choices.of(name, known))
+            yield Problem(message, where, code="unknown-hook", subject=name, choices=known)
         elif not marked and name in known:
             message = f"`{name}` of {what} is not marked as a hook: put `@hookimpl` above it"
             yield Problem(message, where, code="unmarked-hook", subject=name)
@@ -195,5 +195,4 @@ def hook_problems(observer: Any, what: str) -> Iterator[Problem]:
             if need not in known[name]:
                 message = f"hook `{name}` of {what} requests `{need}`, which the event does not have"
                 notes = (("defined in", f"{where}  {text}"),)
-                choices = Choices.of(need, known[name])
-                yield Problem(message, where, notes, code="wrong-parameters", subject=need, choices=choices)
+                yield Problem(message, where, notes, code="wrong-parameters", subject=need, choices=known[name])

@@ -16,7 +16,7 @@ import attrs
 from attrs import frozen
 
 from fluxflow_registry.contracts.kind import key_of as key_of
-from fluxflow_registry.errors import Place, PluginError, Problem
+from fluxflow_registry.errors import Place, PluginError
 
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -58,7 +58,7 @@ def read(component: Any, what: str = "the component") -> Signature:
         else:
             continue
         notes = (("defined in", f"{where}  {text}"),)
-        raise PluginError(Problem(message, where, notes, code="wrong-parameters", subject=parameter.name))
+        raise PluginError(message, where, notes, code="wrong-parameters", subject=parameter.name)
     needed = [parameter for parameter in parameters if parameter.default is inspect.Parameter.empty]
     return Signature(
         needs=tuple(parameter.name for parameter in needed),

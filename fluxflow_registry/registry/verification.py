@@ -41,8 +41,7 @@ def check_hooks(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> N
         where, _ = definition(getattr(module, name))
         if name not in known:
             message = f"unknown hook `{name}` in plugin `{plugin.name}`"
-            choices = Choices.of(name, known)
-            problems.append(Problem(message, where, code="unknown-hook", subject=name, choices=choices))
+            problems.append(Problem(message, where, code="unknown-hook", subject=name, choices=known))
             continue
         found, expected = (", ".join(inspect.signature(getattr(of, name)).parameters) for of in (module, hookspecs))
         if found != expected:
@@ -63,10 +62,10 @@ def check_name(kind: Kind, name: Any, component: Any) -> None:
     """Reject a name that recipes cannot use."""
     if not isinstance(name, str) or not NAME.match(name):
         message = f"{kind.name} name `{name}` is not valid: use letters, digits and _"
-        raise PluginError(Problem(message, place_of(component), code="invalid-name", subject=str(name)))
+        raise PluginError(message, place_of(component), code="invalid-name", subject=str(name))
     if name in kind.provided:
         message = f"{kind.name} `{name}` is provided by the engine itself: register it under another name"
-        raise PluginError(Problem(message, place_of(component), code="duplicate-name", subject=name))
+        raise PluginError(message, place_of(component), code="duplicate-name", subject=name)
 
 
 def verified(kind: Kind, name: str, component: Any) -> Signature:
@@ -74,12 +73,12 @@ def verified(kind: Kind, name: str, component: Any) -> Signature:
     what = f"{kind.name} `{name}`"
     if not callable(component):
         message = f"{what} must be a function or a class, not {type(component).__name__}"
-        raise PluginError(Problem(message, code="wrong-type", subject=name))
+        raise PluginError(message, code="wrong-type", subject=name)
     signature = Signature((), frozenset(), Place(""), "")
     if kind.events is None:
         if inspect.isclass(component) and "__call__" not in dir(component):
             message = f"{what} has no `__call__`"
-            raise PluginError(Problem(message, place_of(component), code="missing-member", subject="__call__"))
+            raise PluginError(message, place_of(component), code="missing-member", subject="__call__")
         signature = read(component, what)
     problems = [*_parameters(kind, what, signature), *_options(kind, what, component)]
     if kind.events:
@@ -99,8 +98,7 @@ def _parameters(kind: Kind, what: str, signature: Signature) -> Iterator[Problem
             given = ", ".join(f"`{each}`" for each in accepted) or "no argument"
             message = f"{what} requests `{need}`, but a call of this kind is passed {given}"
             notes = (("defined in", f"{signature.where}  {signature.text}"),)
-            choices = Choices.of(need, accepted)
-            yield Problem(message, signature.where, notes, code="unknown-name", subject=need, choices=choices)
+            yield Problem(message, signature.where, notes, code="unknown-name", subject=need, choices=accepted)
 
 
 def _options(kind: Kind, what: str, component: Any) -> Iterator[Problem]:

@@ -42,14 +42,15 @@ def test_every_problem_has_a_code(path: Path) -> None:
         name = ast.unparse(call.func).rpartition(".")[2]
         message = call.args[0] if call.args else None
         from_words = message is not None and (text_of(message) is not None or ast.unparse(message) == "message")
-        if name == "Problem" or (name in ERRORS and from_words):
+        passed_on = [keyword.arg for keyword in call.keywords] == [None]
+        if (name == "Problem" and not passed_on) or (name in ERRORS and from_words):
             assert "code" in {keyword.arg for keyword in call.keywords}, f"{path}:{call.lineno}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_note_has_a_label_of_the_list(path: Path) -> None:
     for call in calls(path):
-        if ast.unparse(call.func).rpartition(".")[2] != "Problem":
+        if ast.unparse(call.func).rpartition(".")[2] not in ("Problem", *ERRORS):
             continue
         notes = [*call.args[2:3], *(keyword.value for keyword in call.keywords if keyword.arg == "notes")]
         pairs = [
