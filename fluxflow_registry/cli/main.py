@@ -1,4 +1,4 @@
-"""The command `fluxflow-run`."""
+"""The command `fluxflow-run`: its flags, and the table of the commands that they start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain values to frozen classes, strictly: nothing is coerced, and every problem has its place."""
+"""Values of a recipe to frozen classes, strictly: wrong types, unknown and missing keys, each with its location."""
 
 from __future__ import annotations
 

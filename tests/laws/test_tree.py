@@ -38,27 +38,15 @@ MAY_IMPORT["testing"] = {*MAY_IMPORT["check"], "check", "engine", "hookspecs"}
 #: What a plugin may import of the framework, whether it is ours or anybody's.
 DOOR = {"fluxflow_registry", "fluxflow_registry.commands"}
 
-ROOM = re.compile(r"^( +)(\w+)(/|\.py)(?: |$)", re.MULTILINE)
+
+def test_the_list_of_rooms_in_contributing_matches_the_tree() -> None:
+    from tests.docs.rooms import listed, rooms  # it reads this module
+
+    assert listed() == rooms(), "run `python -m tests.docs.rooms`, and read the difference"
 
 
-def listed_rooms() -> set[str]:
-    """The rooms and files of the framework that CONTRIBUTING lists, as paths."""
-    block = (
-        (ROOT / "CONTRIBUTING.md").read_text().split("fluxflow_registry/        the framework", 1)[1].split("```")[0]
-    )
-    found: set[str] = set()
-    above: list[str] = []
-    for indent, name, ending in ROOM.findall(block.split("\nplugins/")[0]):
-        above = [*above[: len(indent) // 4 - 1], name]
-        found.add("/".join(above) + ("" if ending == "/" else ending))
-    return found
-
-
-def test_the_list_of_rooms_matches_the_tree() -> None:
-    folders = {str(path.parent.relative_to(CORE)) for path in CORE.rglob("*.py")} - {"."}
-    files = {path.name for path in CORE.glob("*.py")} - {"__init__.py", "__main__.py"}
-
-    assert listed_rooms() == folders | files
+def test_every_file_is_described_in_its_first_line() -> None:
+    assert [path for path in SOURCES if not re.match(r'"""\S.+\.("""|$)', path.read_text().split("\n", 1)[0])] == []
 
 
 #: Calls that execute or unpickle what a file says.

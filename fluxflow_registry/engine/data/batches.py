@@ -1,4 +1,4 @@
-"""Batches as a pure function of the position: an epoch is an order of samples, and a batch is a slice of it."""
+"""The batches of an epoch, as a function of the position: slices of its order, damaged samples replaced by others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop: for each step, for each epoch, for each batch, each update in order."""
+"""The loop: each step, epoch and batch in order; what is logged, measured and saved when; when a step ends."""
 
 from __future__ import annotations
 

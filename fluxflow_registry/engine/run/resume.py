@@ -1,4 +1,4 @@
-"""Resuming a run: from its newest checkpoint, and each step from its own checkpoint or its parent's end."""
+"""Resuming a run: its newest whole checkpoint, damaged ones quarantined; the weights that each step starts from."""
 
 from __future__ import annotations
 

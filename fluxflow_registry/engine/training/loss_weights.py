@@ -1,4 +1,4 @@
-"""The weights of an update's losses on a batch: the recipe's, the warm-up, and the balancer's factors."""
+"""The weights of an update's losses on a batch: those of the plan, multiplied by the factors of the balancer."""
 
 from __future__ import annotations
 

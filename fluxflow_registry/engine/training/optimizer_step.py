@@ -1,4 +1,4 @@
-"""The optimizer's step of an update: gradients summed over a window, clipped, applied, or skipped if not finite."""
+"""The optimizer's step: gradients accumulated, clipped, applied, or skipped if not finite; then the scheduler's."""
 
 from __future__ import annotations
 
