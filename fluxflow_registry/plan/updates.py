@@ -1,4 +1,4 @@
-"""Updates and their losses: weight and warm-up, when each starts, order of values, where gradients flow."""
+"""Updates and their losses: each loss's weight and its warm-up, when it starts, where its gradient flows."""
 
 from __future__ import annotations
 

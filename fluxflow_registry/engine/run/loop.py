@@ -1,4 +1,4 @@
-"""The loop: each step, epoch and batch in order; what is logged, measured and saved when; when a step ends."""
+"""The loop: steps, epochs and batches in order; after which of them it logs, measures, saves or stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A step that is being trained: its updates run on every batch, in the recipe's order."""
+"""A step that is being trained: its updates in order on every batch; whether its transition ends it."""
 
 from __future__ import annotations
 
