@@ -11,7 +11,10 @@ import pytest
 from .conftest import PAGES, Reading
 from .story import REPOSITORY, Command, agrees, blocks, commands
 
-DOCS = [*sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "CONTRIBUTING.md"]
+DOCS = [
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+    *(REPOSITORY / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+]
 
 #: All commands of a page run before its first test, and some of them train.
 pytestmark = pytest.mark.timeout(1200)

@@ -30,9 +30,9 @@ TEST = re.compile(r"`([\w/]+\.py)::(\w+)`")
 def rows() -> Iterator[tuple[int, str, str, str]]:
     """Yield the rows of all tables: line, feature, what provides it, and the tests."""
     for number, line in enumerate(PAGE.read_text().splitlines(), 1):
-        if line.startswith("| ") and not line.startswith(("| promise", "| ---")):
-            promise, kept, shown = (cell.strip() for cell in line.strip("|").split(" | "))
-            yield number, promise, kept, shown
+        if line.startswith("| ") and not line.startswith(("| feature |", "| ---")):
+            feature, provider, tests = (cell.strip() for cell in line.strip("|").split(" | "))
+            yield number, feature, provider, tests
 
 
 @cache
@@ -60,11 +60,11 @@ def test_every_row_has_a_feature_a_provider_and_a_test() -> None:
     found = list(rows())
 
     assert len(found) > 100
-    for number, promise, kept, shown in found:
-        assert promise, number
-        assert kept, number
-        assert TEST.sub("", shown).strip(", ") == "", f"line {number} names something that is not a test: {shown}"
-        assert TEST.search(shown), number
+    for number, feature, provider, tests in found:
+        assert feature, number
+        assert provider, number
+        assert TEST.sub("", tests).strip(", ") == "", f"line {number} names something that is not a test: {tests}"
+        assert TEST.search(tests), number
 
 
 def test_every_test_on_the_page_exists() -> None:
@@ -94,7 +94,7 @@ def test_every_component_and_option_on_the_page_exists(everything: Registry) -> 
 def test_every_key_on_the_page_belongs_to_the_language(everything: Registry) -> None:
     known = set(keys_in(recipe_schema(everything)))
 
-    words = {(number, word) for number, _, kept, _ in rows() for word in re.findall(r"`(\w+)`", kept)}
+    words = {(number, word) for number, _, provider, _ in rows() for word in re.findall(r"`(\w+)`", provider)}
 
     assert [(number, word) for number, word in sorted(words) if word not in known] == []
 

@@ -26,7 +26,7 @@ from .story import REPOSITORY, Block, blocks
 PAGE = REPOSITORY / "docs" / "recipes.md"
 
 TABLES: dict[str, type] = {
-    "A recipe": schema.RecipeSettings,
+    "Keys of a recipe": schema.RecipeSettings,
     "Models": contracts.ModelSettings,
     "Compiling": contracts.Compile,
     "Several datasets": contracts.DatasetSettings,
