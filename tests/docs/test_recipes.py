@@ -108,7 +108,7 @@ def test_every_setting_is_documented_with_its_type_and_default(heading: str) -> 
 @pytest.mark.parametrize(
     ("heading", "keys"),
     [
-        ("A recipe", lambda s: s["properties"]),
+        ("Keys of a recipe", lambda s: s["properties"]),
         ("A step", lambda s: s["$defs"]["step"]["properties"]),
         ("An update", lambda s: s["$defs"]["update"]["properties"]),
         ("Evaluations", lambda s: s["$defs"]["evaluation"]["properties"]),
