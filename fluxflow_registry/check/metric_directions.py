@@ -79,7 +79,7 @@ def better_in(step: StepEntry, metric: MetricComponent, where: Location) -> Bett
         found = named or {each for label, each in declared.items() if label in dicts and not isinstance(each, Mapping)}
         if len(found) > 1:
             hint = ("hint", "set `mode`: min or below where lower is better, max or above where higher is")
-            message = f"it is not known which way the metric `{name}` is better"
+            message = f"it is unknown whether a lower or a higher `{name}` is better"
             raise FluxflowError(message, where, (hint,), code="ambiguous", subject=name)
         return found.pop() if found else "lower"
 

@@ -29,7 +29,7 @@ Measured = Callable[[EvaluationEntry], Collection[str] | None]
 #: The metrics that a transition or an observer watches.
 Watched = Callable[[ConfiguredComponent], Iterable[str]]
 
-#: What starts by a condition: the name of an update, and the label of a loss or OWN.
+#: What starts on a condition: the name of an update, and the label of a loss or OWN.
 Late = tuple[str, str]
 
 
@@ -66,7 +66,7 @@ def _unwatchable(step: StepEntry, watch: Watch, measured: Measured) -> Problem |
         return Problem(message, where, code="unknown-name", subject=name, choices=logged)
     if evaluation.settings.every is None:
         hint = ("hint", f"set `every: 1` in evaluation `{evaluation.name}`")
-        message = f"{who} watches `{name}`, but evaluation `{evaluation.name}` is measured at the end of the step only"
+        message = f"{who} watches `{name}`, but evaluation `{evaluation.name}` runs only at the end of the step"
         return Problem(message, where, (hint,), code="unused", subject=name)
     known = measured(evaluation)
     if known is None or name.partition("/")[2] in known:
@@ -165,7 +165,7 @@ def _never_logged(step: StepEntry, late: Mapping[Late, Sequence[Watch]]) -> Iter
             break
         waiting = {each: watches for each, watches in waiting.items() if each not in ready}
     for watch in (watch for watches in blocked.values() for watch in watches):
-        message = f"{watch.who} watches `{watch.metric}`, but nothing logs it before that start"
+        message = f"{watch.who} watches `{watch.metric}`, which is logged only after that start"
         yield Problem(message, watch.where, code="cycle", subject=watch.metric, choices=logged_metrics(step, waiting))
 
 

@@ -174,7 +174,7 @@ def text(name: str, found: Inspected) -> str:
         lines += [f"    {len(seen.left_out):,} {why}:", *_named(seen.left_out)]
     if seen.damaged:
         taken = len(seen.damaged) < seen.samples  # otherwise there is nothing to replace them
-        what = "cannot be read and are replaced by others" if taken else "cannot be read"
+        what = "cannot be read and will be replaced by others" if taken else "cannot be read"
         lines += [f"    {counted(len(seen.damaged), 'sample')} {what}:", *_named(seen.damaged)]
     lines += [f"    {_readable(seen)}"] if seen.read else []
     return "\n".join([*lines, *([f"    contact sheet: {found.sheet}"] if found.sheet else [])])

@@ -37,4 +37,4 @@ class NeedSettings:
     """For a parameter of the component, the value that it receives instead."""
 
 
-VALUE = Kind("value", "values", "what its name says", Value, ValueExtras, NeedSettings, provided=CONTEXT)
+VALUE = Kind("value", "values", "the value of that name", Value, ValueExtras, NeedSettings, provided=CONTEXT)

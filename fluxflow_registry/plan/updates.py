@@ -37,7 +37,7 @@ class WhenMet:
     def description(self) -> str:
         """What is waited for, in words."""
         watched = ", ".join(self.condition.watched_metrics())
-        return f"starts by {self.condition.name}" + (f" of {watched}" if watched else "")
+        return f"starts once {self.condition.name}" + (f" of {watched}" if watched else "") + " is met"
 
 
 Start = AtBatch | WhenMet

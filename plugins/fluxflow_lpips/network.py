@@ -75,14 +75,14 @@ def find_weights(net: str, weights: str | None) -> Path:
     if weights is not None:
         path = Path(os.path.abspath(os.path.expanduser(weights)))
         if not path.is_file():
-            message = f"file `{path}`, the option `weights` of lpips, does not exist"
+            message = f"file `{path}` does not exist: it is the option `weights` of lpips"
             raise WeightsError(Problem(message, code="missing-file", subject=str(path)))
         return path
     function, _ = BACKBONES[net]
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(_published(net).url).name
     if not path.is_file():
         message = f"lpips with net `{net}` needs the file {path.name}, which is not in {path.parent}"
-        hint = "training downloads nothing: fetch the file where there is a network, or set TORCH_HOME"
+        hint = "fetch the file where there is a network (training downloads nothing), or set TORCH_HOME"
         command = f"python -c \"import torchvision; torchvision.models.{function}(weights='IMAGENET1K_V1')\""
         notes = (("hint", hint), ("command", command))
         raise WeightsError(Problem(message, None, notes, code="missing-weights", subject=path.name))

@@ -48,7 +48,7 @@ def _without_metrics(run: Path) -> Problem:
 
     if not run.is_dir():
         return Problem(f"`{run}` is not a folder", str(run), code="missing-file", subject=str(run))
-    message = f"`{run}` has no metrics: no line in graph/{PREFIX}*{ENDING}"
+    message = f"`{run}` has no metrics: there is no line in graph/{PREFIX}*{ENDING}"
     runs = [each.parent.name for each in run.glob("*/graph")]
     choices = Choices(None, tuple(sorted(runs))) if runs else None
     return Problem(message, str(run), code="missing-file", subject=str(run), choices=choices)

@@ -110,7 +110,7 @@ class Jsonl:
             for metric, name in self.names.items():
                 if metric in metrics and name in metrics and name not in self.names:
                     message = f"observer `jsonl` writes `{metric}` as `{name}`, which is the name of another metric"
-                    hint = ("hint", f"add `{name}` to `names` with another name")
+                    hint = ("hint", f"rename `{name}` too: add it to `names`")
                     raise FluxflowError(Problem(message, None, [hint], code="duplicate-name", subject=name))
         return {self.names.get(metric, metric): value for metric, value in metrics.items()}
 

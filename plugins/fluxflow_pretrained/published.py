@@ -52,19 +52,19 @@ class Published:
         try:
             config = try_to_load_from_cache(self.name, f"{inside}config.json", revision=self.revision)
         except ValueError:
-            message = f"`{self.name}` is neither a folder nor a valid name of the Hugging Face hub"
+            message = f"`{self.name}` is neither a folder nor a valid name on the Hugging Face hub"
             raise PretrainedError(Problem(message, code="missing-weights", subject=self.name)) from None
         if not isinstance(config, str):
             what = f"`{self.name}`" + (f", subfolder `{self.subfolder}`," if self.subfolder else "")
-            message = f"{what} is neither a folder nor in the cache of the Hugging Face hub"
-            hint = "training downloads nothing: fetch the files where there is a network, or set HF_HOME"
+            message = f"{what} is neither a folder nor in the Hugging Face cache"
+            hint = "fetch the files where there is a network (training downloads nothing), or set HF_HOME"
             notes = (("status", f"the cache is {constants.HF_HUB_CACHE}"), ("hint", hint), ("command", self._fetch()))
             raise PretrainedError(Problem(message, None, notes, code="missing-weights", subject=self.name))
         return Path(config).parent
 
     def without_safetensors(self, folder: Path, wanted: str) -> PretrainedError:
         """The error for a folder that has no weights of the safe format."""
-        why = ("cause", "weights in torch's own format can contain code, and are not read")
+        why = ("cause", "weights in torch's own format can contain code, so they are not read")
         fetch = [] if Path(self.name).expanduser().is_dir() else [("command", self._fetch())]
         message = f"folder `{folder}` contains no {wanted}"
         return PretrainedError(Problem(message, None, (why, *fetch), code="missing-weights", subject=self.name))

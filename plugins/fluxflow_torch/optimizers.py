@@ -34,7 +34,7 @@ def _at_least_zero(default: float) -> Any:
 
 def _not_fused(builder: Any, _: Any, foreach: bool | None) -> None:
     if foreach and builder.fused:
-        raise ValueError("foreach and fused exclude each other: set `fused: false` for foreach")
+        raise ValueError("foreach cannot be combined with fused: set `fused: false` to use foreach")
 
 
 def _foreach() -> Any:

@@ -130,10 +130,10 @@ def test_what_starts_late_is_told(call: Call) -> None:
     data = json.loads(call("--explain", DEFAULT, "--json", *late).out)
 
     assert "losses hinge_discriminator, r1; starts at batch 500\n" in valid.out
-    assert "mse, l1, kl, hinge_generator; hinge_generator starts by loss_threshold of vae_loss\n" in valid.out
+    assert "mse, l1, kl, hinge_generator; hinge_generator starts once loss_threshold of vae_loss is met\n" in valid.out
     assert "update discriminator: trains discriminator (AdamW), starts at batch 500\n" in told.out
     assert (
-        "hinge_generator(fake_logits), starts by loss_threshold of vae_loss, detached at latent -> expander\n"
+        "hinge_generator(fake_logits), starts once loss_threshold of vae_loss is met, detached at latent -> expander\n"
         in told.out
     )
     discriminator, vae = next(step for step in data["steps"] if step["name"] == "vae_gan")["updates"]

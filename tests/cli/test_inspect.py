@@ -62,7 +62,7 @@ def test_counts_buckets_captions_order_and_damage_are_told(call: Call, recipe: P
     assert "buckets with fewer than 4 samples are never trained on: 40 x 24 (2)" in out
     assert "36 at most (sample pictures/07.png) 3 of 19 occur more than once, such as 3 times `the same` " in out
     assert "1 left out (damaged or without a caption): pictures/empty.png image `empty.png` is empty" in out
-    assert "1 sample cannot be read and are replaced by others: pictures/12.png image `12.png` is damaged: " in out
+    assert "1 sample cannot be read and will be replaced by others: pictures/12.png image `12.png` is damaged: " in out
     assert "dataset held (shapes): 50 samples field" in out
     assert "step vae evaluation seen uses 50 of 50 samples" in out
 
@@ -160,7 +160,7 @@ def test_beside_damage_nobody_is_told_that_all_samples_can_be_read(
         ("9", "3 samples cannot be read:", "none can be read"),
         (
             "2",
-            "2 samples cannot be read and are replaced by others:",
+            "2 samples cannot be read and will be replaced by others:",
             "2 of 3 samples, evenly spaced, were checked: none can be read; set --samples to check more",
         ),
     ],

@@ -110,7 +110,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_the_same_command_goes_on(
     again = run(*command, "--plugin", "pause.py", cwd=recipe.parent)
 
     assert code == 75, stopped.said
-    assert "run the same command to resume" in stopped.said
+    assert "rerun the same command to resume" in stopped.said
     assert "Traceback" not in stopped.said
     assert again.returncode == 0, again.stderr
     assert "resum" in again.stderr.lower()

@@ -154,7 +154,7 @@ def test_a_bundle_that_cannot_be_written_leaves_no_file_and_training_continues(
 
     run = start(checked(POISONED, using=with_poison), tmp_path / "full", [Listener(warned)]).run
 
-    assert "no bundle to replay the batch could be written: OSError: [Errno 28] No space left on device" in warned[0]
+    assert "cannot write a bundle to replay the batch: OSError: [Errno 28] No space left on device" in warned[0]
     assert list((run.folder.path / "not_finite").glob("*")) == []
     assert finals(run) == finals(whole)
 

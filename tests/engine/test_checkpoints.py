@@ -185,7 +185,7 @@ def test_a_disk_that_is_full_for_a_while_is_only_a_warning(checked: Checker, tmp
     assert len(warned) == 1
     assert "000000008-vae_gan  cannot write the checkpoint: File too large" in warned[0]
     assert (
-        "the newest checkpoint is 000000004-vae_gan; training continues and saves again when the next one is due"
+        "the newest checkpoint is 000000004-vae_gan; training continues, and the next checkpoint is saved as scheduled"
         in warned[0]
     )
     assert [name for name in os.listdir(run.folder.checkpoints) if name.startswith(".")] == []
@@ -199,7 +199,7 @@ def test_a_disk_that_is_full_at_the_end_ends_the_run_with_the_last_checkpoint_in
 
     message = (
         r"(?s)000000012-vae_gan-end  cannot write the checkpoint: File too large.*"
-        r"the newest checkpoint is 000000008-vae_gan; the same command resumes from there"
+        r"the newest checkpoint is 000000008-vae_gan; rerun the same command to resume from it"
     )
     with no_file_beyond(resource.RLIM_INFINITY), pytest.raises(TrainingError, match=message):
         start(checked(VAE_GAN), tmp_path / "full", [FullDisk(9, None)])

@@ -130,7 +130,7 @@ def test_workers_that_die_repeatedly_are_an_error_that_names_the_signal(
     with pytest.raises(DataError, match=r"died 1 time in a row \(signal 9\)") as caught:
         list(epoch_batches(source, 2, 10, 0, 1, PLACE))
 
-    assert "set fewer `workers`" in str(caught.value)
+    assert "or lower `workers`" in str(caught.value)
     assert multiprocessing.active_children() == []
 
 
@@ -204,7 +204,7 @@ def test_images_that_are_damaged_during_a_run_are_counted_named_and_replaced(
 
     assert stopped.stopped is not None
     assert len(warned) == 1, "each damaged sample is reported once in a run, stopped or not"
-    assert "dataset `shapes`: sample 5 is damaged; the next one takes its place" in warned[0]
+    assert "dataset `shapes`: sample 5 is damaged; the next sample replaces it" in warned[0]
     assert "05.png  image `05.png` is damaged" in warned[0]
     assert list(run.history.damaged["shapes"]) == ["5"]
     newest = checkpoints.listing(run.folder.checkpoints)[0].folder

@@ -124,8 +124,8 @@ def test_training_a_model_that_is_frozen_entirely_is_rejected_with_its_location(
         prove_shapes(recipe)
 
     problem = rejected.value.problems[0]
-    message = "update `discriminator` of step `vae_gan` trains `discriminator`, but its builder freezes all of it"
-    assert problem.message == message
+    who = "update `discriminator` of step `vae_gan`"
+    assert problem.message == f"{who} trains model `discriminator`, but its builder freezes all parameters"
     assert str(problem.where).endswith("recipe.yaml:19:18")
 
 

@@ -159,7 +159,7 @@ def test_without_buckets_an_epoch_is_a_plain_permutation() -> None:
             return {}
 
     assert torch.equal(epoch_order(Plain(), 3, PLACE), permutation(10, *PLACE))
-    assert leftovers(batch_counts(Plain(), 3)) == "an epoch skips 1 of 10 samples: they fill no batch"
+    assert leftovers(batch_counts(Plain(), 3)) == "an epoch skips 1 of 10 samples: they do not fill a batch"
     assert first_bucket(Plain()) == range(10)
 
 
@@ -168,7 +168,7 @@ def test_the_samples_that_fill_no_batch_are_counted_and_buckets_that_are_never_t
     enough = leftovers(batch_counts(Bucketed([0, 0, 1, 1]), 2))
 
     assert words == (
-        "an epoch skips 6 of 22 samples: they fill no batch; "
+        "an epoch skips 6 of 22 samples: they do not fill a batch; "
         "buckets with fewer than 4 samples are never trained on: b2 (3)"
     )
     assert enough is None

@@ -148,7 +148,7 @@ def test_the_samples_that_fill_no_batch_are_reported_once_by_bucket(
     start(recipe("defaults.batch_size=6"), tmp_path / "runs", [Listener(warned)])
 
     assert warned == [
-        "dataset `shapes`: an epoch skips 10 of 16 samples: they fill no batch; "
+        "dataset `shapes`: an epoch skips 10 of 16 samples: they do not fill a batch; "
         "buckets with fewer than 6 samples are never trained on: 24 x 40 (5), 40 x 24 (5)"
     ]
 

@@ -124,7 +124,9 @@ def test_a_start_by_the_limit_of_its_condition_is_worth_a_warning(checked: Check
 
     assert len(ended.live.metrics.history["vae/hinge_generator"]) == 1
     (told,) = listener.messages
-    assert told.startswith("loss `hinge_generator` of update `vae` starts by its limit: 1 epoch with vae/l1 ")
+    assert told.startswith(
+        "loss `hinge_generator` of update `vae` starts because it reached its limit: 1 epoch with vae/l1 "
+    )
 
 
 def test_what_never_starts_is_a_warning_and_no_error(checked: Checker, tmp_path: Any) -> None:
@@ -136,7 +138,7 @@ def test_what_never_starts_is_a_warning_and_no_error(checked: Checker, tmp_path:
     assert ended.live.updates[0].steps == 0
     assert listener.messages == [
         "update `discriminator` has not started: it starts at batch 500, but step `vae_gan` ended after 12 batches",
-        "loss `hinge_generator` of update `vae` has not started: it starts by loss_threshold of vae/l1, "
+        "loss `hinge_generator` of update `vae` has not started: it starts once loss_threshold of vae/l1 is met, "
         "but step `vae_gan` ended after 12 batches",
     ]
 
@@ -152,7 +154,7 @@ def test_an_update_none_of_whose_losses_has_started_is_told_with_what_each_waits
     start(checked(VAE_GAN, f"{STEP}.updates.vae.losses.floor={{type: l1}}", losses), tmp_path, [listener])
 
     assert listener.messages == [
-        f"update `discriminator` has not started: it starts by loss_threshold of vae/floor{also}, "
+        f"update `discriminator` has not started: it starts once loss_threshold of vae/floor is met{also}, "
         "but step `vae_gan` ended after 12 batches"
     ]
 
@@ -345,25 +347,25 @@ def test_the_rate_of_a_lazy_update_comes_to_its_end_with_the_step(checked: Check
         ),
         (
             [f"{GENERATOR}.start={{type: loss_threshold, metric: vae/hinge_generator, threshold: 1.0}}"],
-            r"watches `vae/hinge_generator`, but nothing logs it before that start",
+            r"watches `vae/hinge_generator`, which is logged only after that start",
         ),
         (
             [f"{DISCRIMINATOR}.start={{type: plateau, metric: discriminator_loss}}"],
-            r"`start` of update `discriminator` watches `discriminator_loss`, but nothing logs it before that start",
+            r"`start` of update `discriminator` watches `discriminator_loss`, which is logged only after that start",
         ),
         (
             [
                 f"{DISCRIMINATOR}.start={{type: plateau, metric: vae/hinge_generator}}",
                 f"{GENERATOR}.start={{type: plateau, metric: discriminator/lr}}",
             ],
-            r"(?s)^(?=.*watches `discriminator/lr`, but nothing)(?=.*watches `vae/hinge_generator`, but nothing)",
+            r"(?s)^(?=.*watches `discriminator/lr`, which is l)(?=.*watches `vae/hinge_generator`, which is l)",
         ),
         (
             [
                 f"{STEP}.evaluate={{seen: {{dataset: shapes, metrics: {{psnr: {{}}}}}}}}",
                 f"{GENERATOR}.start={{type: plateau, metric: seen/psnr}}",
             ],
-            r"watches `seen/psnr`, but evaluation `seen` is measured at the end of the step only",
+            r"watches `seen/psnr`, but evaluation `seen` runs only at the end of the step",
         ),
         ([f"{GENERATOR}.start=-1"], r"`start` of loss `hinge_generator` must be >= 0, got -1"),
         ([f"{GENERATOR}.start=1.5"], r"`start` of loss `hinge_generator` must be an integer"),

@@ -234,7 +234,7 @@ def test_a_step_in_which_nothing_moved_fails_and_says_how_much_was_left_out(
 ) -> None:
     monkeypatch.setattr(_Poison, "__call__", lambda self, reconstruction: reconstruction.mean() * math.nan)
     text = VAE_GAN.replace("l1: {}", "l1: {}\n          poison: {}")
-    told = r"(?s)update `vae` of step `vae_gan` has not moved a single weight.*cause  12 batches were skipped"
+    told = r"(?s)update `vae` of step `vae_gan` has not changed a single weight.*cause  12 batches were skipped"
 
     with pytest.raises(TrainingError, match=told):
         start(checked(text, using=poisoned(registry)), tmp_path)
@@ -251,7 +251,7 @@ def test_a_loss_that_detaches_what_it_is_given_is_refused_before_training(
 
     with pytest.raises(
         RecipeError,
-        match="loss `poison` of update `vae` carries no gradient: something in it detaches what it is given",
+        match="loss `poison` of update `vae` has no gradient: it detaches its inputs, or does not use them",
     ):
         prove_shapes(checked(text, using=poisoned(registry)))
 

@@ -234,7 +234,7 @@ def test_a_cut_where_nothing_flows_is_refused_at_its_place(
 def test_a_need_that_a_component_does_not_have_cannot_be_renamed(refuse: Refuse) -> None:
     (problem,) = refuse("distance: {}", "distance: {with: {imag: code}}")
 
-    assert problem.message == "`distance` has no need `imag` that could be renamed"
+    assert problem.message == "`with` names `imag`, but loss `distance` requests no such name"
     assert at(problem) == "15:29"
     assert (problem.code, problem.subject, problem.nearest) == ("unknown-name", "imag", "image")
     assert problem.choices is not None

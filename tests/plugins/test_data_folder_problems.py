@@ -58,7 +58,7 @@ def test_a_folder_without_images_is_reported_with_the_supported_suffixes(tmp_pat
     (problem,) = problems_in(tmp_path).values()
 
     assert (problem.code, problem.message) == ("empty-dataset", f"folder `{tmp_path.name}` contains no images")
-    assert dict(problem.notes)["hint"].startswith("put files into it that end in .bmp, ")
+    assert dict(problem.notes)["hint"].startswith("add images whose names end in .bmp, ")
 
 
 def test_every_bad_line_of_a_captions_file_is_reported_with_its_number(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_shards_of_a_server_without_ranges_are_downloaded_once(server: Server) -
     assert captions_of(first) == captions_of(second) == [f"image {number}" for number in range(4)]
     home = server.folder.parent / "home"
     assert first.notes == [
-        f"1 of 1 shards were downloaded whole to {home}/shards: their server returns no parts of files"
+        f"1 of 1 shards were downloaded whole to {home}/shards: their server does not return parts of files"
     ]
     assert first.name(1) == f"{server.url}/a.tar:0001"
     assert len(server.requests) == count + 1

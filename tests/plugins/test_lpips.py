@@ -217,7 +217,7 @@ def test_missing_weights_are_reported_with_their_folder_and_the_command_and_not_
     assert problem.message == f"lpips with net `{net}` needs the file {file}, which is not in {folder}"
     assert (problem.code, problem.subject) == ("missing-weights", file)
     assert problem.notes == (
-        ("hint", "training downloads nothing: fetch the file where there is a network, or set TORCH_HOME"),
+        ("hint", "fetch the file where there is a network (training downloads nothing), or set TORCH_HOME"),
         ("command", f"python -c \"import torchvision; torchvision.models.{function}(weights='IMAGENET1K_V1')\""),
     )
     assert not empty_home.exists()
@@ -260,7 +260,7 @@ def test_a_file_that_does_not_fit_is_reported(fresh: None, tmp_path: Path) -> No
             loss(images(0), images(1))
         return caught.value.problems[0]
 
-    assert problem().message == f"file `{path}`, the option `weights` of lpips, does not exist"
+    assert problem().message == f"file `{path}` does not exist: it is the option `weights` of lpips"
     assert problem().code == "missing-file"
     path.write_bytes(b"not this")
     assert problem().message == f"file `{path}` cannot be read as weights of torchvision's squeezenet1_1"

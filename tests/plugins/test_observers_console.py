@@ -161,9 +161,9 @@ def test_a_resumed_run_prints_where_it_resumes(
             Position(0, 1, 2, 6, 6),
             "SIGINT",
             "stopped by SIGINT in step vae_warmup (1/2), epoch 2/2, after batch 2/4; "
-            "checkpoint saved; run the same command to resume",
+            "checkpoint saved; rerun the same command to resume",
         ),
-        (Position(2, run_batch=23), "", "stopped; checkpoint saved; run the same command to resume"),
+        (Position(2, run_batch=23), "", "stopped; checkpoint saved; rerun the same command to resume"),
     ],
 )
 def test_an_interrupted_run_prints_how_to_resume_it(

@@ -303,7 +303,7 @@ def test_a_failing_chart_does_not_fail_the_run(
     notifier(Graphs())("run_ended", run, position=Position(), steps=run.steps)
 
     (message,) = run.warnings
-    assert message.splitlines()[0] == "the charts could not be written: ValueError: no font"
+    assert message.splitlines()[0] == "cannot write the charts: ValueError: no font"
 
 
 def test_a_run_that_has_logged_nothing_has_no_charts(tmp_path: Path) -> None:
@@ -333,5 +333,5 @@ def test_a_folder_without_metrics_is_an_error_that_names_the_runs_in_it(
 
     err = capsys.readouterr().err
     assert left.value.code == 2
-    assert "has no metrics: no line in graph/training_metrics*.jsonl" in err
+    assert "has no metrics: there is no line in graph/training_metrics*.jsonl" in err
     assert "small-20260101-000000" in err

@@ -206,7 +206,7 @@ def test_a_threshold_that_is_never_reached_ends_the_step_at_its_limit_with_a_war
 
     done = train(text, short_by=None)
 
-    assert "warning: step `one` ends by its limit" in done.err
+    assert "warning: step `one` ends because it reached its limit" in done.err
     assert "2 batches" in done.err
 
 

@@ -147,7 +147,7 @@ def test_the_old_form_is_rejected_with_the_new_one_and_the_new_one_is_read(name:
     read = translated(tmp_path, whole(new.split("#")[0].rstrip() + keys))
 
     (problem,) = caught.value.problems
-    assert problem.message == "`pipeline` is a list, the form of early versions: move the steps under `steps`"
+    assert problem.message == "`pipeline` is a list, as in early versions of FluxFlow: move the steps under `steps`"
     assert problem.where is not None
     assert str(problem.where).endswith("config.yaml:3:5")
     assert dict(problem.notes)["instead"] == 'pipeline:\n  steps:\n    - name: "step1"'

@@ -112,7 +112,11 @@ def test_every_misspelled_key_is_reported_with_its_line_and_the_nearest_name(
         ("training: {pipeline: 3}\n", "1:22", "`pipeline` must be a mapping, got the number `3`"),
         ("training: {pipeline: {steps: []}}\n", "1:30", "`pipeline` needs `steps`: a list of steps"),
         ("training: {pipeline: {mode: parallel, steps: []}}\n", "1:29", "`mode` of `pipeline` must be `sequential`"),
-        ("model_checkpoint: old.safetensors\ntraining: {train_vae: true}\n", "1:19", "`model_checkpoint`: weights of"),
+        (
+            "model_checkpoint: old.safetensors\ntraining: {train_vae: true}\n",
+            "1:19",
+            "`model_checkpoint` is not supported: weights of",
+        ),
         ("training: {train_vae: true, max_steps: 0}\n", "1:40", "`max_steps` of `training` must be >= 1, got 0"),
         ("training: {train_vae: true}\nmodel: {channels: 4}\n", "2:9", "unknown key `channels` in `model`"),
     ],
@@ -136,14 +140,14 @@ def test_a_wrong_value_is_reported_at_its_location(text: str, where: str, messag
         ("gan_training: true\nfreeze: [D_img]", "step `one` freezes `discriminator`, but `gan_training` trains", ""),
         (
             "gan_training: true\nfreeze: [expander]",
-            "step `one` freezes `expander`, but beside `train_vae` it alone learns",
+            "step `one` freezes `expander`, but with `train_vae` only the expander learns",
             "",
         ),
         ("train_diff: true\nfreeze: [flow]", "step `one` freezes `flow_processor`, but `train_diff` trains", ""),
         ("transition_on: {mode: loss_threshold, threshold: 1}", "`transition_on` of step `one` needs `metric`", ""),
         (
             "transition_on: {mode: loss_threshold, metric: vae_lost, threshold: 1}",
-            "`transition_on` of step `one` watches `vae_lost`, which is not a metric of a transition",
+            "`transition_on` of step `one` watches `vae_lost`, which a transition cannot watch",
             "vae_loss",
         ),
         (

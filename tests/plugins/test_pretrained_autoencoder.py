@@ -192,15 +192,13 @@ def test_missing_files_are_reported_with_the_command_that_fetches_them_and_not_f
 
     missing = problem_of(builder, "nobody/nothing", subfolder="vae", revision="v1")
 
-    assert missing.message == (
-        "`nobody/nothing`, subfolder `vae`, is neither a folder nor in the cache of the Hugging Face hub"
-    )
+    assert missing.message == ("`nobody/nothing`, subfolder `vae`, is neither a folder nor in the Hugging Face cache")
     assert (missing.code, missing.subject) == ("missing-weights", "nobody/nothing")
     fetch = 'hf download nobody/nothing --revision v1 --include "vae/config.json" --include "vae/*.safetensors"'
     assert ("command", fetch) in missing.notes
     no_folder = problem_of(builder, tmp_path / "none")
     assert (no_folder.message, no_folder.code) == (f"folder `{tmp_path / 'none'}` does not exist", "missing-file")
-    invalid = "`no name` is neither a folder nor a valid name of the Hugging Face hub"
+    invalid = "`no name` is neither a folder nor a valid name on the Hugging Face hub"
     assert problem_of(builder, "no name").message == invalid
     no_config = problem_of(builder, tmp_path)
     assert no_config.message == f"folder `{tmp_path}` contains no config.json of an AutoencoderKL"
@@ -219,7 +217,7 @@ def test_files_that_do_not_fit_are_reported(published: Path, tmp_path: Path) -> 
     (tmp_path / "config.json").write_text(json.dumps(config))
     unsafe = problem_of(builder, tmp_path)
     assert (unsafe.message, unsafe.code) == (f"folder `{tmp_path}` contains no {file.name}", "missing-weights")
-    assert unsafe.notes == (("cause", "weights in torch's own format can contain code, and are not read"),)
+    assert unsafe.notes == (("cause", "weights in torch's own format can contain code, so they are not read"),)
     with torch.device("meta"):  # before training
         assert problem_of(builder, tmp_path).message == unsafe.message
     file.write_bytes(b"half a download")

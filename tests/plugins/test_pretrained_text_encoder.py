@@ -270,7 +270,7 @@ def test_missing_files_are_reported_with_the_command_that_fetches_them_and_not_f
 
     missing = problem_of("nobody/nothing", revision="v1")
 
-    assert missing.message == "`nobody/nothing` is neither a folder nor in the cache of the Hugging Face hub"
+    assert missing.message == "`nobody/nothing` is neither a folder nor in the Hugging Face cache"
     assert (missing.code, missing.subject) == ("missing-weights", "nobody/nothing")
     assert missing.notes[2] == (
         "command",
@@ -279,7 +279,7 @@ def test_missing_files_are_reported_with_the_command_that_fetches_them_and_not_f
     )
     assert dict(problem_of("a/b").notes)["command"].startswith("hf download a/b --include ")
     assert problem_of(tmp_path / "none").message == f"folder `{tmp_path / 'none'}` does not exist"
-    assert problem_of("no name").message == "`no name` is neither a folder nor a valid name of the Hugging Face hub"
+    assert problem_of("no name").message == "`no name` is neither a folder nor a valid name on the Hugging Face hub"
     empty = problem_of(tmp_path / "empty")
     assert empty.message == f"folder `{tmp_path / 'empty'}` cannot be read as a text encoder of transformers"
     assert (empty.code, [label for label, _ in empty.notes]) == ("unreadable-file", ["cause"])
@@ -306,7 +306,7 @@ def test_weights_that_could_contain_code_and_incomplete_weights_are_rejected(
     incomplete = problem_of(folder, max_tokens=20)
 
     assert unsafe.message == on_meta.message == f"folder `{folder}` contains no .safetensors file"
-    assert unsafe.notes == (("cause", "weights in torch's own format can contain code, and are not read"),)
+    assert unsafe.notes == (("cause", "weights in torch's own format can contain code, so they are not read"),)
     assert incomplete.message == f"the weights in folder `{folder}` have no `{missing}` of BertModel"
     assert (incomplete.code, incomplete.subject) == ("missing-weights", missing)
 

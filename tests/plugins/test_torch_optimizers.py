@@ -184,7 +184,7 @@ def test_betas_out_of_bounds_are_rejected(builder: Any) -> None:
         (
             "{type: AdamW, foreach: true}",
             "foreach",
-            "foreach and fused exclude each other: set `fused: false` for foreach",
+            "foreach cannot be combined with fused: set `fused: false` to use foreach",
         ),
         ("{type: Muon, ns_steps: 100}", "ns_steps", "`ns_steps` of optimizer `Muon` must be >= 1 and < 100, got 100"),
     ],

@@ -309,7 +309,7 @@ def test_an_ending_at_the_limit_is_a_warning(run: Callable[..., SimpleNamespace]
 
     assert found.epochs == 3
     assert found.ending.limit
-    assert found.warnings == [f"step `vae_gan` ends by its limit: {found.ending.reason}"]
+    assert found.warnings == [f"step `vae_gan` ends because it reached its limit: {found.ending.reason}"]
 
 
 def test_a_combination_ends_a_step_of_a_run(run: Callable[..., SimpleNamespace]) -> None:

@@ -149,7 +149,7 @@ def test_the_recipe_overrides_the_direction_and_the_effective_recipe_shows_it(ch
 def test_a_result_that_two_metrics_of_different_direction_may_return_needs_a_mode(checked: Checker) -> None:
     metrics = "rates: {}, silent: {}"
 
-    with pytest.raises(RecipeError, match="it is not known which way the metric `seen/other` is better") as caught:
+    with pytest.raises(RecipeError, match="it is unknown whether a lower or a higher `seen/other` is better") as caught:
         checked("steps.vae_gan.best={metric: seen/other}", metrics=metrics)
 
     (problem,) = caught.value.problems

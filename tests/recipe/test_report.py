@@ -180,7 +180,7 @@ def test_several_problems_come_in_one_report_in_the_order_of_the_file(prove: Pro
         ("l1: {}", "l1: {evry: 2}", "15:16", "unknown key `evry` in loss `l1`"),
         ("l1: {}", "l1: {detach: latent}", "15:24", "`detach` of loss `l1` must be a list of strings, got the"),
         ("l1: {}", "l1: {with: [a]}", "15:22", "`with` of loss `l1` must be a mapping of strings, got a list"),
-        ("l1: {}", "l1: {with: {imag: noise}}", "15:23", "`l1` has no need `imag` that could be renamed"),
+        ("l1: {}", "l1: {with: {imag: noise}}", "15:23", "`with` names `imag`, but loss `l1` requests no such name"),
         ("l1: {}", "l1: {with: {image: iamge}}", "15:30", "loss `l1` of update `vae` in step `vae` requests `iamge`"),
         (
             "optimizer: {type: AdamW}",
@@ -331,7 +331,7 @@ def test_a_transition_that_watches_what_is_measured_too_late_is_rejected(prove: 
 
     (problem,) = problems(prove, text)
 
-    assert problem.message.startswith("transition `loss_threshold` watches `seen/psnr`, but evaluation `seen` is measu")
+    assert problem.message.endswith("watches `seen/psnr`, but evaluation `seen` runs only at the end of the step")
     assert place(problem) == "11:57"
     assert dict(problem.notes) == {"hint": "set `every: 1` in evaluation `seen`"}
     prove(text, "steps.vae.evaluate.seen.every=1")

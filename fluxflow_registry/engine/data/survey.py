@@ -184,7 +184,9 @@ def leftovers(counts: BatchCounts) -> str | None:
     """How many samples fill no batch of an epoch, and which buckets fill none at all; None where all are trained on."""
     if not counts.left_over:
         return None
-    message = f"an epoch skips {counts.left_over:,} of {counted(sum(counts.samples), 'sample')}: they fill no batch"
+    message = (
+        f"an epoch skips {counts.left_over:,} of {counted(sum(counts.samples), 'sample')}: they do not fill a batch"
+    )
     never = [
         f"{name} ({samples:,})"
         for name, samples, batches in zip(counts.names, counts.samples, counts.batches, strict=True)

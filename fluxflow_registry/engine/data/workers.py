@@ -71,8 +71,8 @@ def _loading(dataset: Dataset[Any], numbers: range, workers: int) -> Iterator[An
     try:
         items: Any = iter(loader)
     except (OSError, RuntimeError) as error:
-        message = "no worker process that reads samples can be started"
-        raise _failed(message, ("cause", one_line(error)), ("hint", "set fewer `workers`")) from error
+        message = "the worker processes that read samples cannot be started"
+        raise _failed(message, ("cause", one_line(error)), ("hint", "lower `workers`")) from error
     # When a worker dies, torch would raise from whatever code runs, such as an optimizer's step. Without its
     # handler it notices when the next batch is requested, which is early enough.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -94,7 +94,7 @@ def _died(workers: Sequence[Any]) -> DataError:
     codes = sorted({worker.exitcode for worker in workers if worker.exitcode is not None})
     causes = ", ".join(f"signal {-code}" if code < 0 else f"exit code {code}" for code in codes)
     message = f"the worker processes that read samples died {counted(RESTARTS + 1, 'time')} in a row ({causes})"
-    hint = "free memory or shared memory (/dev/shm), which often runs out, or set fewer `workers`"
+    hint = "free memory or shared memory (/dev/shm, which is often small), or lower `workers`"
     return _failed(message, ("hint", hint))
 
 

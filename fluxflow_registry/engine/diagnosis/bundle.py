@@ -67,7 +67,7 @@ def write_bundle(
         disk.sync_folder(folder.parent)
     except OSError as error:
         shutil.rmtree(working, ignore_errors=True)
-        return (("status", f"no bundle to replay the batch could be written: {one_line(error)}"),)
+        return (("status", f"cannot write a bundle to replay the batch: {one_line(error)}"),)
     return (("command", replay_command(folder)),)
 
 
@@ -122,7 +122,7 @@ def read_bundle(folder: Path) -> Bundle:
     """Read a bundle; raises RunError if it is not one, has another format, or has damaged checkpoints."""
     path = folder / FACTS
     if not path.is_file():
-        hint = f"pass a folder of RUN/{FOLDER}/: it has one for the first of each series of skipped batches"
+        hint = f"pass one of the folders in RUN/{FOLDER}/"
         message = f"the folder is not a bundle: {FACTS} is missing"
         raise RunError(Problem(message, str(folder), (("hint", hint),), code="missing-file"))
     try:

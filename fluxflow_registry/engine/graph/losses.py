@@ -83,7 +83,7 @@ class LiveLosses:
             returned = describe(result) if isinstance(result, Tensor) else type(result).__name__
             raise self._wrong(loss, arguments, f"returned {returned}; a loss must be a 0-d tensor")
         if not result.requires_grad:
-            raise self._wrong(loss, arguments, "carries no gradient: something in it detaches what it is given")
+            raise self._wrong(loss, arguments, "has no gradient: it detaches its inputs, or does not use them")
         return result
 
     def cuts(self) -> list[StageCut]:

@@ -49,7 +49,7 @@ def describe(value: Any) -> str:
     if isinstance(value, (tuple, list)) and not _texts(value):
         return "(" + ", ".join(describe(part) for part in value) + ")"
     if isinstance(value, list):
-        return f"{len(value)} texts"
+        return f"{len(value)} strings"
     return type(value).__name__
 
 

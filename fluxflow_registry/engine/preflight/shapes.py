@@ -30,7 +30,7 @@ from fluxflow_registry.plan.values import ValuePlan
 META = torch.device("meta")
 
 #: What to tell someone whose component reads numbers while only shapes are proven.
-WITHOUT_NUMBERS = "shapes are proven without numbers: remove `.item()`, `float()` and `if tensor` from the component"
+WITHOUT_NUMBERS = "remove `.item()`, `float()` and `if tensor` from the component: shapes are checked without numbers"
 
 
 @frozen
@@ -129,9 +129,8 @@ def _untrainable(step: StepPlan, models: Mapping[str, nn.Module]) -> Iterator[Pr
     for update in step.updates.values():
         for index, name in enumerate(update.trains):
             if not any(parameter.requires_grad for parameter in models[name].parameters()):
-                message = (
-                    f"update `{update.name}` of step `{step.name}` trains `{name}`, but its builder freezes all of it"
-                )
+                who = f"update `{update.name}` of step `{step.name}`"
+                message = f"{who} trains model `{name}`, but its builder freezes all parameters"
                 yield Problem(message, update.entry.node.at("trains", index), code="unused", subject=name)
 
 

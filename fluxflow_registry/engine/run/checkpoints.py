@@ -181,8 +181,9 @@ class RunCheckpoints:
         left = checkpoints.listing(self._folder.checkpoints)
         newest = f"the newest checkpoint is {left[0].folder.name}" if left else "there is no checkpoint yet"
         if required:
-            resume = ("status", f"{newest}; the same command resumes from there")
+            again = "rerun the same command to resume from it" if left else "the same command starts over"
+            resume = ("status", f"{newest}; {again}")
             *others, last = saved.error.problems
             raise TrainingError([*others, evolve(last, notes=(*last.notes, resume))])
-        message = f"{saved.error}\n    {newest}; training continues and saves again when the next one is due"
+        message = f"{saved.error}\n    {newest}; training continues, and the next checkpoint is saved as scheduled"
         self._observers.warn(saved.position, message)

@@ -132,7 +132,7 @@ def end_epoch(run: Run, live: LiveStep, position: Position) -> Position:
     if live.ending is None:
         save_or_stop(run, live, done, live.window(live.plan.batches - 1))
     elif live.ending.limit:
-        run.observers.warn(done, f"step `{live.plan.name}` ends by its limit: {live.ending.reason}")
+        run.observers.warn(done, f"step `{live.plan.name}` ends because it reached its limit: {live.ending.reason}")
     return done
 
 

@@ -121,7 +121,7 @@ def report_skipped(run: Run, live: LiveStep, position: Position) -> None:
             ended = f"step `{live.plan.name}` ended after {counted(position.step_batch, 'batch')}"
             run.observers.warn(position, f"{plan.title(name)} has not started: it {when}, but {ended}")
         if update.steps == 0 and update.begun(position.step_batch):
-            message = f"update `{update.name}` of step `{live.plan.name}` has not moved a single weight"
+            message = f"update `{update.name}` of step `{live.plan.name}` has not changed a single weight"
             notes = (("cause", f"{counted(update.skips, 'batch')} were skipped as not finite"),) if update.skips else ()
             raise TrainingError(Problem(message, None, notes, code="not-finite", subject=update.name))
         if update.skips:

@@ -35,7 +35,7 @@ class RunData:
         for replaced in batch.replaced:
             if str(replaced.index) not in known:
                 known[str(replaced.index)] = str(replaced.problem)
-                message = f"dataset `{dataset}`: sample {replaced.index} is damaged; the next one takes its place"
+                message = f"dataset `{dataset}`: sample {replaced.index} is damaged; the next sample replaces it"
                 self._observers.warn(position, f"{message}\n    {replaced.problem}")
 
     def report_unused(self, dataset: str, batch_size: int, position: Position) -> None:

@@ -44,7 +44,7 @@ class Extent:
 class Starts:
     """Since which batch of the step an update and each of its losses are active; None for what still waits.
 
-    What starts by a condition is decided after an epoch and kept in checkpoints; what starts at a batch is not.
+    What starts on a condition is decided after an epoch and kept in checkpoints; what starts at a batch is not.
     """
 
     def __init__(self, update: UpdatePlan) -> None:

@@ -204,7 +204,7 @@ class LiveStep:
                 if ending is not None:
                     update.meet(name, step_batch)
                 if ending is not None and ending.limit:
-                    warnings.append(f"{update.plan.title(name)} starts by its limit: {ending.reason}")
+                    warnings.append(f"{update.plan.title(name)} starts because it reached its limit: {ending.reason}")
         return warnings
 
     def _ending_by(self, transition: ConfiguredComponent, epoch: int) -> Ending | None:

@@ -169,7 +169,7 @@ def _list_files(root: Path, problems: list[Problem]) -> dict[str, str]:
 
 
 def _no_images(root: Path) -> Problem:
-    hint = f"put files into it that end in {', '.join(SUFFIXES)}"
+    hint = f"add images whose names end in {', '.join(SUFFIXES)}"
     message = f"folder `{root.name}` contains no images"
     return Problem(message, str(root), (("hint", hint),), code="empty-dataset", subject=root.name)
 

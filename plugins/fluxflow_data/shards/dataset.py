@@ -176,5 +176,7 @@ def _downloads(table: SampleTable, bucketed: bool) -> list[str]:
     count = sum(shard.downloaded for shard in table.shards)
     if not count:
         return []
-    why = "`bucket_multiple` needs the size of every image" if bucketed else "their server returns no parts of files"
+    why = (
+        "`bucket_multiple` needs the size of every image" if bucketed else "their server does not return parts of files"
+    )
     return [f"{count:,} of {len(table.shards):,} shards were downloaded whole to {cache_folder('shards')}: {why}"]

@@ -152,7 +152,7 @@ class Console:
         self._display().close()
         by, steps = f"stopped by {reason}" if reason else "stopped", len(run.steps)
         at = f" in {whereabouts(run.steps[position.step], steps, position)}" if position.step < steps else ""
-        self._print(f"{by}{at}; checkpoint saved; run the same command to resume", "yellow")
+        self._print(f"{by}{at}; checkpoint saved; rerun the same command to resume", "yellow")
 
     # Last, so that what other observers report at the end comes before the folder's name.
     @hookimpl(trylast=True)

@@ -45,8 +45,8 @@ class Graphs:
         except OSError:  # the engine handles a full disk
             raise
         except Exception as error:  # training is complete: a chart must not make the run fail now
-            message = f"the charts could not be written: {one_line(error)}"
-            run.warn(position, f"{message}\n    once that is fixed, `fluxflow-graphs {run.folder}` writes them")
+            message = f"cannot write the charts: {one_line(error)}"
+            run.warn(position, f"{message}\n    fix the cause, then run `fluxflow-graphs {run.folder}` to write them")
 
 
 def write_graphs(logs: list[StepLog], folder: Path) -> list[Path]:

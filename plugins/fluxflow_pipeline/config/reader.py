@@ -175,7 +175,7 @@ def _report_list(reader: SectionReader, pipeline: Node) -> None:
     """Reject the form of early versions, a list under `pipeline`."""
     first = pipeline.value[0].get("name") if pipeline.value else None
     form = f'pipeline:\n  steps:\n    - name: "{first.value if first is not None else "step1"}"'
-    message = "`pipeline` is a list, the form of early versions: move the steps under `steps`"
+    message = "`pipeline` is a list, as in early versions of FluxFlow: move the steps under `steps`"
     reader.report(message, pipeline.where, "wrong-type", "pipeline", notes=[("instead", form)])
 
 
@@ -284,7 +284,7 @@ def _reject_optimizer_file(reader: SectionReader, level: Node) -> None:
     optimization = level.get("optimization")
     file = optimization.get("optim_sched_config") if optimization is not None else None
     if file is not None and file.value is not None:
-        message = "`optim_sched_config` is not supported: optimizers cannot be in a file of their own"
+        message = "`optim_sched_config` is not supported: move the optimizers into the configuration"
         example = [("instead", "optimization: {optimizers: {vae: {type: AdamW, lr: 1.0e-4}}}")]
         reader.report(message, file.where, "unsupported-key", "optim_sched_config", notes=example)
 
@@ -314,7 +314,7 @@ def read_config(path: str | Path) -> Config:
     reader.keys(root, [*SECTIONS, "optimization", "model_checkpoint"], "the configuration", "")
     checkpoint = root.get("model_checkpoint")
     if checkpoint is not None and checkpoint.value is not None:
-        message = "`model_checkpoint`: weights of FluxFlow cannot be read"
+        message = "`model_checkpoint` is not supported: weights of FluxFlow cannot be read"
         hint = [("hint", "remove it; the same command resumes an interrupted run")]
         reader.report(message, checkpoint.where, "unsupported-key", "model_checkpoint", notes=hint)
     training = reader.mapping(root, "training", "`training`")

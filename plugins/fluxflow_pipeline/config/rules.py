@@ -85,11 +85,11 @@ def _freezing(step: Step) -> Iterator[Problem]:
         if requested and not unfrozen(step, *models):
             names = " and ".join(f"`{model}`" for model in models)
             hint = [("hint", f"set `{mode}: false`, or add `unfreeze: [{', '.join(models)}]`")]
-            message = f"{what} freezes {names}, but `{mode}` trains only these"
+            message = f"{what} freezes {names}, but `{mode}` trains nothing else"
             yield Problem(message, where, hint, code="conflict", subject=mode)
     if settings.train_vae and settings.gan_training and unfrozen(step, "compressor") and not unfrozen(step, "expander"):
         hint = [("hint", "set `gan_training: false`, or add `unfreeze: [expander]`")]
-        message = f"{what} freezes `expander`, but beside `train_vae` it alone learns from the discriminator"
+        message = f"{what} freezes `expander`, but with `train_vae` only the expander learns from the discriminator"
         yield Problem(message, where, hint, code="conflict", subject="expander")
 
 
@@ -109,7 +109,7 @@ def _transition(step: Step) -> Iterator[Problem]:
         yield Problem(message, keys.node.where, code="missing-key", subject="metric")
     elif settings.metric not in logged:
         unknown = settings.metric not in WATCHED
-        why = "which is not a metric of a transition" if unknown else "which the step does not log"
+        why = "which a transition cannot watch" if unknown else "which the step does not log"
         choices = Choices.of(settings.metric, WATCHED) if unknown else Choices(None, tuple(sorted(logged)))
         message, where = f"{what} watches `{settings.metric}`, {why}", keys.where("metric")
         yield Problem(message, where, code="unknown-name", subject=settings.metric, choices=choices)
