@@ -95,7 +95,7 @@ def nested_folders(held_out: HoldoutOptions, label: str, other: str, root: Path,
     labels = (label, other) if inner == root else (other, label)
     return _overlap(
         label,
-        f"the folder of `{labels[0]}` is inside that of `{labels[1]}`: images have two names, and may be in both splits",
+        f"the folder of `{labels[0]}` is inside that of `{labels[1]}`: images have two names and may be in both splits",
         "use the same `path` and `holdout` in both, or folders that share no files",
     )
 

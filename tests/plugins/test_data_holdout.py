@@ -371,7 +371,7 @@ def test_an_impossible_path_overlaps_with_nothing(path: str) -> None:
         (["datasets.train.split=all"], "`train` has `split: all`, but `val` has `holdout: 0.3`"),
         (
             ["datasets.val.path=PATH/in"],
-            "the folder of `val` is inside that of `train`: images have two names, and may be in both splits",
+            "the folder of `val` is inside that of `train`: images have two names and may be in both splits",
         ),
         (
             ["datasets.train={type: webdataset, shards: 'a{0..3}.tar'}", VAL.replace("PATH", "['a2.tar']")],
