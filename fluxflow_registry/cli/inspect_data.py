@@ -224,10 +224,7 @@ def _use(use: StepUse, bucketed: bool) -> list[tuple[str, str]]:
 def _measured(measured: Sequence[EvaluationUse], samples: int) -> list[tuple[str, str]]:
     """A row for each evaluation that uses the dataset."""
     return [
-        (
-            f"step {each.step}",
-            f"evaluation {each.evaluation} uses {each.samples:,} of {counted(samples, 'sample')}",
-        )
+        (f"step {each.step}", f"evaluation {each.evaluation} uses {each.samples:,} of {counted(samples, 'sample')}")
         for each in measured
     ]
 

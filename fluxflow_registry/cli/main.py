@@ -79,13 +79,7 @@ COMMANDS = (
         value_is_optional=True,
         recipe=False,
     ),
-    Command(
-        "describe:describe_command",
-        "--describe",
-        "describe a component: NAME or KIND:NAME",
-        "NAME",
-        recipe=False,
-    ),
+    Command("describe:describe_command", "--describe", "describe a component: NAME or KIND:NAME", "NAME", recipe=False),
     Command(
         "document:document_command",
         "--document",

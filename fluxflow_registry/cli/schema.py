@@ -106,10 +106,7 @@ def _entry(registry: Registry, kind: str) -> dict[str, Any]:
     """An entry of a kind: with a `type`, exactly that component's options; without, any."""
     names = registry.names(kind)
     by_type = [
-        {
-            "if": {"required": ["type"], "properties": {"type": {"const": name}}},
-            "then": _ref(f"{kind}.{name}"),
-        }
+        {"if": {"required": ["type"], "properties": {"type": {"const": name}}}, "then": _ref(f"{kind}.{name}")}
         for name in names
     ]
     return {

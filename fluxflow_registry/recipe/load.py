@@ -28,10 +28,7 @@ LABEL = re.compile(r"[A-Za-z0-9_]{1,64}\Z")
 #: What takes the place of a required setting that is missing or wrong, so that checking can go on.
 _STAND_INS: dict[Any, Callable[[], Any]] = {str: str, list[str]: list}
 
-TOP = (
-    *("recipe", "name", "seed", "models", "datasets"),
-    *("sampler", "values", "observers", "defaults", "steps"),
-)
+TOP = (*("recipe", "name", "seed", "models", "datasets"), *("sampler", "values", "observers", "defaults", "steps"))
 STEP_PARTS = ("updates", "until", "values", "evaluate")
 UPDATE_PARTS = ("losses", "optimizer", "scheduler", "balancer")
 

@@ -28,29 +28,35 @@ class Node:
             return [child.plain() for child in self.value]
         return self.value
 
-    def get(self, key: str) -> Node | None:
-        """The child under `key` of a mapping, or None."""
+    def get(self, key: str | int) -> Node | None:
+        """The child under a key of a mapping or at an index of a list, or None."""
+        if isinstance(self.value, list) and isinstance(key, int):
+            return self.value[key] if key < len(self.value) else None
         return self.value.get(key) if isinstance(self.value, dict) else None
+
+    def under(self, key: str) -> dict[str, Node]:
+        """The children of the mapping under `key`; none where there is no mapping."""
+        child = self.get(key)
+        return child.value if child is not None and isinstance(child.value, dict) else {}
+
+    def find(self, *path: str | int) -> Node | None:
+        """The value at `path`, or None."""
+        if not path:
+            return self
+        child = self.get(path[0])
+        return child.find(*path[1:]) if child is not None else None
 
     def at(self, *path: str | int) -> Location:
         """The location of the value at `path`, or of the nearest ancestor that exists."""
-        node = self
-        for part in path:
-            child = node.get(part) if isinstance(part, str) else _item(node, part)
-            if child is None:
-                break
-            node = child
-        return node.where
+        child = self.get(path[0]) if path else None
+        return child.at(*path[1:]) if child is not None else self.where
 
     def key_at(self, *path: str | int) -> Location:
         """The location of the key at `path`, or of the value where its parent is not a mapping."""
-        node = self
-        for part in path[:-1]:
-            child = node.get(part) if isinstance(part, str) else _item(node, part)
-            if child is None:
-                return node.where
-            node = child
-        return node.keys.get(str(path[-1]), node.at(*path[-1:])) if path else node.where
+        if len(path) > 1:
+            child = self.get(path[0])
+            return child.key_at(*path[1:]) if child is not None else self.where
+        return self.keys.get(str(path[0]), self.at(*path))
 
     def without(self, keys: Iterable[str]) -> Node:
         """The mapping without these keys."""
@@ -61,11 +67,6 @@ class Node:
         """The mapping with these keys only."""
         value = {key: self.value[key] for key in keys if key in self.value}
         return Node(value, self.where, {key: self.keys[key] for key in value})
-
-
-def _item(node: Node, index: int) -> Node | None:
-    items = node.value if isinstance(node.value, list) else []
-    return items[index] if index < len(items) else None
 
 
 def as_node(value: Any, where: Location | str, comment: str = "") -> Node:

@@ -11,7 +11,7 @@ from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
 
-from fluxflow_registry.errors import Location, Place, Problem, RecipeError, one_line
+from fluxflow_registry.errors import Location, Place, RecipeError, one_line
 from fluxflow_registry.recipe.node import Node
 
 #: A recipe is a page or two; these limits only stop files that were written to do harm.
@@ -35,7 +35,7 @@ def read(path: str | Path) -> Node:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise RecipeError(Problem("the file does not exist", name, code="missing-file")) from None
+        raise RecipeError("the file does not exist", name, code="missing-file") from None
     except OSError as error:
         raise _unreadable(f"the file cannot be read: {error.strerror}", name) from None
     if len(data) > MAX_BYTES:
@@ -61,9 +61,8 @@ def parse(text: str, name: str) -> Node:
         raise _unreadable(str(error.problem), _marked(name, error.problem_mark)) from None
     except MarkedYAMLError as error:
         reason = ", ".join(part for part in (error.context, error.problem) if part)
-        raise _unreadable(
-            f"this is not valid YAML: {reason}", _marked(name, error.problem_mark or error.context_mark)
-        ) from None
+        mark = error.problem_mark or error.context_mark
+        raise _unreadable(f"this is not valid YAML: {reason}", _marked(name, mark)) from None
     except ReaderError as error:
         first = str(error).splitlines()[0]
         raise _unreadable(f"this is not valid YAML: {first}", _position(name, text[: error.position])) from None
@@ -139,10 +138,8 @@ class _Builder:
         if node.id == "mapping" and tag == "map":
             return self.mapping(node, where, depth, path)
         if node.id == "sequence" and tag == "seq":
-            items = [
-                self.build(child, depth + 1, f"{path}.{index}".lstrip(".")) for index, child in enumerate(node.value)
-            ]
-            return Node(items, where, {})
+            children = [(child, f"{path}.{index}".lstrip(".")) for index, child in enumerate(node.value)]
+            return Node([self.build(child, depth + 1, inner) for child, inner in children], where, {})
         if node.id == "scalar" and tag in _KINDS:
             return Node(self.scalar(node, tag, where), where, {})
         if tag == "merge":
@@ -179,8 +176,7 @@ class _Builder:
                 raise _unreadable("merge keys are not allowed in a recipe: use `defaults` for shared settings", place)
             if key in value:
                 first = ("see also", str(keys[key]))
-                message = f"duplicate key `{key}`"
-                raise RecipeError(Problem(message, place, (first,), code="duplicate-name", subject=key))
+                raise RecipeError(f"duplicate key `{key}`", place, [first], code="duplicate-name", subject=key)
             keys[key] = place
             value[key] = self.build(child, depth + 1, inner, place)
         return Node(value, where, keys)

@@ -287,8 +287,5 @@ def size(count: int) -> str:
     """Bytes in a unit that is easily read."""
     if count < 1000:
         return counted(count, "byte")
-    unit, length = next(
-        (each for each in (("GB", 1e9), ("MB", 1e6)) if count >= each[1]),
-        ("kB", 1e3),
-    )
+    unit, length = next((each for each in (("GB", 1e9), ("MB", 1e6)) if count >= each[1]), ("kB", 1e3))
     return f"{count / length:,.1f} {unit}"
