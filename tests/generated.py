@@ -10,10 +10,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 from attrs import NOTHING, Attribute
 from hypothesis import strategies as st
 
-from fluxflow_registry.cli.describe import limits_of
 from fluxflow_registry.contracts import CONTEXT
 from fluxflow_registry.errors import Place
-from fluxflow_registry.recipe.convert import structure
+from fluxflow_registry.recipe.convert import limits_of, structure
 from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.schema import StepSettings
 from fluxflow_registry.registry.registry import Component, Registry

@@ -21,7 +21,7 @@ from fluxflow_registry.cli.list_plugins import component_data
 from fluxflow_registry.cli.output import Result
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.errors import Choices, Flag, Problem, RecipeError
-from fluxflow_registry.recipe.convert import describe_type
+from fluxflow_registry.recipe.convert import describe_type, limits_of
 from fluxflow_registry.registry.registry import Component, Registry
 from fluxflow_registry.registry.signature import fields_of, is_configurable, key_of, source_of
 
@@ -82,36 +82,13 @@ def rows_of(cls: type) -> list[dict[str, Any]]:
             row["computed"] = True
         elif attribute.default is not attrs.NOTHING:
             row["default"] = _default(attribute.default)
-        limits = bounds(attribute.validator)
-        if limits:
-            row["bounds"] = ", ".join(limits)
+        if limits := limits_of(attribute.validator):
+            row["bounds"] = ", ".join(f"{operator} {bound}" for operator, bound in limits)
         if "example" in attribute.metadata:
             row["example"] = attribute.metadata["example"]
         row["meaning"] = meanings.get(attribute.name, "")
         rows.append(row)
     return rows
-
-
-def bounds(validator: Any) -> list[str]:
-    """What attrs' standard validators require, as `> 0`, `<= 1`, `one of ...`."""
-    return [f"{operator} {bound}" for operator, bound in limits_of(validator)]
-
-
-def limits_of(validator: Any) -> list[tuple[str, Any]]:
-    """What attrs' standard validators require, as (operator, bound)."""
-    if validator is None:
-        return []
-    for part in ("_validators", "validators"):
-        inner = getattr(validator, part, None)
-        if inner is not None:
-            return [limit for each in inner for limit in limits_of(each)]
-    if hasattr(validator, "compare_op"):
-        return [(validator.compare_op, validator.bound)]
-    if hasattr(validator, "options"):
-        return [("one of", ", ".join(map(str, validator.options)))]
-    if hasattr(validator, "validator"):
-        return limits_of(validator.validator)
-    return []
 
 
 def paste(component: Component) -> str:

@@ -8,11 +8,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 
-from fluxflow_registry.cli.describe import limits_of, meanings_of
+from fluxflow_registry.cli.describe import meanings_of
 from fluxflow_registry.cli.invocation import Invocation
 from fluxflow_registry.cli.output import Result
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.recipe import schema
+from fluxflow_registry.recipe.convert import limits_of
 from fluxflow_registry.registry.registry import Component, Registry
 from fluxflow_registry.registry.signature import fields_of, is_configurable, key_of
 

@@ -23,20 +23,17 @@ _MAPPINGS = (dict, Mapping)
 _UNIONS = (Union, types.UnionType)
 
 
+@attrs.define(eq=False)
 class Mismatch(ValueError):  # noqa: N818 - it becomes one problem of many
     """A value that its type rejects: what `predicate` says of it, and the path from the option to the value."""
 
-    def __init__(
-        self, predicate: str, code: str = "wrong-type", choices: Choices | None = None, notes: Iterable[Note] = ()
-    ) -> None:
-        super().__init__(predicate)
-        self.predicate = predicate
-        self.code = code
-        self.choices = choices
-        self.notes = tuple(notes)
-        #: The key of a mapping that is wrong itself, rather than the value under it.
-        self.key: str | None = None
-        self.path: tuple[str | int, ...] = ()
+    predicate: str
+    code: str = "wrong-type"
+    choices: Choices | None = None
+    notes: tuple[Note, ...] = ()
+    #: The key of a mapping that is wrong itself, rather than the value under it.
+    key: str | None = None
+    path: tuple[str | int, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -83,13 +80,7 @@ def unknown_keys(node: Node, known: Iterable[str], what: str) -> tuple[list[Prob
     keys = list(known)
     strays = [key for key in node.value if key not in keys] if isinstance(node.value, dict) else []
     problems = [
-        Problem(
-            f"unknown key `{key}` in {what}",
-            node.keys[key],
-            code="unknown-key",
-            subject=key,
-            choices=Choices.of(key, keys),
-        )
+        Problem(f"unknown key `{key}` in {what}", node.keys[key], code="unknown-key", subject=key, choices=keys)
         for key in strays
     ]
     return problems, {problem.nearest for problem in problems if problem.nearest is not None}
@@ -156,19 +147,14 @@ def _validate(attribute: attrs.Attribute[Any], value: Any) -> None:
 
 def limits_of(validator: Any) -> list[tuple[str, Any]]:
     """What attrs' standard validators demand, as (operator, bound)."""
-    if validator is None:
-        return []
-    for part in ("_validators", "validators"):
-        inner = getattr(validator, part, None)
-        if inner is not None:
-            return [limit for each in inner for limit in limits_of(each)]
     if hasattr(validator, "compare_op"):
         return [(validator.compare_op, validator.bound)]
     if hasattr(validator, "options"):
         return [("one of", ", ".join(map(str, validator.options)))]
     if hasattr(validator, "validator"):
         return limits_of(validator.validator)
-    return []
+    inner: Iterable[Any] = getattr(validator, "_validators", None) or getattr(validator, "validators", ())
+    return [limit for each in inner for limit in limits_of(each)]
 
 
 def _rejected(cls: type, arguments: Mapping[str, Any], node: Node, what: str) -> list[Problem]:
@@ -321,9 +307,7 @@ def _nested(cls: type) -> Callable[[Any, Any], Any]:
         arguments = {}
         for key, child in value.items():
             if key not in fields:
-                unknown = Mismatch("is unknown", "unknown-key", Choices.of(key, fields))
-                unknown.key = key
-                raise unknown
+                raise Mismatch("is unknown", "unknown-key", Choices.of(key, fields), key=key)
             read = arguments[str(fields[key].alias)] = _inside(key, child, fields[key].type)
             try:
                 _validate(fields[key], read)
@@ -354,14 +338,8 @@ def _read(value: Any, kind: Any) -> Any:
         raise _expected(kind, value) from None
 
 
-_WORDS: dict[Any, str] = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-    str: "a string",
-    type(None): "null",
-    Any: "anything",
-}
+_WORDS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+_WORDS |= {type(None): "null", Any: "anything"}
 _PLURALS: dict[Any, str] = {int: "integers", float: "numbers", str: "strings"}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,17 +58,12 @@ def order(steps: Mapping[str, StepEntry]) -> tuple[list[str], list[Problem]]:
 
     Unknown parents, cycles, and steps that can only be reached through either are reported.
     """
-    problems = [
-        Problem(
-            f"step `{name}` starts after `{step.parent}`, but the recipe has no such step",
-            step.node.at("after"),
-            code="unknown-name",
-            subject=step.parent,
-            choices=Choices.of(step.parent, steps),
-        )
-        for name, step in steps.items()
-        if step.parent is not None and step.parent not in steps
-    ]
+    problems = []
+    for name, step in steps.items():
+        if step.parent is not None and step.parent not in steps:
+            message = f"step `{name}` starts after `{step.parent}`, but the recipe has no such step"
+            where = step.node.at("after")
+            problems.append(Problem(message, where, code="unknown-name", subject=step.parent, choices=steps))
     done: list[str] = []
     waiting = list(steps)
     while ready := [n for n in waiting if steps[n].parent is None or steps[n].parent in done]:
@@ -103,14 +98,13 @@ def _check_version(root: Node) -> None:
         meant = nearest("recipe", set(root.value) - set(TOP))
         if meant is not None:
             message = f"unknown key `{meant}` in the recipe, which must state its version: `recipe: {schema.VERSION}`"
-            where, choices = root.keys[meant], Choices.of(meant, TOP)
-            raise RecipeError(Problem(message, where, code="unknown-key", subject=meant, choices=choices))
+            raise RecipeError(message, root.keys[meant], code="unknown-key", subject=meant, choices=TOP)
         message = f"the recipe needs `recipe`, the version of the recipe language: add `recipe: {schema.VERSION}`"
-        raise RecipeError(Problem(message, root.where, code="missing-key", subject="recipe"))
+        raise RecipeError(message, root.where, code="missing-key", subject="recipe")
     if version.value != schema.VERSION:
         found = describe_value(version.value)
         message = f"`recipe` must be {schema.VERSION}, the version of the recipe language, got {found}"
-        raise RecipeError(Problem(message, version.where, code="unsupported-version", subject="recipe"))
+        raise RecipeError(message, version.where, code="unsupported-version", subject="recipe")
 
 
 # More than a dozen members: one method reads each part of a recipe.
@@ -123,32 +117,34 @@ class _Reader:
         self.unread: set[str] = set()
 
     def report(
-        self,
-        message: str,
-        where: Location,
-        code: str,
-        subject: str,
-        choices: Choices | None = None,
-        notes: Iterable[Note] = (),
+        self, message: str, where: Location, code: str, subject: str, choices: Iterable[str] | None = None
     ) -> None:
-        self.problems.append(Problem(message, where, notes, code=code, subject=subject, choices=choices))
+        self.problems.append(Problem(message, where, code=code, subject=subject, choices=choices))
+
+    def missing(self, node: Node, key: str, message: str, *notes: Note) -> None:
+        self.problems.append(Problem(message, node.at(key), notes, code="missing-key", subject=key))
+
+    def mappings(self, parent: Node, key: str, kind: str, owner: str = "") -> Iterator[tuple[str, str, Node]]:
+        """The children that are mappings, each with its label and its name in messages; others are reported."""
+        for label, node in self.present(parent, key, kind):
+            what = f"{kind} `{label}`{owner}"
+            if isinstance(node.value, dict):
+                yield label, what, node
+            else:
+                self.problems.append(not_a_mapping(what, node, label))
 
     def recipe(self, root: Node, path: str) -> RecipeEntry:
         self.unread |= self.keys(root, TOP, "the recipe")
         head = self.settings(schema.RecipeSettings, root, "the recipe", self.unread)
         if not LABEL.match(head.name):
             self.invalid_name(head.name, "recipe", root.at("name"))
-        models = self.part("models", lambda: self.entries(root, "models", "model"))
-        datasets = self.part("datasets", lambda: self.entries(root, "datasets", "dataset"))
-        sampler = self.part("sampler", lambda: self.single(root, "sampler", "sampler"))
-        values = self.part("values", lambda: self.entries(root, "values", "value"))
         return RecipeEntry(
             name=head.name,
             seed=head.seed,
-            models=models,
-            datasets=datasets,
-            sampler=sampler,
-            values=values,
+            models=self.part("models", lambda: self.entries(root, "models", "model")),
+            datasets=self.part("datasets", lambda: self.entries(root, "datasets", "dataset")),
+            sampler=self.part("sampler", lambda: self.single(root, "sampler", "sampler")),
+            values=self.part("values", lambda: self.entries(root, "values", "value")),
             observers=self.observers(root),
             steps=self.steps(root),
             path=path,
@@ -168,34 +164,28 @@ class _Reader:
         defaults = self.part("defaults", lambda: self.defaults(root))
         found: dict[str, StepEntry] = {}
         previous = None
-        own = self.present(root, "steps", "step")
-        for name, node in own:
-            step = self.step(name, node, defaults, root, previous)
-            if step is not None:
-                found[name], previous = step, name
+        for name, what, node in self.mappings(root, "steps", "step"):
+            found[name] = self.step(name, what, node, defaults, root, previous)
+            previous = name
         if _empty(root, "steps") and "steps" not in self.unread:
-            message = "the recipe needs `steps`: at least one step, by name"
-            self.report(message, root.at("steps"), "missing-key", "steps")
+            self.missing(root, "steps", "the recipe needs `steps`: at least one step, by name")
         # A step that follows one that could not be read is not reported for that.
-        unread = {name for name, _ in own} - set(found)
+        unread = {name for name, _ in self.present(root, "steps", "step", quiet=True)} - set(found)
         self.unread |= {"steps"} if unread else set()
         return {name: evolve(step, parent=None) if step.parent in unread else step for name, step in found.items()}
 
-    def step(self, name: str, own: Node, defaults: Node, root: Node, previous: str | None) -> StepEntry | None:
+    def step(self, name: str, what: str, own: Node, defaults: Node, root: Node, previous: str | None) -> StepEntry:
         where = root.value["steps"].keys[name]
-        what = f"step `{name}`"
-        if not isinstance(own.value, dict):
-            self.problems.append(not_a_mapping(what, own, name))
-            return None
-        node = _with_dataset_settings(_with_defaults(defaults, own, root.get("values")), own, root.get("datasets"))
+        node = _with_dataset_settings(_with_defaults(defaults, own, root), own, root)
         misspelled = self.keys(node, [*_keys(schema.StepSettings), *STEP_PARTS], what)
-        updates = {label: self.update(label, child, what) for label, child in self.present(node, "updates", "update")}
+        children = self.mappings(node, "updates", "update", f" of {what}")
+        updates = {label: self.update(label, owner, child) for label, owner, child in children}
         if _empty(node, "updates") and "updates" not in misspelled:
-            others = [label for label in root.value["steps"].value if label != name]
+            others = [label for label in root.under("steps") if label != name]
             meant = Choices.of(name, others) if nearest(name, others) else None  # `--set` of a misspelled step adds one
             place = node.at("updates") if node.get("updates") is not None else where
             message = f"{what} needs `updates`: the optimizer updates to run on each batch, in order"
-            self.report(message, place, "missing-key", "updates", meant)
+            self.problems.append(Problem(message, place, code="missing-key", subject="updates", choices=meant))
         # What a misspelled key of `defaults` was meant to set is not reported as missing from each step too.
         excused = misspelled | (set(_keys(schema.StepSettings)) if "defaults" in self.unread else set())
         settings = self.settings(schema.StepSettings, node, what, excused)
@@ -203,7 +193,7 @@ class _Reader:
             name=name,
             parent=settings.after if node.get("after") is not None else previous,
             settings=settings,
-            updates={label: update for label, update in updates.items() if update is not None},
+            updates=updates,
             until=self.single(node, "until", "transition"),
             values=self.entries(node, "values", "value"),
             evaluate=self.evaluations(node, what),
@@ -211,32 +201,24 @@ class _Reader:
             where=where,
         )
 
-    def update(self, name: str, node: Node, step: str) -> UpdateEntry | None:
-        what = f"update `{name}` of {step}"
-        if not isinstance(node.value, dict):
-            self.problems.append(not_a_mapping(what, node, name))
-            return None
+    def update(self, name: str, what: str, node: Node) -> UpdateEntry:
         before = len(self.problems)
         misspelled = self.keys(node, [*_keys(schema.UpdateSettings), *UPDATE_PARTS], what)
         losses = self.entries(node, "losses", "loss")
         if _empty(node, "losses") and "losses" not in misspelled:
-            self.report(f"{what} needs `losses`: at least one, by name", node.at("losses"), "missing-key", "losses")
+            self.missing(node, "losses", f"{what} needs `losses`: at least one, by name")
         for label in schema.UPDATE_METRICS & set(losses):
             message = f"loss `{label}`: the name is reserved ({what} logs a metric `{label}`); rename the loss"
             self.report(message, node.value["losses"].keys[label], "duplicate-name", label)
         optimizer = self.single(node, "optimizer", "optimizer")
         if _empty(node, "optimizer") and "optimizer" not in misspelled:
             instead = ("instead", "`optimizer: {type: AdamW, lr: 1.0e-4}`, for example")
-            message, where = f"{what} needs `optimizer`: the name of an optimizer", node.at("optimizer")
-            self.report(message, where, "missing-key", "optimizer", notes=[instead])
+            self.missing(node, "optimizer", f"{what} needs `optimizer`: the name of an optimizer", instead)
         settings = self.settings(schema.UpdateSettings, node, what, misspelled)
         self.trains(settings.trains, node, what)
         starting = {schema.OWN: node, **{label: entry.node for label, entry in losses.items()}}
-        starts = {
-            label: self.single(each, "start", "transition")
-            for label, each in starting.items()
-            if _starts_on_condition(each)
-        }
+        conditional = {label: each for label, each in starting.items() if _starts_on_condition(each)}
+        starts = {label: self.single(each, "start", "transition") for label, each in conditional.items()}
         return UpdateEntry(
             name=name,
             settings=settings,
@@ -261,35 +243,27 @@ class _Reader:
 
     def evaluations(self, step: Node, what: str) -> dict[str, EvaluationEntry]:
         found = {}
-        for name, node in self.present(step, "evaluate", "evaluation"):
-            owner = f"evaluation `{name}` of {what}"
-            if not isinstance(node.value, dict):
-                self.problems.append(not_a_mapping(owner, node, name))
-                continue
+        for name, owner, node in self.mappings(step, "evaluate", "evaluation", f" of {what}"):
             misspelled = self.keys(node, [*_keys(schema.EvaluationSettings), "metrics"], owner)
             settings = self.settings(schema.EvaluationSettings, node, owner, misspelled)
             metrics = self.entries(node, "metrics", "metric")
             if _empty(node, "metrics") and "metrics" not in misspelled:
-                message = f"{owner} needs `metrics`: at least one, by name"
-                self.report(message, node.at("metrics"), "missing-key", "metrics")
+                self.missing(node, "metrics", f"{owner} needs `metrics`: at least one, by name")
             found[name] = EvaluationEntry(name, settings, metrics, node)
         return found
 
     def observers(self, root: Node) -> dict[str, ComponentEntry | None]:
-        removed = {
-            label for label, node in self.children(root, "observers", "observer", quiet=True) if node.value is False
-        }
-        present = self.entries(root, "observers", "observer", skip=removed)
-        return {**present, **dict.fromkeys(removed)}
+        children = self.children(root, "observers", "observer", quiet=True)
+        removed = [label for label, node in children if node.value is False]
+        return {**self.entries(root, "observers", "observer"), **dict.fromkeys(removed)}
 
-    def entries(self, parent: Node, key: str, kind: str, skip: Iterable[str] = ()) -> dict[str, ComponentEntry]:
+    def entries(self, parent: Node, key: str, kind: str) -> dict[str, ComponentEntry]:
         """The components under `key`, by label; the label of an entry without a `type` is its type."""
         found = {}
         for label, node in self.present(parent, key, kind):
-            if label not in skip:
-                entry = self.entry(label, node, parent.value[key].keys[label], kind)
-                if entry is not None:
-                    found[label] = entry
+            entry = self.entry(label, node, parent.value[key].keys[label], kind)
+            if entry is not None:
+                found[label] = entry
         return found
 
     def single(self, parent: Node, key: str, kind: str) -> ComponentEntry | None:
@@ -345,7 +319,7 @@ class _Reader:
             if label not in updates:
                 place = node.value["updates"].keys[label]
                 message = f"`defaults` has settings for update `{label}`, but no step has such an update"
-                self.report(message, place, "unknown-name", label, Choices.of(label, updates))
+                self.report(message, place, "unknown-name", label, updates)
         return node.only(known)
 
     def settings(self, cls: type[R], node: Node, what: str, misspelled: Collection[str] = ()) -> R:
@@ -365,9 +339,9 @@ class _Reader:
         self.problems.extend(problems)
         return meant
 
-    def present(self, parent: Node, key: str, what: str) -> list[tuple[str, Node]]:
+    def present(self, parent: Node, key: str, what: str, quiet: bool = False) -> list[tuple[str, Node]]:
         """The children that `false` does not remove."""
-        return [(label, node) for label, node in self.children(parent, key, what) if node.value is not False]
+        return [(label, node) for label, node in self.children(parent, key, what, quiet) if node.value is not False]
 
     def children(self, parent: Node, key: str, what: str, quiet: bool = False) -> list[tuple[str, Node]]:
         """The named children under `key` that have a valid name and are not empty."""
@@ -415,34 +389,27 @@ def _empty(node: Node, key: str) -> bool:
     return isinstance(child.value, dict) and all(each.value is False for each in child.value.values())
 
 
-def _with_dataset_settings(node: Node, own: Node, datasets: Node | None) -> Node:
+def _with_dataset_settings(node: Node, own: Node, root: Node) -> Node:
     """A step with the batch settings of its dataset's entry, where the step itself has none."""
-    name, known = node.get("dataset"), datasets.value if datasets is not None else None
-    dataset = known.get(name.value) if name and isinstance(name.value, str) and isinstance(known, dict) else None
+    name = node.get("dataset")
+    dataset = root.under("datasets").get(name.value) if name and isinstance(name.value, str) else None
     if dataset is None or not isinstance(dataset.value, dict):
         return node
     read, _ = read_fields(DatasetSettings, dataset, "")  # problems are reported with the dataset
-    keys = [key for key, value in read.items() if value is not None and own.get(key) is None]
-    return Node(
-        {**node.value, **{key: dataset.value[key] for key in keys}},
-        node.where,
-        {**node.keys, **{key: dataset.keys[key] for key in keys}},
-    )
+    added = dataset.only(key for key, value in read.items() if value is not None and own.get(key) is None)
+    return Node({**node.value, **added.value}, node.where, {**node.keys, **added.keys})
 
 
-def _with_defaults(defaults: Node, step: Node, values: Node | None) -> Node:
+def _with_defaults(defaults: Node, step: Node, root: Node) -> Node:
     """The step merged over the defaults, its values over the recipe's of the same name.
 
     Of the updates in `defaults`, only those that the step has are merged.
     """
-    base = defaults
-    updates = defaults.get("updates")
-    if updates is not None and isinstance(updates.value, dict):
-        own = step.get("updates")
-        names = own.value if own is not None and isinstance(own.value, dict) else ()
-        base = Node({**defaults.value, "updates": updates.only(names)}, defaults.where, defaults.keys)
-    node = merge(base, step)
-    own = node.get("values")
-    if own is None or values is None or not (isinstance(own.value, dict) and isinstance(values.value, dict)):
+    if defaults.under("updates"):
+        updates = defaults.value["updates"].only(step.under("updates"))
+        defaults = Node({**defaults.value, "updates": updates}, defaults.where, defaults.keys)
+    node = merge(defaults, step)
+    if not (root.under("values") and node.under("values")):
         return node
-    return Node({**node.value, "values": merge(values.only(own.value), own)}, node.where, node.keys)
+    values = merge(root.value["values"].only(node.under("values")), node.value["values"])
+    return Node({**node.value, "values": values}, node.where, node.keys)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from attrs import evolve, field, frozen
 
-from fluxflow_registry.errors import Choices, Flag, Location, RecipeError, to_location
+from fluxflow_registry.errors import Flag, Location, RecipeError, to_location
 from fluxflow_registry.recipe.node import Node, as_node, expanded
 from fluxflow_registry.recipe.reader import MAX_DEPTH, parse
 
@@ -106,7 +106,7 @@ def require_present(root: Node, path: Sequence[str], origin: Location) -> None:
     known = {name for parent in parents for name in parent.under(above[-1])}
     if label not in known:
         message = f"cannot remove `{label}`: there is no such name under `{'.'.join(above)}`"
-        raise RecipeError(message, origin, code="unknown-name", subject=label, choices=Choices.of(label, known))
+        raise RecipeError(message, origin, code="unknown-name", subject=label, choices=known)
 
 
 def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
