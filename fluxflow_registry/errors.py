@@ -11,7 +11,7 @@ from typing import Any, TypedDict, Unpack, overload
 
 from attrs import field, frozen
 
-#: A message longer than this is shortened: nobody reads such a quotation to its end.
+#: A message longer than this is shortened: nobody reads it to its end.
 LONGEST = 2000
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -33,7 +33,7 @@ def _escaped(character: str) -> str:
 
 
 def table(rows: list[tuple[str, str]]) -> list[str]:
-    """Labelled rows, aligned; the lines of a longer text stand under each other."""
+    """Labeled rows, aligned; the lines of a longer text stand under each other."""
     width = max((len(label) for label, _ in rows), default=0)
     gap = "\n" + " " * (width + 6)
     return [f"    {label:<{width}}  {gap.join(map(printable, text.splitlines()))}" for label, text in rows]
@@ -85,7 +85,7 @@ class Choices:
         return cls(nearest(name, valid), valid)
 
     def rows(self) -> list[tuple[str, str]]:
-        """The choices as labelled rows."""
+        """The choices as labeled rows."""
         shown = ", ".join(self.available[:LISTED]) + (", ..." if len(self.available) > LISTED else "")
         near = [("nearest", f"{self.nearest}   {self.detail}".rstrip())] if self.nearest is not None else []
         return [*near, ("available", shown or "nothing")]
@@ -161,7 +161,7 @@ class Variable:
 
 @frozen
 class Default:
-    """A default, which no file sets; the description says whose it is."""
+    """A default, which no file sets; the description names its owner."""
 
     description: str
 
@@ -285,7 +285,7 @@ class Problem:
 
 
 def unique(problems: Iterable[Problem]) -> list[Problem]:
-    """Each problem once, in the order of the file: what `defaults` say is read again for every step."""
+    """Each problem once, in the order of the file: what `defaults` set is read again for every step."""
     first: dict[Hashable, Problem] = {}
     for problem in problems:
         first.setdefault(problem.identity, problem)

@@ -12,7 +12,7 @@ WORDS = ["mse", "l1", "kl", "lr", "frequency", "hinge_generator", "hinge_discrim
 words = st.sampled_from(WORDS)
 
 
-def test_a_problem_reads_place_then_message_then_labelled_notes() -> None:
+def test_a_problem_reads_place_then_message_then_labeled_notes() -> None:
     problem = Problem("unknown loss `mes`", "r.yaml:3:7", (("nearest", "mse"), ("available", "l1, mse")))
 
     text = str(problem)
@@ -60,7 +60,7 @@ def test_a_text_without_end_is_cut() -> None:
 
 
 @given(words, st.data())
-def test_a_name_with_one_slip_of_the_finger_is_recognised(word: str, data: st.DataObject) -> None:
+def test_a_name_with_one_slip_of_the_finger_is_recognized(word: str, data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(word) - 1))
     letter = data.draw(st.sampled_from("abcxyz_"))
     slips = {
@@ -78,7 +78,7 @@ def test_a_name_with_one_slip_of_the_finger_is_recognised(word: str, data: st.Da
 
 
 @given(words)
-def test_a_name_in_another_case_or_with_hyphens_is_recognised(word: str) -> None:
+def test_a_name_in_another_case_or_with_hyphens_is_recognized(word: str) -> None:
     assert nearest(word.upper(), WORDS) == word
     assert nearest(word.lower().replace("_", "-"), WORDS) == word
 

@@ -90,16 +90,16 @@ class Configurator:
         return present
 
     def names(self, configured: ConfiguredComponent, method: Callable[[], Sequence[str]]) -> list[str]:
-        """The names that a component says, by this method, that its options mention."""
+        """The names that the options of a component mention, as this method of it returns them."""
         what = f"`{method.__name__}` of {configured.component.kind} `{configured.name}`"
         return self.attempt(what, configured.where, lambda: list(method())) or []
 
     def watched(self, configured: ConfiguredComponent) -> list[str]:
-        """The metrics that a transition or an observer says that it watches."""
+        """The metrics that a transition or an observer watches, as it declares them."""
         return self.names(configured, Naming.of(configured.instance).metrics)
 
     def _unknown(self, kind: str, entry: ComponentEntry, context: str) -> Problem:
-        """The type that nobody registers, or the misspelled `type` that left the label to be one."""
+        """The problem of a type that is not registered, or of a misspelled key `type`."""
         strays, _ = unknown_keys(entry.options, ["type"], f"{kind} `{entry.label}`")
         misspelled = [problem for problem in strays if problem.nearest == "type"]
         if misspelled and entry.node.get("type") is None:

@@ -35,7 +35,7 @@ def overlapping(
 
 
 def _overlap(held_out: ConfiguredComponent, seen: ConfiguredComponent, attempt: Attempt) -> Problem | None:
-    """What a held-out dataset says of one that is trained on; None where they are disjoint, or it cannot know."""
+    """The problem of a held-out dataset with one that is trained on; None where they are disjoint, or unknown to be."""
     overlap = DatasetExtras.of(held_out.instance).overlap
     what = f"`overlap` of dataset `{held_out.name}`"
     return attempt(what, held_out.where, lambda: overlap(held_out.label, seen.label, seen.instance))

@@ -16,7 +16,7 @@ from fluxflow_registry.recipe.schema import StepEntry
 from fluxflow_registry.registry.registry import Component
 from fluxflow_registry.registry.signature import returns_tensor
 
-#: The component of a metric's type; None where nobody registers it.
+#: The component of a metric's type; None where it is not registered.
 MetricComponent = Callable[[str], Component | None]
 
 #: What a metric declares: one direction, or one for each metric of the dict that it returns.

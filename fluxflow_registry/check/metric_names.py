@@ -16,7 +16,7 @@ from fluxflow_registry.recipe.schema import OWN, UPDATE_METRICS, EvaluationEntry
 
 @frozen
 class Watch:
-    """A metric that is watched: its name, who watches it, and where the recipe says so."""
+    """A metric that is watched: its name, who watches it, and where the recipe names it."""
 
     metric: str
     who: str

@@ -222,7 +222,7 @@ SAMPLER = "a sampler, which `--sampler NAME` adds"
 def require_generation(checked: RecipePlan, step: StepPlan, value: str, sampler: bool) -> None:
     """Raise RecipeError if `value` cannot be computed from captions; `sampler`: the command line sets one.
 
-    The recipe is not wrong, since it was trained as it is: one problem says what it lacks.
+    The recipe is not wrong, since it was trained as it is: one problem lists what it lacks.
     """
     has_sampler = sampler or checked.sampler is not None
     world = World.of(
@@ -308,16 +308,16 @@ def settings_of(arguments: argparse.Namespace, checked: RecipePlan, leaf: StepPl
     ]
 
 
-def size_of(stated: str | None, step: StepPlan, run: Path) -> tuple[int, int]:
+def size_of(requested: str | None, step: StepPlan, run: Path) -> tuple[int, int]:
     """(height, width) of the images: as written (`S` or `WxH`), or as trained."""
-    if stated is not None:
-        match = re.fullmatch(r"(\d+)(?:x(\d+))?", stated)
+    if requested is not None:
+        match = re.fullmatch(r"(\d+)(?:x(\d+))?", requested)
         if not match:
-            message = f"`{stated}` is not a size: write 64, or 96x64 for width x height"
+            message = f"`{requested}` is not a size: write 64, or 96x64 for width x height"
             raise RecipeError(message, Flag("--image-size"), code="wrong-type")
         width, height = int(match[1]), int(match[2] or match[1])
         if max(width, height) > LARGEST:
-            message = f"`{stated}` is too large: a side has at most {LARGEST:,} pixels"
+            message = f"`{requested}` is too large: a side has at most {LARGEST:,} pixels"
             raise RecipeError(message, Flag("--image-size"), code="out-of-range")
         return height, width
     image = step.fields.get("image")

@@ -68,7 +68,7 @@ class SourceExtras(Extras):
     buckets: Sequence[int] | NDArray[np.int64] | None = None
     """For each sample the number of its bucket; a batch holds samples of one bucket only."""
     views: int = 1
-    """How many forms of each batch are trained on, one after the other; each counts as a batch, but for `max_steps`."""
+    """Number of forms of each batch, trained on in turn; each counts as a batch, except for `max_steps`."""
     left_out: Sequence[Problem] = ()
     """One problem for each sample that was found damaged on opening and is not among the samples."""
     notes: Sequence[str] = ()
@@ -107,9 +107,9 @@ class DatasetExtras(Extras):
     """Optional members of a dataset."""
 
     def overlap(self, label: str, other: str, trained: object) -> Problem | None:
-        """Return a Problem where this dataset, labelled `label`, is held out and shares samples with another.
+        """Return a Problem where this dataset, labeled `label`, is held out and shares samples with another.
 
-        Called where a model is measured on this dataset and trained on the dataset labelled `other`, whose options,
+        Called where a model is measured on this dataset and trained on the dataset labeled `other`, whose options,
         of any type, are `trained`. Decide by the options alone; the recipe's location is added to the Problem.
         """
 

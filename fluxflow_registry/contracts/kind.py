@@ -86,7 +86,7 @@ class Product:
     extras: type[Extras]
 
 
-# More than a dozen members: everything in which kinds differ is stated here, and nowhere else.
+# More than a dozen members: everything in which kinds differ is defined here, and nowhere else.
 @frozen
 class Kind:
     """A kind of component: all that the reader, the checker, the documentation and the schema know of it."""

@@ -58,8 +58,8 @@ def contact_sheet(
 ) -> Image.Image:
     """The cells, `columns` in a row; each shows its images, one above the other, and its caption.
 
-    Images are [3 or 1, H, W] in [-1, 1]. Those below 96 pixels are enlarged by a whole factor; with a `side`, all are
-    fitted into a square of that many pixels instead. A caption that exceeds its lines is shortened.
+    Images are [3 or 1, H, W] in [-1, 1]. Those below 96 pixels are enlarged by an integer factor; with a `side`, all
+    are fitted into a square of that many pixels instead. A caption that exceeds its lines is shortened.
     """
     from PIL import Image, ImageDraw, ImageFont
 

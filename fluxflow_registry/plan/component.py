@@ -1,4 +1,4 @@
-"""A component that the recipe configures: what is registered, the options, and where the recipe says so."""
+"""A component that the recipe configures: the registered component, its options, and its location in the recipe."""
 
 from __future__ import annotations
 
@@ -62,5 +62,5 @@ class ConfiguredComponent:
         return self.where
 
     def watched_metrics(self) -> list[str]:
-        """The metrics that a transition or an observer says that its options name."""
+        """The metrics that the options of a transition or an observer name, as it declares them."""
         return list(Naming.of(self.instance).metrics())

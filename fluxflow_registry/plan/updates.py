@@ -82,7 +82,7 @@ class LossPlan:
         return self.weight * (1 - math.cos(math.pi * batch / self.warmup)) / 2
 
 
-# More than a dozen members: half of what a plan says is in the recipe's entry, and read through it.
+# More than a dozen members: half of what a plan contains is in the recipe's entry, and read through it.
 @frozen(eq=False)
 class UpdatePlan:
     """A planned update.
@@ -180,7 +180,7 @@ def reach(values: Values, names: Iterable[str], detached: frozenset[str]) -> fro
 
 
 def _problems(update: UpdatePlan, world: World, values: Values) -> list[Problem]:
-    """What cannot be trained as the recipe says."""
+    """What cannot be trained as the recipe requires."""
     problems = []
     complete = not update.entry.partial and len(update.losses) == len(update.entry.losses)
     for index, model in enumerate(update.trains):

@@ -25,7 +25,7 @@ _UNIONS = (Union, types.UnionType)
 
 @attrs.define(eq=False)
 class Mismatch(ValueError):  # noqa: N818 - it becomes one problem of many
-    """A value that its type rejects: what `predicate` says of it, and the path from the option to the value."""
+    """A value that its type rejects: why, as a predicate, and the path from the option to the value."""
 
     predicate: str
     code: str = "wrong-type"

@@ -21,7 +21,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 def component_problems(kind: Kind, what: str, component: Any) -> list[Problem]:
-    """What is wrong with the members of a component, and of the class that its call says it returns."""
+    """What is wrong with the members of a component, and of the class that its call is annotated to return."""
     problems = [*_Owner(component, what, kind.protocol, kind.extras, kind.events).problems()]
     built = returned_class(component) if kind.product else None
     if kind.product and built is not None:

@@ -122,7 +122,7 @@ def _defined(node: ast.AST) -> str | None:
 
 
 def returned_class(component: Any) -> type | None:
-    """The class that a component's call says it returns, where that is known at run time and no mere protocol."""
+    """The class that a component's call is annotated to return; None where it is unknown, or just a protocol."""
     call = call_of(component)
     try:
         hints = {"return": call.__annotations__["return"]}

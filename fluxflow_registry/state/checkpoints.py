@@ -22,7 +22,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
 
-#: `due` as often as the recipe says, `stop` where a run was stopped, `best` by a metric, `end` of a step.
+#: `due` as often as the recipe requires, `stop` where a run was stopped, `best` by a metric, `end` of a step.
 Kind = Literal["due", "stop", "best", "end"]
 
 _PART = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\.safetensors\Z")
@@ -137,7 +137,7 @@ def verify(folder: Path) -> dict[str, Any]:
 
 
 def is_finite(folder: Path) -> bool:
-    """Whether a checkpoint says that all its numbers are finite."""
+    """Whether all numbers of a checkpoint are finite, as its manifest records."""
     try:
         return read_manifest(folder).get("not_finite") == []
     except RunError:

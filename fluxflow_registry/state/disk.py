@@ -1,4 +1,4 @@
-"""Files that are on the disk when they are said to be: synced, digested, replaced whole."""
+"""Files that are on the disk once a call returns: synced, digested, replaced whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BLOCK = 1 << 22
 
 
 def write(path: Path, parts: Iterable[bytes | memoryview]) -> dict[str, Any]:
-    """Write a new file and sync it; gives its size and digest as they were meant, not as read back."""
+    """Write a new file and sync it; returns its size and digest as intended, not as read back."""
     digest, size = sha256(), 0
     # Unbuffered: a process forked meanwhile has no copy of a half-full buffer to write out again.
     with path.open("wb", buffering=0) as file:
@@ -45,7 +45,7 @@ def digest(path: Path) -> dict[str, Any]:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Replace a file whole: whoever reads it meanwhile, or after a crash, finds the old one or the new one."""
+    """Replace a file whole: a reader finds the old one or the new one, even after a crash."""
     working = path.with_name(f".{path.name}.writing")
     try:
         write(working, [content])

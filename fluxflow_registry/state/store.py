@@ -142,7 +142,7 @@ def save(root: Path, name: str, state: State, meta: Mapping[str, Any]) -> Path:
 
 
 def _linked(taken: Snapshot, before: Path | None, working: Path) -> tuple[dict[str, Any], list[str]]:
-    """Give the frozen files of the checkpoint `before` a second name; gives their entries, and which are not finite."""
+    """Link the frozen files of the checkpoint `before`; returns their entries, and which are not finite."""
     if before is None or not taken.frozen:
         return {}, []
     try:

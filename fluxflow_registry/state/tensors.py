@@ -43,7 +43,7 @@ def refuse_types(tensors: Mapping[str, Tensor], what: str) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Write and sync a safetensors file; gives its size and digest."""
+    """Write and sync a safetensors file; returns its size and digest."""
     # Wide types first: then every tensor begins at a multiple of its own width.
     items = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     header: dict[str, Any] = {}

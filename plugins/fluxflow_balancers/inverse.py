@@ -16,7 +16,7 @@ Weigher = Callable[[Mapping[str, "Tensor"]], Mapping[str, float]]
 
 
 def fixed(losses: Sequence[str]) -> Weigher:
-    """Every loss keeps its weight of the recipe."""
+    """Every loss keeps the weight that the recipe sets."""
     factors = dict.fromkeys(losses, 1.0)
     return lambda _: factors
 

@@ -49,7 +49,7 @@ class ImageOptions(HoldoutOptions):
     bucket_multiple: int | None = field(
         default=None, validator=validators.optional(validators.and_(validators.ge(1), _a_multiple_divides_the_square))
     )
-    """Each image goes to the bucket nearest in aspect, whose sides are multiples of this; None: all are squares."""
+    """Each image goes to the bucket nearest in aspect, whose sides are multiples of this; null: all are squares."""
     bucket_aspect: float = field(default=2.0, validator=validators.and_(validators.ge(1.0), validators.le(16.0)))
     """Largest ratio of a bucket's longer side to its shorter one."""
     reduced_min_sizes: list[int] | None = field(default=None, validator=_copies_are_smaller)
@@ -57,7 +57,7 @@ class ImageOptions(HoldoutOptions):
     caption_prefix: str | None = None
     """Put before every caption, as `{prefix}. {caption}`."""
     flip: float = field(default=0.0, validator=validators.and_(validators.ge(0.0), validators.le(1.0)))
-    """Probability that an image is mirrored left to right, drawn again in each epoch."""
+    """Probability that an image is mirrored left to right, sampled again in each epoch."""
 
     def fields(self) -> Mapping[str, Field]:
         """The fields of a batch, per sample, with every size that an image can have."""
@@ -80,7 +80,7 @@ class ImageOptions(HoldoutOptions):
 
 
 class ImageSource:
-    """Images with captions, each read when a batch needs it. A dataset derives from it and says where they are read.
+    """Images with captions, each read when a batch needs it. A dataset derives from it and defines where they are read.
 
     `stored_sizes` is int64 [samples, 2], width and height of each stored image, 0 where unknown; None where all are
     cropped to squares. Its public members are those of `fluxflow_registry.Source`.

@@ -41,8 +41,8 @@ class HingeDiscriminator:
 class HingeGenerator:
     """-E[fake], the generator's hinge loss, the mean over all patches (Lim and Ye, 2017).
 
-    It has no relu, so the order of relu and mean does not matter. It is negative when the discriminator takes
-    reconstructions for real. `detach: [latent]` keeps its gradient from the encoder.
+    It has no relu, so the order of relu and mean does not matter. It is negative when the discriminator
+    considers reconstructions real. `detach: [latent]` stops its gradient before the encoder.
     """
 
     default_weight: ClassVar[float] = 0.5
@@ -75,7 +75,7 @@ class NonsaturatingDiscriminator:
 class NonsaturatingGenerator:
     """E[softplus(-fake)] = -E[log D(G)], whose gradient is largest where the generator is worst (Goodfellow, 2014).
 
-    `detach: [latent]` keeps its gradient from the encoder.
+    `detach: [latent]` stops its gradient before the encoder.
     """
 
     default_weight: ClassVar[float] = 0.5
@@ -111,7 +111,7 @@ class LeastSquaresDiscriminator:
 class LeastSquaresGenerator:
     """E[(fake - 1)^2] / 2, the generator's least-squares loss (Mao et al., 2017).
 
-    `detach: [latent]` keeps its gradient from the encoder.
+    `detach: [latent]` stops its gradient before the encoder.
     """
 
     default_weight: ClassVar[float] = 0.5

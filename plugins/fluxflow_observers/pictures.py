@@ -38,7 +38,7 @@ class Pictures:
     `samples/<step>_<step no>_<epoch>_<hash>-<value>.png` at the end of each step and every few epochs,
     and the latest of each step as `<step>-<value>.png` in the run's folder. The hash identifies the
     options, so that two observers never write to one file. Images below 96 pixels are enlarged by
-    a whole factor.
+    an integer factor.
     """
 
     value: str = field(validator=validators.min_len(1))

@@ -57,7 +57,7 @@ class Watchdog:
     def epoch_ended(self, run: RunView, step: StepView, position: Position, summaries: Mapping[str, Summary]) -> None:
         """Warn if something is true of a loss for the first time in this step.
 
-        This needs no state: a resumed run gives the same warnings as an uninterrupted one.
+        This needs no state: a resumed run prints the same warnings as an uninterrupted one.
         """
         if position.epoch < self.after:
             return

@@ -70,7 +70,7 @@ def _at_least_min_epochs(transition: Any, _: Any, max_epochs: int | None) -> Non
 class LossThreshold:
     """Ends when a metric, smoothed over its last 20 logged values, is below (or above) a threshold.
 
-    It must be so at the end of `patience` consecutive epochs, after at least `min_epochs`; after
+    The condition must hold at the end of `patience` consecutive epochs, after at least `min_epochs`; after
     `max_epochs` the step ends in any case, with a warning.
     """
 

@@ -45,7 +45,7 @@ class Poison:
 
 
 class Normed(nn.Module):
-    """A decoder with batch normalisation, and with a buffer that is replaced instead of changed."""
+    """A decoder with batch normalization, and with a buffer that is replaced instead of changed."""
 
     seen: Tensor
 

@@ -76,7 +76,7 @@ def test_a_loss_that_is_not_finite_moves_nothing_of_its_update(
     assert differing(before, kept(training, [update])) == []
     assert (turn.outcome, turn.skips, turn.skipped_in_a_row, turn.skipping_since) == ("skipped", 1, 1, 2)
     assert turn.evidence is not None
-    assert turn.evidence.guilty == [label]
+    assert turn.evidence.losses_not_finite == [label]
     assert math.isnan(training.metrics.fetch()[f"{update}/{label}"])
     take(training, batches[3:], 3)
     assert differing(before, kept(training, [update]))
@@ -100,7 +100,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing_though_every_loss_is_finite
     assert differing(before, kept(training, [update])) == []
     assert (turn.outcome, turn.skips) == ("skipped", 1)
     assert turn.evidence is not None
-    assert turn.evidence.guilty == []
+    assert turn.evidence.losses_not_finite == []
     assert turn.evidence.gradients
     assert all(math.isfinite(loss) for loss in turn.evidence.losses[0].values())
 

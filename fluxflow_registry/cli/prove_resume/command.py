@@ -186,7 +186,7 @@ def die_while_writing(number: int) -> None:
 
 
 def main(request: dict[str, Any]) -> int:
-    """Run the shortened recipe as the request says; returns the exit code."""
+    """Run the shortened recipe as requested; returns the exit code."""
     registry = load_plugins(request["plugins"])
     checked = check(request["recipe"], registry, request["settings"])
     from fluxflow_registry.cli.device import device_of

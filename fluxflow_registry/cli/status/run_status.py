@@ -110,7 +110,7 @@ class RunStatus:
     damaged_samples: Mapping[str, int]
     results: Mapping[str, Mapping[str, Mapping[str, float]]]
     bundles: tuple[Path, ...]
-    #: What the checkpoint says of epochs and metrics, step by step; empty if an older version saved it.
+    #: Epochs and metrics from the checkpoint, step by step; empty if an older version saved it.
     pipeline_metadata: Mapping[str, Any]
 
 

@@ -81,7 +81,7 @@ def _loading(dataset: Dataset[Any], numbers: range, workers: int) -> Iterator[An
     finally:
         for worker in items._workers:
             worker.kill()
-        # The event that torch would set may be locked for ever by a worker that was killed.
+        # The event that torch would set may be locked forever by a worker that was killed.
         items._workers_done_event = Event()
         items._shutdown_workers()
 
@@ -105,11 +105,11 @@ def _unchanged(item: Any) -> Any:
 def _prepare_worker(parent: int, _: int) -> None:
     """Leave signals to the main process, which kills its workers, and die with it.
 
-    torch's worker checks on its parent too, but only between batches; it then waits for ever to send
+    torch's worker checks on its parent too, but only between batches; it then waits forever to send
     a batch that nobody receives.
     """
     Thread(target=_die_with, args=(parent,), daemon=True).start()
-    # The main process would wait for ever for a batch that cannot be sent.
+    # The main process would wait forever for a batch that cannot be sent.
     Queue._on_queue_feeder_error = staticmethod(_die_of_queue)  # type: ignore[attr-defined]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

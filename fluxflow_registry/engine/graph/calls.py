@@ -76,7 +76,7 @@ def failed(
 
 
 def raised_at(error: BaseException) -> tuple[tuple[str, str], ...]:
-    """The note that says which line of a component raised: the last one that is neither torch's nor ours."""
+    """The note on which line of a component raised: the last one that is neither torch's nor ours."""
     engine = str(Path(__file__).parents[1])
     frames = [
         frame

@@ -29,7 +29,7 @@ from fluxflow_registry.plan.values import ValuePlan
 
 META = torch.device("meta")
 
-#: What to tell someone whose component reads numbers while only shapes are proven.
+#: The hint for a component that reads numbers while only shapes are checked.
 WITHOUT_NUMBERS = "remove `.item()`, `float()` and `if tensor` from the component: shapes are checked without numbers"
 
 
@@ -61,7 +61,7 @@ def prove_shapes(plan: RecipePlan) -> dict[str, dict[str, str]]:
         for fields in variants(step.fields):
             with warnings.catch_warnings(record=True) as caught:
                 found = _prove_step(step, fields, models, plan.solver)
-            if isinstance(found, Misfit):  # what torch warned of before says less
+            if isinstance(found, Misfit):  # the warnings of torch before it are less specific
                 problems += _misfit_problems(plan, step, fields, found)
                 break  # the other forms would only repeat it
             for each in caught:
@@ -82,9 +82,9 @@ def _misfit_problems(
     involved = {name: plan.models[name] for name in sorted({name for need in misfit.needs for name in need.models})}
     changes = _changes(plan, step, fields, misfit, involved)
     models = [places[need.name] for need in misfit.needs if need.source == "model"]
-    guilty = [change.where(plan) for change in changes] or models
+    places_to_change = [change.where(plan) for change in changes] or models
     for problem in misfit.problems:
-        where = problem.where if problem.where and not changes else [*guilty, step.entry.where][0]
+        where = problem.where if problem.where and not changes else [*places_to_change, step.entry.where][0]
         moved = [("requested by", str(problem.where))] if problem.where and where != problem.where else []
         using = [("see also", f"model {name}: {places[name]}  {model.name}") for name, model in involved.items()]
         hint = [("hint", WITHOUT_NUMBERS)] if _reads_numbers(misfit.error) else []
@@ -94,7 +94,7 @@ def _misfit_problems(
 
 
 def _reads_numbers(error: BaseException | None) -> bool:
-    """Whether torch says that a number was read on the meta device."""
+    """Whether torch reports that a number was read on the meta device."""
     return "meta tensors" in str(error)
 
 
@@ -113,15 +113,15 @@ def _changes(
         found = _prove_step(which, form, build_on_meta({**plan.models, **changed}), plan.solver)
         return found if isinstance(found, Misfit) else None
 
-    def farther(changed: Components) -> bool:
+    def gets_further(changed: Components) -> bool:
         left = prove(changed, step, fields)
         return left is None or left.before > misfit.before
 
-    def wholly(changed: Components) -> bool:
+    def fits_everywhere(changed: Components) -> bool:
         return not any(prove(changed, each, form) for each in plan.steps for form in variants(each.fields))
 
     with warnings.catch_warnings(action="ignore"):
-        return suggested_changes(models, str(misfit.error), farther, wholly)
+        return suggested_changes(models, str(misfit.error), gets_further, fits_everywhere)
 
 
 def _untrainable(step: StepPlan, models: Mapping[str, nn.Module]) -> Iterator[Problem]:
@@ -210,23 +210,23 @@ def _prove_step(
     batch = example(fields, step.settings.batch_size, META)
     values.begin(batch, step_batch=0, image_size=size_of(batch), sampler=sampler)
     shapes: dict[str, str] = {}
-    begun: list[Iterable[str]] = []  # the needs of each thing that is computed, in order
+    computed_needs: list[Iterable[str]] = []  # the needs of each thing that is computed, in order
     try:
         for update in step.updates.values():
             for name in [name for name in update.order if name not in values.kept]:
-                begun.append(step.values[name].needs.values())
+                computed_needs.append(step.values[name].needs.values())
                 with _unchanged(values, f"value `{name}`", step.values[name].provider):
                     values.compute([name], update.carries)
             shapes.update({name: describe(values.kept[name].whole) for name in update.order})
             losses = LiveLosses(step, update, values)
             computed = {}
             for loss in losses.all:
-                begun.append(loss.plan.needs.values())
+                computed_needs.append(loss.plan.needs.values())
                 with _unchanged(values, update.title(loss.label), loss.plan.component):
                     computed[loss.label] = losses.compute(loss)
             _prove_balancer(losses, computed)
             values.forget(update.stale)
     except FluxflowError as error:
-        needs: Sequence[ValuePlan] = [step.values[name] for name in (begun[-1] if begun else ())]
-        return Misfit(error.problems, error.__cause__, tuple(needs), len(begun))
+        needs: Sequence[ValuePlan] = [step.values[name] for name in (computed_needs[-1] if computed_needs else ())]
+        return Misfit(error.problems, error.__cause__, tuple(needs), len(computed_needs))
     return shapes

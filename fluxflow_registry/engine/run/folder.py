@@ -162,7 +162,7 @@ def digest_of(recipe: Any) -> str:
 def read_json(path: Path) -> Any:
     """The content of a JSON file; raises RunError if it cannot be read."""
     try:
-        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        if path.exists() and not path.is_file():  # reading a pipe would wait forever
             raise OSError(0, "it is not a regular file")
         return json.loads(path.read_bytes())
     except OSError as error:

@@ -49,7 +49,7 @@ def _not_finite(update: LiveUpdate) -> str:
     """What was not finite: losses, or the gradients in which it shows."""
     if update.evidence is None:
         return "something"
-    losses = [f"`{update.name}/{label}`" for label in update.evidence.guilty]
+    losses = [f"`{update.name}/{label}`" for label in update.evidence.losses_not_finite]
     gradients = [f"the gradient of `{name}`" for name in update.evidence.gradients]
     return ", ".join(losses or gradients[:3]) or "a gradient"
 
@@ -120,7 +120,7 @@ def report_skipped(run: Run, live: LiveStep, position: Position) -> None:
             when = own or " or ".join(filter(None, descriptions))
             ended = f"step `{live.plan.name}` ended after {counted(position.step_batch, 'batch')}"
             run.observers.warn(position, f"{plan.title(name)} has not started: it {when}, but {ended}")
-        if update.steps == 0 and update.begun(position.step_batch):
+        if update.steps == 0 and update.has_started(position.step_batch):
             message = f"update `{update.name}` of step `{live.plan.name}` has not changed a single weight"
             notes = (("cause", f"{counted(update.skips, 'batch')} were skipped as not finite"),) if update.skips else ()
             raise TrainingError(Problem(message, None, notes, code="not-finite", subject=update.name))

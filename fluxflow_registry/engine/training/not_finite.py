@@ -26,7 +26,7 @@ class Evidence:
     gradients: Mapping[str, Mapping[str, Any]]
 
     @property
-    def guilty(self) -> list[str]:
+    def losses_not_finite(self) -> list[str]:
         """The losses that are not finite in some batch of the window."""
         bad = [label for losses in self.losses for label, loss in losses.items() if not math.isfinite(loss)]
         return list(dict.fromkeys(bad))

@@ -69,8 +69,8 @@ class LiveUpdate:
     def run(self, step_batch: int, closing: bool, window: int = 1) -> dict[str, Tensor | float]:
         """Train on the batch in the values; the optimizer steps where a window is `closing`.
 
-        `window` is the number of batches whose gradients are averaged. Returns the metrics of the batch; `outcome`
-        says what became of it. Raises nothing for a loss or a gradient that is not finite: then the optimizer, its
+        `window` is the number of batches whose gradients are averaged. Returns the metrics of the batch, and sets
+        `outcome`. Raises nothing for a loss or a gradient that is not finite: then the optimizer, its
         scheduler and the parameters stay as they are.
         """
         metrics: dict[str, Tensor | float] = {}
@@ -127,13 +127,13 @@ class LiveUpdate:
         self.optimizer.close(outcome, norm)
         self.outcome = outcome
 
-    def begun(self, step_batch: int) -> bool:
+    def has_started(self, step_batch: int) -> bool:
         """Whether some loss was computed on one of the first `step_batch` batches of the step."""
         return self.starts.first is not None and self.starts.first < step_batch
 
     def end_epoch(self, metrics: Mapping[str, float], step_batch: int) -> None:
         """Advance a scheduler that counts epochs; `metrics` are the epoch's means and evaluations."""
-        if self.begun(step_batch):
+        if self.has_started(step_batch):
             self.optimizer.end_epoch(metrics)
 
     def meet(self, name: str, step_batch: int) -> None:

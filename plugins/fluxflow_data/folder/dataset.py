@@ -34,15 +34,15 @@ class Folder(ImageOptions):
     """Images of a folder and of the folders in it, with captions, as squares or in aspect buckets.
 
     image: float32 [B, 3, H, W] in [-1, 1]; caption: text. An image is resized with antialiasing until it covers its
-    size, and the center is cropped. Transparency is put on white, 16 bits are scaled to 8, EXIF's orientation is
-    applied, and an animation contributes its first frame. Samples are in the order of their names. Hidden files and
-    folders are ignored, and links to folders are not followed.
+    size, and the center is cropped. Transparent images are blended with white, 16 bits are scaled to 8, EXIF's
+    orientation is applied, and an animation contributes its first frame. Samples are in the order of their names.
+    Hidden files and folders are ignored, and links to folders are not followed.
     """
 
     path: str = field(validator=validators.min_len(1))
     """The folder, relative to the folder in which the command runs."""
     captions: str | None = field(default=None, validator=validators.optional(validators.min_len(1)))
-    """A file of lines `name<TAB>caption`, names relative to `path`; None: `a.txt` beside `a.jpg`."""
+    """A file of lines `name<TAB>caption`, names relative to `path`; null: `a.txt` beside `a.jpg`."""
     uncaptioned: bool = field(default=False, validator=_captions_are_text_files)
     """Whether an image without a text file has an empty caption, which is enough for an autoencoder."""
     verify: bool = True

@@ -66,8 +66,8 @@ class WebDataset(ImageOptions):
     and `a/007.txt` are one sample with the key `a/007`: the name up to the first dot of its base name. Samples are in
     the order of the shards and of their first members. Opening reads the headers of new shards and refuses shards
     that are truncated, damaged or incomplete; the index is kept in the cache, so that later runs start at once.
-    Shards must not change while they are read. Of a shard on a server (http, https) only what is needed is read, by
-    requests for parts of it. A sample that cannot be decoded is replaced by another one.
+    Shards must not change while they are read. From a server (http, https) only the parts that are needed are read. A
+    sample that cannot be decoded is replaced by another one.
     """
 
     shards: str | list[str] = field(validator=_names_shards)
@@ -79,7 +79,7 @@ class WebDataset(ImageOptions):
     label_key: str | None = field(default=None, validator=validators.optional(_is_json_extension))
     """Extension of a JSON member in which `caption_key` is a key: `json` and `caption` mean `json.caption`."""
     token_env: str | None = field(default=None, validator=validators.optional(validators.min_len(1)))
-    """Variable with the token for the servers of `shards`; None: HF_TOKEN or HUGGINGFACE_HUB_TOKEN, for that hub."""
+    """Variable with the token for the servers of `shards`; null: HF_TOKEN or HUGGINGFACE_HUB_TOKEN, for that hub."""
     fetch: bool = False
     """Download whole shards from a server into the cache first; false: read what is needed, where the server can."""
     fetch_limit: float = field(default=64.0, validator=validators.gt(0.0))
@@ -132,7 +132,7 @@ class ShardSource(ImageSource):
         super().__init__(options, sizes, about=about)
         self._caption_member = options._caption_member()
         self._table = table
-        #: Why shards were downloaded whole where the recipe does not ask for it.
+        #: Why shards were downloaded whole although the recipe does not require it.
         self.notes = [] if options.fetch else _downloads(table, options.bucket_multiple is not None)
         self.digest = table.digest
         self._reader = Reader(options.token_env)

@@ -1,7 +1,7 @@
 """The members of a tar archive, found from its headers alone: no data is read and nothing is unpacked.
 
 The readers of `tarfile` and `webdataset` accept an archive that is truncated between two members, or whose headers are
-damaged, as a shorter one; a dataset that silently lost samples would train on other data than the recipe says.
+damaged, as a shorter one; a dataset that silently lost samples would train on other data than the recipe describes.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class _ConsoleState:
 # More than a dozen members: one method for each event of a run.
 @frozen(eq=False)
 class Console:
-    """Shows live bars with the time that is left on a terminal, plain lines everywhere else.
+    """Shows progress bars with the remaining time on a terminal, and plain lines everywhere else.
 
     Lines have the form `[HH:MM:SS] Step vae_gan (2/4) | Epoch 5/20 | Batch 127/500 | VAE: 0.0234 |
     KL: 12.45 | G: 0.156 | D: 0.089 | LPIPS: 0.0812 | 3.2s/batch`. Metrics are means of their last 20

@@ -227,7 +227,7 @@ def png(figure: Figure) -> bytes:
     """The figure as PNG."""
     figure.set_dpi(110)
     canvas = FigureCanvasAgg(figure)
-    # Drawn once: `savefig` draws a figure with a layout engine twice, with the same pixels.
+    # Rendered once: `savefig` renders a figure with a layout engine twice, with the same pixels.
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
     stream = BytesIO()

@@ -83,7 +83,7 @@ class Samples:
     )
     """Quality of the files from 1 to 100; null: lossless."""
     reconstruction: str | None = field(default="reconstruction", validator=_VALUE)
-    """The value that is written as `_ns_o`; null: none is."""
+    """The value that is written as `_ns_o`; null: no such file."""
     reconstruction_mean: str | None = field(default="reconstruction_mean", validator=_VALUE)
     """The value that is written as `-nr_o`."""
     context: str | None = field(default="context", validator=_VALUE)
