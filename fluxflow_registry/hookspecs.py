@@ -45,61 +45,62 @@ class Register(Protocol[K_contra]):
 
 @hookspec
 def fluxflow_register_losses(register: Register[Loss]) -> None:
-    """Losses: called with the values that their parameters name, return a 0-d tensor to be minimized."""
+    """Losses: a loss is called with the values that its parameters name, and returns a 0-d tensor to be minimized."""
 
 
 @hookspec
 def fluxflow_register_values(register: Register[Value]) -> None:
-    """Values: the registered name is what they provide, their parameters are what they need."""
+    """Values: a value is registered under the name that it provides; its parameters name what it needs."""
 
 
 @hookspec
 def fluxflow_register_models(register: Register[Model]) -> None:
-    """Model builders: their fields are the architecture, their call returns a new nn.Module.
+    """Models: the fields of a model builder are the architecture, and its call returns a new nn.Module.
 
     A builder whose architecture comes from elsewhere may request `weights`: the state dict that will be loaded
-    into the model, or None where it is new. Parameters that it freezes stay frozen whatever trains the model.
+    into the model, or None if the model is new. Parameters that it freezes stay frozen, even if an update trains the
+    model.
     """
 
 
 @hookspec
 def fluxflow_register_optimizers(register: Register[Optimizer]) -> None:
-    """Optimizers: called with `parameters`, return a torch Optimizer."""
+    """Optimizers: an optimizer is called with `parameters`, and returns a torch Optimizer."""
 
 
 @hookspec
 def fluxflow_register_schedulers(register: Register[Scheduler]) -> None:
-    """Schedulers: called with `optimizer` and `total`, the intervals of the step, return a torch LRScheduler."""
+    """Schedulers: called with `optimizer` and `total`, the number of intervals; the result is a torch LRScheduler."""
 
 
 @hookspec
 def fluxflow_register_transitions(register: Register[Transition]) -> None:
-    """Transitions: called after each epoch with `epoch`, `epochs` and `history`, return an Ending or None."""
+    """Transitions: called after each epoch with `epoch`, `epochs` and `history`; the result is an Ending or None."""
 
 
 @hookspec
 def fluxflow_register_balancers(register: Register[Balancer]) -> None:
-    """Balancers: called with the labels of an update's `losses` and with its `gradients`, return a weigher of them."""
+    """Balancers: called with the labels of an update's `losses`, and its `gradients`; the result weighs the losses."""
 
 
 @hookspec
 def fluxflow_register_datasets(register: Register[Dataset]) -> None:
-    """Datasets: `fields()` describes a batch, the call opens a Source."""
+    """Datasets: the method `fields()` describes a batch, and the call opens the data and returns a Source."""
 
 
 @hookspec
 def fluxflow_register_samplers(register: Register[Sampler]) -> None:
-    """Samplers: integrate `velocity` from `noise` at t = 1 to a sample at t = 0, along `path` if they request it."""
+    """Samplers: a sampler integrates `velocity` from `noise` at t = 1 to a sample at t = 0; it may request `path`."""
 
 
 @hookspec
 def fluxflow_register_metrics(register: Register[Metric]) -> None:
-    """Metrics: called with the values that their parameters name, without gradient, on held-out batches."""
+    """Metrics: a metric is called with the values that its parameters name, without gradient, in evaluations."""
 
 
 @hookspec
 def fluxflow_register_observers(register: Register[Observer]) -> None:
-    """Observers: classes with hooks of `fluxflow_registry.lifecycle`, which are called as a run proceeds."""
+    """Observers: classes with methods for the events of a run, which `fluxflow_registry.lifecycle` lists."""
 
 
 @hookspec(firstresult=True)

@@ -132,7 +132,7 @@ def weights_of(arguments: Namespace) -> Weights:
         )
     named = arguments.run or arguments.model_checkpoint
     if not named:
-        hint = "fluxflow-generate RUN, or --model-checkpoint with the folder of a run, a checkpoint, or final/"
+        hint = "name the folder of a run, as in `fluxflow-generate runs/NAME`, or set --model-checkpoint"
         raise RecipeError(Problem("a run is required", None, (("hint", hint),), code="missing-argument"))
     return _weights(Path(named))
 
@@ -141,6 +141,8 @@ def _weights(path: Path) -> Weights:
     if (path / "recipe.yaml").is_file():
         return Weights(path)
     run = next((parent for parent in path.absolute().parents if (parent / "recipe.yaml").is_file()), None)
+    if run is None and not path.exists():
+        raise RunError(f"there is no folder `{path}`", str(path), code="missing-file")
     if run is None:
         raise RunError("this is not the folder of a run: it has no recipe.yaml", str(path), code="missing-file")
     run = next((parent for parent in path.parents if parent.absolute() == run), run)
@@ -216,7 +218,7 @@ def slug(prompt: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "empty"
 
 
-SAMPLER = "a sampler, which `--sampler NAME` adds"
+SAMPLER = "a sampler (set one with `--sampler NAME`)"
 
 
 def require_generation(checked: RecipePlan, step: StepPlan, value: str, sampler: bool) -> None:

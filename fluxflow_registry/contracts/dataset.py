@@ -72,9 +72,9 @@ class SourceExtras(Extras):
     left_out: Sequence[Problem] = ()
     """One problem for each sample that was found damaged on opening and is not among the samples."""
     notes: Sequence[str] = ()
-    """Sentences that a user should know about how it was opened."""
+    """Sentences on how it was opened, which the user should know."""
     about: Sequence[str] = ()
-    """Sentences on what its samples are, which `--inspect-data` prints."""
+    """Sentences that describe its samples; `--inspect-data` prints them."""
 
     def name(self, index: int) -> str:
         """Return the name of a sample, for messages."""
@@ -119,9 +119,9 @@ class DatasetSettings:
     """The keys of a dataset's entry that belong to the recipe: they hold for steps that do not set their own."""
 
     batch_size: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
-    """Samples in a batch; overrides `defaults`, and is overridden by a step's own."""
+    """Samples in a batch; it overrides `defaults`, and a step's own setting overrides it."""
     workers: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
-    """Processes that read the data; overrides and is overridden likewise."""
+    """Processes that read the data; it overrides `defaults`, and a step's own setting overrides it."""
 
 
 DATASET = Kind(

@@ -31,7 +31,7 @@ class LossSettings:
     """The keys of a loss's entry that belong to the recipe, not to the loss."""
 
     weight: float | None = field(default=None, metadata={"member": "default_weight"})
-    """Factor of the loss; null: the loss's own default weight, or 1."""
+    """Weight of the loss in the sum; null: the loss's own default weight, or 1."""
     warmup: int = field(default=0, validator=validators.ge(0))
     """The weight rises as (1 - cos(pi s / warmup)) / 2 over the first `warmup` batches s since the loss started."""
     start: int = field(default=0, validator=validators.ge(0))

@@ -55,7 +55,7 @@ class ImageOptions(HoldoutOptions):
     reduced_min_sizes: list[int] | None = field(default=None, validator=_copies_are_smaller)
     """Further resolutions, each less than `image_size`: a batch is first trained on in these smaller copies."""
     caption_prefix: str | None = None
-    """Put before every caption, as `{prefix}. {caption}`."""
+    """Text before every caption, as in `{prefix}. {caption}`; null: none."""
     flip: float = field(default=0.0, validator=validators.and_(validators.ge(0.0), validators.le(1.0)))
     """Probability that an image is mirrored left to right, sampled again in each epoch."""
 

@@ -14,7 +14,7 @@ def parser() -> CommandParser:
     """The command line of `fluxflow-graphs`."""
     made = CommandParser(
         prog="fluxflow-graphs",
-        description="Write charts of a run from graph/training_metrics*.jsonl, of this framework or of FluxFlow.",
+        description="Write charts of the metrics of a run: one of this framework, or one of FluxFlow.",
     )
     made.add_argument("run", metavar="RUN", help="the folder of a run, or FluxFlow's output folder")
     made.add_argument("--output", metavar="DIR", help="folder for the charts (default: RUN/graph)")

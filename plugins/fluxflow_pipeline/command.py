@@ -41,7 +41,7 @@ def parser() -> CommandParser:
         "--generate_diagrams",
         "--generate-diagrams",
         action="store_true",
-        help="write charts at the end of the run, as every run does",
+        help="write charts at the end of the run; every run does so, also without this flag",
     )
     made.add_training_arguments(output=None)
     made.add_argument("--version", action="version", version=f"fluxflow-registry {__version__}")

@@ -83,7 +83,7 @@ class LossThreshold:
     patience: int = field(default=1, validator=validators.ge(1))
     """Number of consecutive epochs for which the condition must hold."""
     min_epochs: int = min_epochs_field()
-    """Epochs before which the step does not end."""
+    """Smallest number of epochs of the step."""
     max_epochs: int | None = max_epochs_field()
     """Safety limit; null: the step's own `epochs`."""
 
@@ -125,7 +125,7 @@ class Plateau:
     mode: Literal["min", "max"] | None = None
     """Whether lower (min) or higher (max) is better; null: as the metric defines it, min for losses."""
     min_epochs: int = min_epochs_field()
-    """Epochs before which the step does not end."""
+    """Smallest number of epochs of the step."""
     max_epochs: int | None = max_epochs_field()
     """Safety limit; null: the step's own `epochs`."""
 
@@ -235,7 +235,7 @@ class _Combination:
     conditions: list[Condition] = field(validator=_consistent)
     """Each has `epochs`, or a `metric` with `below` or `above` (patience) or `plateau` (min_delta, relative, mode)."""
     min_epochs: int = min_epochs_field()
-    """Epochs before which the step does not end."""
+    """Smallest number of epochs of the step."""
     max_epochs: int | None = max_epochs_field()
     """Safety limit; null: the step's own `epochs`."""
 

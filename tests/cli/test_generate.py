@@ -129,7 +129,10 @@ def test_the_text_changes_the_picture(finished: Path, tmp_path: Path, capsys: py
             ["RUN"],
             'a prompt is required\n    hint  set --prompt "a small red circle", --prompts FILE or --text-prompts-path',
         ),
-        (["--prompt", "x"], "a run is required\n    hint  fluxflow-generate RUN, or --model-checkpoint"),
+        (
+            ["--prompt", "x"],
+            "a run is required\n    hint  name the folder of a run, as in `fluxflow-generate runs/NAME`",
+        ),
         (["RUN", "--prompt", "x", "--model_checkpoint", "RUN"], "`RUN` cannot be combined with `--model-checkpoint`"),
         (
             ["--model_checkpoint", "RUN/checkpoints/000000099-vae", "--prompt", "x"],
@@ -147,7 +150,8 @@ def test_the_text_changes_the_picture(finished: Path, tmp_path: Path, capsys: py
             ["RUN", "--prompt", "x", "--guidance_scal", "3"],
             "no flag `--guidance-scal`\n    nearest    --guidance-scale",
         ),
-        (["nowhere", "--prompt", "x"], "this is not the folder of a run: it has no recipe.yaml"),
+        (["nowhere", "--prompt", "x"], "there is no folder `nowhere`"),
+        ([".", "--prompt", "x"], "this is not the folder of a run: it has no recipe.yaml"),
         (["RUN", "--prompt", "x", "--sampler", "huen"], "unknown sampler `huen`"),
         (["RUN", "--prompt", "x", "--guidance", "-1"], "must be >= 0"),
         (["RUN", "--prompt", "x", "--steps", "0"], "must be >= 1"),
@@ -380,11 +384,11 @@ def test_a_run_without_a_flow_is_one_problem_that_says_what_it_lacks(
     assert vae[0] == 2
     assert vae[2].splitlines() == [
         f"{tmp_path}/vae/recipe.yaml  {message}",
-        "    cause     the run lacks the model `text_encoder`, the model `flow_processor`, a sampler, "
-        "which `--sampler NAME` adds",
+        "    cause     the run lacks the model `text_encoder`, the model `flow_processor`, a sampler "
+        "(set one with `--sampler NAME`)",
         "    received  models compressor, expander, discriminator; steps vae_gan",
         "    hint      use a run whose recipe has all of these, such as recipes/vae_gan_flow.yaml",
     ]
     assert "a sampler" not in stated[2]
-    assert "the run lacks a sampler, which `--sampler NAME` adds" in unsampled[2]
+    assert "the run lacks a sampler (set one with `--sampler NAME`)" in unsampled[2]
     assert "hint" not in unsampled[2]

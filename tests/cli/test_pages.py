@@ -51,7 +51,7 @@ def test_a_component_is_shown_with_its_docstring_options_needs_and_a_line_to_pas
 def test_the_page_of_a_kind_starts_with_the_documentation_of_its_hook_as_prose() -> None:
     texts = pages(a_loss())
 
-    assert "\n\nModel builders: their fields are the architecture" in texts["models.md"]
+    assert "\n\nModels: the fields of a model builder are the architecture" in texts["models.md"]
     assert "nn.Module.\n\nA builder whose architecture comes from elsewhere" in texts["models.md"]
     assert not [line for text in texts.values() for line in text.splitlines() if line.startswith("    ")]
 

@@ -64,8 +64,8 @@ class WebDataset(ImageOptions):
 
     image: float32 [B, 3, H, W] in [-1, 1]; caption: text; images are cropped as in `folder`. The members `a/007.jpg`
     and `a/007.txt` are one sample with the key `a/007`: the name up to the first dot of its base name. Samples are in
-    the order of the shards and of their first members. Opening reads the headers of new shards and refuses shards
-    that are truncated, damaged or incomplete; the index is kept in the cache, so that later runs start at once.
+    the order of the shards and of their first members. Opening reads the headers of new shards and rejects shards
+    that are truncated, damaged or incomplete; the index is kept in the cache, so that later runs start faster.
     Shards must not change while they are read. From a server (http, https) only the parts that are needed are read. A
     sample that cannot be decoded is replaced by another one.
     """
