@@ -26,11 +26,11 @@ from torch.nn.functional import l1_loss, mse_loss, relu
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.opening import open_sources
+from fluxflow_registry.engine.data.order import with_batches
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.engine.run.loop import after_batch
 from fluxflow_registry.engine.run.run import Run
-from fluxflow_registry.engine.training.step import with_batches
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import load
 

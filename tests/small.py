@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import evolve
 
 from fluxflow_registry.contracts import Source
-from fluxflow_registry.engine.training.step import batches_of
+from fluxflow_registry.engine.data.order import batches_of
 from fluxflow_registry.plan.steps import StepPlan
 
 PLUGINS = ("balancers", "flow", "gan", "shapes", "text", "torch", "transitions", "vae")

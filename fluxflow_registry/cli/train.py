@@ -22,6 +22,7 @@ from fluxflow_registry.cli.plugins_of_run import changes, plugin_rows
 from fluxflow_registry.cli.signals import STOPPED, Signals
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.data.opening import open_sources
+from fluxflow_registry.engine.data.order import with_batches
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.engine.run import plugins_at_start
@@ -30,7 +31,6 @@ from fluxflow_registry.engine.run.loop import train
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.run.stopping import Stopped
 from fluxflow_registry.engine.training.late_start import too_late
-from fluxflow_registry.engine.training.step import with_batches
 from fluxflow_registry.errors import (
     FluxflowError,
     Note,

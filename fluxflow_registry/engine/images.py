@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fluxflow_registry.errors import Problem, RunError
+from fluxflow_registry.errors import RunError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,9 +38,8 @@ def save_png(image: Tensor, file: Path, notes: Mapping[str, str]) -> None:
     try:
         Image.fromarray(to_pixels(image)).save(file, pnginfo=info)
     except OSError as error:
-        raise RunError(
-            Problem(f"image `{file}` cannot be written: {error.strerror}", str(file), code="unwritable-file")
-        ) from None
+        message = f"image `{file}` cannot be written: {error.strerror}"
+        raise RunError(message, str(file), code="unwritable-file") from None
 
 
 #: Pixels between two cells, around all of them, and between the images of one cell.

@@ -8,7 +8,6 @@ import re
 import shutil
 from collections.abc import Mapping
 from hashlib import sha256
-from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +28,6 @@ _PART = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\.safetensors\Z")
 _NAME = re.compile(r"(\d{9,})-([A-Za-z0-9_]+)(?:-(stop|best|end))?\Z")
 _ORDER: Mapping[Kind, int] = {"stop": 0, "due": 1, "best": 2, "end": 3}
 
-
 #: The code of the problems of a damaged checkpoint.
 DAMAGED = "damaged-checkpoint"
 
@@ -44,8 +42,7 @@ _LOST = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
 
 def unreadable(path: Path, error: OSError) -> RunError:
     """The error for a file that cannot be read: damage, or a reason to leave everything as it is."""
-    kind = DamagedError if error.errno in _LOST else RunError
-    code = DAMAGED if kind is DamagedError else "unreadable-file"
+    kind, code = (DamagedError, DAMAGED) if error.errno in _LOST else (RunError, "unreadable-file")
     return kind(Problem(f"cannot read a file of the checkpoint: {error.strerror}", str(path), code=code))
 
 
@@ -56,12 +53,8 @@ class Found:
     folder: Path
     run_batch: int
     step: str
+    #: An `end` holds the models alone.
     kind: Kind
-
-    @property
-    def end(self) -> bool:
-        """Whether it is the end of its step, which holds the models alone."""
-        return self.kind == "end"
 
 
 def name_of(run_batch: int, step: str, kind: Kind) -> str:
@@ -87,11 +80,11 @@ def retain(root: Path, keep: int, latest: Path) -> None:
     """
     found = listing(root)
     due = [f for f in found if f.kind == "due"]
-    good = next((f for f in due if is_finite(f.folder)), None)
-    due = [*due[:keep], *([good] if good else [])]
-    best = {f.step: f for f in reversed(found) if f.kind == "best"}.values()
+    finite = next((f for f in due if is_finite(f.folder)), None)
+    best = {f.step: f for f in reversed(found) if f.kind == "best"}
+    kept = [*due[:keep], finite, *best.values()]
     for each in found:
-        if each.kind != "end" and each not in due and each not in best and each.folder != latest:
+        if each.kind != "end" and each not in kept and each.folder != latest:
             remove(each.folder)
 
 
@@ -100,22 +93,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_bytes())
-        own, version, files = manifest["digest"], manifest["format"], list(manifest["files"].items())
-        damaged = own != own_digest(manifest)
+        version, files = manifest["format"], dict(manifest["files"].items())
+        damaged = manifest["digest"] != own_digest(manifest)
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedError(
-            Problem(f"cannot read the manifest of the checkpoint: {one_line(error)}", str(path), code=DAMAGED)
-        ) from error
+        message = f"cannot read the manifest of the checkpoint: {one_line(error)}"
+        raise DamagedError(message, str(path), code=DAMAGED) from error
     if damaged:
-        raise DamagedError(
-            Problem("the manifest of the checkpoint does not match its own digest", str(path), code=DAMAGED)
-        )
+        raise DamagedError("the manifest of the checkpoint does not match its own digest", str(path), code=DAMAGED)
     if version != FORMAT:
         message = f"the checkpoint has format {version}, but this version reads format {FORMAT}"
         raise RunError(message, str(folder), code="unsupported-version")
-    for file, _ in files:
+    for file in files:
         if file != STATE and not _PART.match(file):
             message = f"the manifest names `{file}`, which is not a file of a checkpoint"
             raise DamagedError(Problem(message, str(folder), code=DAMAGED, subject=file))
@@ -181,11 +171,11 @@ def put(working: Path, final: Path) -> None:
 
 def quarantine(folder: Path) -> Path:
     """Rename a damaged checkpoint, so that it no longer counts but can still be inspected."""
-    for number in count(1):
-        aside = folder.with_name(f".{folder.name}{'' if number == 1 else f'.{number}'}.damaged")
-        if not aside.exists():
-            return folder.rename(aside)
-    raise AssertionError("unreachable: numbers do not end")
+    number, aside = 1, folder.with_name(f".{folder.name}.damaged")
+    while aside.exists():
+        number += 1
+        aside = folder.with_name(f".{folder.name}.{number}.damaged")
+    return folder.rename(aside)
 
 
 def tidy(root: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
-#: Bytes written or read at a time.
+#: Bytes written at a time.
 BLOCK = 1 << 22
 
 
@@ -23,25 +23,17 @@ def write(path: Path, parts: Iterable[bytes | memoryview]) -> dict[str, Any]:
             for start in range(0, len(view), BLOCK):
                 block = view[start : start + BLOCK]
                 digest.update(block)
-                _write_all(file.fileno(), block)
+                while block:
+                    block = block[os.write(file.fileno(), block) :]
             size += len(view)
         os.fsync(file.fileno())
     return {"size": size, "sha256": digest.hexdigest()}
 
 
-def _write_all(file: int, block: memoryview) -> None:
-    while block:
-        block = block[os.write(file, block) :]
-
-
 def digest(path: Path) -> dict[str, Any]:
     """Size and SHA-256 of a file as it is."""
-    found, size = sha256(), 0
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(BLOCK):
-            found.update(block)
-            size += len(block)
-    return {"size": size, "sha256": found.hexdigest()}
+    with path.open("rb") as file:
+        return {"sha256": file_digest(file, sha256).hexdigest(), "size": file.tell()}
 
 
 def replace(path: Path, content: bytes) -> None:

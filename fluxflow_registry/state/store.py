@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fluxflow_registry.errors import Problem, RunError, one_line
+from fluxflow_registry.errors import RunError, one_line
 from fluxflow_registry.state import disk
 from fluxflow_registry.state.checkpoints import FORMAT, MANIFEST, STATE, own_digest, put, read_manifest, verify
 from fluxflow_registry.state.codec import pack, unpack
@@ -25,30 +25,24 @@ class Buffers:
     """Host memory for one snapshot: allocated once, page-locked where the tensors are on a GPU."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, str], Tensor] = {}
+        self._kept: dict[str, dict[str, Tensor]] = {}
 
     def take(self, parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         """Copy the tensors of each part; the copies hold until the next call."""
-        kept: dict[tuple[str, str], Tensor] = {}
-        copies: dict[str, dict[str, Tensor]] = {}
-        device = None
-        for part, tensors in parts.items():
-            copies[part] = {}
-            for name, tensor in tensors.items():
-                buffer = self._fitting((part, name), tensor)
-                buffer.copy_(tensor.detach(), non_blocking=True)
-                kept[part, name] = copies[part][name] = buffer
-                device = tensor.device if tensor.device.type != "cpu" else device
-        if device is not None:
+        self._kept = {
+            part: {name: self._copied(part, name, tensor) for name, tensor in tensors.items()}
+            for part, tensors in parts.items()
+        }
+        devices = {tensor.device for tensors in parts.values() for tensor in tensors.values()}
+        for device in devices - {torch.device("cpu")}:
             torch.accelerator.synchronize(device)
-        self._kept = kept
-        return copies
+        return self._kept
 
-    def _fitting(self, key: tuple[str, str], tensor: Tensor) -> Tensor:
-        buffer = self._kept.get(key)
-        if buffer is not None and buffer.shape == tensor.shape and buffer.dtype == tensor.dtype:
-            return buffer
-        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
+    def _copied(self, part: str, name: str, tensor: Tensor) -> Tensor:
+        buffer = self._kept.get(part, {}).get(name)
+        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+            buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
+        return buffer.copy_(tensor.detach(), non_blocking=True)
 
 
 #: For each section, each name in it: anything made of tensors and plain values.
@@ -125,14 +119,11 @@ def commit(root: Path, name: str, taken: Snapshot, before: Path | None = None) -
         disk.write(working / MANIFEST, [json.dumps(manifest, indent=1).encode()])
         disk.sync_folder(working)
         put(working, final)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(working, ignore_errors=True)
-        raise RunError(
-            Problem(f"cannot write the checkpoint: {error.strerror}", str(final), code="unwritable-file")
-        ) from error
-    except BaseException:
-        shutil.rmtree(working, ignore_errors=True)
-        raise
+        if not isinstance(error, OSError):
+            raise
+        raise RunError(f"cannot write the checkpoint: {error.strerror}", str(final), code="unwritable-file") from error
     return final
 
 
@@ -169,14 +160,14 @@ def load(folder: Path, manifest: Mapping[str, Any] | None = None) -> tuple[dict[
     files = (manifest or verify(folder))["files"]
     try:
         content = json.loads((folder / STATE).read_bytes())
-        state: dict[str, dict[str, Any]] = {}
-        for section, parts in content["state"].items():
-            state[section] = {}
-            for part, plain in parts.items():
-                file = file_of(section, part)
-                state[section][part] = unpack(plain, load_file(folder / file) if file in files else {})
+        state = {
+            section: {
+                part: unpack(plain, load_file(folder / file) if (file := file_of(section, part)) in files else {})
+                for part, plain in parts.items()
+            }
+            for section, parts in content["state"].items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
-        raise RunError(
-            Problem(f"cannot read the checkpoint: {one_line(error)}", str(folder), code="damaged-checkpoint")
-        ) from error
+        message = f"cannot read the checkpoint: {one_line(error)}"
+        raise RunError(message, str(folder), code="damaged-checkpoint") from error
     return state, content["meta"]

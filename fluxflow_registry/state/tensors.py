@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fluxflow_registry.errors import Problem, RunError, one_line
+from fluxflow_registry.errors import RunError, one_line
 from fluxflow_registry.state import disk
 
 #: The format's names of torch's types (https://huggingface.co/docs/safetensors).
@@ -46,8 +46,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Write and sync a safetensors file; returns its size and digest."""
     # Wide types first: then every tensor begins at a multiple of its own width.
     items = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    header: dict[str, Any] = {}
-    end = 0
+    header, end = {}, 0
     for name, tensor in items:
         start, end = end, end + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
@@ -74,9 +73,7 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, T
         disk.replace(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     except OSError as error:
         working.unlink(missing_ok=True)
-        raise RunError(
-            Problem(f"cannot write the model: {error.strerror}", str(folder), code="unwritable-file")
-        ) from error
+        raise RunError(f"cannot write the model: {error.strerror}", str(folder), code="unwritable-file") from error
 
 
 def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -85,6 +82,5 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config = json.loads((folder / "config.json").read_bytes())
         return config, load_file(folder / "model.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
-        raise RunError(
-            Problem(f"the folder does not contain a model: {one_line(error)}", str(folder), code="missing-weights")
-        ) from error
+        message = f"the folder does not contain a model: {one_line(error)}"
+        raise RunError(message, str(folder), code="missing-weights") from error

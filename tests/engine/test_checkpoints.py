@@ -79,7 +79,7 @@ def test_the_memory_of_a_snapshot_is_reused(tmp_path: Path) -> None:
     for number in (1, 2):
         saver.start(f"00000000{number}-s", Position(), state, {}, (), 2)
         saver.wait()
-        places.append([buffer.data_ptr() for buffer in saver.buffers._kept.values()])
+        places.append([buffer.data_ptr() for buffer in saver.buffers._kept["model.net.safetensors"].values()])
     saver.close()
 
     assert places[0] == places[1]
@@ -91,7 +91,7 @@ def test_models_that_a_step_does_not_train_are_written_once_per_step(checked: Ch
     folders = [f.folder for f in checkpoints.listing(run.folder.checkpoints) if f.step == "flow"]
     frozen = {folder / "model.expander.safetensors" for folder in folders}
     moving = {folder / "model.flow_processor.safetensors" for folder in folders}
-    end = next(f.folder for f in checkpoints.listing(run.folder.checkpoints) if f.end)
+    end = next(f.folder for f in checkpoints.listing(run.folder.checkpoints) if f.kind == "end")
 
     assert len(folders) == 3
     assert len({path.stat().st_ino for path in frozen}) == 1

@@ -282,7 +282,7 @@ def test_a_step_whose_end_is_damaged_and_still_needed_is_trained_again(
     recipe = checked(siblings())
     whole = start(recipe, tmp_path / "whole").run
     run = start(recipe, tmp_path / "cut", [StopAfter("batch_ended", after)]).run
-    damaged = [f for f in checkpoints.listing(run.folder.checkpoints) if f.end and f.step == end]
+    damaged = [f for f in checkpoints.listing(run.folder.checkpoints) if f.kind == "end" and f.step == end]
     for found in damaged:
         (found.folder / "model.expander.safetensors").write_bytes(b"")
     warned: list[str] = []

@@ -77,7 +77,7 @@ def test_the_newest_comes_first_and_passing_ones_are_retired(tmp_path: Path) -> 
 
     checkpoints.retain(tmp_path, 2, tmp_path / "000000040-vae")
 
-    found = [(f.run_batch, f.end) for f in checkpoints.listing(tmp_path)]
+    found = [(f.run_batch, f.kind == "end") for f in checkpoints.listing(tmp_path)]
     assert found == [(40, False), (30, False), (20, True)]
 
 

@@ -8,8 +8,8 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from attrs import evolve
 
 from fluxflow_registry.contracts import Source
+from fluxflow_registry.engine.data.order import batches_of
 from fluxflow_registry.engine.graph.calls import build
-from fluxflow_registry.engine.training.step import batches_of
 from fluxflow_registry.errors import DataError, FluxflowError, Location, Problem
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan

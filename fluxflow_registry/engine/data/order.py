@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fluxflow_registry.contracts import Source, SourceExtras
 from fluxflow_registry.engine.graph.randomness import derive
 from fluxflow_registry.errors import DataError, Location, Problem, counted
+from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 
 #: Samples in an order.
 Order = Sequence[int] | torch.Tensor | NDArray[np.int64]
@@ -84,6 +85,17 @@ def batch_counts(source: Source, batch_size: int) -> BatchCounts:
     name_of = SourceExtras.of(source).bucket_name if buckets is not None else lambda _: "all"
     names = tuple(str(name_of(number)) for number in range(len(counts)))
     return BatchCounts(tuple(counts), tuple(count // batch_size for count in counts), names, batch_size)
+
+
+def with_batches(plan: RecipePlan, sources: Mapping[str, Source]) -> RecipePlan:
+    """The plan with the batches of each step, now that its data are open; raises DataError where they fill none."""
+    return plan.with_batches({step.name: batches_of(step, sources[step.settings.dataset]) for step in plan.steps})
+
+
+def batches_of(step: StepPlan, source: Source) -> int:
+    """The batches in an epoch of a step; raises DataError where its dataset does not fill one."""
+    settings, where = step.settings, step.entry.node.at("dataset")
+    return batches_per_epoch(source, settings.dataset, settings.batch_size, settings.max_steps, where)
 
 
 def batches_per_epoch(source: Source, name: str, batch_size: int, max_steps: int | None, where: Location) -> int:

@@ -69,10 +69,19 @@ def failed(
     who: str, binding: Binding, arguments: Mapping[str, Any], error: Exception, where: Location | None = None
 ) -> TrainingError:
     """What went wrong in a component, with what it received."""
-    received = tuple(("received", f"{name} {describe(value)}") for name, value in arguments.items())
-    notes = (("defined in", binding.component.definition), *raised_at(error), *received)
+    notes = (("defined in", binding.component.definition), *raised_at(error), *_received(arguments))
     message = f"{who} failed: {one_line(error)}"
     return TrainingError(Problem(message, where, notes, code="component-failed", subject=binding.name))
+
+
+def wrong_return(message: str, binding: Binding, arguments: Mapping[str, Any], subject: str) -> TrainingError:
+    """What is wrong with the value that a component returned, with what it received."""
+    notes = (("defined in", binding.component.definition), *_received(arguments))
+    return TrainingError(Problem(message, binding.component.where, notes, code="wrong-return", subject=subject))
+
+
+def _received(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [("received", f"{name} {describe(value)}") for name, value in arguments.items()]
 
 
 def raised_at(error: BaseException) -> tuple[tuple[str, str], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,10 +10,10 @@ from attrs import frozen
 from torch import Tensor
 
 from fluxflow_registry.engine.graph.backward import StageCut, Term, cut_of
-from fluxflow_registry.engine.graph.calls import Binding, bind, failed
+from fluxflow_registry.engine.graph.calls import Binding, bind, failed, wrong_return
 from fluxflow_registry.engine.graph.tensors import describe
 from fluxflow_registry.engine.graph.values import Values
-from fluxflow_registry.errors import FluxflowError, Problem, TrainingError
+from fluxflow_registry.errors import FluxflowError, TrainingError
 from fluxflow_registry.plan.steps import StepPlan
 from fluxflow_registry.plan.updates import LossPlan, UpdatePlan
 
@@ -46,14 +46,10 @@ class LiveLosses:
         self.as_float = as_float
         #: For each detached value of the update, in order of computation, its stage: how many come before it.
         self.stages = _stages(step, update)
-        self.all = [
-            LiveLoss(
-                loss,
-                bind(f"{update.name}/{label}", loss.component, values.plan),
-                _stage(list(self.stages), loss.closure),
-            )
-            for label, loss in update.losses.items()
-        ]
+        self.all = []
+        for label, loss in update.losses.items():
+            binding = bind(f"{update.name}/{label}", loss.component, values.plan)
+            self.all.append(LiveLoss(loss, binding, _stage(self.stages, loss.closure)))
         trained = frozenset().union(*(loss.closure for loss in update.losses.values())) & step.trains
         #: Whether every trained model upstream is this update's own, so that no gradient can go astray.
         self.alone = trained <= frozenset(update.trains) and not self.stages
@@ -75,8 +71,8 @@ class LiveLosses:
         except (torch.OutOfMemoryError, FluxflowError):
             raise
         except Exception as error:
-            who, where = self.update.title(loss.label), loss.plan.component.where
-            raise failed(who, loss.binding, arguments, error, where) from error
+            who = self.update.title(loss.label)
+            raise failed(who, loss.binding, arguments, error, loss.plan.component.where) from error
         if self.values.watch is not None:
             self.values.watch("loss", loss.binding.name, result)
         if not isinstance(result, Tensor) or result.ndim:
@@ -95,11 +91,7 @@ class LiveLosses:
         ]
 
     def _wrong(self, loss: LiveLoss, arguments: Mapping[str, Any], what: str) -> TrainingError:
-        component = loss.plan.component
-        received = tuple(("received", f"{name} {describe(value)}") for name, value in arguments.items())
-        notes = (("defined in", component.definition), *received)
-        message = f"{self.update.title(loss.label)} {what}"
-        return TrainingError(Problem(message, component.where, notes, code="wrong-return", subject=loss.label))
+        return wrong_return(f"{self.update.title(loss.label)} {what}", loss.binding, arguments, loss.label)
 
 
 def _stages(step: StepPlan, update: UpdatePlan) -> dict[str, int]:
@@ -108,6 +100,6 @@ def _stages(step: StepPlan, update: UpdatePlan) -> dict[str, int]:
     return {name: _stage(names, step.values[name].upstream) for name in names}
 
 
-def _stage(cuts: Sequence[str], closure: frozenset[str]) -> int:
+def _stage(cuts: Iterable[str], closure: frozenset[str]) -> int:
     """The stage of what depends on `closure`: the number of the last cut in it, 0 for none."""
     return max((number for number, name in enumerate(cuts, 1) if name in closure), default=0)

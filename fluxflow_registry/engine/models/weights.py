@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,15 +58,3 @@ class Average:
         for averaged, trained in zip(self.module.modules(), self._model.modules(), strict=True):
             for name, buffer in trained._buffers.items():
                 averaged._buffers[name] = None if buffer is None else buffer.clone()
-
-    def adopt(self, model: nn.Module) -> None:
-        """Give the model the averaged weights."""
-        model.load_state_dict(self.module.state_dict())
-
-    def state_dict(self) -> dict[str, Any]:
-        """The averaged weights."""
-        return self.module.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore averaged weights."""
-        self.module.load_state_dict(state)

@@ -61,7 +61,7 @@ def _try(
     names: dict[str, float] = {}
     problems: list[Problem] = []
     complete = True
-    for metric in bind_metrics(evaluation).values():
+    for metric in bind_metrics(evaluation):
         try:
             arguments = trial.arguments(metric)
             if arguments is not None:

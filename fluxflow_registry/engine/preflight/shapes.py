@@ -195,6 +195,8 @@ def _versions(values: Values) -> dict[str, list[int]]:
 def _prove_balancer(losses: LiveLosses, computed: Mapping[str, Tensor]) -> None:
     """Build the balancer, which may require a parameter that does not exist, or that a loss does not reach."""
     update = losses.update
+    if update.balancer is None:
+        return
     gradients = LossGradients(trained_parameters(losses.values.models, update.trains), update)
     build_weigher(update, gradients)
     terms = {loss.label: loss.term(computed[loss.label]) for loss in losses.all}

@@ -41,7 +41,7 @@ class Saver:
         self.buffers = Buffers()
         self.thread = ThreadPoolExecutor(1, "checkpoint")
         self.pending: Future[Saved] | None = None
-        #: The newest checkpoint of this step: it has the frozen parts of the state already.
+        #: The newest checkpoint of this step, or None: its frozen parts are linked instead of being written again.
         self.previous: Path | None = None
 
     def start(
@@ -78,12 +78,10 @@ class Saver:
     def _write(self, name: str, position: Position, snapshot: store.Snapshot, keep: int) -> Saved:
         try:
             folder = store.commit(self.root, name, snapshot, self.previous)
-        except FluxflowError as error:
-            return Saved(position, self.root / name, error)
         except Exception as error:  # lack of memory, for example: what is on the disk is intact
             message = f"cannot write the checkpoint: {one_line(error)}"
             failure = RunError(message, str(self.root / name), code="unwritable-file")
-            return Saved(position, self.root / name, failure)
+            return Saved(position, self.root / name, error if isinstance(error, FluxflowError) else failure)
         self.previous = folder
         with suppress(OSError):  # what cannot be removed now is removed the next time
             checkpoints.retain(self.root, keep, latest=folder)
@@ -103,11 +101,7 @@ class RunCheckpoints:
         self._models = models
         self._history = history
         self._observers = observers
-        self._saver = Saver(folder.checkpoints)
-
-    def continue_from(self, folder: Path | None) -> None:
-        """Take what is frozen from this checkpoint of the same step instead of writing it again; None: from none."""
-        self._saver.previous = folder
+        self.saver = Saver(folder.checkpoints)
 
     def save(self, position: Position, kind: checkpoints.Kind, step: LiveStep, wait: bool = False) -> None:
         """Save everything that is not a function of the position, and `wait` for the disk only on request.
@@ -122,7 +116,7 @@ class RunCheckpoints:
         models = {("model", name): model for name, model in self._models.items()} | {
             ("ema", name): average.module for name, average in step.averages.items()
         }
-        outcome = self._saver.start(
+        outcome = self.saver.start(
             checkpoints.name_of(position.run_batch, step.plan.name, kind),
             position,
             state,
@@ -140,11 +134,7 @@ class RunCheckpoints:
 
         Raises TrainingError where it is `required` and cannot be written; otherwise that is a warning.
         """
-        self._report(self._saver.wait() if wait else self._saver.poll(), required)
-
-    def close(self) -> None:
-        """Wait for the checkpoint that is being written."""
-        self._saver.close()
+        self._report(self.saver.wait() if wait else self.saver.poll(), required)
 
     def load_weights(
         self, folder: Path, manifest: Mapping[str, Any] | None = None
@@ -166,7 +156,7 @@ class RunCheckpoints:
     def end_of(self, step: str) -> Path:
         """The checkpoint of a step's end; raises RunError where there is none."""
         for found in checkpoints.listing(self._folder.checkpoints):
-            if found.end and found.step == step:
+            if found.kind == "end" and found.step == step:
                 return found.folder
         message = f"the checkpoint of the end of step `{step}` is missing"
         notes = (("hint", "start over with --fresh"),)

@@ -12,26 +12,20 @@ from torch import Tensor
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.batches import Reader, to_device
 from fluxflow_registry.engine.data.order import first_samples
-from fluxflow_registry.engine.graph.calls import Binding, bind, failed
+from fluxflow_registry.engine.graph.calls import Binding, bind, failed, wrong_return
 from fluxflow_registry.engine.graph.randomness import Draws, derive
 from fluxflow_registry.engine.graph.tensors import describe
 from fluxflow_registry.engine.graph.values import Values, evaluate
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.run.stopping import Interrupted, interruptible, raise_if_stopping
 from fluxflow_registry.engine.training.step import LiveStep, size_of
-from fluxflow_registry.errors import FluxflowError, Problem, TrainingError
+from fluxflow_registry.errors import FluxflowError, TrainingError
 from fluxflow_registry.plan.steps import EvaluationPlan
 
 
-def bind_metrics(plan: EvaluationPlan) -> dict[str, Binding]:
-    """How each metric of an evaluation is called, by its label."""
-    return {label: bind(label, metric, plan.values) for label, metric in plan.metrics.items()}
-
-
-def needed_values(plan: EvaluationPlan) -> list[str]:
-    """The values that the metrics of an evaluation need, each once."""
-    needed = dict.fromkeys(need for metric in plan.metrics.values() for need in metric.needs.values())
-    return [name for name in needed if plan.values[name].source == "value"]
+def bind_metrics(plan: EvaluationPlan) -> list[Binding]:
+    """How each metric of an evaluation is called."""
+    return [bind(label, metric, plan.values) for label, metric in plan.metrics.items()]
 
 
 def metric_values(
@@ -64,20 +58,17 @@ def metric_values(
 
 def _number(who: str, value: Any, metric: Binding, arguments: Mapping[str, Any]) -> float:
     """A 0-d tensor, or a number, as a float."""
-    if isinstance(value, Tensor):
-        if value.ndim or value.is_complex():
-            what = "a complex tensor" if value.is_complex() else "a tensor"
-            raise _wrong(who, f"{what} of shape {describe(value)}", metric, arguments)
-    elif not isinstance(value, Real):
+    if isinstance(value, Tensor) and (value.ndim or value.is_complex()):
+        what = "a complex tensor" if value.is_complex() else "a tensor"
+        raise _wrong(who, f"{what} of shape {describe(value)}", metric, arguments)
+    if not isinstance(value, (Tensor, Real)):
         raise _wrong(who, type(value).__name__, metric, arguments)
     return float(value)
 
 
 def _wrong(who: str, returned: str, metric: Binding, arguments: Mapping[str, Any]) -> TrainingError:
-    received = tuple(("received", f"{name} {describe(value)}") for name, value in arguments.items())
-    notes = (("defined in", metric.component.definition), *received)
     message = f"{who} returned {returned}; a metric must return a 0-d tensor, or a dict of them"
-    return TrainingError(Problem(message, metric.component.where, notes, code="wrong-return", subject=metric.name))
+    return wrong_return(message, metric, arguments, metric.name)
 
 
 def measure(run: Run, live: LiveStep, plan: EvaluationPlan) -> dict[str, float]:
@@ -85,33 +76,32 @@ def measure(run: Run, live: LiveStep, plan: EvaluationPlan) -> dict[str, float]:
 
     Raises Interrupted if the run is asked to stop before the last batch.
     """
-    settings = plan.settings
-    source = run.data.sources[settings.dataset]
-    count = min(settings.samples, len(source))
+    dataset = plan.settings.dataset
+    source = run.data.sources[dataset]
+    count = min(plan.settings.samples, len(source))
     models = live.evaluation_models()
     for model in models.values():
         model.eval()
-    draws = Draws(run.device)
-    values = Values(plan.values, models, draws, autocast=live.values.autocast)
+    values = Values(plan.values, models, Draws(run.device), autocast=live.values.autocast)
     metrics = bind_metrics(plan)
-    needed = needed_values(plan)
+    needed = dict.fromkeys(name for metric in metrics for _, name in metric.values if name in values.bindings)
     sums: dict[str, float] = {}
     seed = derive(run.plan.recipe.seed, "evaluate", plan.name)
-    order, spans = first_samples(source, count, settings.batch_size)
+    order, spans = first_samples(source, count, plan.settings.batch_size)
     reader = Reader(source, order, seed)
     sampler = interruptible(run.plan.solver, run)
     with torch.no_grad():
         for start, stop in spans:
             raise_if_stopping(run)
             read = reader.read(start, stop)
-            run.data.report_replaced(settings.dataset, read, Position())
+            run.data.report_replaced(dataset, read, Position())
             batch = to_device(read.fields, run.device)
+            values.draws.at(seed, start)
             size = size_of(batch) or live.context["image_size"]
-            draws.at(seed, start)
             values.begin(batch, step_batch=0, sampler=sampler, image_size=size)
             evaluate(values, needed)
             results: dict[str, float] = {}
-            for metric in metrics.values():
+            for metric in metrics:
                 arguments = values.arguments(metric, frozenset(), as_float=True)
                 results.update(metric_values(plan, metric, arguments, live.plan.name, results))
             for name, result in results.items():

@@ -17,7 +17,7 @@ from typing import IO, Any
 from attrs import asdict, frozen
 
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.errors import Problem, RunError, one_line
+from fluxflow_registry.errors import RunError, one_line
 from fluxflow_registry.state import disk
 
 IDENTITY = "run.json"
@@ -101,7 +101,7 @@ class RunFolder:
 
 def unwritable(path: Path, error: OSError) -> RunError:
     """The error of a folder or a file of a run that cannot be written."""
-    return RunError(Problem(f"cannot write to `{path.name}`: {error.strerror}", str(path), code="unwritable-file"))
+    return RunError(f"cannot write to `{path.name}`: {error.strerror}", str(path), code="unwritable-file")
 
 
 def _acquire(handle: IO[str]) -> None:

@@ -27,7 +27,7 @@ def train(run: Run) -> None:
     try:
         position = train_steps(run, position, state)
     finally:
-        run.checkpoints.close()
+        run.checkpoints.saver.close()
     write_final_models(run)
     try:
         run.observers.notify("run_ended", position=position, steps=run.plan.steps)

@@ -31,12 +31,12 @@ def find_position(run: Run) -> tuple[Position, State]:
         if manifest is None:
             continue
         state, meta = run.checkpoints.load_weights(found.folder, manifest)
-        run.checkpoints.continue_from(None if found.end else found.folder)
+        run.checkpoints.saver.previous = None if found.kind == "end" else found.folder
         with must_fit(found.folder):
             run.history.restore(meta)
             position = Position(**meta["position"])
             run.data.report_changed(meta.get("data", {}), position)
-        return position, {} if found.end else state
+        return position, {} if found.kind == "end" else state
     return Position(), {}
 
 
@@ -75,7 +75,7 @@ def quarantine_lost_ends(run: Run) -> None:
     leaves = run.plan.leaves
     needed = parents | ({leaf.name for leaf in leaves} if len(leaves) > 1 else set())
     found = checkpoints.listing(run.folder.checkpoints)
-    for end in [f for f in reversed(found) if f.end and f.step in needed]:
+    for end in [f for f in reversed(found) if f.kind == "end" and f.step in needed]:
         if end.folder.exists() and verify_or_quarantine(run, end) is None:
             later = [f for f in found if f.run_batch >= end.run_batch and f.folder.exists()]
             for each in later:
@@ -91,7 +91,7 @@ def enter(run: Run, position: Position, state: State) -> LiveStep:
         parent = step.parent
         if parent != (run.plan.steps[position.step - 1].name if position.step else None):
             start_from(run, parent)
-        run.checkpoints.continue_from(None)
+        run.checkpoints.saver.previous = None
     live = run.prepare(step)
     if state:
         with must_fit(run.folder.checkpoints):

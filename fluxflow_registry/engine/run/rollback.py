@@ -102,7 +102,7 @@ def candidates(run: Run, live: LiveStep, run_batch: int) -> list[checkpoints.Fou
 def replay_checkpoints(run: Run, live: LiveStep, position: Position) -> list[checkpoints.Found]:
     """What a replay starts from: the newest checkpoint; what it may roll back to; the end of the step's parent."""
     found = checkpoints.listing(run.folder.checkpoints)
-    parents = [f for f in found if f.end and f.step == live.plan.parent]
+    parents = [f for f in found if f.kind == "end" and f.step == live.plan.parent]
     good = [f for f in candidates(run, live, position.run_batch) if checkpoints.is_finite(f.folder)]
     return list({f.folder: f for f in (*found[:1], *good[:1], *parents[:1])}.values())
 

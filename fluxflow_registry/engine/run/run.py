@@ -8,6 +8,7 @@ import torch
 
 from fluxflow_registry.contracts import Position, Source, SourceExtras
 from fluxflow_registry.engine.data.batches import Batch
+from fluxflow_registry.engine.data.order import with_batches
 from fluxflow_registry.engine.data.survey import unused_samples
 from fluxflow_registry.engine.graph.randomness import prefer_repeatable
 from fluxflow_registry.engine.models.build import build_models
@@ -16,7 +17,7 @@ from fluxflow_registry.engine.run.folder import RunFolder
 from fluxflow_registry.engine.run.history import RunHistory
 from fluxflow_registry.engine.run.observers import ObservedRun, Observers
 from fluxflow_registry.engine.training.component_state import InitialState
-from fluxflow_registry.engine.training.step import LiveStep, with_batches
+from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 
 

@@ -59,7 +59,7 @@ def load_trained_models(
         weights = {name: read_model(final / name)[1] for name in plan.models}
         return _build(plan, device, weights, final), "final", None
     if checkpoint is None and branch is not None:
-        checkpoint = next((found.folder for found in saved if found.end and found.step == branch), None)
+        checkpoint = next((found.folder for found in saved if found.kind == "end" and found.step == branch), None)
         if checkpoint is None:
             raise _missing(f"step `{branch}` of the run has not ended", run, branch)
     if checkpoint is not None:

@@ -37,9 +37,10 @@ class LossGradients:
         Whether each loss reaches the parameter itself is proven with the shapes: see `check_reached`.
         """
         if layer not in self.parameters:
-            message = f"{self._who}: `{layer}` is not a parameter that the update trains"
+            who, where = self._balancer()
+            message = f"{who}: `{layer}` is not a parameter that the update trains"
             choices = Choices.of(layer, self.parameters)
-            raise FluxflowError(Problem(message, self._where, code="unknown-name", subject=layer, choices=choices))
+            raise FluxflowError(Problem(message, where, code="unknown-name", subject=layer, choices=choices))
         self.required.setdefault(layer, []).extend(losses)
         model = max((name for name in self.update.trains if layer.startswith(f"{name}.")), key=len)
         planned = [label for label in losses if label in self.update.losses]
@@ -82,24 +83,22 @@ class LossGradients:
                 found[label] = gradient if self._scale is None else gradient / self._scale.scale(gradient.new_ones(()))
         return found
 
-    @property
-    def _who(self) -> str:
-        name = self.update.balancer.name if self.update.balancer else ""
-        return f"balancer `{name}` of update `{self.update.name}`"
-
-    @property
-    def _where(self) -> Location | None:
-        return self.update.balancer.where if self.update.balancer else None
+    def _balancer(self) -> tuple[str, Location]:
+        """Who requests gradients, and its place in the recipe."""
+        balancer = self.update.balancer
+        assert balancer is not None
+        return f"balancer `{balancer.name}` of update `{self.update.name}`", balancer.where
 
     def _require(self, layer: str, unreached: Sequence[str]) -> None:
         """Raise FluxflowError for losses that do not reach a parameter, with what each of them reaches."""
         problems = []
+        who, where = self._balancer()
         for label in dict.fromkeys(unreached):
             loss = self.update.losses[label]
             detached = f", detached at {model_names(loss.detached)}" if loss.detached else ""
-            message = f"{self._who}: loss `{label}` does not reach `{layer}`"
+            message = f"{who}: loss `{label}` does not reach `{layer}`"
             cause = ("cause", f"it reaches {model_names(loss.reaches)}{detached}")
-            problems.append(Problem(message, self._where, (cause,), code="not-reached", subject=label))
+            problems.append(Problem(message, where, (cause,), code="not-reached", subject=label))
         if problems:
             raise FluxflowError(problems)
 
@@ -141,19 +140,16 @@ class LossWeights:
         who = f"balancer `{balancer.name}` of update `{self.update.name}` failed"
         try:
             factors: Mapping[str, float | Tensor] = self.weigher(losses)
+            return factors
         except torch.OutOfMemoryError:
             raise
         except FluxflowError as error:
-            problems = [
-                evolve(each, message=f"{who}: {each.message}", where=each.where or balancer.where)
-                for each in error.problems
-            ]
-            raise TrainingError(problems) from error
+            named = [evolve(each, message=f"{who}: {each.message}") for each in error.problems]
+            raise TrainingError([evolve(each, where=each.where or balancer.where) for each in named]) from error
         except Exception as error:
             notes = (("defined in", balancer.definition), *raised_at(error))
             message = f"{who}: {one_line(error)}"
             raise TrainingError(Problem(message, balancer.where, notes, code="component-failed")) from error
-        return factors
 
 
 def build_weigher(update: UpdatePlan, gradients: LossGradients) -> Any:

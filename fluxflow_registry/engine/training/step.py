@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fluxflow_registry.contracts import Ending, Position, Sampler, Source, SourceExtras
 from fluxflow_registry.engine.data.batches import Batch, epoch_batches, to_device
-from fluxflow_registry.engine.data.order import batches_per_epoch, views_of
+from fluxflow_registry.engine.data.order import views_of
 from fluxflow_registry.engine.graph.randomness import Draws
 from fluxflow_registry.engine.graph.values import Values
 from fluxflow_registry.engine.models.weights import Average, require_gradients
@@ -22,19 +22,8 @@ from fluxflow_registry.engine.training.metrics import StepMetrics
 from fluxflow_registry.engine.training.update import LiveUpdate, autocast_of
 from fluxflow_registry.errors import FluxflowError, Problem, TrainingError, counted, one_line
 from fluxflow_registry.plan.component import ConfiguredComponent
-from fluxflow_registry.plan.steps import RecipePlan, StepPlan
+from fluxflow_registry.plan.steps import StepPlan
 from fluxflow_registry.recipe.schema import StepSettings
-
-
-def with_batches(plan: RecipePlan, sources: Mapping[str, Source]) -> RecipePlan:
-    """The plan with the batches of each step, now that its data are open; raises DataError where they fill none."""
-    return plan.with_batches({step.name: batches_of(step, sources[step.settings.dataset]) for step in plan.steps})
-
-
-def batches_of(step: StepPlan, source: Source) -> int:
-    """The batches in an epoch of a step; raises DataError where its dataset does not fill one."""
-    settings, where = step.settings, step.entry.node.at("dataset")
-    return batches_per_epoch(source, settings.dataset, settings.batch_size, settings.max_steps, where)
 
 
 # More than a dozen members: the data, the models, the updates and what is counted meet here.
@@ -185,7 +174,7 @@ class LiveStep:
     def adopt_averages(self) -> None:
         """At the step's end the averaged weights become the weights."""
         for name, average in self.averages.items():
-            average.adopt(self.models[name])
+            self.models[name].load_state_dict(average.module.state_dict())
 
     def check_ending(self, epoch: int) -> None:
         """After an epoch, and only then: find out whether the step is over."""
@@ -233,7 +222,7 @@ class LiveStep:
         """The state of the step by section, for the checkpoint."""
         return {
             "update": {update.name: update.state() for update in self.updates},
-            "ema": {name: average.state_dict() for name, average in self.averages.items()},
+            "ema": {name: average.module.state_dict() for name, average in self.averages.items()},
             "component": {name: instance.state_dict() for name, instance in self.components.items()},
             "tally": {
                 "metrics": self.metrics.state_dict(),
@@ -262,7 +251,7 @@ class LiveStep:
 
     def _load_moving(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         for name, average in self.averages.items():
-            average.load_state_dict(state["ema"][name])
+            average.module.load_state_dict(state["ema"][name])
         for name, instance in self.components.items():
             instance.load_state_dict(state["component"][name])
 
