@@ -215,7 +215,7 @@ def test_a_condition_that_keeps_something_is_asked_once_an_epoch_stopped_or_not(
         stops += 1
 
     assert stops >= 3
-    assert whole.live.updates[1].starts.state() == {"hinge_generator": 12}
+    assert whole.live.updates[1].starts.met == {"hinge_generator": 12}
     assert finals(again.run) == finals(whole)
 
 
@@ -246,7 +246,7 @@ class Started:
 
     @hookimpl
     def batch_ended(self, run: Any) -> None:
-        self.told.append(run.engine.live.updates[1].starts.state())
+        self.told.append(run.engine.live.updates[1].starts.met.copy())
 
 
 def test_averages_of_a_model_warm_up_from_its_own_start(checked: Checker, live: Maker) -> None:

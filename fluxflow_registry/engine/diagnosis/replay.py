@@ -7,6 +7,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,11 @@ def replay(bundle: Bundle, checked: RecipePlan, sources: Mapping[str, Source], d
     """Repeat the batch of a bundle; raises RunError if it is not reached."""
     with tempfile.TemporaryDirectory(prefix="fluxflow-replay-") as folder:
         run = ReplayRun(checked, _linked(bundle, Path(folder)), sources, device, bundle.run_batch)
-        position = _train_until(run)
+        try:
+            train_steps(run, *find_position(run))
+            position = None
+        except Reached as reached:
+            position = reached.position
         live = run.live
         update = next((each for each in live.updates if each.name == bundle.update), None) if live else None
         if position is None or live is None or update is None or live.plan.name != bundle.step:
@@ -114,19 +119,9 @@ def _linked(bundle: Bundle, folder: Path) -> RunFolder:
     return linked
 
 
-def _train_until(run: ReplayRun) -> Position | None:
-    """Train as far as the batch; None if the run ends before it."""
-    position, state = find_position(run)
-    try:
-        train_steps(run, position, state)
-    except Reached as reached:
-        return reached.position
-    return None
-
-
 def _repeat(run: Run, live: LiveStep, update: LiveUpdate, position: Position) -> ReplayResult:
     """Train on the batch, or on the window that starts with it; once more with torch's help if it is skipped again."""
-    batches = _window(live, position)
+    batches = list(islice(live.batches(position.epoch, position.batch), live.window(position.batch)))
     models = {name: dict(model.state_dict()) for name, model in run.models.items()}
     before = map_tensors(_to_host, {"models": models, "step": live.state()})
     weights = _first_weight(live)
@@ -161,12 +156,6 @@ def _repeat(run: Run, live: LiveStep, update: LiveUpdate, position: Position) ->
         first=first,
         anomaly=anomaly,
     )
-
-
-def _window(live: LiveStep, position: Position) -> list[Batch]:
-    """The batches whose gradients are averaged, starting with the first."""
-    batches = live.batches(position.epoch, position.batch)
-    return [batch for _, batch in zip(range(live.window(position.batch)), batches, strict=False)]
 
 
 def _train(live: LiveStep, batches: list[Batch], position: Position) -> Position:

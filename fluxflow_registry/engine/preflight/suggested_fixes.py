@@ -49,16 +49,20 @@ class Change:
         return {**models, self.model: evolve(configured, instance=instance)}
 
 
-def suggested_changes(models: Models, error: str, gets_further: Trial, fits_everywhere: Trial) -> list[Change]:
+def suggested_changes(models: Models, error: str, farther: Trial, wholly: Trial) -> list[Change]:
     """The changes with which what failed can be computed; of them those with which all can, where there are any.
 
-    Numbers in the error that was raised select the options without a similar name that are tried.
+    Numbers in the error that was raised say which options without a similar name are worth a trial.
     """
     numbers = set(map(int, re.findall(r"\d+", error)))
-    unlike = [change for change in changes(models, like_names=False) if _now(models, change) in numbers]
-    found = [change for change in list(changes(models))[:TRIALS] if _helps(change, models, gets_further)]
-    found = found or [change for change in unlike[:TRIALS] if _helps(change, models, gets_further)]
-    return [change for change in found if _helps(change, models, fits_everywhere)] or found
+    unlike = [
+        change
+        for change in changes(models, like_names=False)
+        if getattr(models[change.model].instance, change.option.name) in numbers
+    ]
+    found = [change for change in list(changes(models))[:TRIALS] if _helps(change, models, farther)]
+    found = found or [change for change in unlike[:TRIALS] if _helps(change, models, farther)]
+    return [change for change in found if _helps(change, models, wholly)] or found
 
 
 def changes(models: Models, like_names: bool = True) -> Iterator[Change]:
@@ -97,10 +101,6 @@ def _rank(models: Models, model: str, key: str, its: tuple[str, attrs.Attribute[
     if longer.endswith(f"_{shorter}") and longer.removesuffix(f"_{shorter}") in words:
         return 0
     return 1 if key == name else 2
-
-
-def _now(models: Models, change: Change) -> int:
-    return int(getattr(models[change.model].instance, change.option.name))
 
 
 def _helps(change: Change, models: Models, trial: Trial) -> bool:

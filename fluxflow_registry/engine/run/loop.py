@@ -87,18 +87,13 @@ def save_or_stop(run: Run, live: LiveStep, position: Position, passed: int) -> N
 
     While batches are being skipped it is saved as that of a stop, to which nothing rolls back.
     """
-    due = is_due(live, position, passed)
+    every = live.settings.checkpoint_every
+    due = position.step_batch // every != (position.step_batch - passed) // every
     kind: checkpoints.Kind = "due" if due and not live.skipping else "stop"
     if run.stopping:
         stop(run, live, position, kind)
     if due:
         run.checkpoints.save(position, kind, live)
-
-
-def is_due(live: LiveStep, position: Position, passed: int) -> bool:
-    """Whether a checkpoint was due within the last `passed` batches."""
-    every = live.settings.checkpoint_every
-    return position.step_batch // every != (position.step_batch - passed) // every
 
 
 def end_epoch(run: Run, live: LiveStep, position: Position) -> Position:
@@ -124,8 +119,7 @@ def end_epoch(run: Run, live: LiveStep, position: Position) -> Position:
     for update in live.updates:
         update.end_epoch(measured, done.step_batch)
     live.check_ending(done.epoch)
-    warnings = live.start_due(done.epoch, done.step_batch) if live.ending is None else []
-    for message in warnings:
+    for message in live.start_due(done.epoch, done.step_batch) if live.ending is None else ():
         run.observers.warn(done, message)
     if is_best(live, measured) and not live.skipping:
         run.checkpoints.save(done, "best", live)

@@ -54,16 +54,12 @@ class Starts:
         #: What starts at a batch.
         self.planned = {name: start.batch for name, start in starts.items() if isinstance(start, AtBatch)}
         #: What has started by its condition: since which batch.
-        self._met: dict[str, int] = {}
+        self.met: dict[str, int] = {}
         self._derive()
-
-    def since(self, label: str) -> int | None:
-        """The batch at which a loss becomes active, where known: the later of its own start and its update's."""
-        return self._since[label]
 
     def counts(self, label: str, step_batch: int) -> bool:
         """Whether a loss is computed on a batch of the step."""
-        since = self._since[label]
+        since = self.since[label]
         return since is not None and step_batch >= since and step_batch % self.every[label] == 0
 
     def started(self, step_batch: int) -> bool:
@@ -72,7 +68,7 @@ class Starts:
 
     def waiting(self) -> list[str]:
         """What still waits: losses, or the update, whose condition has not been met."""
-        return [name for name in self.conditions if name not in self._met]
+        return [name for name in self.conditions if name not in self.met]
 
     def idle(self, step_batch: int) -> list[str]:
         """What has not been computed on the first `step_batch` batches of the step: losses, or OWN for all of them."""
@@ -81,7 +77,7 @@ class Starts:
 
     def meet(self, name: str, step_batch: int) -> None:
         """Start a loss, or the update, whose condition is met, with this batch."""
-        self._met[name] = step_batch
+        self.met[name] = step_batch
         self._derive()
 
     def earliest(self) -> dict[str, int] | None:
@@ -90,31 +86,28 @@ class Starts:
         It stays what it was when it was first known, so that a resumed run builds the same scheduler again. Of losses
         that wait for a condition it assumes the soonest: a schedule is never too short.
         """
-        own = self.planned.get(OWN, self._met.get(OWN))
-        met = [batch for name, batch in self._met.items() if name != OWN]
+        own = self.planned.get(OWN, self.met.get(OWN))
+        met = [batch for name, batch in self.met.items() if name != OWN]
         certain = any(label in self.planned for label in self.every)
         if own is None or not (certain or met):
             return None
         soonest = own if certain else max(own, min(met))
         return {label: _next(max(soonest, self.planned.get(label, 0)), every) for label, every in self.every.items()}
 
-    def state(self) -> dict[str, int]:
-        """What has started by its condition, and since when."""
-        return dict(self._met)
-
     def load(self, state: Mapping[str, Any]) -> None:
-        """Restore it."""
-        self._met = {name: int(batch) for name, batch in state.items()}
+        """Restore what has started by its condition, and since when."""
+        self.met = {name: int(batch) for name, batch in state.items()}
         self._derive()
 
     def _derive(self) -> None:
         """Derive what follows from the known starts: it is needed on every batch, and seldom changes."""
-        known = {**self.planned, **self._met}
+        known = {**self.planned, **self.met}
         own = known.get(OWN)
-        self._since = {
+        #: The batch at which each loss becomes active, where known: the later of its own start and its update's.
+        self.since = {
             label: None if own is None or label not in known else max(own, known[label]) for label in self.every
         }
-        sure = {label: since for label, since in self._since.items() if since is not None}
+        sure = {label: since for label, since in self.since.items() if since is not None}
         self._soonest = min(sure.values(), default=None)
         #: For each loss of which it is known: the first batch on which it is computed.
         self.firsts = {label: _next(since, self.every[label]) for label, since in sure.items()}

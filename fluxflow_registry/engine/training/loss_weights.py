@@ -125,7 +125,7 @@ class LossWeights:
         scaler: torch.amp.GradScaler | None,
     ) -> Mapping[str, float | Tensor]:
         """The weight of each active loss on this batch."""
-        own = {loss.label: loss.plan.weight_at(step_batch - (self.starts.since(loss.label) or 0)) for loss in active}
+        own = {loss.label: loss.plan.weight_at(step_batch - (self.starts.since[loss.label] or 0)) for loss in active}
         if self.weigher is None:
             return own
         self.gradients.use({loss.label: loss.term(losses[loss.label]) for loss in active}, cuts, own, scaler)

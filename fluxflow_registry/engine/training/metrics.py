@@ -54,14 +54,9 @@ class StepMetrics:
     def _count(self, name: str, number: float) -> None:
         if not math.isfinite(number):
             return
-        totals = self.totals.get(name)
-        if totals is None:
-            self.totals[name] = [1, number, number, number]
-        else:
-            totals[0] += 1
-            totals[1] += number
-            totals[2] = min(totals[2], number)
-            totals[3] = max(totals[3], number)
+        # -0.0 and not 0.0: the sum of one number is that number, whatever its sign.
+        count, total, least, most = self.totals.get(name, (0, -0.0, math.inf, -math.inf))
+        self.totals[name] = [count + 1, total + number, min(least, number), max(most, number)]
         self.recent.add(name, number)
 
     def summaries(self) -> dict[str, Summary]:

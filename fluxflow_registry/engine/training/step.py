@@ -80,18 +80,13 @@ class LiveStep:
         return self.plan.settings
 
     @property
-    def device(self) -> torch.device:
-        """Where the step is computed."""
-        return self.values.draws.device
-
-    @property
     def frozen(self) -> list[tuple[str, str]]:
         """The parts of the state that are what they were when the step began: models that nothing trains.
 
         A model whose buffers have changed all the same, because it counts its calls for one, is not among them.
         """
-        before = self._buffers_before
-        return [("model", name) for name, buffers in before.items() if _same(self.models[name], buffers)]
+        before = self._buffers_before.items()
+        return [("model", name) for name, buffers in before if _same(list(self.models[name].buffers()), buffers)]
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -113,9 +108,9 @@ class LiveStep:
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on."""
-        settings = self.settings
-        place = (self.seed, self.plan.name, settings.dataset, epoch)
-        return epoch_batches(self.source, settings.batch_size, self.plan.batches, start, settings.workers, place)
+        size, workers = self.settings.batch_size, self.settings.workers
+        place = (self.seed, self.plan.name, self.settings.dataset, epoch)
+        return epoch_batches(self.source, size, self.plan.batches, start, workers, place)
 
     def closes_window(self, batch: int) -> bool:
         """Whether optimizers step after batch number `batch` of the epoch."""
@@ -144,7 +139,7 @@ class LiveStep:
     def _begin(self, batch: Batch, step_batch: int) -> None:
         """Hand the batch to the values, in the form of its view."""
         self.values.draws.at(self.seed, self.plan.name, step_batch)
-        fields = to_device(batch.fields, self.device)
+        fields = to_device(batch.fields, self.values.draws.device)
         if views_of(self.source) > 1:
             fields = dict(SourceExtras.of(self.source).view(fields, batch.view))
         size = size_of(fields) or self.plan.image_size
@@ -160,12 +155,8 @@ class LiveStep:
         left_out = {model for update in skipped for model in update.plan.trains}
         for name, average in self.averages.items():
             if name not in left_out:
-                average.update(max(step_batch - self._first(name, step_batch), 0))
-
-    def _first(self, model: str, step_batch: int) -> int:
-        """The first batch on which an update that trains the model ran; `step_batch` while there is none."""
-        firsts = [update.starts.first for update in self.updates if model in update.plan.trains]
-        return min([step_batch, *(first for first in firsts if first is not None)])
+                firsts = [update.starts.first for update in self.updates if name in update.plan.trains]
+                average.update(step_batch - min([step_batch, *(first for first in firsts if first is not None)]))
 
     def evaluation_models(self) -> dict[str, nn.Module]:
         """The models with averaged weights in place of those that are averaged."""
@@ -178,11 +169,10 @@ class LiveStep:
 
     def check_ending(self, epoch: int) -> None:
         """After an epoch, and only then: find out whether the step is over."""
-        until = self.plan.until
-        if until is not None:
-            self.ending = self._ending_by(until, epoch)
-        else:
-            self.ending = Ending(counted(epoch, "epoch")) if epoch >= self.settings.epochs else None
+        if self.plan.until is not None:
+            self.ending = self._ending_by(self.plan.until, epoch)
+        elif epoch >= self.settings.epochs:
+            self.ending = Ending(counted(epoch, "epoch"))
 
     def start_due(self, epoch: int, step_batch: int) -> list[str]:
         """After an epoch: start what waits for a condition that is met now; returns warnings."""
@@ -262,6 +252,5 @@ def size_of(fields: Mapping[str, Any]) -> tuple[int, int] | None:
     return (image.shape[-2], image.shape[-1]) if isinstance(image, Tensor) and image.ndim > 1 else None
 
 
-def _same(model: nn.Module, buffers: Sequence[Tensor]) -> bool:
-    now = list(model.buffers())
-    return len(now) == len(buffers) and all(map(torch.equal, now, buffers))
+def _same(now: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
+    return len(now) == len(before) and all(map(torch.equal, now, before))

@@ -76,17 +76,14 @@ class LiveUpdate:
         metrics: dict[str, Tensor | float] = {}
         self.outcome = "waited"
         active = [loss for loss in self.losses.all if self.starts.counts(loss.label, step_batch)]
-        losses: dict[str, Tensor] = {}
-        if active:
-            losses = self._add_gradients(active, step_batch, window, metrics)
+        losses = self._add_gradients(active, step_batch, window, metrics) if active else {}
         self._window.append({label: loss.detach() for label, loss in losses.items()})
         if closing and self._total is not None:
             norm = metrics[f"{self.name}/grad_norm"] = self.optimizer.gradient_norm()
             self._close(self._total, norm, step_batch)
             metrics[f"{self.name}/lr"] = self.optimizer.lr
         if closing:
-            self._total = None
-            self._window = []
+            self._total, self._window = None, []
         # The plan relies on it on every batch, whether the optimizer has stepped or only will.
         self.losses.values.forget(self.plan.stale)
         return metrics
@@ -100,15 +97,14 @@ class LiveUpdate:
         cuts = [] if self.losses.alone else self.losses.cuts()
         weights = self.weights.of(losses, active, cuts, step_batch, self.optimizer.scaler)
         total, terms = _weighted(active, losses, weights)
-        watch = self.losses.values.watch
-        if watch is not None:
-            watch("total", self.name, total)
+        if self.losses.values.watch is not None:
+            self.losses.values.watch("total", self.name, total)
         self.optimizer.backward(terms, cuts, window, self.losses.alone)
         self._total = total if self._total is None else self._total + total
         metrics[f"{self.name}_loss"] = total
         metrics.update({f"{self.name}/{label}": loss.detach() for label, loss in losses.items()})
-        changing = {loss.label for loss in active if self.weights.changes(loss)}
-        metrics.update({f"{self.name}/{label}/weight": weights[label] for label in weights if label in changing})
+        changing = [loss.label for loss in active if self.weights.changes(loss)]
+        metrics.update({f"{self.name}/{label}/weight": weights[label] for label in changing})
         return losses
 
     def _close(self, total: Tensor, norm: Tensor, step_batch: int) -> None:
@@ -147,7 +143,7 @@ class LiveUpdate:
         if isinstance(self.weights.weigher, Stateful):
             state["weigher"] = self.weights.weigher.state_dict()
         if self.starts.conditions:
-            state["starts"] = self.starts.state()
+            state["starts"] = dict(self.starts.met)
         return {**state, **{name: getattr(self, name) for name in _COUNTS}}
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -175,7 +171,5 @@ def _weighted(
         key = loss.plan.detached, loss.stage
         sums[key] = sums[key] + weighted if key in sums else weighted
     terms = [Term(value, *key) for key, value in sums.items()]
-    total = terms[0].value.detach()
-    for term in terms[1:]:
-        total = total + term.value.detach()
-    return total, terms
+    first, *others = (term.value.detach() for term in terms)
+    return sum(others, first), terms
