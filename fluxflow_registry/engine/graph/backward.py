@@ -64,11 +64,7 @@ def backward(terms: Sequence[Term], cuts: Sequence[StageCut], parameters: Sequen
 
 
 def _backward_stage(
-    stage: int,
-    terms: Sequence[Term],
-    passed: Sequence[StageCut],
-    parameters: Sequence[Tensor],
-    retain: bool,
+    stage: int, terms: Sequence[Term], passed: Sequence[StageCut], parameters: Sequence[Tensor], retain: bool
 ) -> None:
     """Go back from the terms and the cuts of one stage, as far as the cuts before it."""
     roots: list[Tensor] = [term.value for term in terms if term.stage == stage]
