@@ -337,7 +337,7 @@ def generate(
 
     from fluxflow_registry.cli.device import device_of
     from fluxflow_registry.engine.images import save_png
-    from fluxflow_registry.engine.run.sampling import Sampling
+    from fluxflow_registry.engine.run.evaluation import Sampling
     from fluxflow_registry.engine.run.trained_models import load_trained_models
 
     device = device_of(arguments.device)

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from attrs import evolve, frozen
 
 from fluxflow_registry.cli.parser import Parser
-from fluxflow_registry.engine.run.plugins_at_start import VARIABLE, PluginsAtStart
+from fluxflow_registry.engine.run.folder import VARIABLE, PluginsAtStart
 from fluxflow_registry.errors import DataError, FluxflowError, Note, Problem, to_json
 from fluxflow_registry.registry.discovery import load
 from fluxflow_registry.registry.registry import Registry

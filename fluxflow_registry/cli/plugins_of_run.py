@@ -12,8 +12,7 @@ from typing import Any
 from attrs import evolve
 
 from fluxflow_registry.check.checker import check
-from fluxflow_registry.engine.run.folder import ENVIRONMENT, read_json
-from fluxflow_registry.engine.run.plugins_at_start import flags, read_plugins
+from fluxflow_registry.engine.run.folder import ENVIRONMENT, flags, read_json, read_plugins
 from fluxflow_registry.errors import Problem, RecipeError, RunError, printable
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry

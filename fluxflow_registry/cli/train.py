@@ -25,7 +25,6 @@ from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.order import with_batches
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.run import folder as folders
-from fluxflow_registry.engine.run import plugins_at_start
 from fluxflow_registry.engine.run.folder import ENVIRONMENT
 from fluxflow_registry.engine.run.loop import train
 from fluxflow_registry.engine.run.run import Run
@@ -117,7 +116,7 @@ def write_environment(
         "device": str(device),
         "threads": torch.get_num_threads(),
         "plugins": plugin_rows(registry),
-        plugins_at_start.KEY: plugins_at_start.to_record(files),
+        folders.STARTED_WITH: folders.to_record(files),
     }
     if device.type == "cuda":
         environment["gpu"] = torch.cuda.get_device_name(device)

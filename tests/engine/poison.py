@@ -17,7 +17,7 @@ from fluxflow_registry.engine.training.component_state import served_by
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.registry.discovery import add_plugin, load
 from fluxflow_registry.registry.registry import Plugin, Registry
-from fluxflow_registry.state.codec import pack
+from fluxflow_registry.state.store import pack
 
 from ..small import FLOW, PLUGINS, VAE_GAN
 from ..synthetic import plugin

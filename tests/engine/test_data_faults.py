@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from fluxflow_registry import DataError, Problem, SampleError, hookimpl
-from fluxflow_registry.engine.data import workers
+from fluxflow_registry.engine.data import batches as reading
 from fluxflow_registry.engine.data.batches import ATTEMPTS, epoch_batches
 from fluxflow_registry.engine.data.order import permutation
 from fluxflow_registry.engine.run import folder as folders
@@ -123,7 +123,7 @@ def test_after_a_worker_dies_every_sample_is_read_exactly_once_in_the_same_order
 def test_workers_that_die_repeatedly_are_an_error_that_names_the_signal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "RESTARTS", 0)  # it takes five seconds to find that one has died
+    monkeypatch.setattr(reading, "RESTARTS", 0)  # it takes five seconds to find that one has died
     order = permutation(20, *PLACE).tolist()
     source = Dying(20, order[0], tmp_path / "marks", 99)
 

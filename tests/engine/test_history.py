@@ -12,7 +12,7 @@ import pytest
 
 from fluxflow_registry import hookimpl
 from fluxflow_registry.contracts import Position, Summary
-from fluxflow_registry.engine.run.history import RunHistory
+from fluxflow_registry.engine.run.checkpoints import RunHistory
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.state import checkpoints
 

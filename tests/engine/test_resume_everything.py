@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fluxflow_registry.engine.diagnosis.trace import Trace
+from fluxflow_registry.engine.diagnosis.proof import Trace
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import load
 

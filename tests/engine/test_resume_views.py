@@ -14,7 +14,7 @@ from PIL import Image
 from fluxflow_registry import hookimpl
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.opening import open_sources
-from fluxflow_registry.engine.diagnosis.trace import Trace
+from fluxflow_registry.engine.diagnosis.proof import Trace
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.engine.run.run import Run

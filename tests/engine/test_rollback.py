@@ -19,7 +19,7 @@ from fluxflow_registry.errors import TrainingError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.state import store
-from fluxflow_registry.state.codec import pack
+from fluxflow_registry.state.store import pack
 
 from ..small import VAE_GAN
 from .conftest import StopAfter, start, weights

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fluxflow_registry import Ending, hookimpl
 from fluxflow_registry.cli.check import check_run
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.diagnosis.shortened import shortened
+from fluxflow_registry.engine.diagnosis.proof import shortened
 from fluxflow_registry.engine.run import rollback as recovery
 from fluxflow_registry.engine.training.late_start import Extent, Starts, intervals
 from fluxflow_registry.engine.training.step import LiveStep

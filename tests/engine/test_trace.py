@@ -13,8 +13,7 @@ from attrs import define, field
 
 from fluxflow_registry import Ending
 from fluxflow_registry.cli.prove_resume.difference import Difference, blame, first_difference
-from fluxflow_registry.engine.diagnosis.shortened import shortened
-from fluxflow_registry.engine.diagnosis.trace import Trace, fingerprint
+from fluxflow_registry.engine.diagnosis.proof import Trace, fingerprint, shortened
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import add_plugin, load
 from fluxflow_registry.registry.registry import Plugin, Registry

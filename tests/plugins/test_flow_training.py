@@ -15,8 +15,8 @@ from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
+from fluxflow_registry.engine.run.evaluation import Sampling
 from fluxflow_registry.engine.run.observers import ObservedRun
-from fluxflow_registry.engine.run.sampling import Sampling
 from fluxflow_registry.engine.run.stopping import Interrupted
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RecipeError

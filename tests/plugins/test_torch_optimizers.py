@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.state.codec import pack, unpack
+from fluxflow_registry.state.store import pack, unpack
 from fluxflow_torch import optimizers
 
 from ..recipes import DEFAULT

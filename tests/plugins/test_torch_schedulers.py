@@ -19,7 +19,7 @@ from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.state.codec import pack, unpack
+from fluxflow_registry.state.store import pack, unpack
 from fluxflow_torch import schedulers
 
 from ..small import VAE_GAN, sized

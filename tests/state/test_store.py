@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fluxflow_registry.errors import RunError
 from fluxflow_registry.state import checkpoints, store
-from fluxflow_registry.state.codec import pack, unpack
+from fluxflow_registry.state.store import pack, unpack
 from fluxflow_registry.state.tensors import write_model
 
 plain = st.recursive(

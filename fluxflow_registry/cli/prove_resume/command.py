@@ -191,8 +191,7 @@ def main(request: dict[str, Any]) -> int:
     checked = check(request["recipe"], registry, request["settings"])
     from fluxflow_registry.cli.device import device_of
     from fluxflow_registry.engine.data.opening import open_sources
-    from fluxflow_registry.engine.diagnosis.shortened import shortened
-    from fluxflow_registry.engine.diagnosis.trace import Trace
+    from fluxflow_registry.engine.diagnosis.proof import Trace, shortened
     from fluxflow_registry.engine.run.folder import RunFolder
     from fluxflow_registry.engine.run.loop import train
     from fluxflow_registry.engine.run.run import Run

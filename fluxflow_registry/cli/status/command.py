@@ -14,8 +14,7 @@ from fluxflow_registry.cli.output import Result
 from fluxflow_registry.cli.plugins_of_run import plugin_rows
 from fluxflow_registry.cli.status.run_status import Glance, Record, RunStatus, glance, look
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.run.folder import IDENTITY
-from fluxflow_registry.engine.run.plugins_at_start import replay_command
+from fluxflow_registry.engine.run.folder import IDENTITY, replay_command
 from fluxflow_registry.errors import LISTED, Choices, Problem, RunError, counted, printable, to_json
 from fluxflow_registry.registry.registry import Registry
 

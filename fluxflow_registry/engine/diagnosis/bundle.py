@@ -14,8 +14,7 @@ from cattrs import Converter
 from fluxflow_registry.check.effective_recipe import effective_recipe
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.order import names_of
-from fluxflow_registry.engine.run.folder import ENVIRONMENT
-from fluxflow_registry.engine.run.plugins_at_start import replay_command
+from fluxflow_registry.engine.run.folder import ENVIRONMENT, replay_command
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.not_finite import Evidence
 from fluxflow_registry.engine.training.step import LiveStep

@@ -8,7 +8,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from fluxflow_registry.engine.graph.tensors import tensors
+from fluxflow_registry.engine.graph.calls import tensors
 from fluxflow_registry.engine.graph.values import Instance
 
 

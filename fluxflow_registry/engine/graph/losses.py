@@ -10,8 +10,7 @@ from attrs import frozen
 from torch import Tensor
 
 from fluxflow_registry.engine.graph.backward import StageCut, Term, cut_of
-from fluxflow_registry.engine.graph.calls import Binding, bind, failed, wrong_return
-from fluxflow_registry.engine.graph.tensors import describe
+from fluxflow_registry.engine.graph.calls import Binding, bind, describe, failed, wrong_return
 from fluxflow_registry.engine.graph.values import Values
 from fluxflow_registry.errors import FluxflowError, TrainingError
 from fluxflow_registry.plan.steps import StepPlan

@@ -10,9 +10,8 @@ import torch
 from attrs import define
 from torch import Tensor, nn
 
-from fluxflow_registry.engine.graph.calls import Binding, bind, failed
+from fluxflow_registry.engine.graph.calls import Binding, bind, detach, failed, map_tensors
 from fluxflow_registry.engine.graph.randomness import Draws
-from fluxflow_registry.engine.graph.tensors import detach, map_tensors
 from fluxflow_registry.plan.values import ValuePlan
 
 

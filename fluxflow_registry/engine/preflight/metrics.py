@@ -12,9 +12,8 @@ from fluxflow_registry.check.metric_names import unmeasured
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.data.batches import Reader
 from fluxflow_registry.engine.data.order import first_samples
-from fluxflow_registry.engine.graph.calls import Binding
+from fluxflow_registry.engine.graph.calls import Binding, map_tensors
 from fluxflow_registry.engine.graph.randomness import Draws, derive
-from fluxflow_registry.engine.graph.tensors import map_tensors
 from fluxflow_registry.engine.graph.values import Instance, Values, evaluate
 from fluxflow_registry.engine.models.build import build_on_meta
 from fluxflow_registry.engine.run.evaluation import bind_metrics, metric_values

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from fluxflow_registry.check.configure import Components
 from fluxflow_registry.contracts import Field, Prepared, Sampler, variants
+from fluxflow_registry.engine.graph.calls import describe, tensors
 from fluxflow_registry.engine.graph.losses import LiveLosses
 from fluxflow_registry.engine.graph.randomness import Draws
-from fluxflow_registry.engine.graph.tensors import describe, tensors
 from fluxflow_registry.engine.graph.values import Values
 from fluxflow_registry.engine.models.build import build_on_meta, useless_options
 from fluxflow_registry.engine.models.weights import trained_parameters

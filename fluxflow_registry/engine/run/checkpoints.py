@@ -1,24 +1,91 @@
-"""The checkpoints of a run: what is in them, how a thread writes them, how weights are loaded from them."""
+"""The checkpoints of a run: the history that they record, how a thread writes them, how weights are loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import Factory, asdict, define, evolve, frozen
 from torch import nn
 
-from fluxflow_registry.contracts import Position
+from fluxflow_registry.contracts import History, Position
 from fluxflow_registry.engine.run.folder import RunFolder
-from fluxflow_registry.engine.run.history import RunHistory
 from fluxflow_registry.engine.run.observers import Observers
 from fluxflow_registry.engine.training.step import LiveStep
-from fluxflow_registry.errors import FluxflowError, Problem, RunError, TrainingError, one_line
+from fluxflow_registry.errors import FluxflowError, Problem, RunError, TrainingError, one_line, to_json
 from fluxflow_registry.state import checkpoints, store
 from fluxflow_registry.state.store import Buffers
+
+#: For each step and metric: its mean over each closed epoch.
+Means = Mapping[str, Mapping[str, Sequence[float]]]
+
+
+@define
+class RunHistory:
+    """By step: its closed epochs, the mean of each metric in each of them, and its evaluations."""
+
+    #: The digest of the recipe, its steps by name, and the digest of each dataset whose samples could change.
+    recipe: str = ""
+    steps: Sequence[str] = ()
+    data: Mapping[str, str] = Factory(dict)
+    epochs: dict[str, int] = Factory(dict)
+    means: dict[str, dict[str, list[float]]] = Factory(dict)
+    #: For each step, evaluation and metric: the latest value.
+    results: dict[str, dict[str, dict[str, float]]] = Factory(dict)
+    #: For each dataset: the samples that cannot be read, by index, and why.
+    damaged: dict[str, dict[str, str]] = Factory(dict)
+
+    def close_epoch(self, step: str, epochs: int, history: History) -> None:
+        """Record that a step has closed so many epochs, with this history."""
+        self.epochs[step] = epochs
+        self.means[step] = {name: [summary.mean for summary in rows] for name, rows in history.items()}
+
+    def metadata(self, position: Position, step: str) -> dict[str, Any]:
+        """The JSON side of a checkpoint of a step; a mean that is not finite is null."""
+        current = self.steps[position.step] if position.step < len(self.steps) else None
+        return {
+            "position": asdict(position),
+            "step": step,
+            "epoch": sum(self.epochs.values()),
+            "global_step": position.run_batch,
+            "pipeline_metadata": {
+                "current_step": position.step,
+                "current_step_name": current,
+                "step_start_epoch": sum(count for name, count in self.epochs.items() if name != current),
+                "current_step_epoch": position.epoch,
+                "step_epochs": self.epochs,
+                "step_metrics": to_json(self.means),
+            },
+            "recipe": self.recipe,
+            "results": self.results,
+            "damaged": self.damaged,
+            "data": self.data,
+        }
+
+    def restore(self, metadata: Mapping[str, Any]) -> None:
+        """Take the history back from the metadata of a checkpoint; an older version saved no epochs and means."""
+        saved = metadata.get("pipeline_metadata", {})
+        means: Mapping[str, Mapping[str, Sequence[float | None]]] = saved.get("step_metrics", {})
+        _replace(self.epochs, {step: int(count) for step, count in saved.get("step_epochs", {}).items()})
+        _replace(
+            self.means, {step: {name: list(map(_mean, row)) for name, row in of.items()} for step, of in means.items()}
+        )
+        _replace(self.results, metadata["results"])
+        _replace(self.damaged, metadata["damaged"])
+
+
+def _mean(saved: float | None) -> float:
+    return math.nan if saved is None else float(saved)
+
+
+def _replace(content: dict[str, Any], new: Mapping[str, Any]) -> None:
+    """Replace the content of a mapping that others refer to."""
+    content.clear()
+    content.update(new)
 
 
 @frozen

@@ -1,26 +1,69 @@
-"""Evaluations: what metrics return, checked, and their means over held-out samples, with averaged weights."""
+"""What is computed outside of training: metrics of an evaluation, and values for observers and for generation."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from attrs import frozen
+from torch import Tensor, nn
 
-from fluxflow_registry.contracts import Position
+from fluxflow_registry.contracts import Position, Sampler
 from fluxflow_registry.engine.data.batches import Reader, to_device
 from fluxflow_registry.engine.data.order import first_samples
-from fluxflow_registry.engine.graph.calls import Binding, bind, failed, wrong_return
+from fluxflow_registry.engine.graph.calls import Binding, bind, describe, failed, wrong_return
 from fluxflow_registry.engine.graph.randomness import Draws, derive
-from fluxflow_registry.engine.graph.tensors import describe
 from fluxflow_registry.engine.graph.values import Values, evaluate
-from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.run.stopping import Interrupted, interruptible, raise_if_stopping
 from fluxflow_registry.engine.training.step import LiveStep, size_of
-from fluxflow_registry.errors import FluxflowError, TrainingError
-from fluxflow_registry.plan.steps import EvaluationPlan
+from fluxflow_registry.errors import FluxflowError, Place, Problem, RunError, TrainingError
+from fluxflow_registry.plan.steps import EvaluationPlan, RecipePlan, StepPlan
+from fluxflow_registry.plan.values import Request, ValuePlan, World, resolve_values
+
+if TYPE_CHECKING:
+    from fluxflow_registry.engine.run.run import Run
+
+
+@frozen(eq=False)
+class Sampling:
+    """What values are computed with: the providers of a step, models, a sampler, and a seed for all randomness."""
+
+    plan: RecipePlan
+    step: StepPlan
+    models: Mapping[str, nn.Module]
+    device: torch.device
+    sampler: Sampler | None
+    seed: int
+
+    def resolve(
+        self, names: Sequence[str], fields: Iterable[str], sized: bool
+    ) -> tuple[dict[str, ValuePlan], list[Problem]]:
+        """The plan of the named values of a batch with these fields, and every name that fails.
+
+        `sized`: whether the size of the images is known.
+        """
+        sampler = self.sampler is not None
+        providers = self.step.providers
+        world = World.of(fields, self.models, providers, sampler=sampler, image_size=sized, dataset="the batch")
+        return resolve_values(world, [Request.of("the run", names, Place(self.plan.recipe.path))])
+
+    def compute(
+        self, names: Sequence[str], batch: Mapping[str, Any], image_size: tuple[int, int] | None
+    ) -> dict[str, Any]:
+        """The named values of a batch, without gradient; raises RunError for a name that nothing provides."""
+        plan, problems = self.resolve(names, batch, image_size is not None)
+        if problems:
+            raise RunError(problems)
+        draws = Draws(self.device)
+        draws.at(self.seed, "draw")
+        for model in self.models.values():
+            model.eval()
+        values = Values(plan, self.models, draws)
+        values.begin(batch, step_batch=0, sampler=self.sampler, image_size=image_size)
+        with torch.no_grad():
+            return evaluate(values, names)
 
 
 def bind_metrics(plan: EvaluationPlan) -> list[Binding]:

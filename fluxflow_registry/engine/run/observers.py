@@ -13,14 +13,14 @@ from fluxflow_registry.contracts import Lifecycle, Position, RunView
 from fluxflow_registry.engine.data.batches import Reader, to_device
 from fluxflow_registry.engine.data.order import first_bucket
 from fluxflow_registry.engine.graph.randomness import derive
-from fluxflow_registry.engine.run.sampling import Sampling
+from fluxflow_registry.engine.run.evaluation import Sampling
 from fluxflow_registry.engine.run.stopping import Interrupted, interruptible, raise_if_stopping
 from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.errors import FluxflowError, TrainingError, one_line
 from fluxflow_registry.plan.component import ConfiguredComponent
 
 if TYPE_CHECKING:
-    from fluxflow_registry.engine.run.history import Means
+    from fluxflow_registry.engine.run.checkpoints import Means
     from fluxflow_registry.engine.run.run import Run
 
 #: Events that a resumed run repeats, so that an observer may be interrupted in them.

@@ -12,9 +12,8 @@ from fluxflow_registry.engine.data.order import with_batches
 from fluxflow_registry.engine.data.survey import unused_samples
 from fluxflow_registry.engine.graph.randomness import prefer_repeatable
 from fluxflow_registry.engine.models.build import build_models
-from fluxflow_registry.engine.run.checkpoints import RunCheckpoints
+from fluxflow_registry.engine.run.checkpoints import RunCheckpoints, RunHistory
 from fluxflow_registry.engine.run.folder import RunFolder
-from fluxflow_registry.engine.run.history import RunHistory
 from fluxflow_registry.engine.run.observers import ObservedRun, Observers
 from fluxflow_registry.engine.training.component_state import InitialState
 from fluxflow_registry.engine.training.step import LiveStep
