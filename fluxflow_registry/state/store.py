@@ -160,7 +160,8 @@ def commit(root: Path, name: str, taken: Snapshot, before: Path | None = None) -
         for file, tensors in {**taken.copied, **taken.frozen}.items():
             if file not in files:
                 files[file] = write_tensors(working / file, tensors)
-                if not all_finite(tensors, taken.exempt.get(file, ())):
+                judged = [each for name, each in tensors.items() if name not in taken.exempt.get(file, ())]
+                if not all(bool(torch.isfinite(each).all()) for each in judged if each.is_floating_point()):
                     not_finite.append(file)
         files[STATE] = disk.write(working / STATE, [taken.text])
         manifest: dict[str, Any] = {"format": FORMAT, "not_finite": sorted(not_finite), "files": files}
@@ -193,12 +194,6 @@ def _linked(taken: Snapshot, before: Path | None, working: Path) -> tuple[dict[s
     for file in files:
         disk.link(before / file, working / file)
     return files, [file for file in manifest["not_finite"] if file in files]
-
-
-def all_finite(tensors: Mapping[str, Tensor], exempt: Collection[str] = ()) -> bool:
-    """Whether every number of every tensor that is not exempt is finite."""
-    judged = [tensor for name, tensor in tensors.items() if name not in exempt and tensor.is_floating_point()]
-    return all(bool(torch.isfinite(tensor).all()) for tensor in judged)
 
 
 def load(folder: Path, manifest: Mapping[str, Any] | None = None) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:

@@ -10,6 +10,7 @@ from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
 from threading import Event, Thread
@@ -83,7 +84,11 @@ class Reader:
                 message = f"{type(self.source).__name__} failed to read the samples {shown}: {one_line(error)}"
                 raise DataError(message, code="component-failed") from error
             else:
-                return Batch(fields, tuple(chosen), self._replaced(start, chosen))
+                pairs = zip(map(int, self.order[start:stop]), chosen, strict=True)
+                replaced = tuple(
+                    Replaced(index, other, self.damaged[index]) for index, other in pairs if index != other
+                )
+                return Batch(fields, tuple(chosen), replaced)
         raise DataError(list(self.damaged.values())[:LISTED])
 
     def _undamaged(self, place: int) -> int:
@@ -91,25 +96,15 @@ class Reader:
         index = int(self.order[place])
         if index not in self.damaged:
             return index
-        length = len(self.order)
-        others = self._same_bucket(index) if self.buckets is not None else range(length)
+        others: Sequence[int] | NDArray[np.int64] = range(len(self.order))
+        if self.buckets is not None:
+            others = np.flatnonzero(self.buckets[np.asarray(self.order)] == self.buckets[index])
         first = bisect(others, place)
         for step in range(len(others)):
             index = int(self.order[others[(first + step) % len(others)]])
             if index not in self.damaged:
                 return index
         raise DataError(list(self.damaged.values())[:LISTED])
-
-    def _same_bucket(self, index: int) -> NDArray[np.int64]:
-        """The places in the order of all samples of one sample's bucket."""
-        assert self.buckets is not None
-        order = np.asarray(self.order)
-        return np.flatnonzero(self.buckets[order] == self.buckets[index])
-
-    def _replaced(self, start: int, chosen: Sequence[int]) -> tuple[Replaced, ...]:
-        requested = [int(self.order[place]) for place in range(start, start + len(chosen))]
-        pairs = zip(requested, chosen, strict=True)
-        return tuple(Replaced(index, other, self.damaged[index]) for index, other in pairs if index != other)
 
 
 class _Epoch(Dataset[Any]):
@@ -127,20 +122,17 @@ class _Epoch(Dataset[Any]):
 
     def run(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches `start` .. `stop` - 1, read in this process: several at once where the source prefers that."""
-        ahead = max(1, SourceExtras.of(self.reader.source).samples_at_once // self.batch_size)
-        ahead = 1 if self.reader.buckets is not None else ahead
         size = self.batch_size
+        ahead = max(1, SourceExtras.of(self.reader.source).samples_at_once // size)
+        ahead = 1 if self.reader.buckets is not None else ahead
         for first in range(start, stop, ahead):
             count = min(ahead, stop - first)
             read = self.reader.read(first * size, (first + count) * size)
             for number in range(count):
-                yield _slice(read, slice(number * size, (number + 1) * size))
-
-
-def _slice(batch: Batch, which: slice) -> Batch:
-    indices = batch.indices[which]
-    fields = {name: field[which] for name, field in batch.fields.items()}
-    return Batch(fields, indices, tuple(r for r in batch.replaced if r.substitute in indices))
+                part = slice(number * size, (number + 1) * size)
+                indices = read.indices[part]
+                fields = {name: field[part] for name, field in read.fields.items()}
+                yield Batch(fields, indices, tuple(r for r in read.replaced if r.substitute in indices))
 
 
 def epoch_batches(
@@ -155,16 +147,8 @@ def epoch_batches(
     epoch = _Epoch(reader, batch_size)
     first, last = start // views, -(-batches // views)
     read = epoch.run(first, last) if workers == 0 else read_in_workers(epoch, first, last, workers)
-    return read if views == 1 else _in_views(read, first * views, start, batches, views)
-
-
-def _in_views(read: Iterator[Batch], number: int, start: int, stop: int, views: int) -> Iterator[Batch]:
-    """Each batch in each view, from number `start` to `stop` - 1; `number` is that of the first view read."""
-    for batch in read:
-        for view in range(views):
-            if start <= number < stop:
-                yield evolve(batch, view=view)
-            number += 1
+    shown = (evolve(batch, view=view) for batch in read for view in range(views))
+    return read if views == 1 else islice(shown, start - first * views, batches - first * views)
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -202,9 +186,8 @@ def read_in_workers(dataset: Dataset[Any], start: int, stop: int, workers: int) 
                     start, deaths = start + 1, 0
             except (RuntimeError, OSError, EOFError) as error:  # torch raises any of these when a worker dies
                 if not wait([worker.sentinel for worker in items._workers], timeout=1):  # none has died
-                    raise _failed(
-                        "the worker processes that read samples failed", ("cause", one_line(error))
-                    ) from error
+                    message = "the worker processes that read samples failed"
+                    raise _failed(message, ("cause", one_line(error))) from error
                 deaths += 1
                 if deaths > RESTARTS:
                     raise _died(items._workers) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from attrs import evolve
 
@@ -85,10 +85,8 @@ def _is_below(path: str, option: str) -> bool:
 
 def _strings(node: Node) -> Iterator[tuple[str, Location]]:
     """Every string below a node, with its place."""
-    inner: Iterable[Node] = ()
     if isinstance(node.value, str):
         yield node.value, node.where
     elif isinstance(node.value, (dict, list)):
-        inner = node.value.values() if isinstance(node.value, dict) else node.value
-    for child in inner:
-        yield from _strings(child)
+        for child in node.value.values() if isinstance(node.value, dict) else node.value:
+            yield from _strings(child)

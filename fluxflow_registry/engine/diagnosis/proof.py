@@ -229,11 +229,8 @@ def describe(value: Any, depth: int = DEPTH) -> str:
     if depth == 0:
         return "..."
     if isinstance(value, Mapping):
-        return (
-            "{"
-            + ", ".join(sorted(f"{describe(k, depth - 1)}: {describe(v, depth - 1)}" for k, v in value.items()))
-            + "}"
-        )
+        items = sorted(f"{describe(key, depth - 1)}: {describe(each, depth - 1)}" for key, each in value.items())
+        return "{" + ", ".join(items) + "}"
     if isinstance(value, Set):
         return "{" + ", ".join(sorted(describe(each, depth - 1) for each in value)) + "}"
     if isinstance(value, (list, tuple, deque)):

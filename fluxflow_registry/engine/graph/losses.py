@@ -44,7 +44,8 @@ class LiveLosses:
         #: Whether losses get their values in single precision, whatever the values were computed in.
         self.as_float = as_float
         #: For each detached value of the update, in order of computation, its stage: how many come before it.
-        self.stages = _stages(step, update)
+        detached = [name for name in update.order if name in step.detached]
+        self.stages = {name: _stage(detached, step.values[name].upstream) for name in detached}
         self.all = []
         for label, loss in update.losses.items():
             binding = bind(f"{update.name}/{label}", loss.component, values.plan)
@@ -91,12 +92,6 @@ class LiveLosses:
 
     def _wrong(self, loss: LiveLoss, arguments: Mapping[str, Any], what: str) -> TrainingError:
         return wrong_return(f"{self.update.title(loss.label)} {what}", loss.binding, arguments, loss.label)
-
-
-def _stages(step: StepPlan, update: UpdatePlan) -> dict[str, int]:
-    """The detached values of an update, in order, each with the number of the last one before it."""
-    names = [name for name in update.order if name in step.detached]
-    return {name: _stage(names, step.values[name].upstream) for name in names}
 
 
 def _stage(cuts: Iterable[str], closure: frozenset[str]) -> int:

@@ -56,13 +56,17 @@ def _try(
     place = max(spans, key=lambda span: span[1] - span[0])  # the last batch of a bucket may be smaller
     seed = derive(plan.recipe.seed, "evaluate", evaluation.name)
     batch = Reader(source, order, seed).read(*place).fields
-    trial = _Trial(plan, step, evaluation, batch, models)
+    shapes, values = (Values(evaluation.values, models, Draws(device)) for device in (META, CPU))
+    size = size_of(batch) or step.image_size
+    for each, fields in ((shapes, map_tensors(_on_meta, dict(batch))), (values, batch)):
+        each.begin(fields, step_batch=0, sampler=plan.solver, image_size=size)
+    numbers = torch.Generator().manual_seed(0)
     names: dict[str, float] = {}
     problems: list[Problem] = []
     complete = True
     for metric in bind_metrics(evaluation):
         try:
-            arguments = trial.arguments(metric)
+            arguments = _arguments(metric, shapes, values, numbers)
             if arguments is not None:
                 with torch.no_grad():
                     names |= metric_values(evaluation, metric, arguments, step.name, names)
@@ -73,46 +77,28 @@ def _try(
     return set(names) if complete else None, problems
 
 
-class _Trial:
-    """What the metrics of one evaluation receive: a real batch, and random numbers for its values."""
+def _arguments(metric: Binding, shapes: Values, values: Values, numbers: torch.Generator) -> dict[str, Any] | None:
+    """What a metric receives: a real batch, and random numbers for its values; None where that needs a model to run.
 
-    def __init__(
-        self,
-        plan: RecipePlan,
-        step: StepPlan,
-        evaluation: EvaluationPlan,
-        batch: Mapping[str, Any],
-        models: Mapping[str, nn.Module],
-    ) -> None:
-        size = size_of(batch) or step.image_size
-        self.shapes = Values(evaluation.values, models, Draws(META))
-        self.values = Values(evaluation.values, models, Draws(CPU))
-        for values, fields in ((self.shapes, map_tensors(_on_meta, dict(batch))), (self.values, batch)):
-            values.begin(fields, step_batch=0, sampler=plan.solver, image_size=size)
-        self.numbers = torch.Generator().manual_seed(0)
+    Raises FluxflowError where a value of it cannot be computed from shapes.
+    """
 
-    def arguments(self, metric: Binding) -> dict[str, Any] | None:
-        """What a metric receives; None where that cannot be had without running a model.
-
-        Raises FluxflowError where a value of it cannot be computed from shapes.
-        """
-        if metric.models:
-            return None
-        needed = [name for _, name in metric.values if name not in self.values.kept]
-        try:
-            shapes = evaluate(self.shapes, needed)
-        except FluxflowError as error:
-            if "meta" in str(error.__cause__):  # torch: a number was read on the meta device
-                return None
-            raise
-        for name, value in shapes.items():
-            self.values.kept[name] = Instance(map_tensors(self._random, value))
-        return self.values.arguments(metric, frozenset(), as_float=True)
-
-    def _random(self, tensor: Tensor) -> Tensor:
+    def random(tensor: Tensor) -> Tensor:
         if tensor.is_floating_point():
-            return torch.rand(tensor.shape, generator=self.numbers).to(tensor.dtype)
+            return torch.rand(tensor.shape, generator=numbers).to(tensor.dtype)
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+    if metric.models:
+        return None
+    try:
+        needed = evaluate(shapes, [name for _, name in metric.values if name not in values.kept])
+    except FluxflowError as error:
+        if "meta" in str(error.__cause__):  # torch: a number was read on the meta device
+            return None
+        raise
+    for name, value in needed.items():
+        values.kept[name] = Instance(map_tensors(random, value))
+    return values.arguments(metric, frozenset(), as_float=True)
 
 
 def _on_meta(tensor: Tensor) -> Tensor:

@@ -77,7 +77,8 @@ def _misfit_problems(
 ) -> Iterator[Problem]:
     """A misfit in a user's words, with the options of models that would fix it."""
     number = variants(step.fields).index(fields)
-    form = f" where {_form(fields, step.fields)}" if number else ""
+    varying = [f"`{name}` is {list(fields[name].shape or ())}" for name in fields if step.fields[name].also]
+    form = f" where {' and '.join(varying)}" if number else ""
     places = plan.recipe.node.value["models"].keys
     involved = {name: plan.models[name] for name in sorted({name for need in misfit.needs for name in need.models})}
     changes = _changes(plan, step, fields, misfit, involved)
@@ -166,11 +167,6 @@ def example(fields: Mapping[str, Field], batch_size: int, device: torch.device) 
             dtype = getattr(torch, field.dtype)
             batch[name] = torch.empty((batch_size, *field.shape), dtype=dtype, device=device)
     return batch
-
-
-def _form(fields: Mapping[str, Field], usual: Mapping[str, Field]) -> str:
-    """Which of its forms a batch has: the shapes that vary."""
-    return " and ".join(f"`{name}` is {list(fields[name].shape or ())}" for name in fields if usual[name].also)
 
 
 @contextmanager

@@ -69,23 +69,15 @@ class RunHistory:
     def restore(self, metadata: Mapping[str, Any]) -> None:
         """Take the history back from the metadata of a checkpoint; an older version saved no epochs and means."""
         saved = metadata.get("pipeline_metadata", {})
-        means: Mapping[str, Mapping[str, Sequence[float | None]]] = saved.get("step_metrics", {})
-        _replace(self.epochs, {step: int(count) for step, count in saved.get("step_epochs", {}).items()})
-        _replace(
-            self.means, {step: {name: list(map(_mean, row)) for name, row in of.items()} for step, of in means.items()}
-        )
-        _replace(self.results, metadata["results"])
-        _replace(self.damaged, metadata["damaged"])
-
-
-def _mean(saved: float | None) -> float:
-    return math.nan if saved is None else float(saved)
-
-
-def _replace(content: dict[str, Any], new: Mapping[str, Any]) -> None:
-    """Replace the content of a mapping that others refer to."""
-    content.clear()
-    content.update(new)
+        means = {
+            step: {name: [math.nan if mean is None else float(mean) for mean in row] for name, row in metrics.items()}
+            for step, metrics in saved.get("step_metrics", {}).items()
+        }
+        epochs = {step: int(count) for step, count in saved.get("step_epochs", {}).items()}
+        kept: Sequence[dict[str, Any]] = (self.epochs, self.means, self.results, self.damaged)
+        for content, new in zip(kept, (epochs, means, metadata["results"], metadata["damaged"]), strict=True):
+            content.clear()  # and not a new mapping: observers refer to this one
+            content.update(new)
 
 
 @frozen

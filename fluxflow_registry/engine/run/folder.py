@@ -129,10 +129,8 @@ def _owner_is_dead(handle: IO[str]) -> bool:
         return False
     try:
         os.kill(int(owner[1]), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        return False
+    except (OSError, OverflowError) as error:
+        return isinstance(error, ProcessLookupError)
     return False
 
 

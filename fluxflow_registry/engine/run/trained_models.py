@@ -21,17 +21,16 @@ from fluxflow_registry.state import checkpoints, store
 from fluxflow_registry.state.tensors import read_model, write_model
 
 
-def write_final_models(run: Run) -> Path:
+def write_final_models(run: Run) -> None:
     """Write each model to `final/`, or to `final/<step>/` where the recipe has branches."""
     leaves = run.plan.leaves
-    final = run.folder.path / "final"
     for leaf in leaves:
+        folder = run.folder.path / "final"
         if len(leaves) > 1:
+            folder /= leaf.name
             run.checkpoints.load_weights(run.checkpoints.end_of(leaf.name))
         for name, model in run.models.items():
-            target = final / name if len(leaves) == 1 else final / leaf.name / name
-            write_model(target, config_of(run.plan.models[name]), model.state_dict())
-    return final
+            write_model(folder / name, config_of(run.plan.models[name]), model.state_dict())
 
 
 def config_of(model: ConfiguredComponent) -> dict[str, Any]:

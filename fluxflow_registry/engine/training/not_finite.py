@@ -56,18 +56,15 @@ def not_finite(value: Any) -> dict[str, Any]:
         return {}
     # On the host: the device may have no memory left for a copy, and not every device knows double precision.
     numbers = torch.cat([part.cpu().double().reshape(-1) for part in parts])
-    sound = numbers[torch.isfinite(numbers)]
+    finite: dict[str, float] = {}
+    if len(sound := numbers[torch.isfinite(numbers)]):
+        (least, most), mean, deviation = sound.aminmax(), sound.mean(), sound.std(correction=0)
+        finite = {"mean": float(mean), "std": float(deviation), "min": float(least), "max": float(most)}
     return {
         "shape": [list(part.shape) for part in parts] if len(parts) > 1 else list(parts[0].shape),
         "dtype": str(parts[0].dtype).removeprefix("torch."),
         "nan": int(torch.isnan(numbers).sum()),
         "inf": int(torch.isinf(numbers).sum()),
         "of": numbers.numel(),
-        "finite": _statistics(sound) if len(sound) else {},
+        "finite": finite,
     }
-
-
-def _statistics(numbers: Tensor) -> dict[str, float]:
-    least, most = numbers.aminmax()
-    mean, deviation = numbers.mean(), numbers.std(correction=0)
-    return {"mean": float(mean), "std": float(deviation), "min": float(least), "max": float(most)}
