@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from fluxflow_registry.cli.output import say
-from fluxflow_registry.engine.run.stopping import Stoppable
+
+if TYPE_CHECKING:
+    from fluxflow_registry.engine.run.run import Run
 
 #: Exit code of a run that a signal has stopped, with everything saved (EX_TEMPFAIL of sysexits.h).
 STOPPED = 75
@@ -23,7 +25,7 @@ class Signals:
 
     def __init__(self) -> None:
         #: The run that is being trained; None while there is nothing to lose.
-        self.run: Stoppable | None = None
+        self.run: Run | None = None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.handle)
 

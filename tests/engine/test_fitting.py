@@ -9,8 +9,7 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from fluxflow_registry.engine.preflight.shapes import prove_shapes
-from fluxflow_registry.engine.preflight.suggested_fixes import changes
+from fluxflow_registry.engine.preflight.shapes import changes, prove_shapes
 from fluxflow_registry.errors import Problem, RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import add_plugin, load

@@ -1,12 +1,15 @@
-"""One pass over every plan on the meta device: shapes are proven before a weight is trained."""
+"""One pass over every plan on the meta device: shapes are proven, and options that would make them fit are found."""
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import attrs
 import torch
 from attrs import evolve, frozen
 from torch import Tensor, nn
@@ -19,13 +22,19 @@ from fluxflow_registry.engine.graph.randomness import Draws
 from fluxflow_registry.engine.graph.values import Values
 from fluxflow_registry.engine.models.build import build_on_meta, useless_options
 from fluxflow_registry.engine.models.weights import trained_parameters
-from fluxflow_registry.engine.preflight.suggested_fixes import Change, notes_on, suggested_changes
 from fluxflow_registry.engine.training.loss_weights import LossGradients, build_weigher
 from fluxflow_registry.engine.training.step import size_of
-from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, unique
+from fluxflow_registry.errors import FluxflowError, Location, Problem, RecipeError, unique
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 from fluxflow_registry.plan.values import ValuePlan
+from fluxflow_registry.registry.signature import fields_of, is_configurable, key_of
+
+#: Changes that are tried at most: each costs a pass over the plan of a step.
+TRIALS = 40
+
+#: Whether more can be computed, or everything, with models that have other options.
+Trial = Callable[[Components], bool]
 
 META = torch.device("meta")
 
@@ -84,12 +93,14 @@ def _misfit_problems(
     changes = _changes(plan, step, fields, misfit, involved)
     models = [places[need.name] for need in misfit.needs if need.source == "model"]
     places_to_change = [change.where(plan) for change in changes] or models
+    hints = [f"set `{each.path}: {each.value}`, the value of `{each.like}`" for each in changes]
+    hints += [WITHOUT_NUMBERS] if _reads_numbers(misfit.error) else []
+    using = [("see also", f"model {name}: {places[name]}  {model.name}") for name, model in involved.items()]
+    using = using if misfit.error is not None else []
     for problem in misfit.problems:
         where = problem.where if problem.where and not changes else [*places_to_change, step.entry.where][0]
         moved = [("requested by", str(problem.where))] if problem.where and where != problem.where else []
-        using = [("see also", f"model {name}: {places[name]}  {model.name}") for name, model in involved.items()]
-        hint = [("hint", WITHOUT_NUMBERS)] if _reads_numbers(misfit.error) else []
-        notes = (*notes_on(changes), *hint, *moved, *problem.notes, *(using if misfit.error is not None else ()))
+        notes = (*(("hint", hint) for hint in hints), *moved, *problem.notes, *using)
         message = f"in step `{step.name}`{form}, {problem.message}"
         yield evolve(problem, message=message, where=where, notes=notes)
 
@@ -228,3 +239,86 @@ def _prove_step(
         needs: Sequence[ValuePlan] = [step.values[name] for name in (computed_needs[-1] if computed_needs else ())]
         return Misfit(error.problems, error.__cause__, tuple(needs), len(computed_needs))
     return shapes
+
+
+@frozen
+class Change:
+    """An integer option of a model that would take the value of the option `like` of another model."""
+
+    model: str
+    option: attrs.Attribute[Any]
+    value: int
+    like: str
+
+    @property
+    def path(self) -> str:
+        """The option as `--set` takes it."""
+        return f"models.{self.model}.{key_of(self.option)}"
+
+    def where(self, plan: RecipePlan) -> Location:
+        """Where the recipe sets the option, or the model where it does not."""
+        model = plan.models[self.model]
+        return model.entry.node.at(key_of(self.option)) if model.entry else model.where
+
+
+def suggested_changes(models: Components, error: str, gets_further: Trial, fits_everywhere: Trial) -> list[Change]:
+    """The changes with which what failed can be computed; of them those with which all can, where there are any.
+
+    Numbers in the error that was raised select the options without a similar name that are tried.
+    """
+    numbers = set(map(int, re.findall(r"\d+", error)))
+    unlike = [
+        change
+        for change in changes(models, like_names=False)
+        if getattr(models[change.model].instance, change.option.name) in numbers
+    ]
+    found = [change for change in list(changes(models))[:TRIALS] if _helps(change, models, gets_further)]
+    found = found or [change for change in unlike[:TRIALS] if _helps(change, models, gets_further)]
+    return [change for change in found if _helps(change, models, fits_everywhere)] or found
+
+
+def changes(models: Components, like_names: bool = True) -> Iterator[Change]:
+    """Each option of each model that could take the value of another model's, once for each value.
+
+    Of several options that have the value, it is like the one that is the most surely its counterpart.
+    """
+    for model, configured in models.items():
+        for option in _numbers(configured):
+            key, seen = key_of(option), {getattr(configured.instance, option.name)}
+            others = [(name, its) for name in models if name != model for its in _numbers(models[name])]
+            for other, its in sorted(others, key=partial(_rank, models, model, key)):
+                value = getattr(models[other].instance, its.name)
+                if value not in seen and _alike(key, key_of(its)) == like_names:
+                    seen.add(value)
+                    yield Change(model, option, value, f"models.{other}.{key_of(its)}")
+
+
+def _numbers(configured: ConfiguredComponent) -> list[attrs.Attribute[Any]]:
+    if not is_configurable(configured.component.factory) or configured.entry is None:
+        return []
+    options = fields_of(type(configured.instance))
+    return [option for option in options if type(getattr(configured.instance, option.name)) is int]
+
+
+def _alike(name: str, other: str) -> bool:
+    """Whether two options may mean one thing: `width` of a text encoder is `text_width` of who reads from it."""
+    return name == other or name.endswith(f"_{other}") or other.endswith(f"_{name}")
+
+
+def _rank(models: Components, model: str, key: str, its: tuple[str, attrs.Attribute[Any]]) -> int:
+    """0 where the longer of two like names begins with a word for the other model, 1 if they are one name, else 2."""
+    other, name = its[0], key_of(its[1])
+    longer, shorter, owner = (key, name, other) if len(key) > len(name) else (name, key, model)
+    words = {*owner.split("_"), *models[owner].name.split("_")}
+    if longer.endswith(f"_{shorter}") and longer.removesuffix(f"_{shorter}") in words:
+        return 0
+    return 1 if key == name else 2
+
+
+def _helps(change: Change, models: Components, trial: Trial) -> bool:
+    configured = models[change.model]
+    try:
+        instance = evolve(configured.instance, **{change.option.alias or change.option.name: change.value})
+        return trial({**models, change.model: evolve(configured, instance=instance)})
+    except Exception:  # a value that the model itself refuses is no help
+        return False

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from fluxflow_registry.contracts import NoisePath, Position, Sampler, VelocityField
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-class Stoppable(Protocol):
-    """What can be asked to stop."""
-
-    #: Why it is asked to stop; None as long as it is not.
-    stopping: str | None
+    from fluxflow_registry.engine.run.run import Run
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: what is being computed is computed again on resuming
@@ -29,13 +24,13 @@ class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to sto
         self.position = position
 
 
-def raise_if_stopping(run: Stoppable) -> None:
+def raise_if_stopping(run: Run) -> None:
     """Raise Interrupted if the run is asked to stop."""
     if run.stopping is not None:
         raise Interrupted
 
 
-def interruptible(sampler: Sampler | None, run: Stoppable) -> Sampler | None:
+def interruptible(sampler: Sampler | None, run: Run) -> Sampler | None:
     """The sampler; each of its steps raises Interrupted if the run is asked to stop."""
     if sampler is None:
         return None
