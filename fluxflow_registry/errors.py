@@ -303,7 +303,7 @@ class FluxflowError(Exception):
     It takes the problems, or the parts of a single one as `Problem` does.
     """
 
-    #: The exit code of the command that meets this error.
+    #: The exit code of a command that ends with this error.
     exit_code = 2
 
     def __init__(

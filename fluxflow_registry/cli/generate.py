@@ -89,7 +89,7 @@ def parser() -> Parser:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Generate what the arguments say; returns the exit code."""
+    """Generate the images that the arguments request; returns the exit code."""
     weights = weights_of(arguments)
     prompts = read_prompts(arguments)
     if arguments.count < 1:

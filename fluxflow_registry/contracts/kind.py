@@ -103,7 +103,7 @@ class Kind:
     #: The parameters that the call may have; None: any value of the graph.
     parameters: tuple[str, ...] | None = None
     product: Product | None = None
-    #: The key of an entry that states its `type`; None: the key is the type.
+    #: The key of an entry that contains its `type`; None: the key is the type.
     key: str | None = field(default=None, kw_only=True)
     #: Names of this kind that the engine itself provides, with their meaning.
     provided: Mapping[str, str] = field(factory=dict, kw_only=True)

@@ -31,7 +31,7 @@ class MetricExtras(Prepared):
     """Optional members of a metric."""
 
     better: ClassVar[Direction | Mapping[str, Direction]] = "lower"
-    """Which direction is better, as what follows the metric assumes where the recipe does not say it; one for each
+    """Which direction is better, where the recipe does not set it for what follows the metric; a dict of directions by
     name where it returns several."""
 
 

@@ -25,7 +25,7 @@ R = TypeVar("R")
 #: Labels become file names and metric names: plain words only.
 LABEL = re.compile(r"[A-Za-z0-9_]{1,64}\Z")
 
-#: What takes the place of a required setting that is missing or wrong, so that checking can go on.
+#: What takes the place of a required setting that is missing or wrong, so that checking can continue.
 _STAND_INS: dict[Any, Callable[[], Any]] = {str: str, list[str]: list}
 
 TOP = (*("recipe", "name", "seed", "models", "datasets"), *("sampler", "values", "observers", "defaults", "steps"))
@@ -38,7 +38,7 @@ def load(
 ) -> tuple[RecipeEntry, list[Problem]]:
     """Read a recipe with `--set` settings applied, and return it with the problems of its form.
 
-    What could not be read is left out of the RecipeEntry, so that checking can go on and find the rest.
+    What could not be read is left out of the RecipeEntry, so that checking can continue and find the rest.
     With a `root`, the recipe is that tree and `path` only its name: a program that translates something
     else into a recipe gives each value its location in the original.
     Raises RecipeError where nothing is left to check: no file, no YAML, another version.
@@ -323,7 +323,7 @@ class _Reader:
         return node.only(known)
 
     def settings(self, cls: type[R], node: Node, what: str, misspelled: Collection[str] = ()) -> R:
-        """The settings; one that is wrong has its default, so that checking can go on."""
+        """The settings; one that is wrong has its default, so that checking can continue."""
         if _starts_on_condition(node):
             node = node.without(["start"])
         arguments, problems = read_fields(cls, node, what, misspelled)

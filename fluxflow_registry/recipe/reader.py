@@ -14,7 +14,7 @@ from ruamel.yaml.reader import ReaderError
 from fluxflow_registry.errors import Location, Place, RecipeError, one_line
 from fluxflow_registry.recipe.node import Node
 
-#: A recipe is a page or two; these limits only stop files that were written to do harm.
+#: A recipe is a page or two; these limits only stop malicious files.
 MAX_BYTES = 1_000_000
 MAX_NODES = 20_000
 MAX_DEPTH = 40

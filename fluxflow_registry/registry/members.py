@@ -79,7 +79,7 @@ class _Owner:
 
     def misspelled(self, name: str, near: list[str], expected: Mapping[str, Any]) -> Problem:
         message = f"`{name}` of {self.what} looks like a misspelling of `{near[0]}`"
-        hint = ("hint", f"correct it; a member of your own needs another name, such as `_{name}`")
+        hint = ("hint", f"correct it, or rename a member of your own, for example to `_{name}`")
         choices = Choices(near[0], tuple(sorted(each for each in expected if each[0] != "_")))
         return self.problem(message, name, "misspelled-member", notes=(hint,), choices=choices)
 

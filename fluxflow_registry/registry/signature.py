@@ -23,7 +23,7 @@ VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 @frozen
 class Signature:
-    """The needs of one component and the location that states them."""
+    """The needs of one component and the location that declares them."""
 
     needs: tuple[str, ...]
     #: Those needs whose annotation ends in `Module`: nn.Module, or a protocol of a plugin's own.
@@ -89,7 +89,7 @@ def definition(call: Callable[..., Any]) -> tuple[Place, str]:
 
 
 def source_of(cls: type) -> tuple[ast.ClassDef | None, int]:
-    """The syntax tree of a class and the line before its first; None where its source is not to be had."""
+    """The syntax tree of a class and the line before its first; None where its source is not available."""
     try:
         lines, first = inspect.getsourcelines(cls)
         tree = ast.parse(textwrap.dedent("".join(lines))).body[0]

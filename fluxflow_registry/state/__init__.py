@@ -1,1 +1,1 @@
-"""What survives: checkpoints that are whole or not there at all."""
+"""Checkpoints, each of which is whole or not there at all."""

@@ -41,7 +41,7 @@ def _pack(value: Any, path: str, what: str, tensors: dict[str, torch.Tensor]) ->
         for key in value:
             if not (key is None or isinstance(key, (bool, int, float, str))):
                 message = f"the state of {what} has a key of type {type(key).__name__} in `{path}`"
-                hint = ("hint", "keys must be strings or numbers")
+                hint = ("hint", "use strings or numbers as keys")
                 raise RunError(Problem(message, None, (hint,), code="wrong-type", subject=path))
         parts = [(key, _pack(part, f"{path}.{key}".lstrip("."), what, tensors)) for key, part in value.items()]
         if all(isinstance(key, str) and not key.startswith("$") for key, _ in parts):
@@ -51,7 +51,7 @@ def _pack(value: Any, path: str, what: str, tensors: dict[str, torch.Tensor]) ->
         items = [_pack(part, f"{path}.{index}".lstrip("."), what, tensors) for index, part in enumerate(value)]
         return {_TUPLE: items} if isinstance(value, tuple) else items
     message = f"the state of {what} contains `{path}` of type {type(value).__name__}"
-    hint = ("hint", "it must consist of tensors, numbers, strings, lists and mappings")
+    hint = ("hint", "use only tensors, numbers, strings, lists and mappings in it")
     raise RunError(Problem(message, None, (hint,), code="wrong-type", subject=path))
 
 
@@ -119,7 +119,7 @@ def snapshot(
     frozen: Collection[tuple[str, str]] = (),
     exempt: Mapping[tuple[str, str], Collection[str]] | None = None,
 ) -> Snapshot:
-    """Copy a state into `buffers`, so that it can be written while training goes on.
+    """Copy a state into `buffers`, so that it can be written while training continues.
 
     Parts (section, name) that are `frozen` are not copied; tensors of a part that are `exempt` are not
     looked at for being finite. Raises RunError for what cannot be saved.

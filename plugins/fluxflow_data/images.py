@@ -123,7 +123,7 @@ def _orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 0
 
 
-#: Images given to the threads at a time, so that a folder of millions does not fill the memory with tasks.
+#: Images passed to the threads at a time, so that a folder of millions does not fill the memory with tasks.
 IMAGES_AT_ONCE = 4096
 
 #: How a problem describes an image, the bare name of its sample, and where it is stored.

@@ -14,7 +14,7 @@ Mode = Literal["min", "max"]
 
 
 def mode_of(better: Better, metric: str) -> Mode:
-    """Whether a metric improves downwards or upwards, for recipes that do not say."""
+    """Whether a lower or a higher metric is better, for recipes that do not set it."""
     return "min" if better(metric) == "lower" else "max"
 
 

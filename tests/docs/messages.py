@@ -1,4 +1,4 @@
-"""Collects everything that a user can be told on one page, to be proofread: `python -m tests.docs.messages`.
+"""Collects everything that a user can read on one page, to be proofread: `python -m tests.docs.messages`.
 
 Every string in the framework and its plugins that reads like words is shown with its file, line and function, with
 `{...}` where a message is filled in. Docstrings of components are not: `docs/components` shows them.
@@ -60,7 +60,7 @@ def messages(path: Path) -> Iterator[tuple[int, str, str]]:
 
 def page() -> str:
     """Every message, file by file, as Markdown."""
-    lines = ["# What a user can be told", ""]
+    lines = ["# What a user can read", ""]
     for folder in ("fluxflow_registry", "plugins"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             found = list(messages(path))

@@ -115,7 +115,7 @@ class RunStatus:
 
 
 def look(folder: Path, plugins: Sequence[dict[str, Any]]) -> RunStatus:
-    """Where the run in a folder stands, its newest checkpoints verified; raises RunError for a damaged record."""
+    """The status of the run in a folder, its newest checkpoints verified; raises RunError for a damaged record."""
     record, held = read_record(folder), folders.lock_owner(folder)
     done, meta = walk(folder / "checkpoints")
     found = checkpoints.listing(folder / "checkpoints")
@@ -144,7 +144,7 @@ def look(folder: Path, plugins: Sequence[dict[str, Any]]) -> RunStatus:
 
 @frozen
 class Glance:
-    """Where a run stands, at a glance: its files are not verified."""
+    """The status of a run in short: its files are not verified."""
 
     folder: Path
     #: None where the record of the run is damaged.
@@ -157,7 +157,7 @@ class Glance:
 
 
 def glance(folder: Path) -> Glance:
-    """Where the run in a folder stands, by names and dates alone."""
+    """The status of the run in a folder, by names and dates alone."""
     found = checkpoints.listing(folder / "checkpoints")
     reached = read_reached(folder, found[0].run_batch if found else 0)
     changed_last = max(path.stat().st_mtime for path in (folder / folders.IDENTITY, *(f.folder for f in found[:1])))
@@ -185,7 +185,7 @@ def read_record(folder: Path) -> Record:
     except RunError as error:
         found = checkpoints.listing(folder / "checkpoints")
         kept = f"{counted(len(found), 'checkpoint')}, the newest {found[0].folder.name}" if found else "no checkpoint"
-        notes = (("status", kept), ("hint", "this run cannot be resumed; the same command starts a new one"))
+        notes = (("status", kept), ("hint", "rerun the same command to start a new run: this one cannot be resumed"))
         raise RunError(evolve(error.problems[0], where=str(path), notes=notes)) from None
     steps = content.get("steps")
     made = [_step(each) for each in steps] if isinstance(steps, list) else []
@@ -231,7 +231,7 @@ def compared_with_manifest(folder: Path) -> tuple[str | None, Mapping[str, Any]]
     """What is wrong with a checkpoint, None if nothing is; and its manifest."""
     try:
         for file in folder.iterdir():
-            if file.exists() and not file.is_file():  # a pipe would be waited for
+            if file.exists() and not file.is_file():  # reading a pipe would block
                 return f"{file}  is not a file", {}
         return None, checkpoints.verify(folder)
     except RunError as error:

@@ -94,7 +94,7 @@ def _evaluation(plan: EvaluationPlan) -> EvaluationPlan:
 
 @define(eq=False)
 class _Limited:
-    """A transition that is called as ever, but that ends the step after a few epochs at the latest."""
+    """A transition that is called as usual, but that ends the step after a few epochs at the latest."""
 
     inner: Any
     needs: tuple[str, ...]

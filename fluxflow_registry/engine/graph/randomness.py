@@ -28,7 +28,7 @@ class Draws:
     """Generators for the values of one batch: each seeded from (prefix, name).
 
     `prefix` is the seed of (run seed, step, position); adding a value does not change the
-    noise of another. On the meta device there is nothing to draw and the generator is None.
+    noise of another. On the meta device there are no numbers and the generator is None.
     """
 
     def __init__(self, device: torch.device) -> None:

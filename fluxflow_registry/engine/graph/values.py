@@ -20,7 +20,7 @@ class Instance:
     """A computed value: with its history, and without.
 
     Where the graph is split at it, `whole` starts a new history at `leaves`, and `origin` is the
-    value as it was computed: gradients that arrive at the leaves are walked on from there.
+    value as it was computed: gradients that arrive at the leaves are propagated from there.
     """
 
     whole: Any

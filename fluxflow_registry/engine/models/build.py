@@ -48,7 +48,7 @@ def build_model(configured: ConfiguredComponent, weights: Mapping[str, Tensor] |
 
 
 def reset_weights(models: Mapping[str, nn.Module], plan: RecipePlan, device: torch.device) -> None:
-    """Give the models the weights back with which they were built."""
+    """Restore the weights with which the models were built."""
     for name, model in build_models(plan, device).items():
         models[name].load_state_dict(model.state_dict())
 

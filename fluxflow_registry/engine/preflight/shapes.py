@@ -301,7 +301,7 @@ def _numbers(configured: ConfiguredComponent) -> list[attrs.Attribute[Any]]:
 
 
 def _alike(name: str, other: str) -> bool:
-    """Whether two options may mean one thing: `width` of a text encoder is `text_width` of who reads from it."""
+    """Whether two options may mean one thing: `width` of a text encoder is `text_width` of its readers."""
     return name == other or name.endswith(f"_{other}") or other.endswith(f"_{name}")
 
 

@@ -67,7 +67,7 @@ class RunHistory:
         }
 
     def restore(self, metadata: Mapping[str, Any]) -> None:
-        """Take the history back from the metadata of a checkpoint; an older version saved no epochs and means."""
+        """Restore the history from the metadata of a checkpoint; an older version saved no epochs and means."""
         saved = metadata.get("pipeline_metadata", {})
         means = {
             step: {name: [math.nan if mean is None else float(mean) for mean in row] for name, row in metrics.items()}
@@ -198,7 +198,7 @@ class RunCheckpoints:
     def load_weights(
         self, folder: Path, manifest: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-        """Give the models the weights of a checkpoint; returns its whole state and its metadata.
+        """Load the weights of a checkpoint into the models; returns its whole state and its metadata.
 
         See `store.load` for the manifest. Raises RunError where it cannot be read, or holds other models.
         """

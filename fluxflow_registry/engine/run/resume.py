@@ -103,7 +103,7 @@ def enter(run: Run, position: Position, state: State) -> LiveStep:
 
 
 def start_from(run: Run, parent: str | None) -> None:
-    """Give the models the weights of the parent step's end, or their initial weights if there is no parent."""
+    """Load the weights of the parent step's end into the models, or the initial weights if there is no parent."""
     if parent is None:
         reset_weights(run.models, run.plan, run.device)
         return

@@ -57,7 +57,7 @@ def _not_finite(update: LiveUpdate) -> str:
 def roll_back(run: Run, live: LiveStep, update: LiveUpdate, position: Position) -> None:
     """Restore the step's last good state; the data continue. Raises TrainingError where rolling back does not help.
 
-    An update that has not moved a weight yet has no such state, and ends the run at once. The state is that of the
+    An update that has not changed a weight yet has no such state, and ends the run at once. The state is that of the
     newest checkpoint that was due before the trouble began and whose numbers are all finite: it depends on the
     position alone, so a run that was stopped in between does the same.
     """
@@ -110,7 +110,7 @@ def replay_checkpoints(run: Run, live: LiveStep, position: Position) -> list[che
 def report_skipped(run: Run, live: LiveStep, position: Position) -> None:
     """At a step's end report what has not started, and how many batches were skipped.
 
-    Raises TrainingError where an update has started and not moved a single weight.
+    Raises TrainingError where an update has started and not changed a single weight.
     """
     for update in live.updates:
         plan = update.plan

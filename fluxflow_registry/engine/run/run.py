@@ -54,7 +54,7 @@ class RunData:
 
 
 class Run:
-    """Everything that a run owns; the loop moves it, and observers see an ObservedRun."""
+    """Everything that a run owns; the loop advances it, and observers see an ObservedRun."""
 
     def __init__(
         self, plan: RecipePlan, folder: RunFolder, sources: Mapping[str, Source], device: torch.device

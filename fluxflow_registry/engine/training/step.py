@@ -81,9 +81,9 @@ class LiveStep:
 
     @property
     def frozen(self) -> list[tuple[str, str]]:
-        """The parts of the state that are what they were when the step began: models that nothing trains.
+        """The parts of the state that have not changed since the step began: models that nothing trains.
 
-        A model whose buffers have changed all the same, because it counts its calls for one, is not among them.
+        A model whose buffers have changed all the same, for example because it counts its calls, is not among them.
         """
         before = self._buffers_before.items()
         return [("model", name) for name, buffers in before if _same(list(self.models[name].buffers()), buffers)]

@@ -140,7 +140,7 @@ class OptimizerStep:
 def _match_memory_layout(optimizer: torch.optim.Optimizer) -> None:
     """Lay the optimizer's state of each parameter out in memory as the parameter is: checkpoints keep no layout.
 
-    Fused kernels go through both in the order of memory, whatever the strides say.
+    Fused kernels go through both in the order of memory, whatever the strides are.
     """
     for parameter, state in optimizer.state.items():
         for name, tensor in state.items():

@@ -57,10 +57,10 @@ def measure(path: str, index: ShardIndex) -> NDArray[np.int64]:
     return np.array(sizes, dtype=np.int64).reshape(-1, 2)
 
 
-#: Shards that are indexed at the same time: it computes little, and waits much where a disk is far away.
+#: Shards that are indexed at the same time: indexing computes little, and mostly waits for the disk.
 SHARDS_AT_ONCE = 8
 
-#: The same of shards on a server.
+#: The same for shards on a server.
 REMOTE_SHARDS_AT_ONCE = 32
 
 

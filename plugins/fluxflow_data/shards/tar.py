@@ -36,7 +36,7 @@ KINDS = {
     b"S": "sparse file",
 }
 
-#: Headers that say more about the next one: GNU's long names, and attributes by POSIX for one member and for all.
+#: Headers that extend the next one: GNU's long names, and attributes by POSIX for one member and for all.
 GNU_NAME, GNU_LINK, PAX, PAX_ALL = b"L", b"K", b"x", b"g"
 
 #: How compressed files start, which are often mistaken for shards.
@@ -44,7 +44,7 @@ COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\
 
 
 class TarError(ValueError):
-    """Why an archive cannot be read on, as the predicate of a sentence, with notes for a Problem."""
+    """Why the rest of an archive cannot be read, as the predicate of a sentence, with notes for a Problem."""
 
     def __init__(self, message: str, *, name: bytes = b"", last: str = "") -> None:
         super().__init__(message)
