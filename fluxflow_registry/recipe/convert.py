@@ -153,7 +153,7 @@ def limits_of(validator: Any) -> list[tuple[str, Any]]:
         return [("one of", ", ".join(map(str, validator.options)))]
     if hasattr(validator, "validator"):
         return limits_of(validator.validator)
-    inner: Iterable[Any] = getattr(validator, "_validators", None) or getattr(validator, "validators", ())
+    inner: Iterable[Any] = getattr(validator, "_validators", ()) or getattr(validator, "validators", ())
     return [limit for each in inner for limit in limits_of(each)]
 
 
