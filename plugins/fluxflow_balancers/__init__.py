@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from fluxflow_registry import Balancer, Register, hookimpl
 
-from .gradient_norm import GradientNorm
-from .inverse import Inverse, fixed
+from .balancers import GradientNorm, Inverse, fixed
 
 
 @hookimpl

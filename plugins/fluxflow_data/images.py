@@ -21,10 +21,7 @@ from fluxflow_registry import FluxflowError, Place, Problem
 from .sizes import Size, largest_crop
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
-
-    from .sizes import Size
 
 #: The formats that are read; no other decoder is tried.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")

@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from .paths import Path
 
 
-def check_size(image_size: tuple[int, int], multiple: int) -> None:
-    """Require sides that are multiples of a latent patch; raises DataError."""
-    height, width = image_size
-    if height % multiple or width % multiple or height <= 0 or width <= 0:
-        size, rule = f"{width} x {height} pixels", f"its sides must be multiples of {multiple}"
-        raise DataError(f"an image of {size} cannot be generated: {rule}", code="wrong-shape")
+def to_own_scale(x_0: Tensor, compressor: CompressorModule) -> Tensor:
+    """x_0 as the expander decodes it, the inverse of value `clean_latent`: x_0 latent_rms + latent_shift."""
+    shift = getattr(compressor, "latent_shift", None)
+    scaled = x_0 * compressor.latent_rms
+    return scaled if shift is None else scaled + shift
 
 
 @frozen
@@ -53,13 +52,15 @@ class GeneratedImage:
         sampler: Callable[[VelocityField, Tensor, NoisePath], Tensor],
         generator: torch.Generator,
     ) -> Tensor:
-        """Generate one image for each caption."""
+        """Generate one image for each caption; raises DataError for sides that are not multiples of a latent patch."""
         import torch
 
         from .paths import LinearPath
-        from .scale import to_own_scale
 
-        check_size(image_size, expander.downscale * flow_processor.patch)
+        multiple = expander.downscale * flow_processor.patch
+        if any(side <= 0 or side % multiple for side in image_size):
+            size, rule = f"{image_size[1]} x {image_size[0]} pixels", f"its sides must be multiples of {multiple}"
+            raise DataError(f"an image of {size} cannot be generated: {rule}", code="wrong-shape")
         height, width = (side // expander.downscale for side in image_size)
         shape = (len(caption), flow_processor.latent_channels, height, width)
         x_1 = torch.randn(shape, generator=generator, device=compressor.latent_rms.device)

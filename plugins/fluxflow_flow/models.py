@@ -87,8 +87,7 @@ class UnetBuilder:
     width: int = field(default=128, validator=_multiple_of_4)
     """Channels of a level whose multiple is 1."""
     channel_mults: list[int] = field(
-        factory=lambda: [1, 2, 2],
-        validator=validators.deep_iterable(validators.ge(1), validators.min_len(1)),
+        factory=lambda: [1, 2, 2], validator=validators.deep_iterable(validators.ge(1), validators.min_len(1))
     )
     """Multiple of `width` for each level from the finest; each level has half the resolution of the one before."""
     depth: int = field(default=2, validator=validators.ge(1))

@@ -10,15 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from attrs import frozen
 from torch import Tensor
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 #: What a network predicts: dx_t/dt, the noise, or alpha noise - sigma x_0.
 Predicts = Literal["velocity", "epsilon", "v"]

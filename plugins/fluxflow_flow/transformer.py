@@ -129,10 +129,7 @@ class JointBlock(nn.Module):
             q, k = rotate(q, rotation), rotate(k, rotation)
         (*text_q, text_k, text_v), text_modulation = self.text.before_attention(text, condition)
         mixed = scaled_dot_product_attention(
-            torch.cat([q, *text_q], dim=2),
-            torch.cat([k, text_k], dim=2),
-            torch.cat([v, text_v], dim=2),
-            attn_mask=keys,
+            torch.cat([q, *text_q], dim=2), torch.cat([k, text_k], dim=2), torch.cat([v, text_v], dim=2), attn_mask=keys
         )
         whole, count = merge_heads(mixed), x.shape[1]
         x = self.image.after_attention(x, whole[:, :count], modulation)

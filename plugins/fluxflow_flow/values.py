@@ -20,9 +20,8 @@ def clean_latent(posterior: Posterior, compressor: CompressorModule) -> Tensor:
     One global scale, the compressor's, brings the latents to unit variance (Rombach et al., 2022). A compressor
     without `latent_shift` has a shift of zero.
     """
-    from .scale import to_unit_scale
-
-    return to_unit_scale(posterior.mean, compressor)
+    shift = getattr(compressor, "latent_shift", None)
+    return (posterior.mean if shift is None else posterior.mean - shift) / compressor.latent_rms
 
 
 def noise(clean_latent: Tensor, generator: torch.Generator) -> Tensor:

@@ -65,11 +65,7 @@ def context_vector(text_embedding: TextEmbedding) -> Tensor:
 
 
 def real_projected_logits(
-    image: Tensor,
-    discriminator: nn.Module,
-    context_vector: Tensor,
-    instance_noise: Tensor,
-    generator: torch.Generator,
+    image: Tensor, discriminator: nn.Module, context_vector: Tensor, instance_noise: Tensor, generator: torch.Generator
 ) -> Tensor:
     """As `real_logits`, of a discriminator that takes a context (it has a `context_width`)."""
     logits: Tensor = discriminator(_noisy(image, instance_noise, generator), context_vector)

@@ -9,7 +9,7 @@ from .graphs.observer import Graphs
 from .jsonl import Jsonl
 from .pictures import Pictures
 from .report import Report
-from .samples.observer import Samples
+from .samples import Samples
 from .watchdog import Watchdog
 
 

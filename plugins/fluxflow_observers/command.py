@@ -9,6 +9,9 @@ from pathlib import Path
 from fluxflow_registry import Choices, Problem, RunError, __version__
 from fluxflow_registry.commands import CommandParser, emit, emit_json, run_command
 
+from .graphs.metrics import ENDING, PREFIX, read_run
+from .graphs.observer import write_graphs
+
 
 def parser() -> CommandParser:
     """The command line of `fluxflow-graphs`."""
@@ -25,9 +28,6 @@ def parser() -> CommandParser:
 
 def main(arguments: Namespace) -> int:
     """Write the charts; returns the exit code."""
-    from .graphs.metrics import read_run
-    from .graphs.observer import write_graphs
-
     run = Path(arguments.run)
     logs = read_run(run)
     if not logs:
@@ -44,8 +44,6 @@ def main(arguments: Namespace) -> int:
 
 
 def _without_metrics(run: Path) -> Problem:
-    from .graphs.metrics import ENDING, PREFIX
-
     if not run.is_dir():
         return Problem(f"`{run}` is not a folder", str(run), code="missing-file", subject=str(run))
     message = f"`{run}` has no metrics: there is no line in graph/{PREFIX}*{ENDING}"

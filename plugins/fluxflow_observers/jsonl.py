@@ -69,7 +69,7 @@ class Jsonl:
         if resumed and position.step_batch:
             self._state.resumed = (run.steps[position.step].name, position.run_batch)
         for step in run.steps:
-            path = path_of(run, step)
+            path = _path(run, step)
             if path.exists():
                 self._rewind(path, step.name, position.run_batch)
 
@@ -119,7 +119,20 @@ class Jsonl:
         if self._state.resumed is not None and self._state.resumed[0] == step.name:
             facts = {**facts, "resumed_after": self._state.resumed[1]}
         self._state.resumed = None
-        _append(run, step, position, facts)
+        epoch, batch = epoch_and_batch(step, position)
+        line = {
+            "timestamp": datetime.now().isoformat(timespec="microseconds"),
+            "session_id": run.session,
+            "epoch": epoch,
+            "batch": batch,
+            "global_step": position.run_batch,
+            "step_batch": position.step_batch,
+            **to_json(facts),
+        }
+        path = _path(run, step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as stream:  # opened for this line alone, so that a crash loses nothing
+            stream.write(json.dumps(line, allow_nan=False) + "\n")
 
     def _rewind(self, path: Path, step: str, run_batch: int) -> None:
         content = path.read_bytes()
@@ -138,27 +151,8 @@ class Jsonl:
             write_file(path, b"".join(kept))
 
 
-def path_of(run: RunView, step: StepView) -> Path:
-    """The file of a step's metrics."""
+def _path(run: RunView, step: StepView) -> Path:
     return run.folder / "graph" / f"training_metrics_{step.name}.jsonl"
-
-
-def _append(run: RunView, step: StepView, position: Position, facts: Mapping[str, Any]) -> None:
-    """Add one line; the file is opened for it alone, so that a crash loses nothing."""
-    epoch, batch = epoch_and_batch(step, position)
-    line = {
-        "timestamp": datetime.now().isoformat(timespec="microseconds"),
-        "session_id": run.session,
-        "epoch": epoch,
-        "batch": batch,
-        "global_step": position.run_batch,
-        "step_batch": position.step_batch,
-        **to_json(facts),
-    }
-    path = path_of(run, step)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(line, allow_nan=False) + "\n")
 
 
 def _read(line: bytes) -> dict[str, Any] | None:

@@ -133,9 +133,7 @@ def branches(run: RunView) -> Iterator[Table]:
         yield made
 
 
-def compared(
-    results: Sequence[Mapping[str, Mapping[str, float]]],
-) -> list[tuple[str, str, list[float | None]]]:
+def compared(results: Sequence[Mapping[str, Mapping[str, float]]]) -> list[tuple[str, str, list[float | None]]]:
     """The evaluations and metrics that at least two branches have, with the values of all branches."""
     keys = dict.fromkeys((name, metric) for result in results for name, metrics in result.items() for metric in metrics)
     rows = [(name, metric, [result.get(name, {}).get(metric) for result in results]) for name, metric in keys]

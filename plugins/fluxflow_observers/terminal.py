@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -26,18 +27,17 @@ class TolerantStream:
 
     def write(self, text: str) -> int:
         """Write, unless the reader is gone."""
-        if not self.gone:
-            try:
-                self.stream.write(text)
-            except (OSError, ValueError):
-                self.gone = True
+        self._try(lambda: self.stream.write(text))
         return len(text)
 
     def flush(self) -> None:
         """Flush, unless the reader is gone."""
+        self._try(self.stream.flush)
+
+    def _try(self, action: Callable[[], object]) -> None:
         if not self.gone:
             try:
-                self.stream.flush()
+                action()
             except (OSError, ValueError):
                 self.gone = True
 

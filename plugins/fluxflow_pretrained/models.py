@@ -12,7 +12,21 @@ if TYPE_CHECKING:
 
 
 @frozen
-class PretrainedCompressorBuilder:
+class _HalfBuilder:
+    name: str = field(validator=validators.min_len(1))
+    """Name on the hub (`stabilityai/sd-vae-ft-mse`), or a folder; the same for both halves."""
+    subfolder: str | None = None
+    """Folder of the autoencoder within it: `vae` in whole text-to-image models."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format of the weights in memory; use fp32 for a model that is trained."""
+    frozen: list[str] = field(factory=list)
+    """Parts that stay frozen even if an update trains the model, such as `encoder.conv_in` or `decoder.mid_block`."""
+
+
+@frozen
+class PretrainedCompressorBuilder(_HalfBuilder):
     """Encoder of diffusers' AutoencoderKL with its published weights: image to a Gaussian posterior.
 
     [B, 3, H, W] in [-1, 1] to mean and logvar, each [B, C, h, w]. Its `latent_rms` is 1 / scaling factor and its
@@ -22,20 +36,10 @@ class PretrainedCompressorBuilder:
     folder. Needs the extra `diffusers`.
     """
 
-    name: str = field(validator=validators.min_len(1))
-    """Name on the hub (`stabilityai/sd-vae-ft-mse`), or a folder."""
-    subfolder: str | None = None
-    """Folder of the autoencoder within it: `vae` in whole text-to-image models."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub."""
     scaling_factor: float | None = field(default=None, validator=validators.optional(validators.gt(0)))
     """Factor of the latents (0.18215 for SD 1, 0.13025 for SDXL); null: that of the published config."""
     shift: float | None = None
     """What is subtracted from latents before that; null: the shift of the published config, or 0."""
-    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the weights in memory; use fp32 for a model that is trained."""
-    frozen: list[str] = field(factory=list)
-    """Parts that stay frozen even if an update trains the model, such as `encoder.conv_in`."""
 
     def __call__(self, weights: Mapping[str, Tensor] | None) -> nn.Module:
         """Build the model; raises PretrainedError if the library or the files are missing."""
@@ -48,23 +52,12 @@ class PretrainedCompressorBuilder:
 
 
 @frozen
-class PretrainedExpanderBuilder:
+class PretrainedExpanderBuilder(_HalfBuilder):
     """Decoder of diffusers' AutoencoderKL with its published weights: latent to image.
 
     [B, C, h, w] at the autoencoder's own scale to [B, 3, H, W], about [-1, 1]. Its files are those of
     `pretrained_compressor`.
     """
-
-    name: str = field(validator=validators.min_len(1))
-    """Name on the hub (`stabilityai/sd-vae-ft-mse`), or a folder: the compressor's."""
-    subfolder: str | None = None
-    """Folder of the autoencoder within it: `vae` in whole text-to-image models."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub."""
-    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the weights in memory; use fp32 for a model that is trained."""
-    frozen: list[str] = field(factory=list)
-    """Parts that stay frozen even if an update trains the model, such as `decoder.mid_block`."""
 
     def __call__(self, weights: Mapping[str, Tensor] | None) -> nn.Module:
         """Build the model; raises PretrainedError if the library or the files are missing."""

@@ -45,9 +45,7 @@ class Published:
         if path.is_dir():
             return path / (self.subfolder or "")
         if path.is_absolute() or self.name.startswith((".", "~")) or self.name.count("/") > 1:
-            raise PretrainedError(
-                Problem(f"folder `{path}` does not exist", code="missing-file", subject=self.name),
-            )
+            raise PretrainedError(Problem(f"folder `{path}` does not exist", code="missing-file", subject=self.name))
         inside = f"{self.subfolder}/" if self.subfolder else ""
         try:
             config = try_to_load_from_cache(self.name, f"{inside}config.json", revision=self.revision)

@@ -29,13 +29,7 @@ class Lion(torch.optim.Optimizer):
         maximize: bool,
         foreach: bool,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "weight_decay": weight_decay,
-            "maximize": maximize,
-            "foreach": foreach,
-        }
+        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize, "foreach": foreach}
         super().__init__(parameters, defaults)
 
     @torch.no_grad()

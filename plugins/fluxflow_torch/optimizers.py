@@ -47,17 +47,13 @@ def _nesterov(builder: Any, _: Any, nesterov: bool) -> None:
 
 
 @frozen
-class AdamWBuilder:
-    """torch.optim.AdamW: Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
-
+class _Adam:
     lr: float = _positive(1e-3)
     """Learning rate."""
     betas: tuple[float, float] = field(default=(0.9, 0.999), validator=_betas)
     """Decay of the running averages of the gradient and of its square."""
     eps: float = _at_least_zero(1e-8)
     """Added to the denominator."""
-    weight_decay: float = _at_least_zero(1e-2)
-    """Decay of the weights, times the learning rate."""
     amsgrad: bool = False
     """Whether to divide by the largest second moment so far (Reddi et al., 2018)."""
     maximize: bool = False
@@ -66,6 +62,14 @@ class AdamWBuilder:
     """Without `fused`: one kernel per operation for all parameters; null: where torch expects it to be faster."""
     fused: bool = True
     """One fused kernel for all parameters; much faster, also on a CPU."""
+
+
+@frozen
+class AdamWBuilder(_Adam):
+    """torch.optim.AdamW: Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
+
+    weight_decay: float = _at_least_zero(1e-2)
+    """Decay of the weights, times the learning rate."""
 
     def __call__(self, parameters: Iterable[Parameter]) -> Optimizer:
         """Build the optimizer."""
@@ -75,25 +79,11 @@ class AdamWBuilder:
 
 
 @frozen
-class AdamBuilder:
+class AdamBuilder(_Adam):
     """torch.optim.Adam (Kingma and Ba, 2015)."""
 
-    lr: float = _positive(1e-3)
-    """Learning rate."""
-    betas: tuple[float, float] = field(default=(0.9, 0.999), validator=_betas)
-    """Decay of the running averages of the gradient and of its square."""
-    eps: float = _at_least_zero(1e-8)
-    """Added to the denominator."""
     weight_decay: float = _at_least_zero(0.0)
     """L2 penalty, added to the gradient."""
-    amsgrad: bool = False
-    """Whether to divide by the largest second moment so far (Reddi et al., 2018)."""
-    maximize: bool = False
-    """Whether to maximize the loss instead of minimizing it."""
-    foreach: bool | None = _foreach()
-    """Without `fused`: one kernel per operation for all parameters; null: where torch expects it to be faster."""
-    fused: bool = True
-    """One fused kernel for all parameters; much faster, also on a CPU."""
 
     def __call__(self, parameters: Iterable[Parameter]) -> Optimizer:
         """Build the optimizer."""
@@ -223,5 +213,6 @@ class MuonBuilder:
         from .classes import MuonWithAdamW
 
         own = {name: value for name, value in asdict(self).items() if not name.startswith("adamw_")}
-        adamw = AdamWBuilder(self.adamw_lr or self.lr, self.adamw_betas, self.adamw_eps, self.adamw_weight_decay)
+        lr, weight_decay = self.adamw_lr or self.lr, self.adamw_weight_decay
+        adamw = AdamWBuilder(lr, self.adamw_betas, self.adamw_eps, weight_decay=weight_decay)
         return MuonWithAdamW(parameters, own, asdict(adamw))

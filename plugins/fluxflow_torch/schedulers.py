@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import asdict, evolve, field, frozen, validators
+from attrs import Attribute, asdict, evolve, field, frozen, validators
 
 from fluxflow_registry import Better
 
@@ -59,18 +59,27 @@ def _optional_count() -> Any:
     return field(default=None, validator=validators.optional(validators.ge(1)))
 
 
-@frozen
-class CosineAnnealingLRBuilder:
+def _shared_last(_: type, options: list[Attribute[Any]]) -> list[Attribute[Any]]:
+    """Order `interval` and `warmup` after a schedule's own options: attrs' `field_transformer`."""
+    return sorted(options, key=lambda option: option.name in ("interval", "warmup"))
+
+
+@frozen(kw_only=True)
+class _Schedule:
+    interval: Interval = "epoch"
+    """What an interval is."""
+    warmup: int = _count(0)
+    """Intervals of a linear rise before the schedule starts."""
+
+
+@frozen(field_transformer=_shared_last)
+class CosineAnnealingLRBuilder(_Schedule):
     """torch's CosineAnnealingLR: lr falls as a half cosine from lr to eta_min_factor * lr (Loshchilov, 2017)."""
 
     eta_min_factor: float = field(default=0.0, validator=[validators.ge(0), validators.le(1)])
     """The last rate as a share of the first."""
     T_max: int | None = _optional_count()
     """Intervals of the descent; null: until the planned end of the step."""
-    interval: Interval = "epoch"
-    """What an interval is."""
-    warmup: int = _count(0)
-    """Intervals of a linear rise before the schedule starts."""
 
     def __call__(self, optimizer: Optimizer, total: int) -> LRScheduler:
         """Build the scheduler."""
@@ -86,18 +95,14 @@ class CosineAnnealingLRBuilder:
         return with_warmup(optimizer, self.warmup, lambda: CosineAnnealingLR(optimizer, t_max, eta_min=eta_min))
 
 
-@frozen
-class StepLRBuilder:
+@frozen(field_transformer=_shared_last)
+class StepLRBuilder(_Schedule):
     """torch's StepLR: lr is multiplied by gamma every step_size intervals."""
 
     step_size: int = field(validator=validators.ge(1))
     """Intervals between two reductions."""
     gamma: float = _factor(0.1)
     """Factor of each reduction."""
-    interval: Interval = "epoch"
-    """What an interval is."""
-    warmup: int = _count(0)
-    """Intervals of a linear rise before the schedule starts."""
 
     def __call__(self, optimizer: Optimizer) -> LRScheduler:
         """Build the scheduler."""
@@ -106,16 +111,12 @@ class StepLRBuilder:
         return with_warmup(optimizer, self.warmup, lambda: StepLR(optimizer, self.step_size, self.gamma))
 
 
-@frozen
-class ExponentialLRBuilder:
+@frozen(field_transformer=_shared_last)
+class ExponentialLRBuilder(_Schedule):
     """torch's ExponentialLR: lr is multiplied by gamma at every interval."""
 
     gamma: float = _factor(0.99)
     """Factor of each interval."""
-    interval: Interval = "epoch"
-    """What an interval is."""
-    warmup: int = _count(0)
-    """Intervals of a linear rise before the schedule starts."""
 
     def __call__(self, optimizer: Optimizer) -> LRScheduler:
         """Build the scheduler."""
@@ -124,8 +125,8 @@ class ExponentialLRBuilder:
         return with_warmup(optimizer, self.warmup, lambda: ExponentialLR(optimizer, self.gamma))
 
 
-@frozen
-class LinearLRBuilder:
+@frozen(field_transformer=_shared_last)
+class LinearLRBuilder(_Schedule):
     """torch's LinearLR: lr goes linearly from start_factor to end_factor over total_iters intervals."""
 
     start_factor: float = _factor(1 / 3)
@@ -134,10 +135,6 @@ class LinearLRBuilder:
     """The last rate as a share of lr."""
     total_iters: int | None = _optional_count()
     """Intervals of the change; null: until the planned end of the step."""
-    interval: Interval = "epoch"
-    """What an interval is."""
-    warmup: int = _count(0)
-    """Intervals of a linear rise before the schedule starts."""
 
     def __call__(self, optimizer: Optimizer, total: int) -> LRScheduler:
         """Build the scheduler."""
@@ -147,18 +144,14 @@ class LinearLRBuilder:
         return with_warmup(optimizer, self.warmup, lambda: LinearLR(optimizer, *factors, iters))
 
 
-@frozen
-class ConstantLRBuilder:
+@frozen(field_transformer=_shared_last)
+class ConstantLRBuilder(_Schedule):
     """torch's ConstantLR: lr is multiplied by factor for the first total_iters intervals."""
 
     factor: float = _factor(1 / 3)
     """Share of lr at the start."""
     total_iters: int = field(default=5, validator=validators.ge(1))
     """Intervals until lr has its full value."""
-    interval: Interval = "epoch"
-    """What an interval is."""
-    warmup: int = _count(0)
-    """Intervals of a linear rise before the schedule starts."""
 
     def __call__(self, optimizer: Optimizer) -> LRScheduler:
         """Build the scheduler."""
@@ -167,8 +160,8 @@ class ConstantLRBuilder:
         return with_warmup(optimizer, self.warmup, lambda: ConstantLR(optimizer, self.factor, self.total_iters))
 
 
-@frozen
-class OneCycleLRBuilder:
+@frozen(field_transformer=_shared_last)
+class OneCycleLRBuilder(_Schedule):
     """torch's OneCycleLR: lr rises to the optimizer's lr and falls far below its first value (Smith, 2018)."""
 
     pct_start: float = field(default=0.3, validator=[validators.gt(0), validators.lt(1)])
@@ -187,10 +180,8 @@ class OneCycleLRBuilder:
     """The last rate is the first / final_div_factor."""
     three_phase: bool = field(default=False)
     """Whether lr first falls to its first value as fast as it rose, then below it; pct_start is at most 0.5."""
-    interval: Interval = "batch"
+    interval: Interval = field(default="batch", kw_only=True)
     """What an interval is."""
-    warmup: int = _count(0)
-    """Intervals of a linear rise to the first rate before the schedule starts."""
 
     @three_phase.validator
     def _short_enough(self, _: Any, three_phase: bool) -> None:
@@ -205,22 +196,9 @@ class OneCycleLRBuilder:
         steps = max(total - self.warmup, 1) + 1
         # torch divides by the length of the rise, which would be zero intervals here.
         rise = math.nextafter(self.pct_start, 0) if self.pct_start * steps == 1 else self.pct_start
+        options = asdict(self, filter=lambda attribute, _: attribute.name not in ("interval", "warmup", "pct_start"))
         return with_warmup(
-            optimizer,
-            self.warmup,
-            lambda: OneCycleLR(
-                optimizer,
-                max_lr=rates,
-                total_steps=steps,
-                pct_start=rise,
-                anneal_strategy=self.anneal_strategy,
-                cycle_momentum=self.cycle_momentum,
-                base_momentum=self.base_momentum,
-                max_momentum=self.max_momentum,
-                div_factor=self.div_factor,
-                final_div_factor=self.final_div_factor,
-                three_phase=self.three_phase,
-            ),
+            optimizer, self.warmup, lambda: OneCycleLR(optimizer, rates, steps, pct_start=rise, **options)
         )
 
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from fluxflow_registry import Ending, Register, Transition, counted, hookimpl
+from fluxflow_registry import Register, Transition, hookimpl
 
-from .transitions import AllOf, AnyOf, LossThreshold, Plateau
-
-
-def epoch(epoch: int, epochs: int) -> Ending | None:
-    """Ends after the step's `epochs`, as a step without a transition does."""
-    return Ending(counted(epochs, "epoch")) if epoch >= epochs else None
+from .transitions import AllOf, AnyOf, LossThreshold, Plateau, epoch
 
 
 @hookimpl

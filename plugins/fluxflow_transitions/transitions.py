@@ -6,11 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
-from attrs import evolve, field, frozen, validators
+from attrs import Attribute, evolve, field, frozen, validators
 
 from fluxflow_registry import Better, Ending, History, Summary, counted
 
 Mode = Literal["min", "max"]
+
+
+def epoch(epoch: int, epochs: int) -> Ending | None:
+    """Ends after the step's `epochs`, as a step without a transition does."""
+    return Ending(counted(epochs, "epoch")) if epoch >= epochs else None
 
 
 def mode_of(better: Better, metric: str) -> Mode:
@@ -51,23 +56,26 @@ def limit_reached(epoch: int, limit: int, state: str) -> Ending | None:
     return Ending(f"{counted(limit, 'epoch')} {state}", limit=True) if epoch >= limit else None
 
 
-def min_epochs_field() -> Any:
-    """The option `min_epochs`."""
-    return field(default=1, validator=validators.ge(1))
-
-
-def max_epochs_field() -> Any:
-    """The option `max_epochs`, which is at least `min_epochs`."""
-    return field(default=None, validator=[validators.optional(validators.ge(1)), _at_least_min_epochs])
-
-
-def _at_least_min_epochs(transition: Any, _: Any, max_epochs: int | None) -> None:
-    if max_epochs is not None and max_epochs < transition.min_epochs:
+def _at_least_min(transition: _Limits, _: Any, max_epochs: int) -> None:
+    if max_epochs < transition.min_epochs:
         raise ValueError(f"max_epochs is {max_epochs}, less than min_epochs ({transition.min_epochs})")
 
 
-@frozen
-class LossThreshold:
+def _limits_last(_: type, options: list[Attribute[Any]]) -> list[Attribute[Any]]:
+    """Order the options of `_Limits` after a transition's own: attrs' `field_transformer`."""
+    return sorted(options, key=lambda option: option.kw_only)
+
+
+@frozen(kw_only=True)
+class _Limits:
+    min_epochs: int = field(default=1, validator=validators.ge(1))
+    """Smallest number of epochs of the step."""
+    max_epochs: int | None = field(default=None, validator=validators.optional([validators.ge(1), _at_least_min]))
+    """Safety limit; null: the step's own `epochs`."""
+
+
+@frozen(field_transformer=_limits_last)
+class LossThreshold(_Limits):
     """Ends when a metric, smoothed over its last 20 logged values, is below (or above) a threshold.
 
     The condition must hold at the end of `patience` consecutive epochs, after at least `min_epochs`; after
@@ -82,10 +90,6 @@ class LossThreshold:
     """The side of the threshold on which the step ends; null: below for losses, above if higher is better."""
     patience: int = field(default=1, validator=validators.ge(1))
     """Number of consecutive epochs for which the condition must hold."""
-    min_epochs: int = min_epochs_field()
-    """Smallest number of epochs of the step."""
-    max_epochs: int | None = max_epochs_field()
-    """Safety limit; null: the step's own `epochs`."""
 
     def metrics(self) -> list[str]:
         """The monitored metric."""
@@ -106,8 +110,8 @@ class LossThreshold:
         return limit_reached(epoch, self.max_epochs or epochs, state)
 
 
-@frozen
-class Plateau:
+@frozen(field_transformer=_limits_last)
+class Plateau(_Limits):
     """Ends when the mean of a metric over an epoch has not improved for `patience` epochs.
 
     An epoch improves on the best b so far if its mean is better by more than min_delta, or by more than
@@ -124,10 +128,6 @@ class Plateau:
     """Whether min_delta is a share of the best value so far."""
     mode: Literal["min", "max"] | None = None
     """Whether lower (min) or higher (max) is better; null: as the metric defines it, min for losses."""
-    min_epochs: int = min_epochs_field()
-    """Smallest number of epochs of the step."""
-    max_epochs: int | None = max_epochs_field()
-    """Safety limit; null: the step's own `epochs`."""
 
     def metrics(self) -> list[str]:
         """The monitored metric."""
@@ -230,14 +230,10 @@ def _consistent(_: Any, __: Any, conditions: Sequence[Condition]) -> None:
             raise ValueError(f"condition {number} of {len(conditions)} {conflict}")
 
 
-@frozen
-class _Combination:
+@frozen(field_transformer=_limits_last)
+class _Combination(_Limits):
     conditions: list[Condition] = field(validator=_consistent)
     """Each has `epochs`, or a `metric` with `below` or `above` (patience) or `plateau` (min_delta, relative, mode)."""
-    min_epochs: int = min_epochs_field()
-    """Smallest number of epochs of the step."""
-    max_epochs: int | None = max_epochs_field()
-    """Safety limit; null: the step's own `epochs`."""
 
     def metrics(self) -> list[str]:
         """The monitored metrics."""
@@ -248,7 +244,7 @@ class _Combination:
         return evolve(self, conditions=[condition.directed(better) for condition in self.conditions])
 
 
-@frozen
+@frozen(field_transformer=_limits_last)
 class AllOf(_Combination):
     """Ends when all conditions are met after the same epoch.
 
@@ -264,7 +260,7 @@ class AllOf(_Combination):
         return limit_reached(epoch, self.max_epochs or epochs, f"without {' and '.join(unmet) or 'min_epochs'}")
 
 
-@frozen
+@frozen(field_transformer=_limits_last)
 class AnyOf(_Combination):
     """Ends when one of the conditions is met.
 

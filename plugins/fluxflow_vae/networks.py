@@ -79,10 +79,7 @@ class Compressor(nn.Module):
         self.scaling_factor = scaling_factor
         widths = _widths(width, downscale, patch)
         attention_level = _level_of_attention(attention, attention_downscale, downscale, patch)
-        layers: list[nn.Module] = [
-            nn.PixelUnshuffle(patch),
-            nn.Conv2d(3 * patch**2, width, 3, padding=1),
-        ]
+        layers: list[nn.Module] = [nn.PixelUnshuffle(patch), nn.Conv2d(3 * patch**2, width, 3, padding=1)]
         for level, here in enumerate(widths):
             layers += [ResidualBlock(here, activation, norm) for _ in range(depth)]
             if level == attention_level:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fluxflow_balancers.inverse import Inverse, InverseWeigher, fixed
+from fluxflow_balancers.balancers import Inverse, InverseWeigher, fixed
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.models.build import build_models

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fluxflow_flow import values
-from fluxflow_flow.generation import GeneratedImage
+from fluxflow_flow.generation import GeneratedImage, to_own_scale
 from fluxflow_flow.paths import Path, RectifiedPath
 from fluxflow_flow.samplers import Euler
-from fluxflow_flow.scale import to_own_scale
 from fluxflow_registry import DataError
 from fluxflow_text.values import Prompt
 

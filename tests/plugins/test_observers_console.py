@@ -215,7 +215,7 @@ def test_on_a_terminal_three_bars_show_what_is_done_and_what_is_left(
     notifier: Callable[..., Notify], run: Any, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console_module, "open_display", lambda console, _: LiveBars(console))
-    monkeypatch.setattr(LiveBars, "interval", 0.0)
+    monkeypatch.setattr("fluxflow_observers.console.progress.REFRESH", 0.0)
     notify = notifier(observer := Console())
 
     play(notify, run, until="batch")

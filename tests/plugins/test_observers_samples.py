@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 
 from fluxflow_observers.images import context_images
-from fluxflow_observers.samples.inputs import read_image
-from fluxflow_observers.samples.observer import Samples
+from fluxflow_observers.samples import Samples, read_image
 from fluxflow_registry import DataError, FluxflowError, Position
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.engine.run.observers import ObservedRun

@@ -22,8 +22,7 @@ from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import load
-from fluxflow_transitions import epoch
-from fluxflow_transitions.transitions import AllOf, AnyOf, Condition, LossThreshold, Plateau
+from fluxflow_transitions.transitions import AllOf, AnyOf, Condition, LossThreshold, Plateau, epoch
 
 from ..small import PLUGINS, VAE_GAN
 

@@ -198,14 +198,6 @@ def key_and_extension(name: str) -> tuple[str, str] | None:
     return (f"{folder}{slash}{stem}", extension.lower()) if stem and extension else None
 
 
-def digest_of(shards: Sequence[ShardIndex], *choices: str) -> str:
-    """One digest of all shards in order, and of which of their members are read."""
-    digest = blake2b("\0".join(choices).encode(), digest_size=16)
-    for shard in shards:
-        digest.update(shard.digest.encode())
-    return digest.hexdigest()
-
-
 CACHE = Cache("index", ".index", b"fluxflow shard index 1\n")
 
 

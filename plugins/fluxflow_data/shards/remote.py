@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from hashlib import blake2b
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -80,31 +79,17 @@ def read_range(url: str, token_env: str | None, offset: int, size: int, state: t
                 raise shard_error(url, "the server no longer returns parts of it", "changed-file")
             if _range(answer, url) != (offset, stop, length) or _version(answer) != version:
                 raise _changed(url, "the dataset was opened")
-            content = _body(answer)
+            content = b""
+            with suppress(OSError, HTTPException):
+                content = answer.read()
         if len(content) == stop - offset:
             return content
         wait(attempt)
     raise connection_lost(url)
 
 
-@contextmanager
-def rest_of(file: RemoteFile, offset: int) -> Iterator[HTTPResponse]:
-    """The response with all of a file from `offset` on; raises DataError if the file has changed."""
-    with response(file.url, file.token_env, (offset, None) if offset else None) as answer:
-        if (offset and answer.status != 206) or _version(answer) != file.version:
-            raise _changed(file.url, "its download started")
-        yield answer
-
-
 def _changed(url: str, since: str) -> Exception:
     return shard_error(url, f"it has changed since {since}; rerun the command", "changed-file")
-
-
-def _body(answer: HTTPResponse) -> bytes:
-    try:
-        return answer.read()
-    except (OSError, HTTPException):
-        return b""
 
 
 def _range(answer: HTTPResponse, url: str) -> tuple[int, int, int]:
@@ -177,9 +162,11 @@ class Downloads:
                 working.unlink()
 
     def _append(self, file: RemoteFile, descriptor: int) -> bool:
-        """Append what is missing of a file; returns whether it is complete."""
+        """Append what is missing of a file; returns whether it is complete. Raises DataError if it has changed."""
         length = os.lseek(descriptor, 0, os.SEEK_END)
-        with rest_of(file, length) as answer:
+        with response(file.url, file.token_env, (length, None) if length else None) as answer:
+            if (length and answer.status != 206) or _version(answer) != file.version:
+                raise _changed(file.url, "its download started")
             while True:
                 try:
                     content = answer.read(CHUNK)

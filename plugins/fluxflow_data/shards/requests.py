@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -88,17 +87,8 @@ def shard_error(url: str, cause: str, code: str, notes: Sequence[tuple[str, str]
     return DataError(shard_problem(url, f"cannot be read: {cause}", code, notes))
 
 
-@contextmanager
-def response(url: str, token_env: str | None, part: tuple[int, int | None] | None) -> Iterator[HTTPResponse]:
+def response(url: str, token_env: str | None, part: tuple[int, int | None] | None) -> HTTPResponse:
     """The response to a request for a part of a file, or for all of it; raises DataError."""
-    answer = _request(url, token_env, part)
-    try:
-        yield answer
-    finally:
-        answer.close()
-
-
-def _request(url: str, token_env: str | None, part: tuple[int, int | None] | None) -> HTTPResponse:
     failure = ""
     for attempt in range(ATTEMPTS):
         request = Request(url, headers={"User-Agent": "fluxflow-registry", "Accept-Encoding": "identity"})

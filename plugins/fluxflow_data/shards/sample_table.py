@@ -16,7 +16,7 @@ from attrs import evolve, frozen
 from fluxflow_registry import DataError, Problem
 
 from ..cache import DIGEST_SIZE, Cache
-from .index import CAPTION, CAPTION_SIZE, IMAGE, IMAGE_SIZE, SampleMembers, ShardIndex, digest_of, indexed
+from .index import CAPTION, CAPTION_SIZE, IMAGE, IMAGE_SIZE, SampleMembers, ShardIndex, indexed
 from .paths import is_remote, public
 from .reader import Reader, Span
 from .remote import Downloads, probe
@@ -154,7 +154,9 @@ def open_shards(
     if problems:
         return None
     firsts = np.concatenate([[0], np.cumsum([len(index) for index in indexes])]).astype(np.int64)
-    return SampleTable(tuple(shards), firsts, digest_of(indexes, *wanted.images, "", wanted.caption))
+    choices = "\0".join((*wanted.images, "", wanted.caption))
+    content = choices + "".join(index.digest for index in indexes)
+    return SampleTable(tuple(shards), firsts, blake2b(content.encode(), digest_size=16).hexdigest())
 
 
 def _open(path: str, wanted: SampleMembers, downloads: Downloads) -> Shard | list[Problem]:

@@ -209,5 +209,5 @@ def _shortened(name: str | bytes) -> str:
 
 
 def _compression(block: bytes) -> str:
-    names = [name for start, name in COMPRESSED.items() if block.startswith(start)]
-    return f": it is compressed with {names[0]}, so that no sample can be read by its position" if names else ""
+    name = next((name for start, name in COMPRESSED.items() if block.startswith(start)), None)
+    return f": it is compressed with {name}, so that no sample can be read by its position" if name else ""

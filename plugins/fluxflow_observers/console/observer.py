@@ -14,7 +14,7 @@ from fluxflow_registry import Ending, Position, Summary, counted, hookimpl
 from ..formatting import NAME, duration, epoch_and_batch, epochs_of, heading, metric_value, whereabouts
 from ..terminal import open_console
 from ..timing import StepClock
-from .progress import Display, Progress, open_display, time_of_day
+from .progress import PlainLines, Progress, open_display, time_of_day
 
 if TYPE_CHECKING:
     from fluxflow_registry import RunView, StepView
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class _ConsoleState:
     """What changes during a run."""
 
-    display: Display | None = None
+    display: PlainLines | None = None
     progress: Progress | None = None
     started_at: float = 0.0
     resumed: bool = False
@@ -190,7 +190,7 @@ class Console:
             self._state.progress = Progress(run, self.names)
         return self._state.progress
 
-    def _display(self) -> Display:
+    def _display(self) -> PlainLines:
         """The display; the first message opens it, which may be a warning before the run starts."""
         if self._state.display is None:
             self._state.display = open_display(open_console(), self.every_seconds)

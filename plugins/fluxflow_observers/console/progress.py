@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime
 from time import perf_counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from attrs import Factory, define, evolve, field
 
@@ -126,40 +126,21 @@ def time_of_day() -> str:
 REFRESH = 0.2
 
 
-class Display(Protocol):
-    """Displays messages, and the progress of a step from `begin` to `close`."""
-
-    #: Seconds from one `update` to the next.
-    interval: float
-
-    def message(self, text: str, style: str = "") -> None:
-        """Print a message that stays."""
-
-    def begin(self, progress: Progress) -> None:
-        """Start a step."""
-
-    def update(self, progress: Progress) -> None:
-        """Show the progress."""
-
-    def close(self) -> None:
-        """Restore the terminal; may be called at any time, and repeatedly."""
-
-
 class PlainLines:
-    """Progress as plain lines."""
+    """Displays messages, and the progress of a step from `begin` to `close`, as lines every `interval` seconds."""
 
     def __init__(self, console: Console, interval: float) -> None:
         self.console = console
         self.interval = interval
 
     def message(self, text: str, style: str = "") -> None:
-        """Print a message."""
+        """Print a message that stays."""
         from rich.text import Text
 
         self.console.print(Text(text, style), soft_wrap=True)
 
     def begin(self, progress: Progress) -> None:
-        """Lines need no preparation."""
+        """Start a step; lines need no preparation."""
 
     def update(self, progress: Progress) -> None:
         """Print a line, unless the end of the epoch is about to print one."""
@@ -168,27 +149,19 @@ class PlainLines:
             self.message(progress.line(step, position, progress.smoothed()))
 
     def close(self) -> None:
-        """Lines leave nothing to restore."""
+        """Restore the terminal; may be called at any time, and repeatedly."""
 
 
-class LiveBars:
+class LiveBars(PlainLines):
     """Progress as three bars and the latest metrics, below the messages.
 
     The thread that trains redraws them a few times a second (1 ms each): another thread could hold a lock
     while loader processes are forked.
     """
 
-    interval = REFRESH
-
     def __init__(self, console: Console) -> None:
-        self.console = console
+        super().__init__(console, REFRESH)
         self.live: Live | None = None
-
-    def message(self, text: str, style: str = "") -> None:
-        """Print a message above the bars."""
-        from rich.text import Text
-
-        self.console.print(Text(text, style), soft_wrap=True)
 
     def begin(self, progress: Progress) -> None:
         """Show the bars."""
@@ -238,6 +211,6 @@ def render(progress: Progress) -> RenderableType:
     return Group(grid, Text(" | ".join(progress.parts(progress.smoothed())), "dim"))
 
 
-def open_display(console: Console, every_seconds: float) -> Display:
+def open_display(console: Console, every_seconds: float) -> PlainLines:
     """Bars on a terminal, lines elsewhere."""
     return LiveBars(console) if is_live(console) else PlainLines(console, every_seconds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,16 +12,17 @@ from attrs import frozen
 from fluxflow_registry import Position, counted, hookimpl, one_line, write_file
 
 from ..formatting import duration
-from .metrics import BATCH_SECONDS, Series, StepLog, kind_of
+from .metrics import BATCH_SECONDS, Series, StepLog, kind_of, read_run
 
 if TYPE_CHECKING:
     from fluxflow_registry import RunView
 
-    from .metrics import StepLog
-
 #: All charts, in this order; a chart without logged metrics is left out.
 CHARTS = ("training_losses", "kl_loss", "learning_rates", "batch_times", "training_overview")
 SUMMARY = "training_summary.txt"
+
+#: Kinds of metrics with a row in the summary for each epoch.
+BY_EPOCH = ("loss", "kl", "other")
 
 
 @frozen(eq=False)
@@ -38,8 +39,6 @@ class Graphs:
     @hookimpl(tryfirst=True)
     def run_ended(self, run: RunView, position: Position) -> None:
         """Write all charts; matplotlib is imported only now. A failure is a warning."""
-        from .metrics import read_run
-
         try:
             write_graphs(read_run(run.folder), run.folder / "graph")
         except OSError:  # the engine handles a full disk
@@ -67,18 +66,11 @@ def write_graphs(logs: list[StepLog], folder: Path) -> list[Path]:
     return [*written, folder / SUMMARY]
 
 
-#: Kinds with a row for each epoch.
-BY_EPOCH = ("loss", "kl", "other")
-
-
 def summary(logs: Sequence[StepLog]) -> str:
     """Every series of every step: first, last, min, max, mean; then min, mean and max of each epoch."""
-    parts = ["Training summary", "================", ""]
-    total = sum(log.seconds for log in logs)
-    parts.append(f"{counted(len(logs), 'step')}, {duration(total)} of logged training")
-    for log in logs:
-        parts += ["", *_step(log)]
-    return "\n".join(parts) + "\n"
+    total = f"{counted(len(logs), 'step')}, {duration(sum(log.seconds for log in logs))} of logged training"
+    steps = [line for log in logs for line in ("", *_step(log))]
+    return "\n".join(["Training summary", "================", "", total, *steps]) + "\n"
 
 
 def _step(log: StepLog) -> list[str]:
@@ -86,8 +78,7 @@ def _step(log: StepLog) -> list[str]:
     head += f", {duration(log.seconds)}"
     lines = [head, "-" * len(head)]
     if log.resumed:
-        places = ", ".join(f"{at:,.0f}" for at in log.resumed)
-        lines.append(f"resumed after batch {places}")
+        lines.append(f"resumed after batch {', '.join(f'{at:,.0f}' for at in log.resumed)}")
     if log.unreadable:
         lines.append(f"{counted(log.unreadable, 'line')} could not be read")
     metrics = {**log.metrics, **log.evaluations}
@@ -99,7 +90,12 @@ def _step(log: StepLog) -> list[str]:
     )
     shown = {name: epochs for name, epochs in log.epochs.items() if kind_of(name) in BY_EPOCH}
     if shown:
-        lines += ["", *_epochs(shown)]
+        rows = [
+            (name if number == 0 else "", str(epoch), *map(_value, values))
+            for name, epochs in shown.items()
+            for number, (epoch, values) in enumerate(sorted(epochs.items()))
+        ]
+        lines += ["", *_table(("by epoch", "epoch", "min", "mean", "max"), rows)]
     return lines
 
 
@@ -112,24 +108,10 @@ def _row(name: str, series: Series) -> tuple[str, ...]:
     return (name, *map(_value, values), f"{len(series.at):,}", f"{missing:,}" if missing else "")
 
 
-def _epochs(epochs: Mapping[str, Mapping[int, tuple[float, float, float]]]) -> list[str]:
-    rows = [
-        (name if number == 0 else "", str(epoch), *map(_value, values))
-        for name, found in epochs.items()
-        for number, (epoch, values) in enumerate(sorted(found.items()))
-    ]
-    return _table(("by epoch", "epoch", "min", "mean", "max"), rows)
-
-
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (head, *rows)
-    ]
+    aligned = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in (head, *rows)]
+    return ["  ".join(cells).rstrip() for cells in aligned]
 
 
 def _value(value: float) -> str:

@@ -39,17 +39,15 @@ class ModelKeys:
 
 
 @frozen
-class DataKeys:
-    """The section `data`."""
+class _ImageKeys:
+    """The keys that the section `data` and an entry of `training.pipeline.datasets` share."""
 
     data_path: str | None = None
-    """Folder of images."""
+    """Folder of images; in a dataset, `image_folder` is the same."""
     captions_file: str | None = None
     """File of lines `name<TAB>caption`; null: `a.txt` beside `a.jpg`."""
     fixed_prompt_prefix: str | None = None
     """Prepended to every caption, as `{prefix}. {caption}`."""
-    use_webdataset: bool | None = None
-    """Whether the tar files of `webdataset_url` are read; null: if there is no `data_path`."""
     webdataset_url: str | list[str] | None = None
     """Tar files: a path or address with ranges or wildcards."""
     webdataset_token: str | None = None
@@ -60,43 +58,32 @@ class DataKeys:
     """Extension of the member that contains the caption."""
     webdataset_caption_key: str = "prompt"
     """The caption's key in that member, if it is JSON."""
-    img_size: int = _at_least(1, 1024)
-    """Side of the images in pixels."""
     reduced_min_sizes: list[int] | None = None
     """Smaller sides on which each batch is trained as well."""
+
+
+@frozen
+class DataKeys(_ImageKeys):
+    """The section `data`."""
+
+    use_webdataset: bool | None = None
+    """Whether the tar files of `webdataset_url` are read; null: if there is no `data_path`."""
+    img_size: int = _at_least(1, 1024)
+    """Side of the images in pixels."""
     channels: Literal[3] = 3
     """Channels of an image."""
 
 
-# More than a dozen members: one attribute for each key.
 @frozen
-class DatasetKeys:
+class DatasetKeys(_ImageKeys):
     """An entry of `training.pipeline.datasets`."""
 
     type: Literal["local", "webdataset"] = "local"
     """Where the images are: in a folder, or in tar files."""
     image_folder: str | None = None
     """Folder of images; same as `data_path`."""
-    data_path: str | None = None
-    """Folder of images; same as `image_folder`."""
-    captions_file: str | None = None
-    """As in `data`."""
-    fixed_prompt_prefix: str | None = None
-    """As in `data`."""
-    webdataset_url: str | list[str] | None = None
-    """As in `data`."""
-    webdataset_token: str | None = None
-    """As in `data`."""
-    webdataset_image_key: str = "png"
-    """As in `data`."""
-    webdataset_label_key: str = "json"
-    """As in `data`."""
-    webdataset_caption_key: str = "prompt"
-    """As in `data`."""
     img_size: int | None = _optional()
     """Side of the images; null: that of `data`."""
-    reduced_min_sizes: list[int] | None = None
-    """As in `data`."""
     batch_size: int | None = _optional()
     """For steps without their own."""
     workers: int | None = _optional(0)

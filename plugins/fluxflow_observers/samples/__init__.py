@@ -1,1 +1,0 @@
-"""Observer `samples`: images, one file each."""
