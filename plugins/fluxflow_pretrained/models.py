@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import asdict, field, frozen, validators
+from attrs import Attribute, asdict, field, frozen, validators
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+def _number_format_last(_: type, options: list[Attribute[Any]]) -> list[Attribute[Any]]:
+    """Order `dtype` and `frozen` after the options of one half: attrs' `field_transformer`."""
+    return sorted(options, key=lambda option: option.name in ("dtype", "frozen"))
 
 
 @frozen
@@ -25,7 +30,7 @@ class _HalfBuilder:
     """Parts that stay frozen even if an update trains the model, such as `encoder.conv_in` or `decoder.mid_block`."""
 
 
-@frozen
+@frozen(field_transformer=_number_format_last)
 class PretrainedCompressorBuilder(_HalfBuilder):
     """Encoder of diffusers' AutoencoderKL with its published weights: image to a Gaussian posterior.
 

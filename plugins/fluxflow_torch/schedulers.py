@@ -60,8 +60,8 @@ def _optional_count() -> Any:
 
 
 def _shared_last(_: type, options: list[Attribute[Any]]) -> list[Attribute[Any]]:
-    """Order `interval` and `warmup` after a schedule's own options: attrs' `field_transformer`."""
-    return sorted(options, key=lambda option: option.name in ("interval", "warmup"))
+    """Order `interval`, then `warmup`, after a schedule's own options: attrs' `field_transformer`."""
+    return sorted(options, key=lambda option: ("interval", "warmup").index(option.name) if option.kw_only else -1)
 
 
 @frozen(kw_only=True)

@@ -45,16 +45,16 @@ class _HalfBuilder:
     `bezier_channel`: a curve with four trained control points per channel."""
     norm: Literal["none", "group", "batch"] = "none"
     """Normalization after each convolution, in the main and the skip branches alike."""
-    attention: bool = False
-    """Whether one resolution has self-attention."""
-    attention_downscale: int | None = field(default=None, validator=_resolution_of_attention)
-    """Which one: side of the image over side of the resolution; null: the coarsest."""
 
 
 @frozen
 class CompressorBuilder(_HalfBuilder):
     """Convolutional encoder to a Gaussian posterior; see `networks.Compressor`."""
 
+    attention: bool = False
+    """Whether one resolution has self-attention."""
+    attention_downscale: int | None = field(default=None, validator=_resolution_of_attention)
+    """Which one: side of the image over side of the resolution; null: the coarsest."""
     scaling_factor: float | None = field(default=None, validator=validators.optional(validators.gt(0)))
     """Factor that scales latents to unit variance, such as 0.13025 (SDXL) or 0.18215 (SD 1); null: measured in
     training."""
@@ -73,6 +73,10 @@ class ExpanderBuilder(_HalfBuilder):
     upsample: Literal["interpolate", "bilinear", "transposed"] = "interpolate"
     """How the resolution doubles: by repeating or interpolating positions before a convolution, or by a transposed
     convolution, which tends to leave a checkerboard."""
+    attention: bool = False
+    """Whether one resolution has self-attention."""
+    attention_downscale: int | None = field(default=None, validator=_resolution_of_attention)
+    """Which one: side of the image over side of the resolution; null: the coarsest."""
     spade: bool = False
     """Whether each resolution has a SPADE block conditioned on the latent; the value `reconstruction` switches them."""
     film_width: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
