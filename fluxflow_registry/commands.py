@@ -99,7 +99,7 @@ def train_recipe(path: str, tree: Node, arguments: Namespace, notes: Sequence[Pr
 
     `notes` are printed on stderr once the recipe is valid. SIGINT and SIGTERM save a checkpoint and stop the run.
     """
-    from fluxflow_registry.cli.signals import Signals
+    from fluxflow_registry.cli.invocation import Signals
 
     signals = Signals()
     from fluxflow_registry.check.checker import check

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from fluxflow_registry.cli.device import device_of
-from fluxflow_registry.cli.invocation import Invocation
+from fluxflow_registry.cli.invocation import Invocation, device_of
 from fluxflow_registry.cli.output import Result
 from fluxflow_registry.cli.train import warn_of_late_starts
 from fluxflow_registry.engine.data.batches import Reader

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -16,11 +15,11 @@ from attrs import frozen
 
 from fluxflow_registry import __version__
 from fluxflow_registry.check.checker import check
-from fluxflow_registry.cli.output import emit, emit_json, finish, load_plugins, parse, say
+from fluxflow_registry.cli.output import Result, finish, load_plugins, parse, say
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.plugins_of_run import check_again
 from fluxflow_registry.contracts import SamplerExtras
-from fluxflow_registry.errors import Choices, DataError, Flag, Place, Problem, RecipeError, RunError, one_line
+from fluxflow_registry.errors import DataError, Flag, Place, Problem, RecipeError, RunError, one_line
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 from fluxflow_registry.plan.values import Request, World, resolve_values
 from fluxflow_registry.recipe.overrides import Setting
@@ -41,43 +40,34 @@ LARGEST = 8192
 
 def parser() -> Parser:
     """The command line of `fluxflow-generate`."""
-    made = Parser(
+    built = Parser(
         prog="fluxflow-generate",
         description="Generate images from a run. The same prompt, seed and options give the same image.",
         epilog=EPILOG,
     )
-    made.add_argument(
-        "run", nargs="?", metavar="RUN", help="the folder of a run, such as runs/vae_gan_flow-20261121-120000"
-    )
-    made.add_argument(
-        "--prompt", action="append", default=[], metavar="TEXT", help="what the image shows; may be repeated"
-    )
-    made.add_argument("--prompts", metavar="FILE", help="a text file with one prompt per line")
-    made.add_argument(
+    add = built.add_argument
+    add("run", nargs="?", metavar="RUN", help="the folder of a run, such as runs/vae_gan_flow-20261121-120000")
+    add("--prompt", action="append", default=[], metavar="TEXT", help="what the image shows; may be repeated")
+    add("--prompts", metavar="FILE", help="a text file with one prompt per line")
+    add(
         "--guidance",
         type=float,
         metavar="W",
         help="strength W of v_u + W (v_c - v_u); 1: no guidance (default: the recipe's)",
     )
-    made.add_argument(
-        "--negative-prompt", metavar="TEXT", help="what guidance steers away from (default: the empty prompt)"
-    )
-    made.add_argument("--sampler", metavar="NAME", help="euler, heun, ddim, dpmpp_2m ... (default: the recipe's)")
-    made.add_argument("--steps", type=int, metavar="N", help="number of sampler steps (default: the recipe's)")
-    made.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the initial noise (default: 0)")
-    made.add_argument(
-        "--count", type=int, default=1, metavar="N", help="images per prompt, with seeds S, S+1 ... (default: 1)"
-    )
-    made.add_argument("--image-size", "--img-size", metavar="S|WxH", help="size in pixels (default: the recipe's)")
-    made.add_argument("--step", metavar="NAME", help="in a recipe with branches, the step whose final weights are used")
-    made.add_argument("--output", "--output-path", metavar="DIR", help="folder for the images (default: RUN/generated)")
-    made.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a plugin from a file")
-    made.add_argument(
-        "--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1, mps ... (default: the best available)"
-    )
-    made.add_argument("--json", action="store_true", help="print the list of images as JSON")
-    made.add_argument("--version", action="version", version=f"fluxflow-registry {__version__}")
-    old = made.add_argument_group("flags of FluxFlow")
+    add("--negative-prompt", metavar="TEXT", help="what guidance steers away from (default: the empty prompt)")
+    add("--sampler", metavar="NAME", help="euler, heun, ddim, dpmpp_2m ... (default: the recipe's)")
+    add("--steps", type=int, metavar="N", help="number of sampler steps (default: the recipe's)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the initial noise (default: 0)")
+    add("--count", type=int, default=1, metavar="N", help="images per prompt, with seeds S, S+1 ... (default: 1)")
+    add("--image-size", "--img-size", metavar="S|WxH", help="size in pixels (default: the recipe's)")
+    add("--step", metavar="NAME", help="in a recipe with branches, the step whose final weights are used")
+    add("--output", "--output-path", metavar="DIR", help="folder for the images (default: RUN/generated)")
+    add("--plugin", action="append", default=[], metavar="FILE", help="load a plugin from a file")
+    add("--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1, mps ... (default: the best available)")
+    add("--json", action="store_true", help="print the list of images as JSON")
+    add("--version", action="version", version=f"fluxflow-registry {__version__}")
+    old = built.add_argument_group("flags of FluxFlow")
     old.add_argument(
         "--model-checkpoint", metavar="PATH", help="the folder of a run, a checkpoint in it, or its final/"
     )
@@ -85,11 +75,11 @@ def parser() -> Parser:
     old.add_argument("--use-cfg", action="store_true", help="generate with guidance")
     old.add_argument("--guidance-scale", type=float, metavar="W", help="like --guidance, but only with --use-cfg")
     old.add_argument("--batch-size", type=int, metavar="N", help="no effect: images are generated one by one")
-    return made
+    return built
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Generate the images that the arguments request; returns the exit code."""
+def main(arguments: Namespace) -> Result:
+    """Generate the images that the arguments request."""
     weights = weights_of(arguments)
     prompts = read_prompts(arguments)
     if arguments.count < 1:
@@ -102,14 +92,10 @@ def main(arguments: argparse.Namespace) -> int:
     registry = load_plugins(arguments.plugin)
     plain = check_again(weights.run / "recipe.yaml", registry, arguments.command)
     leaf = leaf_of(plain, arguments.step or weights.step)
-    require_generation(plain, leaf, GENERATED, sampler=arguments.sampler is not None)
+    require_generation(plain, leaf, sampler=arguments.sampler is not None)
     checked = check(weights.run / "recipe.yaml", registry, settings_of(arguments, plain, leaf))
     images = generate(checked, checked.step(leaf.name), weights, prompts, arguments)
-    if arguments.json:
-        emit_json(images)
-    else:
-        emit("\n".join(image["file"] for image in images))
-    return 0
+    return Result(lambda: images, lambda: "\n".join(image["file"] for image in images))
 
 
 @frozen
@@ -125,19 +111,15 @@ class Weights:
 
 
 def weights_of(arguments: Namespace) -> Weights:
-    """The place that the command line names; raises RunError if there is none, RecipeError if two are named."""
+    """The weights that the command line names; raises RunError if there are none, RecipeError if two are named."""
     if arguments.run and arguments.model_checkpoint:
-        raise RecipeError(
-            "`RUN` cannot be combined with `--model-checkpoint`", Flag("--model-checkpoint"), code="conflict"
-        )
+        message = "`RUN` cannot be combined with `--model-checkpoint`"
+        raise RecipeError(message, Flag("--model-checkpoint"), code="conflict")
     named = arguments.run or arguments.model_checkpoint
     if not named:
         hint = "name the folder of a run, as in `fluxflow-generate runs/NAME`, or set --model-checkpoint"
-        raise RecipeError(Problem("a run is required", None, (("hint", hint),), code="missing-argument"))
-    return _weights(Path(named))
-
-
-def _weights(path: Path) -> Weights:
+        raise RecipeError("a run is required", None, [("hint", hint)], code="missing-argument")
+    path = Path(named)
     if (path / "recipe.yaml").is_file():
         return Weights(path)
     run = next((parent for parent in path.absolute().parents if (parent / "recipe.yaml").is_file()), None)
@@ -147,21 +129,17 @@ def _weights(path: Path) -> Weights:
         raise RunError("this is not the folder of a run: it has no recipe.yaml", str(path), code="missing-file")
     run = next((parent for parent in path.parents if parent.absolute() == run), run)
     inner = path.absolute().relative_to(run.absolute()).parts
+    saved = {found.folder.name: found.step for found in checkpoints.listing(run / "checkpoints")}
     if not path.exists():
-        known = [found.folder.name for found in checkpoints.listing(run / "checkpoints")]
-        choices = Choices.of(path.name, known)
         message = f"the run has no checkpoint `{path.name}`"
-        raise RunError(Problem(message, str(path), code="missing-file", subject=path.name, choices=choices))
+        raise RunError(message, str(path), code="missing-file", subject=path.name, choices=saved)
     if inner[0] == "final":
         branch = inner[1] if len(inner) > 1 and not (run / "final" / inner[1] / "config.json").is_file() else None
         return Weights(run, "final", step=branch)
-    if inner[0] == "checkpoints" and len(inner) > 1:
-        folder = run / "checkpoints" / inner[1]
-        step = next((f.step for f in checkpoints.listing(run / "checkpoints") if f.folder == folder), None)
-        if step is not None:
-            return Weights(run, "checkpoint", folder, step)
-    notes = (("hint", "use the folder of the run, a folder in its checkpoints/, or its final/"),)
-    raise RunError(Problem("this folder of the run contains no models", str(path), notes, code="missing-weights"))
+    if inner[0] == "checkpoints" and len(inner) > 1 and inner[1] in saved:
+        return Weights(run, "checkpoint", run / "checkpoints" / inner[1], saved[inner[1]])
+    hint = "use the folder of the run, a folder in its checkpoints/, or its final/"
+    raise RunError("this folder of the run contains no models", str(path), [("hint", hint)], code="missing-weights")
 
 
 @frozen
@@ -174,18 +152,17 @@ class Prompt:
 
 def read_prompts(arguments: Namespace) -> list[Prompt]:
     """The prompts of the command line, of the file and of the folder; raises RecipeError if there are none."""
-    prompts = [Prompt(text, slug(text)) for text in arguments.prompt]
-    if arguments.prompts:
-        prompts += [Prompt(text, slug(text)) for text in _lines(Path(arguments.prompts))]
+    texts = [*arguments.prompt, *(_lines(Path(arguments.prompts)) if arguments.prompts else ())]
+    prompts = [Prompt(text, slug(text)) for text in texts]
     if arguments.text_prompts_path:
-        prompts += _found(Path(arguments.text_prompts_path))
+        prompts += _named_by_files(Path(arguments.text_prompts_path))
     if not prompts:
         hint = 'set --prompt "a small red circle", --prompts FILE or --text-prompts-path DIR'
-        raise RecipeError(Problem("a prompt is required", None, (("hint", hint),), code="missing-argument"))
+        raise RecipeError("a prompt is required", None, [("hint", hint)], code="missing-argument")
     return prompts
 
 
-def _found(path: Path) -> Iterator[Prompt]:
+def _named_by_files(path: Path) -> Iterator[Prompt]:
     """In a folder each `.txt` file is a prompt, named by the file; in a file each line, named by file and line."""
     if not path.is_dir():
         lines = list(_lines(path))
@@ -194,11 +171,11 @@ def _found(path: Path) -> Iterator[Prompt]:
         return
     files = sorted(each for each in path.iterdir() if each.suffix == ".txt" and each.is_file())
     if not files:
-        raise DataError(Problem("the folder of prompts contains no .txt file", str(path), code="missing-file"))
+        raise DataError("the folder of prompts contains no .txt file", str(path), code="missing-file")
     for file in files:
         text = " ".join(_lines(file))
         if not text:
-            raise DataError(Problem("the prompt file is empty", str(file), code="missing-caption"))
+            raise DataError("the prompt file is empty", str(file), code="missing-caption")
         yield Prompt(text, file.stem)
 
 
@@ -207,9 +184,7 @@ def _lines(path: Path) -> Iterator[str]:
     try:
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            Problem(f"cannot read the prompts: {one_line(error)}", str(path), code="unreadable-file")
-        ) from None
+        raise DataError(f"cannot read the prompts: {one_line(error)}", str(path), code="unreadable-file") from None
     yield from (line.strip() for line in content.splitlines() if line.strip())
 
 
@@ -221,8 +196,8 @@ def slug(prompt: str) -> str:
 SAMPLER = "a sampler (set one with `--sampler NAME`)"
 
 
-def require_generation(checked: RecipePlan, step: StepPlan, value: str, sampler: bool) -> None:
-    """Raise RecipeError if `value` cannot be computed from captions; `sampler`: the command line sets one.
+def require_generation(checked: RecipePlan, step: StepPlan, sampler: bool) -> None:
+    """Raise RecipeError if no image can be generated from a caption; `sampler`: the command line sets one.
 
     The recipe is not wrong, since it was trained as it is: one problem lists what it lacks.
     """
@@ -230,17 +205,15 @@ def require_generation(checked: RecipePlan, step: StepPlan, value: str, sampler:
     world = World.of(
         {"caption"}, checked.models, step.providers, sampler=has_sampler, image_size=True, dataset="the batch"
     )
-    problems = resolve_values(world, [Request.of("the run", [value], Place(checked.recipe.path))])[1]
+    problems = resolve_values(world, [Request.of("the run", [GENERATED], Place(checked.recipe.path))])[1]
     if problems:
         lacking = list(dict.fromkeys(_lacking(problem) for problem in problems))
-        message = "this run cannot generate images from text"
-        notes = [
-            ("cause", "the run lacks " + ", ".join(lacking)),
-            ("received", f"models {', '.join(checked.models) or 'none'}; steps {_names(checked)}"),
-        ]
+        models, steps = ", ".join(checked.models) or "none", ", ".join(step.name for step in checked.steps)
+        notes = [("cause", f"the run lacks {', '.join(lacking)}"), ("received", f"models {models}; steps {steps}")]
         if lacking != [SAMPLER]:
             notes.append(("hint", "use a run whose recipe has all of these, such as recipes/vae_gan_flow.yaml"))
-        raise RecipeError(Problem(message, checked.recipe.path, notes, code="nothing-to-generate"))
+        message = "this run cannot generate images from text"
+        raise RecipeError(message, checked.recipe.path, notes, code="nothing-to-generate")
 
 
 def _lacking(problem: Problem) -> str:
@@ -250,48 +223,35 @@ def _lacking(problem: Problem) -> str:
     return f"the model `{problem.subject}`" if problem.code == "missing-model" else f"`{problem.subject}`"
 
 
-def _names(checked: RecipePlan) -> str:
-    return ", ".join(step.name for step in checked.steps)
-
-
-def settle_guidance(arguments: argparse.Namespace) -> None:
+def settle_guidance(arguments: Namespace) -> None:
     """Set `guidance` from FluxFlow's flags: with a checkpoint or prompts as there, it is 1 without --use-cfg."""
     old = arguments.model_checkpoint is not None or arguments.text_prompts_path is not None
     scale = arguments.guidance_scale
     if arguments.guidance is not None:
         if scale is not None:
-            raise RecipeError(
-                "`--guidance` cannot be combined with `--guidance-scale`", Flag("--guidance-scale"), code="conflict"
-            )
-        return
-    if arguments.use_cfg or not old:
+            message = "`--guidance` cannot be combined with `--guidance-scale`"
+            raise RecipeError(message, Flag("--guidance-scale"), code="conflict")
+    elif arguments.use_cfg or not old:
         arguments.guidance = scale
-        return
-    if scale is not None:
-        say("note: --guidance-scale has no effect without --use-cfg: images are generated without guidance")
-    arguments.guidance = 1.0
+    else:
+        if scale is not None:
+            say("note: --guidance-scale has no effect without --use-cfg: images are generated without guidance")
+        arguments.guidance = 1.0
 
 
 def leaf_of(checked: RecipePlan, name: str | None) -> StepPlan:
     """The step whose models generate: the recipe's last one, or the branch of that name."""
-    leaves = checked.leaves
-    if name is None:
-        if len(leaves) > 1:
-            known = ", ".join(step.name for step in leaves)
-            message = "the recipe has several final steps"
-            notes = (("hint", f"choose one with `--step`: {known}"),)
-            raise RecipeError(Problem(message, Flag("--step"), notes, code="ambiguous"))
-        return leaves[0]
-    for step in checked.steps:
-        if step.name == name:
-            return step
-    names = [step.name for step in checked.steps]
-    message = f"the run has no step `{name}`"
-    choices = Choices.of(name, names)
-    raise RecipeError(Problem(message, Flag("--step"), code="unknown-name", subject=name, choices=choices))
+    leaves, known = checked.leaves, {step.name: step for step in checked.steps}
+    if name is None and len(leaves) > 1:
+        hint = f"choose one with `--step`: {', '.join(step.name for step in leaves)}"
+        raise RecipeError("the recipe has several final steps", Flag("--step"), [("hint", hint)], code="ambiguous")
+    if name is not None and name not in known:
+        message = f"the run has no step `{name}`"
+        raise RecipeError(message, Flag("--step"), code="unknown-name", subject=name, choices=known)
+    return leaves[0] if name is None else known[name]
 
 
-def settings_of(arguments: argparse.Namespace, checked: RecipePlan, leaf: StepPlan) -> list[Setting]:
+def settings_of(arguments: Namespace, checked: RecipePlan, leaf: StepPlan) -> list[Setting]:
     """The flags as settings of the run's own recipe, so that they meet the same checks."""
     path = f"steps.{leaf.name}.values.{GENERATED}"
     flags: list[tuple[str, str, Any]] = [
@@ -310,7 +270,7 @@ def settings_of(arguments: argparse.Namespace, checked: RecipePlan, leaf: StepPl
     ]
 
 
-def size_of(requested: str | None, step: StepPlan, run: Path) -> tuple[int, int]:
+def size_of(requested: str | None, step: StepPlan) -> tuple[int, int]:
     """(height, width) of the images: as written (`S` or `WxH`), or as trained."""
     if requested is not None:
         match = re.fullmatch(r"(\d+)(?:x(\d+))?", requested)
@@ -330,18 +290,18 @@ def size_of(requested: str | None, step: StepPlan, run: Path) -> tuple[int, int]
 
 
 def generate(
-    checked: RecipePlan, step: StepPlan, weights: Weights, prompts: Sequence[Prompt], arguments: argparse.Namespace
+    checked: RecipePlan, step: StepPlan, weights: Weights, prompts: Sequence[Prompt], arguments: Namespace
 ) -> list[dict[str, Any]]:
     """Generate an image for each prompt and seed; returns their files and what they depend on."""
     import torch
 
-    from fluxflow_registry.cli.device import device_of
+    from fluxflow_registry.cli.invocation import device_of
     from fluxflow_registry.engine.images import save_png
     from fluxflow_registry.engine.run.evaluation import Sampling
     from fluxflow_registry.engine.run.trained_models import load_trained_models
 
     device = device_of(arguments.device)
-    size = size_of(arguments.image_size, step, weights.run)
+    size = size_of(arguments.image_size, step)
     models, source, note = load_trained_models(
         checked, weights.run, device, arguments.step or weights.step, weights.folder, finished=weights.kind == "final"
     )
@@ -353,25 +313,22 @@ def generate(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(
-            Problem(f"cannot create the output folder: {error.strerror}", str(folder), code="unwritable-file")
-        ) from None
+        message = f"cannot create the output folder: {error.strerror}"
+        raise RunError(message, str(folder), code="unwritable-file") from None
     images = []
     for prompt in prompts:
         for seed in range(arguments.seed, arguments.seed + arguments.count):
             # One at a time: an image does not depend on what else is generated with it.
-            batch = {"caption": [prompt.text]}
+            sampling = Sampling(checked, step, models, device, checked.solver, seed)
             try:
-                image = Sampling(checked, step, models, device, checked.solver, seed).compute([GENERATED], batch, size)[
-                    GENERATED
-                ][0]
+                values = sampling.compute([GENERATED], {"caption": [prompt.text]}, size)
             except torch.OutOfMemoryError:
                 message = f"not enough memory to generate {size[1]} x {size[0]} pixels"
                 raise RunError(message, Flag("--image-size"), code="out-of-memory") from None
             made = {"prompt": prompt.text, "seed": seed, "size": list(size), **generation_options(checked, step)}
             made["weights"] = source
             file = folder / f"{prompt.name}-seed{seed}-{fingerprint(made)}.png"
-            save_png(image, file, {key: str(value) for key, value in made.items()})
+            save_png(values[GENERATED][0], file, {key: str(value) for key, value in made.items()})
             images.append({"file": str(file), **made})
     return images
 
@@ -408,14 +365,9 @@ def fingerprint(made: dict[str, Any]) -> str:
 
 def hyphened(argv: Sequence[str]) -> list[str]:
     """The command line with each `--flag_name` as `--flag-name`; what follows `=` or `--` is unchanged."""
-    flags = list(argv[: argv.index("--")] if "--" in argv else argv)
-    rest = list(argv[len(flags) :])
-    return [_hyphened(each) if each.startswith("--") else each for each in flags] + rest
-
-
-def _hyphened(flag: str) -> str:
-    name, equals, value = flag.partition("=")
-    return name.replace("_", "-") + equals + value
+    end = argv.index("--") if "--" in argv else len(argv)
+    flags = [re.sub("^--[^=]*", lambda name: name[0].replace("_", "-"), word) for word in argv[:end]]
+    return [*flags, *argv[end:]]
 
 
 def run(argv: Sequence[str] | None = None) -> None:

@@ -1,19 +1,26 @@
-"""One call of `fluxflow-run`: what every command of it gets."""
+"""What a command works with: its arguments, the plan of its recipe, the signals that stop it, its device."""
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from argparse import Namespace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 from attrs import frozen
 
-from fluxflow_registry.cli.signals import Signals
-from fluxflow_registry.errors import FluxflowError, PluginError, Problem, RecipeError, one_line
+from fluxflow_registry.cli.output import say
+from fluxflow_registry.errors import Flag, FluxflowError, PluginError, RecipeError, one_line
 from fluxflow_registry.recipe.reader import read
 from fluxflow_registry.registry.registry import Registry
 
 if TYPE_CHECKING:
+    import torch
+
+    from fluxflow_registry.engine.run.run import Run
     from fluxflow_registry.plan.steps import RecipePlan
 
 
@@ -33,7 +40,7 @@ class Invocation:
         if self.arguments.recipe is None:
             message = "a recipe is required, as in `fluxflow-run recipes/vae_gan_flow.yaml`"
             help_ = ("command", "fluxflow-run --help")
-            raise RecipeError(Problem(message, None, (help_,), code="missing-argument", subject="RECIPE"))
+            raise RecipeError(message, None, [help_], code="missing-argument", subject="RECIPE")
         try:
             return check(self.arguments.recipe, self.registry, self.arguments.set)
         except RecipeError:
@@ -59,3 +66,59 @@ def recognize_other_file(arguments: Namespace, registry: Registry, trains: bool)
             raise PluginError(message, path, code="component-failed") from error
         if problem is not None:
             raise RecipeError(problem)
+
+
+#: Exit code of a run that a signal has stopped, with everything saved (EX_TEMPFAIL of sysexits.h).
+STOPPED = 75
+
+#: Exit code of a command that a second signal has stopped immediately.
+INTERRUPTED = 130
+
+
+class Signals:
+    """Handles SIGINT and SIGTERM from the start of the command to its end."""
+
+    def __init__(self) -> None:
+        #: The run that is being trained; None while there is nothing to lose.
+        self.run: Run | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.handle)
+
+    def handle(self, number: int, _: FrameType | None) -> None:
+        """Ask the run to stop; exit where there is no run, or where it has been asked before."""
+        name = signal.Signals(number).name
+        if self.run is None:
+            leave(STOPPED, f"{name}: stopped before training started; rerun the same command to start or resume")
+        if self.run.stopping is not None:
+            leave(INTERRUPTED, f"{name} again: stopped immediately; the last checkpoint is intact")
+        self.run.stopping = name
+
+
+def leave(code: int, message: str) -> NoReturn:
+    """End this process and its workers without waiting for anything."""
+    if "multiprocessing" in sys.modules:
+        from multiprocessing import active_children
+
+        for child in active_children():
+            child.kill()
+    say(("\x1b[?25h" if sys.stderr.isatty() else "") + message)  # a live display hides the cursor
+    os._exit(code)
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device of that name, or the best available; raises RecipeError for one that is not available."""
+    import torch
+
+    mps = torch.backends.mps.is_available()
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("the meta device computes no numbers")
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        known = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count())), *(["mps"] if mps else [])]
+        message = f"there is no device `{name}`"
+        raise RecipeError(message, Flag("--device"), code="unknown-name", subject=name, choices=known) from None
+    return device

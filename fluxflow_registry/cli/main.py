@@ -10,10 +10,9 @@ from typing import Any, NoReturn
 from attrs import frozen
 
 from fluxflow_registry import __version__
-from fluxflow_registry.cli.invocation import Invocation
+from fluxflow_registry.cli.invocation import Invocation, Signals
 from fluxflow_registry.cli.output import Result, finish, load_plugins, parse
 from fluxflow_registry.cli.parser import Parser
-from fluxflow_registry.cli.signals import Signals
 from fluxflow_registry.contracts import KINDS
 
 EPILOG = """\
@@ -61,7 +60,7 @@ COMMANDS = (
     Command("explain:explain_command", "--explain", "show the steps, and the plan of each update"),
     Command("check:check_command", "--check", "validate, check that all shapes fit, and open the datasets"),
     Command(
-        "prove_resume.command:prove_resume_command",
+        "prove_resume:prove_resume_command",
         "--prove-resume",
         "train a shortened recipe with and without interruptions, and compare the results bit by bit",
     ),
@@ -88,7 +87,7 @@ COMMANDS = (
         recipe=False,
     ),
     Command(
-        "status.command:status_command",
+        "status:status_command",
         "--status",
         "show the state of a run, or of every run in a folder",
         "RUN",

@@ -13,9 +13,12 @@ from attrs import evolve
 
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.engine.run.folder import ENVIRONMENT, flags, read_json, read_plugins
-from fluxflow_registry.errors import Problem, RecipeError, RunError, printable
+from fluxflow_registry.errors import RecipeError, RunError, printable
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry
+
+#: The codes of problems that a plugin which is not loaded may cause.
+UNKNOWN = {"unknown-component", "unknown-name"}
 
 
 def plugin_rows(registry: Registry) -> list[dict[str, Any]]:
@@ -79,30 +82,22 @@ def _sources(where: str) -> list[Path]:
 def check_again(recipe: Path, registry: Registry, command: str) -> RecipePlan:
     """Check the recipe in a run or a bundle; `command` is the one being run.
 
-    Raises RecipeError: if plugin files of the run are not loaded, it names them and the command that loads them.
+    Raises RecipeError: if plugin files of the run are not loaded, it names them and the command that loads them. What
+    is unknown without them is then not reported as a problem of its own.
     """
     try:
         return check(recipe, registry)
     except RecipeError as error:
-        loaded = {plugin.name for plugin in registry.plugins}
-        missing = tuple(file for file in read_plugins(recipe.parent).files if Path(file).stem not in loaded)
-        raise (RecipeError(_files_missing(recipe, missing, command, error)) if missing else _hinted(error)) from None
-
-
-def _files_missing(recipe: Path, missing: tuple[str, ...], command: str, error: RecipeError) -> Problem:
-    """Plugin files are missing; what is unknown without them is not reported as a problem of its own."""
+        problems = error.problems
+    loaded = {plugin.name for plugin in registry.plugins}
+    missing = tuple(file for file in read_plugins(recipe.parent).files if Path(file).stem not in loaded)
+    if not missing:
+        hint = ("hint", "if a plugin file provides it, load it with --plugin FILE")
+        raise RecipeError([evolve(p, notes=(*p.notes, hint)) if p.code in UNKNOWN else p for p in problems])
     given = " ".join(f"`--plugin {file}`" for file in flags(missing)[1::2])
     them, is_not = ("it", "is not") if len(missing) == 1 else ("them", "are not")
     message = f"the run was started with {given}, which {is_not} loaded now: add {them} to this command"
     notes = [("command", f"{command} {shlex.join(flags(missing))}")]
     notes += [("cause", f"{file} no longer exists") for file in missing if not Path(file).is_file()]
-    notes.append(("status", "\n".join(problem.message for problem in error.problems)))
-    return Problem(message, str(recipe), notes, code="missing-plugin")
-
-
-def _hinted(error: RecipeError) -> RecipeError:
-    hint = ("hint", "if a plugin file provides it, load it with --plugin FILE")
-    unknown = {"unknown-component", "unknown-name"}
-    return RecipeError(
-        [evolve(each, notes=(*each.notes, hint)) if each.code in unknown else each for each in error.problems]
-    )
+    notes.append(("status", "\n".join(problem.message for problem in problems)))
+    raise RecipeError(message, str(recipe), notes, code="missing-plugin")

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from fluxflow_registry.cli.device import device_of
-from fluxflow_registry.cli.invocation import Invocation
+from fluxflow_registry.cli.invocation import Invocation, device_of
 from fluxflow_registry.cli.output import Result, say
 from fluxflow_registry.cli.plugins_of_run import changed, check_again, plugin_rows
 from fluxflow_registry.engine.data.opening import open_sources

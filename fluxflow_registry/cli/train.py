@@ -15,11 +15,9 @@ import torch
 
 from fluxflow_registry import __version__
 from fluxflow_registry.check.effective_recipe import effective_recipe
-from fluxflow_registry.cli.device import device_of
-from fluxflow_registry.cli.invocation import Invocation
+from fluxflow_registry.cli.invocation import STOPPED, Invocation, Signals, device_of
 from fluxflow_registry.cli.output import Result, say
 from fluxflow_registry.cli.plugins_of_run import changes, plugin_rows
-from fluxflow_registry.cli.signals import STOPPED, Signals
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.order import with_batches
@@ -30,16 +28,7 @@ from fluxflow_registry.engine.run.loop import train
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.run.stopping import Stopped
 from fluxflow_registry.engine.training.late_start import too_late
-from fluxflow_registry.errors import (
-    FluxflowError,
-    Note,
-    Problem,
-    RecipeError,
-    RunError,
-    TrainingError,
-    Variable,
-    one_line,
-)
+from fluxflow_registry.errors import FluxflowError, Note, RecipeError, RunError, TrainingError, Variable, one_line
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe import writer
 from fluxflow_registry.registry.registry import Registry
@@ -74,9 +63,9 @@ def train_run(plan: RecipePlan, registry: Registry, arguments: Namespace, signal
     except Stopped:
         return STOPPED
     except torch.OutOfMemoryError as error:
-        problem = _out_of_memory(plan, error)
-        folder.write_failure(str(problem))
-        raise TrainingError(problem) from None
+        failure = _out_of_memory(plan, error)
+        folder.write_failure(str(failure))
+        raise failure from None
     except Exception as error:
         folder.write_failure(str(error) if isinstance(error, FluxflowError) else one_line(error))
         raise
@@ -91,7 +80,7 @@ def require_single_process() -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ and size != "1":
         message = f"a run is trained by one process, but torchrun has started {size}"
         hint = ("hint", "start `fluxflow-run` without torchrun")
-        raise RecipeError(Problem(message, Variable("WORLD_SIZE"), (hint,), code="conflict", subject="WORLD_SIZE"))
+        raise RecipeError(message, Variable("WORLD_SIZE"), [hint], code="conflict", subject="WORLD_SIZE")
 
 
 def find_folder(plan: RecipePlan, digest: str, root: Path, fresh: bool) -> folders.RunFolder:
@@ -146,14 +135,14 @@ def facts_at_start(plan: RecipePlan, sources: Mapping[str, Source], command: str
     }
 
 
-def _out_of_memory(plan: RecipePlan, error: Exception) -> Problem:
+def _out_of_memory(plan: RecipePlan, error: Exception) -> TrainingError:
     notes: list[Note] = []
     for step in plan.steps:
         image = step.fields.get("image")
         size = f", images {image.shape[-1]} x {image.shape[-2]}" if image is not None and image.shape else ""
         notes.append(("received", f"step `{step.name}`: batch_size {step.settings.batch_size}{size}"))
     notes.append(("hint", "lower `batch_size`, or set `checkpointing: true` on the largest models"))
-    return Problem(f"out of memory: {str(error).splitlines()[0]}", None, notes, code="out-of-memory")
+    return TrainingError(f"out of memory: {str(error).splitlines()[0]}", None, notes, code="out-of-memory")
 
 
 def warn_of_late_starts(plan: RecipePlan, sources: Mapping[str, Source]) -> None:

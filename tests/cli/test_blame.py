@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fluxflow_registry.cli.prove_resume.difference import Difference, blame
+from fluxflow_registry.cli.prove_resume import Difference, blame
 from fluxflow_registry.plan.steps import RecipePlan
 
 from ..recipes import TINY

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fluxflow_registry.cli.status.run_status import look
+from fluxflow_registry.cli.run_status import look
 from fluxflow_registry.state import checkpoints
 
 from .conftest import Answer

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from fluxflow_registry.cli.plugins_of_run import plugin_rows
-from fluxflow_registry.cli.status.command import glances
-from fluxflow_registry.cli.status.run_status import look
+from fluxflow_registry.cli.run_status import look
+from fluxflow_registry.cli.status import glances
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run.folder import RunFolder, lock_owner
 from fluxflow_registry.errors import FluxflowError

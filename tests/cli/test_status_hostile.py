@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fluxflow_registry.cli.status.command import status, status_data, status_text
+from fluxflow_registry.cli.status import status, status_data, status_text
 from fluxflow_registry.errors import FluxflowError
 from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.state import checkpoints, disk

@@ -12,7 +12,7 @@ import torch
 from attrs import define, field
 
 from fluxflow_registry import Ending
-from fluxflow_registry.cli.prove_resume.difference import Difference, blame, first_difference
+from fluxflow_registry.cli.prove_resume import Difference, blame, first_difference
 from fluxflow_registry.engine.diagnosis.proof import Trace, fingerprint, shortened
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import add_plugin, load

@@ -12,7 +12,7 @@ from attrs import asdict
 from fluxflow_registry.cli.invocation import Invocation
 from fluxflow_registry.cli.output import Result
 from fluxflow_registry.cli.plugins_of_run import plugin_rows
-from fluxflow_registry.cli.status.run_status import Glance, Record, RunStatus, glance, look
+from fluxflow_registry.cli.run_status import Glance, Record, RunStatus, glance, look
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run.folder import IDENTITY, replay_command
 from fluxflow_registry.errors import LISTED, Choices, Problem, RunError, counted, printable, to_json

@@ -1,1 +1,0 @@
-"""`--prove-resume`: a recipe run uninterrupted and run with kills, compared bit by bit."""

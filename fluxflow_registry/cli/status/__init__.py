@@ -1,1 +1,0 @@
-"""`--status`: the state of a run, read from its folder."""
