@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,7 +115,9 @@ def lines(text: str, width: int, font: Font) -> list[str]:
             found[-1] += f" {rest}"
             continue
         while rest and len(found) <= LINES:
-            fits = _fitting(rest, width, font)
+            fits = 1
+            while fits < len(rest) and font.getlength(rest[: fits + 1]) <= width:
+                fits += 1
             found.append(rest[:fits])
             rest = rest[fits:]
     if len(found) <= LINES:
@@ -136,12 +137,3 @@ def _repeated(image: Image.Image, factor: int) -> Image.Image:
 
     size = (image.width * factor, image.height * factor)
     return image.resize(size, Resampling.NEAREST) if factor > 1 else image
-
-
-def _fitting(word: str, width: int, font: Font) -> int:
-    """How many of a word's first letters fit into `width` pixels; one at least."""
-
-    def too_wide(count: int) -> bool:
-        return font.getlength(word[:count]) > width
-
-    return max(1, bisect_left(range(1, len(word) + 1), True, key=too_wide))

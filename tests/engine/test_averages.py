@@ -14,7 +14,7 @@ from fluxflow_registry import hookimpl
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.run.trained_models import load_trained_models
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.state.tensors import read_model
+from fluxflow_registry.state.store import read_model
 
 from ..small import FLOW, VAE_GAN
 from .conftest import StopAfter, start, weights

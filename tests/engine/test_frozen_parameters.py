@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fluxflow_registry.engine.models.weights import frozen_parameters
+from fluxflow_registry.engine.models.build import frozen_parameters
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RecipeError

@@ -11,7 +11,7 @@ import torch
 from attrs import evolve
 
 from fluxflow_registry.contracts import Position, Summary
-from fluxflow_registry.engine.models.weights import Average
+from fluxflow_registry.engine.models.build import Average
 from fluxflow_registry.engine.training.metrics import StepMetrics
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import TrainingError

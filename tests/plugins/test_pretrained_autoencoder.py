@@ -16,7 +16,7 @@ from torch import Tensor
 from fluxflow_pretrained.models import PretrainedCompressorBuilder, PretrainedExpanderBuilder
 from fluxflow_pretrained.published import PretrainedError
 from fluxflow_registry import Problem
-from fluxflow_registry.engine.models.weights import frozen_parameters
+from fluxflow_registry.engine.models.build import frozen_parameters
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.run.trained_models import load_trained_models
 from fluxflow_registry.plan.steps import RecipePlan

@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fluxflow_registry.state import checkpoints, store
-from fluxflow_registry.state.store import pack
-from fluxflow_registry.state.tensors import write_tensors
+from fluxflow_registry.state.store import pack, write_tensors
 
 from .golden.write import HERE, META, state
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from fluxflow_registry.errors import RunError
 from fluxflow_registry.state import checkpoints, store
-from fluxflow_registry.state.store import pack, unpack
-from fluxflow_registry.state.tensors import write_model
+from fluxflow_registry.state.store import pack, unpack, write_model
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -7,6 +7,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,6 @@ class ReplayResult:
 class Reached(Exception):  # noqa: N818 - not an error: the replay ends here
     """The batch is about to be trained on."""
 
-    def __init__(self, position: Position) -> None:
-        super().__init__("reached")
-        self.position = position
-
 
 class ReplayRun(Run):
     """A run that repeats another as far as a batch, without observers, in a temporary folder."""
@@ -86,23 +83,23 @@ class ReplayRun(Run):
     ) -> None:
         super().__init__(evolve(checked, observers={}), folder, sources, device)
         self.until = until
+        #: The position before the batch, once it is reached.
+        self.reached: Position | None = None
 
     def before_batch(self, position: Position) -> None:
         """Raise Reached before the batch."""
         if position.run_batch == self.until:
-            raise Reached(position)
+            self.reached = position
+            raise Reached
 
 
 def replay(bundle: Bundle, checked: RecipePlan, sources: Mapping[str, Source], device: torch.device) -> ReplayResult:
     """Repeat the batch of a bundle; raises RunError if it is not reached."""
     with tempfile.TemporaryDirectory(prefix="fluxflow-replay-") as folder:
         run = ReplayRun(checked, _linked(bundle, Path(folder)), sources, device, bundle.run_batch)
-        try:
+        with suppress(Reached):
             train_steps(run, *find_position(run))
-            position = None
-        except Reached as reached:
-            position = reached.position
-        live = run.live
+        position, live = run.reached, run.live
         update = next((each for each in live.updates if each.name == bundle.update), None) if live else None
         if position is None or live is None or update is None or live.plan.name != bundle.step:
             message = f"this recipe with this data does not reach update `{bundle.update}` of step `{bundle.step}`"

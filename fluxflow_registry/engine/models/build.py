@@ -1,8 +1,9 @@
-"""Models built from a recipe, with the options that any model has: compile, channels_last, checkpointing."""
+"""Models: built with the options of their entries, which of their parameters training moves, and their averages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from attrs import asdict
@@ -12,7 +13,6 @@ from fluxflow_registry.contracts import Compile, ModelSettings
 from fluxflow_registry.engine.graph.calls import build
 from fluxflow_registry.engine.graph.randomness import derive
 from fluxflow_registry.engine.models.checkpointing import blocks_of, checkpoint_blocks
-from fluxflow_registry.engine.models.weights import remember_frozen
 from fluxflow_registry.errors import Choices, Location, Problem, RecipeError
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan
@@ -45,12 +45,6 @@ def build_model(configured: ConfiguredComponent, weights: Mapping[str, Tensor] |
         raise RecipeError(Problem(message, configured.where, notes, code="wrong-return", subject=configured.label))
     remember_frozen(model)
     return model
-
-
-def reset_weights(models: Mapping[str, nn.Module], plan: RecipePlan, device: torch.device) -> None:
-    """Restore the weights with which the models were built."""
-    for name, model in build_models(plan, device).items():
-        models[name].load_state_dict(model.state_dict())
 
 
 def build_on_meta(models: Mapping[str, ConfiguredComponent]) -> dict[str, nn.Module]:
@@ -86,13 +80,9 @@ def useless_options(model: nn.Module, configured: ConfiguredComponent) -> Iterat
     if options is not None:
         known = torch.compiler.list_backends(exclude_tags=())
         if options.backend not in known:
-            yield Problem(
-                f"unknown backend `{options.backend}` of torch.compile for model `{configured.label}`",
-                _place(configured, "compile", "backend"),
-                code="unknown-name",
-                subject=options.backend,
-                choices=Choices.of(options.backend, known),
-            )
+            message = f"unknown backend `{options.backend}` of torch.compile for model `{configured.label}`"
+            where, choices = _place(configured, "compile", "backend"), Choices.of(options.backend, known)
+            yield Problem(message, where, code="unknown-name", subject=options.backend, choices=choices)
 
 
 def _settings(configured: ConfiguredComponent) -> ModelSettings:
@@ -114,3 +104,55 @@ def _problem(configured: ConfiguredComponent, key: str, why: str) -> Problem:
 
 def _place(configured: ConfiguredComponent, *keys: str) -> Location | None:
     return configured.entry.node.at(*keys) if configured.entry else None
+
+
+_NAME = "_fluxflow_frozen_parameters"
+
+
+def remember_frozen(model: nn.Module) -> None:
+    """Record the parameters that require no gradient when the model is built; a copy of the model has them too."""
+    setattr(model, _NAME, frozenset(name for name, p in model.named_parameters() if not p.requires_grad))
+
+
+def frozen_parameters(model: nn.Module) -> frozenset[str]:
+    """The names of the parameters that no update moves."""
+    names: frozenset[str] = getattr(model, _NAME, frozenset())
+    return names
+
+
+def require_gradients(model: nn.Module, trained: bool) -> None:
+    """Let all parameters but the frozen ones require gradients if the step trains the model, else none."""
+    frozen = frozen_parameters(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trained and name not in frozen)
+
+
+def trained_parameters(models: Mapping[str, nn.Module], names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """The parameters of the named models that require gradients, each as `<model>.<its name in the model>`."""
+    parameters = {f"{name}.{key}": p for name in names for key, p in models[name].named_parameters()}
+    return {key: p for key, p in parameters.items() if p.requires_grad}
+
+
+class Average:
+    """w <- d w + (1 - d) theta after each optimizer step; `module` is a frozen copy of the model with weights w.
+
+    With warm-up d = min(decay, (1 + n) / (10 + n)) after n batches. Buffers are copied.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, warmup: bool) -> None:
+        self.decay = decay
+        self.warmup = warmup
+        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        self._theta = [p.detach() for p in model.parameters()]
+        self._w: list[Tensor] = list(self.module.parameters())
+        self._model = model
+
+    @torch.no_grad()
+    def update(self, done: int) -> None:
+        """Average the weights after batch number `done`, counted from 0."""
+        decay = min(self.decay, (1 + done) / (10 + done)) if self.warmup else self.decay
+        torch._foreach_lerp_(self._w, self._theta, 1 - decay)
+        # Looked up each time: a module may replace a buffer by another tensor instead of changing it in place.
+        for averaged, trained in zip(self.module.modules(), self._model.modules(), strict=True):
+            for name, buffer in trained._buffers.items():
+                averaged._buffers[name] = None if buffer is None else buffer.clone()

@@ -20,8 +20,7 @@ from fluxflow_registry.engine.graph.calls import describe, tensors
 from fluxflow_registry.engine.graph.losses import LiveLosses
 from fluxflow_registry.engine.graph.randomness import Draws
 from fluxflow_registry.engine.graph.values import Values
-from fluxflow_registry.engine.models.build import build_on_meta, useless_options
-from fluxflow_registry.engine.models.weights import trained_parameters
+from fluxflow_registry.engine.models.build import build_on_meta, trained_parameters, useless_options
 from fluxflow_registry.engine.training.loss_weights import LossGradients, build_weigher
 from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.errors import FluxflowError, Location, Problem, RecipeError, unique

@@ -200,11 +200,9 @@ def new(root: Path, name: str, digest: str) -> RunFolder:
         root.mkdir(parents=True, exist_ok=True)
         for attempt in range(1000):
             path = root / (f"{name}-{stamp}" + (f"-{attempt}" if attempt else ""))
-            try:
+            with suppress(FileExistsError):
                 path.mkdir()
-            except FileExistsError:
-                continue
-            return RunFolder(path, digest)
+                return RunFolder(path, digest)
     except OSError as error:
         raise unwritable(root, error) from None
     message = f"all names for a new run, from {name}-{stamp} on, are in use"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.models.build import reset_weights
+from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.run.checkpoints import OTHER_VERSIONS
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.step import LiveStep
@@ -105,6 +105,7 @@ def enter(run: Run, position: Position, state: State) -> LiveStep:
 def start_from(run: Run, parent: str | None) -> None:
     """Load the weights of the parent step's end into the models, or the initial weights if there is no parent."""
     if parent is None:
-        reset_weights(run.models, run.plan, run.device)
-        return
-    run.checkpoints.load_weights(run.checkpoints.end_of(parent))
+        for name, model in build_models(run.plan, run.device).items():
+            run.models[name].load_state_dict(model.state_dict())
+    else:
+        run.checkpoints.load_weights(run.checkpoints.end_of(parent))

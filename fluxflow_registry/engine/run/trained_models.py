@@ -18,7 +18,7 @@ from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe.writer import component_of, plain
 from fluxflow_registry.state import checkpoints, store
-from fluxflow_registry.state.tensors import read_model, write_model
+from fluxflow_registry.state.store import read_model, write_model
 
 
 def write_final_models(run: Run) -> None:

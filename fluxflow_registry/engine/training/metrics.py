@@ -33,8 +33,6 @@ class StepMetrics:
 
     def fetch(self) -> dict[str, float]:
         """Count what is pending; returns each metric's latest value since the last log, as numbers."""
-        if not self.pending:
-            return self.latest
         tensors = [v for metrics in self.pending for v in metrics.values() if isinstance(v, Tensor)]
         numbers = iter(torch.stack([t.float() for t in tensors]).tolist() if tensors else ())
         for metrics in self.pending:
@@ -47,8 +45,7 @@ class StepMetrics:
 
     def logged(self) -> dict[str, float]:
         """The latest value of each metric since the last log; starts a new log."""
-        latest = self.fetch()
-        self.latest = {}
+        latest, self.latest = self.fetch(), {}
         return latest
 
     def _count(self, name: str, number: float) -> None:

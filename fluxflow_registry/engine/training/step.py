@@ -15,9 +15,8 @@ from fluxflow_registry.engine.data.batches import Batch, epoch_batches, to_devic
 from fluxflow_registry.engine.data.order import views_of
 from fluxflow_registry.engine.graph.randomness import Draws
 from fluxflow_registry.engine.graph.values import Values
-from fluxflow_registry.engine.models.weights import Average, require_gradients
+from fluxflow_registry.engine.models.build import Average, require_gradients
 from fluxflow_registry.engine.training.component_state import Guard, served_by, stateful_of
-from fluxflow_registry.engine.training.late_start import Extent
 from fluxflow_registry.engine.training.metrics import StepMetrics
 from fluxflow_registry.engine.training.update import LiveUpdate, autocast_of
 from fluxflow_registry.errors import FluxflowError, Problem, TrainingError, counted, one_line
@@ -50,8 +49,7 @@ class LiveStep:
         self.values = Values(plan.values, models, Draws(device), plan.detached, autocast)
         #: The engine's own values of a batch in its usual form.
         self.context = {"image_size": plan.image_size, "sampler": sampler}
-        extent = Extent(plan.epochs, plan.batches, plan.accumulate)
-        self.updates = [LiveUpdate(plan, update, self.values, models, extent) for update in plan.updates.values()]
+        self.updates = [LiveUpdate(plan, update, self.values, models) for update in plan.updates.values()]
         ema = plan.settings.ema
         self.averages = {name: Average(models[name], ema.decay, ema.warmup) for name in ema.models} if ema else {}
         self.metrics = StepMetrics()

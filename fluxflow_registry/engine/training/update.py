@@ -17,7 +17,7 @@ from fluxflow_registry.engine.graph.backward import StageCut, Term, backward
 from fluxflow_registry.engine.graph.calls import build
 from fluxflow_registry.engine.graph.losses import LiveLoss, LiveLosses
 from fluxflow_registry.engine.graph.values import Values
-from fluxflow_registry.engine.models.weights import trained_parameters
+from fluxflow_registry.engine.models.build import trained_parameters
 from fluxflow_registry.engine.training.late_start import Extent, Starts, intervals
 from fluxflow_registry.engine.training.loss_weights import LossWeights
 from fluxflow_registry.engine.training.not_finite import Evidence, evidence_of
@@ -84,23 +84,20 @@ class OptimizerStep:
 
     def close(self, outcome: Outcome, norm: Tensor) -> None:
         """Clip and step, or leave the weights as they are; the gradients are dropped in any case."""
+        clip = self._update.entry.settings.clip_grad_norm
         if outcome == "stepped":
-            self._step(norm)
+            if clip is not None:
+                torch.nn.utils.clip_grads_with_norm_(self._parameters, clip, norm, foreach=True)
+            if self.scaler is not None:
+                self.scaler.step(self.optimizer)
+            else:
+                self.optimizer.step()
+            if self.scheduler is not None and self._interval == "batch":
+                self.scheduler.step()
         if self.scaler is not None:
             # Losses that are not finite say nothing about the scale.
             self.scaler.update(self.scaler.get_scale() if outcome == "skipped" else None)
         self.optimizer.zero_grad(set_to_none=True)
-
-    def _step(self, norm: Tensor) -> None:
-        clip = self._update.entry.settings.clip_grad_norm
-        if clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self._parameters, clip, norm, foreach=True)
-        if self.scaler is not None:
-            self.scaler.step(self.optimizer)
-        else:
-            self.optimizer.step()
-        if self.scheduler is not None and self._interval == "batch":
-            self.scheduler.step()
 
     def schedule(self) -> None:
         """Build the scheduler once it is known when the update starts: it spans what is left of the step."""
@@ -165,13 +162,12 @@ def autocast_of(device: torch.device, precision: str) -> Callable[[], Any]:
 class LiveUpdate:
     """One update of a live step: it runs once on every batch."""
 
-    def __init__(
-        self, step: StepPlan, plan: UpdatePlan, values: Values, models: Mapping[str, nn.Module], extent: Extent
-    ) -> None:
+    def __init__(self, step: StepPlan, plan: UpdatePlan, values: Values, models: Mapping[str, nn.Module]) -> None:
         self.plan = plan
         self.parameters = trained_parameters(models, plan.trains)
         self.losses = LiveLosses(step, plan, values, as_float=step.settings.precision != "fp32")
         self.starts = Starts(plan)
+        extent = Extent(step.epochs, step.batches, step.accumulate)
         fp16 = values.draws.device.type if step.settings.precision == "fp16" else None
         self.optimizer = OptimizerStep(plan, list(self.parameters.values()), fp16, extent, self.starts)
         self.weights = LossWeights(plan, self.parameters, self.starts)
