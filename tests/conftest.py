@@ -21,6 +21,7 @@ from fluxflow_registry.registry.registry import Registry
 
 from .forked import WARM
 from .synthetic import Site
+from .warm_python import skip_sync
 
 # Two processes of tests on two cores: threads that wait for each other by spinning would take each other's time.
 # Before torch is imported; commands that tests start inherit it.
@@ -30,6 +31,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Where a change is judged, the examples are the same every time; elsewhere every run looks for new ones.
 settings.register_profile("fluxflow", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("fluxflow")
+
+
+os.fsync = skip_sync  # commands that tests start do the same
 
 
 def pytest_collection_finish() -> None:
