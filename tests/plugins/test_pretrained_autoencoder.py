@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ from ..engine.conftest import StopAfter, start
 from ..engine.test_resume import finals
 from ..small import FLOW, PLUGINS, VAE_GAN
 
-diffusers = pytest.importorskip("diffusers", reason="the extra `diffusers` is not installed")
+pytestmark = pytest.mark.skipif(find_spec("diffusers") is None, reason="the extra `diffusers` is not installed")
 
 HALVES = [PretrainedCompressorBuilder, PretrainedExpanderBuilder]
 
 
 def autoencoder(**options: Any) -> Any:
+    import diffusers  # not where tests are collected: that every process does, and it takes seconds
+
     torch.manual_seed(0)
     plain = {
         "block_out_channels": (8, 8, 8),

@@ -6,6 +6,7 @@ import copy
 import os
 import sys
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from ..engine.conftest import StopAfter, changed, start, weights
 from ..engine.test_resume import finals
 from ..small import FLOW, PLUGINS, VAE_GAN
 
-transformers = pytest.importorskip("transformers", reason="the extra `text` is not installed")
+pytestmark = pytest.mark.skipif(find_spec("transformers") is None, reason="the extra `text` is not installed")
 
 WORDS = ["a", "small", "large", "red", "blue", "circle", "square", "left", "of", "shapes", "and"]
 CAPTIONS = ["a small red circle", "", "a large blue square left of a small red circle and a square"]
@@ -36,6 +37,7 @@ KINDS = ["bert", "t5", "clip"]
 
 def tokenizer(kind: str) -> Any:
     """A tokenizer of words, with the special tokens of the kind."""
+    import transformers
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     marks = {"bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]"], "t5": ["<pad>", "</s>", "<unk>"], "clip": ["<|s|>", "<|e|>"]}
@@ -56,6 +58,8 @@ def tokenizer(kind: str) -> Any:
 
 def network(kind: str) -> Any:
     """A tiny network with random weights; that of CLIP with its image encoder, as it is published."""
+    import transformers
+
     torch.manual_seed(0)
     size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     if kind == "bert":
