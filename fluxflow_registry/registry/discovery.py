@@ -114,8 +114,9 @@ def _announced() -> tuple[list[tuple[Plugin, EntryPoint]], list[Plugin]]:
                 problem = Problem(message, code="unreadable-file", subject=name)
                 unreadable.append(Plugin(name, name, version, "entry_points.txt", (problem,)))
             continue
+        name, version = _identity(distribution) if points else ("", "")  # reading it takes longer than all the rest
         for point in points:
-            plugin = Plugin(point.name, *_identity(distribution), point.value)
+            plugin = Plugin(point.name, name, version, point.value)
             # Of two copies of a distribution the first on the path is the one that is imported.
             found.setdefault((plugin.name, plugin.where, plugin.distribution), (plugin, point))
     return [found[key] for key in sorted(found)], unreadable
@@ -131,7 +132,8 @@ def _mentions_us(distribution: Distribution) -> bool:
 def _identity(distribution: Distribution) -> tuple[str, str]:
     """Name and version of a distribution, as far as its metadata has them."""
     try:
-        return str(distribution.metadata["Name"] or "unknown"), str(distribution.metadata["Version"] or "")
+        metadata = distribution.metadata
+        return str(metadata["Name"] or "unknown"), str(metadata["Version"] or "")
     except Exception:
         return "unknown", ""
 
