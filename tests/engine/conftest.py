@@ -64,6 +64,26 @@ def live() -> Callable[..., LiveStep]:
     return make
 
 
+@pytest.fixture(scope="session")
+def uninterrupted(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """The run of a recipe's text with settings, from start to end, trained once for all tests that compare with it.
+
+    They must leave the run and its folder as they are, and components of `using` must not keep anything between runs.
+    """
+    runs: dict[Any, tuple[Run, Registry]] = {}
+
+    def run_of(text: str, *settings: str, using: Registry = registry) -> Run:
+        key = (text, settings, id(using))
+        if key not in runs:
+            root = tmp_path_factory.mktemp("uninterrupted")
+            path = root / "recipe.yaml"
+            path.write_text(text)
+            runs[key] = start(check(path, using, settings), root / "runs").run, using
+        return runs[key][0]
+
+    return run_of
+
+
 class StopAfter:
     """An observer that asks the run to stop after a number of events."""
 

@@ -101,12 +101,12 @@ def test_models_that_a_step_does_not_train_are_written_once_per_step(checked: Ch
 
 
 def test_frozen_parts_are_copied_on_a_file_system_without_hard_links(
-    checked: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checked: Checker, tmp_path: Path, uninterrupted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
         raise OSError(1, "Operation not permitted")
 
-    whole = start(checked(VAE_GAN + FLOW), tmp_path / "whole").run
+    whole = uninterrupted(VAE_GAN + FLOW)
     monkeypatch.setattr(os, "link", refuse)
 
     start(checked(VAE_GAN + FLOW), tmp_path / "copied", [StopAfter("batch_ended", 23)])
@@ -175,9 +175,11 @@ class FullDisk:
             resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
 
 
-def test_a_disk_that_is_full_for_a_while_is_only_a_warning(checked: Checker, tmp_path: Path) -> None:
+def test_a_disk_that_is_full_for_a_while_is_only_a_warning(
+    checked: Checker, tmp_path: Path, uninterrupted: Callable[..., Any]
+) -> None:
     warned: list[str] = []
-    whole = start(checked(VAE_GAN), tmp_path / "whole").run
+    whole = uninterrupted(VAE_GAN)
 
     with no_file_beyond(resource.RLIM_INFINITY):
         run = start(checked(VAE_GAN), tmp_path / "full", [Listener(warned), FullDisk(7, 11)]).run
@@ -193,9 +195,9 @@ def test_a_disk_that_is_full_for_a_while_is_only_a_warning(checked: Checker, tmp
 
 
 def test_a_disk_that_is_full_at_the_end_ends_the_run_with_the_last_checkpoint_intact(
-    checked: Checker, tmp_path: Path
+    checked: Checker, tmp_path: Path, uninterrupted: Callable[..., Any]
 ) -> None:
-    whole = start(checked(VAE_GAN), tmp_path / "whole").run
+    whole = uninterrupted(VAE_GAN)
 
     message = (
         r"(?s)000000012-vae_gan-end  cannot write the checkpoint: File too large.*"

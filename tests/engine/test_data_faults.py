@@ -146,13 +146,12 @@ class KillsAWorker:
             os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
 
 
-def test_a_run_ends_with_the_same_weights_if_one_of_its_workers_is_killed(checked: Checker, tmp_path: Path) -> None:
-    recipe = checked(VAE_GAN, "defaults.workers=2")
-    whole = start(recipe, tmp_path / "whole").run
+def test_a_run_ends_with_the_same_weights_if_one_of_its_workers_is_killed(
+    checked: Checker, tmp_path: Path, uninterrupted: Callable[..., Any]
+) -> None:
+    killed = start(checked(VAE_GAN, "defaults.workers=2"), tmp_path / "killed", [KillsAWorker(2)]).run
 
-    killed = start(recipe, tmp_path / "killed", [KillsAWorker(2)]).run
-
-    assert finals(killed) == finals(whole)
+    assert finals(killed) == finals(uninterrupted(VAE_GAN))
 
 
 def half(rank: int) -> None:
@@ -224,9 +223,13 @@ class Clock(datetime):
 
 @pytest.mark.parametrize("days", [-400, 400])
 def test_setting_the_clock_back_or_forward_changes_nothing(
-    checked: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
+    checked: Checker,
+    tmp_path: Path,
+    uninterrupted: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    days: int,
 ) -> None:
-    whole = start(checked(VAE_GAN), tmp_path / "whole").run
+    whole = uninterrupted(VAE_GAN)
     first = start(checked(VAE_GAN), tmp_path / "set", [StopAfter("batch_ended", 5)])
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + days * 86400)

@@ -68,8 +68,10 @@ def test_a_checkpoint_in_the_second_step_has_the_metrics_of_the_first(checked: C
     assert found["step_metrics"]["flow"]["seen/everything"], "evaluations are among them"
 
 
-def test_a_resumed_run_ends_with_the_history_of_one_that_was_never_stopped(checked: Checker, tmp_path: Path) -> None:
-    whole = start(checked(VAE_GAN + FLOW), tmp_path / "whole").run
+def test_a_resumed_run_ends_with_the_history_of_one_that_was_never_stopped(
+    checked: Checker, tmp_path: Path, uninterrupted: Callable[..., Any]
+) -> None:
+    whole = uninterrupted(VAE_GAN + FLOW)
     for batches in (9, 8, 2):
         start(checked(VAE_GAN + FLOW), tmp_path / "cut", [StopAfter("batch_ended", batches)])
     seen = Epochs()

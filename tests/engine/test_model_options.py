@@ -271,10 +271,15 @@ EACH = {
 @pytest.mark.parametrize("setting", EACH)
 @pytest.mark.parametrize("stop", [("batch_ended", 3), ("batch_ended", 9)])
 def test_a_run_with_the_option_resumes_bit_by_bit(
-    checked: Checker, tmp_path: Path, setting: str, stop: tuple[str, int], compiler: Counter[str]
+    checked: Checker,
+    tmp_path: Path,
+    uninterrupted: Callable[..., Any],
+    setting: str,
+    stop: tuple[str, int],
+    compiler: Counter[str],
 ) -> None:
     recipe = checked(VAE_GAN, *EACH[setting])
-    whole = start(recipe, tmp_path / "whole").run
+    whole = uninterrupted(VAE_GAN, *EACH[setting])
 
     first = start(recipe, tmp_path / "cut", [StopAfter(*stop)])
     second = start(recipe, tmp_path / "cut")

@@ -46,8 +46,8 @@ def finals(run: Any) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def straight(checked: Checker, tmp_path: Path) -> Any:
-    return start(checked(VAE_GAN + FLOW), tmp_path / "straight").run
+def straight(uninterrupted: Callable[..., Any]) -> Any:
+    return uninterrupted(VAE_GAN + FLOW)
 
 
 @pytest.mark.parametrize(("event", "count"), STOPS)
@@ -107,10 +107,10 @@ KEPT = {
 @pytest.mark.parametrize("what", KEPT)
 @pytest.mark.parametrize("stop", [("batch_ended", 3), ("epoch_ended", 1), ("batch_ended", 10)])
 def test_everything_that_is_kept_between_batches_is_restored(
-    checked: Checker, tmp_path: Path, what: str, stop: tuple[str, int]
+    checked: Checker, tmp_path: Path, uninterrupted: Callable[..., Any], what: str, stop: tuple[str, int]
 ) -> None:
     recipe = checked(VAE_GAN, *KEPT[what])
-    whole = start(recipe, tmp_path / "whole").run
+    whole = uninterrupted(VAE_GAN, *KEPT[what])
 
     first = start(recipe, tmp_path / "cut", [StopAfter(*stop)])
     second = start(recipe, tmp_path / "cut")
@@ -240,13 +240,15 @@ class Listener:
         self.messages.append(message)
 
 
-def test_sibling_steps_start_from_the_end_of_their_parent(checked: Checker, tmp_path: Path) -> None:
+def test_sibling_steps_start_from_the_end_of_their_parent(
+    checked: Checker, tmp_path: Path, uninterrupted: Callable[..., Any]
+) -> None:
     base = VAE_GAN.replace("    epochs: 2", "    epochs: 1")
     branch = base.split("steps:\n")[1].replace("  vae_gan:", "  left:\n    after: vae_gan")
     right = branch.replace("left:", "right:").replace("lr: 1.0e-3", "lr: 5.0e-4")
     both, alone = base + branch + right, base + right
 
-    first = start(checked(both), tmp_path / "both").run
+    first = uninterrupted(both)
     second = start(checked(alone), tmp_path / "alone").run
 
     found = {k.removeprefix("final/right/"): v for k, v in finals(first).items() if "/right/" in k}

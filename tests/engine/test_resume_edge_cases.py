@@ -89,6 +89,17 @@ def counts() -> nn.Module:
 
 @pytest.fixture
 def registry_of() -> Registry:
+    """The components above, for a test that adds its own."""
+    return corners()
+
+
+@pytest.fixture(scope="module")
+def unchanged() -> Registry:
+    """The components above, for runs that several tests share."""
+    return corners()
+
+
+def corners() -> Registry:
     @hookimpl
     def fluxflow_register_transitions(register: Any) -> None:
         register("patient", Patient)
@@ -177,17 +188,18 @@ EVALUATED = (
 
 @pytest.mark.parametrize("stop", [("evaluated", 1), ("epoch_ended", 1), ("batch_ended", 9), ("step_ended", 1)])
 def test_an_evaluation_does_not_change_the_state_of_values(
-    checked: Checker, tmp_path: Path, registry_of: Registry, stop: tuple[str, int]
+    checked: Checker, tmp_path: Path, unchanged: Registry, uninterrupted: Callable[..., Any], stop: tuple[str, int]
 ) -> None:
     losses = "steps.vae_gan.updates.vae.losses.l1={with: {reconstruction: running}}"
-    recipe = partial(checked, VAE_GAN, "values={running: {}}", EVALUATED, losses, using=registry_of)
-    unmeasured = checked(VAE_GAN, "values={running: {}}", losses, using=registry_of)
-    whole = start(recipe(), tmp_path / "whole").run
+    settings = ["values={running: {}}", EVALUATED, losses]
+    recipe = partial(checked, VAE_GAN, *settings, using=unchanged)
+    unmeasured = uninterrupted(VAE_GAN, "values={running: {}}", losses, using=unchanged)
+    whole = uninterrupted(VAE_GAN, *settings, using=unchanged)
 
     start(recipe(), tmp_path / "cut", [StopAfter(*stop)])
     again = start(recipe(), tmp_path / "cut").run
 
-    assert finals(again) == finals(whole) == finals(start(unmeasured, tmp_path / "unmeasured").run)
+    assert finals(again) == finals(whole) == finals(unmeasured)
 
 
 def test_buffers_that_are_replaced_and_not_changed_in_place_are_averaged_and_resumed(
@@ -277,10 +289,10 @@ def siblings() -> str:
 @pytest.mark.parametrize("end", ["vae_gan", "left"])
 @pytest.mark.parametrize("after", [9, 14])
 def test_a_step_whose_end_is_damaged_and_still_needed_is_trained_again(
-    checked: Checker, tmp_path: Path, end: str, after: int
+    checked: Checker, tmp_path: Path, uninterrupted: Callable[..., Any], end: str, after: int
 ) -> None:
     recipe = checked(siblings())
-    whole = start(recipe, tmp_path / "whole").run
+    whole = uninterrupted(siblings())
     run = start(recipe, tmp_path / "cut", [StopAfter("batch_ended", after)]).run
     damaged = [f for f in checkpoints.listing(run.folder.checkpoints) if f.kind == "end" and f.step == end]
     for found in damaged:
