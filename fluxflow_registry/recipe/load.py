@@ -11,7 +11,7 @@ import attrs
 from attrs import evolve
 
 from fluxflow_registry.contracts import KINDS, DatasetSettings
-from fluxflow_registry.errors import Choices, Location, Note, Problem, RecipeError, nearest, unique
+from fluxflow_registry.errors import Choices, Flag, Location, Note, Problem, RecipeError, nearest, unique
 from fluxflow_registry.recipe import schema
 from fluxflow_registry.recipe.convert import not_a_mapping, read_fields, unknown_keys
 from fluxflow_registry.recipe.node import Node, describe_value, expanded, merge
@@ -182,9 +182,11 @@ class _Reader:
         updates = {label: self.update(label, owner, child) for label, owner, child in children}
         if _empty(node, "updates") and "updates" not in misspelled:
             others = [label for label in root.under("steps") if label != name]
-            meant = Choices.of(name, others) if nearest(name, others) else None  # `--set` of a misspelled step adds one
+            meant = Choices.of(name, others) if nearest(name, others) else None
             place = node.at("updates") if node.get("updates") is not None else where
-            message = f"{what} needs `updates`: the optimizer updates to run on each batch, in order"
+            # `--set` of a misspelled step adds one.
+            owner = f"{what} is not in the recipe; a new step" if isinstance(where, Flag) else what
+            message = f"{owner} needs `updates`: the optimizer updates to run on each batch, in order"
             self.problems.append(Problem(message, place, code="missing-key", subject="updates", choices=meant))
         # What a misspelled key of `defaults` was meant to set is not reported as missing from each step too.
         excused = misspelled | (set(_keys(schema.StepSettings)) if "defaults" in self.unread else set())

@@ -103,7 +103,11 @@ def test_a_malformed_setting_is_reported_at_the_flag(setting: str, expected: str
         ("sede=1", "unknown key `sede` in the recipe"),
         ("steps.vae.epochs=2.5", "`epochs` of step `vae` must be an integer, got the number `2.5`"),
         ("steps.vae.epoch=2", "unknown key `epoch` in step `vae`"),
-        ("steps.vea.epochs=2", "step `vea` needs `updates`: the optimizer updates to run on each batch, in order"),
+        (
+            "steps.vea.epochs=2",
+            "step `vea` is not in the recipe; a new step needs `updates`: the optimizer updates to run on each batch, "
+            "in order",
+        ),
         ("steps.vae.updates.vae.optimizer.lr=-1", "`lr` of optimizer `AdamW` must be > 0, got -1.0"),
         ("steps.vae.updates.vae.optimizer={type: AdamW, lrr: 1}", "unknown key `lrr` in optimizer `AdamW`"),
         ("steps.vae.updates.vae.trains.1=expandre", "update `vae` trains `expandre`, but the recipe has no such model"),

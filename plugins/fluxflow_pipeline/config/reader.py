@@ -209,7 +209,7 @@ def _listed_step(reader: SectionReader, name: str, node: Node, above: Mapping[st
     _reject_optimizer_file(reader, own)
     merged = merge(merge(above["training"].without(["n_epochs"]), above["defaults"]), own)
     if merged.get("n_epochs") is None and "n_epochs" not in meant:
-        reader.report(f"step `{name}` needs `n_epochs`: an integer", own.where, "missing-key", "n_epochs")
+        reader.report(f"step `{name}` needs `n_epochs`: the number of epochs", own.where, "missing-key", "n_epochs")
     return _read_step(reader, name, merged, own, above, node.at("name"), datasets)
 
 

@@ -148,7 +148,7 @@ class SectionReader:
     def renamed(self, key: str, where: Location) -> None:
         """Report a key of an earlier version."""
         new, example = RENAMED[key]
-        message = f"`{key}` is a key of an earlier version of FluxFlow, now `{new}`"
+        message = f"`{key}` is a key of an earlier version of FluxFlow: use `{new}`"
         self.report(message, where, "renamed-key", key, notes=[("instead", example)])
 
 
