@@ -241,7 +241,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], str]] = {
     "a setting": (lambda b: None, ("--set", "seed=1"), "`--set` has no effect with `--replay`"),
     "another flag": (lambda b: None, ("--validate",), "`--validate` cannot be combined with `--replay`"),
     "a device that is not there": (lambda b: None, ("--device", "cuda:9"), "there is no device `cuda:9`"),
-    "no bundle.json": (lambda b: (b / "bundle.json").unlink(), (), "not a bundle: bundle.json is missing"),
+    "no bundle.json": (lambda b: (b / "bundle.json").unlink(), (), "there is no bundle here: bundle.json is missing"),
     "no recipe": (lambda b: (b / "recipe.yaml").unlink(), (), "recipe.yaml  the file does not exist"),
     "a damaged checkpoint": (damage, (), "model.expander.safetensors  the file is damaged"),
     "a step that is not there": (

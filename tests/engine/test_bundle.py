@@ -203,7 +203,7 @@ def test_samples_without_names_are_named_by_their_numbers() -> None:
 
 
 BROKEN = {
-    "no bundle": (None, "not a bundle: bundle.json is missing"),
+    "no bundle": (None, "there is no bundle here: bundle.json is missing"),
     "no JSON": ("{", "cannot be read: JSONDecodeError"),
     "no mapping": ("[]", "cannot be read: TypeError"),
     "a key that is missing": ('{"format": 1}', "cannot be read: KeyError: 'step'"),

@@ -122,7 +122,7 @@ def read_bundle(folder: Path) -> Bundle:
     path = folder / FACTS
     if not path.is_file():
         hint = f"pass one of the folders in RUN/{FOLDER}/"
-        message = f"the folder is not a bundle: {FACTS} is missing"
+        message = f"there is no bundle here: {FACTS} is missing"
         raise RunError(Problem(message, str(folder), (("hint", hint),), code="missing-file"))
     try:
         read = json.loads(path.read_bytes())
