@@ -41,6 +41,12 @@ UPRIGHT = {
 #: Orientations that exchange width and height.
 SIDEWAYS = (5, 6, 7, 8)
 
+#: Images passed to the threads at a time, so that a folder of millions does not fill the memory with tasks.
+IMAGES_AT_ONCE = 4096
+
+#: How a problem describes an image, the bare name of its sample, and where it is stored.
+ImageName = tuple[str, str, Place]
+
 
 class UnknownRangeError(ValueError):
     """The pixels of an image have no known range; the argument names their type."""
@@ -70,7 +76,8 @@ def upright_size(stream: bytes | IO[bytes]) -> tuple[int, int]:
     with open_image(stream) as image:
         # Pillow would decode a whole PNG to look for EXIF after its pixels.
         has_orientation = image.format != "PNG" or "exif" in image.info
-        stored = _stored_size(image)
+        # Of a TIFF, Pillow may have exchanged width and height already.
+        stored = (image.tag_v2[256], image.tag_v2[257]) if isinstance(image, TiffImageFile) else image.size
         return stored[::-1] if has_orientation and _orientation(image) in SIDEWAYS else stored
 
 
@@ -106,11 +113,6 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
-def _stored_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of the stored pixels; of a TIFF, Pillow may have exchanged them already."""
-    return (image.tag_v2[256], image.tag_v2[257]) if isinstance(image, TiffImageFile) else image.size
-
-
 def _orientation(image: Image.Image) -> int:
     """EXIF's orientation; 0 where EXIF has none or cannot be read, which does not make an image unusable."""
     try:
@@ -118,13 +120,6 @@ def _orientation(image: Image.Image) -> int:
     except Exception:
         return 0
     return orientation if isinstance(orientation, int) else 0
-
-
-#: Images passed to the threads at a time, so that a folder of millions does not fill the memory with tasks.
-IMAGES_AT_ONCE = 4096
-
-#: How a problem describes an image, the bare name of its sample, and where it is stored.
-ImageName = tuple[str, str, Place]
 
 
 def measure_images(

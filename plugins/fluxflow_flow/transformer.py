@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from einops import rearrange
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
 
 from .positions import Rotation, grid_positions, grid_rotation, rotate, sinusoids
+
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -33,6 +35,14 @@ def mean_token(tokens: Tensor, mask: Tensor) -> Tensor:
     return (tokens * weight).sum(dim=1) / weight.sum(dim=1)
 
 
+def zero_initialized(layer: Layer) -> Layer:
+    """Initialize a layer to zero, so that what it scales or gates changes nothing at first."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
 class FlowBlock(nn.Module):
     """Self-attention, cross-attention to the text, and a feed-forward network; [B, N, D] to the same.
 
@@ -44,9 +54,7 @@ class FlowBlock(nn.Module):
     def __init__(self, width: int, text_width: int, heads: int, condition_width: int) -> None:
         super().__init__()
         self.heads = heads
-        self.condition = nn.Linear(condition_width, 9 * width)
-        nn.init.zeros_(self.condition.weight)
-        nn.init.zeros_(self.condition.bias)
+        self.condition = zero_initialized(nn.Linear(condition_width, 9 * width))
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.query = nn.Linear(width, width)
@@ -86,9 +94,7 @@ class _Stream(nn.Module):
     def __init__(self, width: int, heads: int, is_last: bool = False) -> None:
         super().__init__()
         self.heads, self.is_last = heads, is_last
-        self.condition = nn.Linear(width, (2 if is_last else 6) * width)
-        nn.init.zeros_(self.condition.weight)
-        nn.init.zeros_(self.condition.bias)
+        self.condition = zero_initialized(nn.Linear(width, (2 if is_last else 6) * width))
         self.qkv = nn.Linear(width, (2 if is_last else 3) * width)
         if not is_last:
             self.out = nn.Linear(width, width)
@@ -172,11 +178,8 @@ class FlowTransformer(nn.Module):
             self.blocks = nn.ModuleList(JointBlock(width, heads, is_last=n + 1 == depth) for n in range(depth))
         else:
             self.blocks = nn.ModuleList(FlowBlock(width, text_width, heads, width) for _ in range(depth))
-        self.condition = nn.Linear(width, 2 * width)
-        self.patches_out = nn.Linear(width, latent_channels * patch**2)
-        for layer in (self.condition, self.patches_out):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.condition = zero_initialized(nn.Linear(width, 2 * width))
+        self.patches_out = zero_initialized(nn.Linear(width, latent_channels * patch**2))
 
     def forward(self, noisy_latent: Tensor, time: Tensor, text_tokens: Tensor, text_mask: Tensor) -> Tensor:
         """Return the prediction at x_t."""

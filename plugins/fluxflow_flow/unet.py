@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate, silu
 
 from .models import attention_levels
 from .positions import grid_positions, sinusoids
-from .transformer import FlowBlock, mean_token
+from .transformer import FlowBlock, mean_token, zero_initialized
 
 
 def _norm(width: int) -> nn.GroupNorm:
@@ -31,9 +31,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, width_in: int, width_out: int, condition_width: int) -> None:
         super().__init__()
         self.norm_in, self.conv_in = _norm(width_in), nn.Conv2d(width_in, width_out, 3, padding=1)
-        self.condition, self.gate = nn.Linear(condition_width, 2 * width_out), nn.Linear(condition_width, width_out)
+        self.condition = nn.Linear(condition_width, 2 * width_out)
+        self.gate = zero_initialized(nn.Linear(condition_width, width_out))
         self.norm_out, self.conv_out = _norm(width_out), nn.Conv2d(width_out, width_out, 3, padding=1)
-        _zero_initialize(self.gate)
         self.skip = nn.Conv2d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -117,10 +117,9 @@ class Unet(nn.Module):
             self.up.append(stages)
             if level:
                 self.doublings.append(nn.Conv2d(here, here, 3, padding=1))
-        self.norm, self.leave = _norm(here), nn.Conv2d(here, latent_channels, 3, padding=1)
-        self.condition, self.through = nn.Linear(inner, 2 * here), nn.Linear(inner, latent_channels)
-        for layer in (self.condition, self.through, self.leave):
-            _zero_initialize(layer)
+        self.norm, self.leave = _norm(here), zero_initialized(nn.Conv2d(here, latent_channels, 3, padding=1))
+        self.condition = zero_initialized(nn.Linear(inner, 2 * here))
+        self.through = zero_initialized(nn.Linear(inner, latent_channels))
 
     def forward(self, noisy_latent: Tensor, time: Tensor, text_tokens: Tensor, text_mask: Tensor) -> Tensor:
         """Return the prediction at x_t."""
@@ -152,9 +151,3 @@ class Unet(nn.Module):
         """Embed time and mean text token as one vector [B, 4 width], through the SiLU that all blocks share."""
         embedded = self.time(sinusoids(time * 1000.0, self.width, longest=10_000.0))
         return silu(embedded + self.pooled(mean_token(text_tokens, text_mask)))
-
-
-def _zero_initialize(layer: nn.Conv2d | nn.Linear) -> None:
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)

@@ -30,6 +30,9 @@ ORDER = ("VAE", "KL", "G", "D", "LPIPS", "Flow")
 #: Metrics that control training rather than measure it: in the logs, not on the console.
 CONTROLS = ("lr", "grad_norm", "weight")
 
+#: Metrics that are a share of correct images, by their names (or by an ending in `accuracy`).
+SHARES = frozenset({"everything", "colour", "background", "place", "shape", "size", "match"})
+
 
 def short_name(metric: str) -> str | None:
     """The short name of one metric; None if it keeps its own."""
@@ -86,10 +89,6 @@ def _repeats_total(metric: str, metrics: Mapping[str, float]) -> bool:
     if not label or total is None or sum(name.startswith(f"{update}/") for name in metrics) > 1:
         return False
     return isclose(total, metrics[metric], rel_tol=1e-6) or total != total
-
-
-#: Metrics that are a share of correct images, by their names (or by an ending in `accuracy`).
-SHARES = frozenset({"everything", "colour", "background", "place", "shape", "size", "match"})
 
 
 def metric_value(name: str, value: float) -> str:

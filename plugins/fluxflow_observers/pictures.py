@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
@@ -125,13 +126,7 @@ class Pictures:
     def _latest(self, folder: Path, name: str) -> Path:
         """The file of a step's latest sheet; a file of that name that somebody else wrote is left alone."""
         path = folder / f"{name}.png"
-        return path if _is_free(path, self._hash()) else folder / f"{name}-{self._hash()}.png"
-
-
-def _is_free(path: Path, written_by: str) -> bool:
-    """Whether a file is missing, or is an earlier sheet of the same observer, as its first bytes show."""
-    try:
-        with path.open("rb") as stream:
-            return f"{WRITTEN_BY}\0{written_by}".encode() in stream.read(256)
-    except FileNotFoundError:
-        return True
+        with suppress(FileNotFoundError), path.open("rb") as stream:
+            if f"{WRITTEN_BY}\0{self._hash()}".encode() not in stream.read(256):
+                return folder / f"{name}-{self._hash()}.png"
+        return path

@@ -23,6 +23,23 @@ if TYPE_CHECKING:
 #: A size as a recipe specifies it: a side, or width and height.
 Size = int | tuple[int, int]
 
+#: For each option that names a value: how the names of its files end.
+ENDINGS: Mapping[str, str] = {
+    "reconstruction": "_ns_o",
+    "reconstruction_mean": "-nr_o",
+    "context": "-ctx",
+    "without_context": "-nc",
+    "prior": "-prior",
+    "generated": "-generated",
+}
+
+#: How the file names of an input image end: once for each image, and once beside `_ns_o`.
+INPUT, INPUT_OF_SAMPLED = "-original", "_ns_i"
+
+_SIDE = validators.and_(validators.instance_of(int), validators.ge(1))
+_SIZE = validators.or_(_SIDE, validators.deep_iterable(_SIDE, validators.instance_of(tuple)))
+_VALUE: Any = validators.optional(NAME)
+
 
 @frozen(eq=False)
 class Inputs:
@@ -89,24 +106,6 @@ def read_image(file: str, width: int, height: int) -> Tensor:
     fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(fitted, dtype=np.float32))
     return (pixels / 127.5 - 1).permute(2, 0, 1).contiguous()
-
-
-#: For each option that names a value: how the names of its files end.
-ENDINGS: Mapping[str, str] = {
-    "reconstruction": "_ns_o",
-    "reconstruction_mean": "-nr_o",
-    "context": "-ctx",
-    "without_context": "-nc",
-    "prior": "-prior",
-    "generated": "-generated",
-}
-
-#: How the file names of an input image end: once for each image, and once beside `_ns_o`.
-INPUT, INPUT_OF_SAMPLED = "-original", "_ns_i"
-
-_SIDE = validators.and_(validators.instance_of(int), validators.ge(1))
-_SIZE = validators.or_(_SIDE, validators.deep_iterable(_SIDE, validators.instance_of(tuple)))
-_VALUE: Any = validators.optional(NAME)
 
 
 # More than a dozen members: one attribute for each option.

@@ -9,6 +9,9 @@ from typing import Any
 
 from attrs import Factory, define
 
+#: The file of a run that records the times of its steps, as of the latest checkpoint.
+FILE = "results.json"
+
 
 @define
 class BatchTimer:
@@ -41,10 +44,6 @@ class BatchTimer:
             if complete:
                 self.settled, self.elapsed, self.batches = True, 0.0, 0
         return self.seconds
-
-
-#: The file of a run that records the times of its steps, as of the latest checkpoint.
-FILE = "results.json"
 
 
 @define

@@ -16,6 +16,11 @@ from torch import Tensor, nn
 
 from fluxflow_registry import Choices, FluxflowError, Problem
 
+#: The key of a state dict under which the architecture is stored, as JSON.
+DESCRIPTION = "_extra_state"
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class PretrainedError(FluxflowError):
     """A published model cannot be used: its library or its files are missing, or they do not fit."""
@@ -70,12 +75,6 @@ class Published:
     def _fetch(self) -> str:
         revision = f" --revision {self.revision}" if self.revision else ""
         return f"hf download {self.name}{revision} " + " ".join(f'--include "{each}"' for each in self.patterns)
-
-
-#: The key of a state dict under which the architecture is stored, as JSON.
-DESCRIPTION = "_extra_state"
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def to_tensor(description: Mapping[str, Any]) -> Tensor:

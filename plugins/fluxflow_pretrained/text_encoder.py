@@ -58,15 +58,11 @@ class PretrainedTextEncoder(nn.Module):
         """Use the tokenizer of the state dict, with which its weights were trained."""
         self._use(from_tensor(state))
 
-    def tokenize(self, captions: Sequence[str]) -> list[list[int]]:
-        """The token numbers of each caption, at least one."""
-        encoded = self._tokenizer.encode_batch(list(captions))
-        return [list(each.ids) or [self._description["empty"]] for each in encoded]
-
     def forward(self, captions: list[str]) -> TextEmbedding:
         """Encode the captions."""
         device = next(self.network.parameters()).device
-        rows = self.tokenize(captions)
+        encoded = self._tokenizer.encode_batch(list(captions))
+        rows = [list(each.ids) or [self._description["empty"]] for each in encoded]
         longest = max(map(len, rows))
         pad = self._description["pad"]
         ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device)

@@ -21,17 +21,6 @@ if TYPE_CHECKING:
 #: Where a warm-up starts, as a share of the full rate.
 START_FACTOR = 0.01
 
-
-def with_warmup(optimizer: Optimizer, warmup: int, build: Callable[[], LRScheduler]) -> LRScheduler:
-    """The scheduler that `build` returns, behind a linear rise over `warmup` intervals."""
-    from torch.optim.lr_scheduler import LinearLR, SequentialLR
-
-    if warmup == 0:
-        return build()
-    rise = LinearLR(optimizer, start_factor=START_FACTOR, total_iters=warmup)
-    return SequentialLR(optimizer, [rise, build()], milestones=[warmup])
-
-
 Interval = Literal["batch", "epoch"]
 
 #: Options of torch that are left out, and where their value comes from; a test compares all others with torch's
@@ -45,6 +34,16 @@ LEFT_OUT: Mapping[str, str] = {
     "epochs": "the step's",
     "steps_per_epoch": "the step's",
 }
+
+
+def with_warmup(optimizer: Optimizer, warmup: int, build: Callable[[], LRScheduler]) -> LRScheduler:
+    """The scheduler that `build` returns, behind a linear rise over `warmup` intervals."""
+    from torch.optim.lr_scheduler import LinearLR, SequentialLR
+
+    if warmup == 0:
+        return build()
+    rise = LinearLR(optimizer, start_factor=START_FACTOR, total_iters=warmup)
+    return SequentialLR(optimizer, [rise, build()], milestones=[warmup])
 
 
 def _count(default: int) -> Any:

@@ -12,6 +12,14 @@ from fluxflow_registry import Better, Ending, History, Summary, counted
 
 Mode = Literal["min", "max"]
 
+#: For each criterion of a condition, the options that apply to it.
+_OPTIONS = {
+    "epochs": (),
+    "below": ("metric", "patience"),
+    "above": ("metric", "patience"),
+    "plateau": ("metric", "min_delta", "relative", "mode"),
+}
+
 
 def epoch(epoch: int, epochs: int) -> Ending | None:
     """Ends after the step's `epochs`, as a step without a transition does."""
@@ -145,15 +153,6 @@ class Plateau(_Limits):
             return Ending(reason)
         last = f"{known[-1].mean:.4g}, not on a plateau" if known else "never logged"
         return limit_reached(epoch, self.max_epochs or epochs, f"with {self.metric} {last}")
-
-
-#: For each criterion of a condition, the options that apply to it.
-_OPTIONS = {
-    "epochs": (),
-    "below": ("metric", "patience"),
-    "above": ("metric", "patience"),
-    "plateau": ("metric", "min_delta", "relative", "mode"),
-}
 
 
 def _count() -> Any:

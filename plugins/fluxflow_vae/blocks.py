@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from einops import rearrange
@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from .activations import Activation, build_activation, build_same_width_activation, expansion, initialize_for
 
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 Norm = Literal["none", "group", "batch"]
 Upsampling = Literal["interpolate", "bilinear", "transposed"]
 
@@ -96,7 +97,7 @@ class Upsample(nn.Module):
         self, width_in: int, width_out: int, upsample: Upsampling = "interpolate", activation: Activation = "silu"
     ) -> None:
         super().__init__()
-        self.upsample = upsample
+        self.enlarge = nn.Identity() if upsample == "transposed" else build_enlargement(upsample)
         if upsample == "transposed":
             transposed = nn.ConvTranspose2d(width_in, width_out, 4, stride=2, padding=1)
             self.conv: nn.Module = initialize_for(transposed, activation, 4 * width_in)
@@ -105,27 +106,15 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Interpolate and convolve."""
-        doubled: Tensor = self.conv(x if self.upsample == "transposed" else enlarge(x, self.upsample))
+        doubled: Tensor = self.conv(self.enlarge(x))
         return doubled
 
 
-def enlarge(x: Tensor, upsample: Upsampling) -> Tensor:
+def build_enlargement(upsample: Upsampling) -> nn.Module:
     """[B, C, H, W] to [B, C, 2 H, 2 W]: interpolated for `bilinear`, repeated otherwise."""
     if upsample == "bilinear":
-        return interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-    return interpolate(x, scale_factor=2.0, mode="nearest")
-
-
-class Enlarge(nn.Module):
-    """`enlarge` as a layer."""
-
-    def __init__(self, upsample: Upsampling) -> None:
-        super().__init__()
-        self.upsample = upsample
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Double the resolution."""
-        return enlarge(x, self.upsample)
+        return nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=False)
+    return nn.Upsample(scale_factor=2.0, mode="nearest")
 
 
 class ResamplingBlock(nn.Module):
@@ -178,11 +167,11 @@ def build_upsampling(
     if norm == "none":
         return Upsample(width_in, width_out, upsample)
     inner = Upsample(width_in, expansion(activation) * width_out, upsample, activation)
-    shortcut: list[nn.Module] = [Enlarge(upsample), nn.Conv2d(width_in, width_out, 1)]
+    shortcut: list[nn.Module] = [build_enlargement(upsample), nn.Conv2d(width_in, width_out, 1)]
     return ResamplingBlock(inner, shortcut, (width_in, width_out), activation, norm)
 
 
-def zero_initialized(layer: nn.Conv2d) -> nn.Conv2d:
+def zero_initialized(layer: Layer) -> Layer:
     """Initialize a layer to zero, so that adding its output changes nothing at first."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
@@ -238,9 +227,7 @@ class Film(nn.Module):
 
     def __init__(self, width: int, vector_width: int) -> None:
         super().__init__()
-        self.affine = nn.Linear(vector_width, 2 * width)
-        nn.init.zeros_(self.affine.weight)
-        nn.init.zeros_(self.affine.bias)
+        self.affine = zero_initialized(nn.Linear(vector_width, 2 * width))
 
     def forward(self, x: Tensor, vector: Tensor) -> Tensor:
         """Scale and shift each channel."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fluxflow_registry.engine.models.checkpointing import checkpoint_blocks
-from fluxflow_vae.blocks import ResamplingBlock, ResidualBlock, SelfAttention, Upsample, enlarge
+from fluxflow_vae.blocks import ResamplingBlock, ResidualBlock, SelfAttention, Upsample, build_enlargement
 from fluxflow_vae.models import CompressorBuilder, ExpanderBuilder
 
 options = st.fixed_dictionaries(
@@ -306,8 +306,8 @@ def test_upsampling_keeps_a_flat_area_flat_unless_it_is_transposed(upsample: Any
 def test_bilinear_upsampling_interpolates_and_nearest_upsampling_repeats() -> None:
     x = torch.tensor([0.0, 4.0]).view(1, 1, 1, 2)
 
-    assert enlarge(x, "bilinear").tolist() == [[[[0.0, 1.0, 3.0, 4.0]] * 2]]
-    assert enlarge(x, "interpolate").tolist() == [[[[0.0, 0.0, 4.0, 4.0]] * 2]]
+    assert build_enlargement("bilinear")(x).tolist() == [[[[0.0, 1.0, 3.0, 4.0]] * 2]]
+    assert build_enlargement("interpolate")(x).tolist() == [[[[0.0, 0.0, 4.0, 4.0]] * 2]]
 
 
 @pytest.mark.parametrize("factor", [0.13025, 0.18215])

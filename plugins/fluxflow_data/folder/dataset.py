@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
+from itertools import compress
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,9 @@ class Folder(ImageOptions):
         except DataError as error:
             problems += error.problems
         if root.is_dir() and not images and not samples:
-            problems.append(_no_images(root))
+            hint = ("hint", f"add images whose names end in {', '.join(SUFFIXES)}")
+            message = f"folder `{root.name}` contains no images"
+            problems.append(Problem(message, str(root), (hint,), code="empty-dataset", subject=root.name))
         names = {root / files[name]: name for name in images} | {sample.path: sample.name for sample in samples}
         sizes = self._image_sizes(root, names, flaws)
         intact = [sample for sample in samples if sample.path in sizes]
@@ -78,7 +81,9 @@ class Folder(ImageOptions):
             damaged = [flaw.problem for flaw in flaws]
             raise DataError([*problems, *(damaged if problems else _with_hint(damaged, len(intact)))])
         # The whole folder has been judged, whatever is held out.
-        selected = self._selected([sample.name for sample in intact] + [flaw.image for flaw in flaws if flaw.image])
+        judged = [sample.name for sample in intact] + [flaw.image for flaw in flaws if flaw.image]
+        which = self.selected(stem(name).encode("utf-8", "surrogateescape") for name in judged)
+        selected = set(judged if which is None else compress(judged, which))
         read = [sample for sample in intact if sample.name in selected]
         if not read:
             raise DataError(self.empty_split(len(intact), str(root)))
@@ -97,11 +102,6 @@ class Folder(ImageOptions):
         if root == theirs:
             return overlap(self, label, other, trained)
         return nested_folders(self, label, other, root, theirs)
-
-    def _selected(self, names: Sequence[str]) -> set[str]:
-        """The names of the images, intact or not, in the split that is read."""
-        selected = self.selected(stem(name).encode("utf-8", "surrogateescape") for name in names)
-        return set(names if selected is None else (name for name, one in zip(names, selected, strict=True) if one))
 
     def _image_sizes(self, root: Path, names: Mapping[Path, str], flaws: list[Flaw]) -> dict[Path, tuple[int, int]]:
         """The size of each image that can be read; adds to `flaws` why the others cannot."""
@@ -166,12 +166,6 @@ def _list_files(root: Path, problems: list[Problem]) -> dict[str, str]:
         message, code = f"folder `{root.name}` does not exist", "missing-file"
     problems.append(Problem(message, str(root), code=code, subject=root.name))
     return {}
-
-
-def _no_images(root: Path) -> Problem:
-    hint = f"add images whose names end in {', '.join(SUFFIXES)}"
-    message = f"folder `{root.name}` contains no images"
-    return Problem(message, str(root), (("hint", hint),), code="empty-dataset", subject=root.name)
 
 
 def _with_hint(damaged: Sequence[Problem], intact: int) -> Sequence[Problem]:

@@ -17,6 +17,9 @@ from ..captions import CaptionError, decode_caption, decode_utf8, without_byte_o
 #: Suffixes of images, in any case.
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
+#: So many lines at most are reported with the nearest name: finding it takes long in a large folder.
+LINES_WITH_CHOICES = 10
+
 
 @frozen
 class Sample:
@@ -82,10 +85,6 @@ def list_files(root: Path, problems: list[Problem]) -> dict[str, str]:
 def composed(name: str) -> str:
     """The name in Unicode's composed form, in which names are compared."""
     return unicodedata.normalize("NFC", name)
-
-
-#: So many lines at most are reported with the nearest name: finding it takes long in a large folder.
-LINES_WITH_CHOICES = 10
 
 
 def from_file(

@@ -38,6 +38,11 @@ SEVERAL = {
 #: Columns of `ShardIndex.spans`.
 IMAGE, IMAGE_SIZE, CAPTION, CAPTION_SIZE = range(4)
 
+#: The members of one sample by extension.
+Parts = dict[str, Member]
+
+CACHE = Cache("index", ".index", b"fluxflow shard index 1\n")
+
 
 @frozen
 class SampleMembers:
@@ -85,10 +90,6 @@ class ShardIndex:
         for end in self.ends.tolist():
             yield content[start:end]
             start = end
-
-
-#: The members of one sample by extension.
-Parts = dict[str, Member]
 
 
 def index_file(path: str, name: str, wanted: SampleMembers) -> ShardIndex | list[Problem]:
@@ -149,10 +150,12 @@ def _add_member(member: Member, samples: dict[str, Parts], name: str, problems: 
         message = f"member `{member.name}` at byte {member.header} is a {member.kind}, not a file"
         problems.append(Problem(message, name, code="unsupported-member", subject=member.name))
         return
-    parts = key_and_extension(member.name)
-    if parts is None:
+    # Split at the first dot of the base name: `a/b.0.JPG` is `a/b` and `0.jpg`.
+    folder, slash, base = member.name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    if not stem or not extension:
         return
-    key, extension = parts
+    key, extension = f"{folder}{slash}{stem}", extension.lower()
     first = samples.setdefault(key, {}).setdefault(extension, member)
     if first is not member:
         message = f"sample `{key}` has two members `{extension}`: at byte {first.header} and at byte {member.header}"
@@ -189,16 +192,6 @@ def _first_of_each_kind(problems: Sequence[Problem], name: str) -> Iterator[Prob
     for code, count in counts.items():
         if count > REPORTED:
             yield Problem(f"{count - REPORTED:,} more {SEVERAL[code]} in shard `{shard}`", name, code=code)
-
-
-def key_and_extension(name: str) -> tuple[str, str] | None:
-    """A member's key and extension, split at the first dot of its base name: `a/b.0.JPG` is `a/b` and `0.jpg`."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    return (f"{folder}{slash}{stem}", extension.lower()) if stem and extension else None
-
-
-CACHE = Cache("index", ".index", b"fluxflow shard index 1\n")
 
 
 def indexed(path: str, name: str, wanted: SampleMembers, file: RemoteFile | None = None) -> ShardIndex | list[Problem]:

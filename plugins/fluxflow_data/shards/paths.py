@@ -13,6 +13,16 @@ from urllib.parse import urlsplit, urlunsplit
 
 from fluxflow_registry import Problem
 
+#: A range in braces that stands for more shards is taken for a mistake.
+MOST_SHARDS = 100_000
+
+#: So many missing shards are reported by name.
+REPORTED = 24
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+
 
 def is_remote(path: str) -> bool:
     """Whether a shard is on a server."""
@@ -52,17 +62,6 @@ def shard_problem(path: str, predicate: str, code: str, notes: Sequence[tuple[st
     """A problem with one shard; the message is `shard`, its base name, and the predicate."""
     name = os.path.basename(public(path))
     return Problem(f"shard `{name}` {predicate}", public(path), notes, code=code, subject=name)
-
-
-#: A range in braces that stands for more shards is taken for a mistake.
-MOST_SHARDS = 100_000
-
-#: So many missing shards are reported by name.
-REPORTED = 24
-
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 
 
 def check_entry(entry: str) -> None:

@@ -22,6 +22,11 @@ STRETCH = 1 << 16
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)\Z")
 
+#: Bytes that are written at a time.
+CHUNK = 1 << 20
+
+GIB = 1 << 30
+
 
 @frozen
 class RemoteFile:
@@ -104,12 +109,6 @@ def _range(answer: HTTPResponse, url: str) -> tuple[int, int, int]:
 def _version(answer: HTTPResponse) -> int:
     tag = answer.headers.get("ETag", "").removeprefix("W/") or answer.headers.get("Last-Modified", "")
     return int.from_bytes(blake2b(tag.encode(), digest_size=7).digest(), "big")
-
-
-#: Bytes that are written at a time.
-CHUNK = 1 << 20
-
-GIB = 1 << 30
 
 
 class Downloads:

@@ -9,7 +9,7 @@ from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
+from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 from fluxflow_registry import DataError, Problem, Variable
 
@@ -18,6 +18,28 @@ from .paths import is_remote, is_this_machine, public, shard_problem
 #: Whose token is used where the recipe names no variable, and the variables that may hold it.
 HUB = "huggingface.co"
 HUB_VARIABLES = ("HF_TOKEN", "HUGGINGFACE_HUB_TOKEN")
+
+#: Seconds without a byte after which a request is given up, and how often it is made.
+TIMEOUT = 30.0
+ATTEMPTS = 5
+
+#: Seconds before the second attempt; each later one waits twice as long.
+PAUSE = 0.5
+
+#: The longest `Retry-After` of a server that is obeyed, in seconds.
+LONGEST_PAUSE = 60.0
+
+#: Responses after which the same request may succeed.
+TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+#: What other responses mean: the end of the sentence, and the code.
+REFUSALS = {
+    401: ("the server requires a token (401)", "access-denied"),
+    403: ("the server denies access (403)", "access-denied"),
+    404: ("it does not exist (404)", "missing-file"),
+    410: ("it no longer exists (410)", "missing-file"),
+    416: ("it is empty, or shorter than before (416)", "changed-file"),
+}
 
 
 def find_token(url: str, token_env: str | None) -> str | None:
@@ -59,29 +81,6 @@ def _unusable(variable: str, url: str, cause: str, code: str) -> DataError:
     return DataError(Problem(message, Variable(variable), code=code, subject=variable))
 
 
-#: Seconds without a byte after which a request is given up, and how often it is made.
-TIMEOUT = 30.0
-ATTEMPTS = 5
-
-#: Seconds before the second attempt; each later one waits twice as long.
-PAUSE = 0.5
-
-#: The longest `Retry-After` of a server that is obeyed, in seconds.
-LONGEST_PAUSE = 60.0
-
-#: Responses after which the same request may succeed.
-TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
-
-#: What other responses mean: the end of the sentence, and the code.
-REFUSALS = {
-    401: ("the server requires a token (401)", "access-denied"),
-    403: ("the server denies access (403)", "access-denied"),
-    404: ("it does not exist (404)", "missing-file"),
-    410: ("it no longer exists (410)", "missing-file"),
-    416: ("it is empty, or shorter than before (416)", "changed-file"),
-}
-
-
 def shard_error(url: str, cause: str, code: str, notes: Sequence[tuple[str, str]] = ()) -> DataError:
     """The error that a shard cannot be read from its server."""
     return DataError(shard_problem(url, f"cannot be read: {cause}", code, notes))
@@ -98,9 +97,10 @@ def response(url: str, token_env: str | None, part: tuple[int, int | None] | Non
         token = find_token(url, token_env)
         if token:
             request.add_unredirected_header("Authorization", f"Bearer {token}")
+        direct = [ProxyHandler({})] if is_this_machine(url) else []  # without the environment's proxies
         after: str | None = None
         try:
-            answer: HTTPResponse = _opener(url, token).open(request, timeout=TIMEOUT)
+            answer: HTTPResponse = build_opener(_Redirects(url, token), *direct).open(request, timeout=TIMEOUT)
             return answer
         except HTTPError as error:
             error.close()
@@ -129,12 +129,6 @@ def wait(attempt: int, after: str | None = None) -> None:
     """Pause before the next attempt, as long as the server's `Retry-After`, or twice as long as the time before."""
     requested = float(after) if after and after.isdigit() else 0.0
     time.sleep(max(min(requested, LONGEST_PAUSE), PAUSE * 2.0**attempt))
-
-
-def _opener(url: str, token: str | None) -> OpenerDirector:
-    """What makes requests, through the environment's proxies unless the server is on this machine."""
-    direct = [ProxyHandler({})] if is_this_machine(url) else []
-    return build_opener(_Redirects(url, token), *direct)
 
 
 class _Redirects(HTTPRedirectHandler):

@@ -29,6 +29,12 @@ HEADER = 1 << 14
 
 CACHE = Cache("index", ".sizes", b"fluxflow shard sizes 1\n")
 
+#: Shards that are indexed at the same time: indexing computes little, and mostly waits for the disk.
+SHARDS_AT_ONCE = 8
+
+#: The same for shards on a server.
+REMOTE_SHARDS_AT_ONCE = 32
+
 
 def image_sizes(path: str, index: ShardIndex) -> NDArray[np.int64]:
     """Width and height of each image, upright; 0 if it is not an image: int64 [samples, 2]."""
@@ -55,13 +61,6 @@ def measure(path: str, index: ShardIndex) -> NDArray[np.int64]:
                 shown = size_in_header(reader.read(Span(path, offset, size, index.state)))
             sizes.append(shown or (0, 0))
     return np.array(sizes, dtype=np.int64).reshape(-1, 2)
-
-
-#: Shards that are indexed at the same time: indexing computes little, and mostly waits for the disk.
-SHARDS_AT_ONCE = 8
-
-#: The same for shards on a server.
-REMOTE_SHARDS_AT_ONCE = 32
 
 
 @frozen(eq=False)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: The shortest stretch, in seconds, over which the time of a batch is measured.
 STRETCH = 2.0
 
+#: Seconds between two redraws of the bars.
+REFRESH = 0.2
+
 
 @define
 class Bar:
@@ -120,10 +123,6 @@ class Progress:
 def time_of_day() -> str:
     """The time of day as `[HH:MM:SS]`."""
     return datetime.now().strftime("[%H:%M:%S]")
-
-
-#: Seconds between two redraws of the bars.
-REFRESH = 0.2
 
 
 class PlainLines:

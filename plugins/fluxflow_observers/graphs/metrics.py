@@ -20,6 +20,24 @@ PREFIX, ENDING = "training_metrics", ".jsonl"
 #: The series of seconds per batch.
 BATCH_SECONDS = "seconds_per_batch"
 
+#: What a metric measures.
+Kind = Literal["loss", "kl", "weight", "rate", "norm", "batch_time", "evaluation", "other"]
+
+#: Lines in one panel at most.
+LINES = 8
+
+#: Titles of the panels of a kind; `{}` is the update, where there is one for each.
+TITLES: dict[Kind, str] = {
+    "loss": "losses of {}",
+    "kl": "KL divergence, nats",
+    "weight": "weights of losses",
+    "rate": "learning rates",
+    "norm": "gradient norms",
+    "batch_time": "seconds per batch",
+    "evaluation": "evaluations: {}",
+    "other": "other metrics",
+}
+
 
 @define
 class Series:
@@ -145,13 +163,6 @@ def _time(value: Any) -> float | None:
         return None
 
 
-#: What a metric measures.
-Kind = Literal["loss", "kl", "weight", "rate", "norm", "batch_time", "evaluation", "other"]
-
-#: Lines in one panel at most.
-LINES = 8
-
-
 @frozen(eq=False)
 class Line:
     """One metric over all steps that have logged it, a stretch for each step."""
@@ -172,19 +183,6 @@ class Panel:
     title: str
     kind: Kind
     lines: list[Line] = Factory(list)
-
-
-#: Titles of the panels of a kind; `{}` is the update, where there is one for each.
-TITLES: dict[Kind, str] = {
-    "loss": "losses of {}",
-    "kl": "KL divergence, nats",
-    "weight": "weights of losses",
-    "rate": "learning rates",
-    "norm": "gradient norms",
-    "batch_time": "seconds per batch",
-    "evaluation": "evaluations: {}",
-    "other": "other metrics",
-}
 
 
 def kind_of(metric: str) -> Kind:

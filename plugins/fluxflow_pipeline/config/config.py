@@ -14,6 +14,19 @@ from .keys import DataKeys, DatasetKeys, ModelKeys, OutputKeys, StepKeys, Transi
 
 T = TypeVar("T")
 
+#: The loss that each of FluxFlow's metrics is, by its update and its name.
+METRICS = {
+    "vae_loss": "vae/frequency",
+    "kl_loss": "vae/kl",
+    "lpips_loss": "vae/lpips",
+    "g_loss": "vae/hinge_generator",
+    "d_loss": "discriminator/hinge_discriminator",
+    "flow_loss": "flow/velocity",
+}
+
+#: Those that a transition may watch.
+WATCHED = ("vae_loss", "kl_loss", "flow_loss", "g_loss", "d_loss")
+
 
 def default_of(key: str) -> Default:
     """The location of a value that the file does not set."""
@@ -88,20 +101,6 @@ class Config:
     def side_of(self, dataset: str) -> int:
         """The side of a dataset's images in pixels."""
         return self.datasets[dataset].settings.img_size or self.data.settings.img_size
-
-
-#: The loss that each of FluxFlow's metrics is, by its update and its name.
-METRICS = {
-    "vae_loss": "vae/frequency",
-    "kl_loss": "vae/kl",
-    "lpips_loss": "vae/lpips",
-    "g_loss": "vae/hinge_generator",
-    "d_loss": "discriminator/hinge_discriminator",
-    "flow_loss": "flow/velocity",
-}
-
-#: Those that a transition may watch.
-WATCHED = ("vae_loss", "kl_loss", "flow_loss", "g_loss", "d_loss")
 
 
 def trains_autoencoder(step: Step) -> bool:

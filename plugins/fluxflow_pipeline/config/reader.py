@@ -32,6 +32,9 @@ from .sections import (
 #: The dataset that the section `data` describes.
 IMAGES = "images"
 
+#: Modes of training: in a pipeline each step has its own.
+MODES = ("train_vae", "gan_training", "train_spade", "use_lpips", "train_diff", "train_diff_full")
+
 
 @frozen(eq=False)
 class Datasets:
@@ -113,10 +116,6 @@ def dataset_of(reader: SectionReader, keys: Section[StepKeys], datasets: Dataset
     return name
 
 
-#: Modes of training: in a pipeline each step has its own.
-MODES = ("train_vae", "gan_training", "train_spade", "use_lpips", "train_diff", "train_diff_full")
-
-
 def read_steps(reader: SectionReader, root: Node, training: Node, datasets: Datasets) -> tuple[Step, ...]:
     """The steps of the pipeline; without a pipeline, `training` is the only step."""
     reader.keys(training, [*STEP, "pipeline"], "`training`", "training")
@@ -139,7 +138,10 @@ def _pipeline_steps(
     reader: SectionReader, pipeline: Node, training: Node, shared: Node, datasets: Datasets
 ) -> tuple[Step, ...]:
     if isinstance(pipeline.value, list):
-        _report_list(reader, pipeline)
+        first = pipeline.value[0].get("name") if pipeline.value else None
+        form = f'pipeline:\n  steps:\n    - name: "{first.value if first is not None else "step1"}"'
+        message = "`pipeline` is a list, as in early versions of FluxFlow: move the steps under `steps`"
+        reader.report(message, pipeline.where, "wrong-type", "pipeline", notes=[("instead", form)])
         return ()
     if not reader.is_mapping(pipeline, "`pipeline`", "pipeline"):
         return ()
@@ -169,14 +171,6 @@ def _pipeline_steps(
         if name is not None:
             found[name] = _listed_step(reader, name, node, above, datasets)
     return tuple(found.values())
-
-
-def _report_list(reader: SectionReader, pipeline: Node) -> None:
-    """Reject the form of early versions, a list under `pipeline`."""
-    first = pipeline.value[0].get("name") if pipeline.value else None
-    form = f'pipeline:\n  steps:\n    - name: "{first.value if first is not None else "step1"}"'
-    message = "`pipeline` is a list, as in early versions of FluxFlow: move the steps under `steps`"
-    reader.report(message, pipeline.where, "wrong-type", "pipeline", notes=[("instead", form)])
 
 
 def _read_name(reader: SectionReader, node: Node, number: int, known: Mapping[str, Step]) -> str | None:

@@ -10,6 +10,13 @@ from typing import Any
 from fluxflow_registry import Location
 from fluxflow_registry.commands import Node, as_node
 
+#: The length of a line with its comment, where possible.
+WIDTH = 116
+
+#: A string that YAML reads as itself without quotes, unless it is one of the words.
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./ -]*\Z")
+_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
+
 
 def entry(where: Location, comment: str = "", /, **children: object) -> Node:
     """A mapping; children that are None are left out."""
@@ -19,14 +26,6 @@ def entry(where: Location, comment: str = "", /, **children: object) -> Node:
 def component(type_: str, where: Location, comment: str = "", /, **options: object) -> Node:
     """A component of a type, with its options."""
     return entry(where, comment, type=type_, **options)
-
-
-#: The length of a line with its comment, where possible.
-WIDTH = 116
-
-#: A string that YAML reads as itself without quotes, unless it is one of the words.
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./ -]*\Z")
-_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
 
 def text_of(root: Node, head: str) -> str:
@@ -39,16 +38,13 @@ def text_of(root: Node, head: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _is_block(node: Node) -> bool:
-    """Whether a mapping contains mappings, each of which gets its own line."""
-    return isinstance(node.value, dict) and any(isinstance(child.value, dict) for child in node.value.values())
-
-
 def _entry(key: str, node: Node, depth: int) -> Iterator[str]:
     indent = "  " * depth
     name = f"{indent}{scalar(key)}:"
     flow = f"{name} {inline(node)}"
-    if not _is_block(node) and (len(flow) <= WIDTH or not isinstance(node.value, (dict, list)) or not node.value):
+    # A mapping that contains mappings has a line for each of them.
+    nested = isinstance(node.value, dict) and any(isinstance(child.value, dict) for child in node.value.values())
+    if not nested and (len(flow) <= WIDTH or not isinstance(node.value, (dict, list)) or not node.value):
         yield from _commented(flow, node.comment, indent)
         return
     yield from _commented(name, node.comment, indent)

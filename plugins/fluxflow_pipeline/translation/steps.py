@@ -23,6 +23,18 @@ from .recipe_text import component, entry
 #: The losses that adaptive weights balance: reconstruction, perceptual and adversarial.
 _BALANCED = ("frequency", "lpips", "hinge_generator")
 
+#: FluxFlow's options without a counterpart, and the value that has the same effect as none.
+_IMPLIED = {"decoupled_weight_decay": True, "mode": "min"}
+
+#: FluxFlow's defaults for options whose default is another one here.
+_OPTIMIZER_DEFAULTS = {"AdamW": {"weight_decay": 0.0}}
+_SCHEDULER_DEFAULTS: dict[str, dict[str, float | str]] = {
+    "CosineAnnealingLR": {"eta_min_factor": 0.1, "interval": "batch"},
+    "LinearLR": {"start_factor": 1.0, "end_factor": 0.1, "interval": "batch"},
+    "ConstantLR": {"factor": 1.0, "interval": "batch"},
+    "ExponentialLR": {"gamma": 0.95},
+}
+
 
 def step_of(config: Config, step: Step) -> Node:
     """The step: its data, its values, its updates in their order, and its end."""
@@ -180,19 +192,6 @@ def _until(step: Step) -> Node | None:
     )
 
 
-#: FluxFlow's options without a counterpart, and the value that has the same effect as none.
-_IMPLIED = {"decoupled_weight_decay": True, "mode": "min"}
-
-#: FluxFlow's defaults for options whose default is another one here.
-_OPTIMIZER_DEFAULTS = {"AdamW": {"weight_decay": 0.0}}
-_SCHEDULER_DEFAULTS: dict[str, dict[str, float | str]] = {
-    "CosineAnnealingLR": {"eta_min_factor": 0.1, "interval": "batch"},
-    "LinearLR": {"start_factor": 1.0, "end_factor": 0.1, "interval": "batch"},
-    "ConstantLR": {"factor": 1.0, "interval": "batch"},
-    "ExponentialLR": {"gamma": 0.95},
-}
-
-
 def optimizer(step: Step, name: str) -> Node:
     """The optimizer of an update, AdamW by default; its learning rate is its own, or the step's."""
     own = step.optimizers.get(name)
@@ -218,15 +217,14 @@ def _with_defaults(
 ) -> Node:
     """The component with its own options first, then `options`, then FluxFlow's defaults for its type."""
     chosen = own.get("type") or as_node(type_, default_of("type"))
-    value = {key: child for key, child in own.value.items() if key != "type" and not _is_implied(key, child)}
+    value = {
+        key: child
+        for key, child in own.value.items()
+        if key != "type" and child.value is not None and (key, child.value) not in _IMPLIED.items()
+    }
     for key, child in options.items():
         value.setdefault(key, child)
     for key, default in defaults.get(str(chosen.value), {}).items():
         value.setdefault(key, as_node(default, default_of(key)))
     made = as_node({"type": chosen, **value}, own.where)
     return Node(made.value, own.where, {**made.keys, **{key: own.keys[key] for key in made.keys if key in own.keys}})
-
-
-def _is_implied(key: str, child: Node) -> bool:
-    """Whether an option has no effect here."""
-    return child.value is None or (key in _IMPLIED and child.value == _IMPLIED[key])
