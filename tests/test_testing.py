@@ -35,7 +35,7 @@ def recipe() -> str:
 SETTINGS = ("steps.vae.epochs=2", "steps.vae.batch_size=8", "models.compressor.width=8", "models.expander.width=8")
 
 
-def test_a_registry_has_the_named_plugins_and_the_given_components() -> None:
+def test_a_registry_has_the_named_plugins_and_the_passed_components() -> None:
     registry = registry_with(PLUGINS, losses={"charbonnier": Charbonnier})
 
     assert registry.get("loss", "charbonnier") is not None

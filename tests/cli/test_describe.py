@@ -144,7 +144,7 @@ def test_a_description_shows_doc_options_needs_and_origin(component: Component, 
 
 
 @pytest.mark.parametrize("component", COMPONENTS, ids=identify)
-def test_every_option_of_a_first_party_component_says_what_it_means(component: Component) -> None:
+def test_every_option_of_a_first_party_component_has_a_description(component: Component) -> None:
     for row in options(component):
         assert row["meaning"], f"option `{row['name']}`"
 

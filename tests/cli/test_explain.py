@@ -35,7 +35,7 @@ VAE = """
 """  # noqa: E501
 
 
-def test_a_valid_recipe_is_told_on_a_few_lines(call: Call) -> None:
+def test_a_valid_recipe_is_summarized_on_a_few_lines(call: Call) -> None:
     told = call("--validate", DEFAULT)
 
     assert told.code == 0
@@ -115,7 +115,7 @@ def test_the_plan_as_json(call: Call) -> None:
     }
 
 
-def test_what_starts_late_is_told(call: Call) -> None:
+def test_late_starts_are_reported(call: Call) -> None:
     condition = "{type: loss_threshold, metric: vae_loss, threshold: 0.05}"
     place = "steps.vae_gan.updates"
     late = [
@@ -141,7 +141,7 @@ def test_what_starts_late_is_told(call: Call) -> None:
     assert [loss.get("start") for loss in vae["losses"]] == [None, None, None, "loss_threshold"]
 
 
-def test_siblings_are_told_with_their_parent(call: Call, tmp_path: Path) -> None:
+def test_siblings_are_reported_with_their_parent(call: Call, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(steps("a", "b", "c", c="a"))
 
     told = call("--explain", "r.yaml")

@@ -42,7 +42,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Callable[[Registry], None]:
 
 
 @pytest.mark.parametrize(("flags", "trains"), [(["--check"], False), ([], True)])
-def test_a_plugin_says_what_a_file_is_from_its_content_and_the_command_line(
+def test_a_plugin_recognizes_a_file_by_its_content_and_the_command_line(
     call: Call, registry: Any, tmp_path: Path, flags: list[str], trains: bool
 ) -> None:
     registry(from_modules({"other": knows(lambda path, content, arguments, trains: None), "mine": knows(told)}))
@@ -78,7 +78,7 @@ def test_a_plugin_that_fails_at_it_is_named(call: Call, registry: Any, tmp_path:
     assert err == f"mine.yaml  {message}\n"
 
 
-def test_the_hook_takes_all_that_it_is_given() -> None:
+def test_the_hook_must_take_every_argument() -> None:
     @hookimpl
     def short(path: str) -> Problem | None:
         return None

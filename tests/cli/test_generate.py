@@ -46,7 +46,7 @@ def pixels(path: Path) -> bytes:
         return image.tobytes()
 
 
-def test_a_seed_gives_the_same_picture_each_time_and_another_seed_another(
+def test_a_seed_generates_the_same_image_each_time_and_another_seed_another(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompt = ["--prompt", "a small red circle on a white background", "--guidance", "4"]
@@ -60,7 +60,7 @@ def test_a_seed_gives_the_same_picture_each_time_and_another_seed_another(
     assert pixels(first[0]) != pixels(other[0])
 
 
-def test_a_picture_does_not_depend_on_what_is_drawn_with_it(
+def test_an_image_does_not_depend_on_what_is_generated_with_it(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, alone, _ = draw(capsys, finished, "--prompt", "a circle", "--seed", "1", "--output", tmp_path / "a")
@@ -83,7 +83,7 @@ def test_a_picture_does_not_depend_on_what_is_drawn_with_it(
         ["--image-size", "32x24"],
     ],
 )
-def test_every_flag_changes_the_picture(
+def test_every_flag_changes_the_image(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
 ) -> None:
     _, plain, _ = draw(capsys, finished, "--prompt", "a circle", "--output", tmp_path)
@@ -94,7 +94,7 @@ def test_every_flag_changes_the_picture(
     assert plain[0] != changed[0]
 
 
-def test_the_size_is_width_by_height_and_the_file_says_what_made_it(
+def test_the_size_is_width_by_height_and_the_file_records_how_it_was_generated(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, pictures, _ = draw(capsys, finished, "--prompt", "a circle", "--image-size", "32x24", "--output", tmp_path)
@@ -116,7 +116,7 @@ def test_prompts_come_from_a_file_too(finished: Path, tmp_path: Path, capsys: py
     assert [picture["prompt"] for picture in json.loads(capsys.readouterr().out)] == ["a star", "a ring"]
 
 
-def test_the_text_changes_the_picture(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_prompt_changes_the_image(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, pictures, _ = draw(capsys, finished, "--prompt", "a star", "--prompt", "a red ring", "--output", tmp_path)
 
     assert pixels(pictures[0]) != pixels(pictures[1])
@@ -166,7 +166,7 @@ def test_the_text_changes_the_picture(finished: Path, tmp_path: Path, capsys: py
         (["RUN", "--prompts", "gone.txt"], "cannot read the prompts"),
     ],
 )
-def test_what_cannot_be_drawn_is_a_clear_error(
+def test_what_cannot_be_generated_is_a_clear_error(
     finished: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     code, pictures, err = draw(capsys, *[a.replace("RUN", str(finished)) for a in arguments])
@@ -176,7 +176,7 @@ def test_what_cannot_be_drawn_is_a_clear_error(
     assert not pictures
 
 
-def test_pictures_of_different_weights_never_share_a_file_and_untrained_models_are_told(
+def test_images_of_different_weights_never_share_a_file_and_untrained_models_are_reported(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, final, _ = draw(capsys, finished, "--prompt", "a circle", "--output", tmp_path)
@@ -203,7 +203,7 @@ def test_a_missing_weight_is_an_error_naming_the_model(
     assert "expander" in err
 
 
-def test_an_unfinished_run_draws_with_its_newest_checkpoint_and_says_so(
+def test_an_unfinished_run_generates_with_its_newest_checkpoint_and_prints_a_note(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil
@@ -237,7 +237,7 @@ def told(path: Path) -> dict[str, Any]:
         return {str(key): value for key, value in image.info.items()}
 
 
-def test_the_command_line_of_fluxflow_draws_each_file_of_a_folder(
+def test_the_command_line_of_fluxflow_generates_from_each_file_of_a_folder(
     finished: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--text_prompts_path", prompts, "--output_path", tmp_path / "out", "--use_cfg", "--guidance_scale", "5.0"]
@@ -280,7 +280,7 @@ def test_guidance_is_the_recipes_unless_flags_of_fluxflow_ask_for_what_they_mean
     )
 
 
-def test_a_batch_size_does_not_change_a_picture(
+def test_a_batch_size_does_not_change_an_image(
     finished: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = [
@@ -291,7 +291,7 @@ def test_a_batch_size_does_not_change_a_picture(
     assert [pixels(path) for path in found[0]] == [pixels(path) for path in found[1]]
 
 
-def test_a_checkpoint_of_the_run_draws_with_its_own_weights_and_final_with_the_finished(
+def test_a_checkpoint_generates_with_its_own_weights_and_final_with_the_finished_ones(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ends = sorted(path for path in (finished / "checkpoints").iterdir() if path.name.endswith("-end"))
@@ -320,7 +320,7 @@ def test_final_of_a_run_that_is_not_finished_is_not_replaced_by_a_checkpoint(
     assert "does not exist yet: the run is not finished" in err
 
 
-def test_a_file_of_several_prompts_numbers_its_pictures_and_an_empty_file_is_told(
+def test_a_file_of_several_prompts_numbers_its_images_and_an_empty_file_is_reported(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "both.txt").write_text("a star\n\na ring\n")
@@ -365,7 +365,7 @@ def test_a_run_that_was_started_with_a_plugin_file_asks_for_it(
     assert len(given[1]) == 1
 
 
-def test_a_run_without_a_flow_is_one_problem_that_says_what_it_lacks(
+def test_a_run_without_a_flow_is_one_problem_that_lists_what_it_lacks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     without = re.sub(r"  (text_encoder|flow_processor):.*\n|sampler: .*\n", "", VAE_GAN)

@@ -48,7 +48,7 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def test_counts_buckets_captions_order_and_damage_are_told(call: Call, recipe: Path) -> None:
+def test_counts_buckets_captions_order_and_damage_are_reported(call: Call, recipe: Path) -> None:
     told = call(recipe, "--inspect-data")
 
     assert told.code == 0
@@ -67,7 +67,7 @@ def test_counts_buckets_captions_order_and_damage_are_told(call: Call, recipe: P
     assert "step vae evaluation seen uses 50 of 50 samples" in out
 
 
-def test_the_order_that_is_told_is_the_order_that_is_trained_on(call: Call, recipe: Path, prove: Any) -> None:
+def test_the_reported_order_is_the_order_that_is_trained_on(call: Call, recipe: Path, prove: Any) -> None:
 
     told = json.loads(call(recipe, "--inspect-data", "--json").out)
 
@@ -78,7 +78,7 @@ def test_the_order_that_is_told_is_the_order_that_is_trained_on(call: Call, reci
     assert told["shapes"]["uses"][0]["first"] == [source.name(index) for index in order[:8]]  # type: ignore[attr-defined]
 
 
-def test_json_holds_every_figure(call: Call, recipe: Path) -> None:
+def test_json_has_every_number(call: Call, recipe: Path) -> None:
     told = call(recipe, "--inspect-data", "--json", "--output", "out")
 
     found = json.loads(told.out)
@@ -103,7 +103,7 @@ def test_the_sheet_shows_what_training_sees_first(call: Call, recipe: Path, tmp_
         assert sheet.getpixel((GAP + place * (SIDE + GAP) + SIDE // 2, GAP + SIDE - 20)) == colour
 
 
-def test_fewer_samples_are_read_where_the_command_says_so(call: Call, recipe: Path) -> None:
+def test_fewer_samples_are_read_on_request(call: Call, recipe: Path) -> None:
     told = call(recipe, "--inspect-data", "--samples", "5")
     unused = call(recipe, "--inspect-data", "--samples", "5", "--set", "steps.vae.evaluate.seen=false")
     large = call(recipe, "--inspect-data", "--samples", "5", "--set", "steps.vae.batch_size=64")
@@ -134,7 +134,7 @@ def test_a_dataset_that_cannot_be_opened_is_an_error_with_its_place(call: Call, 
         ("true", [], "all samples can be read"),
     ],
 )
-def test_beside_damage_nobody_is_told_that_all_samples_can_be_read(
+def test_beside_damage_no_report_claims_that_all_samples_can_be_read(
     verify: str, damaged: list[str], told: str, call: Call, recipe: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "four"
@@ -165,7 +165,7 @@ def test_beside_damage_nobody_is_told_that_all_samples_can_be_read(
         ),
     ],
 )
-def test_where_all_samples_are_damaged_nobody_is_told_that_others_can_be_read(
+def test_where_all_samples_are_damaged_no_report_claims_that_others_can_be_read(
     samples: str, head: str, tail: str, call: Call, recipe: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "cut"
@@ -183,7 +183,7 @@ def test_where_all_samples_are_damaged_nobody_is_told_that_others_can_be_read(
 
 
 @pytest.mark.parametrize("command", ["--inspect-data", "--check"])
-def test_what_is_wrong_with_files_of_two_datasets_is_told_once_and_names_both(
+def test_problems_of_files_of_two_datasets_are_reported_once_and_name_both(
     command: str, call: Call, recipe: Path
 ) -> None:
     text = recipe.read_text().replace("  held: {", "  more: {type: folder, path: pictures}\n  held: {", 1)

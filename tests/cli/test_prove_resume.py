@@ -223,7 +223,7 @@ def test_other_components_with_a_hidden_state_are_found_too(folder: Path, who: s
     test_a_component_with_a_hidden_state_is_found_and_named(folder, who)
 
 
-def test_the_first_difference_is_told_as_data_too(folder: Path) -> None:
+def test_the_first_difference_is_reported_as_data_too(folder: Path) -> None:
     changes = ["--set", f"{VAE}.losses.jitter={{}}", "--plugin", "keeping.py", "--prove-resume", "--json"]
     command = [WARM.executable, "-m", "fluxflow_registry", "small.yaml", *changes]
 
@@ -235,7 +235,7 @@ def test_the_first_difference_is_told_as_data_too(folder: Path) -> None:
     assert (told["first"]["kind"], told["first"]["name"]) == ("loss", "vae/jitter")
 
 
-def test_a_recipe_that_fails_while_it_trains_is_told_as_it_is(folder: Path) -> None:
+def test_a_recipe_that_fails_in_training_is_reported_unchanged(folder: Path) -> None:
     (folder / "keeping.py").write_text(KEEPING.replace("now / self.mean", "now.missing"))
 
     done = prove(folder, Path("small.yaml"), f"{VAE}.losses.running={{}}")

@@ -194,7 +194,9 @@ def test_a_batch_after_a_roll_back_is_reached_through_it(
     assert all(answer["reproduced"] and answer["same_losses"] for answer in answers)
 
 
-def test_a_plugin_that_was_mended_is_seen_to_be(call: Call, train: Callable[..., list[Path]], spoiling: Path) -> None:
+def test_a_fixed_plugin_no_longer_reproduces_the_fault(
+    call: Call, train: Callable[..., list[Path]], spoiling: Path
+) -> None:
     (bundle,) = train("loss:6")
     (spoiling / "spoil.py").write_text(PLUGIN.replace("torch.sqrt(number)", "torch.sqrt(number.abs())"))
 
@@ -202,11 +204,11 @@ def test_a_plugin_that_was_mended_is_seen_to_be(call: Call, train: Callable[...,
 
     assert done.code == 0
     assert "\nnot reproduced: everything is finite now\n" in done.out
-    assert "first that is not finite" not in done.out
+    assert "first result that is not finite" not in done.out
     assert done.err == "note: plugin `spoil` has changed since the bundle was written\n"
 
 
-def test_other_losses_and_other_data_are_told(
+def test_other_losses_and_other_data_are_reported(
     call: Call,
     train: Callable[..., list[Path]],
     spoiling: Path,
@@ -292,7 +294,7 @@ def test_the_command_that_the_warning_prints_works_as_printed(
     assert printed in call("--status", run.relative_to(spoiling)).out
 
 
-def test_a_plugin_that_is_missing_is_asked_for(call: Call, train: Callable[..., list[Path]]) -> None:
+def test_a_missing_plugin_is_named_with_the_command_that_loads_it(call: Call, train: Callable[..., list[Path]]) -> None:
     (bundle,) = train("loss:5")
 
     named = call("--replay", bundle)

@@ -165,7 +165,7 @@ def test_a_stopped_run_with_everything_that_is_known_of_it(call: Call, folder: R
     assert f"not finite fluxflow-run --replay {bundle}" in told
 
 
-def test_a_killed_run_says_how_far_it_was(call: Call, folder: RunFolder) -> None:
+def test_the_status_of_a_killed_run_shows_how_far_it_was(call: Call, folder: RunFolder) -> None:
     save(folder, at(6))
     folder.record_position(at(11))
 
@@ -178,7 +178,7 @@ def test_a_killed_run_says_how_far_it_was(call: Call, folder: RunFolder) -> None
     assert "from checkpoint 000000006-vae\nrepeating at least 5 batches\n" in told
 
 
-def test_a_run_that_was_left_without_a_word_is_not_said_to_have_lost_nothing(call: Call, folder: RunFolder) -> None:
+def test_a_run_that_ended_silently_is_not_reported_to_have_lost_nothing(call: Call, folder: RunFolder) -> None:
     save(folder, at(6))
     folder.record_position(at(6))
 
@@ -280,7 +280,7 @@ def test_where_no_checkpoint_is_whole_a_run_would_begin_again(call: Call, folder
     assert "repeating at least 9 batches\n" in told
 
 
-def test_numbers_that_are_not_finite_are_told(call: Call, folder: RunFolder) -> None:
+def test_numbers_that_are_not_finite_are_reported(call: Call, folder: RunFolder) -> None:
     state = {"model": {"expander": {"weight": torch.tensor([1.0, float("nan")])}}}
     store.save(folder.checkpoints, "000000004-vae", state, {"position": {}})
 
@@ -303,7 +303,7 @@ def test_a_renamed_folder_is_not_found_by_the_command(call: Call, folder: RunFol
     assert "BUT the command looks for a folder `small-...`, but this folder is `good`" in told
 
 
-def test_the_folder_that_the_command_was_given_in_is_told_elsewhere(
+def test_elsewhere_the_folder_to_run_the_command_from_is_shown(
     call: Call, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = words(call("--status", folder.path))
@@ -314,7 +314,7 @@ def test_the_folder_that_the_command_was_given_in_is_told_elsewhere(
     assert f"run it from {folder.path.parents[1]}" in elsewhere
 
 
-def test_a_plugin_that_has_changed_is_told(call: Call, folder: RunFolder, everything: Registry) -> None:
+def test_a_plugin_that_has_changed_is_reported(call: Call, folder: RunFolder, everything: Registry) -> None:
     rows = plugin_rows(everything)
     rows[0]["source"] = "another"
     (folder.path / "environment.json").write_text(json.dumps({"plugins": rows}))
@@ -325,7 +325,7 @@ def test_a_plugin_that_has_changed_is_told(call: Call, folder: RunFolder, everyt
     assert told.count("plugin changed") == 1
 
 
-def test_a_run_that_recorded_less_is_still_told_of(call: Call, folder: RunFolder) -> None:
+def test_the_status_of_a_run_that_recorded_less_is_still_shown(call: Call, folder: RunFolder) -> None:
     (folder.path / "run.json").write_text(json.dumps({"recipe": DIGEST, "finished": False}))
     save(folder, at(9))
 
@@ -454,7 +454,9 @@ def test_what_is_no_run_is_refused(call: Call, folder: RunFolder, path: str, mes
         ("1" * 5000, "`run.json` is not valid JSON: ValueError"),
     ],
 )
-def test_a_damaged_record_is_told_with_what_there_is(call: Call, folder: RunFolder, content: str, message: str) -> None:
+def test_a_damaged_record_is_reported_with_what_there_is(
+    call: Call, folder: RunFolder, content: str, message: str
+) -> None:
     save(folder, at(9))
     (folder.path / "run.json").write_text(content)
 
@@ -524,7 +526,7 @@ def test_a_run_that_starts_again_forgets_how_far_the_one_before_was(tmp_path: Pa
     assert not (folder.path / "position.json").exists()
 
 
-def test_where_a_run_stands_is_told_without_torch(folder: RunFolder) -> None:
+def test_the_status_of_a_run_is_shown_without_torch(folder: RunFolder) -> None:
     save(folder, at(9))
     code = (
         "import sys\n"
@@ -541,7 +543,7 @@ def test_where_a_run_stands_is_told_without_torch(folder: RunFolder) -> None:
     assert "verified" in done.stdout
 
 
-def test_json_has_the_epochs_and_metrics_of_every_step_as_the_checkpoint_says_them(
+def test_json_has_the_epochs_and_metrics_of_every_step_as_in_the_checkpoint(
     tmp_path: Path, everything: Registry, call: Call
 ) -> None:
     folder = run_folder(tmp_path / "runs")

@@ -224,7 +224,7 @@ def test_bad_input_is_a_clear_error_and_leaves_nothing_behind(recipe: Path, case
     assert set(recipe.parent.rglob("*")) == before
 
 
-def test_a_plugin_given_as_a_file_is_trained_with(recipe: Path) -> None:
+def test_a_plugin_file_is_used_in_training(recipe: Path) -> None:
     (recipe.parent / "charbonnier.py").write_text(
         "from fluxflow_registry import hookimpl\n\n\n"
         "def charbonnier(reconstruction, image):\n"

@@ -124,7 +124,7 @@ def test_nothing_is_walked_for_a_balancer_that_does_not_ask(
     assert calls == []
 
 
-def test_a_parameter_that_is_not_there_is_told_before_training(checked: Checker, spying: Registry) -> None:
+def test_a_missing_parameter_is_reported_before_training(checked: Checker, spying: Registry) -> None:
     recipe = checked(VAE_GAN, f"{VAE}.balancer={{type: spy, layer: expander.out.weight}}", using=spying)
     told = (
         r"(?s)recipe.yaml|--set .*in step `vae_gan`, balancer `spy` of update `vae`: "
@@ -154,7 +154,7 @@ def half(posterior: Any) -> Tensor:
 
 
 @pytest.mark.parametrize(("use", "layer", "label", "moves"), UNREACHED)
-def test_a_loss_that_does_not_reach_the_layer_is_told_before_training(
+def test_a_loss_that_does_not_reach_the_layer_is_reported_before_training(
     checked: Checker, live: Maker, use: str, layer: str, label: str, moves: str
 ) -> None:
     registry = load(PLUGINS)

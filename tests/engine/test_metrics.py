@@ -85,7 +85,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "words"), WRONG)
-def test_a_metric_that_gives_no_figure_is_refused_before_training(
+def test_a_metric_that_returns_no_number_is_rejected_before_training(
     checked: Checker, own: Registry, name: str, words: str
 ) -> None:
     recipe = checked(VAE_GAN, evaluated(f"{name}: {{}}"), using=own)
@@ -131,7 +131,7 @@ def test_the_models_compute_nothing_for_it(checked: Checker, own: Registry, monk
 
 
 @pytest.mark.parametrize("watching", ["best={metric: seen/edges/dx}", "until={type: plateau, metric: seen/edges/dx}"])
-def test_a_figure_of_a_dict_that_is_watched_by_another_name_is_refused(
+def test_a_metric_of_a_dict_that_is_watched_by_another_name_is_rejected(
     checked: Checker, own: Registry, watching: str
 ) -> None:
     recipe = checked(VAE_GAN, evaluated("edges: {}"), f"{STEP}.{watching}", using=own)
@@ -188,7 +188,7 @@ def test_a_run_warns_once_of_a_watched_name_that_its_evaluation_did_not_measure(
 
 
 @pytest.mark.parametrize(("metric", "better"), [("psnr", max), ("elbo", min)])
-def test_the_best_checkpoint_is_that_of_the_epoch_in_which_its_metric_says_so(
+def test_the_best_checkpoint_is_that_of_the_epoch_with_the_best_metric(
     checked: Checker, tmp_path: Path, metric: str, better: Callable[[list[float]], float]
 ) -> None:
     settings = [evaluated(f"{metric}: {{}}"), f"{STEP}.best={{metric: seen/{metric}}}", f"{STEP}.epochs=3"]

@@ -217,7 +217,7 @@ class Logged:
         self.epochs.append(summaries)
 
 
-def test_a_figure_that_is_not_finite_is_logged_as_that_and_not_counted_in_the_mean(
+def test_a_metric_that_is_not_finite_is_logged_and_not_counted_in_the_mean(
     checked: Checker, with_poison: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Poison, "bad", lambda batch: batch == 3)
@@ -232,7 +232,7 @@ def test_a_figure_that_is_not_finite_is_logged_as_that_and_not_counted_in_the_me
     assert logged.epochs[0]["vae/poison"].minimum == min(counted) != 0.0
 
 
-def test_how_many_batches_were_left_out_is_told_at_the_end_and_a_scalers_overflows_are_none(
+def test_skipped_batches_are_reported_at_the_end_and_overflows_of_a_scaler_are_not(
     checked: Checker, with_poison: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Poison, "bad", lambda batch: batch in (3, 4, 8))

@@ -217,7 +217,7 @@ def test_buffers_that_are_replaced_and_not_changed_in_place_are_averaged_and_res
     assert not torch.equal(average.mean, torch.zeros(()))
 
 
-def test_an_untrained_model_whose_buffers_change_is_saved_anew(
+def test_an_untrained_model_whose_buffers_change_is_saved_again(
     checked: Checker, tmp_path: Path, registry_of: Registry
 ) -> None:
     @hookimpl

@@ -105,7 +105,7 @@ def test_no_graph_is_kept_for_an_update_that_has_not_started(checked: Checker, l
 
 
 @pytest.mark.parametrize("where", ["loss", "update"])
-def test_a_condition_is_asked_after_an_epoch_and_starts_the_next(checked: Checker, tmp_path: Any, where: str) -> None:
+def test_a_condition_is_checked_after_an_epoch_and_starts_the_next(checked: Checker, tmp_path: Any, where: str) -> None:
     place = GENERATOR if where == "loss" else DISCRIMINATOR
     name = "vae/hinge_generator" if where == "loss" else "discriminator_loss"
     recipe = checked(VAE_GAN, f"{place}.start={ALWAYS}", f"{STEP}.epochs=3")
@@ -144,7 +144,7 @@ def test_what_never_starts_is_a_warning_and_no_error(checked: Checker, tmp_path:
 
 
 @pytest.mark.parametrize(("r1", "also"), [("false", ""), ("{start: 500}", " or starts at batch 500")])
-def test_an_update_none_of_whose_losses_has_started_is_told_with_what_each_waits_for(
+def test_an_update_none_of_whose_losses_has_started_is_reported_with_what_each_waits_for(
     checked: Checker, tmp_path: Any, r1: str, also: str
 ) -> None:
     listener = Listener([])
@@ -200,9 +200,7 @@ class Patient:
         self.asked = state["asked"]
 
 
-def test_a_condition_that_keeps_something_is_asked_once_an_epoch_stopped_or_not(
-    checked: Checker, tmp_path: Any
-) -> None:
+def test_a_stateful_condition_is_checked_once_an_epoch_stopped_or_not(checked: Checker, tmp_path: Any) -> None:
     patient = load(PLUGINS)
     add_plugin(patient, Plugin("patient", "test", "1", "here"), plugin(transitions={"patient": Patient}))
     settings = [f"{GENERATOR}.start=patient", f"{STEP}.epochs=3"]
@@ -406,7 +404,7 @@ LATE_BY = "would never take effect: it starts at batch 12"
         (f"{GENERATOR}.start={NEVER}", None),
     ],
 )
-def test_a_start_behind_the_last_batch_is_told_before_training(
+def test_a_start_after_the_last_batch_is_reported_before_training(
     setting: str, told: str | None, checked: Checker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     check_run(checked(VAE_GAN, setting))

@@ -40,7 +40,7 @@ class Listener:
         self.kl[step.name].append(metrics["vae/kl/weight"])
 
 
-def test_a_warm_up_and_a_decay_begin_anew_in_each_step(checked: Callable[..., RecipePlan], tmp_path: Path) -> None:
+def test_a_warm_up_and_a_decay_start_over_in_each_step(checked: Callable[..., RecipePlan], tmp_path: Path) -> None:
     heard = Listener()
     noise = "values={instance_noise: {std: 0.5, decay: 0.5}}"
     short = [f"steps.{name}.epochs=1" for name in ("vae_gan", "again")]

@@ -229,7 +229,7 @@ def test_a_lazy_update_does_not_hold_up_the_averages_of_another(checked: Checker
     assert not torch.equal(seen[1], seen[2])
 
 
-def test_a_step_in_which_nothing_moved_fails_and_says_how_much_was_left_out(
+def test_a_step_that_changes_no_weight_fails_and_reports_the_skipped_batches(
     checked: Checker, registry: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_Poison, "__call__", lambda self, reconstruction: reconstruction.mean() * math.nan)
@@ -240,7 +240,7 @@ def test_a_step_in_which_nothing_moved_fails_and_says_how_much_was_left_out(
         start(checked(text, using=poisoned(registry)), tmp_path)
 
 
-def test_a_loss_that_detaches_what_it_is_given_is_refused_before_training(
+def test_a_loss_that_detaches_its_inputs_is_rejected_before_training(
     checked: Checker, registry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fluxflow_registry.engine.preflight.shapes import prove_shapes
@@ -256,7 +256,7 @@ def test_a_loss_that_detaches_what_it_is_given_is_refused_before_training(
         prove_shapes(checked(text, using=poisoned(registry)))
 
 
-def test_a_loss_that_changes_what_others_are_given_is_refused_before_training(
+def test_a_loss_that_changes_the_inputs_of_others_is_rejected_before_training(
     checked: Checker, registry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fluxflow_registry.engine.preflight.shapes import prove_shapes
@@ -275,7 +275,7 @@ def test_a_loss_that_changes_what_others_are_given_is_refused_before_training(
         prove_shapes(checked(text, using=poisoned(registry)))
 
 
-def test_a_loss_that_raises_is_told_with_the_line_that_raised(
+def test_a_loss_that_raises_is_reported_with_the_line_that_raised(
     checked: Checker, registry: Any, monkeypatch: pytest.MonkeyPatch, live: Maker
 ) -> None:
     from fluxflow_registry.engine.preflight.shapes import prove_shapes
@@ -318,7 +318,7 @@ def test_averages_follow_their_equation_with_warm_up() -> None:
     assert not average.module.weight.requires_grad
 
 
-def test_averaged_weights_are_measured_drawn_with_and_adopted_at_the_end(
+def test_averaged_weights_are_evaluated_sampled_and_adopted_at_the_end(
     checked: Checker, live: Maker, tmp_path: Any
 ) -> None:
     recipe = checked(VAE_GAN + FLOW)
@@ -370,7 +370,7 @@ def test_the_tally_gives_mean_minimum_maximum_and_the_mean_of_the_last_twenty() 
     assert tally.history["loss"] == [summary["loss"]]
 
 
-def test_figures_of_two_metrics_with_one_name_are_told_apart(checked: Checker, tmp_path: Any) -> None:
+def test_results_of_two_metrics_with_one_name_are_distinguished(checked: Checker, tmp_path: Any) -> None:
     text = VAE_GAN + FLOW.replace(
         "metrics: {shapes_judge: {}}", "metrics: {a: {type: shapes_judge}, b: {type: shapes_judge}}"
     )
@@ -380,7 +380,7 @@ def test_figures_of_two_metrics_with_one_name_are_told_apart(checked: Checker, t
     assert results["colour"] == results["b/colour"] <= 1.0
 
 
-def test_a_loss_may_ask_for_a_drawn_picture(checked: Checker, live: Maker) -> None:
+def test_a_loss_may_request_a_generated_image(checked: Checker, live: Maker) -> None:
     from fluxflow_registry.engine.preflight.shapes import prove_shapes
 
     text = VAE_GAN + FLOW.replace("{velocity: {}}", "{velocity: {}, l1: {with: {reconstruction: generated_image}}}")

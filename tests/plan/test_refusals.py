@@ -62,7 +62,7 @@ def test_the_recipe_itself_is_right(prove: Prove, registry: Registry) -> None:
     assert checked.steps[0].trains == {"encoder"}
 
 
-def test_an_unknown_value_is_told_with_the_chain_of_askers_and_their_lines(refuse: Refuse) -> None:
+def test_an_unknown_value_is_reported_with_the_chain_of_requests_and_their_lines(refuse: Refuse) -> None:
     (problem,) = refuse("distance: {}", "distance: {}\n          lost: {}")
 
     assert problem.message == "`far` requests `missing_value`, but nothing provides it"
@@ -74,7 +74,7 @@ def test_an_unknown_value_is_told_with_the_chain_of_askers_and_their_lines(refus
     assert problem.choices.available[:4] == ("code", "critic", "egg", "encoder")
 
 
-def test_an_unknown_value_is_told_with_the_nearest_one(refuse: Refuse) -> None:
+def test_an_unknown_value_is_reported_with_the_nearest_one(refuse: Refuse) -> None:
     (problem,) = refuse("distance: {}", "distance: {with: {code: coed}}")
 
     assert problem.message == "loss `distance` of update `turn` in step `step` requests `coed`, but nothing provides it"
@@ -83,7 +83,7 @@ def test_an_unknown_value_is_told_with_the_nearest_one(refuse: Refuse) -> None:
     assert dict(problem.notes)["defined in"] == f"{definition(distance)[0]}  def distance(code, image)"
 
 
-def test_a_value_that_two_losses_miss_is_told_once(refuse: Refuse) -> None:
+def test_a_value_that_two_losses_miss_is_reported_once(refuse: Refuse) -> None:
     losses = "{type: lost}\n          again: {type: lost}"
 
     problems = refuse("distance: {}", f"distance: {{}}\n          first: {losses}")
@@ -91,7 +91,7 @@ def test_a_value_that_two_losses_miss_is_told_once(refuse: Refuse) -> None:
     assert len(problems) == 1
 
 
-def test_a_model_that_is_not_declared_is_told_how_to_declare_it(refuse: Refuse) -> None:
+def test_a_model_that_is_not_declared_is_reported_with_how_to_declare_it(refuse: Refuse) -> None:
     (problem,) = refuse("distance: {}", "distill: {}")
 
     assert problem.message == "`teacher_code` requests the model `teacher`, but the recipe declares no such model"
@@ -102,7 +102,7 @@ def test_a_model_that_is_not_declared_is_told_how_to_declare_it(refuse: Refuse) 
     assert notes["hint"].startswith("declare it under `models`: `teacher: {type: ...}`; `--list-plugins model`")
 
 
-def test_a_misspelt_model_is_told_with_the_one_that_was_meant(refuse: Refuse) -> None:
+def test_a_misspelled_model_is_reported_with_the_nearest_name(refuse: Refuse) -> None:
     problems = refuse("  encoder: build", "  encodr: build")
 
     assert [(problem.message, at(problem)) for problem in problems] == [
@@ -112,7 +112,7 @@ def test_a_misspelt_model_is_told_with_the_one_that_was_meant(refuse: Refuse) ->
     assert all(problem.nearest == "encodr" for problem in problems)
 
 
-def test_values_that_need_each_other_are_told_as_a_loop(refuse: Refuse) -> None:
+def test_values_that_need_each_other_are_reported_as_a_cycle(refuse: Refuse) -> None:
     (problem,) = refuse("distance: {}", "distance: {}\n          breakfast: {}")
 
     assert problem.message == "values need each other: egg -> hen -> egg"
@@ -251,7 +251,7 @@ def test_a_renamed_need_is_filled_by_the_other_value(prove: Prove, registry: Reg
     assert plan.values["mine"].models == {"critic"}
 
 
-def test_a_value_of_the_recipe_that_cannot_be_read_is_told_and_not_missed_too(refuse: Refuse) -> None:
+def test_a_value_that_cannot_be_read_is_not_reported_as_missing_too(refuse: Refuse) -> None:
     problems = refuse(
         "steps:\n  step:\n    dataset: data\n    updates:\n      turn:\n        trains: [encoder]\n        losses:\n"
         "          distance: {}",
@@ -262,7 +262,7 @@ def test_a_value_of_the_recipe_that_cannot_be_read_is_told_and_not_missed_too(re
     assert [problem.message for problem in problems] == ["unknown value `cdoe`"]
 
 
-def test_a_value_with_options_that_nobody_states_is_told_to_wait_for_them(refuse: Refuse) -> None:
+def test_a_value_without_its_required_options_is_reported_with_how_to_set_them(refuse: Refuse) -> None:
     (problem,) = refuse("distance: {}", "distance: {}\n          scaled_size: {}")
 
     assert problem.message == (
@@ -282,7 +282,7 @@ def test_a_value_with_options_that_the_recipe_states_is_there(prove: Prove, regi
     assert checked.steps[0].providers["scaled"].instance.scale == 2.0
 
 
-def test_a_metric_is_told_of_what_its_dataset_lacks(refuse: Refuse) -> None:
+def test_a_metric_that_needs_what_its_dataset_lacks_is_reported(refuse: Refuse) -> None:
     evaluate = "dataset: data\n    evaluate: {held: {dataset: data, metrics: {accuracy: {}}}}"
 
     (problem,) = refuse("dataset: data", evaluate)
@@ -293,7 +293,7 @@ def test_a_metric_is_told_of_what_its_dataset_lacks(refuse: Refuse) -> None:
     assert at(problem) == "11:48"
 
 
-def test_a_sampler_that_the_recipe_does_not_state_is_told_how_to_state_it(prove: Prove) -> None:
+def test_a_sampler_that_the_recipe_lacks_is_reported_with_how_to_add_it(prove: Prove) -> None:
     text = TINY.replace(
         "dataset: shapes", "dataset: shapes\n    evaluate: {e: {dataset: shapes, metrics: {shapes_judge: {}}}}"
     )
@@ -326,9 +326,7 @@ def test_what_an_observer_wants_to_draw_is_checked_too(refuse: Refuse, options: 
     assert problem.nearest is not None
 
 
-def test_what_an_observer_draws_only_if_it_can_is_no_problem_of_a_recipe_without_it(
-    prove: Prove, registry: Registry
-) -> None:
+def test_an_optional_value_of_an_observer_may_be_missing_in_a_recipe(prove: Prove, registry: Registry) -> None:
     recipe = RECIPE.replace("steps:", "observers: {painter: {if_possible: [teacher_code, nothing]}}\nsteps:")
 
     checked = prove(recipe, using=registry)
@@ -337,7 +335,7 @@ def test_what_an_observer_draws_only_if_it_can_is_no_problem_of_a_recipe_without
 
 
 @pytest.mark.parametrize("error", [ValueError("bad options"), KeyError("k"), FileNotFoundError(2, "No such file")])
-def test_whatever_a_component_raises_while_it_is_asked_is_told(prove: Prove, error: Exception) -> None:
+def test_whatever_a_component_raises_in_a_check_is_reported(prove: Prove, error: Exception) -> None:
     class Raising(Data):
         def fields(self) -> dict[str, Field]:
             raise error

@@ -176,7 +176,7 @@ def test_an_unreachable_server_and_a_missing_shard_are_reported_together(server:
     assert f"{server.url}/b.tar  shard `b.tar` cannot be read: it does not exist (404)" in text
 
 
-def test_a_server_that_does_not_respond_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_to_a_server_that_does_not_respond_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
     monkeypatch.setattr(requests, "TIMEOUT", 0.05)

@@ -201,9 +201,7 @@ def test_an_epoch_that_is_in_the_file_is_not_written_again_when_a_run_resumes(
     assert [line["epoch"] for line in lines(run.folder)] == [1]
 
 
-def test_metrics_are_written_under_the_names_of_fluxflow_where_the_recipe_says_so(
-    notifier: Callable[..., Notify], run: Any
-) -> None:
+def test_metrics_are_written_under_the_names_of_fluxflow_on_request(notifier: Callable[..., Notify], run: Any) -> None:
     notify = notifier(
         Jsonl(names={"vae/kl": "kl_loss", "vae/hinge_generator": "g_loss", "discriminator_loss": "d_loss"})
     )

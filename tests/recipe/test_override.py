@@ -278,7 +278,7 @@ def test_entries_of_the_defaults_and_removed_entries_can_be_removed(prove: Prove
 
 
 @pytest.mark.parametrize("setting", ["steps.vae.ema", "steps.vae.best", "steps.vae.updates.vae.clip_grad_norm"])
-def test_a_setting_that_is_removed_by_null_says_so_when_set_to_false(prove: Prove, setting: str) -> None:
+def test_a_setting_that_null_removes_is_reported_so_when_set_to_false(prove: Prove, setting: str) -> None:
     with pytest.raises(RecipeError) as caught:
         prove(TINY, f"{setting}=false")
 

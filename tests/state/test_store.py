@@ -96,7 +96,7 @@ def test_a_failed_save_leaves_the_one_before_and_nothing_half_made(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000000001-s"]
 
 
-def test_a_disk_that_is_full_for_weights_is_told_as_one(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_for_weights_is_reported_as_full(tmp_path: Path) -> None:
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

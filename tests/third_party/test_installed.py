@@ -76,7 +76,7 @@ def test_the_transition_ends_the_step_with_its_reason(installed: Installed) -> N
     assert "vae/edge_l1 has not fallen below" in installed.printed
 
 
-def test_the_observer_hears_the_evaluation_and_then_the_end_of_the_step(installed: Installed) -> None:
+def test_the_observer_is_notified_of_the_evaluation_and_then_of_the_end_of_the_step(installed: Installed) -> None:
     told = (installed.run / "told.txt").read_text().splitlines()
 
     assert [line.split(":")[0] for line in told] == ["vae, stripes", "vae is over"]
