@@ -10,7 +10,6 @@ from fluxflow_registry.cli.output import Result
 from fluxflow_registry.errors import counted
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 from fluxflow_registry.plan.updates import LossPlan, Start, UpdatePlan, WhenMet
-from fluxflow_registry.recipe.schema import StepSettings
 
 
 def validate_command(invocation: Invocation) -> Result:
@@ -30,18 +29,16 @@ def summary(plan: RecipePlan) -> str:
     recipe = plan.recipe
     lines = [f"{recipe.path} is valid: recipe `{recipe.name}`, {counted(len(plan.steps), 'step')}"]
     for step in plan.steps:
-        settings = step.settings
+        settings, most = step.settings, step.settings.max_steps
         end = f", until {step.until.name}" if step.until else ""
         after = f" after {step.parent}" if step.parent else ""
-        lines += [
-            "",
-            f"step {step.index + 1}: {step.name}{after} ({counted(settings.epochs, 'epoch')} of "
-            f"`{settings.dataset}` in {_batches(settings)} of {settings.batch_size}{end})",
-        ]
-        lines += [
-            f"    {update.name}: trains {', '.join(update.trains)}; losses {', '.join(update.losses)}{_late(update)}"
-            for update in step.updates.values()
-        ]
+        batches = "batches" if most is None else f"at most {counted(most, 'batch')}"
+        length = f"{counted(settings.epochs, 'epoch')} of `{settings.dataset}` in {batches} of {settings.batch_size}"
+        lines += ["", f"step {step.index + 1}: {step.name}{after} ({length}{end})"]
+        for update in step.updates.values():
+            late = [f"{label} {each.description}".strip() for label, each in update.starts.items() if each.description]
+            losses = "; ".join(filter(None, [", ".join(update.losses), ", ".join(late)]))
+            lines.append(f"    {update.name}: trains {', '.join(update.trains)}; losses {losses}")
         lines += [f"    frozen: {', '.join(sorted(step.frozen))}"] if step.frozen else []
         lines += [
             f"    evaluates {name}: {', '.join(each.metrics)} over "
@@ -49,12 +46,6 @@ def summary(plan: RecipePlan) -> str:
             for name, each in step.evaluations.items()
         ]
     return "\n".join(lines)
-
-
-def _late(update: UpdatePlan) -> str:
-    """What of an update does not start with the step."""
-    late = [f"{label} {start.description}".strip() for label, start in update.starts.items() if start.description]
-    return f"; {', '.join(late)}" if late else ""
 
 
 def summary_data(plan: RecipePlan) -> dict[str, Any]:
@@ -76,27 +67,20 @@ def summary_data(plan: RecipePlan) -> dict[str, Any]:
 
 def explain(plan: RecipePlan) -> str:
     """The step graph, and for each update its plan: values in order, what requests them, gradients, reuse."""
-    lines = ["STEPS"]
-    lines += [f"  {step.parent or 'start'} -> {step.name}" for step in plan.steps]
+    lines = ["STEPS", *(f"  {step.parent or 'start'} -> {step.name}" for step in plan.steps)]
     for step in plan.steps:
-        lines += ["", *_step(step)]
+        lines += ["", f"STEP {step.name}: on each batch of `{step.settings.dataset}` ({', '.join(step.fields)})"]
+        for update in step.updates.values():
+            lines += ["", *_update(step, update)]
+        lines += ["", f"  frozen: {', '.join(sorted(step.frozen))}"] if step.frozen else []
     lines += ["", "A value marked * carries gradient to the models in brackets; one marked = is reused."]
     return "\n".join(lines)
 
 
-def _step(step: StepPlan) -> list[str]:
-    lines = [f"STEP {step.name}: on each batch of `{step.settings.dataset}` ({', '.join(step.fields)})"]
-    for update in step.updates.values():
-        lines += ["", *_update(step, update)]
-    return lines + (["", f"  frozen: {', '.join(sorted(step.frozen))}"] if step.frozen else [])
-
-
 def _update(step: StepPlan, update: UpdatePlan) -> list[str]:
     scheduler = f", {update.scheduler.name}" if update.scheduler else ""
-    lines = [
-        f"  update {update.name}: trains {', '.join(sorted(update.trains))} "
-        f"({update.optimizer.name}{scheduler})" + _start(update.start)
-    ]
+    how = f"({update.optimizer.name}{scheduler}){_start(update.start)}"
+    lines = [f"  update {update.name}: trains {', '.join(sorted(update.trains))} {how}"]
     rows = [_value(step, update, name) for name in update.order]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     for mark, head, flow, users in rows:
@@ -109,31 +93,22 @@ def _value(step: StepPlan, update: UpdatePlan, name: str) -> tuple[str, str, str
     value = step.values[name]
     flows = update.gradient(value)
     later = update.carries.get(name, frozenset()) - flows
-    mark = "=" if name in update.reused else " "
-    mark += "*" if flows else " "
+    mark = ("=" if name in update.reused else " ") + ("*" if flows else " ")
     flow = f"[{', '.join(sorted(flows))}]" if flows else ""
     if later and name not in update.reused:
-        flow = (flow + f" keeps its graph for {', '.join(_later(step, update, name))}").strip()
+        following = list(step.updates.values())[list(step.updates).index(update.name) + 1 :]
+        reusing = [each.name for each in following if name in each.reused and each.gradient(value)]
+        flow = f"{flow} keeps its graph for {', '.join(reusing)}".strip()
     users = update.requested_by(name, step.values)
     return mark, f"{name}({', '.join(value.needs.values())})", flow, f"for {', '.join(users)}" if users else ""
 
 
-def _later(step: StepPlan, update: UpdatePlan, name: str) -> list[str]:
-    updates = list(step.updates.values())
-    index = list(step.updates).index(update.name)
-    return [u.name for u in updates[index + 1 :] if name in u.reused and u.gradient(step.values[name])]
-
-
 def _loss(loss: LossPlan) -> str:
-    text = f"{loss.weight:g} * {loss.label}({', '.join(loss.needs.values())})"
-    if loss.every > 1:
-        text += f", every {loss.every} batches"
-    text += _start(loss.start)
-    if loss.warmup:
-        text += f", weight rising over {loss.warmup} batches"
-    if loss.detached:
-        text += f", detached at {', '.join(sorted(loss.detached))}"
-    return f"{text} -> {', '.join(sorted(loss.reaches))}"
+    every = f", every {loss.every} batches" if loss.every > 1 else ""
+    rising = f", weight rising over {loss.warmup} batches" if loss.warmup else ""
+    detached = f", detached at {', '.join(sorted(loss.detached))}" if loss.detached else ""
+    term = f"{loss.weight:g} * {loss.label}({', '.join(loss.needs.values())})"
+    return f"{term}{every}{_start(loss.start)}{rising}{detached} -> {', '.join(sorted(loss.reaches))}"
 
 
 def _start(start: Start) -> str:
@@ -209,26 +184,14 @@ def mermaid(plan: RecipePlan) -> str:
 
 
 def _edges(step: StepPlan, update: UpdatePlan, number: str) -> Iterable[str]:
-    used: dict[str, None] = {}
-    edges = []
-    for target, needs in [
-        *((f"{number}_{name}", step.values[name].needs) for name in update.order),
-        *((f"{number}loss_{label}", loss.needs) for label, loss in update.losses.items()),
-    ]:
-        for need in needs.values():
-            if step.values[need].source == "context":
-                continue
-            used[need] = None
-            arrow = "==>" if update.gradient(step.values[need]) else "-->"
-            edges.append(f"      {number}_{need} {arrow} {target}")
-    for name in used:
+    targets = {f"{number}_{name}": step.values[name].needs for name in update.order}
+    targets |= {f"{number}loss_{label}": loss.needs for label, loss in update.losses.items()}
+    needed = [(need, target) for target, needs in targets.items() for need in needs.values()]
+    needed = [(need, target) for need, target in needed if step.values[need].source != "context"]
+    for name in dict.fromkeys(need for need, _ in needed):
         shape = f'[/"{name}"/]' if step.values[name].source == "model" else f'("{name}")'
         yield f"      {number}_{name}{shape}"
     for label in update.losses:
         yield f'      {number}loss_{label}{{{{"{label}"}}}}'
-    yield from edges
-
-
-def _batches(settings: StepSettings) -> str:
-    """`batches`, or how many of them an epoch has at most."""
-    return "batches" if settings.max_steps is None else f"at most {counted(settings.max_steps, 'batch')}"
+    for need, target in needed:
+        yield f"      {number}_{need} {'==>' if update.gradient(step.values[need]) else '-->'} {target}"
