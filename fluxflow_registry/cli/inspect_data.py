@@ -12,22 +12,11 @@ from torch import Tensor
 from fluxflow_registry.cli.invocation import Invocation
 from fluxflow_registry.cli.output import Result, say
 from fluxflow_registry.contracts import Field, Source
+from fluxflow_registry.engine.data import survey as surveys
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.order import epoch_order
-from fluxflow_registry.engine.data.survey import (
-    EvaluationUse,
-    StepUse,
-    StoredSizes,
-    Survey,
-    TextStatistics,
-    leftovers,
-    read_undamaged,
-    step_use,
-    survey,
-)
 from fluxflow_registry.engine.images import contact_sheet
 from fluxflow_registry.errors import Flag, FluxflowError, Problem, RecipeError, RunError, counted, one_line, printable
-from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan
 
 #: Samples of a dataset that are read by default.
@@ -49,29 +38,23 @@ class Inspected:
 
     type: str
     fields: Mapping[str, Field]
-    survey: Survey
-    uses: tuple[StepUse, ...]
-    measured: tuple[EvaluationUse, ...]
+    survey: surveys.Survey
+    uses: tuple[surveys.StepUse, ...]
+    measured: tuple[surveys.EvaluationUse, ...]
     sheet: Path | None
 
 
 def inspect_data_command(invocation: Invocation) -> Result:
-    """Inspect the datasets of the recipe of the command line."""
-    plan, samples = invocation.plan, invocation.arguments.samples
-    if samples is not None and samples < 1:
-        message = f"`--samples` must be at least 1, got {samples}"
-        raise RecipeError(message, Flag("--samples"), code="out-of-range")
-    return inspect_data(plan, Path(invocation.arguments.output), samples or SAMPLES)
-
-
-def inspect_data(checked: RecipePlan, output: Path, samples: int) -> Result:
     """Open, read and describe every dataset; raises FluxflowError for those that cannot be opened."""
-    sources = open_sources(checked, fill_batches=False)
-    folder = output / f"inspect-{checked.recipe.name}"
+    plan, samples = invocation.plan, invocation.arguments.samples
+    samples = SAMPLES if samples is None else samples
+    if samples < 1:
+        raise RecipeError(f"`--samples` must be at least 1, got {samples}", Flag("--samples"), code="out-of-range")
+    folder = Path(invocation.arguments.output) / f"inspect-{plan.recipe.name}"
     found = {}
-    for name, source in sources.items():
+    for name, source in open_sources(plan, fill_batches=False).items():
         say(f"reading {counted(min(samples, len(source)), 'sample')} of dataset `{name}`")
-        found[name] = inspected(checked, name, source, folder, samples)
+        found[name] = inspected(plan, name, source, folder, samples)
     return Result(lambda: data(found), lambda: "\n\n".join(text(name, each) for name, each in found.items()))
 
 
@@ -79,46 +62,34 @@ def inspected(checked: RecipePlan, name: str, source: Source, folder: Path, samp
     """Everything that is reported of one dataset; writes its contact sheet."""
     dataset = checked.datasets[name]
     seed = checked.recipe.seed
-    steps = [step for step in checked.steps if step.settings.dataset == name]
-    settings = {step.name: step.settings for step in steps}
-    uses = [step_use(source, step, name, s.batch_size, s.max_steps, seed) for step, s in settings.items()]
-    if steps:
-        size = settings[steps[0].name].batch_size
-        order = epoch_order(source, size, (seed, steps[0].name, name, 0)).tolist()
-    else:
-        order = list(range(len(source)))
+    settings = {step.name: step.settings for step in checked.steps if step.settings.dataset == name}
+    uses = [surveys.step_use(source, step, name, s.batch_size, s.max_steps, seed) for step, s in settings.items()]
+    order: list[int] = []
+    if settings:
+        step, first = next(iter(settings.items()))
+        order = epoch_order(source, first.batch_size, (seed, step, name, 0)).tolist()[:SHEET]
     try:
-        surveyed = survey(source, samples)
-        sheet = write_sheet(source, order[:SHEET] or list(range(min(SHEET, len(source)))), folder / f"{name}.png")
+        survey = surveys.survey(source, samples)
+        sheet = write_sheet(source, order or range(min(SHEET, len(source))), folder / f"{name}.png")
     except FluxflowError:
         raise
     except Exception as error:
         message = f"dataset `{name}` failed to read its samples: {one_line(error)}"
-        raise FluxflowError(Problem(message, dataset.where, code="component-failed", subject=name)) from error
-    return Inspected(
-        dataset.component.name, fields_of(dataset), surveyed, tuple(uses), measured(checked, name, source), sheet
-    )
-
-
-def measured(checked: RecipePlan, name: str, source: Source) -> tuple[EvaluationUse, ...]:
-    """The evaluations that use a dataset."""
-    return tuple(
-        EvaluationUse(step.name, label, min(each.settings.samples, len(source)))
+        raise FluxflowError(message, dataset.where, code="component-failed", subject=name) from error
+    measured = [
+        surveys.EvaluationUse(step.name, label, min(each.settings.samples, len(source)))
         for step in checked.steps
         for label, each in step.evaluations.items()
         if each.settings.dataset == name
-    )
-
-
-def fields_of(dataset: ConfiguredComponent) -> Mapping[str, Field]:
-    """The fields of a dataset's batches."""
-    return dict(dataset.instance.fields())
+    ]
+    fields = dict(dataset.instance.fields())
+    return Inspected(dataset.component.name, fields, survey, tuple(uses), tuple(measured), sheet)
 
 
 def write_sheet(source: Source, indices: Sequence[int], file: Path) -> Path | None:
     """Write the samples that have an image, with their captions; None if none has."""
     cells: dict[int, tuple[Tensor, str]] = {}
-    for read, fields in read_undamaged(source, indices, {}):
+    for read, fields in surveys.read_undamaged(source, indices, {}):
         image = fields.get("image")
         if isinstance(image, Tensor) and image.ndim == 4 and image.shape[1] == 3:
             texts = next((field for field in fields.values() if isinstance(field, list)), [""] * len(read))
@@ -130,9 +101,8 @@ def write_sheet(source: Source, indices: Sequence[int], file: Path) -> Path | No
         file.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet([[image] for image, _ in shown], [caption for _, caption in shown], side=SIDE).save(file)
     except OSError as error:
-        raise RunError(
-            Problem(f"cannot write the contact sheet: {error.strerror}", str(file), code="unwritable-file")
-        ) from None
+        message = f"cannot write the contact sheet: {error.strerror}"
+        raise RunError(message, str(file), code="unwritable-file") from None
     return file
 
 
@@ -159,28 +129,30 @@ def text(name: str, found: Inspected) -> str:
     lines = [f"dataset {name} ({found.type}): {counted(seen.samples, 'sample')}{less}"]
     rows: list[tuple[str, str]] = [("note", note) for note in seen.notes]
     rows += [(f"field {key}", _field(field)) for key, field in found.fields.items()]
-    if seen.stored is not None:
-        rows.append(("images", _stored(seen.stored)))
+    rows += [("images", _stored(seen.stored))] if seen.stored is not None else []
     rows += [(f"bucket {bucket}", counted(number, "sample")) for bucket, number in seen.buckets.items()]
     for each in found.uses:
         rows += _use(each, bool(seen.buckets))
-    rows += _measured(found.measured, seen.samples)
+    for use in found.measured:
+        of = f"{use.samples:,} of {counted(seen.samples, 'sample')}"
+        rows.append((f"step {use.step}", f"evaluation {use.evaluation} uses {of}"))
     if not found.uses and not found.measured:
         rows.append(("steps", "no step or evaluation uses it"))
     rows += [row for key, texts in seen.texts.items() for row in _texts(key, texts)]
-    lines += _table(rows)
+    width = max((len(head) for head, _ in rows), default=0)
+    lines += [f"    {head:<{width}}  {printable(text)}" for head, text in rows]
     if seen.left_out:
-        why = "left out (damaged or without a caption)"
-        lines += [f"    {len(seen.left_out):,} {why}:", *_named(seen.left_out)]
+        lines += [f"    {len(seen.left_out):,} left out (damaged or without a caption):", *_named(seen.left_out)]
     if seen.damaged:
         taken = len(seen.damaged) < seen.samples  # otherwise there is nothing to replace them
         what = "cannot be read and will be replaced by others" if taken else "cannot be read"
         lines += [f"    {counted(len(seen.damaged), 'sample')} {what}:", *_named(seen.damaged)]
     lines += [f"    {_readable(seen)}"] if seen.read else []
-    return "\n".join([*lines, *([f"    contact sheet: {found.sheet}"] if found.sheet else [])])
+    lines += [f"    contact sheet: {found.sheet}"] if found.sheet else []
+    return "\n".join(lines)
 
 
-def _readable(seen: Survey) -> str:
+def _readable(seen: surveys.Survey) -> str:
     """How many of the samples that were read can be read."""
     none = len(seen.damaged) == seen.read
     if seen.read < seen.samples:
@@ -198,17 +170,16 @@ def _field(field: Field) -> str:
     return f"{shape}{more}: {field.meaning}"
 
 
-def _stored(stored: StoredSizes) -> str:
-    smallest, median, largest = (
-        f"{width:,} x {height:,}" for width, height in (stored.smallest, stored.median, stored.largest)
-    )
+def _stored(stored: surveys.StoredSizes) -> str:
+    sizes = (stored.smallest, stored.median, stored.largest)
+    smallest, median, largest = (f"{width:,} x {height:,}" for width, height in sizes)
     unknown = f"; the size of {stored.unknown:,} is unknown" if stored.unknown else ""
     if smallest == largest:
         return f"all stored as {smallest}{unknown}"
     return f"stored as {smallest} to {largest}, median {median}{unknown}"
 
 
-def _use(use: StepUse, bucketed: bool) -> list[tuple[str, str]]:
+def _use(use: surveys.StepUse, bucketed: bool) -> list[tuple[str, str]]:
     views = f", each in {use.views} sizes" if use.views > 1 else ""
     rows = [(f"step {use.step}", f"{counted(use.batches, 'batch')} of {use.filling.batch_size} in an epoch{views}")]
     if bucketed:
@@ -216,42 +187,25 @@ def _use(use: StepUse, bucketed: bool) -> list[tuple[str, str]]:
         rows.append(("", "per bucket " + ", ".join(f"{name}: {number:,}" for name, number in by_bucket)))
     if not use.batches:
         return [*rows, ("", f"too few samples for a batch of {use.filling.batch_size}, so training will not start")]
-    left = leftovers(use.filling)
+    left = surveys.leftovers(use.filling)
     rows += [("", left)] if left else []
     return rows + ([("", f"starts with the samples {', '.join(use.first)}")] if use.first else [])
 
 
-def _measured(measured: Sequence[EvaluationUse], samples: int) -> list[tuple[str, str]]:
-    """A row for each evaluation that uses the dataset."""
-    return [
-        (f"step {each.step}", f"evaluation {each.evaluation} uses {each.samples:,} of {counted(samples, 'sample')}")
-        for each in measured
-    ]
-
-
-def _texts(field: str, texts: TextStatistics) -> list[tuple[str, str]]:
+def _texts(field: str, texts: surveys.TextStatistics) -> list[tuple[str, str]]:
     """The statistics of the texts of a field, one per row."""
     if texts.empty == texts.number:
         return [(field, "empty in every sample")]
-    rows = [
-        f"{counted(round(texts.mean), 'character')} on average, {texts.longest:,} at most (sample {texts.longest_name})"
-    ]
+    longest = f"{texts.longest:,} at most (sample {texts.longest_name})"
+    rows = [f"{counted(round(texts.mean), 'character')} on average, {longest}"]
     rows += [f"{texts.empty:,} of {texts.number:,} are empty"] if texts.empty else []
     if texts.repeated:
         rows.append(f"{texts.repeated:,} of {texts.number:,} occur more than once, such as")
-        rows += [f"{number:,} times `{_cut(words)}`" for words, number in texts.commonest]
+        shown = [(words if len(words) <= 60 else f"{words[:57]}...", number) for words, number in texts.commonest]
+        rows += [f"{number:,} times `{words}`" for words, number in shown]
     else:
         rows.append("all are different")
     return [(field, rows[0]), *(("", row) for row in rows[1:])]
-
-
-def _cut(words: str) -> str:
-    return words if len(words) <= 60 else f"{words[:57]}..."
-
-
-def _table(rows: Sequence[tuple[str, str]]) -> list[str]:
-    width = max((len(head) for head, _ in rows), default=0)
-    return [f"    {head:<{width}}  {printable(text)}" for head, text in rows]
 
 
 def _named(problems: Sequence[Problem]) -> list[str]:
