@@ -20,7 +20,7 @@ from fluxflow_registry.cli.invocation import Invocation
 from fluxflow_registry.cli.list_plugins import component_data
 from fluxflow_registry.cli.output import Result
 from fluxflow_registry.contracts import KINDS
-from fluxflow_registry.errors import Choices, Flag, Problem, RecipeError
+from fluxflow_registry.errors import Flag, RecipeError
 from fluxflow_registry.recipe.convert import describe_type, limits_of
 from fluxflow_registry.registry.registry import Component, Registry
 from fluxflow_registry.registry.signature import fields_of, is_configurable, key_of, source_of
@@ -36,15 +36,13 @@ def find(registry: Registry, name: str) -> list[Component]:
     kind, _, name = name.rpartition(":")
     if kind and kind not in KINDS:
         message = f"`{kind}` is not a kind of component"
-        raise RecipeError(Problem(message, FLAG, code="unknown-name", subject=kind, choices=Choices.of(kind, KINDS)))
+        raise RecipeError(message, FLAG, code="unknown-name", subject=kind, choices=KINDS)
     kinds = [kind] if kind else list(KINDS)
     found = [registry.components[k][name] for k in kinds if name in registry.components[k]]
     if not found:
         known = {name for k in kinds for name in registry.components[k]}
         message = f"no component is called `{name}`"
-        raise RecipeError(
-            Problem(message, FLAG, code="unknown-component", subject=name, choices=Choices.of(name, known))
-        )
+        raise RecipeError(message, FLAG, code="unknown-component", subject=name, choices=known)
     return found
 
 
@@ -117,23 +115,19 @@ def _describe(component: Component) -> str:
     kind = KINDS[component.kind]
     lines = [f"{component.kind} `{component.name}`", "", textwrap.indent(component.doc, "  ")]
     rows = options(component)
-    if rows:
-        lines += ["", "options"]
-        for row in rows:
-            default = f" = {yaml(row['default'])}" if "default" in row else " (required)"
-            default = " (computed)" if "computed" in row else default
-            limits = f", {row['bounds']}" if "bounds" in row else ""
-            lines.append(_indented(f"{row['name']}{default}  ({row['type']}{limits})", 2, under=8))
-            lines += [_indented(row["meaning"], 6)] if row["meaning"] else []
+    lines += ["", "options"] if rows else []
+    for row in rows:
+        default = f" = {yaml(row['default'])}" if "default" in row else " (required)"
+        default = " (computed)" if "computed" in row else default
+        limits = f", {row['bounds']}" if "bounds" in row else ""
+        lines.append(_indented(f"{row['name']}{default}  ({row['type']}{limits})", 2, under=8))
+        lines += [_indented(row["meaning"], 6)] if row["meaning"] else []
     if kind.keys:
         own = [f"  ({key} {value:g} by default)" for key, value in own_defaults(component).items()]
         lines += ["", f"every {kind.name} also takes  {', '.join(kind.keys)}{''.join(own)}"]
-    lines += ["", "needs       " + (", ".join(component.signature.needs) or "nothing")]
-    lines.append(f"returns     {kind.returns}")
-    lines.append(f"from        {component.plugin}")
-    lines.append(f"defined in  {component.where}")
-    lines += ["", "YAML", f"  {paste(component)}"]
-    return "\n".join(lines)
+    lines += ["", f"needs       {', '.join(component.signature.needs) or 'nothing'}", f"returns     {kind.returns}"]
+    lines += [f"from        {component.plugin}", f"defined in  {component.where}"]
+    return "\n".join([*lines, "", "YAML", f"  {paste(component)}"])
 
 
 def _indented(text: str, by: int, under: int | None = None) -> str:
@@ -141,15 +135,8 @@ def _indented(text: str, by: int, under: int | None = None) -> str:
     shown = sys.stdout is not None and sys.stdout.isatty()
     width = min(shutil.get_terminal_size().columns, WIDTH) if shown else WIDTH
     first, others = " " * by, " " * (by if under is None else under)
-    filled = textwrap.fill(
-        text,
-        max(width, 40),
-        initial_indent=first,
-        subsequent_indent=others,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return filled or first
+    wrapper = textwrap.TextWrapper(max(width, 40), first, others, break_long_words=False, break_on_hyphens=False)
+    return wrapper.fill(text) or first
 
 
 def _default(default: Any) -> Any:

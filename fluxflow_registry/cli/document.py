@@ -109,9 +109,8 @@ def _section(component: Component) -> list[str]:
 
 
 def _row(option: Mapping[str, Any]) -> str:
-    default = (
-        "computed" if "computed" in option else f"`{yaml(option['default'])}`" if "default" in option else "required"
-    )
+    default = f"`{yaml(option['default'])}`" if "default" in option else "required"
+    default = "computed" if "computed" in option else default
     limits = f", {option['bounds']}" if "bounds" in option else ""
     return f"| `{option['name']}` | {default} | {_cell(option['type'] + limits)} | {_cell(option['meaning'])} |"
 

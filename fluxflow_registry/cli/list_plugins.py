@@ -7,7 +7,7 @@ from typing import Any
 from fluxflow_registry.cli.invocation import Invocation
 from fluxflow_registry.cli.output import Result
 from fluxflow_registry.contracts import KINDS
-from fluxflow_registry.errors import Choices, Flag, Problem, RecipeError, printable
+from fluxflow_registry.errors import Flag, RecipeError, printable
 from fluxflow_registry.registry.registry import Component, Registry
 
 
@@ -24,8 +24,8 @@ def _kind_named(name: str) -> str | None:
     for kind in KINDS.values():
         if name in (kind.name, kind.plural):
             return kind.name
-    message, choices = f"`{name}` is not a kind of component", Choices.of(name, KINDS)
-    raise RecipeError(Problem(message, Flag("--list-plugins"), code="unknown-kind", subject=name, choices=choices))
+    message = f"`{name}` is not a kind of component"
+    raise RecipeError(message, Flag("--list-plugins"), code="unknown-kind", subject=name, choices=KINDS)
 
 
 def listing(registry: Registry, kind: str | None) -> str:

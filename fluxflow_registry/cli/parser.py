@@ -6,7 +6,7 @@ from argparse import Action, ArgumentError, ArgumentParser, Namespace, RawDescri
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from fluxflow_registry.errors import Choices, Flag, Location, Problem, RecipeError
+from fluxflow_registry.errors import Flag, Location, Problem, RecipeError
 
 #: What the value of a flag must be, for the types of arguments that commands use.
 _TYPES = {int: "an integer", float: "a number"}
@@ -98,9 +98,7 @@ class Parser(ArgumentParser):
             flag = _flag(action)
             instead = ("instead", f"`{flag}=-...` for a value that begins with `-`")
             message = f"`{flag}` needs a value: `{_usage(action)}`"
-            raise RecipeError(
-                Problem(message, _where(action), (instead,), code="missing-value", subject=flag)
-            ) from None
+            raise RecipeError(message, _where(action), [instead], code="missing-value", subject=flag) from None
 
     def _get_value(self, action: Action, arg_string: str) -> Any:
         try:
@@ -108,13 +106,13 @@ class Parser(ArgumentParser):
         except ArgumentError:
             kind = _TYPES.get(action.type, "valid")  # type: ignore[call-overload]
             message = f"`{_flag(action)}` must be {kind}, got `{arg_string}`"
-            raise RecipeError(Problem(message, _where(action), code="wrong-type", subject=_flag(action))) from None
+            raise RecipeError(message, _where(action), code="wrong-type", subject=_flag(action)) from None
 
     def _unknown(self, word: str) -> Problem:
         name = word.partition("=")[0]
         flags = {flag for flag in self._option_string_actions if flag.startswith("--")}
-        message, choices = f"{self.prog} has no flag `{name}`", Choices.of(name, flags)
-        return Problem(message, Flag(name), (self._help(),), code="unknown-flag", subject=name, choices=choices)
+        message = f"{self.prog} has no flag `{name}`"
+        return Problem(message, Flag(name), (self._help(),), code="unknown-flag", subject=name, choices=flags)
 
     def _help(self) -> tuple[str, str]:
         return ("command", f"{self.prog} --help")

@@ -12,7 +12,7 @@ from attrs import evolve, fields, frozen
 from fluxflow_registry.cli.plugins_of_run import changed
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run import folder as folders
-from fluxflow_registry.errors import Problem, RunError, counted
+from fluxflow_registry.errors import RunError, counted
 from fluxflow_registry.recipe.load import LABEL
 from fluxflow_registry.state import checkpoints
 
@@ -179,9 +179,9 @@ def read_record(folder: Path) -> Record:
     path = folder / folders.IDENTITY
     try:
         content = folders.read_json(path)
-        digest = content.get("recipe") if isinstance(content, dict) else None
+        digest = _map(content).get("recipe")
         if not isinstance(digest, str):
-            raise RunError(Problem("the record of the run does not name its recipe", str(path), code="damaged-run"))
+            raise RunError("the record of the run does not name its recipe", str(path), code="damaged-run")
     except RunError as error:
         found = checkpoints.listing(folder / "checkpoints")
         kept = f"{counted(len(found), 'checkpoint')}, the newest {found[0].folder.name}" if found else "no checkpoint"
@@ -207,24 +207,18 @@ def walk(root: Path, patience: int = 5) -> tuple[list[CheckpointAttempt], dict[s
     """
     done: list[CheckpointAttempt] = []
     for found in checkpoints.listing(root):
-        problem, manifest = compared_with_manifest(found.folder)
         try:
-            done.append(tried(found, problem, manifest))
+            done.append(attempt(found))
         except OSError:
             if patience and not found.folder.exists():
                 return walk(root, patience - 1)
             raise
-        if problem is None:
-            return done, _meta(found.folder)
+        if done[-1].problem is None:
+            try:
+                return done, _map(checkpoints.read_meta(found.folder))
+            except RunError:
+                return done, {}
     return done, {}
-
-
-def _meta(folder: Path) -> dict[str, Any]:
-    try:
-        meta = checkpoints.read_meta(folder)
-    except RunError:
-        return {}
-    return meta if isinstance(meta, dict) else {}
 
 
 def compared_with_manifest(folder: Path) -> tuple[str | None, Mapping[str, Any]]:
@@ -240,8 +234,9 @@ def compared_with_manifest(folder: Path) -> tuple[str | None, Mapping[str, Any]]
         return f"{folder}  cannot be read: {error.strerror}", {}
 
 
-def tried(found: checkpoints.Found, problem: str | None, manifest: Mapping[str, Any]) -> CheckpointAttempt:
-    """A checkpoint with its size and age."""
+def attempt(found: checkpoints.Found) -> CheckpointAttempt:
+    """A checkpoint compared with its manifest, with its size and age."""
+    problem, manifest = compared_with_manifest(found.folder)
     size, written = 0, found.folder.lstat().st_mtime
     for file in found.folder.iterdir() if found.folder.is_dir() else ():
         facts = file.lstat()
@@ -267,7 +262,7 @@ def read_reached(folder: Path, saved: int) -> Reached | None:
     except RunError:
         return None
     position = position_of(content)
-    when = content.get("time") if isinstance(content, dict) else None
+    when = _map(content).get("time")
     if position is None or position.run_batch <= saved or not _is_number(when) or not 0 <= when <= LARGEST:
         return None
     return Reached(position, max(0.0, time.time() - when))
@@ -288,6 +283,10 @@ def state_of(record: Record, held: str | None, found: Sequence[checkpoints.Found
 
 def resume_of(folder: Path, record: Record, done: Sequence[CheckpointAttempt], reached: Reached | None) -> Resume:
     """What the command that resumes the run would do."""
+    finds: str | None = folder.absolute().name
+    if record.name is not None and LABEL.match(record.name):
+        found, _ = folders.unfinished(folder.absolute().parent, record.name, record.recipe)
+        finds = found.path.name if found else None
     whole = done[-1] if done and done[-1].problem is None else None
     furthest = max([each.run_batch for each in done] + ([reached.position.run_batch] if reached else []), default=0)
     return Resume(
@@ -296,32 +295,19 @@ def resume_of(folder: Path, record: Record, done: Sequence[CheckpointAttempt], r
         repeats=furthest - (whole.run_batch if whole else 0),
         command=record.command,
         directory=record.directory,
-        finds=finds(folder, record),
+        finds=finds,
     )
-
-
-def finds(folder: Path, record: Record) -> str | None:
-    """The name of the folder of the run that the command would resume; None if it would start a new one."""
-    place = folder.absolute()
-    if record.name is None or not LABEL.match(record.name):
-        return place.name
-    found, _ = folders.unfinished(place.parent, record.name, record.recipe)
-    return found.path.name if found else None
 
 
 def position_of(content: Any) -> Position | None:
     """A position as it was written; None if it is not one."""
-    if not isinstance(content, dict):
-        return None
-    counts = {field.name: content.get(field.name) for field in fields(Position)}
+    counts = {field.name: _map(content).get(field.name) for field in fields(Position)}
     known = {name: count for name, count in counts.items() if _is_count(count)}
     return Position(**known) if len(known) == len(counts) else None
 
 
 def _step(content: Any) -> Step | None:
-    if not isinstance(content, dict):
-        return None
-    name, epochs, batches = content.get("name"), content.get("epochs"), content.get("batches")
+    name, epochs, batches = (_map(content).get(key) for key in ("name", "epochs", "batches"))
     return Step(name, epochs, batches) if isinstance(name, str) and _is_count(epochs) and _is_count(batches) else None
 
 
@@ -340,8 +326,7 @@ def _pipeline(value: Any) -> dict[str, Any]:
     counts = ("current_step", "step_start_epoch", "current_step_epoch")
     found: dict[str, Any] = {name: value[name] for name in counts if _is_count(value.get(name))}
     found["current_step_name"] = _text(value.get("current_step_name"))
-    epochs = value.get("step_epochs")
-    found["step_epochs"] = {k: n for k, n in epochs.items() if _is_count(n)} if isinstance(epochs, dict) else {}
+    found["step_epochs"] = {k: n for k, n in _map(value.get("step_epochs")).items() if _is_count(n)}
     found["step_metrics"] = {
         step: {
             metric: [mean if _is_number(mean) else None for mean in means]
@@ -357,9 +342,14 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def _map(value: Any) -> dict[str, Any]:
+    """A mapping as it is, and anything else as an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
 def _maps(value: Any) -> dict[str, dict[str, Any]]:
     """The entries that are mappings themselves."""
-    return {name: each for name, each in value.items() if isinstance(each, dict)} if isinstance(value, dict) else {}
+    return {name: each for name, each in _map(value).items() if isinstance(each, dict)}
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from fluxflow_registry.recipe.convert import limits_of
 from fluxflow_registry.registry.registry import Component, Registry
 from fluxflow_registry.registry.signature import fields_of, is_configurable, key_of
 
+_BOUNDS = {">": "exclusiveMinimum", ">=": "minimum", "<": "exclusiveMaximum", "<=": "maximum"}
 _SCALARS: dict[Any, str] = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
 
 
@@ -89,14 +90,11 @@ def _or_condition(start: Mapping[str, Any]) -> dict[str, Any]:
 
 def _named(registry: Registry, kind: str) -> dict[str, Any]:
     """A mapping of labels to entries; a label without `type` is its own type, and has the options of that."""
+    untyped = {"type": "object", "not": {"required": ["type"]}}
     return {
         "type": "object",
         "properties": {
-            name: {
-                "if": {"type": "object", "not": {"required": ["type"]}},
-                "then": _ref(f"{kind}.{name}"),
-                "else": _or_false(_ref(kind)),
-            }
+            name: {"if": untyped, "then": _ref(f"{kind}.{name}"), "else": _or_false(_ref(kind))}
             for name in registry.names(kind)
         },
         "additionalProperties": _or_false(_ref(kind)),
@@ -134,23 +132,12 @@ def _component(component: Component) -> dict[str, Any]:
 
 def _object(cls: type) -> dict[str, Any]:
     """The keys of a class. None is required: `defaults` may hold what an entry leaves out."""
-    meanings = meanings_of(cls)
-    keys = {key_of(each): (_attribute(each), meanings.get(each.name)) for each in fields_of(cls)}
-    return {
-        "type": "object",
-        "properties": {
-            key: {**schema, "description": meaning} if meaning else schema for key, (schema, meaning) in keys.items()
-        },
-        "additionalProperties": False,
-    }
-
-
-_BOUNDS = {">": "exclusiveMinimum", ">=": "minimum", "<": "exclusiveMaximum", "<=": "maximum"}
-
-
-def _attribute(attribute: attrs.Attribute[Any]) -> dict[str, Any]:
-    limits = {_BOUNDS[operator]: bound for operator, bound in limits_of(attribute.validator) if operator in _BOUNDS}
-    return _type(attribute.type, limits)
+    meanings, properties = meanings_of(cls), {}
+    for each in fields_of(cls):
+        limits = {_BOUNDS[operator]: bound for operator, bound in limits_of(each.validator) if operator in _BOUNDS}
+        meaning = {"description": meanings[each.name]} if meanings.get(each.name) else {}
+        properties[key_of(each)] = {**_type(each.type, limits), **meaning}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
 def _type(kind: Any, limits: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,12 +154,8 @@ def _type(kind: Any, limits: Mapping[str, Any]) -> dict[str, Any]:
     if origin is tuple:
         if arguments and arguments[-1] is Ellipsis:
             return {"type": "array", "items": _type(arguments[0], {})}
-        return {
-            "type": "array",
-            "prefixItems": [_type(argument, {}) for argument in arguments],
-            "minItems": len(arguments),
-            "maxItems": len(arguments),
-        }
+        items = [_type(argument, {}) for argument in arguments]
+        return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
     if origin in (dict, Mapping):
         return {"type": "object", **({"additionalProperties": _type(arguments[1], {})} if arguments else {})}
     if isinstance(kind, type) and attrs.has(kind):

@@ -15,7 +15,7 @@ from fluxflow_registry.cli.plugins_of_run import plugin_rows
 from fluxflow_registry.cli.run_status import Glance, Record, RunStatus, glance, look
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run.folder import IDENTITY, replay_command
-from fluxflow_registry.errors import LISTED, Choices, Problem, RunError, counted, printable, to_json
+from fluxflow_registry.errors import LISTED, RunError, counted, printable, to_json
 from fluxflow_registry.registry.registry import Registry
 
 #: Rows of a section: a label, which may be empty, and a text.
@@ -54,7 +54,7 @@ def status(path: str, registry: Registry) -> RunStatus | list[Glance]:
             return look(folder, plugin_rows(registry))
         runs = runs_in(folder)
         if not runs:
-            raise RunError(nothing(folder))
+            raise nothing(folder)
         return glances(runs)
     except OSError as error:
         raise RunError(f"cannot read the folder: {error.strerror}", path, code="unreadable-file") from None
@@ -78,24 +78,21 @@ def runs_in(folder: Path) -> list[Path]:
     return found
 
 
-def nothing(folder: Path) -> Problem:
-    """The problem that there is no run in a folder, with the runs next to it."""
+def nothing(folder: Path) -> RunError:
+    """The error that there is no run in a folder, with the runs next to it."""
     inside = next((parent for parent in folder.absolute().parents if (parent / IDENTITY).exists()), None)
     if inside is not None:
-        notes = (("instead", str(inside)),)
-        return Problem(
-            "this folder is inside a run: use the folder of the run itself", str(folder), notes, code="missing-file"
-        )
+        message = "this folder is inside a run: use the folder of the run itself"
+        return RunError(message, str(folder), [("instead", str(inside))], code="missing-file")
     if folder.is_dir():
         message = f"there is no run in this folder: it has no {IDENTITY}, and neither do the folders in it"
     else:
         message = "this is not a folder" if folder.exists() else "there is no such folder"
     for beside in (folder / "runs", folder.absolute().parent, Path("runs")):
         if names := [path.name for path in runs_in(beside)]:
-            choices = Choices.of(folder.name, names)
-            notes = (("see also", str(beside)),)
-            return Problem(message, str(folder), notes, code="missing-file", subject=folder.name, choices=choices)
-    return Problem(message, str(folder), code="missing-file")
+            notes = [("see also", str(beside))]
+            return RunError(message, str(folder), notes, code="missing-file", subject=folder.name, choices=names)
+    return RunError(message, str(folder), code="missing-file")
 
 
 def status_text(found: RunStatus | list[Glance]) -> str:
@@ -107,23 +104,17 @@ def status_data(found: RunStatus | list[Glance]) -> dict[str, Any]:
     """The status as JSON."""
     if isinstance(found, list):
         return {"runs": [to_json(asdict(each)) for each in found]}
-    data: dict[str, Any] = to_json(asdict(found))
-    data["bundles"] = [{"folder": str(path), "command": replay_command(path)} for path in found.bundles]
-    return data
+    bundles = [{"folder": str(path), "command": replay_command(path)} for path in found.bundles]
+    return {**to_json(asdict(found)), "bundles": bundles}
 
 
 def table(runs: Sequence[Glance]) -> str:
     """One line per run."""
-    rows = [
-        (
-            printable(each.folder.name),
-            each.state or f"damaged {IDENTITY}",
-            ago(each.seconds_ago),
-            of(each.run_batch, each.run_batches, "batch"),
-            printable(f"step {each.step}") if each.step else "",
-        )
-        for each in runs
-    ]
+    rows = []
+    for each in runs:
+        state, reached = each.state or f"damaged {IDENTITY}", of(each.run_batch, each.run_batches, "batch")
+        step = printable(f"step {each.step}") if each.step else ""
+        rows.append((printable(each.folder.name), state, ago(each.seconds_ago), reached, step))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
@@ -135,7 +126,7 @@ def report(found: RunStatus) -> str:
     for title, rows in (
         ("position", positions(found)),
         ("last checkpoint", last(found)),
-        (resuming_title(found), resuming(found)),
+        ("if it were killed now" if found.state == "running" else "to resume", resuming(found)),
         ("latest results", results(found)),
         ("notes", notes(found)),
     ):
@@ -220,11 +211,6 @@ def last(found: RunStatus) -> Rows:
     return rows + [("quarantined", name) for name in capped(found.laid_aside)]
 
 
-def resuming_title(found: RunStatus) -> str:
-    """The title of the section about resuming."""
-    return "if it were killed now" if found.state == "running" else "to resume"
-
-
 def resuming(found: RunStatus) -> Rows:
     """What the command that resumes the run would do, and the command."""
     resume = found.resume
@@ -236,12 +222,12 @@ def resuming(found: RunStatus) -> Rows:
     certain = found.state == "stopped" and found.checkpoint is not None and found.checkpoint.kind == "stop"
     least = "nothing" if certain else "no logged batches"
     rows.append(("repeating", f"at least {counted(resume.repeats, 'batch')}" if resume.repeats else least))
-    if resume.command and found.state == "failed":
-        rows.append(("first", "fix the cause of the error, or the command will fail again"))
     if resume.command:
+        if found.state == "failed":
+            rows.append(("first", "fix the cause of the error, or the command will fail again"))
         rows.append(("command", resume.command))
-    if resume.command and resume.directory and Path(resume.directory) != Path.cwd():
-        rows.append(("run it from", resume.directory))
+        if resume.directory and Path(resume.directory) != Path.cwd():
+            rows.append(("run it from", resume.directory))
     own = found.folder.absolute().name
     if resume.finds is None:
         rows.append(("BUT", f"the command looks for a folder `{found.record.name}-...`, but this folder is `{own}`"))
@@ -252,11 +238,8 @@ def resuming(found: RunStatus) -> Rows:
 
 def results(found: RunStatus) -> Rows:
     """The latest metrics of each evaluation, as of the checkpoint."""
-    rows = [
-        (f"{step}/{name}", ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items()))
-        for step, measured in found.results.items()
-        for name, metrics in measured.items()
-    ]
+    measured = [(f"{step}/{name}", each) for step, names in found.results.items() for name, each in names.items()]
+    rows = [(name, ", ".join(f"{metric} {value:.4g}" for metric, value in each.items())) for name, each in measured]
     return rows[:LISTED]
 
 
@@ -284,7 +267,7 @@ def ago(seconds: float) -> str:
 
 def size(count: int) -> str:
     """Bytes in a unit that is easily read."""
-    if count < 1000:
-        return counted(count, "byte")
-    unit, length = next((each for each in (("GB", 1e9), ("MB", 1e6)) if count >= each[1]), ("kB", 1e3))
-    return f"{count / length:,.1f} {unit}"
+    for unit, length in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= length:
+            return f"{count / length:,.1f} {unit}"
+    return counted(count, "byte")
