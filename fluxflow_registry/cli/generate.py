@@ -124,7 +124,7 @@ def weights_of(arguments: Namespace) -> Weights:
         return Weights(path)
     run = next((parent for parent in path.absolute().parents if (parent / "recipe.yaml").is_file()), None)
     if run is None and not path.exists():
-        raise RunError(f"there is no folder `{path}`", str(path), code="missing-file")
+        raise RunError(f"folder `{path}` does not exist", str(path), code="missing-file")
     if run is None:
         raise RunError("this is not the folder of a run: it has no recipe.yaml", str(path), code="missing-file")
     run = next((parent for parent in path.parents if parent.absolute() == run), run)

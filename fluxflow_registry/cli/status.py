@@ -48,7 +48,7 @@ def status(path: str, registry: Registry) -> RunStatus | list[Glance]:
     """The state of the run in a folder, or of each run of an output folder; raises RunError if there is none."""
     folder = Path(path)
     if "\0" in path:
-        raise RunError("there is no such folder", path, code="missing-file")
+        raise RunError("the folder does not exist", path, code="missing-file")
     try:
         if (folder / IDENTITY).exists():
             return look(folder, plugin_rows(registry))
@@ -87,7 +87,7 @@ def nothing(folder: Path) -> RunError:
     if folder.is_dir():
         message = f"there is no run in this folder: it has no {IDENTITY}, and neither do the folders in it"
     else:
-        message = "this is not a folder" if folder.exists() else "there is no such folder"
+        message = "this is not a folder" if folder.exists() else "the folder does not exist"
     for beside in (folder / "runs", folder.absolute().parent, Path("runs")):
         if names := [path.name for path in runs_in(beside)]:
             notes = [("see also", str(beside))]

@@ -150,7 +150,7 @@ def test_the_prompt_changes_the_image(finished: Path, tmp_path: Path, capsys: py
             ["RUN", "--prompt", "x", "--guidance_scal", "3"],
             "no flag `--guidance-scal`\n    nearest    --guidance-scale",
         ),
-        (["nowhere", "--prompt", "x"], "there is no folder `nowhere`"),
+        (["nowhere", "--prompt", "x"], "folder `nowhere` does not exist"),
         ([".", "--prompt", "x"], "this is not the folder of a run: it has no recipe.yaml"),
         (["RUN", "--prompt", "x", "--sampler", "huen"], "unknown sampler `huen`"),
         (["RUN", "--prompt", "x", "--guidance", "-1"], "must be >= 0"),

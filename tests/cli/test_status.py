@@ -412,7 +412,7 @@ def test_a_run_that_is_not_there_is_named_with_the_nearest(call: Call, folder: R
     above = call("--status", tmp_path)
 
     assert slip.code == 2
-    assert "runs/small-20260801-12000  there is no such folder\n" in slip.err
+    assert "runs/small-20260801-12000  the folder does not exist\n" in slip.err
     assert "nearest" in slip.err
     assert "  small-20260801-120000\n" in slip.err
     assert "nearest    small-20260801-120000\n" in bare.err
@@ -429,9 +429,9 @@ def test_a_run_that_is_not_there_is_named_with_the_nearest(call: Call, folder: R
         ("runs/small-20260801-120000/checkpoints", "this folder is inside a run: use the folder of the run itself"),
         ("runs/small-20260801-120000/run.json", "this folder is inside a run: use the folder of the run itself"),
         ("file", "this is not a folder"),
-        ("a\0b", "there is no such folder"),
+        ("a\0b", "the folder does not exist"),
         ("x" * 300, "cannot read the folder: File name too long"),
-        ("a\x1b[2Jb", "a\\x1b[2Jb  there is no such folder"),
+        ("a\x1b[2Jb", "a\\x1b[2Jb  the folder does not exist"),
     ],
 )
 def test_what_is_no_run_is_refused(call: Call, folder: RunFolder, path: str, message: str) -> None:
