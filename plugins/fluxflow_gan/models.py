@@ -21,7 +21,7 @@ class PatchDiscriminatorBuilder:
     spectral_norm: bool = False
     """Whether every convolution is divided by its largest singular value."""
     details: float = field(default=4.0, validator=validators.ge(0.0))
-    """Gain of the fine details that are shown beside the image; 0 shows the image alone."""
+    """Factor of the fine details that are passed as three additional channels; 0: the image alone is passed."""
     context_width: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
     """Width of the context that `*_projected_logits` pass to it: the text encoder's; null: it takes no context."""
 

@@ -70,7 +70,7 @@ class Ssim:
 def kl(posterior: Posterior) -> Tensor:
     """KL divergence of q(z|x) = N(m, s^2) from N(0, 1): (m^2 + s^2 - 1 - log s^2) / 2, mean nats per element.
 
-    Without free bits, whatever the options of the loss of the same name.
+    It never has free bits, even if the loss of the same name has.
     """
     return _kl_of_elements(posterior).mean()
 
