@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen, validators
 
-from fluxflow_registry import FluxflowError, Gradients, Problem
+from fluxflow_registry import FluxflowError, Gradients
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,7 +143,7 @@ class GradientNormWeigher:
         for label in balanced:
             if label not in gradients:
                 message = f"balancer `gradient_norm`: the gradient of loss `{label}` does not reach `{options.layer}`"
-                raise FluxflowError(Problem(message, code="not-reached", subject=label))
+                raise FluxflowError(message, code="not-reached", subject=label)
         others = options.against or gradients
         against = [label for label in gradients if label in others and label not in options.balanced]
         if not against:

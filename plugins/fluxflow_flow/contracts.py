@@ -19,17 +19,15 @@ class Posterior(Protocol):
 class CompressorModule(Protocol):
     """A compressor with the scale of its latents, and with their mean in `latent_shift` if it is not zero."""
 
-    @property
-    def latent_rms(self) -> Tensor:
-        """Root mean square of the latents, 0-d."""
+    latent_rms: Tensor
+    """Root mean square of the latents, 0-d."""
 
 
 class ExpanderModule(Protocol):
     """An expander with its factor between the sides of latent and image."""
 
-    @property
-    def downscale(self) -> int:
-        """Side of the image over side of the latent."""
+    downscale: int
+    """Side of the image over side of the latent."""
 
     def __call__(self, latent: Tensor) -> Tensor:
         """Decode a latent."""
@@ -38,13 +36,10 @@ class ExpanderModule(Protocol):
 class FlowModule(Protocol):
     """A network over latents, with their number of channels and the sizes that fit it."""
 
-    @property
-    def latent_channels(self) -> int:
-        """Channels of the latent."""
-
-    @property
-    def patch(self) -> int:
-        """Number of which each side of the latent must be a multiple; 1 if any size fits."""
+    latent_channels: int
+    """Channels of the latent."""
+    patch: int
+    """Number of which each side of the latent must be a multiple; 1 if any size fits."""
 
     def __call__(self, noisy_latent: Tensor, time: Tensor, text_tokens: Tensor, text_mask: Tensor) -> Tensor:
         """Return the prediction."""

@@ -47,7 +47,11 @@ class PatchDiscriminator(nn.Module):
         ]
         for layer in layers:
             if isinstance(layer, nn.Conv2d):
-                _preserve_variance(layer)
+                # A gain of one through leaky ReLU (He et al., 2015). With torch's own initialization signals shrink at
+                # every layer, and the discriminator spends its first hundreds of batches on scaling up its weights.
+                nn.init.kaiming_normal_(layer.weight, a=0.2)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         if spectral_norm:
             layers = [with_spectral_norm(x) if isinstance(x, nn.Conv2d) else x for x in layers]
         self.body = nn.Sequential(*layers)
@@ -73,14 +77,3 @@ class PatchDiscriminator(nn.Module):
         if context is not None and self.projection is not None:
             logits = logits + torch.einsum("bfhw,bf->bhw", features, self.projection(context))[:, None]
         return logits
-
-
-def _preserve_variance(layer: nn.Conv2d) -> None:
-    """Initialize a convolution to a gain of one through leaky ReLU (He et al., 2015).
-
-    With torch's own initialization signals shrink at every layer, and the discriminator spends its first
-    hundreds of batches on scaling up its weights.
-    """
-    nn.init.kaiming_normal_(layer.weight, a=0.2)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)

@@ -16,7 +16,7 @@ import torchvision
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from fluxflow_registry import FluxflowError, Problem
+from fluxflow_registry import FluxflowError
 
 #: For each net: torchvision's function and its weights.
 BACKBONES: Mapping[str, tuple[str, str]] = {
@@ -76,7 +76,7 @@ def find_weights(net: str, weights: str | None) -> Path:
         path = Path(os.path.abspath(os.path.expanduser(weights)))
         if not path.is_file():
             message = f"file `{path}` does not exist: it is the option `weights` of lpips"
-            raise WeightsError(Problem(message, code="missing-file", subject=str(path)))
+            raise WeightsError(message, code="missing-file", subject=str(path))
         return path
     function, _ = BACKBONES[net]
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(_published(net).url).name
@@ -85,7 +85,7 @@ def find_weights(net: str, weights: str | None) -> Path:
         hint = "fetch the file where there is a network (training downloads nothing), or set TORCH_HOME"
         command = f"python -c \"import torchvision; torchvision.models.{function}(weights='IMAGENET1K_V1')\""
         notes = (("hint", hint), ("command", command))
-        raise WeightsError(Problem(message, None, notes, code="missing-weights", subject=path.name))
+        raise WeightsError(message, None, notes, code="missing-weights", subject=path.name)
     return path
 
 
@@ -120,11 +120,10 @@ def _load(net: str, backbone: nn.Module, path: Path) -> None:
     except Exception as error:  # a file can be damaged in more ways than its readers document
         cause = [type(error).__name__, *str(error).strip().splitlines()][-1].strip()
         message = f"file `{path}` cannot be read as weights of torchvision's {function}"
-        problem = Problem(message, None, (("cause", cause),), code="unreadable-file", subject=str(path))
-        raise WeightsError(problem) from None
+        raise WeightsError(message, None, [("cause", cause)], code="unreadable-file", subject=str(path)) from None
     if missing:
         message = f"file `{path}` has no tensor `{missing[0]}`: lpips needs a state dict of torchvision's {function}"
-        raise WeightsError(Problem(message, code="missing-weights", subject=missing[0]))
+        raise WeightsError(message, code="missing-weights", subject=missing[0])
 
 
 def _read(net: str, path: Path, names: Collection[str]) -> Mapping[str, Tensor]:

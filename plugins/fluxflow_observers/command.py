@@ -38,7 +38,7 @@ def main(arguments: Namespace) -> int:
         written = [str(path) for path in write_graphs(logs, folder)]
     except OSError as error:
         message = f"the charts cannot be written to `{folder}`: {error.strerror}"
-        raise RunError(Problem(message, str(folder), code="unwritable-file")) from None
+        raise RunError(message, str(folder), code="unwritable-file") from None
     emit_json(written) if arguments.json else emit("\n".join(written))
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fluxflow_registry import FluxflowError, Problem
+from fluxflow_registry import FluxflowError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ def image_batch(name: str, value: Any, observer: str, channels: tuple[int, ...] 
     received = f"a tensor {list(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
     expected = f"[B, {' or '.join(map(str, channels)) or 'C'}, H, W]"
     message = f"observer `{observer}` cannot show `{name}`: an image batch has the shape {expected}, not {received}"
-    raise FluxflowError(Problem(message, code="wrong-shape", subject=name))
+    raise FluxflowError(message, code="wrong-shape", subject=name)
 
 
 def context_images(context: Any, height: int, width: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import Factory, define, field, frozen, validators
 
-from fluxflow_registry import FluxflowError, Position, Problem, Summary, hookimpl, to_json, write_file
+from fluxflow_registry import FluxflowError, Position, Summary, hookimpl, to_json, write_file
 
 from .formatting import NAME, epoch_and_batch
 from .timing import BatchTimer
@@ -111,7 +111,7 @@ class Jsonl:
                 if metric in metrics and name in metrics and name not in self.names:
                     message = f"observer `jsonl` writes `{metric}` as `{name}`, which is the name of another metric"
                     hint = ("hint", f"rename `{name}` too: add it to `names`")
-                    raise FluxflowError(Problem(message, None, [hint], code="duplicate-name", subject=name))
+                    raise FluxflowError(message, None, [hint], code="duplicate-name", subject=name)
         return {self.names.get(metric, metric): value for metric, value in metrics.items()}
 
     def _append(self, run: RunView, step: StepView, position: Position, facts: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, field, fields, frozen, validators
 
-from fluxflow_registry import DataError, Draw, FluxflowError, Position, Problem, hookimpl, to_pixels, write_file
+from fluxflow_registry import DataError, Draw, FluxflowError, Position, hookimpl, to_pixels, write_file
 
 from .formatting import NAME
 from .images import context_images, image_batch
@@ -61,13 +61,6 @@ def sides(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-def dataset_inputs(run: RunView, dataset: str, count: int) -> Iterator[Inputs]:
-    """The first samples of a dataset, in one batch."""
-    batch = run.peek(dataset, count)
-    length = min((len(field) for field in batch.values()), default=0)
-    yield Inputs([f"sample {index} of {dataset}" for index in range(length)], batch, count)
-
-
 def file_inputs(files: Sequence[str], sizes: Sequence[Size]) -> Iterator[Inputs]:
     """All files at one size, then at the next."""
     import torch
@@ -101,8 +94,7 @@ def read_image(file: str, width: int, height: int) -> Tensor:
             upright = ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         message = f"observer `samples` cannot read image `{file}`"
-        problem = Problem(message, file, [("cause", str(error))], code="unreadable-file", subject=file)
-        raise DataError(problem) from None
+        raise DataError(message, file, [("cause", str(error))], code="unreadable-file", subject=file) from None
     fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(fitted, dtype=np.float32))
     return (pixels / 127.5 - 1).permute(2, 0, 1).contiguous()
@@ -255,7 +247,9 @@ class Samples:
 
     def _inputs(self, run: RunView) -> Iterator[Inputs]:
         if self.dataset is not None:
-            yield from dataset_inputs(run, self.dataset, self.count)
+            batch = run.peek(self.dataset, self.count)
+            length = min((len(field) for field in batch.values()), default=0)
+            yield Inputs([f"sample {index} of {self.dataset}" for index in range(length)], batch, self.count)
         yield from file_inputs(self.images, self.sizes)
         yield from prompt_inputs(self.prompts, self.sizes)
 

@@ -38,7 +38,7 @@ def reject_recipe(path: str, arguments: Namespace) -> None:
         mode = ["--validate"] if arguments.validate_pipeline else ["--explain"] if arguments.show_recipe else []
         command = shlex.join(["fluxflow-run", path, *mode, *_shared_flags(arguments)])
         message = f"`{path}` is a recipe, but `fluxflow-train` takes FluxFlow configurations"
-        raise RecipeError(Problem(message, path, [("command", command)], code="wrong-command", subject=path))
+        raise RecipeError(message, path, [("command", command)], code="wrong-command", subject=path)
 
 
 def not_a_recipe(path: str, content: Mapping[str, Any], arguments: Namespace, trains: bool) -> Problem | None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fluxflow_registry import Problem, one_line
+from fluxflow_registry import one_line
 
 from .published import DESCRIPTION, DTYPES, PretrainedError, Published, freeze, from_tensor, missing_library, to_tensor
 
@@ -42,9 +42,8 @@ class _Half(nn.Module):
             whole = AutoencoderKL.from_config(options)
         except Exception as error:
             message = f"model `{self.component}`: diffusers cannot build an AutoencoderKL of its config"
-            raise PretrainedError(
-                Problem(message, None, (("cause", one_line(error)),), code="component-failed", subject=self.component)
-            ) from error
+            notes = [("cause", one_line(error))]
+            raise PretrainedError(message, None, notes, code="component-failed", subject=self.component) from error
         for part in self.parts:
             setattr(self, part, getattr(whole, part))
         self.latent_channels = int(whole.config.latent_channels)
@@ -60,12 +59,12 @@ class _Half(nn.Module):
             missing = sorted(key for key in own if key not in state)
             if missing:
                 message = f"the weights of `{name}` have no `{missing[0]}`, which its config describes"
-                raise PretrainedError(Problem(message, code="missing-weights", subject=missing[0]))
+                raise PretrainedError(message, code="missing-weights", subject=missing[0])
             try:
                 self.load_state_dict({key: state[key] for key in own}, strict=False)
             except RuntimeError as error:
                 message, cause = f"the weights of `{name}` do not fit its config", ("cause", one_line(error))
-                raise PretrainedError(Problem(message, None, (cause,), code="wrong-shape", subject=name)) from error
+                raise PretrainedError(message, None, (cause,), code="wrong-shape", subject=name) from error
         for part in self.parts:
             if getattr(self, part) is not None:
                 getattr(self, part).to(DTYPES[dtype])
@@ -153,7 +152,7 @@ def read_autoencoder(
         return config, load_file(file)
     except Exception as error:  # a file can be damaged in more ways than its reader documents
         message, cause = f"file `{file}` cannot be read as safetensors", ("cause", one_line(error))
-        raise PretrainedError(Problem(message, None, (cause,), code="unreadable-file", subject=str(file))) from error
+        raise PretrainedError(message, None, (cause,), code="unreadable-file", subject=str(file)) from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -162,9 +161,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         found = config["_class_name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         message, cause = f"folder `{folder}` contains no config.json of an AutoencoderKL", ("cause", one_line(error))
-        problem = Problem(message, None, (cause,), code="unreadable-file", subject=str(folder))
-        raise PretrainedError(problem) from error
+        raise PretrainedError(message, None, (cause,), code="unreadable-file", subject=str(folder)) from error
     if found != "AutoencoderKL":
         message = f"the config.json in folder `{folder}` describes a {found}, not an AutoencoderKL"
-        raise PretrainedError(Problem(message, code="wrong-type", subject=str(folder)))
+        raise PretrainedError(message, code="wrong-type", subject=str(folder))
     return {str(key): value for key, value in config.items()}

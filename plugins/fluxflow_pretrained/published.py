@@ -14,7 +14,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from fluxflow_registry import Choices, FluxflowError, Problem
+from fluxflow_registry import FluxflowError
 
 #: The key of a state dict under which the architecture is stored, as JSON.
 DESCRIPTION = "_extra_state"
@@ -30,7 +30,7 @@ def missing_library(component: str, library: str, extra: str) -> PretrainedError
     """The error for a library that is not installed."""
     install = ("command", f"pip install 'fluxflow-registry[{extra}]'")
     message = f"model `{component}` needs the library {library}, which is not installed"
-    return PretrainedError(Problem(message, None, (install,), code="missing-dependency", subject=library))
+    return PretrainedError(message, None, (install,), code="missing-dependency", subject=library)
 
 
 @frozen
@@ -50,19 +50,19 @@ class Published:
         if path.is_dir():
             return path / (self.subfolder or "")
         if path.is_absolute() or self.name.startswith((".", "~")) or self.name.count("/") > 1:
-            raise PretrainedError(Problem(f"folder `{path}` does not exist", code="missing-file", subject=self.name))
+            raise PretrainedError(f"folder `{path}` does not exist", code="missing-file", subject=self.name)
         inside = f"{self.subfolder}/" if self.subfolder else ""
         try:
             config = try_to_load_from_cache(self.name, f"{inside}config.json", revision=self.revision)
         except ValueError:
             message = f"`{self.name}` is neither a folder nor a valid name on the Hugging Face hub"
-            raise PretrainedError(Problem(message, code="missing-weights", subject=self.name)) from None
+            raise PretrainedError(message, code="missing-weights", subject=self.name) from None
         if not isinstance(config, str):
             what = f"`{self.name}`" + (f", subfolder `{self.subfolder}`," if self.subfolder else "")
             message = f"{what} is neither a folder nor in the Hugging Face cache"
             hint = "fetch the files where there is a network (training downloads nothing), or set HF_HOME"
             notes = (("status", f"the cache is {constants.HF_HUB_CACHE}"), ("hint", hint), ("command", self._fetch()))
-            raise PretrainedError(Problem(message, None, notes, code="missing-weights", subject=self.name))
+            raise PretrainedError(message, None, notes, code="missing-weights", subject=self.name)
         return Path(config).parent
 
     def without_safetensors(self, folder: Path, wanted: str) -> PretrainedError:
@@ -70,7 +70,7 @@ class Published:
         why = ("cause", "weights in torch's own format can contain code, so they are not read")
         fetch = [] if Path(self.name).expanduser().is_dir() else [("command", self._fetch())]
         message = f"folder `{folder}` contains no {wanted}"
-        return PretrainedError(Problem(message, None, (why, *fetch), code="missing-weights", subject=self.name))
+        return PretrainedError(message, None, (why, *fetch), code="missing-weights", subject=self.name)
 
     def _fetch(self) -> str:
         revision = f" --revision {self.revision}" if self.revision else ""
@@ -94,6 +94,5 @@ def freeze(module: nn.Module, parts: Sequence[str], component: str) -> None:
     for part in parts:
         if part not in known:
             message = f"`frozen` of model `{component}` names `{part}`, which the network does not have"
-            choices = Choices.of(part, known)
-            raise PretrainedError(Problem(message, code="unknown-name", subject=part, choices=choices))
+            raise PretrainedError(message, code="unknown-name", subject=part, choices=known)
         module.get_submodule(part).requires_grad_(False)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fluxflow_registry import Problem, one_line
+from fluxflow_registry import one_line
 
 from .published import DESCRIPTION, DTYPES, PretrainedError, Published, freeze, from_tensor, missing_library, to_tensor
 
@@ -136,13 +136,13 @@ def _read(published: Published, dtype: torch.dtype) -> tuple[Any, dict[str, Any]
         raise
     except Exception as error:  # files can be damaged in more ways than their readers document
         message = f"folder `{folder}` cannot be read as a text encoder of transformers"
-        problem = Problem(message, None, (("cause", one_line(error)),), code="unreadable-file", subject=published.name)
-        raise PretrainedError(problem) from error
+        notes = [("cause", one_line(error))]
+        raise PretrainedError(message, None, notes, code="unreadable-file", subject=published.name) from error
     # A pooled output is not used here, and often not published.
     missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
     if missing:
         message = f"the weights in folder `{folder}` have no `{missing[0]}` of {type(network).__name__}"
-        raise PretrainedError(Problem(message, code="missing-weights", subject=missing[0]))
+        raise PretrainedError(message, code="missing-weights", subject=missing[0])
     return network, description
 
 
@@ -185,10 +185,10 @@ def _check_options(config: Any, name: str, max_tokens: int, layer: int) -> None:
     positions, layers = getattr(config, "max_position_embeddings", None), int(config.num_hidden_layers)
     if positions is not None and max_tokens > positions:
         message = f"max_tokens is {max_tokens}, but `{name}` has only {positions} positions"
-        raise PretrainedError(Problem(message, code="out-of-range", subject="max_tokens"))
+        raise PretrainedError(message, code="out-of-range", subject="max_tokens")
     if layer < -layers - 1:
         message = f"layer is {layer}, but `{name}` has {layers} layers: set -1 to {-layers - 1} (its embeddings)"
-        raise PretrainedError(Problem(message, code="out-of-range", subject="layer"))
+        raise PretrainedError(message, code="out-of-range", subject="layer")
 
 
 @contextmanager

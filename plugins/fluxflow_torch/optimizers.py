@@ -37,10 +37,6 @@ def _not_fused(builder: Any, _: Any, foreach: bool | None) -> None:
         raise ValueError("foreach cannot be combined with fused: set `fused: false` to use foreach")
 
 
-def _foreach() -> Any:
-    return field(default=None, validator=_not_fused)
-
-
 def _nesterov(builder: Any, _: Any, nesterov: bool) -> None:
     if nesterov and (builder.momentum <= 0 or builder.dampening != 0):
         raise ValueError("nesterov needs momentum above 0 and no dampening")
@@ -58,7 +54,7 @@ class _Adam:
     """Whether to divide by the largest second moment so far (Reddi et al., 2018)."""
     maximize: bool = False
     """Whether to maximize the loss instead of minimizing it."""
-    foreach: bool | None = _foreach()
+    foreach: bool | None = field(default=None, validator=_not_fused)
     """Without `fused`: one kernel per operation for all parameters; null: where torch expects it to be faster."""
     fused: bool = True
     """One fused kernel for all parameters; much faster, also on a CPU."""
@@ -108,7 +104,7 @@ class SGDBuilder:
     """Nesterov's momentum; needs momentum above 0 and no dampening."""
     maximize: bool = False
     """Whether to maximize the loss instead of minimizing it."""
-    foreach: bool | None = _foreach()
+    foreach: bool | None = field(default=None, validator=_not_fused)
     """Without `fused`: one kernel per operation for all parameters; null: where torch expects it to be faster."""
     fused: bool = True
     """One fused kernel for all parameters."""

@@ -30,12 +30,9 @@ class Posterior(NamedTuple):
 
 def _widths(width: int, downscale: int, patch: int) -> list[int]:
     """Widths from the finest to the coarsest resolution, doubling at each, up to four times."""
-    return [width * min(2**level, 4) for level in range(int(math.log2(downscale // patch)) + 1)]
-
-
-def _check(downscale: int, patch: int) -> None:
     if patch < 1 or downscale % patch or (downscale // patch).bit_count() != 1:
         raise ValueError(f"downscale {downscale} must be patch {patch} times a power of two (1, 2, 4, ...)")
+    return [width * min(2**level, 4) for level in range(int(math.log2(downscale // patch)) + 1)]
 
 
 def _level_of_attention(attention: bool, attention_downscale: int | None, downscale: int, patch: int) -> int | None:
@@ -74,7 +71,6 @@ class Compressor(nn.Module):
         scaling_factor: float | None = None,
     ) -> None:
         super().__init__()
-        _check(downscale, patch)
         self.latent_channels, self.downscale = latent_channels, downscale
         self.scaling_factor = scaling_factor
         widths = _widths(width, downscale, patch)
@@ -148,7 +144,6 @@ class Expander(nn.Module):
         film_width: int | None = None,
     ) -> None:
         super().__init__()
-        _check(downscale, patch)
         self.latent_channels, self.downscale = latent_channels, downscale
         self.spade, self.film_width = spade, film_width
         widths = _widths(width, downscale, patch)[::-1]

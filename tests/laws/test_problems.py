@@ -17,7 +17,10 @@ from ..docs.messages import text_of
 from .test_tree import ROOT, SOURCES
 
 #: The exceptions that build a problem from a message.
-ERRORS = {"DataError", "DamagedError", "FluxflowError", "PluginError", "RecipeError", "RunError", "TrainingError"}
+ERRORS = {
+    "DataError", "DamagedError", "FluxflowError", "PluginError", "PretrainedError", "RecipeError", "RunError",
+    "TrainingError", "WeightsError",
+}  # fmt: skip
 
 #: Calls that look into a text.
 LOOKING = {

@@ -11,7 +11,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
-from fluxflow_registry import DataError, Problem, Variable
+from fluxflow_registry import DataError, Variable
 
 from .paths import is_remote, is_this_machine, public, shard_problem
 
@@ -78,7 +78,7 @@ def _variables(url: str, token_env: str | None) -> tuple[str, ...]:
 
 def _unusable(variable: str, url: str, cause: str, code: str) -> DataError:
     message = f"cannot send the token in {variable} to {public(url)}: {cause}"
-    return DataError(Problem(message, Variable(variable), code=code, subject=variable))
+    return DataError(message, Variable(variable), code=code, subject=variable)
 
 
 def shard_error(url: str, cause: str, code: str, notes: Sequence[tuple[str, str]] = ()) -> DataError:

@@ -103,7 +103,9 @@ class Progress:
         done = min(position.step_batch, in_step)
         before = sum(other.epochs * other.batches for other in self.run.steps[: step.index])
         after = sum(other.epochs * other.batches for other in self.run.steps[step.index + 1 :])
-        seconds = self._seconds_per_batch()
+        # Since this session entered the step, with evaluations and checkpoints: the rest will take as long.
+        measured = position.step_batch - self._entered_after
+        seconds = (perf_counter() - self._entered_at) / measured if measured else None
 
         def bar(label: str, done: int, total: int) -> Bar:
             return Bar(label, done, total, None if seconds is None else (total - done) * seconds)
@@ -113,11 +115,6 @@ class Progress:
             bar(heading(step, len(self.run.steps)), done, in_step),
             bar(f"Epoch {epoch}/{epochs}", batch, step.batches),
         ]
-
-    def _seconds_per_batch(self) -> float | None:
-        """Since this session entered the step, with evaluations and checkpoints: the rest will take as long."""
-        done = self.position.step_batch - self._entered_after
-        return (perf_counter() - self._entered_at) / done if done else None
 
 
 def time_of_day() -> str:

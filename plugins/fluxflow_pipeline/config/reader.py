@@ -7,30 +7,25 @@ from pathlib import Path
 
 from attrs import asdict, frozen
 
-from fluxflow_registry import Choices, Location, RecipeError
+from fluxflow_registry import Location, RecipeError
 from fluxflow_registry.commands import Node, as_node, describe_value, keys_of, merge, raise_problems, read_tree, unique
 
 from .config import Config, Section, Step, default_of
 from .keys import DataKeys, DatasetKeys, ModelKeys, OutputKeys, StepKeys, TransitionKeys
-from .sections import (
-    BATCH_SIZE,
-    MODEL_SYNONYMS,
-    MODELS,
-    OPTIMIZER_SYNONYMS,
-    OPTIMIZERS,
-    PIPELINE,
-    RENAMED,
-    SECTIONS,
-    STEP,
-    STREAMING_WORKERS,
-    UNNEEDED,
-    WORKERS,
-    SectionReader,
-    label,
-)
+from .sections import OPTIMIZER_SYNONYMS, PIPELINE, RENAMED, SECTIONS, STEP, UNNEEDED, SectionReader, label
 
 #: The dataset that the section `data` describes.
 IMAGES = "images"
+
+#: FluxFlow's names of the models, and synonyms of some versions.
+MODELS = ("compressor", "expander", "flow_processor", "text_encoder", "discriminator")
+MODEL_SYNONYMS = {"flow": "flow_processor", "D_img": "discriminator"}
+
+#: Names under `optimization`.
+OPTIMIZERS = ("vae", "discriminator", "flow", "text_encoder")
+
+#: Batch size and workers of a file that sets none.
+BATCH_SIZE, WORKERS, STREAMING_WORKERS = 2, 8, 1
 
 #: Modes of training: in a pipeline each step has its own.
 MODES = ("train_vae", "gan_training", "train_spade", "use_lpips", "train_diff", "train_diff_full")
@@ -87,8 +82,8 @@ def _default(reader: SectionReader, pipeline: Node, sections: Mapping[str, objec
     if isinstance(node.value, str) and node.value in sections:
         return node.value
     if isinstance(node.value, str):
-        message, choices = f"`default_dataset`: there is no dataset `{node.value}`", Choices.of(node.value, sections)
-        reader.report(message, node.where, "unknown-name", node.value, choices=choices)
+        message = f"`default_dataset`: there is no dataset `{node.value}`"
+        reader.report(message, node.where, "unknown-name", node.value, choices=sections)
     else:
         message = f"`default_dataset` must be the name of a dataset, got {describe_value(node.value)}"
         reader.report(message, node.where, "wrong-type", "default_dataset")
@@ -100,8 +95,8 @@ def dataset_of(reader: SectionReader, keys: Section[StepKeys], datasets: Dataset
     own, sections, where = keys.settings.dataset, datasets.sections, keys.node.where
     if own is not None:
         if own not in sections:
-            message, choices = f"`{own}` is not a dataset of the pipeline", Choices.of(own, sections)
-            reader.report(message, keys.where("dataset"), "unknown-name", own, choices=choices)
+            message = f"`{own}` is not a dataset of the pipeline"
+            reader.report(message, keys.where("dataset"), "unknown-name", own, choices=sections)
         return own
     if datasets.default is not None:
         return datasets.default
@@ -248,8 +243,8 @@ def _read_frozen(reader: SectionReader, keys: Section[StepKeys], what: str) -> t
         for index, (name, model) in enumerate(zip(names, models, strict=True)):
             where = keys.node.at(key, index)
             if model not in MODELS:
-                message, choices = f"`{key}` of {what}: `{name}` is not a model", Choices.of(name, MODELS)
-                reader.report(message, where, "unknown-name", name, choices=choices)
+                message = f"`{key}` of {what}: `{name}` is not a model"
+                reader.report(message, where, "unknown-name", name, choices=MODELS)
             elif model in models[:index]:
                 reader.report(f"`{key}` of {what} lists `{name}` twice", where, "duplicate-name", name)
         found[key] = models
@@ -263,8 +258,8 @@ def _read_components(reader: SectionReader, optimization: Node, key: str, what: 
     for name, node in entries.value.items():
         optimizer = OPTIMIZER_SYNONYMS.get(name, name)
         if optimizer not in OPTIMIZERS:
-            message, choices = f"`{key}` of {what}: no model has the name `{name}`", Choices.of(name, OPTIMIZERS)
-            reader.report(message, entries.keys[name], "unknown-name", name, choices=choices)
+            message = f"`{key}` of {what}: no model has the name `{name}`"
+            reader.report(message, entries.keys[name], "unknown-name", name, choices=OPTIMIZERS)
         elif reader.is_mapping(node, f"`{name}` in `{key}` of {what}", name):
             renamed = [each for each in node.value if each in RENAMED]
             for each in renamed:

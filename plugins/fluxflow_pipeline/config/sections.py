@@ -60,17 +60,8 @@ RENAMED: Mapping[str, tuple[str, str]] = {
     "tt2m_token": ("webdataset_token", "webdataset_token: null"),
 }
 
-#: FluxFlow's names of the models, and synonyms of some versions.
-MODELS = ("compressor", "expander", "flow_processor", "text_encoder", "discriminator")
-MODEL_SYNONYMS = {"flow": "flow_processor", "D_img": "discriminator"}
-
-#: Names under `optimization`, and synonyms.
-OPTIMIZERS = ("vae", "discriminator", "flow", "text_encoder")
+#: Synonyms of names under `optimization`.
 OPTIMIZER_SYNONYMS = {"flow_processor": "flow", "D_img": "discriminator"}
-
-#: Batch size, workers and learning rate of a file that sets none.
-BATCH_SIZE, WORKERS, STREAMING_WORKERS, LR = 2, 8, 1, 1e-5
-
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fluxflow_registry import Flag, Location, Problem
+from fluxflow_registry import Flag, Problem
 from fluxflow_registry.commands import Node, as_node
 
 from ..config.config import METRICS, Config, logged_metrics, trains_autoencoder, trains_flow
@@ -20,31 +20,19 @@ def observers(config: Config, diagrams: bool) -> Node:
     descriptions = {step.name: step.keys.value("description") for step in config.steps if step.settings.description}
     charts = config.output.where("generate_diagrams") if config.output.settings.generate_diagrams else None
     charts = Flag("--generate_diagrams") if diagrams else charts
+    logged = {name for step in config.steps for name in logged_metrics(step)}
+    names = {METRICS[name]: name for name in METRICS if name in logged}
+    names |= {ours: other for ours, other in _SUMS.items() if ours in logged}
+    # FluxFlow's `VAE` is the reconstruction loss, not the weighted sum of all.
+    displayed = {"vae/frequency": "VAE", "vae_loss": "total"} if "vae_loss" in logged else None
     return entry(
         where,
         pipeline=entry(where, descriptions=descriptions or None),
-        console=_console(config, where),
-        jsonl=_jsonl(config, where),
+        console=entry(where, names=displayed) if displayed else None,
+        jsonl=entry(where, names=names),
         samples=_samples(config),
         graphs=entry(charts) if charts is not None else None,
     )
-
-
-def _logged(config: Config) -> set[str]:
-    return {name for step in config.steps for name in logged_metrics(step)}
-
-
-def _console(config: Config, where: Location) -> Node | None:
-    """FluxFlow's `VAE` is the reconstruction loss, not the weighted sum of all."""
-    if "vae_loss" not in _logged(config):
-        return None
-    return entry(where, names={"vae/frequency": "VAE", "vae_loss": "total"})
-
-
-def _jsonl(config: Config, where: Location) -> Node:
-    logged = _logged(config)
-    names = {METRICS[name]: name for name in METRICS if name in logged}
-    return entry(where, names=names | {ours: other for ours, other in _SUMS.items() if ours in logged})
 
 
 def _samples(config: Config) -> Node | None:

@@ -17,7 +17,6 @@ from ..config.config import (
     trains_flow,
     uses_spade,
 )
-from ..config.sections import LR
 from .recipe_text import component, entry
 
 #: The losses that adaptive weights balance: reconstruction, perceptual and adversarial.
@@ -25,6 +24,9 @@ _BALANCED = ("frequency", "lpips", "hinge_generator")
 
 #: FluxFlow's options without a counterpart, and the value that has the same effect as none.
 _IMPLIED = {"decoupled_weight_decay": True, "mode": "min"}
+
+#: The learning rate of a file that sets none.
+LR = 1e-5
 
 #: FluxFlow's defaults for options whose default is another one here.
 _OPTIMIZER_DEFAULTS = {"AdamW": {"weight_decay": 0.0}}
