@@ -36,15 +36,6 @@ _TYPES = {
 }
 
 
-def refuse_types(tensors: Mapping[str, Tensor], what: str) -> None:
-    """Raise RunError for a tensor whose type the format has no name for."""
-    for name, tensor in tensors.items():
-        if tensor.dtype not in _TYPES or tensor.layout != torch.strided:
-            kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
-            message = f"the state of {what} contains `{name}`, a tensor of {kind}, which cannot be saved"
-            raise RunError(message, code="wrong-type")
-
-
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Write and sync a safetensors file; returns its size and digest."""
     # Wide types first: then every tensor begins at a multiple of its own width.
@@ -103,6 +94,10 @@ def _pack(value: Any, path: str, what: str, tensors: dict[str, torch.Tensor]) ->
         key = path or "value"
         while key in tensors:  # `{"a.b": x, "a": {"b": y}}` has one path for two tensors
             key += "'"
+        if value.dtype not in _TYPES or value.layout != torch.strided:
+            kind = value.dtype if value.layout == torch.strided else value.layout
+            message = f"the state of {what} contains `{key}`, a tensor of {kind}, which cannot be saved"
+            raise RunError(message, code="wrong-type")
         tensors[key] = value.detach()
         return {_TENSOR: key}
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -201,7 +196,6 @@ def snapshot(
         plain[section] = {}
         for part, value in parts.items():
             plain[section][part], tensors = pack(value, f"{section} `{part}`")
-            refuse_types(tensors, f"{section} `{part}`")
             if tensors:
                 (still if (section, part) in frozen else moving)[file_of(section, part)] = tensors
     text = json.dumps({"meta": meta, "state": plain}).encode()

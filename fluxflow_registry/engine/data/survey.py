@@ -184,13 +184,12 @@ def leftovers(counts: BatchCounts) -> str | None:
     """How many samples fill no batch of an epoch, and which buckets fill none at all; None where all are trained on."""
     if not counts.left_over:
         return None
-    message = (
-        f"an epoch skips {counts.left_over:,} of {counted(sum(counts.samples), 'sample')}: they do not fill a batch"
-    )
+    samples = counted(sum(counts.samples), "sample")
+    message = f"an epoch skips {counts.left_over:,} of {samples}: they do not fill a batch"
     never = [
-        f"{name} ({samples:,})"
-        for name, samples, batches in zip(counts.names, counts.samples, counts.batches, strict=True)
-        if samples and not batches
+        f"{name} ({number:,})"
+        for name, number, batches in zip(counts.names, counts.samples, counts.batches, strict=True)
+        if number and not batches
     ]
     if never:
         message += f"; buckets with fewer than {counts.batch_size} samples are never trained on: {', '.join(never)}"

@@ -58,9 +58,8 @@ def write_bundle(
         disk.replace(working / RECIPE, resolved.dump(effective_recipe(run.plan)).encode())
         if (run.folder.path / ENVIRONMENT).is_file():
             disk.link(run.folder.path / ENVIRONMENT, working / ENVIRONMENT)
-        disk.replace(
-            working / FACTS, (json.dumps(bundle_content(run, live, update, position), indent=1) + "\n").encode()
-        )
+        facts = json.dumps(bundle_content(run, live, update, position), indent=1)
+        disk.replace(working / FACTS, f"{facts}\n".encode())
         disk.sync_folder(working)
         working.rename(folder)
         disk.sync_folder(folder.parent)

@@ -7,6 +7,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Set
 from enum import Enum
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path, PurePath
 from typing import Any
@@ -32,20 +33,10 @@ EPOCHS, WINDOWS, SAMPLES = 3, 2, 8
 #: Windows of batches from one checkpoint to the next: one of them lies within an epoch.
 BETWEEN = 3
 
-#: Receives what a transition returned after an epoch: its name among the components of its step, that, and itself.
-OnEnding = Callable[[str, Ending | None, Any], None]
-
 
 def shortened(plan: RecipePlan) -> RecipePlan:
     """The recipe with steps of 3 x 2 windows of batches, a checkpoint after every third window."""
     return evolve(plan, observers={}, steps=tuple(map(_step, plan.steps)))
-
-
-def listen(step: StepPlan, on_ending: OnEnding) -> None:
-    """Have what each transition of a shortened step returns passed on."""
-    for name, component in step.components.items():
-        if isinstance(component.instance, _Limited):
-            component.instance.on_ending = lambda ending, inner, name=name: on_ending(name, ending, inner)
 
 
 def _step(step: StepPlan) -> StepPlan:
@@ -140,7 +131,9 @@ class Trace:
         live = run.engine.live
         assert live is not None
         live.values.watch = self.record_computed
-        listen(live.plan, lambda *verdict: self.record_verdict(live.plan.name, *verdict))
+        for part, component in live.plan.components.items():
+            if isinstance(component.instance, _Limited):
+                component.instance.on_ending = partial(self.record_verdict, live.plan.name, part)
 
     @hookimpl
     def epoch_ended(self, position: Position) -> None:

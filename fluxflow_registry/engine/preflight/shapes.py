@@ -21,7 +21,7 @@ from fluxflow_registry.engine.graph.losses import LiveLosses
 from fluxflow_registry.engine.graph.randomness import Draws
 from fluxflow_registry.engine.graph.values import Values
 from fluxflow_registry.engine.models.build import build_on_meta, trained_parameters, useless_options
-from fluxflow_registry.engine.training.loss_weights import LossGradients, build_weigher
+from fluxflow_registry.engine.training.loss_weights import LossWeights
 from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.errors import FluxflowError, Location, Problem, RecipeError, unique
 from fluxflow_registry.plan.component import ConfiguredComponent
@@ -201,10 +201,7 @@ def _versions(values: Values) -> dict[str, list[int]]:
 def _prove_balancer(losses: LiveLosses, computed: Mapping[str, Tensor]) -> None:
     """Build the balancer, which may require a parameter that does not exist, or that a loss does not reach."""
     update = losses.update
-    if update.balancer is None:
-        return
-    gradients = LossGradients(trained_parameters(losses.values.models, update.trains), update)
-    build_weigher(update, gradients)
+    gradients = LossWeights(update, trained_parameters(losses.values.models, update.trains)).gradients
     terms = {loss.label: loss.term(computed[loss.label]) for loss in losses.all}
     gradients.use(terms, losses.cuts(), {}, None)
     gradients.check_reached()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.order import names_of
 from fluxflow_registry.engine.diagnosis.bundle import bundles, write_bundle
@@ -79,12 +81,10 @@ def last_good(run: Run, live: LiveStep, run_batch: int) -> tuple[State, str]:
     """The last good state of the step at or before a batch of the run, and where it comes from."""
     run.checkpoints.collect(wait=True)
     for found in candidates(run, live, run_batch):
-        try:
+        with suppress(RunError):
             manifest = checkpoints.verify(found.folder)
             if manifest["not_finite"] == []:
                 return run.checkpoints.load_weights(found.folder, manifest)[0], f"checkpoint {found.folder.name}"
-        except RunError:
-            continue
     start_from(run, live.plan.parent)
     return run.prepare(live.plan).state(), "the start of the step"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,9 @@ from fluxflow_registry.errors import Problem
 from fluxflow_registry.plan.steps import StepPlan
 from fluxflow_registry.plan.updates import AtBatch, UpdatePlan, WhenMet
 from fluxflow_registry.recipe.schema import OWN
+
+#: The batch at which something starts of which that is not known yet.
+NEVER = sys.maxsize
 
 
 @frozen
@@ -42,7 +46,7 @@ class Extent:
 
 
 class Starts:
-    """Since which batch of the step an update and each of its losses are active; None for what still waits.
+    """Since which batch of the step an update and each of its losses are active; NEVER for what still waits.
 
     What starts on a condition is decided after an epoch and kept in checkpoints; what starts at a batch is not.
     """
@@ -59,12 +63,11 @@ class Starts:
 
     def counts(self, label: str, step_batch: int) -> bool:
         """Whether a loss is computed on a batch of the step."""
-        since = self.since[label]
-        return since is not None and step_batch >= since and step_batch % self.every[label] == 0
+        return step_batch >= self.since[label] and step_batch % self.every[label] == 0
 
     def started(self, step_batch: int) -> bool:
         """Whether some loss is active at a batch of the step; a lazy one also between two of its batches."""
-        return self._soonest is not None and self._soonest <= step_batch
+        return self._soonest <= step_batch
 
     def waiting(self) -> list[str]:
         """What still waits: losses, or the update, whose condition has not been met."""
@@ -102,17 +105,14 @@ class Starts:
     def _derive(self) -> None:
         """Derive what follows from the known starts: it is needed on every batch, and seldom changes."""
         known = {**self.planned, **self.met}
-        own = known.get(OWN)
-        #: The batch at which each loss becomes active, where known: the later of its own start and its update's.
-        self.since = {
-            label: None if own is None or label not in known else max(own, known[label]) for label in self.every
-        }
-        sure = {label: since for label, since in self.since.items() if since is not None}
-        self._soonest = min(sure.values(), default=None)
+        own = known.get(OWN, NEVER)
+        #: The batch at which each loss becomes active: the later of its own start and its update's.
+        self.since = {label: max(own, known.get(label, NEVER)) for label in self.every}
+        self._soonest = min(self.since.values(), default=NEVER)
         #: For each loss of which it is known: the first batch on which it is computed.
-        self.firsts = {label: _next(since, self.every[label]) for label, since in sure.items()}
+        self.firsts = {label: _next(at, self.every[label]) for label, at in self.since.items() if at < NEVER}
         #: The first of all of them.
-        self.first = min(self.firsts.values(), default=None)
+        self.first = min(self.firsts.values(), default=NEVER)
 
 
 def too_late(step: StepPlan) -> Iterator[Problem]:

@@ -12,7 +12,6 @@ from torch import Tensor
 from fluxflow_registry.engine.graph.backward import StageCut, Term, gradient_at
 from fluxflow_registry.engine.graph.calls import build, raised_at
 from fluxflow_registry.engine.graph.losses import LiveLoss
-from fluxflow_registry.engine.training.late_start import Starts
 from fluxflow_registry.errors import Choices, FluxflowError, Location, Problem, TrainingError, one_line
 from fluxflow_registry.plan.updates import UpdatePlan, model_names
 
@@ -106,11 +105,12 @@ class LossGradients:
 class LossWeights:
     """Weighs the losses of an update; `weigher` is what its balancer returns, or None."""
 
-    def __init__(self, update: UpdatePlan, parameters: Mapping[str, Tensor], starts: Starts) -> None:
+    def __init__(self, update: UpdatePlan, parameters: Mapping[str, Tensor]) -> None:
         self.update = update
-        self.starts = starts
         self.gradients = LossGradients(parameters, update)
-        self.weigher = build_weigher(update, self.gradients)
+        self.weigher: Any = None
+        if update.balancer is not None:
+            self.weigher = build(update.balancer, losses=list(update.losses), gradients=self.gradients)
 
     def changes(self, loss: LiveLoss) -> bool:
         """Whether the weight of a loss changes from batch to batch, so that it is logged."""
@@ -118,14 +118,13 @@ class LossWeights:
 
     def of(
         self,
+        own: Mapping[str, float],
         losses: Mapping[str, Tensor],
         active: Sequence[LiveLoss],
         cuts: Sequence[StageCut],
-        step_batch: int,
         scaler: torch.amp.GradScaler | None,
     ) -> Mapping[str, float | Tensor]:
-        """The weight of each active loss on this batch."""
-        own = {loss.label: loss.plan.weight_at(step_batch - (self.starts.since[loss.label] or 0)) for loss in active}
+        """The weight of each active loss on this batch: its `own`, times the factor of the balancer."""
         if self.weigher is None:
             return own
         self.gradients.use({loss.label: loss.term(losses[loss.label]) for loss in active}, cuts, own, scaler)
@@ -150,10 +149,3 @@ class LossWeights:
             notes = (("defined in", balancer.definition), *raised_at(error))
             message = f"{who}: {one_line(error)}"
             raise TrainingError(Problem(message, balancer.where, notes, code="component-failed")) from error
-
-
-def build_weigher(update: UpdatePlan, gradients: LossGradients) -> Any:
-    """What the balancer of an update returns: a weigher of its losses; None without a balancer."""
-    if update.balancer is None:
-        return None
-    return build(update.balancer, losses=list(update.losses), gradients=gradients)

@@ -154,7 +154,7 @@ class LiveStep:
         for name, average in self.averages.items():
             if name not in left_out:
                 firsts = [update.starts.first for update in self.updates if name in update.plan.trains]
-                average.update(step_batch - min([step_batch, *(first for first in firsts if first is not None)]))
+                average.update(step_batch - min([step_batch, *firsts]))
 
     def evaluation_models(self) -> dict[str, nn.Module]:
         """The models with averaged weights in place of those that are averaged."""

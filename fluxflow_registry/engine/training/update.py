@@ -170,7 +170,7 @@ class LiveUpdate:
         extent = Extent(step.epochs, step.batches, step.accumulate)
         fp16 = values.draws.device.type if step.settings.precision == "fp16" else None
         self.optimizer = OptimizerStep(plan, list(self.parameters.values()), fp16, extent, self.starts)
-        self.weights = LossWeights(plan, self.parameters, self.starts)
+        self.weights = LossWeights(plan, self.parameters)
         #: Batches skipped in a row, and the step's batch at which that began.
         self.skipped_in_a_row = self.skipping_since = 0
         #: How often the optimizer has stepped, and how often a batch was skipped.
@@ -217,7 +217,8 @@ class LiveUpdate:
         self.losses.compute_values(active)
         losses = {loss.label: self.losses.compute(loss) for loss in active}
         cuts = [] if self.losses.alone else self.losses.cuts()
-        weights = self.weights.of(losses, active, cuts, step_batch, self.optimizer.scaler)
+        own = {loss.label: loss.plan.weight_at(step_batch - self.starts.since[loss.label]) for loss in active}
+        weights = self.weights.of(own, losses, active, cuts, self.optimizer.scaler)
         total, terms = _weighted(active, losses, weights)
         if self.losses.values.watch is not None:
             self.losses.values.watch("total", self.name, total)
@@ -247,7 +248,7 @@ class LiveUpdate:
 
     def has_started(self, step_batch: int) -> bool:
         """Whether some loss was computed on one of the first `step_batch` batches of the step."""
-        return self.starts.first is not None and self.starts.first < step_batch
+        return self.starts.first < step_batch
 
     def end_epoch(self, metrics: Mapping[str, float], step_batch: int) -> None:
         """Advance a scheduler that counts epochs; `metrics` are the epoch's means and evaluations."""
