@@ -156,7 +156,6 @@ def _repeat(run: Run, live: LiveStep, update: LiveUpdate, position: Position) ->
 
 
 def _train(live: LiveStep, batches: list[Batch], position: Position) -> Position:
-    """Train on batches; returns the position after them."""
     for batch in batches:
         live.run(batch, position)
         position = position.after_batch()
@@ -200,7 +199,6 @@ def _first(
 
 
 def _not_finite_samples(batch: Batch, field: str) -> list[int]:
-    """The samples of a batch in which a field is not finite."""
     rows = batch.fields[field]
     if not isinstance(rows, Tensor) or not rows.is_floating_point():
         return []

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import torch
 from attrs import evolve, frozen
-from torch import Tensor, nn
+from torch import nn
 
 from fluxflow_registry.check.configure import Components
 from fluxflow_registry.contracts import Field, Prepared, Sampler, variants
@@ -198,15 +198,6 @@ def _versions(values: Values) -> dict[str, list[int]]:
     return {name: [tensor._version for tensor in tensors(kept.whole)] for name, kept in values.kept.items()}
 
 
-def _prove_balancer(losses: LiveLosses, computed: Mapping[str, Tensor]) -> None:
-    """Build the balancer, which may require a parameter that does not exist, or that a loss does not reach."""
-    update = losses.update
-    gradients = LossWeights(update, trained_parameters(losses.values.models, update.trains)).gradients
-    terms = {loss.label: loss.term(computed[loss.label]) for loss in losses.all}
-    gradients.use(terms, losses.cuts(), {}, None)
-    gradients.check_reached()
-
-
 def _prove_step(
     step: StepPlan, fields: Mapping[str, Field], models: Mapping[str, nn.Module], sampler: Sampler | None
 ) -> dict[str, str] | Misfit:
@@ -224,12 +215,15 @@ def _prove_step(
                     values.compute([name], update.carries)
             shapes.update({name: describe(values.kept[name].whole) for name in update.order})
             losses = LiveLosses(step, update, values)
-            computed = {}
+            terms = {}
             for loss in losses.all:
                 computed_needs.append(loss.plan.needs.values())
                 with _unchanged(values, update.title(loss.label), loss.plan.component):
-                    computed[loss.label] = losses.compute(loss)
-            _prove_balancer(losses, computed)
+                    terms[loss.label] = loss.term(losses.compute(loss))
+            # A balancer may require a parameter that does not exist, or that a loss does not reach.
+            gradients = LossWeights(update, trained_parameters(models, update.trains)).gradients
+            gradients.use(terms, losses.cuts(), {}, None)
+            gradients.check_reached()
             values.forget(update.stale)
     except FluxflowError as error:
         needs: Sequence[ValuePlan] = [step.values[name] for name in (computed_needs[-1] if computed_needs else ())]

@@ -213,7 +213,6 @@ class LiveUpdate:
     def _add_gradients(
         self, active: Sequence[LiveLoss], step_batch: int, window: int, metrics: dict[str, Tensor | float]
     ) -> dict[str, Tensor]:
-        """Compute the active losses and add their gradients."""
         self.losses.compute_values(active)
         losses = {loss.label: self.losses.compute(loss) for loss in active}
         cuts = [] if self.losses.alone else self.losses.cuts()
