@@ -86,9 +86,7 @@ def survey(source: Source, most: int) -> Survey:
         for name, field in fields.items():
             if isinstance(field, list):
                 texts.setdefault(name, {}).update(zip(indices, map(str, field), strict=True))
-    names = batch_counts(source, 1).names
-    buckets = buckets_of(source)
-    counts = [] if buckets is None else np.bincount(buckets, minlength=len(names)).tolist()
+    filling = batch_counts(source, 1)
     extras = SourceExtras.of(source)
     return Survey(
         samples=len(source),
@@ -97,7 +95,7 @@ def survey(source: Source, most: int) -> Survey:
         left_out=tuple(extras.left_out),
         damaged=tuple(damaged[index] for index in sorted(damaged)),
         stored=stored_sizes(extras.sizes()),
-        buckets=dict(zip(names, counts, strict=False)),
+        buckets={} if extras.buckets is None else dict(zip(filling.names, filling.samples, strict=True)),
         texts={name: text_statistics(source, of) for name, of in texts.items()},
     )
 

@@ -44,11 +44,6 @@ def tensors(value: Any) -> Iterator[Tensor]:
             yield from tensors(part)
 
 
-def detach(value: Any) -> Any:
-    """`value` without its history."""
-    return value.detach() if isinstance(value, Tensor) else map_tensors(Tensor.detach, value)
-
-
 def describe(value: Any) -> str:
     """The shapes in `value`, for messages: `[64, 8, 8, 8]`, or `(mean [..], logvar [..])`."""
     if isinstance(value, Tensor):

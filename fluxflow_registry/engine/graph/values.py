@@ -10,7 +10,7 @@ import torch
 from attrs import define
 from torch import Tensor, nn
 
-from fluxflow_registry.engine.graph.calls import Binding, bind, detach, failed, map_tensors
+from fluxflow_registry.engine.graph.calls import Binding, bind, failed, map_tensors
 from fluxflow_registry.engine.graph.randomness import Draws
 from fluxflow_registry.plan.values import ValuePlan
 
@@ -31,7 +31,7 @@ class Instance:
     def bare(self) -> Any:
         """The value without its history."""
         if self._bare is None:
-            self._bare = detach(self.whole)
+            self._bare = map_tensors(Tensor.detach, self.whole)
         return self._bare
 
 
@@ -118,7 +118,7 @@ def evaluate(values: Values, names: Iterable[str]) -> dict[str, Any]:
     """The named values of the current batch, without gradient."""
     wanted = list(names)
     needed = set(wanted).union(*(values.plan[name].upstream for name in wanted))
-    order = [name for name, value in values.plan.items() if value.source == "value" and name in needed]
+    order = [name for name in values.bindings if name in needed]
     values.compute(order, dict.fromkeys(order, frozenset[str]()))
     return {name: values.kept[name].bare for name in wanted}
 

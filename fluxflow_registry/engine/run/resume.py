@@ -77,8 +77,7 @@ def quarantine_lost_ends(run: Run) -> None:
     found = checkpoints.listing(run.folder.checkpoints)
     for end in [f for f in reversed(found) if f.kind == "end" and f.step in needed]:
         if end.folder.exists() and verify_or_quarantine(run, end) is None:
-            later = [f for f in found if f.run_batch >= end.run_batch and f.folder.exists()]
-            for each in later:
+            for each in [f for f in found if f.run_batch >= end.run_batch and f.folder.exists()]:
                 checkpoints.quarantine(each.folder)
             again = f"step `{end.step}` is trained again from the checkpoint before its end"
             run.observers.warn(Position(), f"{again}, and so are the steps after it")

@@ -28,15 +28,13 @@ class InitialState:
     """The state in which each component was built: every step starts with it, whatever was trained before."""
 
     def __init__(self, steps: Iterable[StepPlan]) -> None:
-        self._first: dict[int, tuple[Stateful, dict[str, Any]]] = {}
-        for step in steps:
-            for instance in stateful_of(step).values():
-                self._first.setdefault(id(instance), (instance, copy.deepcopy(dict(instance.state_dict()))))
+        stateful = {id(each): each for step in steps for each in stateful_of(step).values()}
+        self._first = {key: copy.deepcopy(dict(each.state_dict())) for key, each in stateful.items()}
 
     def restore(self, step: StepPlan) -> None:
         """Reset the components of a step to the state in which they were built."""
         for instance in stateful_of(step).values():
-            instance.load_state_dict(copy.deepcopy(self._first[id(instance)][1]))
+            instance.load_state_dict(copy.deepcopy(self._first[id(instance)]))
 
 
 class Guard:
