@@ -7,7 +7,8 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
@@ -218,15 +219,11 @@ def read_trace(folder: Path) -> Lines:
     return lines
 
 
-def trace_lines(folder: Path) -> list[dict[str, Any]]:
+def trace_lines(folder: Path) -> Iterator[dict[str, Any]]:
     """Every line of a trace, in the order of writing; one that a kill has truncated is skipped."""
-    found = []
     for line in (folder / "trace.jsonl").read_text().splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
+        with suppress(ValueError):
+            yield json.loads(line)
 
 
 def first_difference(reference: Path, interrupted: Path) -> Difference | None:
@@ -234,10 +231,9 @@ def first_difference(reference: Path, interrupted: Path) -> Difference | None:
     return _in_traces(read_trace(reference), trace_lines(interrupted)) or _in_models(reference, interrupted)
 
 
-def _in_traces(reference: Lines, interrupted: list[dict[str, Any]]) -> Difference | None:
+def _in_traces(reference: Lines, interrupted: Iterable[dict[str, Any]]) -> Difference | None:
     order = {key: number for number, key in enumerate(reference)}
-    found = []
-    seen = set()
+    found, seen = [], set()
     for line in interrupted:
         key = (line["what"], line["step"], line["at"])
         seen.add(key)
@@ -308,10 +304,8 @@ def blame(plan: RecipePlan, difference: Difference) -> list[str]:
     rows = [("first", what)]
     if configured is not None:
         component = configured.component
-        rows.append(("component", f"{component.kind} `{component.name}`"))
-        rows.append(("defined in", str(component.where)))
-        rows.append(("plugin", str(component.plugin)))
-        rows.append(("likely", HIDDEN + STATELESS.get(component.kind, STATEFUL)))
+        rows += [("component", f"{component.kind} `{component.name}`"), ("defined in", str(component.where))]
+        rows += [("plugin", str(component.plugin)), ("likely", HIDDEN + STATELESS.get(component.kind, STATEFUL))]
     gap = "\n" + " " * 16
     return [f"    {label:<10}  {gap.join(text.splitlines())}" for label, text in rows]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import math
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from fluxflow_registry.cli.plugins_of_run import changed, check_again, plugin_ro
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.order import names_of
 from fluxflow_registry.engine.diagnosis.bundle import RECIPE, Bundle, read_bundle
-from fluxflow_registry.engine.diagnosis.replay import FirstNotFinite, ReplayResult, replay
+from fluxflow_registry.engine.diagnosis.replay import ReplayResult, replay
 from fluxflow_registry.errors import Flag, RecipeError, TrainingError, to_json
 
 #: Samples that are shown by name.
@@ -45,12 +45,11 @@ def replay_command(invocation: Invocation) -> Result:
     return Result(lambda: data, lambda: "\n".join(report(bundle, found, data)))
 
 
-def refuse(arguments: argparse.Namespace) -> None:
+def refuse(arguments: Namespace) -> None:
     """Raise RecipeError if the command line has a recipe or changes one: a bundle has the recipe of its run."""
     if arguments.recipe is not None:
-        raise RecipeError(
-            "`--replay` does not take a recipe: the bundle has its own", arguments.recipe, code="conflict"
-        )
+        message = "`--replay` does not take a recipe: the bundle has its own"
+        raise RecipeError(message, arguments.recipe, code="conflict")
     if arguments.set:
         message = "`--set` has no effect with `--replay`: the batch is recomputed with the recipe of its run"
         raise RecipeError(message, Flag("--set", arguments.set[0]), code="conflict")
@@ -59,7 +58,14 @@ def refuse(arguments: argparse.Namespace) -> None:
 def report_data(bundle: Bundle, found: ReplayResult, names: list[str], spoilt: list[str]) -> dict[str, Any]:
     """What was found, as JSON; `names` are those of the samples, `spoilt` of those with a field that is not finite."""
     losses = list(compared(bundle, found))
-    first, anomaly = found.first, found.anomaly
+    first: dict[str, Any] | None = None
+    if found.first is not None:
+        first = {"kind": found.first.kind, "name": found.first.name, "defined_in": found.first.where}
+        first |= {"samples": spoilt, "statistics": dict(found.first.statistics)}
+    anomaly: dict[str, Any] | None = None
+    if found.anomaly is not None:
+        lines = [{"where": where, "code": code} for where, code in found.anomaly.lines]
+        anomaly = {"message": found.anomaly.message, "lines": lines}
     return {
         "step": bundle.step,
         "update": bundle.update,
@@ -72,39 +78,20 @@ def report_data(bundle: Bundle, found: ReplayResult, names: list[str], spoilt: l
         "same_samples": found.samples == bundle.samples,
         "same_losses": all(loss["same"] for loss in losses),
         "losses": losses,
-        "first": None
-        if first is None
-        else {
-            "kind": first.kind,
-            "name": first.name,
-            "defined_in": first.where,
-            "samples": spoilt,
-            "statistics": dict(first.statistics),
-        },
-        "anomaly": None
-        if anomaly is None
-        else {"message": anomaly.message, "lines": [{"where": w, "code": c} for w, c in anomaly.lines]},
+        "first": first,
+        "anomaly": anomaly,
     }
 
 
 def compared(bundle: Bundle, found: ReplayResult) -> Iterator[dict[str, Any]]:
     """Each loss of each batch of the window: what was recorded, what it is now, whether that is the same."""
-    for number in range(max(len(bundle.losses), len(found.losses))):
-        before: Mapping[str, float] = bundle.losses[number] if number < len(bundle.losses) else {}
-        now: Mapping[str, float] = found.losses[number] if number < len(found.losses) else {}
+    nothing: Mapping[str, float] = {}
+    for number, (before, now) in enumerate(zip_longest(bundle.losses, found.losses, fillvalue=nothing)):
         for label in dict.fromkeys([*before, *now]):
-            was, has = before.get(label), now.get(label)
-            yield {
-                "loss": f"{bundle.update}/{label}",
-                "window": number,
-                "recorded": to_json(was, exact=True),
-                "now": to_json(has, exact=True),
-                "same": was == has or (_nan(was) and _nan(has)),
-            }
-
-
-def _nan(number: float | None) -> bool:
-    return number is not None and math.isnan(number)
+            # As JSON, NaN is the same as NaN.
+            was, has = to_json(before.get(label), exact=True), to_json(now.get(label), exact=True)
+            loss = {"loss": f"{bundle.update}/{label}", "window": number}
+            yield {**loss, "recorded": was, "now": has, "same": was == has}
 
 
 def report(bundle: Bundle, found: ReplayResult, data: Mapping[str, Any]) -> Iterator[str]:
@@ -115,27 +102,21 @@ def report(bundle: Bundle, found: ReplayResult, data: Mapping[str, Any]) -> Iter
     where = f"step `{bundle.step}`, epoch {found.position.epoch + 1}, {span}, update `{bundle.update}`"
     yield f"{where} (batch {found.position.run_batch} of the run)"
     more = ["..."] if len(data["names"]) > SHOWN else []
-    yield f"    samples  {', '.join([*data['names'][:SHOWN], *more])}"
-    yield ""
-    yield verdict(data)
-    yield ""
+    yield from (f"    samples  {', '.join([*data['names'][:SHOWN], *more])}", "", verdict(data), "")
     yield from loss_rows(data["losses"])
-    if found.first is not None:
-        yield from ("", "the first result that is not finite, in order of computation")
-        yield from first_rows(found.first, data["first"]["samples"])
+    if data["first"] is not None:
+        yield from ("", "the first result that is not finite, in order of computation", *first_rows(data["first"]))
     if found.reproduced:
-        yield from ("", "torch's anomaly detection on the backward pass")
-        yield from anomaly_rows(found)
+        yield from ("", "torch's anomaly detection on the backward pass", *anomaly_rows(data["anomaly"]))
 
 
 def verdict(data: Mapping[str, Any]) -> str:
     """Whether it was reproduced, in one sentence."""
+    but = ""
     if not data["same_samples"]:
         but = ", but the batch contains different samples: the data has changed since the run"
     elif not all(loss["same"] for loss in data["losses"] if not isinstance(loss["recorded"], str)):
         but = ", but finite losses also differ from the recorded ones"
-    else:
-        but = ""
     if not data["reproduced"]:
         return f"not reproduced: everything is finite now{but}"
     return f"reproduced: not finite again{but}" if but else "reproduced bit by bit"
@@ -149,46 +130,39 @@ def loss_rows(losses: list[dict[str, Any]]) -> Iterator[str]:
     several = losses[-1]["window"] > 0
     for loss in losses:
         name = f"{loss['loss']}, batch {loss['window'] + 1}" if several else loss["loss"]
-        same = "the same" if loss["same"] else "not the same"
-        rows.append((name, _number(loss["recorded"]), _number(loss["now"]), same))
+        recorded, now = ("-" if loss[key] is None else str(loss[key]) for key in ("recorded", "now"))
+        rows.append((name, recorded, now, "the same" if loss["same"] else "not the same"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         yield f"    {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}".rstrip()
 
 
-def _number(number: float | str | None) -> str:
-    return "-" if number is None else str(number)
-
-
-def first_rows(first: FirstNotFinite, samples: list[str]) -> Iterator[str]:
+def first_rows(first: Mapping[str, Any]) -> Iterator[str]:
     """What is not finite, where it is defined, and its statistics."""
-    yield f"    {first.kind} `{first.name}`"
-    if first.where:
-        yield f"    defined in  {first.where}"
-    if samples:
-        yield f"    of samples  {', '.join(samples[:SHOWN])}"
-    statistics = first.statistics
+    yield f"    {first['kind']} `{first['name']}`"
+    if first["defined_in"]:
+        yield f"    defined in  {first['defined_in']}"
+    if first["samples"]:
+        yield f"    of samples  {', '.join(first['samples'][:SHOWN])}"
+    statistics = first["statistics"]
     if "of" not in statistics:
         yield f"    is          {statistics['is']}"
         return
-    counts = [
-        f"{statistics[kind]:,} {word}" for kind, word in (("nan", "NaN"), ("inf", "infinite")) if statistics[kind]
-    ]
+    words = {"nan": "NaN", "inf": "infinite"}
+    counts = [f"{statistics[kind]:,} {word}" for kind, word in words.items() if statistics[kind]]
     yield f"    shape       {statistics['shape']}, {statistics['dtype']}"
     yield f"    contains    {' and '.join(counts)} of {statistics['of']:,} numbers"
-    finite = statistics["finite"]
-    if finite:
+    if finite := statistics["finite"]:
         yield f"    the rest    {', '.join(f'{name} {value:.4g}' for name, value in finite.items())}"
 
 
-def anomaly_rows(found: ReplayResult) -> Iterator[str]:
+def anomaly_rows(anomaly: Mapping[str, Any] | None) -> Iterator[str]:
     """The backward function that returned NaN, and the lines that called its forward."""
-    if found.anomaly is None:
+    if anomaly is None:
         yield "    no backward function returned NaN"
         return
-    yield f"    {found.anomaly.message}"
-    if not found.anomaly.lines:
+    yield f"    {anomaly['message']}"
+    if not anomaly["lines"]:
         yield "    its forward call is the weighted sum of the losses, in the engine"
-    for where, code in found.anomaly.lines:
-        yield f"    {where}"
-        yield f"        {code}"
+    for line in anomaly["lines"]:
+        yield from (f"    {line['where']}", f"        {line['code']}")
