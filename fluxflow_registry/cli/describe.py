@@ -49,20 +49,19 @@ def find(registry: Registry, name: str) -> list[Component]:
 def describe_command(invocation: Invocation) -> Result:
     """The components that the command line names."""
     registry, name = invocation.registry, invocation.arguments.describe
-    return Result(lambda: description_data(registry, name), lambda: describe(registry, name))
+
+    def data() -> list[dict[str, Any]]:
+        return [
+            {**component_data(c), "doc": c.doc, "where": c.where, "options": options(c), "yaml": paste(c)}
+            for c in find(registry, name)
+        ]
+
+    return Result(data, lambda: describe(registry, name))
 
 
 def describe(registry: Registry, name: str) -> str:
     """Docstring, options with types, defaults and bounds, needs, provenance, and YAML to paste."""
     return "\n\n".join(_describe(component) for component in find(registry, name))
-
-
-def description_data(registry: Registry, name: str) -> list[dict[str, Any]]:
-    """The same as JSON."""
-    return [
-        {**component_data(c), "doc": c.doc, "where": c.where, "options": options(c), "yaml": paste(c)}
-        for c in find(registry, name)
-    ]
 
 
 def options(component: Component) -> list[dict[str, Any]]:

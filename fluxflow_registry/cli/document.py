@@ -25,7 +25,15 @@ OPTIONS = ("| option | default | type | meaning |", "|---|---|---|---|")
 
 def document_command(invocation: Invocation) -> Result:
     """The paths of the pages, written into the folder that the command line names."""
-    written = [str(path) for path in write_pages(invocation.registry, Path(invocation.arguments.document))]
+    folder, written = Path(invocation.arguments.document), []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in pages(invocation.registry).items():
+            (folder / name).write_text(text, encoding="utf-8")
+            written.append(str(folder / name))
+    except OSError as error:
+        message = f"cannot write the pages to `{folder}`: {error.strerror}"
+        raise FluxflowError(message, Flag("--document", str(folder)), code="unwritable-file") from None
     return Result(lambda: written, lambda: "\n".join(written))
 
 
@@ -34,20 +42,6 @@ def pages(registry: Registry) -> dict[str, str]:
     return {"README.md": _index(registry)} | {
         f"{kind.plural}.md": _page(kind, registry.components[name]) for name, kind in KINDS.items()
     }
-
-
-def write_pages(registry: Registry, folder: Path) -> list[Path]:
-    """Write the pages into `folder`, over existing ones, and return their paths; raises FluxflowError."""
-    written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in pages(registry).items():
-            (folder / name).write_text(text, encoding="utf-8")
-            written.append(folder / name)
-    except OSError as error:
-        message = f"cannot write the pages to `{folder}`: {error.strerror}"
-        raise FluxflowError(message, Flag("--document", str(folder)), code="unwritable-file") from None
-    return written
 
 
 def _index(registry: Registry) -> str:

@@ -45,7 +45,7 @@ class Mismatch(ValueError):  # noqa: N818 - it becomes one problem of many
         self.path = (part, *self.path)
         return self
 
-    def problem(self, key: str, node: Node, what: str, notes: tuple[Note, ...]) -> Problem:
+    def problem(self, key: str, node: Node, what: str, notes: Sequence[Note]) -> Problem:
         """The problem of option `key` of `what`, whose value is `node`."""
         option = f"`{'.'.join(map(str, (key, *self.path)))}` of {what}"
         message, where = f"{option} {self.predicate}", node.at(*self.path)
@@ -53,8 +53,9 @@ class Mismatch(ValueError):  # noqa: N818 - it becomes one problem of many
             where = node.key_at(*self.path, self.key)
             unknown = self.code == "unknown-key"
             message = f"unknown key `{self.key}` in {option}" if unknown else f"key `{self.key}` of {message}"
-        notes = (*self.notes, *notes)
-        return Problem(message, where, notes, code=self.code, subject=self.key or key, choices=self.choices)
+        return Problem(
+            message, where, [*self.notes, *notes], code=self.code, subject=self.key or key, choices=self.choices
+        )
 
 
 def structure(cls: type[T], node: Node, what: str, also: Iterable[str] = ()) -> tuple[T | None, list[Problem]]:
@@ -111,7 +112,9 @@ def read_fields(
             _validate(attribute, value)
             arguments[str(attribute.alias)] = value
         except Mismatch as error:
-            problems.append(error.problem(key, child, what, _instead(key, child, attribute.type)))
+            # `false` removes entries, which may have been meant to work for a setting.
+            nullable = child.value is False and type(None) in get_args(attribute.type)
+            problems.append(error.problem(key, child, what, [("instead", f"`{key}: null`")] if nullable else []))
     return arguments, problems
 
 
@@ -119,11 +122,6 @@ def not_a_mapping(what: str, node: Node, subject: str | None = None, also: str =
     """The problem that the value of `what` is not a mapping, nor what it may be `also`."""
     message = f"{what} must be a mapping{also}, got {describe_value(node.value)}"
     return Problem(message, node.where, code="wrong-type", subject=subject)
-
-
-def _instead(key: str, child: Node, kind: Any) -> tuple[Note, ...]:
-    """How a setting is removed, where `false` was meant to do it: that removes entries."""
-    return (("instead", f"`{key}: null`"),) if child.value is False and type(None) in get_args(kind) else ()
 
 
 def _validate(attribute: attrs.Attribute[Any], value: Any) -> None:

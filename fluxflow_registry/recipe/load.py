@@ -121,8 +121,9 @@ class _Reader:
     ) -> None:
         self.problems.append(Problem(message, where, code=code, subject=subject, choices=choices))
 
-    def missing(self, node: Node, key: str, message: str, *notes: Note) -> None:
-        self.problems.append(Problem(message, node.at(key), notes, code="missing-key", subject=key))
+    def require(self, node: Node, key: str, misspelled: Collection[str], message: str, *notes: Note) -> None:
+        if _empty(node, key) and key not in misspelled:
+            self.problems.append(Problem(message, node.at(key), notes, code="missing-key", subject=key))
 
     def mappings(self, parent: Node, key: str, kind: str, owner: str = "") -> Iterator[tuple[str, str, Node]]:
         """The children that are mappings, each with its label and its name in messages; others are reported."""
@@ -167,8 +168,7 @@ class _Reader:
         for name, what, node in self.mappings(root, "steps", "step"):
             found[name] = self.step(name, what, node, defaults, root, previous)
             previous = name
-        if _empty(root, "steps") and "steps" not in self.unread:
-            self.missing(root, "steps", "the recipe needs `steps`: at least one step, by name")
+        self.require(root, "steps", self.unread, "the recipe needs `steps`: at least one step, by name")
         # A step that follows one that could not be read is not reported for that.
         unread = {name for name, _ in self.present(root, "steps", "step", quiet=True)} - set(found)
         self.unread |= {"steps"} if unread else set()
@@ -207,15 +207,13 @@ class _Reader:
         before = len(self.problems)
         misspelled = self.keys(node, [*_keys(schema.UpdateSettings), *UPDATE_PARTS], what)
         losses = self.entries(node, "losses", "loss")
-        if _empty(node, "losses") and "losses" not in misspelled:
-            self.missing(node, "losses", f"{what} needs `losses`: at least one, by name")
+        self.require(node, "losses", misspelled, f"{what} needs `losses`: at least one, by name")
         for label in schema.UPDATE_METRICS & set(losses):
             message = f"loss `{label}`: the name is reserved ({what} logs a metric `{label}`); rename the loss"
             self.report(message, node.value["losses"].keys[label], "duplicate-name", label)
         optimizer = self.single(node, "optimizer", "optimizer")
-        if _empty(node, "optimizer") and "optimizer" not in misspelled:
-            instead = ("instead", "`optimizer: {type: AdamW, lr: 1.0e-4}`, for example")
-            self.missing(node, "optimizer", f"{what} needs `optimizer`: the name of an optimizer", instead)
+        instead = ("instead", "`optimizer: {type: AdamW, lr: 1.0e-4}`, for example")
+        self.require(node, "optimizer", misspelled, f"{what} needs `optimizer`: the name of an optimizer", instead)
         settings = self.settings(schema.UpdateSettings, node, what, misspelled)
         self.trains(settings.trains, node, what)
         starting = {schema.OWN: node, **{label: entry.node for label, entry in losses.items()}}
@@ -249,8 +247,7 @@ class _Reader:
             misspelled = self.keys(node, [*_keys(schema.EvaluationSettings), "metrics"], owner)
             settings = self.settings(schema.EvaluationSettings, node, owner, misspelled)
             metrics = self.entries(node, "metrics", "metric")
-            if _empty(node, "metrics") and "metrics" not in misspelled:
-                self.missing(node, "metrics", f"{owner} needs `metrics`: at least one, by name")
+            self.require(node, "metrics", misspelled, f"{owner} needs `metrics`: at least one, by name")
             found[name] = EvaluationEntry(name, settings, metrics, node)
         return found
 
@@ -261,12 +258,9 @@ class _Reader:
 
     def entries(self, parent: Node, key: str, kind: str) -> dict[str, ComponentEntry]:
         """The components under `key`, by label; the label of an entry without a `type` is its type."""
-        found = {}
-        for label, node in self.present(parent, key, kind):
-            entry = self.entry(label, node, parent.value[key].keys[label], kind)
-            if entry is not None:
-                found[label] = entry
-        return found
+        children = self.present(parent, key, kind)
+        read = {label: self.entry(label, node, parent.value[key].keys[label], kind) for label, node in children}
+        return {label: entry for label, entry in read.items() if entry is not None}
 
     def single(self, parent: Node, key: str, kind: str) -> ComponentEntry | None:
         """The single component under `key`, or None."""

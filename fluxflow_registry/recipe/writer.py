@@ -75,10 +75,9 @@ def settings_of(settings: Any, node: Node) -> dict[str, Sourced]:
     """The settings of an attrs instance, each with the location that set it."""
     found: dict[str, Sourced] = {}
     for attribute in fields_of(type(settings)):
-        key = key_of(attribute)
-        written = node.get(key)
+        written = node.get(key_of(attribute))
         value = unstructure(getattr(settings, attribute.name))
-        found[key] = (value, str(written.where) if written is not None else DEFAULT)
+        found[key_of(attribute)] = (value, str(written.where) if written is not None else DEFAULT)
     return found
 
 
@@ -89,7 +88,5 @@ def component_of(entry: ComponentEntry | None, type_: str, instance: Any, where:
         own = settings_of(entry.settings, entry.node)
         found.update({k: v for k, v in own.items() if v[0] is not None and k != "weight"})
     if has(type(instance)):
-        empty = Node({}, where, {})
-        options = settings_of(instance, entry.options if entry else empty)
-        found.update(options)
+        found.update(settings_of(instance, entry.options if entry else Node({}, where, {})))
     return found
