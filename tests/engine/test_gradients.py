@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.graph.backward import StageCut, Term, backward
+from fluxflow_registry.engine.graph.losses import StageCut, Term, backward
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.plan.steps import RecipePlan
 

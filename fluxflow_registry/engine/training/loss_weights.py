@@ -9,9 +9,8 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from fluxflow_registry.engine.graph.backward import StageCut, Term, gradient_at
 from fluxflow_registry.engine.graph.calls import build, raised_at
-from fluxflow_registry.engine.graph.losses import LiveLoss
+from fluxflow_registry.engine.graph.losses import LiveLoss, StageCut, Term, gradient_at
 from fluxflow_registry.errors import Choices, FluxflowError, Location, Problem, TrainingError, one_line
 from fluxflow_registry.plan.updates import UpdatePlan, model_names
 

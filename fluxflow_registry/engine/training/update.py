@@ -13,9 +13,8 @@ from attrs import evolve
 from torch import Tensor, nn
 
 from fluxflow_registry.contracts import SchedulerExtras, Stateful
-from fluxflow_registry.engine.graph.backward import StageCut, Term, backward
 from fluxflow_registry.engine.graph.calls import build
-from fluxflow_registry.engine.graph.losses import LiveLoss, LiveLosses
+from fluxflow_registry.engine.graph.losses import LiveLoss, LiveLosses, StageCut, Term, backward
 from fluxflow_registry.engine.graph.values import Values
 from fluxflow_registry.engine.models.build import trained_parameters
 from fluxflow_registry.engine.training.late_start import Extent, Starts, intervals
