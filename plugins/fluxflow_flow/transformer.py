@@ -65,9 +65,8 @@ class FlowBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor, text: Tensor, keys: Tensor, rotation: Rotation | None) -> Tensor:
         """Update the tokens; condition [B, C], text [B, L, T], keys [B, 1, 1, L] is False for padding."""
-        (shift_a, scale_a, gate_a, shift_t, scale_t, gate_t, shift_f, scale_f, gate_f) = self.condition(
-            condition
-        ).chunk(9, dim=-1)
+        modulation = self.condition(condition).chunk(9, dim=-1)
+        shift_a, scale_a, gate_a, shift_t, scale_t, gate_t, shift_f, scale_f, gate_f = modulation
         x = torch.addcmul(x, gate_a[:, None], self._attend_to_image(modulate(x, shift_a, scale_a), rotation))
         read = self._attend_to_text(modulate(x, shift_t, scale_t), text, keys)
         x = torch.addcmul(x, gate_t[:, None], read)
@@ -134,9 +133,8 @@ class JointBlock(nn.Module):
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         (*text_q, text_k, text_v), text_modulation = self.text.before_attention(text, condition)
-        mixed = scaled_dot_product_attention(
-            torch.cat([q, *text_q], dim=2), torch.cat([k, text_k], dim=2), torch.cat([v, text_v], dim=2), attn_mask=keys
-        )
+        q, k, v = torch.cat([q, *text_q], dim=2), torch.cat([k, text_k], dim=2), torch.cat([v, text_v], dim=2)
+        mixed = scaled_dot_product_attention(q, k, v, attn_mask=keys)
         whole, count = merge_heads(mixed), x.shape[1]
         x = self.image.after_attention(x, whole[:, :count], modulation)
         return x, text if self.text.is_last else self.text.after_attention(text, whole[:, count:], text_modulation)

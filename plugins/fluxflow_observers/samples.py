@@ -140,9 +140,7 @@ class Samples:
     """Write samples within an epoch too, after each n-th batch of it; null: not within an epoch."""
     steps: list[str] = field(factory=list, validator=validators.deep_iterable(NAME))
     """The steps in which samples are written; empty: all."""
-    quality: int | None = field(
-        default=None, validator=validators.optional(validators.and_(validators.ge(1), validators.le(100)))
-    )
+    quality: int | None = field(default=None, validator=validators.optional([validators.ge(1), validators.le(100)]))
     """Quality of the files from 1 to 100; null: lossless."""
     reconstruction: str | None = field(default="reconstruction", validator=_VALUE)
     """The value that is written as `_ns_o`; null: no such file."""

@@ -195,10 +195,9 @@ class OneCycleLRBuilder(_Schedule):
         steps = max(total - self.warmup, 1) + 1
         # torch divides by the length of the rise, which would be zero intervals here.
         rise = math.nextafter(self.pct_start, 0) if self.pct_start * steps == 1 else self.pct_start
-        options = asdict(self, filter=lambda attribute, _: attribute.name not in ("interval", "warmup", "pct_start"))
-        return with_warmup(
-            optimizer, self.warmup, lambda: OneCycleLR(optimizer, rates, steps, pct_start=rise, **options)
-        )
+        options = asdict(self, filter=lambda attribute, _: attribute.name not in ("interval", "warmup"))
+        options["pct_start"] = rise
+        return with_warmup(optimizer, self.warmup, lambda: OneCycleLR(optimizer, rates, steps, **options))
 
 
 @frozen

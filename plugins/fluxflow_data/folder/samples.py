@@ -136,9 +136,8 @@ class _Lines:
         written, caption = written.strip(), " ".join(text.split())
         if not tab or not written:
             what = "image name before the tab" if tab else "tab between name and caption"
-            return Problem(
-                f"{name} has no {what}", where, [("received", _shortened(line.strip()))], code="malformed-line"
-            )
+            received = [("received", _shortened(line.strip()))]
+            return Problem(f"{name} has no {what}", where, received, code="malformed-line")
         if _leads_out(written):
             return Problem(f"image `{written}` is outside the folder", where, code="malformed-line", subject=written)
         name = composed(PurePosixPath(written).as_posix())

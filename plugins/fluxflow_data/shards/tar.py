@@ -125,9 +125,8 @@ def _member(header: _Header, name: bytes | None, size: int | None, begin: int, d
 def _parse(block: bytes, offset: int, last: str) -> _Header:
     """A header that matches its checksum; raises TarError for anything else."""
     if len(block) < BLOCK:
-        message = (
-            f"is truncated at byte {offset + len(block)}: the two blocks of zeros at the end of an archive are missing"
-        )
+        end = offset + len(block)
+        message = f"is truncated at byte {end}: the two blocks of zeros at the end of an archive are missing"
         raise TarError(message, last=last)
     name = block[:100].split(b"\0", 1)[0]
     total = sum(block) - sum(block[148:156]) + 8 * 0x20

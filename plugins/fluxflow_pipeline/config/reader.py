@@ -143,9 +143,8 @@ def _pipeline_steps(
     reader.keys(pipeline, PIPELINE, "`pipeline`", "training.pipeline")
     mode = pipeline.get("mode")
     if mode is not None and mode.value != "sequential":
-        message = (
-            f"`mode` of `pipeline` must be `sequential` (one step after the other), got {describe_value(mode.value)}"
-        )
+        found = describe_value(mode.value)
+        message = f"`mode` of `pipeline` must be `sequential` (one step after the other), got {found}"
         reader.report(message, mode.where, "unsupported-value", "mode")
     for key in (*MODES, "n_epochs"):
         if training.get(key) is not None:
@@ -159,13 +158,13 @@ def _pipeline_steps(
         message = "`pipeline` needs `steps`: a list of steps, each with `name` and `n_epochs`"
         reader.report(message, (steps or pipeline).where, "missing-key", "steps")
         return ()
-    found: dict[str, Step] = {}
+    read: dict[str, Step] = {}
     above = {"defaults": defaults, "training": shared.without(MODES)}
     for number, node in enumerate(steps.value, 1):
-        name = _read_name(reader, node, number, found)
+        name = _read_name(reader, node, number, read)
         if name is not None:
-            found[name] = _listed_step(reader, name, node, above, datasets)
-    return tuple(found.values())
+            read[name] = _listed_step(reader, name, node, above, datasets)
+    return tuple(read.values())
 
 
 def _read_name(reader: SectionReader, node: Node, number: int, known: Mapping[str, Step]) -> str | None:
@@ -270,8 +269,7 @@ def _read_components(reader: SectionReader, optimization: Node, key: str, what: 
 
 def _reject_optimizer_file(reader: SectionReader, level: Node) -> None:
     """Report optimizers in a file of their own, which is not read."""
-    optimization = level.get("optimization")
-    file = optimization.get("optim_sched_config") if optimization is not None else None
+    file = level.find("optimization", "optim_sched_config")
     if file is not None and file.value is not None:
         message = "`optim_sched_config` is not supported: move the optimizers into the configuration"
         example = [("instead", "optimization: {optimizers: {vae: {type: AdamW, lr: 1.0e-4}}}")]

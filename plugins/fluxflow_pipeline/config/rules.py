@@ -36,9 +36,9 @@ def violations(config: Config) -> Iterator[Problem]:
 def idle_settings(config: Config) -> Iterator[Problem]:
     """Notes on settings without effect, and on models that stay random: a file may set more than it needs."""
     for step in config.steps:
-        optimization, trained = step.own.get("optimization"), trained_models(step)
+        trained = trained_models(step)
         for key in ("optimizers", "schedulers"):
-            entries = optimization.get(key) if optimization is not None else None
+            entries = step.own.find("optimization", key)
             for name, where in entries.keys.items() if entries is not None else ():
                 if not trained.get(OPTIMIZER_SYNONYMS.get(name, name)):
                     message = f"`{name}` in `{key}` has no effect: step `{step.name}` trains none of its models"
@@ -135,6 +135,5 @@ def _sizes(config: Config) -> Iterator[Problem]:
             if side < unit or side % unit:
                 near = max(side // unit, 1) * unit
                 message = f"dataset `{name}` has images of {side} pixels, but their sides must be multiples of {unit}"
-                yield Problem(
-                    message, where, [("instead", f"{near} or {near + unit}")], code="wrong-shape", subject=name
-                )
+                instead = [("instead", f"{near} or {near + unit}")]
+                yield Problem(message, where, instead, code="wrong-shape", subject=name)

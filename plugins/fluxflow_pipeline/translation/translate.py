@@ -81,8 +81,7 @@ def _shared_values(config: Config, steps: Mapping[str, Node]) -> dict[str, Node]
     """The options of values on which all steps with such a value agree, and the guidance of the generated images."""
     options: dict[str, list[Node]] = {}
     for step in steps.values():
-        own = step.get("values")
-        for name, child in own.value.items() if own is not None else ():
+        for name, child in step.under("values").items():
             options.setdefault(name, []).append(child)
     found = {
         name: nodes[0] for name, nodes in options.items() if all(node.plain() == nodes[0].plain() for node in nodes)
