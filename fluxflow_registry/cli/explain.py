@@ -24,6 +24,10 @@ def explain_command(invocation: Invocation) -> Result:
     return Result(lambda: explain_data(plan), lambda: (mermaid if invocation.arguments.mermaid else explain)(plan))
 
 
+#: Without `--explain`, `--mermaid` is a command of its own.
+mermaid_command = explain_command
+
+
 def summary(plan: RecipePlan) -> str:
     """The recipe on a few lines: it is valid, and this is what it trains."""
     recipe = plan.recipe

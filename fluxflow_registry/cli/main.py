@@ -27,10 +27,10 @@ environment:
 
 @frozen
 class Command:
-    """Something that `fluxflow-run` does: its function, and the flag that requests it."""
+    """Something that `fluxflow-run` does, and the flag that requests it."""
 
-    #: `module:function` in `fluxflow_registry.cli`, imported only to be run: torch may be behind it.
-    function: str
+    #: Where in `fluxflow_registry.cli` its function is. It is imported only to be run: torch may be behind it.
+    module: str
     flag: str = ""
     help: str = ""
     #: What the flag takes; None for a flag without a value.
@@ -39,62 +39,51 @@ class Command:
     #: Whether it needs a recipe, which is checked before the function is imported.
     recipe: bool = True
 
+    @property
+    def name(self) -> str:
+        """Its name among the arguments; its function is called `<name>_command`."""
+        return self.flag[2:].replace("-", "_") or self.module
+
     def requested(self, arguments: Namespace) -> bool:
         """Whether the command line has its flag."""
-        return vars(arguments)[self.flag[2:].replace("-", "_")] not in (None, False)
+        return vars(arguments)[self.name] not in (None, False)
 
     def run(self, invocation: Invocation) -> Result | int:
         """Check the recipe where one is needed, import the function and call it."""
         if self.recipe:
             _ = invocation.plan
-        module, _, name = self.function.partition(":")
-        result: Result | int = vars(import_module(f"fluxflow_registry.cli.{module}"))[name](invocation)
+        module = import_module(f"fluxflow_registry.cli.{self.module}")
+        result: Result | int = vars(module)[f"{self.name}_command"](invocation)
         return result
 
 
-TRAIN = Command("train:train_command")
+TRAIN = Command("train")
 
 #: What `fluxflow-run` does instead of training.
 COMMANDS = (
-    Command("explain:validate_command", "--validate", "check the recipe and its plan, without torch"),
-    Command("explain:explain_command", "--explain", "show the steps, and the plan of each update"),
-    Command("check:check_command", "--check", "validate, check that all shapes fit, and open the datasets"),
+    Command("explain", "--validate", "check the recipe and its plan, without torch"),
+    Command("explain", "--explain", "show the steps, and the plan of each update"),
+    Command("check", "--check", "validate, check that all shapes fit, and open the datasets"),
     Command(
-        "prove_resume:prove_resume_command",
+        "prove_resume",
         "--prove-resume",
         "train a shortened recipe with and without interruptions, and compare the results bit by bit",
     ),
+    Command("inspect_data", "--inspect-data", "describe the samples of the datasets, and write contact sheets of them"),
+    Command("schema", "--schema", "print the JSON schema of recipes, for editors", recipe=False),
     Command(
-        "inspect_data:inspect_data_command",
-        "--inspect-data",
-        "describe the samples of the datasets, and write contact sheets of them",
-    ),
-    Command("schema:schema_command", "--schema", "print the JSON schema of recipes, for editors", recipe=False),
-    Command(
-        "list_plugins:list_plugins_command",
+        "list_plugins",
         "--list-plugins",
         f"list plugins and components, all or of one kind: {', '.join(KINDS)}",
         metavar="KIND",
         value_is_optional=True,
         recipe=False,
     ),
-    Command("describe:describe_command", "--describe", "describe a component: NAME or KIND:NAME", "NAME", recipe=False),
+    Command("describe", "--describe", "describe a component: NAME or KIND:NAME", "NAME", recipe=False),
+    Command("document", "--document", "write a page of Markdown for each kind of component", "FOLDER", recipe=False),
+    Command("status", "--status", "show the state of a run, or of every run in a folder", "RUN", recipe=False),
     Command(
-        "document:document_command",
-        "--document",
-        "write a page of Markdown for each kind of component",
-        "FOLDER",
-        recipe=False,
-    ),
-    Command(
-        "status:status_command",
-        "--status",
-        "show the state of a run, or of every run in a folder",
-        "RUN",
-        recipe=False,
-    ),
-    Command(
-        "replay:replay_command",
+        "replay",
         "--replay",
         "recompute a batch whose loss or gradient was not finite: RUN/not_finite/...",
         "BUNDLE",
@@ -103,7 +92,7 @@ COMMANDS = (
 )
 
 #: A diagram is another form of an explanation, so that the flag may be combined with `--explain`.
-MERMAID = Command("explain:explain_command", "--mermaid", "print the steps as a Mermaid diagram")
+MERMAID = Command("explain", "--mermaid", "print the steps as a Mermaid diagram")
 
 
 def parser() -> Parser:

@@ -12,9 +12,9 @@ from fluxflow_registry.cli.main import COMMANDS, MERMAID, TRAIN, Command, parser
 
 @pytest.mark.parametrize("command", [*COMMANDS, MERMAID, TRAIN], ids=lambda command: command.flag or "train")
 def test_the_function_of_a_command_takes_an_invocation_and_returns_a_result(command: Command) -> None:
-    module, _, name = command.function.partition(":")
+    module = import_module(f"fluxflow_registry.cli.{command.module}")
 
-    signature = inspect.signature(getattr(import_module(f"fluxflow_registry.cli.{module}"), name))
+    signature = inspect.signature(getattr(module, f"{command.name}_command"))
 
     assert [parameter.annotation for parameter in signature.parameters.values()] == ["Invocation"]
     assert signature.return_annotation in ("Result", "Result | int")
