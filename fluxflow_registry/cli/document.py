@@ -39,21 +39,16 @@ def document_command(invocation: Invocation) -> Result:
 
 def pages(registry: Registry) -> dict[str, str]:
     """The text of each page by its file name: `README.md`, and one page for each kind of component."""
-    return {"README.md": _index(registry)} | {
-        f"{kind.plural}.md": _page(kind, registry.components[name]) for name, kind in KINDS.items()
-    }
+    by_kind = {f"{kind.plural}.md": _page(kind, registry.components[name]) for name, kind in KINDS.items()}
+    return {"README.md": _index(registry), **by_kind}
 
 
 def _index(registry: Registry) -> str:
-    rows = [
-        f"| [{kind.plural}]({kind.plural}.md) | {_cell(_meaning(kind))} | {', '.join(_links(registry, name, kind))} |"
-        for name, kind in KINDS.items()
-    ]
+    rows = []
+    for name, kind in KINDS.items():
+        links = [f"[`{each}`]({kind.plural}.md#{each.lower()})" for each in registry.names(name)]
+        rows.append(f"| [{kind.plural}]({kind.plural}.md) | {_cell(_meaning(kind))} | {', '.join(links)} |")
     return "\n".join([NOTE, "", "# Components", "", "| kind | what it is | components |", "|---|---|---|", *rows, ""])
-
-
-def _links(registry: Registry, name: str, kind: Kind) -> list[str]:
-    return [f"[`{each}`]({kind.plural}.md#{each.lower()})" for each in registry.names(name)]
 
 
 def _page(kind: Kind, components: Mapping[str, Component]) -> str:

@@ -140,10 +140,8 @@ def report(error: FluxflowError, as_json: bool) -> int:
 
 def first_problems(problems: Sequence[Problem]) -> list[Problem]:
     """A few problems in their order, the first of each code before others: a folder may have a thousand of one."""
-    first: dict[str, int] = {}
-    for number, problem in enumerate(problems):
-        first.setdefault(problem.code, number)
-    firsts = [*first.values()][:FEW]
+    codes = [problem.code for problem in problems]
+    firsts = [codes.index(code) for code in dict.fromkeys(codes)][:FEW]
     rest = (number for number in range(len(problems)) if number not in firsts)
     return [problems[number] for number in sorted([*firsts, *islice(rest, FEW - len(firsts))])]
 
@@ -151,8 +149,7 @@ def first_problems(problems: Sequence[Problem]) -> list[Problem]:
 def without_repeated_notes(problems: Sequence[Problem]) -> list[Problem]:
     """The problems, each without the shared notes that the one before it has too."""
     shared = [frozenset(note for note in problem.notes if note[0] in SHARED) for problem in problems]
-    before = [frozenset[Note](), *shared]
-    pairs = zip(problems, before, strict=False)
+    pairs = zip(problems, [frozenset[Note](), *shared], strict=False)
     return [evolve(each, notes=tuple(note for note in each.notes if note not in last)) for each, last in pairs]
 
 

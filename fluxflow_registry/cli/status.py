@@ -200,12 +200,9 @@ def last(found: RunStatus) -> Rows:
     rows: Rows = []
     if each := found.checkpoint:
         finite = {True: "all finite", False: "not all finite", None: "unknown whether finite"}[each.finite]
-        rows += [
-            ("name", each.name),
-            ("saved", f"{ago(each.seconds_ago)}, {WHY[each.kind].format(step=each.step)}"),
-            ("size", size(each.size)),
-            ("files", "verified: all SHA-256 digests match" if each.problem is None else "DAMAGED"),
-        ]
+        saved = f"{ago(each.seconds_ago)}, {WHY[each.kind].format(step=each.step)}"
+        rows += [("name", each.name), ("saved", saved), ("size", size(each.size))]
+        rows.append(("files", "verified: all SHA-256 digests match" if each.problem is None else "DAMAGED"))
         rows += [("numbers", finite)] if each.problem is None else [("", each.problem.replace(f"{found.folder}/", ""))]
     rows.append(("kept", counted(found.kept, "checkpoint") if found.kept else "no checkpoint"))
     return rows + [("quarantined", name) for name in capped(found.laid_aside)]

@@ -121,15 +121,12 @@ def write_environment(
 
 def facts_at_start(plan: RecipePlan, sources: Mapping[str, Source], command: str) -> dict[str, Any]:
     """What `--status` reads: the greatest length of each step, the command that resumes the run, and its directory."""
-    directory = None
+    directory, steps = None, with_batches(plan, sources).steps
     with suppress(OSError):  # it may no longer exist
         directory = str(Path.cwd())
     return {
         "name": plan.recipe.name,
-        "steps": [
-            {"name": step.name, "epochs": step.epochs, "batches": step.batches}
-            for step in with_batches(plan, sources).steps
-        ],
+        "steps": [{"name": step.name, "epochs": step.epochs, "batches": step.batches} for step in steps],
         "command": command,
         "directory": directory,
     }

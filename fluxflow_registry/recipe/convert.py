@@ -193,15 +193,15 @@ def converter() -> cattrs.Converter:
         strict.register_structure_hook(scalar, _scalar(scalar, accepts))
     strict.register_structure_hook(type(None), _null)
     strict.register_structure_hook(Any, lambda value, _: value)
-    factories: list[tuple[Callable[[Any], bool], Callable[[Any], Callable[[Any, Any], Any]]]] = [
+    hooks: list[tuple[Callable[[Any], bool], Callable[[Any, Any], Any]]] = [
         (lambda t: get_origin(t) is Literal, _literal),
         (lambda t: (get_origin(t) or t) in _SEQUENCES, _sequence),
         (lambda t: (get_origin(t) or t) in _MAPPINGS, _mapping),
         (lambda t: get_origin(t) in _UNIONS, _union),
         (lambda t: isinstance(t, type) and attrs.has(t), _nested),
     ]
-    for applies, factory in factories:
-        strict.register_structure_hook_factory(applies, factory)
+    for applies, hook in hooks:
+        strict.register_structure_hook_func(applies, hook)
     return strict
 
 
@@ -230,44 +230,32 @@ def _null(value: Any, _: Any) -> None:
         raise _expected(type(None), value)
 
 
-def _literal(kind: Any) -> Callable[[Any, Any], Any]:
+def _literal(value: Any, kind: Any) -> Any:
     options = get_args(kind)
-
-    def hook(value: Any, _: Any) -> Any:
-        for option in options:
-            if value == option and type(value) is type(option):
-                return option
-        texts = [option for option in options if isinstance(option, str)]
-        raise _expected(kind, value, Choices.of(value, texts) if isinstance(value, str) and texts else None)
-
-    return hook
+    for option in options:
+        if value == option and type(value) is type(option):
+            return option
+    texts = [option for option in options if isinstance(option, str)]
+    raise _expected(kind, value, Choices.of(value, texts) if isinstance(value, str) and texts else None)
 
 
-def _sequence(kind: Any) -> Callable[[Any, Any], Any]:
+def _sequence(value: Any, kind: Any) -> Any:
     origin, arguments = get_origin(kind) or kind, get_args(kind)
     fixed = origin is tuple and bool(arguments) and arguments[-1] is not Ellipsis
-    build = tuple if origin in (tuple, Sequence) else origin
-
-    def hook(value: Any, _: Any) -> Any:
-        if not isinstance(value, list):
-            raise _expected(kind, value)
-        if fixed and len(value) != len(arguments):
-            raise Mismatch(f"must be {describe_type(kind)}, got a list of {len(value)}")
-        types_ = arguments if fixed else [arguments[0] if arguments else Any] * len(value)
-        return build([_inside(index, v, t) for index, (v, t) in enumerate(zip(value, types_, strict=True))])
-
-    return hook
+    if not isinstance(value, list):
+        raise _expected(kind, value)
+    if fixed and len(value) != len(arguments):
+        raise Mismatch(f"must be {describe_type(kind)}, got a list of {len(value)}")
+    types_ = arguments if fixed else [arguments[0] if arguments else Any] * len(value)
+    items = [_inside(index, v, t) for index, (v, t) in enumerate(zip(value, types_, strict=True))]
+    return tuple(items) if origin is Sequence else origin(items)
 
 
-def _mapping(kind: Any) -> Callable[[Any, Any], Any]:
+def _mapping(value: Any, kind: Any) -> Any:
     key_type, value_type = get_args(kind) or (str, Any)
-
-    def hook(value: Any, _: Any) -> Any:
-        if not isinstance(value, dict):
-            raise _expected(kind, value)
-        return {_key(key, key_type): _inside(key, child, value_type) for key, child in value.items()}
-
-    return hook
+    if not isinstance(value, dict):
+        raise _expected(kind, value)
+    return {_key(key, key_type): _inside(key, child, value_type) for key, child in value.items()}
 
 
 def _key(key: str, kind: Any) -> Any:
@@ -278,45 +266,37 @@ def _key(key: str, kind: Any) -> Any:
         raise
 
 
-def _union(kind: Any) -> Callable[[Any, Any], Any]:
-    members = get_args(kind)
-
-    def hook(value: Any, _: Any) -> Any:
-        deepest: Mismatch | None = None
-        for member in members:
-            try:
-                return _read(value, member)
-            except Mismatch as error:
-                if error.depth > (deepest.depth if deepest else 0):
-                    deepest = error
-        named = [m for m in members if m is not type(None)]
-        if len(named) == 1:  # `X | None`: the message of X is the clearest
-            return _read(value, named[0])
-        raise deepest or _expected(kind, value)
-
-    return hook
+def _union(value: Any, kind: Any) -> Any:
+    deepest: Mismatch | None = None
+    for member in get_args(kind):
+        try:
+            return _read(value, member)
+        except Mismatch as error:
+            if error.depth > (deepest.depth if deepest else 0):
+                deepest = error
+    named = [member for member in get_args(kind) if member is not type(None)]
+    if len(named) == 1:  # `X | None`: the message of X is the clearest
+        return _read(value, named[0])
+    raise deepest or _expected(kind, value)
 
 
-def _nested(cls: type) -> Callable[[Any, Any], Any]:
-    def hook(value: Any, _: Any) -> Any:
-        if not isinstance(value, dict):
-            raise _expected(cls, value)
-        fields = {key_of(attribute): attribute for attribute in fields_of(cls)}
-        arguments = {}
-        for key, child in value.items():
-            if key not in fields:
-                raise Mismatch("is unknown", "unknown-key", Choices.of(key, fields), key=key)
-            read = arguments[str(fields[key].alias)] = _inside(key, child, fields[key].type)
-            try:
-                _validate(fields[key], read)
-            except Mismatch as error:
-                raise error.inside(key) from None
-        missing = [k for k, a in fields.items() if a.default is attrs.NOTHING and k not in value]
-        if missing:
-            raise Mismatch(f"needs `{missing[0]}`: {describe_type(fields[missing[0]].type)}", "missing-key")
-        return cls(**arguments)
-
-    return hook
+def _nested(value: Any, cls: Any) -> Any:
+    if not isinstance(value, dict):
+        raise _expected(cls, value)
+    fields = {key_of(attribute): attribute for attribute in fields_of(cls)}
+    arguments = {}
+    for key, child in value.items():
+        if key not in fields:
+            raise Mismatch("is unknown", "unknown-key", Choices.of(key, fields), key=key)
+        read = arguments[str(fields[key].alias)] = _inside(key, child, fields[key].type)
+        try:
+            _validate(fields[key], read)
+        except Mismatch as error:
+            raise error.inside(key) from None
+    missing = [key for key, each in fields.items() if each.default is attrs.NOTHING and key not in value]
+    if missing:
+        raise Mismatch(f"needs `{missing[0]}`: {describe_type(fields[missing[0]].type)}", "missing-key")
+    return cls(**arguments)
 
 
 def _inside(part: str | int, value: Any, kind: Any) -> Any:
