@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
     Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
+#: Pixels between two cells, around all of them, and between the images of one cell.
+GAP = 4
+
+#: Images smaller than this are enlarged, each pixel to a square of pixels.
+LEAST = 96
+
+#: Size of the letters and distance of the lines, in pixels; lines of a caption at most.
+LETTER, LINE, LINES = 11, 13, 5
+
 
 def to_pixels(image: Tensor) -> NDArray[np.uint8]:
     """The pixels [H, W, 3] of an image [3 or 1, H, W] in [-1, 1]; NaN is black."""
@@ -39,16 +48,6 @@ def save_png(image: Tensor, file: Path, notes: Mapping[str, str]) -> None:
     except OSError as error:
         message = f"image `{file}` cannot be written: {error.strerror}"
         raise RunError(message, str(file), code="unwritable-file") from None
-
-
-#: Pixels between two cells, around all of them, and between the images of one cell.
-GAP = 4
-
-#: Images smaller than this are enlarged, each pixel to a square of pixels.
-LEAST = 96
-
-#: Size of the letters and distance of the lines, in pixels; lines of a caption at most.
-LETTER, LINE, LINES = 11, 13, 5
 
 
 def contact_sheet(

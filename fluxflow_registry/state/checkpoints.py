@@ -31,13 +31,12 @@ _ORDER: Mapping[Kind, int] = {"stop": 0, "due": 1, "best": 2, "end": 3}
 #: The code of the problems of a damaged checkpoint.
 DAMAGED = "damaged-checkpoint"
 
+#: Errors of a file that is missing, or no longer as it was written.
+_LOST = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
+
 
 class DamagedError(RunError):
     """A checkpoint that is not what was written: it is quarantined, and the one before it is used."""
-
-
-#: Errors of a file that is missing, or no longer as it was written.
-_LOST = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
 
 
 def unreadable(path: Path, error: OSError) -> RunError:

@@ -35,6 +35,12 @@ _TYPES = {
     torch.bool: "BOOL",
 }
 
+#: Keys in JSON for what it does not have: tensors, tuples, and mappings whose keys are not all strings.
+_TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"
+
+#: For each section, each name in it: anything made of tensors and plain values.
+State = Mapping[str, Mapping[str, Any]]
+
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Write and sync a safetensors file; returns its size and digest."""
@@ -78,9 +84,6 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (OSError, ValueError, SafetensorError) as error:
         message = f"the folder does not contain a model: {one_line(error)}"
         raise RunError(message, str(folder), code="missing-weights") from error
-
-
-_TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"
 
 
 def pack(state: Any, what: str) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -157,10 +160,6 @@ class Buffers:
         if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
             buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
         return buffer.copy_(tensor.detach(), non_blocking=True)
-
-
-#: For each section, each name in it: anything made of tensors and plain values.
-State = Mapping[str, Mapping[str, Any]]
 
 
 @frozen(eq=False)

@@ -30,6 +30,9 @@ from fluxflow_registry.errors import LISTED, DataError, FluxflowError, Problem, 
 #: How often a batch is read with other samples in the places of damaged ones.
 ATTEMPTS = 20
 
+#: How often new workers are started before a single batch has come from them.
+RESTARTS = 3
+
 
 @frozen
 class Replaced:
@@ -157,10 +160,6 @@ def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
         name: field.to(device, non_blocking=True) if isinstance(field, torch.Tensor) else field
         for name, field in batch.items()
     }
-
-
-#: How often new workers are started before a single batch has come from them.
-RESTARTS = 3
 
 
 @frozen

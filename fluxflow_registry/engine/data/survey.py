@@ -19,6 +19,9 @@ AT_ONCE = 64
 #: How many of the first samples of an epoch are named.
 FIRST = 8
 
+#: How many damaged samples a warning names.
+NAMED = 8
+
 
 @frozen
 class TextStatistics:
@@ -155,10 +158,6 @@ def text_statistics(source: Source, texts: Mapping[int, str]) -> TextStatistics:
         mean=sum(map(len, texts.values())) / len(texts),
         commonest=tuple((text, count) for text, count in counts.most_common(3) if count > 1),
     )
-
-
-#: How many damaged samples a warning names.
-NAMED = 8
 
 
 def unused_samples(source: Source, batch_size: int) -> list[str]:

@@ -33,6 +33,9 @@ EPOCHS, WINDOWS, SAMPLES = 3, 2, 8
 #: Windows of batches from one checkpoint to the next: one of them lies within an epoch.
 BETWEEN = 3
 
+#: How deep the attributes of a component's attributes are described.
+DEPTH = 5
+
 
 def shortened(plan: RecipePlan) -> RecipePlan:
     """The recipe with steps of 3 x 2 windows of batches, a checkpoint after every third window."""
@@ -193,10 +196,6 @@ def digest(value: Any) -> str:
     """A digest of the bits of a value: a tensor, strings, or anything made of them."""
     parts = list(tensors(value))
     return digest_tensors(*parts) if parts else digest_bytes(repr(value).encode())
-
-
-#: How deep attributes of attributes are described.
-DEPTH = 5
 
 
 def fingerprint(instance: Any) -> dict[str, str]:

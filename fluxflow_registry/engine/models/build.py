@@ -17,6 +17,9 @@ from fluxflow_registry.errors import Choices, Location, Problem, RecipeError
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan
 
+#: The attribute of a model that names its frozen parameters.
+_FROZEN = "_fluxflow_frozen_parameters"
+
 
 def build_models(
     plan: RecipePlan,
@@ -106,17 +109,14 @@ def _place(configured: ConfiguredComponent, *keys: str) -> Location | None:
     return configured.entry.node.at(*keys) if configured.entry else None
 
 
-_NAME = "_fluxflow_frozen_parameters"
-
-
 def remember_frozen(model: nn.Module) -> None:
     """Record the parameters that require no gradient when the model is built; a copy of the model has them too."""
-    setattr(model, _NAME, frozenset(name for name, p in model.named_parameters() if not p.requires_grad))
+    setattr(model, _FROZEN, frozenset(name for name, p in model.named_parameters() if not p.requires_grad))
 
 
 def frozen_parameters(model: nn.Module) -> frozenset[str]:
     """The names of the parameters that no update moves."""
-    names: frozenset[str] = getattr(model, _NAME, frozenset())
+    names: frozenset[str] = getattr(model, _FROZEN, frozenset())
     return names
 
 

@@ -23,6 +23,8 @@ from fluxflow_registry.state.store import Buffers
 #: For each step and metric: its mean over each closed epoch.
 Means = Mapping[str, Mapping[str, Sequence[float]]]
 
+OTHER_VERSIONS = "use the plugins and versions of environment.json, or start over with --fresh"
+
 
 @define
 class RunHistory:
@@ -145,9 +147,6 @@ class Saver:
         with suppress(OSError):  # what cannot be removed now is removed the next time
             checkpoints.retain(self.root, keep, latest=folder)
         return Saved(position, folder)
-
-
-OTHER_VERSIONS = "use the plugins and versions of environment.json, or start over with --fresh"
 
 
 class RunCheckpoints:

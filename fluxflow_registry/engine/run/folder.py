@@ -36,6 +36,12 @@ ORPHANED_LOCK = 5.0
 
 _OWNER = re.compile(r"process (\d+) on (\S+)")
 
+#: The environment variable that names the plugins to load.
+VARIABLE = "FLUXFLOW_PLUGINS"
+
+#: The key of `environment.json` under which the plugins that a run was started with are recorded.
+STARTED_WITH = "started_with"
+
 
 @frozen
 class RunFolder:
@@ -207,13 +213,6 @@ def new(root: Path, name: str, digest: str) -> RunFolder:
         raise unwritable(root, error) from None
     message = f"all names for a new run, from {name}-{stamp} on, are in use"
     raise RunError(message, str(root), code="unwritable-file")
-
-
-#: The environment variable that names the plugins to load.
-VARIABLE = "FLUXFLOW_PLUGINS"
-
-#: The key of `environment.json` under which they are recorded.
-STARTED_WITH = "started_with"
 
 
 @frozen

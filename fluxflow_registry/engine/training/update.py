@@ -30,6 +30,11 @@ _PARTS = ("optimizer", "scheduler", "scaler")
 #: overflowed at a large loss scale, which lowers the scale; or the window is not closed yet.
 Outcome = Literal["stepped", "skipped", "overflowed", "waited"]
 
+#: Counters of an update that are kept in checkpoints.
+_COUNTS = ("skipped_in_a_row", "skipping_since", "steps", "skips")
+
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class OptimizerStep:
     """The optimizer of an update with its scheduler and, in half precision, its loss scaler."""
@@ -142,12 +147,6 @@ def _match_memory_layout(optimizer: torch.optim.Optimizer) -> None:
         for name, tensor in state.items():
             if isinstance(tensor, Tensor) and tensor.shape == parameter.shape and tensor.stride() != parameter.stride():
                 state[name] = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-
-
-#: Counters of an update that are kept in checkpoints.
-_COUNTS = ("skipped_in_a_row", "skipping_since", "steps", "skips")
-
-_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast_of(device: torch.device, precision: str) -> Callable[[], Any]:
