@@ -36,6 +36,17 @@ settings.load_profile("fluxflow")
 os.fsync = skip_sync  # commands that tests start do the same
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """All processes of tests share the one that forks commands: its imports take as long as dozens of commands."""
+    node.workerinput["warm_python"] = WARM.path()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Find the process that forks commands, if another process has started it."""
+    WARM.shared = getattr(config, "workerinput", {}).get("warm_python")
+
+
 def pytest_collection_finish() -> None:
     """What was imported and collected stays: the garbage collector need not walk over it again and again."""
     gc.collect()

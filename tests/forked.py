@@ -103,14 +103,18 @@ class Started:
 
 
 class WarmPython:
-    """The process that forks (`tests/warm_python.py`), started when the first command needs it."""
+    """The process that forks (`tests/warm_python.py`): one that all processes of tests share, or our own."""
 
     def __init__(self) -> None:
         self.server: subprocess.Popen[bytes] | None = None
+        #: The socket of another process' server.
+        self.shared: str | None = None
         self.logs = 0
 
     def path(self) -> str:
-        """The socket of the server."""
+        """The socket of the server, which is started where there is none."""
+        if self.shared is not None:
+            return self.shared
         if self.server is None:
             self.folder = tempfile.TemporaryDirectory(prefix="warm-")
             self.server = subprocess.Popen(
@@ -133,7 +137,7 @@ class WarmPython:
     @property
     def executable(self) -> str:
         """What stands for `sys.executable`: a process of it costs little, and ends as the command has ended."""
-        file = Path(self.path()).with_name("python")
+        file = Path(self.path()).with_name(f"python-{os.getpid()}")
         return str(file if file.exists() else self.program(file))
 
     def start(self, folder: Path, *argv: str, die_at: int | None = None, **environment: str) -> Started:

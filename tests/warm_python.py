@@ -1,4 +1,4 @@
-"""A Python that has imported the heavy libraries already, and forks for each command that it is asked to run.
+"""A Python that imports the heavy libraries once, and forks for each command that it is asked to run.
 
     python -P tests/warm_python.py SOCKET
 
@@ -25,6 +25,7 @@ import json
 import os
 import pkgutil
 import runpy
+import select
 import selectors
 import signal
 import socket
@@ -73,6 +74,10 @@ class Server:
         self.selector.register(0, selectors.EVENT_READ)
         #: The connection and process id of each running command, by the descriptor that watches the process.
         self.running: dict[int, tuple[socket.socket, int]] = {}
+
+    def is_needed(self) -> bool:
+        """Whether a first client comes before the standard input ends: only then is anything imported."""
+        return self.listener in select.select([self.listener, 0], [], [])[0]
 
     def serve(self) -> None:
         """Serve until the standard input ends; what still runs then is killed."""
@@ -237,16 +242,17 @@ def modules() -> Iterator[str]:
 
 
 def main() -> None:
-    for name in (*LIBRARIES, *modules()):
-        if not name.endswith("__main__"):
-            with contextlib.suppress(ImportError):
-                importlib.import_module(name)
     os.fsync = skip_sync
     server = Server(sys.argv[1])
     print("ready", flush=True)
-    gc.collect()
-    gc.freeze()
-    server.serve()
+    if server.is_needed():
+        for name in (*LIBRARIES, *modules()):
+            if not name.endswith("__main__"):
+                with contextlib.suppress(ImportError):
+                    importlib.import_module(name)
+        gc.collect()
+        gc.freeze()
+        server.serve()
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def folder(root: Path, name: str) -> Path:
 
 
 def command(kind: str) -> list[str]:
-    settings = ["defaults.log_every=1", "steps.flow.epochs=3", *SETTINGS[kind]]
+    settings = ["defaults.log_every=1", *SETTINGS[kind]]
     if (
         kind != "shapes"
     ):  # charts take longer than all the training: one kind is enough to be killed while they are drawn
@@ -132,7 +132,7 @@ def kill_at_random(straight: dict[str, tuple[dict[str, Any], float]], root: Path
     while done < kills:
         kind = list(SETTINGS)[turn % len(SETTINGS)]
         where = folder(root, str(turn))
-        done += kill_and_go_on(where, kind, draw, straight[kind][1], draw.randint(1, 3))
+        done += kill_and_go_on(where, kind, draw, straight[kind][1], draw.randint(2, 4))
         remove_others(where / "out")
         assert outcome(where / "out") == straight[kind][0], f"{kind}, in {where}"
         turn += 1
