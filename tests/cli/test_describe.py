@@ -131,8 +131,8 @@ def test_a_line_to_complete_shows_where(component: Component) -> None:
 
 
 @pytest.mark.parametrize("component", COMPONENTS, ids=identify)
-def test_a_description_shows_doc_options_needs_and_origin(component: Component, call: Call) -> None:
-    shown = call("--describe", identify(component)).out
+def test_a_description_shows_doc_options_needs_and_origin(component: Component, everything: Registry) -> None:
+    shown = f"{describe(everything, identify(component))}\n"
 
     assert shown.startswith(f"{component.kind} `{component.name}`\n\n  {component.summary}\n")
     assert f"\nreturns     {KINDS[component.kind].returns}\n" in shown

@@ -31,12 +31,14 @@ class Odd:
         return image.mean()
 
 
-def a_loss() -> Registry:
-    return from_modules({"odd": plugin(losses={"odd": Odd})})
+@pytest.fixture(scope="module")
+def texts() -> dict[str, str]:
+    """The pages of a registry with one loss."""
+    return pages(from_modules({"odd": plugin(losses={"odd": Odd})}))
 
 
-def test_a_component_is_shown_with_its_docstring_options_needs_and_a_line_to_paste() -> None:
-    text = pages(a_loss())["losses.md"]
+def test_a_component_is_shown_with_its_docstring_options_needs_and_a_line_to_paste(texts: dict[str, str]) -> None:
+    text = texts["losses.md"]
 
     assert "## odd\n\nx_t \\<b> a\\*b\\*c, *so*, `x_y*z*`; mean of [B, C] (all); \\_under\\_.\n" in text
     assert "| `share` | `0.5` | a number, <= 1 | One \\| two lines. |" in text
@@ -48,17 +50,15 @@ def test_a_component_is_shown_with_its_docstring_options_needs_and_a_line_to_pas
     )
 
 
-def test_the_page_of_a_kind_starts_with_the_documentation_of_its_hook_as_prose() -> None:
-    texts = pages(a_loss())
-
+def test_the_page_of_a_kind_starts_with_the_documentation_of_its_hook_as_prose(texts: dict[str, str]) -> None:
     assert "\n\nModels: the fields of a model builder are the architecture" in texts["models.md"]
     assert "nn.Module.\n\nA builder whose architecture comes from elsewhere" in texts["models.md"]
     assert not [line for text in texts.values() for line in text.splitlines() if line.startswith("    ")]
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
-def test_every_optional_member_of_a_kind_is_on_its_page_with_its_meaning(kind: Kind) -> None:
-    text = pages(a_loss())[f"{kind.plural}.md"]
+def test_every_optional_member_of_a_kind_is_on_its_page_with_its_meaning(kind: Kind, texts: dict[str, str]) -> None:
+    text = texts[f"{kind.plural}.md"]
 
     for extras in (kind.extras, *([kind.product.extras] if kind.product else [])):
         for name, member in extras.members().items():
@@ -66,9 +66,7 @@ def test_every_optional_member_of_a_kind_is_on_its_page_with_its_meaning(kind: K
             assert re.search(rf"^\| `{re.escape(shown)}.*` \| \w.+ \|$", text, re.MULTILINE)
 
 
-def test_the_index_leads_to_every_kind_and_component() -> None:
-    texts = pages(a_loss())
-
+def test_the_index_leads_to_every_kind_and_component(texts: dict[str, str]) -> None:
     assert set(texts) == {"README.md", *(f"{kind.plural}.md" for kind in KINDS.values())}
     assert all(f"({name})" in texts["README.md"] for name in set(texts) - {"README.md"})
     assert "[`odd`](losses.md#odd)" in texts["README.md"]
