@@ -91,7 +91,7 @@ def initialize_for(layer: nn.Conv2d | nn.ConvTranspose2d, name: Activation, fan_
 
     `fan_in` is the number of weights that contribute to one output, if that is not the whole kernel.
     """
-    if name == "bezier":
+    if name == "bezier" and not layer.weight.is_meta:  # there torch takes long to fill nothing
         inputs = layer.in_channels * math.prod(layer.kernel_size) if fan_in is None else fan_in
         gains = torch.tensor([T_GAIN, *[POINTS_GAIN] * 4]).repeat_interleave(layer.out_channels // 5)
         outputs = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
