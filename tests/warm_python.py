@@ -25,7 +25,6 @@ import json
 import os
 import pkgutil
 import runpy
-import select
 import selectors
 import signal
 import socket
@@ -77,7 +76,7 @@ class Server:
 
     def is_needed(self) -> bool:
         """Whether a first client comes before the standard input ends: only then is anything imported."""
-        return self.listener in select.select([self.listener, 0], [], [])[0]
+        return any(key.fileobj is self.listener for key, _ in self.selector.select())
 
     def serve(self) -> None:
         """Serve until the standard input ends; what still runs then is killed."""
