@@ -1,4 +1,4 @@
-"""Which way a watched metric is better, and what follows where the recipe leaves that to the metric."""
+"""Whether lower or higher is better for a watched metric, where the recipe leaves that to the metric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics: what is measured on held-out batches, and which direction is better."""
+"""Metrics: what is measured on held-out batches, and the direction that each declares as better."""
 
 from __future__ import annotations
 

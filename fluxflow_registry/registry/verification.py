@@ -1,4 +1,4 @@
-"""What is verified when a component is registered: its name, its call, its options, its members, and the hooks."""
+"""What is verified when a component is registered: its hook, name, call and options; `members` verifies the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches as a pure function of the position: slices of an epoch's order, read here or by worker processes."""
+"""The batches of an epoch, by position: slices of its order, damaged samples replaced, read here or by workers."""
 
 from __future__ import annotations
 

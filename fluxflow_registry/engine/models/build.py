@@ -1,4 +1,4 @@
-"""Models: built with the options of their entries, which of their parameters training moves, and their averages."""
+"""Models: built with the options of their entries; which parameters training moves; exponential moving averages."""
 
 from __future__ import annotations
 

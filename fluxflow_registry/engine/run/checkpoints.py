@@ -1,4 +1,4 @@
-"""The checkpoints of a run: the history that they record, how a thread writes them, how weights are loaded."""
+"""The checkpoints of a run: what is saved in them, by a thread that writes them, and how weights are loaded."""
 
 from __future__ import annotations
 
