@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from attrs import frozen
 
@@ -100,10 +100,11 @@ def main(arguments: Namespace) -> Result:
 
 @frozen
 class Weights:
-    """A run, and which of its weights: the newest (`run`), those of `final/`, or those of a checkpoint."""
+    """A run, and which of its weights: the newest, those of `final/`, or those of a checkpoint."""
 
     run: Path
-    kind: Literal["run", "final", "checkpoint"] = "run"
+    #: Whether they are those of `final/`.
+    final: bool = False
     #: The folder of the checkpoint.
     folder: Path | None = None
     #: The step whose weights they are, if the path names it.
@@ -135,9 +136,9 @@ def weights_of(arguments: Namespace) -> Weights:
         raise RunError(message, str(path), code="missing-file", subject=path.name, choices=saved)
     if inner[0] == "final":
         branch = inner[1] if len(inner) > 1 and not (run / "final" / inner[1] / "config.json").is_file() else None
-        return Weights(run, "final", step=branch)
+        return Weights(run, final=True, step=branch)
     if inner[0] == "checkpoints" and len(inner) > 1 and inner[1] in saved:
-        return Weights(run, "checkpoint", run / "checkpoints" / inner[1], saved[inner[1]])
+        return Weights(run, folder=run / "checkpoints" / inner[1], step=saved[inner[1]])
     hint = "use the folder of the run, a folder in its checkpoints/, or its final/"
     raise RunError("this folder of the run contains no models", str(path), [("hint", hint)], code="missing-weights")
 
@@ -294,6 +295,7 @@ def generate(
 ) -> list[dict[str, Any]]:
     """Generate an image for each prompt and seed; returns their files and what they depend on."""
     import torch
+    from cattrs import unstructure
 
     from fluxflow_registry.cli.invocation import device_of
     from fluxflow_registry.engine.images import save_png
@@ -303,7 +305,7 @@ def generate(
     device = device_of(arguments.device)
     size = size_of(arguments.image_size, step)
     models, source, note = load_trained_models(
-        checked, weights.run, device, arguments.step or weights.step, weights.folder, finished=weights.kind == "final"
+        checked, weights.run, device, arguments.step or weights.step, weights.folder, finished=weights.final
     )
     if note:
         say(note)
@@ -315,6 +317,9 @@ def generate(
     except OSError as error:
         message = f"cannot create the output folder: {error.strerror}"
         raise RunError(message, str(folder), code="unwritable-file") from None
+    options, sampler = unstructure(step.providers[GENERATED].instance), checked.sampler
+    if sampler:
+        options |= {"sampler": sampler.component.name, **unstructure(sampler.instance)}
     images = []
     for prompt in prompts:
         for seed in range(arguments.seed, arguments.seed + arguments.count):
@@ -325,9 +330,10 @@ def generate(
             except torch.OutOfMemoryError:
                 message = f"not enough memory to generate {size[1]} x {size[0]} pixels"
                 raise RunError(message, Flag("--image-size"), code="out-of-memory") from None
-            made = {"prompt": prompt.text, "seed": seed, "size": list(size), **generation_options(checked, step)}
-            made["weights"] = source
-            file = folder / f"{prompt.name}-seed{seed}-{fingerprint(made)}.png"
+            made = {"prompt": prompt.text, "seed": seed, "size": list(size), **options, "weights": source}
+            # Six letters distinguish images of one prompt and seed by their other options.
+            fingerprint = sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:6]
+            file = folder / f"{prompt.name}-seed{seed}-{fingerprint}.png"
             save_png(values[GENERATED][0], file, {key: str(value) for key, value in made.items()})
             images.append({"file": str(file), **made})
     return images
@@ -346,21 +352,6 @@ def untrained(checked: RecipePlan, step: StepPlan) -> set[str]:
     generated = step.providers.get(GENERATED)
     own = {name for name, model in checked.models.items() if "weights" not in model.component.signature.needs}
     return set(generated.needs.values()) & own - trained if generated else set()
-
-
-def generation_options(checked: RecipePlan, step: StepPlan) -> dict[str, Any]:
-    """What an image depends on besides its prompt and seed."""
-    from cattrs import unstructure
-
-    sampler = checked.sampler
-    options = unstructure(step.providers[GENERATED].instance)
-    chosen = {"sampler": sampler.component.name, **unstructure(sampler.instance)} if sampler else {}
-    return {**options, **chosen}
-
-
-def fingerprint(made: dict[str, Any]) -> str:
-    """Six letters that distinguish images of one prompt and seed by their other options."""
-    return sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def hyphened(argv: Sequence[str]) -> list[str]:

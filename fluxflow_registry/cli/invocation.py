@@ -52,13 +52,10 @@ def recognize_other_file(arguments: Namespace, registry: Registry, trains: bool)
     """Raise RecipeError with the problem that the first plugin that recognizes the file reports; else return."""
     path = arguments.recipe
     try:
-        root = read(path)
+        content = read(path).plain()
     except FluxflowError:
         return
-    if not isinstance(root.value, dict):
-        return
-    content = root.plain()
-    for plugin, recognize in registry.recognizers:
+    for plugin, recognize in registry.recognizers if isinstance(content, dict) else ():
         try:
             problem = recognize(path=path, content=content, arguments=arguments, trains=trains)
         except Exception as error:

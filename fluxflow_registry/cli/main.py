@@ -72,7 +72,7 @@ COMMANDS = (
     Command("inspect_data", "--inspect-data", "describe the samples of the datasets, and write contact sheets of them"),
     Command("schema", "--schema", "print the JSON schema of recipes, for editors", recipe=False),
     Command(
-        "list_plugins",
+        "describe",
         "--list-plugins",
         f"list plugins and components, all or of one kind: {', '.join(KINDS)}",
         metavar="KIND",

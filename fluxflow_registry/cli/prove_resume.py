@@ -158,7 +158,7 @@ def die_while_writing(number: int) -> None:
     disk.write = write_or_die
 
 
-def main(request: dict[str, Any]) -> int:
+def run_shortened(request: dict[str, Any]) -> int:
     """Run the shortened recipe as requested; returns the exit code."""
     registry = load_plugins(request["plugins"])
     checked = check(request["recipe"], registry, request["settings"])
@@ -191,7 +191,7 @@ def run_and_exit(request: dict[str, Any], output: Path) -> NoReturn:
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    finish(lambda: main(request), as_json=False)
+    finish(lambda: run_shortened(request), as_json=False)
 
 
 #: (what, step, batches of the run before it) of each line of a trace, with its entries (kind, name, digest).
@@ -251,10 +251,8 @@ def _in_traces(reference: Lines, interrupted: Iterable[dict[str, Any]]) -> Diffe
 
 def _in_models(reference: Path, interrupted: Path) -> Difference | None:
     expected, actual = _digests(reference / "final"), _digests(interrupted / "final")
-    for file in sorted({*expected, *actual}):
-        if expected.get(file) != actual.get(file):
-            return Difference("", 0, "final", "file", file)
-    return None
+    differing = [file for file in sorted({*expected, *actual}) if expected.get(file) != actual.get(file)]
+    return Difference("", 0, "final", "file", differing[0]) if differing else None
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -333,31 +331,24 @@ def _component(plan: RecipePlan, step: StepPlan, difference: Difference) -> tupl
         transition = step.components[part]
         does = f"keeps in `{attribute}`" if attribute else "returns after the epoch"
         return f"what transition `{transition.name}` {does}", transition
-    return _of_state(plan, step, name)
+    return f"`{name}`", _of_state(plan, step, name)
 
 
-def _of_state(plan: RecipePlan, step: StepPlan, name: str) -> tuple[str, ConfiguredComponent | None]:
+def _of_state(plan: RecipePlan, step: StepPlan, name: str) -> ConfiguredComponent | None:
     """The component behind a part of the state, such as `update.vae.optimizer.state.0.exp_avg`."""
     section, _, rest = name.partition(".")
     part, _, key = rest.partition(".")
-    what = f"`{name}`"
     if section == "update" and part in step.updates:
         update = step.updates[part]
         kept, _, label = key.partition(".")
         start = update.starts.get(label)
         if kept == "starts" and isinstance(start, WhenMet):
-            return what, start.condition
+            return start.condition
         owners = {"optimizer": update.optimizer, "scheduler": update.scheduler, "weigher": update.balancer}
-        return what, owners.get(kept, update.optimizer)
+        return owners.get(kept, update.optimizer)
     if section == "model":
         trained = [update for update in step.updates.values() if part in update.trains]
-        return what, trained[0].optimizer if trained else plan.models.get(part)
-    if section == "component":
-        return what, _stateful(step, rest)
-    return what, None
-
-
-def _stateful(step: StepPlan, name: str) -> ConfiguredComponent | None:
-    """The component of the step to which a state belongs, as `loss.vae.kl.count` belongs to `loss.vae.kl`."""
-    owners = [known for known in step.components if f"{name}.".startswith(f"{known}.")]
-    return step.components[max(owners, key=len)] if owners else None
+        return trained[0].optimizer if trained else plan.models.get(part)
+    # As `component.loss.vae.kl.count` belongs to `loss.vae.kl`.
+    owning = [known for known in step.components if section == "component" and f"{rest}.".startswith(f"{known}.")]
+    return step.components[max(owning, key=len)] if owning else None
