@@ -1,4 +1,4 @@
-"""The steps of a recipe to plans: components, names, gradients, evaluations, and every problem of them."""
+"""The steps of a recipe to plans: components, names, datasets, evaluations, and every problem of them."""
 
 from __future__ import annotations
 

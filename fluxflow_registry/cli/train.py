@@ -1,4 +1,4 @@
-"""Training from the command line: device, folder, signals, exit codes."""
+"""Training from the command line: device, folder, exit codes."""
 
 from __future__ import annotations
 

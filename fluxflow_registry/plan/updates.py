@@ -1,4 +1,4 @@
-"""Updates and their losses: each loss's weight and its warm-up, when it starts, where its gradient flows."""
+"""Updates and their losses: a loss's weight and warm-up, its start, the models that its gradient reaches or misses."""
 
 from __future__ import annotations
 
