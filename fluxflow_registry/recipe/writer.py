@@ -8,6 +8,9 @@ from typing import Any
 
 from attrs import has
 from cattrs import unstructure
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from fluxflow_registry.errors import printable
 from fluxflow_registry.recipe.node import Node
@@ -29,8 +32,6 @@ def plain(tree: Any) -> Any:
 
 def dump(tree: Mapping[str, Any]) -> str:
     """The effective recipe as YAML, each value with its origin in a comment."""
-    from ruamel.yaml import YAML
-
     yaml = YAML()
     yaml.width = 4096
     stream = io.StringIO()
@@ -39,8 +40,6 @@ def dump(tree: Mapping[str, Any]) -> str:
 
 
 def _commented(tree: Mapping[str, Any]) -> Any:
-    from ruamel.yaml.comments import CommentedMap
-
     out = CommentedMap()
     for key, child in tree.items():
         if isinstance(child, dict):
@@ -54,9 +53,6 @@ def _commented(tree: Mapping[str, Any]) -> Any:
 
 def _flow(value: Any) -> Any:
     """Lists and mappings that are values are written on one line, and so are strings with line breaks of any kind."""
-    from ruamel.yaml.comments import CommentedMap, CommentedSeq
-    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
-
     # ruamel writes a string that begins with a colon without quotes between braces, where it cannot be read back.
     if isinstance(value, str) and (not value.isprintable() or value.startswith((":", "?"))):
         return DoubleQuotedScalarString(value)
