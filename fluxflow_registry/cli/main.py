@@ -14,6 +14,7 @@ from fluxflow_registry.cli.invocation import Invocation, Signals
 from fluxflow_registry.cli.output import Result, finish, load_plugins, parse
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.contracts import KINDS
+from fluxflow_registry.errors import Flag, Problem, RecipeError
 
 EPILOG = """\
 exit codes:
@@ -23,6 +24,9 @@ exit codes:
 environment:
   FLUXFLOW_PLUGINS=a,b  load exactly these plugins      NO_COLOR, FORCE_COLOR  turn colors off or on
 """
+
+#: What training reads. Commands that check a recipe accept all of it, so that one command line serves both.
+TRAINING = ("recipe", "set", "output", "fresh", "device")
 
 
 @frozen
@@ -36,8 +40,8 @@ class Command:
     #: What the flag takes; None for a flag without a value.
     metavar: str | None = None
     value_is_optional: bool = False
-    #: Whether it needs a recipe, which is checked before the function is imported.
-    recipe: bool = True
+    #: What it reads, besides what every command does. If that includes a recipe, it is checked first.
+    reads: tuple[str, ...] = TRAINING
 
     @property
     def name(self) -> str:
@@ -48,9 +52,29 @@ class Command:
         """Whether the command line has its flag."""
         return vars(arguments)[self.name] not in (None, False)
 
+    def reject_unread(self, arguments: Namespace) -> None:
+        """Raise RecipeError with each argument that has no effect on this command."""
+        defaults, what = parser(), f"with `{self.flag}`" if self.flag else "on training"
+        unread = [
+            "RECIPE" if name == "recipe" else f"--{name}"
+            for name in (*TRAINING, "samples", "mermaid")
+            if name not in self.reads and vars(arguments)[name] != defaults.get_default(name)
+        ]
+        problems = [
+            Problem(
+                f"`{flag}` has no effect {what}: remove it",
+                Flag(flag) if flag != "RECIPE" else None,
+                code="conflict",
+                subject=flag,
+            )
+            for flag in unread
+        ]
+        if problems:
+            raise RecipeError(problems)
+
     def run(self, invocation: Invocation) -> Result | int:
         """Check the recipe where one is needed, import the function and call it."""
-        if self.recipe:
+        if "recipe" in self.reads:
             _ = invocation.plan
         module = import_module(f"fluxflow_registry.cli.{self.module}")
         result: Result | int = vars(module)[f"{self.name}_command"](invocation)
@@ -62,37 +86,42 @@ TRAIN = Command("train")
 #: What `fluxflow-run` does instead of training.
 COMMANDS = (
     Command("explain", "--validate", "check the recipe and its plan, without torch"),
-    Command("explain", "--explain", "show the steps, and the plan of each update"),
+    Command("explain", "--explain", "show the steps, and the plan of each update", reads=(*TRAINING, "mermaid")),
     Command("check", "--check", "validate, check that all shapes fit, and open the datasets"),
     Command(
         "prove_resume",
         "--prove-resume",
         "train a shortened recipe with and without interruptions, and compare the results bit by bit",
     ),
-    Command("inspect_data", "--inspect-data", "describe the samples of the datasets, and write contact sheets of them"),
-    Command("schema", "--schema", "print the JSON schema of recipes, for editors", recipe=False),
+    Command(
+        "inspect_data",
+        "--inspect-data",
+        "describe the samples of the datasets, and write contact sheets of them",
+        reads=(*TRAINING, "samples"),
+    ),
+    Command("schema", "--schema", "print the JSON schema of recipes, for editors", reads=()),
     Command(
         "describe",
         "--list-plugins",
         f"list plugins and components, all or of one kind: {', '.join(KINDS)}",
         metavar="KIND",
         value_is_optional=True,
-        recipe=False,
+        reads=(),
     ),
-    Command("describe", "--describe", "describe a component: NAME or KIND:NAME", "NAME", recipe=False),
-    Command("document", "--document", "write a page of Markdown for each kind of component", "FOLDER", recipe=False),
-    Command("status", "--status", "show the state of a run, or of every run in a folder", "RUN", recipe=False),
+    Command("describe", "--describe", "describe a component: NAME or KIND:NAME", "NAME", reads=()),
+    Command("document", "--document", "write a page of Markdown for each kind of component", "FOLDER", reads=()),
+    Command("status", "--status", "show the state of a run, or of every run in a folder", "RUN", reads=()),
     Command(
         "replay",
         "--replay",
         "recompute a batch whose loss or gradient was not finite: RUN/not_finite/...",
         "BUNDLE",
-        recipe=False,
+        reads=("device",),
     ),
 )
 
 #: A diagram is another form of an explanation, so that the flag may be combined with `--explain`.
-MERMAID = Command("explain", "--mermaid", "print the steps as a Mermaid diagram")
+MERMAID = Command("explain", "--mermaid", "print the steps as a Mermaid diagram", reads=(*TRAINING, "mermaid"))
 
 
 def parser() -> Parser:
@@ -123,6 +152,7 @@ def parser() -> Parser:
 def main(arguments: Namespace) -> Result | int:
     """Do what the arguments request; returns the result, or the exit code of what has printed its own."""
     command = next((each for each in (*COMMANDS, MERMAID) if each.requested(arguments)), TRAIN)
+    command.reject_unread(arguments)
     # Installed before anything that takes time: importing plugins and torch, opening datasets.
     signals = Signals() if command is TRAIN else None
     return command.run(Invocation(arguments, load_plugins(arguments.plugin), signals))

@@ -18,7 +18,7 @@ from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry
 
 #: The codes of problems that a plugin which is not loaded may cause.
-UNKNOWN = {"unknown-component", "unknown-name"}
+UNKNOWN = {"unknown-component", "unknown-value"}
 
 
 def plugin_rows(registry: Registry) -> list[dict[str, Any]]:

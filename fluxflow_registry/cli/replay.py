@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
@@ -17,7 +16,7 @@ from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.order import names_of
 from fluxflow_registry.engine.diagnosis.bundle import RECIPE, Bundle, read_bundle
 from fluxflow_registry.engine.diagnosis.replay import ReplayResult, replay
-from fluxflow_registry.errors import Flag, RecipeError, TrainingError, to_json
+from fluxflow_registry.errors import TrainingError, to_json
 
 #: Samples that are shown by name.
 SHOWN = 32
@@ -26,7 +25,6 @@ SHOWN = 32
 def replay_command(invocation: Invocation) -> Result:
     """Repeat the batch of a bundle; returns what is not finite in it."""
     arguments, registry = invocation.arguments, invocation.registry
-    refuse(arguments)
     device = device_of(arguments.device)
     bundle = read_bundle(Path(arguments.replay))
     checked = check_again(bundle.folder / RECIPE, registry, arguments.command)
@@ -40,28 +38,18 @@ def replay_command(invocation: Invocation) -> Result:
     except torch.OutOfMemoryError as error:
         raise TrainingError(f"out of memory: {str(error).splitlines()[0]}", code="out-of-memory") from None
     source = sources[checked.step(bundle.step).settings.dataset]
-    spoilt = names_of(source, found.first.samples) if found.first else []
-    data = report_data(bundle, found, names_of(source, found.samples), spoilt)
+    not_finite_names = names_of(source, found.first.samples) if found.first else []
+    data = report_data(bundle, found, names_of(source, found.samples), not_finite_names)
     return Result(lambda: data, lambda: "\n".join(report(bundle, found, data)))
 
 
-def refuse(arguments: Namespace) -> None:
-    """Raise RecipeError if the command line has a recipe or changes one: a bundle has the recipe of its run."""
-    if arguments.recipe is not None:
-        message = "`--replay` does not take a recipe: the bundle has its own"
-        raise RecipeError(message, arguments.recipe, code="conflict")
-    if arguments.set:
-        message = "`--set` has no effect with `--replay`: the batch is recomputed with the recipe of its run"
-        raise RecipeError(message, Flag("--set", arguments.set[0]), code="conflict")
-
-
-def report_data(bundle: Bundle, found: ReplayResult, names: list[str], spoilt: list[str]) -> dict[str, Any]:
-    """What was found, as JSON; `names` are those of the samples, `spoilt` of those with a field that is not finite."""
+def report_data(bundle: Bundle, found: ReplayResult, names: list[str], not_finite_names: list[str]) -> dict[str, Any]:
+    """What was found, as JSON; `names` are those of the samples, `not_finite_names` of those that are not finite."""
     losses = list(compared(bundle, found))
     first: dict[str, Any] | None = None
     if found.first is not None:
         first = {"kind": found.first.kind, "name": found.first.name, "defined_in": found.first.where}
-        first |= {"samples": spoilt, "statistics": dict(found.first.statistics)}
+        first |= {"samples": not_finite_names, "statistics": dict(found.first.statistics)}
     anomaly: dict[str, Any] | None = None
     if found.anomaly is not None:
         lines = [{"where": where, "code": code} for where, code in found.anomaly.lines]

@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
-from fluxflow_registry.cli.plugins_of_run import changes
+from fluxflow_registry.cli.plugins_of_run import changes, check_again
 from fluxflow_registry.engine.run.folder import ENVIRONMENT
+from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.registry.registry import Registry
+
+from ..recipes import TINY
 
 FACTS: dict[str, Any] = {
     "torch": "2.15.0",
@@ -44,3 +48,26 @@ def test_an_environment_that_cannot_be_read_tells_of_no_change(tmp_path: Path, c
 
     assert changes(tmp_path, FACTS) == []
     assert changes(tmp_path / "nowhere", FACTS) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "code", "suggested"),
+    [
+        ("l1: {}", "unwritten: {}", "unknown-component", True),
+        ("l1: {}", "l1: {with: {reconstruction: unwritten}}", "unknown-value", True),
+        ("dataset: shapes", "dataset: unwritten", "unknown-name", False),
+    ],
+)
+def test_a_plugin_file_is_suggested_only_for_what_plugins_provide(
+    everything: Registry, tmp_path: Path, before: str, after: str, code: str, suggested: bool
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(TINY.replace(before, after))
+
+    with pytest.raises(RecipeError) as caught:
+        check_again(recipe, everything, "fluxflow-generate run")
+
+    (problem,) = [each for each in caught.value.problems if each.subject == "unwritten"]
+    hint = ("hint", "if a plugin file provides it, load it with --plugin FILE")
+    assert problem.code == code
+    assert (hint in problem.notes) == suggested

@@ -85,6 +85,9 @@ def test_the_command_that_resumes_loads_the_same_plugins_however_they_are_named(
         (["--describe", "--check"], "--check  `--check` cannot be combined with `--describe`\n"),
         (["--set"], "--set  `--set` needs a value: `--set PATH=VALUE`\n    instead  `--set=-...` for a value that"),
         (["--samples", "many"], "--samples  `--samples` must be an integer, got `many`\n"),
+        (["r.yaml", "--samples", "5"], "--samples  `--samples` has no effect on training: remove it\n"),
+        (["r.yaml", "--check", "--mermaid"], "--mermaid  `--mermaid` has no effect with `--check`: remove it\n"),
+        (["r.yaml", "--schema"], "`RECIPE` has no effect with `--schema`: remove it\n"),
         (["--check=3"], "--check  `--check` does not take a value, got `3`\n"),
     ],
 )

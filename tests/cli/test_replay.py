@@ -239,8 +239,8 @@ def damage(bundle: Path) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], str]] = {
-    "a recipe besides": (lambda b: None, ("small.yaml",), "`--replay` does not take a recipe: the bundle has its own"),
-    "a setting": (lambda b: None, ("--set", "seed=1"), "`--set` has no effect with `--replay`"),
+    "a recipe besides": (lambda b: None, ("small.yaml",), "`RECIPE` has no effect with `--replay`: remove it"),
+    "a setting": (lambda b: None, ("--set", "seed=1"), "`--set` has no effect with `--replay`: remove it"),
     "another flag": (lambda b: None, ("--validate",), "`--validate` cannot be combined with `--replay`"),
     "a device that is not there": (lambda b: None, ("--device", "cuda:9"), "there is no device `cuda:9`"),
     "no bundle.json": (lambda b: (b / "bundle.json").unlink(), (), "there is no bundle here: bundle.json is missing"),
