@@ -80,7 +80,7 @@ class Resume:
     """What resuming would do: from which checkpoint (None: the beginning), and which ones it would quarantine."""
 
     checkpoint: str | None
-    lays_aside: tuple[CheckpointAttempt, ...]
+    would_quarantine: tuple[CheckpointAttempt, ...]
     #: Batches that are known to be trained and are not in that checkpoint.
     repeats: int
     command: str | None
@@ -97,14 +97,14 @@ class RunStatus:
     folder: Path
     record: Record
     state: State
-    held_by: str | None
+    lock_owner: str | None
     #: The position in the newest checkpoint that is whole.
     saved: Position | None
     #: A later position, which was logged but not saved.
     reached: Reached | None
     checkpoint: CheckpointAttempt | None
     kept: int
-    laid_aside: tuple[str, ...]
+    quarantined: tuple[str, ...]
     resume: Resume
     changed_plugins: tuple[str, ...]
     damaged_samples: Mapping[str, int]
@@ -114,23 +114,23 @@ class RunStatus:
     pipeline_metadata: Mapping[str, Any]
 
 
-def look(folder: Path, plugins: Sequence[dict[str, Any]]) -> RunStatus:
+def read_status(folder: Path, plugins: Sequence[dict[str, Any]]) -> RunStatus:
     """The status of the run in a folder, its newest checkpoints verified; raises RunError for a damaged record."""
-    record, held = read_record(folder), folders.lock_owner(folder)
-    done, meta = walk(folder / "checkpoints")
+    record, owner = read_record(folder), folders.lock_owner(folder)
+    attempts, meta = walk(folder / "checkpoints")
     found = checkpoints.listing(folder / "checkpoints")
     reached = read_reached(folder, found[0].run_batch if found else 0)
     return RunStatus(
         folder=folder,
         record=record,
-        state=state_of(record, held, found, reached),
-        held_by=held,
+        state=state_of(record, owner, found, reached),
+        lock_owner=owner,
         saved=position_of(meta.get("position")),
         reached=reached,
-        checkpoint=done[0] if done else None,
+        checkpoint=attempts[0] if attempts else None,
         kept=len(found),
-        laid_aside=tuple(sorted(each.name for each in folder.glob("checkpoints/.*.damaged"))),
-        resume=resume_of(folder, record, done, reached),
+        quarantined=tuple(sorted(each.name for each in folder.glob("checkpoints/.*.damaged"))),
+        resume=resume_of(folder, record, attempts, reached),
         changed_plugins=tuple(changed(folder, plugins)),
         damaged_samples={name: len(samples) for name, samples in _maps(meta.get("damaged")).items()},
         results={
@@ -143,7 +143,7 @@ def look(folder: Path, plugins: Sequence[dict[str, Any]]) -> RunStatus:
 
 
 @frozen
-class Glance:
+class RunSummary:
     """The status of a run in short: its files are not verified."""
 
     folder: Path
@@ -156,7 +156,7 @@ class Glance:
     seconds_ago: float
 
 
-def glance(folder: Path) -> Glance:
+def read_summary(folder: Path) -> RunSummary:
     """The status of the run in a folder, by names and dates alone."""
     found = checkpoints.listing(folder / "checkpoints")
     reached = read_reached(folder, found[0].run_batch if found else 0)
@@ -166,12 +166,12 @@ def glance(folder: Path) -> Glance:
     try:
         record = read_record(folder)
     except RunError:
-        return Glance(folder, None, step, run_batch, None, ago)
+        return RunSummary(folder, None, step, run_batch, None, ago)
     if reached:
         index, run_batch = reached.position.step, reached.position.run_batch
         step = record.steps[index].name if index < len(record.steps) else step
     state = state_of(record, folders.lock_owner(folder), found, reached)
-    return Glance(folder, state, step, run_batch, record.run_batches, ago)
+    return RunSummary(folder, state, step, run_batch, record.run_batches, ago)
 
 
 def read_record(folder: Path) -> Record:
@@ -188,12 +188,12 @@ def read_record(folder: Path) -> Record:
         notes = (("status", kept), ("hint", "rerun the same command to start a new run: this one cannot be resumed"))
         raise RunError(evolve(error.problems[0], where=str(path), notes=notes)) from None
     steps = content.get("steps")
-    made = [_step(each) for each in steps] if isinstance(steps, list) else []
+    read = [_step(each) for each in steps] if isinstance(steps, list) else []
     return Record(
         recipe=digest,
         finished=bool(content.get("finished")),
         name=_text(content.get("name")),
-        steps=tuple(step for step in made if step) if all(made) else (),
+        steps=tuple(step for step in read if step) if all(read) else (),
         command=_text(content.get("command")),
         directory=_text(content.get("directory")),
         failed=_text(content.get(folders.FAILED)),
@@ -203,22 +203,22 @@ def read_record(folder: Path) -> Record:
 def walk(root: Path, patience: int = 5) -> tuple[list[CheckpointAttempt], dict[str, Any]]:
     """The checkpoints that resuming would try, newest first, up to the first intact one; and its metadata.
 
-    A run may remove a checkpoint while it is read here: then all are looked at again.
+    A run may remove a checkpoint while it is read here: then all are read again.
     """
-    done: list[CheckpointAttempt] = []
+    attempts: list[CheckpointAttempt] = []
     for found in checkpoints.listing(root):
         try:
-            done.append(attempt(found))
+            attempts.append(attempt(found))
         except OSError:
             if patience and not found.folder.exists():
                 return walk(root, patience - 1)
             raise
-        if done[-1].problem is None:
+        if attempts[-1].problem is None:
             try:
-                return done, _map(checkpoints.read_meta(found.folder))
+                return attempts, _map(checkpoints.read_meta(found.folder))
             except RunError:
-                return done, {}
-    return done, {}
+                return attempts, {}
+    return attempts, {}
 
 
 def compared_with_manifest(folder: Path) -> tuple[str | None, Mapping[str, Any]]:
@@ -242,7 +242,7 @@ def attempt(found: checkpoints.Found) -> CheckpointAttempt:
         facts = file.lstat()
         size += facts.st_size
         written = facts.st_mtime if file.name == checkpoints.MANIFEST else written
-    spoilt = manifest.get("not_finite")
+    not_finite = manifest.get("not_finite")
     return CheckpointAttempt(
         name=found.folder.name,
         kind=found.kind,
@@ -251,7 +251,7 @@ def attempt(found: checkpoints.Found) -> CheckpointAttempt:
         seconds_ago=max(0.0, time.time() - written),
         size=size,
         problem=problem,
-        finite=not spoilt if isinstance(spoilt, list) else None,
+        finite=not not_finite if isinstance(not_finite, list) else None,
     )
 
 
@@ -268,9 +268,9 @@ def read_reached(folder: Path, saved: int) -> Reached | None:
     return Reached(position, max(0.0, time.time() - when))
 
 
-def state_of(record: Record, held: str | None, found: Sequence[checkpoints.Found], reached: Reached | None) -> State:
+def state_of(record: Record, owner: str | None, found: Sequence[checkpoints.Found], reached: Reached | None) -> State:
     """Whether the run is running or finished, or how it ended."""
-    if held is not None:
+    if owner is not None:
         return "running"
     if record.finished:
         return "finished"
@@ -281,17 +281,17 @@ def state_of(record: Record, held: str | None, found: Sequence[checkpoints.Found
     return "stopped" if found else "not started"
 
 
-def resume_of(folder: Path, record: Record, done: Sequence[CheckpointAttempt], reached: Reached | None) -> Resume:
+def resume_of(folder: Path, record: Record, attempts: Sequence[CheckpointAttempt], reached: Reached | None) -> Resume:
     """What the command that resumes the run would do."""
     finds: str | None = folder.absolute().name
     if record.name is not None and LABEL.match(record.name):
         found, _ = folders.unfinished(folder.absolute().parent, record.name, record.recipe)
         finds = found.path.name if found else None
-    whole = done[-1] if done and done[-1].problem is None else None
-    furthest = max([each.run_batch for each in done] + ([reached.position.run_batch] if reached else []), default=0)
+    whole = attempts[-1] if attempts and attempts[-1].problem is None else None
+    furthest = max([each.run_batch for each in attempts] + ([reached.position.run_batch] if reached else []), default=0)
     return Resume(
         checkpoint=whole.name if whole else None,
-        lays_aside=tuple(each for each in done if each.problem is not None),
+        would_quarantine=tuple(each for each in attempts if each.problem is not None),
         repeats=furthest - (whole.run_batch if whole else 0),
         command=record.command,
         directory=record.directory,

@@ -12,7 +12,7 @@ from attrs import asdict
 from fluxflow_registry.cli.invocation import Invocation
 from fluxflow_registry.cli.output import Result
 from fluxflow_registry.cli.plugins_of_run import plugin_rows
-from fluxflow_registry.cli.run_status import Glance, Record, RunStatus, glance, look
+from fluxflow_registry.cli.run_status import Record, RunStatus, RunSummary, read_status, read_summary
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run.folder import IDENTITY, replay_command
 from fluxflow_registry.errors import LISTED, RunError, counted, printable, to_json
@@ -44,28 +44,28 @@ def status_command(invocation: Invocation) -> Result:
     return Result(lambda: status_data(found), lambda: status_text(found))
 
 
-def status(path: str, registry: Registry) -> RunStatus | list[Glance]:
+def status(path: str, registry: Registry) -> RunStatus | list[RunSummary]:
     """The state of the run in a folder, or of each run of an output folder; raises RunError if there is none."""
     folder = Path(path)
     if "\0" in path:
         raise RunError("the folder does not exist", path, code="missing-file")
     try:
         if (folder / IDENTITY).exists():
-            return look(folder, plugin_rows(registry))
+            return read_status(folder, plugin_rows(registry))
         runs = runs_in(folder)
         if not runs:
-            raise nothing(folder)
-        return glances(runs)
+            raise no_run_error(folder)
+        return summaries(runs)
     except OSError as error:
         raise RunError(f"cannot read the folder: {error.strerror}", path, code="unreadable-file") from None
 
 
-def glances(runs: Iterable[Path]) -> list[Glance]:
+def summaries(runs: Iterable[Path]) -> list[RunSummary]:
     """The state of each of these runs, newest first; one that is removed meanwhile is left out."""
     found = []
     for run in runs:
         with suppress(OSError):
-            found.append(glance(run))
+            found.append(read_summary(run))
     return sorted(found, key=lambda each: each.seconds_ago)
 
 
@@ -78,7 +78,7 @@ def runs_in(folder: Path) -> list[Path]:
     return found
 
 
-def nothing(folder: Path) -> RunError:
+def no_run_error(folder: Path) -> RunError:
     """The error that there is no run in a folder, with the runs next to it."""
     inside = next((parent for parent in folder.absolute().parents if (parent / IDENTITY).exists()), None)
     if inside is not None:
@@ -95,12 +95,12 @@ def nothing(folder: Path) -> RunError:
     return RunError(message, str(folder), code="missing-file")
 
 
-def status_text(found: RunStatus | list[Glance]) -> str:
+def status_text(found: RunStatus | list[RunSummary]) -> str:
     """The status as text."""
-    return table(found) if isinstance(found, list) else report(found)
+    return runs_table(found) if isinstance(found, list) else report(found)
 
 
-def status_data(found: RunStatus | list[Glance]) -> dict[str, Any]:
+def status_data(found: RunStatus | list[RunSummary]) -> dict[str, Any]:
     """The status as JSON."""
     if isinstance(found, list):
         return {"runs": [to_json(asdict(each)) for each in found]}
@@ -108,11 +108,11 @@ def status_data(found: RunStatus | list[Glance]) -> dict[str, Any]:
     return {**to_json(asdict(found)), "bundles": bundles}
 
 
-def table(runs: Sequence[Glance]) -> str:
+def runs_table(runs: Sequence[RunSummary]) -> str:
     """One line per run."""
     rows = []
     for each in runs:
-        state, reached = each.state or f"damaged {IDENTITY}", of(each.run_batch, each.run_batches, "batch")
+        state, reached = each.state or f"damaged {IDENTITY}", out_of(each.run_batch, each.run_batches, "batch")
         step = printable(f"step {each.step}") if each.step else ""
         rows.append((printable(each.folder.name), state, ago(each.seconds_ago), reached, step))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -125,7 +125,7 @@ def report(found: RunStatus) -> str:
     lines = [f"run {printable(str(found.folder))}", *section(overview(found))]
     for title, rows in (
         ("position", positions(found)),
-        ("last checkpoint", last(found)),
+        ("last checkpoint", last_checkpoint(found)),
         ("if it were killed now" if found.state == "running" else "to resume", resuming(found)),
         ("latest results", results(found)),
         ("notes", notes(found)),
@@ -148,7 +148,7 @@ def section(rows: Rows) -> list[str]:
 
 def overview(found: RunStatus) -> Rows:
     """Which run this is and whether it is running."""
-    state = MEANING[found.state] + (f", in use by {found.held_by}" if found.held_by else "")
+    state = MEANING[found.state] + (f", in use by {found.lock_owner}" if found.lock_owner else "")
     if found.state == "stopped" and found.checkpoint and found.checkpoint.kind == "stop":
         state = "not running: it saved a checkpoint when it was stopped"
     name = f"`{found.record.name}`, " if found.record.name else ""
@@ -174,28 +174,29 @@ def positions(found: RunStatus) -> Rows:
 
 def place(position: Position, record: Record) -> str:
     """A position in the terms of the recipe on one line, and the batches that are done on another."""
-    run = of(position.run_batch, record.run_batches, "batch") + " of the run"
+    run = out_of(position.run_batch, record.run_batches, "batch") + " of the run"
     if record.steps and position.step >= len(record.steps):
         return f"after the last step\n{run}"
     step = record.steps[position.step] if record.steps else None
     named = f"step `{step.name}` ({position.step + 1} of {len(record.steps)})" if step else f"step {position.step + 1}"
     if position.step_batch == 0:
         return f"{named}, at its start\n{run}"
-    done = of(position.step_batch, step.epochs * step.batches if step else None, "batch") + " of the step"
+    done = out_of(position.step_batch, step.epochs * step.batches if step else None, "batch") + " of the step"
     epochs, batches = (step.epochs, step.batches) if step else (None, None)
     if position.batch == 0:  # the start of an epoch is the end of the one before
-        return f"{named}, epoch {of(position.epoch, epochs)} done\n{done}, {run}"
-    return f"{named}, epoch {of(position.epoch + 1, epochs)}, batch {of(position.batch, batches)}\n{done}, {run}"
+        return f"{named}, epoch {out_of(position.epoch, epochs)} done\n{done}, {run}"
+    batch = f"epoch {out_of(position.epoch + 1, epochs)}, batch {out_of(position.batch, batches)}"
+    return f"{named}, {batch}\n{done}, {run}"
 
 
-def of(number: int, total: int | None, noun: str = "") -> str:
+def out_of(number: int, total: int | None, noun: str = "") -> str:
     """`3 of 25`, or `3` if the total is unknown; with a noun `3 of 25 batches`."""
     if total is None or total < number:
         return counted(number, noun) if noun else f"{number:,}"
     return f"{number:,} of {counted(total, noun) if noun else f'{total:,}'}"
 
 
-def last(found: RunStatus) -> Rows:
+def last_checkpoint(found: RunStatus) -> Rows:
     """The newest checkpoint, and how many there are."""
     rows: Rows = []
     if each := found.checkpoint:
@@ -205,7 +206,7 @@ def last(found: RunStatus) -> Rows:
         rows.append(("files", "verified: all SHA-256 digests match" if each.problem is None else "DAMAGED"))
         rows += [("numbers", finite)] if each.problem is None else [("", each.problem.replace(f"{found.folder}/", ""))]
     rows.append(("kept", counted(found.kept, "checkpoint") if found.kept else "no checkpoint"))
-    return rows + [("quarantined", name) for name in capped(found.laid_aside)]
+    return rows + [("quarantined", name) for name in capped(found.quarantined)]
 
 
 def resuming(found: RunStatus) -> Rows:
@@ -215,7 +216,7 @@ def resuming(found: RunStatus) -> Rows:
         return []
     start = f"checkpoint {resume.checkpoint}" if resume.checkpoint else "the beginning: no checkpoint is intact"
     rows = [("from", start if found.kept else "the beginning: there is no checkpoint")]
-    rows += [("quarantining", name) for name in capped([each.name for each in resume.lays_aside])]
+    rows += [("quarantining", name) for name in capped([each.name for each in resume.would_quarantine])]
     certain = found.state == "stopped" and found.checkpoint is not None and found.checkpoint.kind == "stop"
     least = "nothing" if certain else "no logged batches"
     rows.append(("repeating", f"at least {counted(resume.repeats, 'batch')}" if resume.repeats else least))
@@ -227,9 +228,9 @@ def resuming(found: RunStatus) -> Rows:
             rows.append(("run it from", resume.directory))
     own = found.folder.absolute().name
     if resume.finds is None:
-        rows.append(("BUT", f"the command looks for a folder `{found.record.name}-...`, but this folder is `{own}`"))
+        rows.append(("note", f"the command looks for a folder `{found.record.name}-...`, but this folder is `{own}`"))
     elif resume.finds != own:
-        rows.append(("BUT", f"the command resumes {resume.finds}, a newer run of the same recipe"))
+        rows.append(("note", f"the command resumes {resume.finds}, a newer run of the same recipe"))
     return rows
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fluxflow_registry.cli.run_status import look
+from fluxflow_registry.cli.run_status import read_status
 from fluxflow_registry.state import checkpoints
 
 from .conftest import Answer
@@ -63,11 +63,11 @@ def test_the_command_ends_with_the_sizes_and_goes_on_to_the_same_weights(
     assert left[0].folder.name == PHASES[phase]
     assert all(checkpoints.verify(found.folder)["not_finite"] == [] for found in left)
     assert list((run / "checkpoints").glob(".*")) == []
-    standing = look(run, [])
+    standing = read_status(run, [])
     assert standing.state == "failed"
     assert f"{standing.record.failed}\n" in ended.err
     monkeypatch.delenv("SPOIL")
     again = call(*GIVEN, "--output", "cut")
     assert again.code == 0, again.err
-    assert look(run, []).record.failed is None
+    assert read_status(run, []).record.failed is None
     assert finals(spoiling / "cut") == whole

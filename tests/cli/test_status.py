@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from fluxflow_registry.cli.plugins_of_run import plugin_rows
-from fluxflow_registry.cli.run_status import look
-from fluxflow_registry.cli.status import glances
+from fluxflow_registry.cli.run_status import read_status
+from fluxflow_registry.cli.status import summaries
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run.folder import RunFolder, lock_owner
 from fluxflow_registry.errors import FluxflowError
@@ -125,7 +125,7 @@ def test_a_real_run_that_fails_right_after_a_checkpoint_is_no_stopped_one(call: 
 
     ended = call("small.yaml", "--plugin", "failing.py", "--device", "cpu", *given)
     (run,) = (tmp_path / "runs").iterdir()
-    standing = look(run, [])
+    standing = read_status(run, [])
 
     assert ended.code == 1
     assert standing.state == "failed"
@@ -292,7 +292,7 @@ def test_a_newer_run_of_the_same_recipe_is_what_the_command_goes_on_with(call: C
 
     told = words(call("--status", folder.path))
 
-    assert "BUT the command resumes small-20260801-130000, a newer run of the same recipe" in told
+    assert "note the command resumes small-20260801-130000, a newer run of the same recipe" in told
 
 
 def test_a_renamed_folder_is_not_found_by_the_command(call: Call, folder: RunFolder) -> None:
@@ -300,7 +300,7 @@ def test_a_renamed_folder_is_not_found_by_the_command(call: Call, folder: RunFol
 
     told = words(call("--status", renamed))
 
-    assert "BUT the command looks for a folder `small-...`, but this folder is `good`" in told
+    assert "note the command looks for a folder `small-...`, but this folder is `good`" in told
 
 
 def test_elsewhere_the_folder_to_run_the_command_from_is_shown(
@@ -347,7 +347,7 @@ def test_the_status_as_data(call: Call, folder: RunFolder) -> None:
     assert data["record"]["recipe"] == DIGEST
     assert data["record"]["steps"] == STEPS
     assert data["state"] == "interrupted"
-    assert data["held_by"] is None
+    assert data["lock_owner"] is None
     assert data["saved"] == {"step": 0, "epoch": 0, "batch": 4, "step_batch": 4, "run_batch": 4}
     assert data["reached"]["position"]["run_batch"] == 11
     assert data["checkpoint"]["name"] == "000000009-vae"
@@ -382,7 +382,7 @@ def test_the_folder_of_all_runs_is_a_line_a_run_the_newest_first(call: Call, fol
 def test_a_run_that_is_removed_meanwhile_is_left_out(folder: RunFolder) -> None:
     gone = folder.path.with_name("small-gone")
 
-    assert [each.folder for each in glances([gone, folder.path])] == [folder.path]
+    assert [each.folder for each in summaries([gone, folder.path])] == [folder.path]
 
 
 def test_a_checkpoint_that_a_running_run_removes_meanwhile_is_not_called_damaged(
@@ -399,11 +399,11 @@ def test_a_checkpoint_that_a_running_run_removes_meanwhile_is_not_called_damaged
 
     monkeypatch.setattr(checkpoints, "verify", meanwhile)
 
-    found = look(folder.path, [])
+    found = read_status(folder.path, [])
 
     assert found.resume.checkpoint == "000000009-vae"
-    assert found.resume.lays_aside == ()
-    assert found.laid_aside == ()
+    assert found.resume.would_quarantine == ()
+    assert found.quarantined == ()
 
 
 def test_a_run_that_is_not_there_is_named_with_the_nearest(call: Call, folder: RunFolder, tmp_path: Path) -> None:
@@ -491,9 +491,9 @@ def test_a_real_run_that_is_killed_stopped_and_gone_on_with(tmp_path: Path) -> N
         started.wait()
         return path
 
-    killed = look(ended(signal.SIGKILL), [])
+    killed = read_status(ended(signal.SIGKILL), [])
     shutil.rmtree(tmp_path / "runs")
-    stopped = look(ended(signal.SIGTERM), [])
+    stopped = read_status(ended(signal.SIGTERM), [])
 
     assert killed.state == "interrupted"
     assert killed.resume.repeats == 2
