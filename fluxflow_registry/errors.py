@@ -11,7 +11,7 @@ from typing import Any, TypedDict, Unpack, overload
 
 from attrs import field, frozen
 
-#: A message longer than this is shortened: nobody reads it to its end.
+#: A message longer than this is shortened, because nobody reads all of it.
 LONGEST = 2000
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")

@@ -89,5 +89,5 @@ def _spared(update: UpdatePlan) -> dict[str, Any]:
 
 
 def _start(start: Start) -> dict[str, Any]:
-    """The condition that stands in place of a number of batches."""
+    """The condition of a start that is not a number of batches."""
     return {"start": _component(start.condition)} if isinstance(start, WhenMet) else {}

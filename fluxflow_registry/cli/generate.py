@@ -84,7 +84,7 @@ def main(arguments: Namespace) -> Result:
     prompts = read_prompts(arguments)
     if arguments.count < 1:
         raise RecipeError("`--count` must be at least 1", Flag("--count", str(arguments.count)), code="out-of-range")
-    settle_guidance(arguments)
+    apply_guidance_flags(arguments)
     if arguments.batch_size is not None:
         if arguments.batch_size < 1:
             raise RecipeError("`--batch-size` must be at least 1", Flag("--batch-size"), code="out-of-range")
@@ -224,7 +224,7 @@ def _lacking(problem: Problem) -> str:
     return f"the model `{problem.subject}`" if problem.code == "missing-model" else f"`{problem.subject}`"
 
 
-def settle_guidance(arguments: Namespace) -> None:
+def apply_guidance_flags(arguments: Namespace) -> None:
     """Set `guidance` from FluxFlow's flags: with a checkpoint or prompts as there, it is 1 without --use-cfg."""
     old = arguments.model_checkpoint is not None or arguments.text_prompts_path is not None
     scale = arguments.guidance_scale
@@ -330,12 +330,12 @@ def generate(
             except torch.OutOfMemoryError:
                 message = f"not enough memory to generate {size[1]} x {size[0]} pixels"
                 raise RunError(message, Flag("--image-size"), code="out-of-memory") from None
-            made = {"prompt": prompt.text, "seed": seed, "size": list(size), **options, "weights": source}
+            facts = {"prompt": prompt.text, "seed": seed, "size": list(size), **options, "weights": source}
             # Six letters distinguish images of one prompt and seed by their other options.
-            fingerprint = sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:6]
+            fingerprint = sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:6]
             file = folder / f"{prompt.name}-seed{seed}-{fingerprint}.png"
-            save_png(values[GENERATED][0], file, {key: str(value) for key, value in made.items()})
-            images.append({"file": str(file), **made})
+            save_png(values[GENERATED][0], file, {key: str(value) for key, value in facts.items()})
+            images.append({"file": str(file), **facts})
     return images
 
 

@@ -32,7 +32,7 @@ SHARED = frozenset({"requested by", "hint", "instead"})
 class Result:
     """What a command has found; as text or as JSON, whichever the command line requests.
 
-    Each form is made only where it is printed. Without a `text` the result is JSON in either case; an empty text
+    Each form is built only if it is printed. Without a `text` the result is JSON in either case; an empty text
     prints nothing.
     """
 
@@ -71,7 +71,7 @@ def resume_command(prog: str, words: Sequence[str]) -> str:
 
 
 def emit(text: str) -> None:
-    """Print a result on stdout; a reader that has gone away (`| head`) is not an error, a full disk is."""
+    """Print a result on stdout; a closed pipe (`| head`) is not an error, a full disk is."""
     if sys.stdout is None:  # the caller has closed it
         return
     encoding = sys.stdout.encoding or "utf-8"

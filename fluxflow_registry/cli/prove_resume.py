@@ -326,7 +326,7 @@ def _component(plan: RecipePlan, step: StepPlan, difference: Difference) -> tupl
     if kind == "metric":
         evaluation, _, metric = name.partition("/")
         return f"metric `{name}`, from the same weights", step.evaluations[evaluation].metrics.get(metric)
-    if kind in ("said", "kept"):
+    if kind in ("returned", "kept"):
         part, _, attribute = name.rpartition(".") if kind == "kept" else (name, "", "")
         transition = step.components[part]
         does = f"keeps in `{attribute}`" if attribute else "returns after the epoch"

@@ -143,7 +143,7 @@ def _out_of_memory(plan: RecipePlan, error: Exception) -> TrainingError:
 
 
 def warn_of_late_starts(plan: RecipePlan, sources: Mapping[str, Source]) -> None:
-    """Warn before training of what would never take effect: a mistake in a long run, and fine in a short trial."""
+    """Warn of what would never take effect: a mistake in a long run, but acceptable in a short trial."""
     for step in with_batches(plan, sources).steps:
         for problem in too_late(step):
             say(f"warning: {problem}")

@@ -11,7 +11,7 @@ from fluxflow_registry.contracts import CONTEXT
 from fluxflow_registry.errors import Location, Problem
 from fluxflow_registry.plan.component import ConfiguredComponent
 
-#: Names of the engine that exist only where the recipe has what they are made of, and what that is.
+#: Names of the engine that need something in the recipe, and how to add it.
 _CONDITIONAL = {
     "sampler": "add `sampler: {type: ...}` to the recipe; `--list-plugins sampler` lists the types",
     "image_size": "use a dataset with a field `image`",
@@ -121,7 +121,7 @@ class _Search:
 
 
 @frozen
-class _Asker:
+class _Requester:
     """The request, or the last of the values on the way from it, whose parameter is to be filled."""
 
     request: Request
@@ -158,17 +158,17 @@ def resolve_values(world: World, requests: Iterable[Request]) -> tuple[dict[str,
     search = _Search(world, {}, [], set())
     for request in requests:
         for parameter, name in request.needs.items():
-            _visit(search, name, _Asker(request, (), request.component, parameter))
+            _visit(search, name, _Requester(request, (), request.component, parameter))
     return search.found, search.problems
 
 
-def _visit(search: _Search, name: str, asker: _Asker) -> None:
+def _visit(search: _Search, name: str, requester: _Requester) -> None:
     world = search.world
     if name in search.found or name in search.failed:
         return
-    if name not in world.unread and name not in asker.chain and len(world.sources(name)) == 1:
+    if name not in world.unread and name not in requester.chain and len(world.sources(name)) == 1:
         if name in world.providers:
-            _visit_value(search, world.providers[name], asker)
+            _visit_value(search, world.providers[name], requester)
         elif name in world.models:
             search.found[name] = ValuePlan(name, "model", models=frozenset({name}))
         else:
@@ -176,14 +176,14 @@ def _visit(search: _Search, name: str, asker: _Asker) -> None:
         return
     search.failed.add(name)
     if name not in world.unread:
-        search.problems.append(_problem(world, name, asker))
+        search.problems.append(_problem(world, name, requester))
 
 
-def _visit_value(search: _Search, provider: ConfiguredComponent, asker: _Asker) -> None:
+def _visit_value(search: _Search, provider: ConfiguredComponent, requester: _Requester) -> None:
     models: set[str] = set()
     upstream: set[str] = set()
     for parameter, need in provider.needs.items():
-        _visit(search, need, _Asker(asker.request, (*asker.chain, provider.label), provider, parameter))
+        _visit(search, need, _Requester(requester.request, (*requester.chain, provider.label), provider, parameter))
         if need not in search.found:
             search.failed.add(provider.label)
             continue
@@ -195,17 +195,17 @@ def _visit_value(search: _Search, provider: ConfiguredComponent, asker: _Asker) 
         )
 
 
-def _problem(world: World, name: str, asker: _Asker) -> Problem:
+def _problem(world: World, name: str, requester: _Requester) -> Problem:
     """Why a requested name cannot be resolved."""
-    who, where, notes = asker.who, asker.where, asker.notes
+    who, where, notes = requester.who, requester.where, requester.notes
     sources = world.sources(name)
-    if name in asker.chain:
-        loop = " -> ".join((*asker.chain[asker.chain.index(name) :], name))
+    if name in requester.chain:
+        loop = " -> ".join((*requester.chain[requester.chain.index(name) :], name))
         return Problem(f"values need each other: {loop}", where, notes, code="cycle", subject=name)
     if len(sources) > 1:
         message = f"`{name}` has two providers: {' and '.join(sources)}"
         return Problem(message, where, notes, code="duplicate-name", subject=name)
-    if asker.wants_model:
+    if requester.wants_model:
         message = f"{who} requests the model `{name}`, but the recipe declares no such model"
         hint = ("hint", f"declare it under `models`: `{name}: {{type: ...}}`; `--list-plugins model` lists the types")
         return Problem(message, where, (*notes, hint), code="missing-model", subject=name, choices=world.models)

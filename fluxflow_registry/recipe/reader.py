@@ -117,7 +117,7 @@ class _LimitedComposer(Composer):
 
 
 class _Builder:
-    """Turns ruamel's nodes into ours; the values that aliases stand for count as if they were written out."""
+    """Turns ruamel's nodes into ours; the values that aliases refer to count as if they were written out."""
 
     def __init__(self, name: str, yaml: Any) -> None:
         self.name = name

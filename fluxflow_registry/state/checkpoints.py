@@ -150,7 +150,7 @@ def own_digest(manifest: Mapping[str, Any]) -> str:
 
 
 def remove(folder: Path) -> None:
-    """Remove a checkpoint; it stops being one before its first file goes."""
+    """Remove a checkpoint; it stops being one before its first file is removed."""
     doomed = folder.with_name(f".{folder.name}.removing")
     shutil.rmtree(doomed, ignore_errors=True)
     folder.rename(doomed)
@@ -158,7 +158,7 @@ def remove(folder: Path) -> None:
 
 
 def put(working: Path, final: Path) -> None:
-    """Rename a complete folder into its place; where an older one stands, one of the two is always found."""
+    """Rename a complete folder into its place; where an older one exists, one of the two is always found."""
     replaced = final.with_name(f".{final.name}.replaced")
     if final.exists():
         shutil.rmtree(replaced, ignore_errors=True)

@@ -208,9 +208,9 @@ def file_of(section: str, part: str) -> str:
 
 
 def commit(root: Path, name: str, taken: Snapshot, before: Path | None = None) -> Path:
-    """Write a snapshot as a checkpoint under `root`; raises RunError, and leaves nothing half made.
+    """Write a snapshot as a checkpoint under `root`; raises RunError, and leaves nothing incomplete.
 
-    What is frozen and stands in the checkpoint `before` already gets a second name, not a second copy.
+    A frozen part that the checkpoint `before` already contains gets a second name, not a second copy.
     Everything is written and synced in a folder that begins with a dot, the manifest last; the
     rename makes it a checkpoint.
     """

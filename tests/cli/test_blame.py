@@ -55,7 +55,7 @@ def test_a_part_of_the_state_is_of_the_component_whose_name_it_has(
             "return the state kept between batches from `state_dict`, and restore it in `load_state_dict`",
         ),
         (
-            "said",
+            "returned",
             "until",
             "return the state kept between batches from `state_dict`, and restore it in `load_state_dict`",
         ),
@@ -76,4 +76,4 @@ def test_the_hint_is_what_a_component_of_the_kind_can_do(
 
     assert "likely it keeps state outside checkpoints, or uses random numbers of its own:" in told
     assert hint in told
-    assert ("state_dict" in told) == (kind in ("loss", "said"))
+    assert ("state_dict" in told) == (kind in ("loss", "returned"))

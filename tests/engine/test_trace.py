@@ -140,7 +140,7 @@ def test_a_transition_with_state_outside_of_itself_is_named_by_what_it_returns(d
     _, difference = differs(hidden(calls_max), 3, f"{STEP}.until=counter")
 
     assert difference is not None
-    assert (difference.kind, difference.name) == ("said", "until")
+    assert (difference.kind, difference.name) == ("returned", "until")
 
 
 def test_the_condition_of_a_late_start_is_traced_too(differs: Any) -> None:

@@ -30,7 +30,7 @@ from fluxflow_registry.state.store import pack
 #: epoch and killed within its third, so that transitions are called before, between and after them.
 EPOCHS, WINDOWS, SAMPLES = 3, 2, 8
 
-#: Windows of batches from one checkpoint to the next: one of them lies within an epoch.
+#: Windows of batches from one checkpoint to the next: one of them is within an epoch.
 BETWEEN = 3
 
 #: How deep the attributes of a component's attributes are described.
@@ -119,7 +119,7 @@ class Trace:
     """An observer that appends to a file, batch by batch: (kind, name, digest) in the order of execution.
 
     Kinds: `samples` (their numbers), `field`, `value`, `loss`, then `state`, tensor by tensor. After an
-    epoch: what each transition `said`, that is returned, and what it `kept` in its attributes. The first entry
+    epoch: what each transition `returned`, and what it `kept` in its attributes. The first entry
     that differs between two runs is the cause of all later differences.
     """
 
@@ -136,19 +136,19 @@ class Trace:
         live.values.watch = self.record_computed
         for part, component in live.plan.components.items():
             if isinstance(component.instance, _Limited):
-                component.instance.on_ending = partial(self.record_verdict, live.plan.name, part)
+                component.instance.on_ending = partial(self.record_ending, live.plan.name, part)
 
     @hookimpl
     def epoch_ended(self, position: Position) -> None:
         """Remember the epoch after which transitions are called."""
         self.closed = position
 
-    def record_verdict(self, step: str, part: str, said: Ending | None, transition: Any) -> None:
+    def record_ending(self, step: str, part: str, ending: Ending | None, transition: Any) -> None:
         """Write what a transition returned after the epoch, and what it keeps."""
         kept = [
             ("kept", f"{part}.{name}", digest_bytes(text.encode())) for name, text in fingerprint(transition).items()
         ]
-        self.write(f"transition {part}", step, self.closed, [("said", part, repr(said)), *kept])
+        self.write(f"transition {part}", step, self.closed, [("returned", part, repr(ending)), *kept])
 
     def record_computed(self, kind: str, name: str, value: Any) -> None:
         """Record a value or a loss that was just computed."""
@@ -206,7 +206,7 @@ def fingerprint(instance: Any) -> dict[str, str]:
 def describe(value: Any, depth: int = DEPTH) -> str:
     """The content of a value without addresses; a list is described as a tuple, because JSON has only one of them.
 
-    A value without attributes is described by its type, and what lies deeper than `depth` by `...`.
+    A value without attributes is described by its type, and what is deeper than `depth` by `...`.
     """
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes, PurePath)):
         return repr(value)

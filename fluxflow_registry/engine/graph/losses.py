@@ -129,10 +129,10 @@ def _stage(cuts: Iterable[str], closure: frozenset[str]) -> int:
 def backward(terms: Sequence[Term], cuts: Sequence[StageCut], parameters: Sequence[Tensor]) -> None:
     """Add the gradient of every term to `.grad` of the parameters.
 
-    `cuts` stand in the order of computation. Terms that are detached at the same values share a pass. It goes stage
-    by stage, the latest first: from the terms that lie beyond a cut to its leaves, and on from the cut together with
-    the terms that lie before it; at the group's own detached values it ends. So a detached value keeps the gradient of
-    one loss out of what lies before it, no forward is computed twice, and what lies before all cuts is passed once.
+    `cuts` are in the order of computation. Terms that are detached at the same values share a pass. A pass processes
+    the stages from last to first: in each stage gradients flow from its terms, and from its cuts whose leaves have
+    received gradients, back to the parameters and to the leaves of earlier cuts. It does not continue at the values
+    at which its terms are detached. No forward is computed twice, and what precedes all cuts is passed once.
     """
     groups = list(dict.fromkeys(term.detached for term in terms))
     for detached in groups:

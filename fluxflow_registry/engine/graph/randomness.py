@@ -1,4 +1,4 @@
-"""Counter-based randomness: each draw is seeded from where it stands, so no generator state is kept."""
+"""Counter-based randomness: each draw is seeded from its position, so no generator state is kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def prefer_repeatable(device: torch.device) -> None:
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        # Nothing here reads what nobody has written.
+        # No code reads uninitialized memory.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False
 
@@ -38,7 +38,7 @@ class Draws:
         self.prefix = 0
 
     def at(self, *place: int | str) -> None:
-        """Move to another place of the run; generators handed out before are void."""
+        """Move to another place of the run; previously returned generators become invalid."""
         self.prefix = derive(*place)
 
     def generator(self, name: str) -> torch.Generator | None:

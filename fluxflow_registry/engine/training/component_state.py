@@ -38,7 +38,7 @@ class InitialState:
 
 
 class Guard:
-    """Undoes what a skipped batch has done besides moving weights: buffers, and what components keep.
+    """Undoes the side effects of a skipped batch: on buffers, and on what components keep.
 
     `keeping` pairs components with the one update that they serve; None: they serve all.
     """

@@ -1,4 +1,4 @@
-"""When an update and its losses start, and how long their scheduler is for that."""
+"""When an update and its losses start, and the length of the schedule that follows from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fluxflow_registry.plan.steps import StepPlan
 from fluxflow_registry.plan.updates import AtBatch, UpdatePlan, WhenMet
 from fluxflow_registry.recipe.schema import OWN
 
-#: The batch at which something starts of which that is not known yet.
+#: Start batch of an update or a loss whose start is not known yet.
 NEVER = sys.maxsize
 
 
@@ -46,7 +46,7 @@ class Extent:
 
 
 class Starts:
-    """Since which batch of the step an update and each of its losses are active; NEVER for what still waits.
+    """The batch of the step from which an update and each of its losses are active; NEVER for what still waits.
 
     What starts on a condition is decided after an epoch and kept in checkpoints; what starts at a batch is not.
     """

@@ -1,4 +1,4 @@
-"""What was not finite: the numbers of a skipped batch, recorded before they are gone."""
+"""What was not finite: the numbers of a skipped batch, recorded before they are overwritten."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ class LiveStep:
         self.values.idle = self.plan.trains.difference(*started)
 
     def _close(self, step_batch: int) -> None:
-        """At a window's end: undo what skipped updates did besides, and average the models of the others."""
+        """At a window's end: undo the side effects of skipped updates, and average the models of the others."""
         skipped = [update for update in self.updates if update.outcome in ("skipped", "overflowed")]
         if skipped:
             self._guard.undo([update.name for update in skipped])
