@@ -16,9 +16,9 @@ import torch
 
 from fluxflow_registry import hookimpl
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.engine.run.checkpoints import Saver
+from fluxflow_registry.engine.run.checkpoints import Saver, load_into
 from fluxflow_registry.engine.run.observers import ObservedRun
-from fluxflow_registry.errors import TrainingError
+from fluxflow_registry.errors import RunError, TrainingError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.state import checkpoints, disk, store
 
@@ -255,3 +255,23 @@ def test_while_a_checkpoint_is_replaced_by_one_of_the_same_name_one_of_them_exis
 
     assert os.listdir(tmp_path) == [first.name]
     assert torch.equal(store.load(first)[0]["model"]["net"]["w"], torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("weights", "cause"),
+    [
+        ({"net": {"weight": torch.zeros(3, 2), "bias": torch.zeros(2)}}, "size mismatch for weight: copying a param"),
+        ({"net": {"weight": torch.zeros(2, 2)}}, 'Missing key(s) in state_dict: "bias".'),
+        ({"net": None}, "TypeError: "),
+        ({"other": {}}, "KeyError: 'net'"),
+    ],
+)
+def test_weights_that_do_not_fit_are_reported_with_the_cause(tmp_path: Path, weights: Any, cause: str) -> None:
+    with pytest.raises(RunError) as caught:
+        load_into(torch.nn.Linear(2, 2), "net", weights, tmp_path, "use other weights")
+
+    (problem,) = caught.value.problems
+    assert problem.message == "the weights do not fit model `net` of the recipe"
+    assert (problem.code, problem.subject) == ("conflict", "net")
+    assert dict(problem.notes)["cause"].startswith(cause)
+    assert dict(problem.notes)["hint"] == "use other weights"

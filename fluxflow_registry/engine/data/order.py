@@ -77,6 +77,11 @@ class BatchCounts:
         """Samples that are in no batch of an epoch; different ones in each epoch, except in buckets that fill none."""
         return sum(self.samples) - sum(self.batches) * self.batch_size
 
+    def in_epoch(self, max_steps: int | None) -> int:
+        """The batches of an epoch, of which a step takes at most `max_steps`."""
+        count = sum(self.batches)
+        return count if max_steps is None else min(count, max_steps)
+
 
 def batch_counts(source: Source, batch_size: int) -> BatchCounts:
     """How the samples of a source fill batches; without buckets, all samples are in a single one."""
@@ -101,13 +106,12 @@ def batches_of(step: StepPlan, source: Source) -> int:
 def batches_per_epoch(source: Source, name: str, batch_size: int, max_steps: int | None, where: Location) -> int:
     """Full batches in an epoch, each in all its views; raises DataError if the dataset does not fill one."""
     counts = batch_counts(source, batch_size)
-    count = sum(counts.batches)
-    if count == 0:
+    if not any(counts.batches):
         largest = f"at most {counted(max(counts.samples), 'sample')} in a bucket" if len(counts.samples) > 1 else ""
         samples = largest or counted(len(source), "sample")
         message = f"dataset `{name}` has {samples}, fewer than one batch ({batch_size})"
         raise DataError(Problem(message, where, code="out-of-range", subject=name))
-    return (count if max_steps is None else min(count, max_steps)) * views_of(source)
+    return counts.in_epoch(max_steps) * views_of(source)
 
 
 def first_samples(source: Source, count: int, batch_size: int) -> tuple[Order, list[tuple[int, int]]]:

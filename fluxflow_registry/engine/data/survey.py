@@ -107,10 +107,8 @@ def step_use(source: Source, step: str, dataset: str, batch_size: int, max_steps
     """How a step uses a dataset."""
     counts = batch_counts(source, batch_size)
     order = epoch_order(source, batch_size, (seed, step, dataset, 0))
-    batches = sum(counts.batches)
-    batches = batches if max_steps is None else min(batches, max_steps)
     first = tuple(names_of(source, order[:FIRST].tolist()))
-    return StepUse(step, counts, views_of(source), batches, first)
+    return StepUse(step, counts, views_of(source), counts.in_epoch(max_steps), first)
 
 
 def read_undamaged(

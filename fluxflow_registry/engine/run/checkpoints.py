@@ -23,7 +23,8 @@ from fluxflow_registry.state.store import Buffers
 #: For each step and metric: its mean over each closed epoch.
 Means = Mapping[str, Mapping[str, Sequence[float]]]
 
-OTHER_VERSIONS = "use the plugins and versions of environment.json, or start over with --fresh"
+SAME_VERSIONS = "use the plugins and versions of environment.json"
+OTHER_VERSIONS = f"{SAME_VERSIONS}, or start over with --fresh"
 
 
 @define
@@ -203,12 +204,7 @@ class RunCheckpoints:
         """
         state, metadata = store.load(folder, manifest)
         for name, model in self._models.items():
-            try:
-                model.load_state_dict(state["model"][name])
-            except (KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
-                message = f"the checkpoint does not fit model `{name}` of the recipe"
-                notes = (("cause", one_line(error)), ("hint", OTHER_VERSIONS))
-                raise RunError(Problem(message, str(folder), notes, code="conflict", subject=name)) from error
+            load_into(model, name, state["model"], folder, OTHER_VERSIONS)
         return state, metadata
 
     def end_of(self, step: str) -> Path:
@@ -235,3 +231,14 @@ class RunCheckpoints:
             raise TrainingError([*others, evolve(last, notes=(*last.notes, resume))])
         message = f"{saved.error}\n    {newest}; training continues, and the next checkpoint is saved as scheduled"
         self._observers.warn(saved.position, message)
+
+
+def load_into(model: nn.Module, name: str, weights: Mapping[str, Any], where: Path, hint: str) -> None:
+    """Load the weights of that name into a model; raises RunError where they do not fit it."""
+    try:
+        model.load_state_dict(weights[name])
+    except (KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
+        # The first line of torch's error names the class of the model alone.
+        cause = " ".join(line.strip() for line in str(error).splitlines()[1:3]) or one_line(error)
+        message, notes = f"the weights do not fit model `{name}` of the recipe", (("cause", cause), ("hint", hint))
+        raise RunError(Problem(message, str(where), notes, code="conflict", subject=name)) from error

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fluxflow_registry.engine.models.build import build_models
+from fluxflow_registry.engine.run.checkpoints import SAME_VERSIONS, load_into
 from fluxflow_registry.engine.run.folder import read_identity
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.errors import Problem, RunError
@@ -83,12 +84,7 @@ def _build(plan: RecipePlan, device: torch.device, weights: Mapping[str, Any], w
             raise _missing(f"there are no weights of model `{name}`", where, name)
     models = build_models(plan, device, weights, compiled=False)
     for name, model in models.items():
-        try:
-            model.load_state_dict(weights[name])
-        except RuntimeError as error:
-            notes = (("cause", " ".join(line.strip() for line in str(error).splitlines()[1:3])),)
-            message = f"the weights do not fit model `{name}`"
-            raise RunError(Problem(message, str(where), notes, code="conflict", subject=name)) from error
+        load_into(model, name, weights, where, SAME_VERSIONS)
     return models
 
 
