@@ -23,15 +23,9 @@ from fluxflow_registry.engine.training.not_finite import Evidence, evidence_of
 from fluxflow_registry.plan.steps import StepPlan
 from fluxflow_registry.plan.updates import UpdatePlan
 
-#: What an update keeps in checkpoints by the names under which it is stored there.
-_PARTS = ("optimizer", "scheduler", "scaler")
-
 #: What became of a window of batches: the optimizer stepped; it skipped, because something is not finite; a gradient
 #: overflowed at a large loss scale, which lowers the scale; or the window is not closed yet.
 Outcome = Literal["stepped", "skipped", "overflowed", "waited"]
-
-#: Counters of an update that are kept in checkpoints.
-_COUNTS = ("skipped_in_a_row", "skipping_since", "steps", "skips")
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -123,16 +117,20 @@ class OptimizerStep:
         elif self._metric == f"{self._update.name}_loss":  # no value of it was finite
             self.scheduler.step(math.inf)
 
+    @property
+    def _parts(self) -> dict[str, Any]:
+        """What may have a state, by its name in checkpoints."""
+        return {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
+
     def state(self) -> dict[str, Any]:
         """The state of every part that has one."""
-        parts = {name: getattr(self, name) for name in _PARTS}
-        return {name: part.state_dict() for name, part in parts.items() if hasattr(part, "state_dict")}
+        return {name: part.state_dict() for name, part in self._parts.items() if isinstance(part, Stateful)}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore the state, after `schedule`."""
-        for name in _PARTS:
+        for name, part in self._parts.items():
             if name in state:
-                getattr(self, name).load_state_dict(state[name])
+                part.load_state_dict(state[name])
         _match_memory_layout(self.optimizer)
         # The optimizer has stepped, in an earlier process; schedulers warn of one that never has.
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
@@ -264,13 +262,14 @@ class LiveUpdate:
             state["weigher"] = self.weights.weigher.state_dict()
         if self.starts.conditions:
             state["starts"] = dict(self.starts.met)
-        return {**state, **{name: getattr(self, name) for name in _COUNTS}}
+        state |= {"skipped_in_a_row": self.skipped_in_a_row, "skipping_since": self.skipping_since}
+        return {**state, "steps": self.steps, "skips": self.skips}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore the state."""
         self.load_moving(state)
-        for name in _COUNTS:
-            setattr(self, name, int(state[name]))
+        self.skipped_in_a_row, self.skipping_since = int(state["skipped_in_a_row"]), int(state["skipping_since"])
+        self.steps, self.skips = int(state["steps"]), int(state["skips"])
 
     def load_moving(self, state: Mapping[str, Any]) -> None:
         """Restore what has started, and the state of the optimizer and the balancer, but no counter."""
