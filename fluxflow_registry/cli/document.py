@@ -11,9 +11,9 @@ from typing import Any
 from fluxflow_registry import hookspecs
 from fluxflow_registry.cli.describe import meanings_of, options, own_defaults, paste, rows_of, yaml
 from fluxflow_registry.cli.invocation import Invocation
-from fluxflow_registry.cli.output import Result
+from fluxflow_registry.cli.output import Result, writing
 from fluxflow_registry.contracts import KINDS, Extras, Kind
-from fluxflow_registry.errors import Flag, FluxflowError
+from fluxflow_registry.errors import Flag
 from fluxflow_registry.registry.registry import Component, Registry
 
 #: The first line of each page.
@@ -26,14 +26,11 @@ OPTIONS = ("| option | default | type | meaning |", "|---|---|---|---|")
 def document_command(invocation: Invocation) -> Result:
     """The paths of the pages, written into the folder that the command line names."""
     folder, written = Path(invocation.arguments.document), []
-    try:
+    with writing(f"write the pages to `{folder}`", Flag("--document", str(folder))):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in pages(invocation.registry).items():
             (folder / name).write_text(text, encoding="utf-8")
             written.append(str(folder / name))
-    except OSError as error:
-        message = f"cannot write the pages to `{folder}`: {error.strerror}"
-        raise FluxflowError(message, Flag("--document", str(folder)), code="unwritable-file") from None
     return Result(lambda: written, lambda: "\n".join(written))
 
 

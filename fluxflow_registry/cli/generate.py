@@ -15,7 +15,7 @@ from attrs import frozen
 
 from fluxflow_registry import __version__
 from fluxflow_registry.check.checker import check
-from fluxflow_registry.cli.output import Result, finish, load_plugins, parse, say
+from fluxflow_registry.cli.output import Result, finish, load_plugins, parse, say, writing
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.plugins_of_run import check_again
 from fluxflow_registry.contracts import SamplerExtras
@@ -312,11 +312,8 @@ def generate(
     for model in sorted(untrained(checked, step)):
         say(f"note: model `{model}` is not trained in or before step `{step.name}`: its initial weights are used")
     folder = Path(arguments.output) if arguments.output else weights.run / "generated"
-    try:
+    with writing("create the output folder", str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"cannot create the output folder: {error.strerror}"
-        raise RunError(message, str(folder), code="unwritable-file") from None
     options, sampler = unstructure(step.providers[GENERATED].instance), checked.sampler
     if sampler:
         options |= {"sampler": sampler.component.name, **unstructure(sampler.instance)}

@@ -10,13 +10,13 @@ from attrs import asdict, frozen
 from torch import Tensor
 
 from fluxflow_registry.cli.invocation import Invocation
-from fluxflow_registry.cli.output import Result, say
+from fluxflow_registry.cli.output import Result, say, writing
 from fluxflow_registry.contracts import Field, Source
 from fluxflow_registry.engine.data import survey as surveys
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.order import epoch_order
 from fluxflow_registry.engine.images import contact_sheet
-from fluxflow_registry.errors import Flag, FluxflowError, Problem, RecipeError, RunError, counted, one_line, printable
+from fluxflow_registry.errors import Flag, FluxflowError, Problem, RecipeError, counted, one_line, printable
 from fluxflow_registry.plan.steps import RecipePlan
 
 #: Samples of a dataset that are read by default.
@@ -97,12 +97,9 @@ def write_sheet(source: Source, indices: Sequence[int], file: Path) -> Path | No
     shown = [cells[index] for index in indices if index in cells]
     if not shown:
         return None
-    try:
+    with writing("write the contact sheet", str(file)):
         file.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet([[image] for image, _ in shown], [caption for _, caption in shown], side=SIDE).save(file)
-    except OSError as error:
-        message = f"cannot write the contact sheet: {error.strerror}"
-        raise RunError(message, str(file), code="unwritable-file") from None
     return file
 
 

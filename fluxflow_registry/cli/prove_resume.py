@@ -18,9 +18,9 @@ from attrs import asdict, frozen
 
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.cli.invocation import INTERRUPTED, STOPPED, Invocation
-from fluxflow_registry.cli.output import Result, finish, load_plugins, say
+from fluxflow_registry.cli.output import Result, finish, load_plugins, say, writing
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.errors import FluxflowError, RunError, counted
+from fluxflow_registry.errors import FluxflowError, counted
 from fluxflow_registry.hookspecs import hookimpl
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
@@ -42,12 +42,9 @@ def prove_resume_command(invocation: Invocation) -> Result:
     """Run the proof; the exit code is 0 where all results are the same, 1 where something differs."""
     plan, arguments = invocation.plan, invocation.arguments
     root = Path(arguments.output)
-    try:
+    with writing("create the output folder", str(root)):
         root.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".proof-", dir=root))
-    except OSError as error:
-        message = f"cannot create the output folder: {error.strerror}"
-        raise RunError(message, str(root), code="unwritable-file") from None
     request = {
         "recipe": str(Path(arguments.recipe).resolve()),
         "settings": arguments.set,

@@ -16,7 +16,7 @@ import torch
 from fluxflow_registry import __version__
 from fluxflow_registry.check.effective_recipe import effective_recipe
 from fluxflow_registry.cli.invocation import STOPPED, Invocation, Signals, device_of
-from fluxflow_registry.cli.output import Result, say
+from fluxflow_registry.cli.output import Result, say, writing
 from fluxflow_registry.cli.plugins_of_run import changes, plugin_rows
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.data.opening import open_sources
@@ -28,7 +28,7 @@ from fluxflow_registry.engine.run.loop import train
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.run.stopping import Stopped
 from fluxflow_registry.engine.training.late_start import too_late
-from fluxflow_registry.errors import FluxflowError, Note, RecipeError, RunError, TrainingError, Variable, one_line
+from fluxflow_registry.errors import FluxflowError, Note, RecipeError, TrainingError, Variable, one_line
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe import writer
 from fluxflow_registry.registry.registry import Registry
@@ -111,12 +111,9 @@ def write_environment(
         environment["gpu"] = torch.cuda.get_device_name(device)
     for change in changes(folder.path, environment):  # the run is resumed with the present ones
         say(f"note: since this run started, {change}")
-    try:
+    with writing("write to the folder of the run", str(folder.path)):
         disk.replace(folder.path / "recipe.yaml", recipe.encode())
         disk.replace(folder.path / ENVIRONMENT, (json.dumps(environment, indent=2) + "\n").encode())
-    except OSError as error:
-        message = f"cannot write to the folder of the run: {error.strerror}"
-        raise RunError(message, str(folder.path), code="unwritable-file") from None
 
 
 def facts_at_start(plan: RecipePlan, sources: Mapping[str, Source], command: str) -> dict[str, Any]:
