@@ -32,11 +32,18 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def table(rows: list[tuple[str, str]]) -> list[str]:
-    """Labeled rows, aligned; the lines of a longer text stand under each other."""
-    width = max((len(label) for label, _ in rows), default=0)
-    gap = "\n" + " " * (width + 6)
-    return [f"    {label:<{width}}  {gap.join(map(printable, text.splitlines()))}" for label, text in rows]
+def table(rows: Iterable[tuple[str, str]], indent: int = 4) -> list[str]:
+    """Labeled rows, aligned; the further lines of a text are indented."""
+    labeled = [(printable(label), map(printable, text.splitlines())) for label, text in rows]
+    width = max((len(label) for label, _ in labeled), default=0)
+    margin, gap = " " * indent, "\n" + " " * (indent + width + 2)
+    return [f"{margin}{label:<{width}}  {gap.join(lines)}" for label, lines in labeled]
+
+
+def listed(names: Iterable[object], most: int) -> str:
+    """The first names, with `...` where there are more."""
+    shown = list(map(str, names))
+    return ", ".join([*shown[:most], *(["..."] if len(shown) > most else [])])
 
 
 def counted(number: int, noun: str) -> str:
@@ -86,9 +93,8 @@ class Choices:
 
     def rows(self) -> list[tuple[str, str]]:
         """The choices as labeled rows."""
-        shown = ", ".join(self.available[:LISTED]) + (", ..." if len(self.available) > LISTED else "")
         near = [("nearest", f"{self.nearest}   {self.detail}".rstrip())] if self.nearest is not None else []
-        return [*near, ("available", shown or "nothing")]
+        return [*near, ("available", listed(self.available, LISTED) or "nothing")]
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

@@ -11,7 +11,7 @@ from fluxflow_registry.engine.data.batches import Reader
 from fluxflow_registry.engine.data.opening import merge_problems, open_sources
 from fluxflow_registry.engine.preflight.metrics import try_metrics
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
-from fluxflow_registry.errors import DataError, Problem
+from fluxflow_registry.errors import DataError, Problem, table
 from fluxflow_registry.plan.steps import RecipePlan
 
 
@@ -45,7 +45,4 @@ def _lines(shapes: Mapping[str, Mapping[str, str]], samples: Mapping[str, int]) 
     for name, count in samples.items():
         yield f"dataset {name}: {count:,} samples"
     for step, values in shapes.items():
-        yield from ("", f"step {step}")
-        width = max(map(len, values), default=0)
-        for name, shape in values.items():
-            yield f"    {name:<{width}}  {shape}"
+        yield from ("", f"step {step}", *table(values.items()))

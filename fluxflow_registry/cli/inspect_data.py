@@ -16,7 +16,7 @@ from fluxflow_registry.engine.data import survey as surveys
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.order import epoch_order
 from fluxflow_registry.engine.images import contact_sheet
-from fluxflow_registry.errors import Flag, FluxflowError, Problem, RecipeError, counted, one_line, printable
+from fluxflow_registry.errors import Flag, FluxflowError, Problem, RecipeError, counted, one_line, printable, table
 from fluxflow_registry.plan.steps import RecipePlan
 
 #: Samples of a dataset that are read by default.
@@ -136,8 +136,7 @@ def text(name: str, found: Inspected) -> str:
     if not found.uses and not found.measured:
         rows.append(("steps", "no step or evaluation uses it"))
     rows += [row for key, texts in seen.texts.items() for row in _texts(key, texts)]
-    width = max((len(head) for head, _ in rows), default=0)
-    lines += [f"    {head:<{width}}  {printable(text)}" for head, text in rows]
+    lines += table((head, printable(text)) for head, text in rows)  # captions of several lines on one
     if seen.left_out:
         lines += [f"    {len(seen.left_out):,} left out (damaged or without a caption):", *_named(seen.left_out)]
     if seen.damaged:
@@ -206,6 +205,4 @@ def _texts(field: str, texts: surveys.TextStatistics) -> list[tuple[str, str]]:
 
 
 def _named(problems: Sequence[Problem]) -> list[str]:
-    shown = [f"        {line}" for problem in problems[:NAMED] for line in str(problem).splitlines()]
-    more = len(problems) - NAMED
-    return shown + ([f"        and {more:,} more, listed by --json"] if more > 0 else [])
+    return surveys.lines_of_first(problems, NAMED, " " * 8, ", listed by --json")

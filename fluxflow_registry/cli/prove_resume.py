@@ -20,7 +20,7 @@ from fluxflow_registry.check.checker import check
 from fluxflow_registry.cli.invocation import INTERRUPTED, STOPPED, Invocation
 from fluxflow_registry.cli.output import Result, finish, load_plugins, say, writing
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.errors import FluxflowError, counted
+from fluxflow_registry.errors import FluxflowError, counted, table
 from fluxflow_registry.hookspecs import hookimpl
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
@@ -296,13 +296,12 @@ def blame(plan: RecipePlan, difference: Difference) -> list[str]:
     """Lines that name what differs, its component with plugin and location, and the likely cause."""
     step = plan.step(difference.step)
     what, configured = _component(plan, step, difference)
-    rows = [("first", what)]
+    rows = [("first     ", what)]  # as wide as the widest label, also alone
     if configured is not None:
         component = configured.component
         rows += [("component", f"{component.kind} `{component.name}`"), ("defined in", str(component.where))]
         rows += [("plugin", str(component.plugin)), ("likely", HIDDEN + STATELESS.get(component.kind, STATEFUL))]
-    gap = "\n" + " " * 16
-    return [f"    {label:<10}  {gap.join(text.splitlines())}" for label, text in rows]
+    return table(rows)
 
 
 def _component(plan: RecipePlan, step: StepPlan, difference: Difference) -> tuple[str, ConfiguredComponent | None]:

@@ -16,7 +16,7 @@ from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.order import names_of
 from fluxflow_registry.engine.diagnosis.bundle import RECIPE, Bundle, read_bundle
 from fluxflow_registry.engine.diagnosis.replay import ReplayResult, replay
-from fluxflow_registry.errors import TrainingError, to_json
+from fluxflow_registry.errors import TrainingError, listed, to_json
 
 #: Samples that are shown by name.
 SHOWN = 32
@@ -89,8 +89,7 @@ def report(bundle: Bundle, found: ReplayResult, data: Mapping[str, Any]) -> Iter
     span = f"batch {first}" if batches == 1 else f"batches {first} to {found.position.batch}"
     where = f"step `{bundle.step}`, epoch {found.position.epoch + 1}, {span}, update `{bundle.update}`"
     yield f"{where} (batch {found.position.run_batch} of the run)"
-    more = ["..."] if len(data["names"]) > SHOWN else []
-    yield from (f"    samples  {', '.join([*data['names'][:SHOWN], *more])}", "", verdict(data), "")
+    yield from (f"    samples  {listed(data['names'], SHOWN)}", "", verdict(data), "")
     yield from loss_rows(data["losses"])
     if data["first"] is not None:
         yield from ("", "the first result that is not finite, in order of computation", *first_rows(data["first"]))

@@ -15,7 +15,7 @@ from fluxflow_registry.cli.plugins_of_run import plugin_rows
 from fluxflow_registry.cli.run_status import Record, RunStatus, RunSummary, read_status, read_summary
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run.folder import IDENTITY, replay_command
-from fluxflow_registry.errors import LISTED, RunError, counted, printable, to_json
+from fluxflow_registry.errors import LISTED, RunError, counted, printable, table, to_json
 from fluxflow_registry.registry.registry import Registry
 
 #: Rows of a section: a label, which may be empty, and a text.
@@ -136,14 +136,8 @@ def report(found: RunStatus) -> str:
 
 
 def section(rows: Rows) -> list[str]:
-    """Rows, aligned; the further lines of a text are indented."""
-    width = max(len(printable(label)) for label, _ in rows)
-    lines = []
-    for label, text in rows:
-        first, *rest = text.splitlines() or [""]
-        lines.append(f"  {printable(label):<{width}}  {printable(first)}".rstrip())
-        lines += [f"  {'':<{width}}  {printable(line)}" for line in rest]
-    return lines
+    """Rows of the status, aligned."""
+    return [line.rstrip() for line in table(rows, indent=2)]
 
 
 def overview(found: RunStatus) -> Rows:

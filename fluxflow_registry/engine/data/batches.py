@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from fluxflow_registry.contracts import Source, SourceExtras
 from fluxflow_registry.engine.data.order import Order, buckets_of, epoch_order, views_of
 from fluxflow_registry.engine.graph.randomness import derive
-from fluxflow_registry.errors import LISTED, DataError, FluxflowError, Problem, SampleError, counted, one_line
+from fluxflow_registry.errors import LISTED, DataError, FluxflowError, Problem, SampleError, counted, listed, one_line
 
 #: How often a batch is read with other samples in the places of damaged ones.
 ATTEMPTS = 20
@@ -83,8 +83,8 @@ class Reader:
             except FluxflowError:
                 raise
             except Exception as error:
-                shown = ", ".join(map(str, chosen[:8])) + (", ..." if len(chosen) > 8 else "")
-                message = f"{type(self.source).__name__} failed to read the samples {shown}: {one_line(error)}"
+                name, shown = type(self.source).__name__, listed(chosen, 8)
+                message = f"{name} failed to read the samples {shown}: {one_line(error)}"
                 raise DataError(message, code="component-failed") from error
             else:
                 pairs = zip(map(int, self.order[start:stop]), chosen, strict=True)

@@ -169,10 +169,15 @@ def unused_samples(source: Source, batch_size: int) -> list[str]:
 
 def damaged_at_opening(problems: Sequence[Problem]) -> str:
     """How many samples were found damaged when the dataset was opened, and the first of them by name."""
-    shown = [f"    {line}" for problem in problems[:NAMED] for line in str(problem).splitlines()]
-    more = [f"    and {len(problems) - NAMED:,} more"] if len(problems) > NAMED else []
+    shown = lines_of_first(problems, NAMED, " " * 4)
     listed = "    `fluxflow-run RECIPE --inspect-data` lists all of them"
-    return "\n".join([f"skipped {counted(len(problems), 'damaged sample')}", *shown, *more, listed])
+    return "\n".join([f"skipped {counted(len(problems), 'damaged sample')}", *shown, listed])
+
+
+def lines_of_first(problems: Sequence[Problem], most: int, margin: str, ending: str = "") -> list[str]:
+    """The lines of the first problems, and how many more there are."""
+    lines = [f"{margin}{line}" for problem in problems[:most] for line in str(problem).splitlines()]
+    return lines + ([f"{margin}and {len(problems) - most:,} more{ending}"] if len(problems) > most else [])
 
 
 def leftovers(counts: BatchCounts) -> str | None:
