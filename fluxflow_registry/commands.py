@@ -25,7 +25,7 @@ from fluxflow_registry.recipe.convert import read_fields, structure, unknown_key
 from fluxflow_registry.recipe.node import Node, as_node, describe_value, merge
 from fluxflow_registry.recipe.reader import read as read_tree
 from fluxflow_registry.recipe.schema import VERSION as RECIPE_VERSION
-from fluxflow_registry.registry.signature import fields_of, key_of
+from fluxflow_registry.registry.signature import keys_of
 
 __all__ = [
     "RECIPE_VERSION",
@@ -70,11 +70,6 @@ def read_settings(cls: type[T], node: Node, what: str) -> tuple[T | None, list[P
     `what` names the mapping in messages, such as "`optimizer`". With problems the instance is None.
     """
     return structure(cls, node, what)
-
-
-def keys_of(cls: type) -> list[str]:
-    """The keys of the mapping from which an attrs class is read: one for each field, in their order."""
-    return [key_of(attribute) for attribute in fields_of(cls)]
 
 
 def raise_problems(problems: Iterable[Problem]) -> None:

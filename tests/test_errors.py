@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_registry.errors import Choices, FluxflowError, Problem, nearest, one_line, printable
+from fluxflow_registry.errors import Choices, FluxflowError, Problem, listed, nearest, one_line, printable, table
 
 WORDS = ["mse", "l1", "kl", "lr", "frequency", "hinge_generator", "hinge_discriminator", "AdamW", "SGD", "weight"]
 words = st.sampled_from(WORDS)
@@ -120,6 +120,18 @@ def test_a_long_list_of_choices_is_shortened() -> None:
     ((_, shown),) = Choices.of("?", [f"name_{index:03}" for index in range(100)]).rows()
 
     assert shown.endswith("name_023, ...")
+
+
+def test_a_list_is_shortened_only_if_it_has_more() -> None:
+    assert listed([1, 2], 2) == "1, 2"
+    assert listed([1, 2, 3], 2) == "1, 2, ..."
+    assert listed([], 2) == ""
+
+
+def test_rows_are_aligned_at_their_indentation_and_steer_no_terminal() -> None:
+    rows = [("one", "first\nsecond"), ("a\x1bb", "third")]
+
+    assert table(rows, indent=2) == ["  one     first\n          second", "  a\\x1bb  third"]
 
 
 @pytest.mark.parametrize(

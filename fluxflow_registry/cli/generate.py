@@ -15,15 +15,17 @@ from attrs import frozen
 
 from fluxflow_registry import __version__
 from fluxflow_registry.check.checker import check
-from fluxflow_registry.cli.output import Result, finish, load_plugins, parse, say, writing
+from fluxflow_registry.cli.output import Result, finish, load_plugins, parse, say
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.plugins_of_run import check_again
 from fluxflow_registry.contracts import SamplerExtras
+from fluxflow_registry.engine.run.folder import CHECKPOINTS, RECIPE
 from fluxflow_registry.errors import DataError, Flag, Place, Problem, RecipeError, RunError, one_line
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 from fluxflow_registry.plan.values import Request, World, resolve_values
 from fluxflow_registry.recipe.overrides import Setting
 from fluxflow_registry.state import checkpoints
+from fluxflow_registry.state.disk import writing
 
 #: The value that generates images from captions.
 GENERATED = "generated_image"
@@ -90,10 +92,10 @@ def main(arguments: Namespace) -> Result:
             raise RecipeError("`--batch-size` must be at least 1", Flag("--batch-size"), code="out-of-range")
         say("note: --batch-size has no effect: images are generated one by one, so that none depends on another")
     registry = load_plugins(arguments.plugin)
-    plain = check_again(weights.run / "recipe.yaml", registry, arguments.command)
+    plain = check_again(weights.run / RECIPE, registry, arguments.command)
     leaf = leaf_of(plain, arguments.step or weights.step)
     require_generation(plain, leaf, sampler=arguments.sampler is not None)
-    checked = check(weights.run / "recipe.yaml", registry, settings_of(arguments, plain, leaf))
+    checked = check(weights.run / RECIPE, registry, settings_of(arguments, plain, leaf))
     images = generate(checked, checked.step(leaf.name), weights, prompts, arguments)
     return Result(lambda: images, lambda: "\n".join(image["file"] for image in images))
 
@@ -121,24 +123,24 @@ def weights_of(arguments: Namespace) -> Weights:
         hint = "name the folder of a run, as in `fluxflow-generate runs/NAME`, or set --model-checkpoint"
         raise RecipeError("a run is required", None, [("hint", hint)], code="missing-argument")
     path = Path(named)
-    if (path / "recipe.yaml").is_file():
+    if (path / RECIPE).is_file():
         return Weights(path)
-    run = next((parent for parent in path.absolute().parents if (parent / "recipe.yaml").is_file()), None)
+    run = next((parent for parent in path.absolute().parents if (parent / RECIPE).is_file()), None)
     if run is None and not path.exists():
         raise RunError(f"folder `{path}` does not exist", str(path), code="missing-file")
     if run is None:
         raise RunError("this is not the folder of a run: it has no recipe.yaml", str(path), code="missing-file")
     run = next((parent for parent in path.parents if parent.absolute() == run), run)
     inner = path.absolute().relative_to(run.absolute()).parts
-    saved = {found.folder.name: found.step for found in checkpoints.listing(run / "checkpoints")}
+    saved = {found.folder.name: found.step for found in checkpoints.listing(run / CHECKPOINTS)}
     if not path.exists():
         message = f"the run has no checkpoint `{path.name}`"
         raise RunError(message, str(path), code="missing-file", subject=path.name, choices=saved)
     if inner[0] == "final":
         branch = inner[1] if len(inner) > 1 and not (run / "final" / inner[1] / "config.json").is_file() else None
         return Weights(run, final=True, step=branch)
-    if inner[0] == "checkpoints" and len(inner) > 1 and inner[1] in saved:
-        return Weights(run, folder=run / "checkpoints" / inner[1], step=saved[inner[1]])
+    if inner[0] == CHECKPOINTS and len(inner) > 1 and inner[1] in saved:
+        return Weights(run, folder=run / CHECKPOINTS / inner[1], step=saved[inner[1]])
     hint = "use the folder of the run, a folder in its checkpoints/, or its final/"
     raise RunError("this folder of the run contains no models", str(path), [("hint", hint)], code="missing-weights")
 

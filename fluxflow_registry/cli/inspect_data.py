@@ -10,7 +10,7 @@ from attrs import asdict, frozen
 from torch import Tensor
 
 from fluxflow_registry.cli.invocation import Invocation
-from fluxflow_registry.cli.output import Result, say, writing
+from fluxflow_registry.cli.output import Result, say
 from fluxflow_registry.contracts import Field, Source
 from fluxflow_registry.engine.data import survey as surveys
 from fluxflow_registry.engine.data.opening import open_sources
@@ -18,6 +18,7 @@ from fluxflow_registry.engine.data.order import epoch_order
 from fluxflow_registry.engine.images import contact_sheet
 from fluxflow_registry.errors import Flag, FluxflowError, Problem, RecipeError, counted, one_line, printable, table
 from fluxflow_registry.plan.steps import RecipePlan
+from fluxflow_registry.state.disk import writing
 
 #: Samples of a dataset that are read by default.
 SAMPLES = 10_000

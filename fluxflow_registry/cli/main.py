@@ -55,20 +55,12 @@ class Command:
     def reject_unread(self, arguments: Namespace) -> None:
         """Raise RecipeError with each argument that has no effect on this command."""
         defaults, what = parser(), f"with `{self.flag}`" if self.flag else "on training"
-        unread = [
-            "RECIPE" if name == "recipe" else f"--{name}"
-            for name in (*TRAINING, "samples", "mermaid")
-            if name not in self.reads and vars(arguments)[name] != defaults.get_default(name)
-        ]
-        problems = [
-            Problem(
-                f"`{flag}` has no effect {what}: remove it",
-                Flag(flag) if flag != "RECIPE" else None,
-                code="conflict",
-                subject=flag,
-            )
-            for flag in unread
-        ]
+        problems = []
+        for name in (*TRAINING, "samples", "mermaid"):
+            if name not in self.reads and vars(arguments)[name] != defaults.get_default(name):
+                flag, where = ("RECIPE", None) if name == "recipe" else (f"--{name}", Flag(f"--{name}"))
+                message = f"`{flag}` has no effect {what}: remove it"
+                problems.append(Problem(message, where, code="conflict", subject=flag))
         if problems:
             raise RecipeError(problems)
 

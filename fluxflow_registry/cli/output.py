@@ -7,8 +7,8 @@ import os
 import sys
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +17,7 @@ from attrs import evolve, frozen
 
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.engine.run.folder import VARIABLE, PluginsAtStart
-from fluxflow_registry.errors import DataError, FluxflowError, Location, Note, Problem, RunError, to_json
+from fluxflow_registry.errors import DataError, FluxflowError, Note, Problem, to_json
 from fluxflow_registry.registry.discovery import load
 from fluxflow_registry.registry.registry import Registry
 
@@ -68,15 +68,6 @@ def resume_command(prog: str, words: Sequence[str]) -> str:
     # The files of `--plugin` are among the words already.
     plugins = PluginsAtStart(variable=os.environ.get(VARIABLE))
     return plugins.command(*program, *(word for word in words if word != "--fresh"))
-
-
-@contextmanager
-def writing(what: str, where: Location | str) -> Iterator[None]:
-    """Raise RunError, with its location, for what cannot be created or written."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"cannot {what}: {error.strerror}", where, code="unwritable-file") from None
 
 
 def emit(text: str) -> None:

@@ -18,13 +18,15 @@ from attrs import asdict, frozen
 
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.cli.invocation import INTERRUPTED, STOPPED, Invocation
-from fluxflow_registry.cli.output import Result, finish, load_plugins, say, writing
+from fluxflow_registry.cli.output import Result, finish, load_plugins, say
 from fluxflow_registry.contracts import Position
+from fluxflow_registry.engine.run.folder import CHECKPOINTS
 from fluxflow_registry.errors import FluxflowError, counted, table
 from fluxflow_registry.hookspecs import hookimpl
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 from fluxflow_registry.plan.updates import WhenMet
+from fluxflow_registry.state.disk import writing
 
 if TYPE_CHECKING:
     from fluxflow_registry.engine.run.observers import ObservedRun
@@ -144,7 +146,7 @@ def die_while_writing(number: int) -> None:
     started: set[Path] = set()
 
     def write_or_die(path: Path, parts: Any) -> dict[str, Any]:
-        if path.parent.parent.name == "checkpoints":
+        if path.parent.parent.name == CHECKPOINTS:
             started.add(path.parent)
         if len(started) == number and path.name == checkpoints.STATE:
             content = b"".join(bytes(part) for part in parts)

@@ -14,8 +14,9 @@ from fluxflow_registry.cli.output import Result, say
 from fluxflow_registry.cli.plugins_of_run import changed, check_again, plugin_rows
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.order import names_of
-from fluxflow_registry.engine.diagnosis.bundle import RECIPE, Bundle, read_bundle
+from fluxflow_registry.engine.diagnosis.bundle import Bundle, read_bundle
 from fluxflow_registry.engine.diagnosis.replay import ReplayResult, replay
+from fluxflow_registry.engine.run.folder import RECIPE
 from fluxflow_registry.errors import TrainingError, listed, to_json
 
 #: Samples that are shown by name.

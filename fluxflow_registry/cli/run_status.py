@@ -117,8 +117,8 @@ class RunStatus:
 def read_status(folder: Path, plugins: Sequence[dict[str, Any]]) -> RunStatus:
     """The status of the run in a folder, its newest checkpoints verified; raises RunError for a damaged record."""
     record, owner = read_record(folder), folders.lock_owner(folder)
-    attempts, meta = walk(folder / "checkpoints")
-    found = checkpoints.listing(folder / "checkpoints")
+    attempts, meta = walk(folder / folders.CHECKPOINTS)
+    found = checkpoints.listing(folder / folders.CHECKPOINTS)
     reached = read_reached(folder, found[0].run_batch if found else 0)
     return RunStatus(
         folder=folder,
@@ -137,7 +137,7 @@ def read_status(folder: Path, plugins: Sequence[dict[str, Any]]) -> RunStatus:
             step: {name: _numbers(metrics) for name, metrics in _maps(measured).items()}
             for step, measured in _maps(meta.get("results")).items()
         },
-        bundles=tuple(sorted(path for path in folder.glob("not_finite/*") if (path / "bundle.json").is_file())),
+        bundles=tuple(folders.bundles(folder)),
         pipeline_metadata=_pipeline(meta.get("pipeline_metadata")),
     )
 
@@ -158,7 +158,7 @@ class RunSummary:
 
 def read_summary(folder: Path) -> RunSummary:
     """The status of the run in a folder, by names and dates alone."""
-    found = checkpoints.listing(folder / "checkpoints")
+    found = checkpoints.listing(folder / folders.CHECKPOINTS)
     reached = read_reached(folder, found[0].run_batch if found else 0)
     changed_last = max(path.stat().st_mtime for path in (folder / folders.IDENTITY, *(f.folder for f in found[:1])))
     ago = reached.seconds_ago if reached else max(0.0, time.time() - changed_last)
@@ -183,7 +183,7 @@ def read_record(folder: Path) -> Record:
         if not isinstance(digest, str):
             raise RunError("the record of the run does not name its recipe", str(path), code="damaged-run")
     except RunError as error:
-        found = checkpoints.listing(folder / "checkpoints")
+        found = checkpoints.listing(folder / folders.CHECKPOINTS)
         kept = f"{counted(len(found), 'checkpoint')}, the newest {found[0].folder.name}" if found else "no checkpoint"
         notes = (("status", kept), ("hint", "rerun the same command to start a new run: this one cannot be resumed"))
         raise RunError(evolve(error.problems[0], where=str(path), notes=notes)) from None

@@ -243,10 +243,9 @@ def notes(found: RunStatus) -> Rows:
     return rows + [("not finite", replay_command(path)) for path in found.bundles[:LISTED]]
 
 
-def capped(names: Iterable[str]) -> list[str]:
+def capped(names: Sequence[str]) -> list[str]:
     """The first names, and how many more there are."""
-    known = list(names)
-    return known[:LISTED] + ([f"and {len(known) - LISTED} more"] if len(known) > LISTED else [])
+    return [*names[:LISTED], *([f"and {len(names) - LISTED} more"] if len(names) > LISTED else [])]
 
 
 def ago(seconds: float) -> str:

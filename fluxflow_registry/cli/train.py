@@ -16,7 +16,7 @@ import torch
 from fluxflow_registry import __version__
 from fluxflow_registry.check.effective_recipe import effective_recipe
 from fluxflow_registry.cli.invocation import STOPPED, Invocation, Signals, device_of
-from fluxflow_registry.cli.output import Result, say, writing
+from fluxflow_registry.cli.output import Result, say
 from fluxflow_registry.cli.plugins_of_run import changes, plugin_rows
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.data.opening import open_sources
@@ -111,8 +111,8 @@ def write_environment(
         environment["gpu"] = torch.cuda.get_device_name(device)
     for change in changes(folder.path, environment):  # the run is resumed with the present ones
         say(f"note: since this run started, {change}")
-    with writing("write to the folder of the run", str(folder.path)):
-        disk.replace(folder.path / "recipe.yaml", recipe.encode())
+    with disk.writing("write to the folder of the run", str(folder.path)):
+        disk.replace(folder.path / folders.RECIPE, recipe.encode())
         disk.replace(folder.path / ENVIRONMENT, (json.dumps(environment, indent=2) + "\n").encode())
 
 

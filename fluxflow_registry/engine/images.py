@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fluxflow_registry.errors import RunError
+from fluxflow_registry.state.disk import writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,11 +43,8 @@ def save_png(image: Tensor, file: Path, notes: Mapping[str, str]) -> None:
     info = PngInfo()
     for key, value in notes.items():
         info.add_itxt(key, value)
-    try:
+    with writing(f"write image `{file}`", str(file)):
         Image.fromarray(to_pixels(image)).save(file, pnginfo=info)
-    except OSError as error:
-        message = f"image `{file}` cannot be written: {error.strerror}"
-        raise RunError(message, str(file), code="unwritable-file") from None
 
 
 def contact_sheet(

@@ -18,7 +18,7 @@ from fluxflow_registry.recipe.node import Node, describe_value, expanded, merge
 from fluxflow_registry.recipe.overrides import Setting, with_settings
 from fluxflow_registry.recipe.reader import read
 from fluxflow_registry.recipe.schema import ComponentEntry, EvaluationEntry, RecipeEntry, StepEntry, UpdateEntry
-from fluxflow_registry.registry.signature import fields_of, key_of
+from fluxflow_registry.registry.signature import fields_of, keys_of
 
 R = TypeVar("R")
 
@@ -177,7 +177,7 @@ class _Reader:
     def step(self, name: str, what: str, own: Node, defaults: Node, root: Node, previous: str | None) -> StepEntry:
         where = root.value["steps"].keys[name]
         node = _with_dataset_settings(_with_defaults(defaults, own, root), own, root)
-        misspelled = self.keys(node, [*_keys(schema.StepSettings), *STEP_PARTS], what)
+        misspelled = self.keys(node, [*keys_of(schema.StepSettings), *STEP_PARTS], what)
         children = self.mappings(node, "updates", "update", f" of {what}")
         updates = {label: self.update(label, owner, child) for label, owner, child in children}
         if _empty(node, "updates") and "updates" not in misspelled:
@@ -189,7 +189,7 @@ class _Reader:
             message = f"{owner} needs `updates`: the optimizer updates to run on each batch, in order"
             self.problems.append(Problem(message, place, code="missing-key", subject="updates", choices=meant))
         # What a misspelled key of `defaults` was meant to set is not reported as missing from each step too.
-        excused = misspelled | (set(_keys(schema.StepSettings)) if "defaults" in self.unread else set())
+        excused = misspelled | (set(keys_of(schema.StepSettings)) if "defaults" in self.unread else set())
         settings = self.settings(schema.StepSettings, node, what, excused)
         return StepEntry(
             name=name,
@@ -205,7 +205,7 @@ class _Reader:
 
     def update(self, name: str, what: str, node: Node) -> UpdateEntry:
         before = len(self.problems)
-        misspelled = self.keys(node, [*_keys(schema.UpdateSettings), *UPDATE_PARTS], what)
+        misspelled = self.keys(node, [*keys_of(schema.UpdateSettings), *UPDATE_PARTS], what)
         losses = self.entries(node, "losses", "loss")
         self.require(node, "losses", misspelled, f"{what} needs `losses`: at least one, by name")
         for label in schema.UPDATE_METRICS & set(losses):
@@ -244,7 +244,7 @@ class _Reader:
     def evaluations(self, step: Node, what: str) -> dict[str, EvaluationEntry]:
         found = {}
         for name, owner, node in self.mappings(step, "evaluate", "evaluation", f" of {what}"):
-            misspelled = self.keys(node, [*_keys(schema.EvaluationSettings), "metrics"], owner)
+            misspelled = self.keys(node, [*keys_of(schema.EvaluationSettings), "metrics"], owner)
             settings = self.settings(schema.EvaluationSettings, node, owner, misspelled)
             metrics = self.entries(node, "metrics", "metric")
             self.require(node, "metrics", misspelled, f"{owner} needs `metrics`: at least one, by name")
@@ -307,7 +307,7 @@ class _Reader:
         if not isinstance(node.value, dict):
             self.problems.append(not_a_mapping("`defaults`", node, "defaults"))
             return Node({}, node.where, {})
-        known = [*_keys(schema.StepSettings), *STEP_PARTS]
+        known = [*keys_of(schema.StepSettings), *STEP_PARTS]
         self.keys(node, known, "`defaults`")
         steps = [step for _, step in self.children(root, "steps", "step", quiet=True)]
         updates = {label for step in steps for label, _ in self.children(step, "updates", "update", quiet=True)}
@@ -371,10 +371,6 @@ def _starts_on_condition(node: Node) -> bool:
 
 def _a(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
-
-
-def _keys(cls: type) -> list[str]:
-    return [key_of(attribute) for attribute in fields_of(cls)]
 
 
 def _empty(node: Node, key: str) -> bool:

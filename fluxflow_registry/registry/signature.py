@@ -158,6 +158,11 @@ def fields_of(cls: type) -> tuple[attrs.Attribute[Any], ...]:
     return _fields_of(cls)
 
 
+def keys_of(cls: type) -> list[str]:
+    """The keys of the mapping from which an attrs class is read: one for each field, in their order."""
+    return [key_of(attribute) for attribute in fields_of(cls)]
+
+
 @cache
 def _fields_of(cls: Any) -> tuple[attrs.Attribute[Any], ...]:
     options = [attribute for attribute in attrs.fields(cls) if attribute.init]

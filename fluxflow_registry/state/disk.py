@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
+
+from fluxflow_registry.errors import Location, RunError
 
 #: Bytes written at a time.
 BLOCK = 1 << 22
@@ -46,6 +49,15 @@ def replace(path: Path, content: bytes) -> None:
         working.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def writing(what: str, where: Location | str) -> Iterator[None]:
+    """Raise RunError, with its location, for what cannot be created or written."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot {what}: {error.strerror}", where, code="unwritable-file") from None
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -147,8 +147,9 @@ def test_a_stopped_run_with_everything_that_is_known_of_it(call: Call, folder: R
     results = {"vae": {"seen": {"psnr": 21.5, "nan": float("nan")}}}
     save(folder, at(9), "stop", results=results, damaged={"shapes": {"3": "is cut", "5": "is cut"}})
     bundle = folder.path / "not_finite" / "000000007-vae"
-    bundle.mkdir(parents=True)
-    (bundle / "bundle.json").write_text("{}")
+    for path in (bundle, bundle.with_name(".000000009-vae.writing")):
+        path.mkdir(parents=True)
+        (path / "bundle.json").write_text("{}")
 
     told = words(call("--status", folder.path))
 
@@ -163,6 +164,7 @@ def test_a_stopped_run_with_everything_that_is_known_of_it(call: Call, folder: R
     assert "latest results\nvae/seen psnr 21.5, nan nan" in told
     assert "notes\ndamaged data dataset `shapes`: 2 samples replaced by others\n" in told
     assert f"not finite fluxflow-run --replay {bundle}" in told
+    assert told.count("--replay") == 1
 
 
 def test_the_status_of_a_killed_run_shows_how_far_it_was(call: Call, folder: RunFolder) -> None:

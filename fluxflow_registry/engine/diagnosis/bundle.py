@@ -14,7 +14,7 @@ from cattrs import Converter
 from fluxflow_registry.check.effective_recipe import effective_recipe
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.order import names_of
-from fluxflow_registry.engine.run.folder import ENVIRONMENT, replay_command
+from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.not_finite import Evidence
 from fluxflow_registry.engine.training.step import LiveStep
@@ -22,11 +22,6 @@ from fluxflow_registry.engine.training.update import LiveUpdate
 from fluxflow_registry.errors import Note, Problem, RunError, one_line, to_json
 from fluxflow_registry.recipe import writer as resolved
 from fluxflow_registry.state import checkpoints, disk
-
-FOLDER = "not_finite"
-FACTS = "bundle.json"
-RECIPE = "recipe.yaml"
-CHECKPOINTS = "checkpoints"
 
 #: Version of the format of a bundle.
 FORMAT = 1
@@ -44,34 +39,29 @@ def write_bundle(
     to the files of the `saved` checkpoints, from which the batch is reached again. It is written under another name
     and renamed, so that it is complete or not there.
     """
-    folder = run.folder.path / FOLDER / f"{position.run_batch:09d}-{update.name}"
+    folder = run.folder.path / folders.NOT_FINITE / f"{position.run_batch:09d}-{update.name}"
     if folder.exists():
-        return (("command", replay_command(folder)),)
-    if run.folder.temporary or len(bundles(run.folder.path)) >= MOST:
+        return (("command", folders.replay_command(folder)),)
+    if run.folder.temporary or len(folders.bundles(run.folder.path)) >= MOST:
         return ()
     working = folder.with_name(f".{folder.name}.writing")
     try:
         shutil.rmtree(working, ignore_errors=True)
-        disk.make_folder(working / CHECKPOINTS)
+        disk.make_folder(working / folders.CHECKPOINTS)
         for found in saved:
-            _link(found.folder, working / CHECKPOINTS / found.folder.name)
-        disk.replace(working / RECIPE, resolved.dump(effective_recipe(run.plan)).encode())
-        if (run.folder.path / ENVIRONMENT).is_file():
-            disk.link(run.folder.path / ENVIRONMENT, working / ENVIRONMENT)
+            _link(found.folder, working / folders.CHECKPOINTS / found.folder.name)
+        disk.replace(working / folders.RECIPE, resolved.dump(effective_recipe(run.plan)).encode())
+        if (run.folder.path / folders.ENVIRONMENT).is_file():
+            disk.link(run.folder.path / folders.ENVIRONMENT, working / folders.ENVIRONMENT)
         facts = json.dumps(bundle_content(run, live, update, position), indent=1)
-        disk.replace(working / FACTS, f"{facts}\n".encode())
+        disk.replace(working / folders.BUNDLE, f"{facts}\n".encode())
         disk.sync_folder(working)
         working.rename(folder)
         disk.sync_folder(folder.parent)
     except OSError as error:
         shutil.rmtree(working, ignore_errors=True)
         return (("status", f"cannot write a bundle to replay the batch: {one_line(error)}"),)
-    return (("command", replay_command(folder)),)
-
-
-def bundles(run: Path) -> list[Path]:
-    """The bundles in a run's folder, oldest first."""
-    return sorted(path for path in (run / FOLDER).glob("*") if not path.name.startswith("."))
+    return (("command", folders.replay_command(folder)),)
 
 
 def bundle_content(run: Run, live: LiveStep, update: LiveUpdate, position: Position) -> dict[str, Any]:
@@ -118,10 +108,10 @@ class Bundle:
 
 def read_bundle(folder: Path) -> Bundle:
     """Read a bundle; raises RunError if it is not one, has another format, or has damaged checkpoints."""
-    path = folder / FACTS
+    path = folder / folders.BUNDLE
     if not path.is_file():
-        hint = f"pass one of the folders in RUN/{FOLDER}/"
-        message = f"there is no bundle here: {FACTS} is missing"
+        hint = f"pass one of the folders in RUN/{folders.NOT_FINITE}/"
+        message = f"there is no bundle here: {folders.BUNDLE} is missing"
         raise RunError(Problem(message, str(folder), (("hint", hint),), code="missing-file"))
     try:
         read = json.loads(path.read_bytes())
@@ -132,6 +122,6 @@ def read_bundle(folder: Path) -> Bundle:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         message = f"the bundle cannot be read: {one_line(error)}"
         raise RunError(message, str(path), code="unreadable-file") from None
-    for found in checkpoints.listing(folder / CHECKPOINTS):
+    for found in checkpoints.listing(folder / folders.CHECKPOINTS):
         checkpoints.verify(found.folder)
     return bundle

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from fluxflow_registry.contracts import Position, Source
 from fluxflow_registry.engine.data.batches import Batch
-from fluxflow_registry.engine.diagnosis.bundle import CHECKPOINTS, Bundle
+from fluxflow_registry.engine.diagnosis.bundle import Bundle
 from fluxflow_registry.engine.graph.calls import map_tensors
-from fluxflow_registry.engine.run.folder import RunFolder
+from fluxflow_registry.engine.run.folder import CHECKPOINTS, RunFolder
 from fluxflow_registry.engine.run.loop import train_steps
 from fluxflow_registry.engine.run.resume import find_position
 from fluxflow_registry.engine.run.run import Run

@@ -9,7 +9,7 @@ import re
 import shlex
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -27,6 +27,12 @@ IDENTITY = "run.json"
 ENVIRONMENT = "environment.json"
 LOCK = ".lock"
 POSITION = "position.json"
+RECIPE = "recipe.yaml"
+CHECKPOINTS = "checkpoints"
+
+#: The folder of bundles, and the file that makes a folder in it one.
+NOT_FINITE = "not_finite"
+BUNDLE = "bundle.json"
 
 #: The entry of `run.json` for the error that ended the run.
 FAILED = "failed"
@@ -55,14 +61,12 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """Where checkpoints are committed."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     def lock(self) -> IO[str]:
         """Lock the folder until the process ends; raises RunError naming the process that has locked it."""
-        try:
+        with _writing(self.path):
             handle = (self.path / LOCK).open("a+")
-        except OSError as error:
-            raise unwritable(self.path, error) from None
         try:
             _acquire(handle)
         except OSError:
@@ -82,11 +86,9 @@ class RunFolder:
         """
         known = read_identity(self.path) if facts is None else facts
         content = {**known, "recipe": self.digest, "finished": finished}
-        try:
+        with _writing(self.path):
             (self.path / POSITION).unlink(missing_ok=True)
             disk.replace(self.path / IDENTITY, (json.dumps(content, indent=1) + "\n").encode())
-        except OSError as error:
-            raise unwritable(self.path, error) from None
 
     def write_failure(self, error: str) -> None:
         """Record the error that ended the run, for `--status`; starting the run again removes it."""
@@ -106,9 +108,13 @@ class RunFolder:
                 working.unlink(missing_ok=True)
 
 
-def unwritable(path: Path, error: OSError) -> RunError:
-    """The error of a folder or a file of a run that cannot be written."""
-    return RunError(f"cannot write to `{path.name}`: {error.strerror}", str(path), code="unwritable-file")
+def bundles(run: Path) -> list[Path]:
+    """The bundles in a run's folder, oldest first."""
+    return sorted(path for path in (run / NOT_FINITE).glob("[!.]*") if (path / BUNDLE).is_file())
+
+
+def _writing(path: Path) -> AbstractContextManager[None]:
+    return disk.writing(f"write to `{path.name}`", str(path))
 
 
 def _acquire(handle: IO[str]) -> None:
@@ -202,15 +208,13 @@ def unfinished(root: Path, name: str, digest: str) -> tuple[RunFolder | None, li
 def new(root: Path, name: str, digest: str) -> RunFolder:
     """A new folder `<name>-<YYYYMMDD-HHMMSS>`; raises RunError if it cannot be created."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    try:
+    with _writing(root):
         root.mkdir(parents=True, exist_ok=True)
         for attempt in range(1000):
             path = root / (f"{name}-{stamp}" + (f"-{attempt}" if attempt else ""))
             with suppress(FileExistsError):
                 path.mkdir()
                 return RunFolder(path, digest)
-    except OSError as error:
-        raise unwritable(root, error) from None
     message = f"all names for a new run, from {name}-{stamp} on, are in use"
     raise RunError(message, str(root), code="unwritable-file")
 

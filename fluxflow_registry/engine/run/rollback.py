@@ -6,8 +6,8 @@ from contextlib import suppress
 
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.order import names_of
-from fluxflow_registry.engine.diagnosis.bundle import bundles, write_bundle
-from fluxflow_registry.engine.run.folder import replay_command
+from fluxflow_registry.engine.diagnosis.bundle import write_bundle
+from fluxflow_registry.engine.run.folder import bundles, replay_command
 from fluxflow_registry.engine.run.resume import State, start_from
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.step import LiveStep

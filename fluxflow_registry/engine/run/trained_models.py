@@ -12,7 +12,7 @@ from torch import nn
 
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.run.checkpoints import SAME_VERSIONS, load_into
-from fluxflow_registry.engine.run.folder import read_identity
+from fluxflow_registry.engine.run.folder import CHECKPOINTS, read_identity
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.errors import Problem, RunError
 from fluxflow_registry.plan.component import ConfiguredComponent
@@ -54,7 +54,7 @@ def load_trained_models(
     a checkpoint has them. Also returns the name of their source, and a note if the run is not finished.
     Raises RunError if there are no weights, or if those of a model are missing or do not fit it.
     """
-    final, saved = run / "final", checkpoints.listing(run / "checkpoints")
+    final, saved = run / "final", checkpoints.listing(run / CHECKPOINTS)
     if checkpoint is None and branch is None and read_identity(run).get("finished"):
         weights = {name: read_model(final / name)[1] for name in plan.models}
         return _build(plan, device, weights, final), "final", None

@@ -117,18 +117,14 @@ class OptimizerStep:
         elif self._metric == f"{self._update.name}_loss":  # no value of it was finite
             self.scheduler.step(math.inf)
 
-    @property
-    def _parts(self) -> dict[str, Any]:
-        """What may have a state, by its name in checkpoints."""
-        return {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
-
     def state(self) -> dict[str, Any]:
         """The state of every part that has one."""
-        return {name: part.state_dict() for name, part in self._parts.items() if isinstance(part, Stateful)}
+        parts = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
+        return {name: part.state_dict() for name, part in parts.items() if isinstance(part, Stateful)}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore the state, after `schedule`."""
-        for name, part in self._parts.items():
+        for name, part in (("optimizer", self.optimizer), ("scheduler", self.scheduler), ("scaler", self.scaler)):
             if name in state:
                 part.load_state_dict(state[name])
         _match_memory_layout(self.optimizer)
