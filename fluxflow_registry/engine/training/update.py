@@ -124,7 +124,8 @@ class OptimizerStep:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore the state, after `schedule`."""
-        for name, part in (("optimizer", self.optimizer), ("scheduler", self.scheduler), ("scaler", self.scaler)):
+        parts: dict[str, Any] = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
+        for name, part in parts.items():
             if name in state:
                 part.load_state_dict(state[name])
         _match_memory_layout(self.optimizer)
