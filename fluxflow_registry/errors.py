@@ -283,6 +283,7 @@ class Problem:
             "key": place.key,
             "flag": where.flag if isinstance(where, Flag) else None,
             "variable": where.variable if isinstance(where, Variable) else None,
+            "default": where.description if isinstance(where, Default) else None,
             "subject": self.subject,
             "nearest": self.nearest,
             "available": list(self.choices.available) if self.choices else None,

@@ -55,7 +55,7 @@ def summary_data(translation: Translation) -> dict[str, Any]:
             }
             for step in translation.config.steps
         ],
-        "notes": [{**note.as_json(), "where": str(note.where)} for note in translation.notes],
+        "notes": [note.as_json() for note in translation.notes],
     }
 
 

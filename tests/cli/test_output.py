@@ -14,7 +14,7 @@ import pytest
 
 from fluxflow_observers import command as graphs
 from fluxflow_pipeline import command as train
-from fluxflow_registry import __version__
+from fluxflow_registry import Default, Problem, __version__
 from fluxflow_registry.cli import generate
 from fluxflow_registry.cli.output import resume_command
 
@@ -108,12 +108,19 @@ def test_a_wrong_command_line_is_json_where_that_is_requested(call: Call) -> Non
     assert (answer.code, answer.err) == (2, "")
     assert problem["message"] == "fluxflow-run has no flag `--describ`"
     assert problem["notes"] == [{"label": "command", "text": "fluxflow-run --help"}]
-    parts = ("code", "flag", "subject", "nearest", "path", "line", "column", "key")
+    parts = ("code", "flag", "subject", "nearest", "path", "line", "column", "key", "default")
     assert [problem[part] for part in parts] == [
         *("unknown-flag", "--describ", "--describ", "--describe"),
-        *(None, None, None, None),
+        *(None, None, None, None, None),
     ]
     assert "--list-plugins" in problem["available"]
+
+
+def test_the_json_of_a_problem_describes_a_default() -> None:
+    problem = Problem("`lr` is too small", Default("the default of `AdamW`"), code="out-of-range")
+
+    assert problem.as_json()["default"] == "the default of `AdamW`"
+    assert (problem.as_json()["path"], problem.as_json()["flag"]) == (None, None)
 
 
 @pytest.mark.parametrize(
