@@ -40,12 +40,12 @@ def digest(path: Path) -> dict[str, Any]:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Replace a file whole: a reader finds the old one or the new one, even after a crash."""
-    working = path.with_name(f".{path.name}.writing")
+    """Replace a file whole, for any number of writers: a reader finds the old one or a new one, even after a crash."""
+    working = path.with_name(f".{path.name}.{os.urandom(4).hex()}.writing")
     try:
         write(working, [content])
         working.replace(path)
-    except OSError:
+    except BaseException:
         working.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)

@@ -31,7 +31,7 @@ def cache_folder(name: str) -> Path:
 
 @frozen
 class Cache:
-    """One kind of cached file: a line `magic`, the digest of the rest, a line of JSON, and arrays."""
+    """One kind of cached file: its first line, `magic`, the digest of the rest, a line of JSON, and arrays."""
 
     folder: str
     suffix: str
@@ -58,14 +58,8 @@ class Cache:
     def write(self, path: Path, facts: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> None:
         """Keep JSON and arrays in a file; where nothing can be written, nothing is kept."""
         body = b"".join([json.dumps(facts).encode(), b"\n", *(array.tobytes() for array in arrays)])
-        # Several processes may open a dataset at once: each writes a file of its own and renames it.
-        working = path.with_name(f".{path.name}.{os.getpid()}")
         with suppress(OSError):
-            write_file(working, self.magic + _digest(body) + body)
-            try:
-                working.replace(path)
-            finally:
-                working.unlink(missing_ok=True)
+            write_file(path, self.magic + _digest(body) + body)
 
 
 def _digest(content: bytes | memoryview) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fluxflow_data.cache import cache_folder
+from fluxflow_data.cache import Cache, cache_folder
 from fluxflow_data.shards import index
 
 from .shard_files import captions_of, open_shards, problems_in, sample, with_json, write_shard, write_tar
@@ -136,6 +136,25 @@ def test_an_index_that_cannot_be_written_is_not_kept(
         assert captions_of(open_shards(path)) == ["image 0", "image 1"]
 
     assert not list(tmp_path.rglob(".*"))
+
+
+def test_two_processes_may_keep_one_entry_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both may have the same number, in two containers."""
+    cache = Cache("index", ".index", b"magic\n")
+    path, sync = cache.path("a"), os.fsync
+
+    def write_again(descriptor: int) -> None:
+        monkeypatch.setattr(os, "fsync", sync)
+        cache.write(path, {"writer": 2}, [])
+        sync(descriptor)
+
+    cache.write(path, {"writer": 0}, [])
+    monkeypatch.setattr(os, "fsync", write_again)
+    cache.write(path, {"writer": 1}, [])
+
+    facts, _ = cache.read(path) or ({}, b"")
+    assert facts == {"writer": 1}
+    assert list(home.rglob("*.*")) == [path]
 
 
 def test_the_index_of_a_shard_with_a_problem_is_not_kept(tmp_path: Path, home: Path) -> None:
