@@ -152,8 +152,9 @@ def is_configurable(component: Any) -> bool:
 def fields_of(cls: type) -> tuple[attrs.Attribute[Any], ...]:
     """The fields that a recipe may set, their types resolved; a field without annotation takes anything.
 
-    Fields that only the component itself sets may have types that exist for type checkers alone.
-    Raises NameError for an option's type that does not exist at run time.
+    Keyword-only fields come last: a class lists its own options before those that it inherits. Fields that only the
+    component itself sets may have types that exist for type checkers alone. Raises NameError for an option's type that
+    does not exist at run time.
     """
     return _fields_of(cls)
 
@@ -165,7 +166,7 @@ def keys_of(cls: type) -> list[str]:
 
 @cache
 def _fields_of(cls: Any) -> tuple[attrs.Attribute[Any], ...]:
-    options = [attribute for attribute in attrs.fields(cls) if attribute.init]
+    options = sorted((each for each in attrs.fields(cls) if each.init), key=lambda attribute: attribute.kw_only)
     names = {attribute.name for attribute in options}
     hints: dict[str, Any] = {}
     for base in reversed(cls.__mro__):

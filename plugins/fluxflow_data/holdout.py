@@ -10,6 +10,8 @@ from attrs import field, frozen, validators
 
 from fluxflow_registry import Location, Problem
 
+from .image_dataset import ImageOptions
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -25,8 +27,8 @@ def _something_is_held_out(options: HoldoutOptions, _: Any, split: Split) -> Non
 
 
 @frozen(kw_only=True)
-class HoldoutOptions:
-    """The options that decide which samples of a dataset are read."""
+class HoldoutOptions(ImageOptions):
+    """The options of images, and those that decide which samples of a dataset are read."""
 
     holdout: float = field(default=0.0, validator=validators.and_(validators.ge(0.0), validators.lt(1.0)))
     """Share of the samples that is held out of training; a hash of a sample's name decides whether it is."""

@@ -6,22 +6,16 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from attrs import Attribute, field, frozen, validators
+from attrs import field, frozen, validators
 
 from fluxflow_registry import Field, Place, Problem, SampleError
 
-from .holdout import HoldoutOptions
 from .sizes import Size, bucket_sizes, largest_crop, nearest_buckets, reduced_size
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
-
-
-def own_options_first(cls: type, options: list[Attribute[Any]]) -> list[Attribute[Any]]:
-    """Order a dataset's own options, such as its path, before the shared ones: attrs' `field_transformer`."""
-    return sorted(options, key=lambda option: option.name not in cls.__annotations__)
 
 
 def _a_multiple_divides_the_square(options: ImageOptions, _: Any, multiple: int | None) -> None:
@@ -41,7 +35,7 @@ def _copies_are_smaller(options: ImageOptions, _: Any, sides: list[int] | None) 
 
 
 @frozen(kw_only=True)
-class ImageOptions(HoldoutOptions):
+class ImageOptions:
     """How images are cropped, mirrored and captioned."""
 
     image_size: int = field(default=64, validator=validators.ge(1))

@@ -127,7 +127,7 @@ class PretrainedExpander(_Half):
 
 
 def read_autoencoder(
-    name: str, subfolder: str | None, revision: str | None, component: str, weights: Mapping[str, Tensor] | None
+    name: str, subfolder: str | None, revision: str | None, weights: Mapping[str, Tensor] | None
 ) -> tuple[dict[str, Any], Mapping[str, Tensor] | None]:
     """The config of an autoencoder and its published tensors, or None if `weights` will be loaded instead.
 
@@ -136,7 +136,7 @@ def read_autoencoder(
     try:
         import diffusers  # noqa: F401
     except ImportError as error:
-        raise missing_library(component, "diffusers", "diffusers") from error
+        raise missing_library("diffusers", "diffusers") from error
     if weights is not None and DESCRIPTION in weights:
         return from_tensor(weights[DESCRIPTION]), None
     inside = f"{subfolder}/" if subfolder else ""

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from attrs import Attribute, asdict, field, frozen, validators
+from attrs import asdict, field, frozen, validators
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-
-def _number_format_last(_: type, options: list[Attribute[Any]]) -> list[Attribute[Any]]:
-    """Order `dtype` and `frozen` after the options of one half: attrs' `field_transformer`."""
-    return sorted(options, key=lambda option: option.name in ("dtype", "frozen"))
 
 
 @frozen
@@ -24,13 +19,13 @@ class _HalfBuilder:
     """Folder of the autoencoder within it: `vae` in whole text-to-image models."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
-    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    dtype: Literal["fp32", "bf16", "fp16"] = field(default="fp32", kw_only=True)
     """Number format of the weights in memory; use fp32 for a model that is trained."""
-    frozen: list[str] = field(factory=list)
+    frozen: list[str] = field(factory=list, kw_only=True)
     """Parts that stay frozen even if an update trains the model, such as `encoder.conv_in` or `decoder.mid_block`."""
 
 
-@frozen(field_transformer=_number_format_last)
+@frozen
 class PretrainedCompressorBuilder(_HalfBuilder):
     """Encoder of diffusers' AutoencoderKL with its published weights: image to a Gaussian posterior.
 
@@ -50,8 +45,7 @@ class PretrainedCompressorBuilder(_HalfBuilder):
         """Build the model; raises PretrainedError if the library or the files are missing."""
         from .autoencoder import PretrainedCompressor, read_autoencoder
 
-        component = PretrainedCompressor.component
-        config, state = read_autoencoder(self.name, self.subfolder, self.revision, component, weights)
+        config, state = read_autoencoder(self.name, self.subfolder, self.revision, weights)
         model = PretrainedCompressor(config, self.scaling_factor, self.shift)
         return model.fill(state, self.dtype, self.frozen, self.name)
 
@@ -68,8 +62,7 @@ class PretrainedExpanderBuilder(_HalfBuilder):
         """Build the model; raises PretrainedError if the library or the files are missing."""
         from .autoencoder import PretrainedExpander, read_autoencoder
 
-        component = PretrainedExpander.component
-        config, state = read_autoencoder(self.name, self.subfolder, self.revision, component, weights)
+        config, state = read_autoencoder(self.name, self.subfolder, self.revision, weights)
         return PretrainedExpander(config).fill(state, self.dtype, self.frozen, self.name)
 
 

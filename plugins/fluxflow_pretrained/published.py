@@ -26,10 +26,10 @@ class PretrainedError(FluxflowError):
     """A published model cannot be used: its library or its files are missing, or they do not fit."""
 
 
-def missing_library(component: str, library: str, extra: str) -> PretrainedError:
+def missing_library(library: str, extra: str) -> PretrainedError:
     """The error for a library that is not installed."""
     install = ("command", f"pip install 'fluxflow-registry[{extra}]'")
-    message = f"model `{component}` needs the library {library}, which is not installed"
+    message = f"the library {library}, which `pretrained_*` models need, is not installed"
     return PretrainedError(message, None, (install,), code="missing-dependency", subject=library)
 
 

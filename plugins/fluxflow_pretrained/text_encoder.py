@@ -97,7 +97,7 @@ def load_text_encoder(
     try:
         import transformers  # noqa: F401
     except ImportError as error:
-        raise missing_library(COMPONENT, "transformers", "text") from error
+        raise missing_library("transformers", "text") from error
     # Captions are few, and a tokenizer that has used threads warns when data workers fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
@@ -108,7 +108,7 @@ def load_text_encoder(
             else:
                 network, description = _read(Published(name, revision, PATTERNS), DTYPES[dtype])
     except ImportError as error:  # a tokenizer's own library, for example
-        raise missing_library(COMPONENT, str(error.name or error), "text") from error
+        raise missing_library(str(error.name or error), "text") from error
     _check_options(network.config, name, max_tokens, layer)
     encoder = PretrainedTextEncoder(network, description, max_tokens, layer)
     freeze(encoder.network, frozen, COMPONENT)

@@ -50,13 +50,13 @@ class _Adam:
     """Decay of the running averages of the gradient and of its square."""
     eps: float = _at_least_zero(1e-8)
     """Added to the denominator."""
-    amsgrad: bool = False
+    amsgrad: bool = field(default=False, kw_only=True)
     """Whether to divide by the largest second moment so far (Reddi et al., 2018)."""
-    maximize: bool = False
+    maximize: bool = field(default=False, kw_only=True)
     """Whether to maximize the loss instead of minimizing it."""
-    foreach: bool | None = field(default=None, validator=_not_fused)
+    foreach: bool | None = field(default=None, kw_only=True, validator=_not_fused)
     """Without `fused`: one kernel per operation for all parameters; null: where torch expects it to be faster."""
-    fused: bool = True
+    fused: bool = field(default=True, kw_only=True)
     """One fused kernel for all parameters; much faster, also on a CPU."""
 
 
@@ -210,5 +210,5 @@ class MuonBuilder:
 
         own = {name: value for name, value in asdict(self).items() if not name.startswith("adamw_")}
         lr, weight_decay = self.adamw_lr or self.lr, self.adamw_weight_decay
-        adamw = AdamWBuilder(lr, self.adamw_betas, self.adamw_eps, weight_decay=weight_decay)
+        adamw = AdamWBuilder(lr, self.adamw_betas, self.adamw_eps, weight_decay)
         return MuonWithAdamW(parameters, own, asdict(adamw))

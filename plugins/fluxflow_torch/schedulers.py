@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import Attribute, asdict, evolve, field, frozen, validators
+from attrs import asdict, evolve, field, frozen, validators
 
 from fluxflow_registry import Better
 
@@ -58,11 +58,6 @@ def _optional_count() -> Any:
     return field(default=None, validator=validators.optional(validators.ge(1)))
 
 
-def _shared_last(_: type, options: list[Attribute[Any]]) -> list[Attribute[Any]]:
-    """Order `interval`, then `warmup`, after a schedule's own options: attrs' `field_transformer`."""
-    return sorted(options, key=lambda option: ("interval", "warmup").index(option.name) if option.kw_only else -1)
-
-
 @frozen(kw_only=True)
 class _Schedule:
     interval: Interval = "epoch"
@@ -71,7 +66,7 @@ class _Schedule:
     """Intervals of a linear rise before the schedule starts."""
 
 
-@frozen(field_transformer=_shared_last)
+@frozen
 class CosineAnnealingLRBuilder(_Schedule):
     """torch's CosineAnnealingLR: lr falls as a half cosine from lr to eta_min_factor * lr (Loshchilov, 2017)."""
 
@@ -94,9 +89,9 @@ class CosineAnnealingLRBuilder(_Schedule):
         return with_warmup(optimizer, self.warmup, lambda: CosineAnnealingLR(optimizer, t_max, eta_min=eta_min))
 
 
-@frozen(field_transformer=_shared_last)
+@frozen
 class StepLRBuilder(_Schedule):
-    """torch's StepLR: lr is multiplied by gamma every step_size intervals."""
+    """torch's StepLR: lr is multiplied by gamma every step_size intervals: lr gamma^floor(n / step_size)."""
 
     step_size: int = field(validator=validators.ge(1))
     """Intervals between two reductions."""
@@ -110,7 +105,7 @@ class StepLRBuilder(_Schedule):
         return with_warmup(optimizer, self.warmup, lambda: StepLR(optimizer, self.step_size, self.gamma))
 
 
-@frozen(field_transformer=_shared_last)
+@frozen
 class ExponentialLRBuilder(_Schedule):
     """torch's ExponentialLR: lr is multiplied by gamma at every interval."""
 
@@ -124,7 +119,7 @@ class ExponentialLRBuilder(_Schedule):
         return with_warmup(optimizer, self.warmup, lambda: ExponentialLR(optimizer, self.gamma))
 
 
-@frozen(field_transformer=_shared_last)
+@frozen
 class LinearLRBuilder(_Schedule):
     """torch's LinearLR: lr goes linearly from start_factor to end_factor over total_iters intervals."""
 
@@ -143,7 +138,7 @@ class LinearLRBuilder(_Schedule):
         return with_warmup(optimizer, self.warmup, lambda: LinearLR(optimizer, *factors, iters))
 
 
-@frozen(field_transformer=_shared_last)
+@frozen
 class ConstantLRBuilder(_Schedule):
     """torch's ConstantLR: lr is multiplied by factor for the first total_iters intervals."""
 
@@ -159,7 +154,7 @@ class ConstantLRBuilder(_Schedule):
         return with_warmup(optimizer, self.warmup, lambda: ConstantLR(optimizer, self.factor, self.total_iters))
 
 
-@frozen(field_transformer=_shared_last)
+@frozen
 class OneCycleLRBuilder(_Schedule):
     """torch's OneCycleLR: lr rises to the optimizer's lr and falls far below its first value (Smith, 2018)."""
 
@@ -181,6 +176,8 @@ class OneCycleLRBuilder(_Schedule):
     """Whether lr first falls to its first value as fast as it rose, then below it; pct_start is at most 0.5."""
     interval: Interval = field(default="batch", kw_only=True)
     """What an interval is."""
+    warmup: int = field(default=0, kw_only=True, validator=validators.ge(0))
+    """Intervals of a linear rise before the schedule starts."""
 
     @three_phase.validator
     def _short_enough(self, _: Any, three_phase: bool) -> None:

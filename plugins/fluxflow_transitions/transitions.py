@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
-from attrs import Attribute, evolve, field, frozen, validators
+from attrs import evolve, field, frozen, validators
 
 from fluxflow_registry import Better, Ending, History, Summary, counted
 
@@ -69,11 +69,6 @@ def _at_least_min(transition: _Limits, _: Any, max_epochs: int) -> None:
         raise ValueError(f"max_epochs is {max_epochs}, less than min_epochs ({transition.min_epochs})")
 
 
-def _limits_last(_: type, options: list[Attribute[Any]]) -> list[Attribute[Any]]:
-    """Order the options of `_Limits` after a transition's own: attrs' `field_transformer`."""
-    return sorted(options, key=lambda option: option.kw_only)
-
-
 @frozen(kw_only=True)
 class _Limits:
     min_epochs: int = field(default=1, validator=validators.ge(1))
@@ -82,7 +77,7 @@ class _Limits:
     """Safety limit; null: the step's own `epochs`."""
 
 
-@frozen(field_transformer=_limits_last)
+@frozen
 class LossThreshold(_Limits):
     """Ends when a metric, smoothed over its last 20 logged values, is below (or above) a threshold.
 
@@ -118,7 +113,7 @@ class LossThreshold(_Limits):
         return limit_reached(epoch, self.max_epochs or epochs, state)
 
 
-@frozen(field_transformer=_limits_last)
+@frozen
 class Plateau(_Limits):
     """Ends when the mean of a metric over an epoch has not improved for `patience` epochs.
 
@@ -229,7 +224,7 @@ def _consistent(_: Any, __: Any, conditions: Sequence[Condition]) -> None:
             raise ValueError(f"condition {number} of {len(conditions)} {conflict}")
 
 
-@frozen(field_transformer=_limits_last)
+@frozen
 class _Combination(_Limits):
     conditions: list[Condition] = field(validator=_consistent)
     """Each has `epochs`, or a `metric` with `below` or `above` (patience) or `plateau` (min_delta, relative, mode)."""
@@ -243,7 +238,7 @@ class _Combination(_Limits):
         return evolve(self, conditions=[condition.directed(better) for condition in self.conditions])
 
 
-@frozen(field_transformer=_limits_last)
+@frozen
 class AllOf(_Combination):
     """Ends when all conditions are met after the same epoch.
 
@@ -259,7 +254,7 @@ class AllOf(_Combination):
         return limit_reached(epoch, self.max_epochs or epochs, f"without {' and '.join(unmet) or 'min_epochs'}")
 
 
-@frozen(field_transformer=_limits_last)
+@frozen
 class AnyOf(_Combination):
     """Ends when one of the conditions is met.
 

@@ -24,6 +24,9 @@ from .conftest import Answer
 Call = Callable[..., Answer]
 COMPONENTS = [component for named in load().components.values() for component in named.values()]
 
+#: The options that all datasets of images share.
+OF_IMAGES = "image_size bucket_multiple bucket_aspect reduced_min_sizes caption_prefix flip"
+
 #: A recipe with a place for a line of every kind, and for every model that some loss or metric asks for.
 RECIPE = """\
 recipe: 1
@@ -147,6 +150,32 @@ def test_a_description_shows_doc_options_needs_and_origin(component: Component, 
 def test_every_option_of_a_first_party_component_has_a_description(component: Component) -> None:
     for row in options(component):
         assert row["meaning"], f"option `{row['name']}`"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dataset:folder", f"path captions uncaptioned {OF_IMAGES} holdout split verify damaged_at_most"),
+        (
+            "dataset:webdataset",
+            f"shards image_key caption_key label_key {OF_IMAGES} holdout split token_env fetch fetch_limit",
+        ),
+        ("optimizer:AdamW", "lr betas eps weight_decay amsgrad maximize foreach fused"),
+        ("scheduler:StepLR", "step_size gamma interval warmup"),
+        ("transition:all", "conditions min_epochs max_epochs"),
+        ("model:pretrained_compressor", "name subfolder revision scaling_factor shift dtype frozen"),
+    ],
+)
+def test_the_own_options_of_a_component_come_before_those_that_it_shares(call: Call, name: str, options: str) -> None:
+    (described,) = json.loads(call("--describe", name, "--json").out)
+
+    assert [option["name"] for option in described["options"]] == options.split()
+
+
+def test_a_changed_default_of_a_shared_option_does_not_move_it(call: Call) -> None:
+    (described,) = json.loads(call("--describe", "scheduler:OneCycleLR", "--json").out)
+
+    assert [option["name"] for option in described["options"]][-3:] == ["three_phase", "interval", "warmup"]
 
 
 def test_bounds_and_defaults_are_shown(call: Call) -> None:

@@ -320,6 +320,6 @@ def test_a_missing_library_is_reported_with_the_extra_to_install(monkeypatch: py
 
     problem = problem_of("nobody/nothing")
 
-    assert problem.message == "model `pretrained_text_encoder` needs the library transformers, which is not installed"
+    assert problem.message == "the library transformers, which `pretrained_*` models need, is not installed"
     assert (problem.code, problem.subject) == ("missing-dependency", "transformers")
     assert problem.notes == (("command", "pip install 'fluxflow-registry[text]'"),)

@@ -335,3 +335,16 @@ def test_options_of_a_base_class_are_options_too() -> None:
     options = fields_of(Derived)
 
     assert [(key_of(option), option.type) for option in options] == [("scale", int), ("extra", str)]
+
+
+def test_keyword_only_options_come_after_all_others() -> None:
+    @frozen
+    class Shared:
+        first: int = 0
+        last: int = field(default=0, kw_only=True)
+
+    @frozen
+    class Derived(Shared):
+        own: int = 0
+
+    assert [key_of(option) for option in fields_of(Derived)] == ["first", "own", "last"]

@@ -15,8 +15,8 @@ from attrs import evolve, field, frozen, validators
 
 from fluxflow_registry import DataError, Place, Problem, printable
 
-from ..holdout import nested_folders, overlap
-from ..image_dataset import ImageOptions, ImageSource, own_options_first
+from ..holdout import HoldoutOptions, nested_folders, overlap
+from ..image_dataset import ImageSource
 from .samples import SUFFIXES, Flaw, Sample, from_file, from_text_files, image_name, list_files, one_per_image, stem
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def _captions_are_text_files(folder: Folder, _: Any, uncaptioned: bool) -> None:
 
 
 # More than a dozen attributes: one for each option of the recipe.
-@frozen(field_transformer=own_options_first)
-class Folder(ImageOptions):
+@frozen
+class Folder(HoldoutOptions):
     """Images of a folder and of the folders in it, with captions, as squares or in aspect buckets.
 
     image: float32 [B, 3, H, W] in [-1, 1]; caption: text. An image is resized with antialiasing until it covers its
@@ -46,9 +46,9 @@ class Folder(ImageOptions):
     """A file of lines `name<TAB>caption`, names relative to `path`; null: `a.txt` beside `a.jpg`."""
     uncaptioned: bool = field(default=False, validator=_captions_are_text_files)
     """Whether an image without a text file has an empty caption, which is enough for an autoencoder."""
-    verify: bool = True
+    verify: bool = field(default=True, kw_only=True)
     """Decode every new image when the dataset is opened; false: read its header, and find damage in training."""
-    damaged_at_most: float = field(default=0.01, validator=validators.and_(validators.ge(0.0), validators.le(1.0)))
+    damaged_at_most: float = field(default=0.01, kw_only=True, validator=[validators.ge(0.0), validators.le(1.0)])
     """Share of images that may be damaged or lack a caption: they are reported and left out; more are an error."""
 
     def __call__(self) -> FolderSource:

@@ -11,8 +11,8 @@ from fluxflow_registry import DataError, Place, Problem, printable
 
 from ..cache import cache_folder
 from ..captions import CaptionError, CaptionMember
-from ..holdout import overlap
-from ..image_dataset import ImageOptions, ImageSource, own_options_first
+from ..holdout import HoldoutOptions, overlap
+from ..image_dataset import ImageSource
 from .paths import check_entry, find_shards, identities
 from .reader import Reader
 
@@ -58,8 +58,8 @@ def _names_a_caption(options: WebDataset, _: Any, value: str) -> None:
 
 
 # More than a dozen attributes: one for each option of the recipe.
-@frozen(field_transformer=own_options_first)
-class WebDataset(ImageOptions):
+@frozen
+class WebDataset(HoldoutOptions):
     """Images with captions in tar files, stored as the package webdataset writes them, as squares or in aspect buckets.
 
     image: float32 [B, 3, H, W] in [-1, 1]; caption: text; images are cropped as in `folder`. The members `a/007.jpg`
@@ -78,11 +78,11 @@ class WebDataset(ImageOptions):
     """Extension of the captions; `json.caption` is `caption` in the member `json`, `json.a.b` is `b` in `a` there."""
     label_key: str | None = field(default=None, validator=validators.optional(_is_json_extension))
     """Extension of a JSON member in which `caption_key` is a key: `json` and `caption` mean `json.caption`."""
-    token_env: str | None = field(default=None, validator=validators.optional(validators.min_len(1)))
+    token_env: str | None = field(default=None, kw_only=True, validator=validators.optional(validators.min_len(1)))
     """Variable with the token for the servers of `shards`; null: HF_TOKEN or HUGGINGFACE_HUB_TOKEN, for that hub."""
-    fetch: bool = False
+    fetch: bool = field(default=False, kw_only=True)
     """Download whole shards from a server into the cache first; false: read what is needed, where the server can."""
-    fetch_limit: float = field(default=64.0, validator=validators.gt(0.0))
+    fetch_limit: float = field(default=64.0, kw_only=True, validator=validators.gt(0.0))
     """GiB of shards that may be downloaded whole, all together."""
 
     def __call__(self) -> ShardSource:
