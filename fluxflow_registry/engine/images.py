@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+    Pixels = NDArray[np.uint8]
 
 #: Pixels between two cells, around all of them, and between the images of one cell.
 GAP = 4
@@ -26,13 +27,14 @@ LEAST = 96
 LETTER, LINE, LINES = 11, 13, 5
 
 
-def to_pixels(image: Tensor) -> NDArray[np.uint8]:
-    """The pixels [H, W, 3] of an image [3 or 1, H, W] in [-1, 1]; NaN is black."""
+def to_pixels(image: Tensor) -> Pixels:
+    """The pixels [..., H, W, 3] of images [..., 3 or 1, H, W] in [-1, 1]; NaN is black."""
     import torch
 
-    shades = image.detach().float().cpu().nan_to_num(nan=-1.0).clamp(-1, 1)
-    pixels = ((shades + 1) * 127.5).round().to(torch.uint8)
-    return pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+    # Computed where the images are: copied as bytes, all at once.
+    shades = image.detach().float().nan_to_num(nan=-1.0).clamp(-1, 1)
+    pixels = ((shades + 1) * 127.5).round().to(torch.uint8).cpu()
+    return pixels.expand(*image.shape[:-3], 3, -1, -1).movedim(-3, -1).contiguous().numpy()
 
 
 def save_png(image: Tensor, file: Path, notes: Mapping[str, str]) -> None:
@@ -48,20 +50,22 @@ def save_png(image: Tensor, file: Path, notes: Mapping[str, str]) -> None:
 
 
 def contact_sheet(
-    cells: Sequence[Sequence[Tensor]], captions: Sequence[str], columns: int = 8, side: int | None = None
+    cells: Sequence[Sequence[Tensor | Pixels]], captions: Sequence[str], columns: int = 8, side: int | None = None
 ) -> Image.Image:
     """The cells, `columns` in a row; each shows its images, one above the other, and its caption.
 
-    Images are [3 or 1, H, W] in [-1, 1]. Those below 96 pixels are enlarged by an integer factor; with a `side`, all
-    are fitted into a square of that many pixels instead. A caption that exceeds its lines is shortened.
+    Images are [3 or 1, H, W] in [-1, 1], or what `to_pixels` returns for them. Those below 96 pixels are enlarged by an
+    integer factor; with a `side`, all are fitted into a square of that many pixels instead. A caption that exceeds its
+    lines is shortened.
     """
+    import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
-    def shown(tensor: Tensor) -> Image.Image:
-        image = Image.fromarray(to_pixels(tensor))
+    def shown(content: Tensor | Pixels) -> Image.Image:
+        image = Image.fromarray(content if isinstance(content, np.ndarray) else to_pixels(content))
         return enlarged(image) if side is None else fitted(image, side)
 
-    stacks = [[shown(tensor) for tensor in cell] for cell in cells]
+    stacks = [[shown(content) for content in cell] for cell in cells]
     width = side or max((image.width for stack in stacks for image in stack), default=LEAST)
     font = ImageFont.load_default(LETTER)
     texts = [lines(caption, width - GAP, font) for caption in captions]

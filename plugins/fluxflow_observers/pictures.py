@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define, field, frozen, validators
 
-from fluxflow_registry import Draw, Position, contact_sheet, hookimpl, write_file
+from fluxflow_registry import Draw, Position, contact_sheet, hookimpl, to_pixels, write_file
 
 from .formatting import NAME
 from .images import image_batch
@@ -106,7 +106,8 @@ class Pictures:
         shown = [*self.beside, self.value]
         wanted = [name for name in shown if name not in batch]
         values: Mapping[str, Any] = {**batch, **(run.draw(wanted, batch) if wanted else {})}
-        cells = list(zip(*(image_batch(name, values[name], "pictures") for name in shown), strict=True))
+        pixels = [to_pixels(image_batch(name, values[name], "pictures")) for name in shown]
+        cells = list(zip(*pixels, strict=True))
         captions = batch.get("caption", ()) if self.labels else ()
         return self._png(contact_sheet(cells, captions or [""] * len(cells), self.columns))
 

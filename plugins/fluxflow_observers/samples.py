@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +16,8 @@ from .formatting import NAME
 from .images import context_images, image_batch
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from fluxflow_registry import RunView, StepView
@@ -32,6 +34,10 @@ ENDINGS: Mapping[str, str] = {
     "prior": "-prior",
     "generated": "-generated",
 }
+
+#: Those of them whose images are generated from captions; the images of all others are reconstructed.
+GENERATED = ("generated",)
+RECONSTRUCTED = tuple(option for option in ENDINGS if option not in GENERATED)
 
 #: How the file names of an input image end: once for each image, and once beside `_ns_o`.
 INPUT, INPUT_OF_SAMPLED = "-original", "_ns_i"
@@ -52,8 +58,8 @@ class Inputs:
     batch: dict[str, Any]
     #: Samples of a dataset that are computed together, on which their images may depend; 0 for all else.
     count: int = 0
-    #: Whether images are generated from captions; otherwise images are reconstructed.
-    generates: bool = False
+    #: The options that name what is computed from it.
+    options: Sequence[str] = RECONSTRUCTED
 
 
 def sides(size: Size) -> tuple[int, int]:
@@ -75,9 +81,9 @@ def prompt_inputs(prompts: Sequence[str], sizes: Sequence[Size]) -> Iterator[Inp
     for prompt in prompts:
         for width, height in map(sides, sizes):
             batch = {"caption": [prompt], "image_size": (height, width)}
-            yield Inputs([f"prompt {prompt!r} at {width}x{height}"], batch, generates=True)
+            yield Inputs([f"prompt {prompt!r} at {width}x{height}"], batch, options=GENERATED)
         if not sizes:
-            yield Inputs([f"prompt {prompt!r}"], {"caption": [prompt]}, generates=True)
+            yield Inputs([f"prompt {prompt!r}"], {"caption": [prompt]}, options=GENERATED)
 
 
 def read_image(file: str, width: int, height: int) -> Tensor:
@@ -164,17 +170,17 @@ class Samples:
 
     def draws(self) -> list[Draw]:
         """What the run is requested to compute; a value that the recipe names is required, the others are optional."""
-        found = [self._request(False, dataset=self.dataset)] if self.dataset is not None else []
-        found += [self._request(False, fields=("image",))] if self.images else []
-        return found + ([self._request(True, fields=("caption",))] if self.prompts else [])
+        found = [self._request(RECONSTRUCTED, dataset=self.dataset)] if self.dataset is not None else []
+        found += [self._request(RECONSTRUCTED, fields=("image",))] if self.images else []
+        return found + ([self._request(GENERATED, fields=("caption",))] if self.prompts else [])
 
     @hookimpl
     def run_started(self, run: RunView, position: Position) -> None:
         """Read each image file once; warn if the recipe lacks the models for every value."""
         for file in self.images:
             read_image(file, *sides(self.sizes[0]))
-        values = self._values(False) if self.dataset or self.images else {}
-        values |= self._values(True) if self.prompts else {}
+        values = self._values(RECONSTRUCTED) if self.dataset or self.images else {}
+        values |= self._values(GENERATED) if self.prompts else {}
         if all(run.upstream(value, {"image", "caption"}) is None for value in values.values()):
             run.warn(position, "observer `samples` writes nothing: the recipe has no models for any of its values")
         if position == Position():
@@ -183,7 +189,7 @@ class Samples:
     def _rehearse(self, run: RunView) -> None:
         """Compute samples at each size before training: a size that does not fit is reported now, not hours later."""
         for inputs in (*file_inputs(self.images, self.sizes), *prompt_inputs(self.prompts[:1], self.sizes)):
-            values = self._values(inputs.generates).values()
+            values = self._values(inputs.options).values()
             try:
                 run.draw([value for value in values if run.upstream(value, inputs.batch)], inputs.batch)
             except FluxflowError as error:
@@ -227,18 +233,13 @@ class Samples:
     def _takes_part(self, step: StepView) -> bool:
         return not self.steps or step.name in self.steps
 
-    def _values(self, generates: bool | None = None) -> dict[str, str]:
-        """For each option that is not null, the value that it names: those of prompts, of images, or (None) all."""
-        options = {option: getattr(self, option) for option in ENDINGS}
-        return {
-            option: value
-            for option, value in options.items()
-            if value is not None and generates in (None, option == "generated")
-        }
+    def _values(self, options: Iterable[str]) -> dict[str, str]:
+        """For each of the options that is not null, the value that it names."""
+        return {option: getattr(self, option) for option in options if getattr(self, option) is not None}
 
-    def _request(self, generates: bool, **source: Any) -> Draw:
+    def _request(self, options: Sequence[str], **source: Any) -> Draw:
         defaults = {attribute.name: attribute.default for attribute in fields(Samples)}
-        values = self._values(generates)
+        values = self._values(options)
         required = tuple(value for option, value in values.items() if value != defaults[option])
         optional = tuple(value for value in values.values() if value not in required)
         return Draw(values=required, optional=optional, steps=tuple(self.steps), **source)
@@ -256,21 +257,21 @@ class Samples:
         epoch = f"{position.epoch:03d}" if position.batch == 0 else f"{position.epoch + 1:03d}_{position.batch:05d}"
         place = f"{step.name}_{step.index + 1:03d}_{epoch}"
         for inputs in self._inputs(run):
-            values = self._values(inputs.generates)
+            values = self._values(inputs.options)
             due = {option: value for option, value in values.items() if _changes(run, step, value, inputs.batch)}
             if not due:
                 continue
             computed = run.draw(list(dict.fromkeys(due.values())), inputs.batch)
             for ending, images in self._images(due, computed, inputs.batch):
-                for description, image in zip(inputs.descriptions, images, strict=True):
+                for description, pixels in zip(inputs.descriptions, images, strict=True):
                     file = f"{place}_{self._hash(description, inputs.count)}{ending}.webp"
-                    write_file(run.folder / "samples" / file, self._webp(image, description))
+                    write_file(run.folder / "samples" / file, self._webp(pixels, description))
 
     def _images(
         self, due: Mapping[str, str], computed: Mapping[str, Any], batch: Mapping[str, Any]
-    ) -> Iterator[tuple[str, Sequence[Tensor]]]:
-        """For each ending of file names: the images of all samples."""
-        originals = list(image_batch("image", batch["image"], "samples")) if "image" in batch else None
+    ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """For each ending of file names: the pixels of all samples."""
+        originals = to_pixels(image_batch("image", batch["image"], "samples")) if "image" in batch else None
         if originals is not None:
             yield INPUT, originals
         for option, name in due.items():
@@ -279,21 +280,21 @@ class Samples:
                 value = context_images(value, *batch["image"].shape[-2:])
             if option == "reconstruction" and originals is not None:
                 yield INPUT_OF_SAMPLED, originals
-            yield ENDINGS[option], list(image_batch(name, value, "samples"))
+            yield ENDINGS[option], to_pixels(image_batch(name, value, "samples"))
 
-    def _webp(self, image: Tensor, description: str) -> bytes:
+    def _webp(self, pixels: NDArray[np.uint8], description: str) -> bytes:
         """The file, with its description as EXIF tag 270."""
         from PIL import Image
 
         stream, notes = BytesIO(), Image.Exif()
         notes[270] = description.encode()
         quality, lossless = (100, True) if self.quality is None else (self.quality, False)
-        Image.fromarray(to_pixels(image)).save(stream, "WEBP", lossless=lossless, quality=quality, exif=notes)
+        Image.fromarray(pixels).save(stream, "WEBP", lossless=lossless, quality=quality, exif=notes)
         return stream.getvalue()
 
     def _hash(self, description: str, count: int) -> str:
         """Six digits that identify an input, and the options that change its images."""
-        options = (description, count, *self._values().items(), self.quality)
+        options = (description, count, *self._values(ENDINGS).items(), self.quality)
         return blake2b(repr(options).encode(), digest_size=3).hexdigest()
 
 

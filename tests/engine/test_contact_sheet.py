@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
-from fluxflow_registry.engine.images import GAP, LETTER, LINES, contact_sheet, enlarged, lines
+from fluxflow_registry.engine.images import GAP, LETTER, LINES, contact_sheet, enlarged, lines, to_pixels
 
 FONT = ImageFont.load_default(LETTER)
 
@@ -58,8 +58,10 @@ def test_a_sheet_has_every_image(samples: int, columns: int) -> None:
     images = [torch.full((1, 96, 96), index / 10) for index in range(samples)]
 
     sheet = np.asarray(contact_sheet([[image] for image in images], [""] * samples, columns))
+    same = contact_sheet([[pixels] for pixels in to_pixels(torch.stack(images))], [""] * samples, columns)
 
     across = min(samples, columns)
     for index in range(samples):
         y, x = (GAP + (96 + GAP) * place for place in divmod(index, across))
         assert (sheet[y : y + 96, x : x + 96] == round((index / 10 + 1) * 127.5)).all()
+    assert np.array_equal(np.asarray(same), sheet)

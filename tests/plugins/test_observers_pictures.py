@@ -195,6 +195,21 @@ def test_shades_from_minus_one_to_one_become_bytes_and_stay_in_range(shade: floa
     assert np.abs(pixels / 127.5 - 1 - np.clip(shade, -1, 1)).max() <= 1 / 255 + 1e-6
 
 
+def test_a_batch_of_images_becomes_bytes_at_once_before_it_leaves_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, moved, cpu = torch.linspace(-1.5, 1.5, 2 * 5 * 3 * 4 * 6).view(2, 5, 3, 4, 6), [], torch.Tensor.cpu
+
+    def record(tensor: torch.Tensor) -> torch.Tensor:
+        moved.append((tensor.dtype, tensor.shape))
+        return cpu(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", record)
+    pixels = to_pixels(images)
+
+    assert moved == [(torch.uint8, images.shape)]
+    assert pixels.shape == (2, 5, 4, 6, 3)
+    assert np.array_equal(pixels[1, 2], to_pixels(images[1, 2]))
+
+
 def test_a_nan_pixel_is_black() -> None:
     pixels = to_pixels(torch.full((3, 2, 2), float("nan"), dtype=torch.bfloat16))
 
