@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attrs import Attribute, field, frozen, validators
@@ -58,11 +58,12 @@ class Lpips:
         """Return the distance of the reconstruction from the image; raises WeightsError if a file is missing."""
         from .network import build_network
 
-        distance: Tensor = build_network(self.net, self.ready(), image.device)(reconstruction, image)
+        distance: Tensor = build_network(self.net, self.weights, self.random, image.device)(reconstruction, image)
         return distance
 
-    def ready(self) -> Path | None:
-        """The file of the classifier's weights, None if they are random; raises WeightsError if it is missing."""
+    def ready(self) -> None:
+        """Find the file of the classifier's weights, unless they are random; raises WeightsError if it is missing."""
         from .network import find_weights
 
-        return None if self.random else find_weights(self.net, self.weights)
+        if not self.random:
+            find_weights(self.net, self.weights)

@@ -90,11 +90,11 @@ def find_weights(net: str, weights: str | None) -> Path:
 
 
 @lru_cache(maxsize=8)
-def build_network(net: str, path: Path | None, device: torch.device) -> Distance:
-    """The network on a device, built once; `path` is the file of its backbone, None for a random one."""
+def build_network(net: str, weights: str | None, random: bool, device: torch.device) -> Distance:
+    """The network on a device, built once, with the weights that `find_weights` finds or with random ones."""
     if device.type == "cpu":
-        return _build_on_cpu(net, path)
-    return copy.deepcopy(build_network(net, path, torch.device("cpu"))).to(device)
+        return _build_on_cpu(net, None if random else find_weights(net, weights))
+    return copy.deepcopy(build_network(net, weights, random, torch.device("cpu"))).to(device)
 
 
 def _build_on_cpu(net: str, path: Path | None) -> Distance:

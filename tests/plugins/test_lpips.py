@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fluxflow_lpips.losses import Lpips
-from fluxflow_lpips.network import BACKBONES, SMALLEST, Distance, WeightsError, build_network, find_weights
+from fluxflow_lpips.network import BACKBONES, SMALLEST, Distance, WeightsError, build_network
 from fluxflow_registry import Problem
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def package(net: str) -> Any:
     with warnings.catch_warnings(), torch.device("meta"):  # random weights of its own would take a second
         warnings.simplefilter("ignore")
         theirs = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
-    theirs.load_state_dict(build_network(net, None, CPU).perceptual.state_dict(), assign=True)
+    theirs.load_state_dict(build_network(net, None, True, CPU).perceptual.state_dict(), assign=True)
     return theirs
 
 
@@ -105,7 +105,7 @@ def test_a_step_along_its_gradient_lowers_the_distance() -> None:
 
 def test_the_features_of_the_target_are_computed_once_and_without_gradient() -> None:
     seen: list[bool] = []
-    handle = build_network("squeeze", None, CPU).perceptual.net.slice7.register_forward_hook(
+    handle = build_network("squeeze", None, True, CPU).perceptual.net.slice7.register_forward_hook(
         lambda _, __, out: seen.append(out.requires_grad)
     )
     t, p = images(0).requires_grad_(), images(1).requires_grad_()
@@ -143,7 +143,7 @@ def test_its_gradient_is_finite(net: str, p: Tensor, t: Tensor) -> None:
 
 @NETS
 def test_the_network_is_frozen_and_in_evaluation_mode(net: str) -> None:
-    network = build_network(net, None, CPU)
+    network = build_network(net, None, True, CPU)
 
     assert not any(parameter.requires_grad for parameter in network.parameters())
     assert not any(module.training for module in network.modules())
@@ -160,13 +160,13 @@ def test_the_network_is_built_once_without_output_and_without_global_randomness(
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         Lpips(net="squeeze", random=True)(images(0), images(1))
-    first = build_network("squeeze", None, CPU)
+    first = build_network("squeeze", None, True, CPU)
     Lpips(net="squeeze", random=True)(images(0), images(1))
 
     assert torch.equal(torch.rand(4), expected)
     assert [str(each.message) for each in warned] == []
     assert capsys.readouterr() == ("", "")
-    assert build_network("squeeze", None, CPU) is first
+    assert build_network("squeeze", None, True, CPU) is first
     assert build_network.cache_info().misses == 1
 
 
@@ -184,7 +184,7 @@ def test_the_loss_works_on_the_meta_device(fresh: None) -> None:
     loss = Lpips(net="squeeze", random=True)(p, torch.empty(2, 3, 32, 32, device="meta"))
 
     assert (loss.device.type, loss.shape, loss.requires_grad) == ("meta", (), True)
-    assert next(build_network("squeeze", None, CPU).parameters()).device == CPU
+    assert next(build_network("squeeze", None, True, CPU).parameters()).device == CPU
     assert build_network.cache_info().misses == 2
 
 
@@ -230,8 +230,10 @@ def test_weights_in_the_folder_of_torchvision_are_used(fresh: None, empty_home: 
     torch.save(state, place)
 
     loss = Lpips(net="squeeze")(images(0), images(1))
+    place.unlink()  # it is read once
+    Lpips(net="squeeze")(images(0), images(1))
 
-    network = build_network("squeeze", find_weights("squeeze", None), CPU)
+    network = build_network("squeeze", None, False, CPU)
     assert torch.equal(network.perceptual.net.slice1[0].weight, state["features.0.weight"])
     assert float(loss) != float(Lpips(net="squeeze", random=True)(images(0), images(1)))
 
@@ -245,7 +247,7 @@ def test_weights_of_a_file_are_read_by_the_names_of_torchvision(
 
     Lpips(net=net, weights=str(tmp_path / "mine.safetensors"))(images(0), images(1))  # type: ignore[arg-type]
 
-    loaded = build_network(net, tmp_path / "mine.safetensors", CPU).perceptual.net.state_dict()
+    loaded = build_network(net, str(tmp_path / "mine.safetensors"), False, CPU).perceptual.net.state_dict()
     for key, tensor in loaded.items():
         assert torch.equal(tensor, state["features." + key.partition(".")[2]]), key
 
@@ -301,6 +303,6 @@ def test_random_weights_and_a_file_of_weights_exclude_each_other() -> None:
 
 
 def test_the_default_network_is_vgg_with_a_weight_of_a_tenth() -> None:
-    assert isinstance(build_network("squeeze", None, CPU), Distance)
+    assert isinstance(build_network("squeeze", None, True, CPU), Distance)
     assert Lpips.default_weight == 0.1
     assert Lpips().net == "vgg"
