@@ -18,7 +18,8 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn, TypeVar
 
-from fluxflow_registry.cli.output import Result, emit, emit_json, finish, load_plugins, parse, say, show
+from fluxflow_registry.cli.invocation import Signals
+from fluxflow_registry.cli.output import Result, finish, load_plugins, parse, say, show
 from fluxflow_registry.cli.parser import Parser as CommandParser
 from fluxflow_registry.errors import Problem, RecipeError, unique
 from fluxflow_registry.recipe.convert import read_fields, structure, unknown_keys
@@ -35,8 +36,6 @@ __all__ = [
     "as_node",
     "check_recipe",
     "describe_value",
-    "emit",
-    "emit_json",
     "keys_of",
     "merge",
     "raise_problems",
@@ -44,6 +43,7 @@ __all__ = [
     "read_settings",
     "read_tree",
     "run_command",
+    "say",
     "train_recipe",
     "unique",
     "unknown_keys",
@@ -53,14 +53,19 @@ T = TypeVar("T")
 
 
 def run_command(
-    parser: CommandParser, main: Callable[[Namespace], Result | int], argv: Sequence[str] | None = None
+    parser: CommandParser,
+    main: Callable[[Namespace], Result | int],
+    argv: Sequence[str] | None = None,
+    trains: Callable[[Namespace], bool] | None = None,
 ) -> NoReturn:
     """Parse the command line, call `main` with the arguments, print the result that it returns, and exit.
 
-    A `main` that prints for itself (`emit`) returns the exit code instead. A FluxflowError, whether of the command line
-    or of `main`, is reported on stderr (with `--json` on stdout, as JSON); the exit code is then the error's.
+    What `train_recipe` returns is an exit code instead. Where `trains` is true of the arguments, a signal is handled as
+    in `train_recipe` from here on. A FluxflowError, whether of the command line or of `main`, is reported on stderr
+    (with `--json` on stdout, as JSON); the exit code is then the error's.
     """
     arguments = parse(parser, argv)
+    arguments.signals = Signals() if trains is not None and trains(arguments) else None
     finish(lambda: main(arguments), bool(vars(arguments).get("json")))
 
 
@@ -94,9 +99,7 @@ def train_recipe(path: str, tree: Node, arguments: Namespace, notes: Sequence[Pr
 
     `notes` are printed on stderr once the recipe is valid. SIGINT and SIGTERM save a checkpoint and stop the run.
     """
-    from fluxflow_registry.cli.invocation import Signals
-
-    signals = Signals()
+    signals = vars(arguments).get("signals") or Signals()
     from fluxflow_registry.check.checker import check
 
     registry = load_plugins(arguments.plugin)

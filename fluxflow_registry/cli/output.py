@@ -105,8 +105,9 @@ def emit_json(value: Any) -> None:
 
 
 def say(text: str) -> None:
-    """Print a message on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a message on stderr, unless it is closed or nobody reads it any more."""
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def show(result: Result, as_json: bool) -> int:

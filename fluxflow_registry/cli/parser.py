@@ -25,21 +25,19 @@ class Parser(ArgumentParser):
             exit_on_error=False,
         )
 
-    def add_training_arguments(self, output: str | None = "runs") -> None:
+    def add_training_arguments(
+        self,
+        output: str | None = "runs",
+        output_help: str = "folder that contains the runs (default: %(default)s)",
+        set_help: str = "change a value, such as steps.flow.epochs=2",
+    ) -> None:
         """Declare what every command that trains takes.
 
-        `output` is the default of `--output`; None leaves it to the command.
+        `output` is the default of `--output`; None leaves it to the command, which describes it in `output_help`.
         """
-        default = f" (default: {output})" if output is not None else ""
-        self.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="PATH=VALUE",
-            help="change a value, such as steps.flow.epochs=2",
-        )
+        self.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help=set_help)
         self.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a plugin from a file")
-        self.add_argument("--output", default=output, metavar="DIR", help=f"folder that contains the runs{default}")
+        self.add_argument("--output", default=output, metavar="DIR", help=output_help)
         self.add_argument("--fresh", action="store_true", help="start a new run even if an unfinished one exists")
         self.add_argument(
             "--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1, mps ... (default: the best available)"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fluxflow_registry import Choices, Problem, RunError, __version__
-from fluxflow_registry.commands import CommandParser, emit, emit_json, run_command
+from fluxflow_registry.commands import CommandParser, Result, run_command
 
 from .graphs.metrics import ENDING, PREFIX, read_run
 from .graphs.observer import write_graphs
@@ -26,8 +26,8 @@ def parser() -> CommandParser:
     return made
 
 
-def main(arguments: Namespace) -> int:
-    """Write the charts; returns the exit code."""
+def main(arguments: Namespace) -> Result:
+    """Write the charts; returns the list of their files."""
     run = Path(arguments.run)
     logs = read_run(run)
     if not logs:
@@ -39,8 +39,7 @@ def main(arguments: Namespace) -> int:
     except OSError as error:
         message = f"the charts cannot be written to `{folder}`: {error.strerror}"
         raise RunError(message, str(folder), code="unwritable-file") from None
-    emit_json(written) if arguments.json else emit("\n".join(written))
-    return 0
+    return Result(lambda: written, lambda: "\n".join(written))
 
 
 def _without_metrics(run: Path) -> Problem:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
 from fluxflow_registry import Position, counted, hookimpl, printable
+from fluxflow_registry.commands import say
 
 if TYPE_CHECKING:
     from fluxflow_registry import RunView, StepView
@@ -37,7 +37,7 @@ class Pipeline:
         at = f"epoch={position.epoch + 1}, batch={position.batch}"
         lines = [f"Resuming from checkpoint: step={position.step + 1} ({step.name}), {at}"]
         lines += [f"Skipping steps: {', '.join(done)}"] if done else []
-        _print([*lines, f"Starting step: {step.name}, {at.replace('=', ' ')}"])
+        _say([*lines, f"Starting step: {step.name}, {at.replace('=', ' ')}"])
 
     @hookimpl(tryfirst=True)
     def step_started(self, run: RunView, step: StepView) -> None:
@@ -45,8 +45,8 @@ class Pipeline:
         description = self.descriptions.get(step.name)
         lines = [f"PIPELINE STEP {step.index + 1}/{len(run.steps)}: {step.name}"]
         lines += [f"Description: {description}"] if description else []
-        _print([*lines, f"Duration: {counted(step.epochs, 'epoch')}", "=" * RULE])
+        _say([*lines, f"Duration: {counted(step.epochs, 'epoch')}", "=" * RULE])
 
 
-def _print(lines: list[str]) -> None:
-    print("\n".join(map(printable, lines)), file=sys.stderr, flush=True)
+def _say(lines: list[str]) -> None:
+    say("\n".join(map(printable, lines)))

@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from fluxflow_registry import RecipeError, __version__
-from fluxflow_registry.commands import CommandParser, check_recipe, emit, emit_json, run_command, train_recipe
+from fluxflow_registry.commands import CommandParser, Result, check_recipe, run_command, train_recipe
 
 from .config.config import Config
 
@@ -43,13 +43,17 @@ def parser() -> CommandParser:
         action="store_true",
         help="write charts at the end of the run; every run does so, also without this flag",
     )
-    made.add_training_arguments(output=None)
+    made.add_training_arguments(
+        output=None,
+        output_help="folder that contains the runs (default: the configuration's `output_path`)",
+        set_help="change a value of the recipe that --show-recipe prints, such as steps.flow.epochs=2",
+    )
     made.add_argument("--version", action="version", version=f"fluxflow-registry {__version__}")
     return made
 
 
-def main(arguments: Namespace) -> int:
-    """Train the configuration, or do what the arguments request instead; returns the exit code."""
+def main(arguments: Namespace) -> Result | int:
+    """Train the configuration, or do what the arguments request instead."""
     from .config.reader import read_config
     from .other_files import reject_recipe
     from .summary import summary, summary_data
@@ -61,26 +65,30 @@ def main(arguments: Namespace) -> int:
         reject_recipe(arguments.config, arguments)
         raise
     translation = translate(config, arguments.generate_diagrams)
-    if arguments.show_recipe or arguments.validate_pipeline:
+    if not trains(arguments):
         check_recipe(config.path, translation.recipe, arguments)
         if arguments.show_recipe:
-            emit(translation.text)
-        else:
-            emit_json(summary_data(translation)) if arguments.json else emit(summary(translation))
-        return 0
+            return Result(lambda: translation.recipe.plain(), lambda: translation.text)
+        return Result(lambda: summary_data(translation), lambda: summary(translation))
     pass_on_token(config)
     arguments.output = arguments.output or config.output.settings.output_path
     return train_recipe(config.path, translation.recipe, arguments, translation.notes)
 
 
+def trains(arguments: Namespace) -> bool:
+    """Whether the arguments request training."""
+    return not (arguments.validate_pipeline or arguments.show_recipe)
+
+
 def pass_on_token(config: Config) -> None:
-    """Put the file's access token into the environment, unless one is set: no recipe and no message contains it."""
-    tokens = [section.settings.webdataset_token for section in config.datasets.values()]
-    found = [token for token in tokens if token and not token.startswith("$")]
-    if found:
-        os.environ.setdefault(TOKEN, found[0])
+    """Put the token of a dataset that a step uses into the environment, unless one is set: no recipe contains it."""
+    used = {step.dataset for step in config.steps}
+    tokens = [section.settings.webdataset_token for name, section in config.datasets.items() if name in used]
+    usable = [token for token in tokens if token and not token.startswith("$")]
+    if usable:
+        os.environ.setdefault(TOKEN, usable[0])
 
 
 def run(argv: Sequence[str] | None = None) -> None:
     """Entry point of `fluxflow-train`."""
-    run_command(parser(), main, argv)
+    run_command(parser(), main, argv, trains)

@@ -49,7 +49,7 @@ def not_a_recipe(path: str, content: Mapping[str, Any], arguments: Namespace, tr
     mode = [] if trains else ["--validate-pipeline"]
     notes = [
         ("command", shlex.join([*command, *mode, *_shared_flags(arguments)])),
-        ("command", f"{shlex.join([*command, '--show-recipe'])} > recipe.yaml   # the same as a recipe"),
+        ("instead", f"{shlex.join([*command, '--show-recipe'])} > recipe.yaml   # the same as a recipe"),
     ]
     message = f"`{path}` is a FluxFlow configuration, not a recipe"
     return Problem(message, path, notes, code="wrong-command", subject=path)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from fluxflow_pipeline import command
+from fluxflow_pipeline.announcements import Pipeline
+from fluxflow_pipeline.config.reader import read_config
 from fluxflow_registry.cli import main as fluxflow_run
+from fluxflow_registry.recipe.reader import read
 from fluxflow_registry.registry.registry import Registry
 
 from ..recipes import TINY
@@ -29,6 +34,19 @@ except SystemExit as left:
     heavy = sorted({"torch", "torchvision", "numpy", "PIL", "lpips", "matplotlib"} & set(sys.modules))
     print(f"code {left.code} imported {heavy}", file=sys.stderr)
 """
+
+#: `fluxflow-train`, which receives a signal while it reads the configuration.
+SIGNALED = """
+import os, signal, sys
+from fluxflow_pipeline import command
+from fluxflow_pipeline.config import reader
+
+reader.read_config = lambda path: os.kill(os.getpid(), signal.SIGTERM)
+command.run(sys.argv[1:])
+"""
+
+#: Files of a shown recipe, and the flags that print them.
+SHOWN: dict[str, list[str]] = {"a.yaml": [], "a.json": ["--json"]}
 
 Train = Callable[..., Done]
 
@@ -189,6 +207,16 @@ Duration: 1 epoch
     assert announcement in done.err
 
 
+@pytest.mark.parametrize("error", [BrokenPipeError(), ValueError("I/O operation on closed file")])
+def test_a_step_starts_even_if_nobody_reads_its_announcement(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = Mock(**{"write.side_effect": error})
+    monkeypatch.setattr("sys.stderr", stderr)
+
+    Pipeline().step_started(Mock(steps=[Mock()]), Mock(index=0, epochs=2))
+
+    assert stderr.write.called
+
+
 def test_a_transition_ends_a_step_before_its_last_epoch(train: Train) -> None:
     keys = "transition_on: {mode: loss_threshold, metric: vae_loss, threshold: 100.0, max_epochs: 9}"
     text = whole(step(keys, train_vae=True, n_epochs=9, workers=0, max_steps=1))
@@ -239,6 +267,55 @@ def test_a_token_reaches_the_environment_and_no_file_and_no_message(
     files = [path.read_bytes() for path in done.run.rglob("*") if path.is_file()]
     assert not any(b"hf_secret" in content for content in files)
     assert not any("hf_secret" in each.out + each.err for each in (done, shown, summed))
+
+
+@pytest.mark.parametrize(
+    ("used", "token"), [(["web"], "hf_web"), (["images"], "hf_data"), (["images", "web"], "hf_web")]
+)
+def test_of_several_tokens_the_first_of_a_dataset_that_is_used_reaches_the_environment(
+    used: list[str], token: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(command.TOKEN, raising=False)
+    web = {"type": "webdataset", "webdataset_url": "https://example.org/a.tar", "webdataset_token": "hf_web"}
+    steps = [{"name": f"on_{name}", "n_epochs": 1, "train_vae": True, "dataset": name} for name in used]
+    pipeline = {"datasets": {"web": web}, "steps": steps}
+    data = {"data_path": "pictures", "webdataset_token": "hf_data"}
+    (tmp_path / "config.yaml").write_text(json.dumps({"training": {"pipeline": pipeline}, "data": data}))
+
+    command.pass_on_token(read_config(tmp_path / "config.yaml"))
+
+    assert os.environ.pop(command.TOKEN) == token
+
+
+@pytest.mark.parametrize(("flags", "code"), [([], 75), (["--validate-pipeline"], -signal.SIGTERM)])
+def test_a_signal_before_training_stops_the_command_with_its_own_exit_code(flags: list[str], code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALED, "--config", "config.yaml", *flags], capture_output=True, text=True
+    )
+
+    assert done.returncode == code
+    assert ("SIGTERM: stopped before training started; rerun the same command" in done.stderr) == (code == 75)
+
+
+def test_the_help_describes_the_folder_of_the_runs_and_what_settings_change(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        command.run(["--help"])
+
+    words = " ".join(capsys.readouterr().out.split())
+    assert "folder that contains the runs (default: the configuration's `output_path`)" in words
+    assert "change a value of the recipe that --show-recipe prints" in words
+
+
+def test_the_shown_recipe_as_json_is_the_same_recipe(train: Train, tmp_path: Path) -> None:
+    text = whole(example("readme_pipeline"))
+    shown = {name: train(text, "--show-recipe", *flags, short_by=None).out for name, flags in SHOWN.items()}
+
+    for name, out in shown.items():
+        (tmp_path / name).write_text(out)
+    assert read(tmp_path / "a.json").plain() == read(tmp_path / "a.yaml").plain()
+    assert isinstance(json.loads(shown["a.json"]), dict)
 
 
 def test_a_key_that_is_not_needed_is_a_note_and_the_file_trains(train: Train) -> None:
@@ -296,7 +373,7 @@ def test_fluxflow_run_names_the_command_that_takes_a_fluxflow_configuration(
     assert capsys.readouterr().err.splitlines() == [
         "my config.yaml  `my config.yaml` is a FluxFlow configuration, not a recipe",
         "    command  fluxflow-train --config 'my config.yaml' --validate-pipeline --set seed=3 --output there",
-        "    command  fluxflow-train --config 'my config.yaml' --show-recipe > recipe.yaml   # the same as a recipe",
+        "    instead  fluxflow-train --config 'my config.yaml' --show-recipe > recipe.yaml   # the same as a recipe",
     ]
 
 
@@ -311,7 +388,7 @@ def test_the_named_command_trains_only_if_training_was_requested(
         with pytest.raises(SystemExit):
             fluxflow_run.run(["c.yaml", *given])
 
-    looks, _, trains, _ = (line for line in capsys.readouterr().err.splitlines() if "command" in line)
+    looks, trains = (line for line in capsys.readouterr().err.splitlines() if "command" in line)
     assert looks == "    command  fluxflow-train --config c.yaml --validate-pipeline"
     assert trains == "    command  fluxflow-train --config c.yaml"
 

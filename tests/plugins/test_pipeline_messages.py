@@ -284,12 +284,22 @@ def test_a_named_dataset_needs_a_source_of_images(entry: str, message: str, tmp_
     assert [problem.message for problem in found if problem.message.startswith(message)]
 
 
+def test_a_step_must_choose_one_of_several_datasets(tmp_path: Path) -> None:
+    datasets = "    datasets: {a: {image_folder: p}, b: {image_folder: q}}\n    steps:"
+
+    (problem,) = problems(tmp_path, step("", train_vae=True).replace("    steps:", datasets))
+
+    assert problem.message == "step `one` must choose one of 2 datasets"
+    assert (problem.code, problem.subject) == ("missing-key", "dataset")
+    assert problem.notes == (("hint", "set `dataset` in the step, or `default_dataset` in the pipeline"),)
+
+
 def test_the_default_dataset_must_exist(tmp_path: Path) -> None:
     text = step("", train_vae=True).replace("    steps:", "    default_dataset: picturs\n    steps:")
 
     (problem,) = problems(tmp_path, text.replace("steps:", "datasets: {pictures: {image_folder: p}}\n    steps:"))
 
-    assert problem.message == "`default_dataset`: there is no dataset `picturs`"
+    assert problem.message == "`default_dataset`: `picturs` is not a dataset of the pipeline"
     assert (problem.subject, problem.nearest) == ("picturs", "pictures")
 
 

@@ -19,9 +19,9 @@ from fluxflow_registry.commands import (
     RECIPE_VERSION,
     CommandParser,
     Node,
+    Result,
     as_node,
     check_recipe,
-    emit,
     raise_problems,
     read_settings,
     read_tree,
@@ -100,16 +100,15 @@ def parser() -> CommandParser:
     return made
 
 
-def main(arguments: Namespace) -> int:
-    """Check the card, or train it; returns the exit code."""
+def main(arguments: Namespace) -> Result | int:
+    """Check the card, or train it."""
     recipe = translate(arguments.card)
     if arguments.check_only:
         check_recipe(arguments.card, recipe, arguments)
-        emit("the card is valid")
-        return 0
+        return Result(lambda: {"valid": True}, lambda: "the card is valid")
     return train_recipe(arguments.card, recipe, arguments)
 
 
 def run(argv: Sequence[str] | None = None) -> None:
     """Entry point of `train-card`."""
-    run_command(parser(), main, argv)
+    run_command(parser(), main, argv, lambda arguments: not arguments.check_only)

@@ -56,7 +56,7 @@ def read_datasets(reader: SectionReader, pipeline: Node | None, data: Section[Da
             elif settings.type == "local" and settings.image_folder is None and settings.data_path is None:
                 message, key = f"{what} needs `image_folder`: where its images are", "image_folder"
                 reader.report(message, named.keys[name], "missing-key", key)
-    sections = {**_of_data(reader, data), **sections}
+    sections |= {name: section for name, section in _of_data(reader, data).items() if name not in sections}
     return Datasets(sections, _default(reader, pipeline, sections))
 
 
@@ -82,7 +82,7 @@ def _default(reader: SectionReader, pipeline: Node, sections: Mapping[str, objec
     if isinstance(node.value, str) and node.value in sections:
         return node.value
     if isinstance(node.value, str):
-        message = f"`default_dataset`: there is no dataset `{node.value}`"
+        message = f"`default_dataset`: `{node.value}` is not a dataset of the pipeline"
         reader.report(message, node.where, "unknown-name", node.value, choices=sections)
     else:
         message = f"`default_dataset` must be the name of a dataset, got {describe_value(node.value)}"

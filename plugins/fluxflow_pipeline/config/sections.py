@@ -14,6 +14,9 @@ from fluxflow_registry.commands import Node, describe_value, keys_of, read_field
 from .config import Section
 from .keys import DataKeys, ModelKeys, OutputKeys, StepKeys
 
+_COUNTED = "the samples of the tar files are counted"
+_WEBDATASET = {"webdataset_size": _COUNTED, "webdataset_samples_per_shard": _COUNTED}
+
 #: Keys of FluxFlow that have no use here, by section, and why.
 UNNEEDED: dict[str, dict[str, str]] = {
     "model": {
@@ -25,19 +28,18 @@ UNNEEDED: dict[str, dict[str, str]] = {
         "attention_backend": "torch chooses the fastest",
     },
     "data": {
-        "webdataset_size": "the samples of the tar files are counted",
-        "webdataset_samples_per_shard": "the samples of the tar files are counted",
+        **_WEBDATASET,
         "dataloader_max_retries": "samples that cannot be read are reported and replaced",
         "dataloader_retry_delay": "samples that cannot be read are reported and replaced",
         "tokenizer_name": "the text encoder has its own tokenizer",
     },
+    "dataset": _WEBDATASET,
     "training": {"preserve_lr": "a resumed run keeps its learning rates"},
     "output": {
         "log_level": "warnings are always printed",
         "log_file": "messages go to standard error, which a shell can redirect to a file",
     },
 }
-UNNEEDED["dataset"] = {key: why for key, why in UNNEEDED["data"].items() if key.startswith("webdataset")}
 
 _THRESHOLD = "transition_on: {mode: loss_threshold, metric: vae_loss, threshold: 0.05, max_epochs: 50}"
 
@@ -73,8 +75,8 @@ STEP = [*keys_of(StepKeys), "transition_on", "optimization"]
 PIPELINE = ["defaults", "steps", "datasets", "default_dataset", "mode"]
 
 #: The keys of each section, for a key that was found in another one.
-_HOMES = {**{name: keys_of(cls) for name, cls in SECTIONS.items()}, "training.pipeline": PIPELINE}
-_HOMES["training"] = [*STEP, "pipeline"]
+_SECTIONS = {name: keys_of(cls) for name, cls in SECTIONS.items()}
+_HOMES = {**_SECTIONS, "training.pipeline": PIPELINE, "training": [*STEP, "pipeline"]}
 
 
 class SectionReader:
