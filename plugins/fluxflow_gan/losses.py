@@ -23,8 +23,8 @@ class HingeDiscriminator:
     """E[relu(1 - real)] / 2 + E[relu(1 + fake)] / 2.
 
     With `patches: each` the relu is applied patch by patch, before the mean, so that a good patch cannot compensate
-    for a bad one; with `mean` the patches of an image are averaged before the relu.
-    Lim and Ye, "Geometric GAN", 2017; halved as in Esser et al., "Taming transformers", 2021.
+    for a bad one; with `mean` the patches of an image are averaged before the relu. real, fake: logits [B, 1, h, w];
+    0-d. Lim and Ye, "Geometric GAN", 2017; halved as in Esser et al., "Taming transformers", 2021.
     """
 
     patches: Patches = "each"
@@ -41,8 +41,8 @@ class HingeDiscriminator:
 class HingeGenerator:
     """-E[fake], the generator's hinge loss, the mean over all patches (Lim and Ye, 2017).
 
-    It has no relu, so the order of relu and mean does not matter. It is negative when the discriminator
-    considers reconstructions real. `detach: [latent]` stops its gradient before the encoder.
+    fake: logits [B, 1, h, w]; 0-d. It has no relu, so the order of relu and mean does not matter. It is negative when
+    the discriminator considers reconstructions real. `detach: [latent]` stops its gradient before the encoder.
     """
 
     default_weight: ClassVar[float] = 0.5
@@ -56,7 +56,8 @@ class HingeGenerator:
 class NonsaturatingDiscriminator:
     """E[softplus(-real)] + E[softplus(fake)] = -E[log D(x)] - E[log(1 - D(G))], D = sigmoid of a logit.
 
-    Goodfellow et al., "Generative adversarial nets", 2014. It is 2 log 2 for an undecided discriminator (all logits 0).
+    real, fake: logits [B, 1, h, w]; 0-d, 2 log 2 for an undecided discriminator (all logits 0). Goodfellow et al.,
+    "Generative adversarial nets", 2014.
     """
 
     patches: Patches = "each"
@@ -75,7 +76,7 @@ class NonsaturatingDiscriminator:
 class NonsaturatingGenerator:
     """E[softplus(-fake)] = -E[log D(G)], whose gradient is largest where the generator is worst (Goodfellow, 2014).
 
-    `detach: [latent]` stops its gradient before the encoder.
+    fake: logits [B, 1, h, w]; 0-d. `detach: [latent]` stops its gradient before the encoder.
     """
 
     default_weight: ClassVar[float] = 0.5
@@ -94,7 +95,7 @@ class NonsaturatingGenerator:
 class LeastSquaresDiscriminator:
     """E[(real - 1)^2] / 2 + E[fake^2] / 2, which pulls logits to 1 for real and to 0 for fake.
 
-    Mao et al., "Least squares generative adversarial networks", 2017.
+    real, fake: logits [B, 1, h, w]; 0-d. Mao et al., "Least squares generative adversarial networks", 2017.
     """
 
     patches: Patches = "each"
@@ -111,7 +112,7 @@ class LeastSquaresDiscriminator:
 class LeastSquaresGenerator:
     """E[(fake - 1)^2] / 2, the generator's least-squares loss (Mao et al., 2017).
 
-    `detach: [latent]` stops its gradient before the encoder.
+    fake: logits [B, 1, h, w]; 0-d. `detach: [latent]` stops its gradient before the encoder.
     """
 
     default_weight: ClassVar[float] = 0.5
@@ -129,9 +130,9 @@ class _Penalty:
     gamma: float = field(default=5.0, validator=validators.ge(0))
     """Strength of the penalty."""
     interval: int = field(default=1, validator=validators.ge(1))
-    """Factor of the penalty; set to the number of `every`, it compensates for the batches without a penalty."""
+    """Factor that compensates for the batches without a penalty: set it to the `every` of the entry."""
 
-    def _of(self, image: Tensor, discriminator: nn.Module, *context: Tensor) -> Tensor:
+    def _penalty(self, image: Tensor, discriminator: nn.Module, *context: Tensor) -> Tensor:
         import torch
 
         x = image.detach().requires_grad_()
@@ -152,7 +153,7 @@ class R1(_Penalty):
 
     def __call__(self, image: Tensor, discriminator: nn.Module) -> Tensor:
         """Return the penalty; this runs the discriminator once more, on images that carry gradient."""
-        return self._of(image, discriminator)
+        return self._penalty(image, discriminator)
 
 
 @frozen
@@ -161,4 +162,4 @@ class ProjectedR1(_Penalty):
 
     def __call__(self, image: Tensor, discriminator: nn.Module, context_vector: Tensor) -> Tensor:
         """Return the penalty; this runs the discriminator once more, on images that carry gradient."""
-        return self._of(image, discriminator, context_vector)
+        return self._penalty(image, discriminator, context_vector)

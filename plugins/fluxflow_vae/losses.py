@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from attrs import field, frozen, validators
+from attrs import Attribute, field, frozen, validators
 
 if TYPE_CHECKING:
     import torch
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def l1(reconstruction: Tensor, image: Tensor) -> Tensor:
-    """Mean of |reconstruction - image| over all elements."""
+    """Mean of |reconstruction - image| over all elements: two [B, C, H, W] to 0-d."""
     from torch.nn.functional import l1_loss
 
     return l1_loss(reconstruction, image)
@@ -22,7 +22,7 @@ def l1(reconstruction: Tensor, image: Tensor) -> Tensor:
 
 @frozen
 class Mse:
-    """Mean of (reconstruction - image)^2 over all elements."""
+    """Mean of (reconstruction - image)^2 over all elements: two [B, C, H, W] to 0-d."""
 
     default_weight: ClassVar[float] = 0.1
 
@@ -37,8 +37,8 @@ class Mse:
 class Frequency:
     """L1 of low and of high frequencies: low_weight L1(lf(p), lf(t)) + high_weight L1(hf(p), hf(t)).
 
-    lf(x) is a 3x3 average pool with stride 1 (padding 1), hf(x) = x - lf(x). Both are linear, so each
-    filter is applied once, to the difference.
+    p: the reconstruction, t: the image, [B, C, H, W]; 0-d. lf(x) is a 3x3 average pool with stride 1 (padding 1),
+    hf(x) = x - lf(x). Both are linear, so each filter is applied once, to the difference. A loss of our own.
     """
 
     low_weight: float = field(default=1.0, validator=validators.ge(0))
@@ -55,16 +55,22 @@ class Frequency:
         return self.low_weight * low.abs().mean() + self.high_weight * (difference - low).abs().mean()
 
 
+def odd(_: Any, attribute: Attribute[int], window: int) -> None:
+    """Require a window to be odd, and at least 3: the validator of attrs."""
+    if window < 3 or window % 2 == 0:
+        raise ValueError(f"{attribute.name} is {window}: it must be odd and at least 3")
+
+
 @frozen
 class Ssim:
     """1 - SSIM, the structural similarity in a Gaussian window (Wang et al., 2004).
 
     SSIM = (2 m_p m_t + C1)(2 s_pt + C2) / ((m_p^2 + m_t^2 + C1)(s_p^2 + s_t^2 + C2)), C1 = (0.01 L)^2,
-    C2 = (0.03 L)^2, L = 2 for images in [-1, 1]; the mean over windows that lie inside the image.
+    C2 = (0.03 L)^2, L = 2 for images [B, C, H, W] in [-1, 1]; the mean over windows that lie inside the image, 0-d.
     """
 
-    window: int = field(default=11, validator=validators.ge(3))
-    """Side of the window in pixels, odd; at most the image's side."""
+    window: int = field(default=11, validator=odd)
+    """Side of the window in pixels, odd; reduced to the largest that fits a smaller image."""
     sigma: float = field(default=1.5, validator=validators.gt(0))
     """Standard deviation of the window in pixels."""
 
@@ -251,6 +257,6 @@ class Mmd:
         return (kernel.sum() - kernel.trace()) / (len(x) * (len(x) - 1))
 
     def _kernel(self, a: Tensor, b: Tensor) -> Tensor:
-        """K of every pair: [N, C] and [M, C] to [N, M]."""
+        """The kernel k of every pair: [N, C] and [M, C] to [N, M]."""
         square = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1) - 2 * a @ b.T
         return (square.clamp(min=0) / (-2 * self.sigma**2)).exp()

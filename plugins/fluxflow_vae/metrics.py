@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from attrs import Attribute, field, frozen, validators
+from attrs import field, frozen, validators
 
 from fluxflow_registry import higher_is_better
+
+from .losses import odd
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 @higher_is_better
 def psnr(reconstruction: Tensor, image: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio 10 log10(2^2 / mse) in dB for images in [-1, 1], the mean over images."""
+    """Peak signal-to-noise ratio 10 log10(2^2 / mse) in dB, the mean over images [B, C, H, W] in [-1, 1]; 0-d."""
     error = (reconstruction.clamp(-1, 1) - image).square().flatten(1).mean(dim=1)
     return (10 * (4 / error.clamp(min=1e-12)).log10()).mean()
 
@@ -25,18 +27,13 @@ def psnr(reconstruction: Tensor, image: Tensor) -> Tensor:
 def sharpness(reconstruction: Tensor, image: Tensor) -> Tensor:
     """Energy of the gradients of the reconstruction over that of the image: 1 is as sharp as the original.
 
-    E|dx p|^2 + E|dy p|^2 over the same for t; blur lowers it.
+    E|dx p|^2 + E|dy p|^2 over the same for t, p and t [B, C, H, W]; 0-d. Blur lowers it. A ratio of our own.
     """
 
     def energy(x: Tensor) -> Tensor:
         return x.diff(dim=-1).square().mean() + x.diff(dim=-2).square().mean()
 
     return energy(reconstruction) / energy(image)
-
-
-def _odd(_: Any, attribute: Attribute[int], window: int) -> None:
-    if window < 3 or window % 2 == 0:
-        raise ValueError(f"{attribute.name} is {window}: it must be odd and at least 3")
 
 
 @higher_is_better
@@ -49,7 +46,7 @@ class Ssim:
     The loss of the same name is 1 - SSIM.
     """
 
-    window: int = field(default=11, validator=_odd)
+    window: int = field(default=11, validator=odd)
     """Side of the window in pixels, odd; reduced to the largest that fits a smaller image."""
     sigma: float = field(default=1.5, validator=validators.gt(0))
     """Standard deviation of the window in pixels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import TYPE_CHECKING
 
 from attrs import frozen
@@ -100,8 +101,9 @@ def conditioned_reconstruction(latent: Tensor, context_vector: Tensor, expander:
 
 
 def _decode(latent: Tensor, expander: nn.Module, spade: bool) -> Tensor:
-    """Decode with SPADE blocks on or off; an expander without such a switch can only be switched off."""
-    if spade and not hasattr(expander, "spade"):
+    """Decode with SPADE blocks on or off; an expander that does not take `spade` can only be switched off."""
+    switches = "spade" in signature(expander.forward).parameters
+    if spade and not switches:
         raise ValueError(f"the expander, a {type(expander).__name__}, has no SPADE blocks to switch on")
-    image: Tensor = expander(latent, spade=spade) if hasattr(expander, "spade") else expander(latent)
+    image: Tensor = expander(latent, spade=spade) if switches else expander(latent)
     return image

@@ -224,7 +224,13 @@ def test_multiscale_rejects_more_scales_than_the_image_has(side: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "loss"), [("scales", lambda: Multiscale(scales=0)), ("mix", lambda: Multiscale(mix=1.5))]
+    ("option", "loss"),
+    [
+        ("scales", lambda: Multiscale(scales=0)),
+        ("mix", lambda: Multiscale(mix=1.5)),
+        ("window is 4: it must be odd and at least 3", lambda: Ssim(window=4)),
+        ("window is 1: it must be odd and at least 3", lambda: Ssim(window=1)),
+    ],
 )
 def test_an_option_out_of_bounds_is_rejected(option: str, loss: Any) -> None:
     with pytest.raises(ValueError, match=option):

@@ -27,14 +27,14 @@ POSTERIOR = Posterior(MEAN, torch.zeros(2, 3, 4, 4))
 class Recorder(nn.Module):
     """An expander that returns its arguments."""
 
-    spade = True
-
-    def forward(self, latent: Tensor, **arguments: Any) -> Any:
-        return latent, arguments
+    def forward(self, latent: Tensor, *, spade: bool | None = None, **others: Any) -> Any:
+        return latent, others if spade is None else {"spade": spade, **others}
 
 
 class Plain(nn.Module):
-    """A third-party expander without conditioning."""
+    """A third-party expander without conditioning; its `spade` is something else."""
+
+    spade = "of its garden"
 
     def forward(self, latent: Tensor) -> Tensor:
         return 2 * latent
