@@ -17,10 +17,16 @@ class Posterior(Protocol):
 
 
 class CompressorModule(Protocol):
-    """A compressor with the scale of its latents, and with their mean in `latent_shift` if it is not zero."""
+    """A compressor with the scale of its latents; see also `latent_shift`."""
 
     latent_rms: Tensor
     """Root mean square of the latents, 0-d."""
+
+
+def latent_shift(compressor: CompressorModule) -> Tensor | float:
+    """The mean of the latents, 0-d: 0 for a compressor that has no `latent_shift`."""
+    shift: Tensor | float = getattr(compressor, "latent_shift", 0.0)
+    return shift
 
 
 class ExpanderModule(Protocol):
@@ -46,7 +52,7 @@ class FlowModule(Protocol):
 
 
 class TextEmbedding(Protocol):
-    """Embedded captions: tokens [B, L, D] and mask [B, L]."""
+    """Embedded captions: tokens [B, L, D] and mask [B, L], in which each caption, also the empty one, has a token."""
 
     @property
     def tokens(self) -> Tensor:

@@ -9,6 +9,8 @@ from attrs import field, frozen, validators
 
 from fluxflow_registry import DataError
 
+from .contracts import latent_shift
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -21,9 +23,7 @@ if TYPE_CHECKING:
 
 def to_own_scale(x_0: Tensor, compressor: CompressorModule) -> Tensor:
     """x_0 as the expander decodes it, the inverse of value `clean_latent`: x_0 latent_rms + latent_shift."""
-    shift = getattr(compressor, "latent_shift", None)
-    scaled = x_0 * compressor.latent_rms
-    return scaled if shift is None else scaled + shift
+    return x_0 * compressor.latent_rms + latent_shift(compressor)
 
 
 @frozen

@@ -74,8 +74,8 @@ def alignment(predicted_latent: Tensor, text_embedding: TextEmbedding, projectio
 
     image [B, C] is the estimate of x_0 (`predicted_latent`), averaged over its positions; text [B, D] is the mean of
     the text's tokens without padding; P is the model `projection` from C to D. The gradient reaches the flow
-    model, the text encoder and the projection, if the update trains them. The loss pulls matching pairs together
-    and does not push other pairs apart: use it beside a loss of the prediction, with a small weight.
+    model, the text encoder and the projection, if the update trains them. A loss of our own, which pulls matching pairs
+    together and does not push other pairs apart: use it beside a loss of the prediction, with a small weight.
     """
     from torch.nn.functional import cosine_similarity
 

@@ -156,7 +156,7 @@ class RectifiedPath(Path):
         return 1 - t
 
     def sigma(self, t: Tensor) -> Tensor:
-        """T."""
+        """The time t."""
         return t
 
     def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:

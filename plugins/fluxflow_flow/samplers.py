@@ -24,7 +24,7 @@ def times(steps: int, like: Tensor) -> Tensor:
 
 @frozen
 class Euler:
-    """Euler's method: x <- x + (t' - t) v(x, t); order 1, one evaluation per step."""
+    """Euler's method: x <- x + (t' - t) v(x, t), x and v [B, C, h, w]; order 1, one evaluation per step."""
 
     order: ClassVar[int] = 1
 
@@ -43,7 +43,7 @@ class Euler:
 class Heun:
     """Heun's method (the explicit trapezoidal rule): the mean slope of both ends of Euler's step.
 
-    Order 2, two evaluations per step; not Heun's third-order method.
+    x and v: [B, C, h, w]. Order 2, two evaluations per step; not Heun's third-order method.
     """
 
     order: ClassVar[int] = 2

@@ -30,9 +30,9 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def mean_token(tokens: Tensor, mask: Tensor) -> Tensor:
-    """The mean of the tokens without padding: [B, L, D] and [B, L] to [B, D]."""
+    """The mean of the tokens without padding: [B, L, D] and [B, L] to [B, D]; 0 where all are padding."""
     weight = mask.to(tokens.dtype)[:, :, None]
-    return (tokens * weight).sum(dim=1) / weight.sum(dim=1)
+    return (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
 def zero_initialized(layer: Layer) -> Layer:

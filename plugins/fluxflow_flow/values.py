@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import Attribute, field, frozen, validators
 
+from .contracts import latent_shift
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -20,8 +22,7 @@ def clean_latent(posterior: Posterior, compressor: CompressorModule) -> Tensor:
     One global scale, the compressor's, brings the latents to unit variance (Rombach et al., 2022). A compressor
     without `latent_shift` has a shift of zero.
     """
-    shift = getattr(compressor, "latent_shift", None)
-    return (posterior.mean if shift is None else posterior.mean - shift) / compressor.latent_rms
+    return (posterior.mean - latent_shift(compressor)) / compressor.latent_rms
 
 
 def noise(clean_latent: Tensor, generator: torch.Generator) -> Tensor:

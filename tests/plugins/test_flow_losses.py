@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fluxflow_flow.losses import Epsilon, Velocity, VPrediction, alignment
 from fluxflow_flow.models import ProjectionBuilder
 from fluxflow_flow.paths import DdpmPath, Path, RectifiedPath, betas
+from fluxflow_flow.transformer import mean_token
 from fluxflow_flow.values import PathBuilder
 
 from .flow_path import NAMES, PATHS
@@ -148,3 +149,11 @@ def test_a_gamma_of_zero_is_rejected() -> None:
 
 def test_the_default_path_is_rectified_and_predicts_the_velocity() -> None:
     assert PathBuilder()() == RectifiedPath("velocity")
+
+
+def test_the_mean_of_a_caption_without_tokens_is_zero() -> None:
+    tokens, mask = torch.ones(2, 3, 4), torch.tensor([[True, True, False], [False, False, False]])
+
+    mean = mean_token(tokens, mask)
+
+    assert mean.tolist() == [[1.0] * 4, [0.0] * 4]
