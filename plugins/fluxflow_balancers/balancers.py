@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen, validators
 
-from fluxflow_registry import FluxflowError, Gradients
+from fluxflow_registry import FluxflowError, Gradients, Weigher
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Weigher = Callable[[Mapping[str, "Tensor"]], Mapping[str, float]]
 
 
 def fixed(losses: Sequence[str]) -> Weigher:
@@ -34,6 +32,7 @@ class Inverse:
 
     a_i = mean of the last `window` values of loss i; factor_i = clamp(mean_j |a_j| / |a_i|, low, high), and 1 if all
     are 0. It is always positive, so that a negative generator loss keeps its sign; for a vanishing loss it is `high`.
+    A balancer of our own.
     """
 
     window: int = field(default=100, validator=validators.ge(1))

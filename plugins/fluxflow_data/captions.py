@@ -1,4 +1,4 @@
-"""Captions from bytes: a text in UTF-8, or a string in JSON, with single spaces between words."""
+"""Captions from bytes: UTF-8 text, or a string in JSON, with single spaces between words."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -100,21 +101,13 @@ class TextTransformer(nn.Module):
 
     def _rows(self, captions: list[str]) -> Tensor:
         """Rows of every token of every caption, int64 [B, L, tables], 0 for padding."""
-        rows = [
-            [(1,) + (0,) * (self.tables - 1)]
-            + [
-                tuple(
-                    2 + table * self.table_size + row
-                    for table, row in enumerate(buckets(word, self.tables, self.table_size))
-                )
-                for word in words(caption)[: self.max_words]
-            ]
-            for caption in captions
-        ]
-        longest = max(len(row) for row in rows)
-        padding = (0,) * self.tables
-        padded = [row + [padding] * (longest - len(row)) for row in rows]
-        return torch.tensor(padded, device=self.position.device)
+
+        def row(caption: str) -> Tensor:
+            hashes = [buckets(word, self.tables, self.table_size) for word in words(caption)[: self.max_words]]
+            tokens = [[2 + table * self.table_size + at for table, at in enumerate(each)] for each in hashes]
+            return torch.tensor([[1] + [0] * (self.tables - 1), *tokens])
+
+        return pad_sequence([row(caption) for caption in captions], batch_first=True).to(self.position.device)
 
     def forward(self, captions: list[str]) -> TextEmbedding:
         """Encode the captions."""

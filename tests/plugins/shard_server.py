@@ -28,6 +28,8 @@ class Server:
     #: How many of the next requests fail, and with which response; 0 closes the connection half-way.
     failing: int = 0
     failure: int = 503
+    #: The header `Retry-After` of those responses.
+    retry_after: str | None = None
     etags: dict[str, str] = Factory(dict)
     #: Whether a response with the whole file has its length.
     lengths: bool = True
@@ -39,7 +41,7 @@ class Server:
         self.requests.append((path, headers.get("Range"), headers.get("Authorization")))
         if self.failing and self.failure:
             self.failing -= 1
-            return self.send(handler, self.failure, {}, b"")
+            return self.send(handler, self.failure, {"Retry-After": self.retry_after} if self.retry_after else {}, b"")
         if path in self.redirects:
             return self.send(handler, 302, {"Location": self.redirects[path]}, b"")
         if self.token is not None and headers.get("Authorization") != f"Bearer {self.token}":

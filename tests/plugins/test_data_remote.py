@@ -150,6 +150,20 @@ def test_a_request_is_repeated_after_a_temporary_failure(failure: int, server: S
     assert captions_of(source) == [f"image {number}" for number in range(4)]
 
 
+@pytest.mark.parametrize(("after", "pause"), [("7", 7.0), ("3600", requests.LONGEST_PAUSE), ("soon", 0.001)])
+def test_the_server_decides_how_long_to_wait_within_limits(
+    after: str, pause: float, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    write_shard(server.folder / "a.tar", range(4))
+    source = open_shards(f"{server.url}/a.tar")
+    server.failure, server.failing, server.retry_after = 429, 1, after
+    monkeypatch.setattr(time, "sleep", pauses.append)
+
+    assert captions_of(source) == [f"image {number}" for number in range(4)]
+    assert pauses == [pause]
+
+
 @pytest.mark.parametrize(
     ("failure", "words"),
     [
