@@ -92,7 +92,12 @@ def _run(request: dict[str, Any], interruption: Interruption | None) -> None:
     fresh.set_forkserver_preload(["torch._dynamo"])  # which imports torch, and is imported by its optimizers
     process = fresh.Process(target=run_and_exit, args=(request, output))
     process.start()
-    process.join()
+    try:
+        process.join()
+    except BaseException:  # its folder is removed, and Python would wait for it at exit
+        process.kill()
+        process.join()
+        raise
     if process.exitcode in (-signal.SIGINT, INTERRUPTED):
         raise KeyboardInterrupt
     expected = 0 if interruption is None else STOPPED if "stop" in interruption.request else -signal.SIGKILL

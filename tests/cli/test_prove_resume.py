@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -270,3 +273,47 @@ def test_flow_and_averages_resume_exactly_with_workers(tmp_path: Path) -> None:
     done = prove(tmp_path, Path("small.yaml"), "steps.vae_gan.workers=2", "steps.flow.workers=1")
 
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+#: A plugin that is loaded in no time by the command, and takes a minute in each process of the proof.
+SLOW = """
+import os, time
+from multiprocessing import parent_process
+from pathlib import Path
+
+from fluxflow_registry import hookimpl
+
+if parent_process() is not None:
+    Path("writing").write_text(str(os.getpid()))
+    Path("writing").rename("started")
+    time.sleep(60)
+
+
+@hookimpl
+def fluxflow_register_losses(register):
+    pass
+"""
+
+
+def test_an_interrupted_proof_leaves_no_process_behind(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(VAE_GAN)
+    (tmp_path / "slow.py").write_text(SLOW)
+    started = tmp_path / "started"
+    command = [WARM.executable, "-m", "fluxflow_registry", "small.yaml", "--prove-resume", "--plugin", "slow.py"]
+    proof = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not started.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child = int(started.read_text())
+
+    proof.send_signal(signal.SIGINT)  # to the command alone, as `kill -INT` does
+    try:
+        _, err = proof.communicate(timeout=20)
+    finally:
+        proof.kill()
+
+    assert proof.returncode == 130
+    assert "Traceback" not in err
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    assert list((tmp_path / "runs").iterdir()) == []
