@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -61,7 +62,11 @@ def inside(expander: nn.Module) -> Tensor:
     return next(expander.parameters()).mean()
 
 
-MEASURES = {f.__name__: f for f in (each, sliced, absent, edges, rows, number, text, inside)}
+def frozen_mapping(reconstruction: Tensor) -> Mapping[str, Tensor]:
+    return MappingProxyType({"size": reconstruction.mean()})
+
+
+MEASURES = {f.__name__: f for f in (each, sliced, absent, edges, rows, number, text, inside, frozen_mapping)}
 
 
 @pytest.fixture(scope="module")
@@ -200,3 +205,12 @@ def test_the_best_checkpoint_is_that_of_the_epoch_with_the_best_metric(
     (best,) = [each for each in checkpoints.listing(run.folder.checkpoints) if each.kind == "best"]
     assert best.run_batch == 6 * (1 + figures.index(better(figures)))
     assert min(figures) < max(figures)
+
+
+def test_a_metric_may_return_any_mapping(checked: Checker, own: Registry, tmp_path: Path) -> None:
+    recipe = checked(VAE_GAN, evaluated("frozen_mapping: {}"), f"{STEP}.max_steps=1", using=own)
+
+    try_metrics(recipe, open_sources(recipe))
+    run = start(recipe, tmp_path / "runs").run
+
+    assert isinstance(run.history.results["vae_gan"]["seen"]["size"], float)

@@ -18,7 +18,7 @@ from fluxflow_registry.engine.diagnosis.proof import Trace
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.engine.run.run import Run
-from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.errors import DataError, RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import load
 from fluxflow_registry.registry.registry import Registry
@@ -186,3 +186,16 @@ def test_a_view_that_does_not_fit_the_models_is_rejected_before_training(recipe:
 
     with pytest.raises(RecipeError, match=r"(?s)in step `vae_gan` where `image` is \[3, \d+, \d+\], "):
         prove_shapes(recipe("datasets.shapes.bucket_multiple=null", views="[15]"))
+
+
+def test_a_view_that_fails_is_reported_with_its_dataset(
+    recipe: Callable[..., RecipePlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def view(source: Any, fields: Any, number: int) -> Any:
+        raise ZeroDivisionError("no such size")
+
+    made = recipe()
+    monkeypatch.setattr(type(open_sources(made)["shapes"]), "view", view)
+
+    with pytest.raises(DataError, match="dataset `shapes` failed to return view 0 of a batch: ZeroDivisionError: no"):
+        start(made, tmp_path / "runs")

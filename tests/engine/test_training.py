@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +13,16 @@ from attrs import evolve
 
 from fluxflow_registry.contracts import Position, Summary
 from fluxflow_registry.engine.models.build import Average
+from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.training.metrics import StepMetrics
 from fluxflow_registry.engine.training.step import LiveStep
-from fluxflow_registry.errors import TrainingError
+from fluxflow_registry.errors import RecipeError, TrainingError
 from fluxflow_registry.plan.steps import RecipePlan
+from fluxflow_registry.registry.discovery import add_plugin, load
+from fluxflow_registry.registry.registry import Plugin
 
 from ..small import FLOW, PLUGINS, VAE_GAN
+from ..synthetic import plugin
 from .conftest import changed, start, weights
 
 Checker = Callable[..., RecipePlan]
@@ -401,3 +406,19 @@ def test_a_step_ends_by_its_threshold_and_by_its_limit(checked: Checker, tmp_pat
 
     assert len(reached.live.metrics.history["vae_loss"]) == 1
     assert len(limited.live.metrics.history["vae_loss"]) == 3
+
+
+@pytest.mark.parametrize("error", [AssertionError("odd"), ZeroDivisionError("odd"), OSError("odd"), Exception("odd")])
+def test_whatever_a_value_raises_is_reported_with_its_name(checked: Checker, tmp_path: Path, error: Exception) -> None:
+    def shifted(reconstruction: torch.Tensor) -> torch.Tensor:
+        raise error
+
+    using = load(PLUGINS)
+    add_plugin(using, Plugin("own", "test", "1", "here"), plugin(values={"shifted": shifted}))
+    recipe = checked(VAE_GAN, f"{VAE}.losses.l1={{with: {{reconstruction: shifted}}}}", using=using)
+    expected = f"value `shifted` failed: {type(error).__name__}: odd"
+
+    with pytest.raises(RecipeError, match=f"in step `vae_gan`, {expected}"):
+        prove_shapes(recipe)
+    with pytest.raises(TrainingError, match=expected):
+        start(recipe, tmp_path / "runs")

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from fluxflow_registry import hookimpl
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.opening import open_sources
+from fluxflow_registry.engine.graph.calls import Interrupted
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.run.evaluation import Sampling
 from fluxflow_registry.engine.run.observers import ObservedRun
-from fluxflow_registry.engine.run.stopping import Interrupted
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.plan.steps import RecipePlan

@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve, frozen
-from torch import Tensor
+from torch import OutOfMemoryError, Tensor
 
 from fluxflow_registry.errors import FluxflowError, Location, Problem, TrainingError, one_line
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.values import ValuePlan
 from fluxflow_registry.registry.members import check_product
 from fluxflow_registry.registry.signature import shorten
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: what is being computed is computed again on resuming
+    """The run was asked to stop while an observer samples or an evaluation is measured."""
+
+
+#: What a call of a component may raise that is not a failure of the component.
+PASSED_THROUGH = (OutOfMemoryError, FluxflowError, Interrupted)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -9,9 +9,9 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from fluxflow_registry.engine.graph.calls import Binding, bind, describe, failed, tensors, wrong_return
+from fluxflow_registry.engine.graph.calls import PASSED_THROUGH, Binding, bind, describe, failed, tensors, wrong_return
 from fluxflow_registry.engine.graph.values import Values
-from fluxflow_registry.errors import FluxflowError, TrainingError
+from fluxflow_registry.errors import TrainingError
 from fluxflow_registry.plan.steps import StepPlan
 from fluxflow_registry.plan.updates import LossPlan, UpdatePlan
 
@@ -91,7 +91,7 @@ class LiveLosses:
         arguments = self.values.arguments(loss.binding, frozenset(self.update.trains), self.as_float)
         try:
             result: Tensor = loss.binding.call(**arguments)
-        except (torch.OutOfMemoryError, FluxflowError):
+        except PASSED_THROUGH:
             raise
         except Exception as error:
             who = self.update.title(loss.label)

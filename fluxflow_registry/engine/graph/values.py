@@ -10,7 +10,7 @@ import torch
 from attrs import define
 from torch import Tensor, nn
 
-from fluxflow_registry.engine.graph.calls import Binding, bind, failed, map_tensors
+from fluxflow_registry.engine.graph.calls import PASSED_THROUGH, Binding, bind, failed, map_tensors
 from fluxflow_registry.engine.graph.randomness import Draws
 from fluxflow_registry.plan.values import ValuePlan
 
@@ -82,9 +82,9 @@ class Values:
         try:
             with torch.set_grad_enabled(bool(carries)):
                 value = binding.call(**arguments)
-        except torch.OutOfMemoryError:
+        except PASSED_THROUGH:
             raise
-        except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        except Exception as error:
             raise failed(f"value `{binding.name}`", binding, arguments, error) from error
         if self.watch is not None:
             self.watch("value", binding.name, value)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from fluxflow_registry.contracts import Position, Sampler
 from fluxflow_registry.engine.data.batches import Reader, to_device
 from fluxflow_registry.engine.data.order import first_samples
-from fluxflow_registry.engine.graph.calls import Binding, bind, describe, failed, wrong_return
+from fluxflow_registry.engine.graph.calls import PASSED_THROUGH, Binding, bind, describe, failed, wrong_return
 from fluxflow_registry.engine.graph.randomness import Draws, derive
 from fluxflow_registry.engine.graph.values import Values, evaluate
-from fluxflow_registry.engine.run.stopping import Interrupted, interruptible, raise_if_stopping
+from fluxflow_registry.engine.run.stopping import interruptible, raise_if_stopping
 from fluxflow_registry.engine.training.step import LiveStep, size_of
-from fluxflow_registry.errors import FluxflowError, Place, Problem, RunError, TrainingError
+from fluxflow_registry.errors import Place, Problem, RunError, TrainingError
 from fluxflow_registry.plan.steps import EvaluationPlan, RecipePlan, StepPlan
 from fluxflow_registry.plan.values import Request, ValuePlan, World, resolve_values
 
@@ -76,24 +76,24 @@ def metric_values(
 ) -> dict[str, float]:
     """What a metric returns for a batch, by the names that are logged; raises TrainingError with its place.
 
-    A single tensor has the metric's label. A value of a dict has its own name, or `<label>/<name>` where that name is
-    the label of another metric, or is `taken` by an earlier one.
+    A single tensor has the metric's label. A value of a mapping has its own name, or `<label>/<name>` where that name
+    is the label of another metric, or is `taken` by an earlier one.
     """
     label = metric.name
     who = f"metric `{label}` of evaluation `{plan.name}` in step `{step}`"
     try:
         found = metric.call(**arguments)
-    except (torch.OutOfMemoryError, FluxflowError, Interrupted):
+    except PASSED_THROUGH:
         raise
     except Exception as error:
         raise failed(who, metric, arguments, error, metric.component.where) from error
-    if not isinstance(found, dict):
+    if not isinstance(found, Mapping):
         return {label: _number(who, found, metric, arguments)}
     values: dict[str, float] = {}
     others = {*taken, *plan.metrics} - {label}
     for name, value in found.items():
         if not isinstance(name, str):
-            raise _wrong(who, f"a dict with a key of type {type(name).__name__}", metric, arguments)
+            raise _wrong(who, f"a mapping with a key of type {type(name).__name__}", metric, arguments)
         key = f"{label}/{name}" if name in others else name
         values[key] = _number(f"{who}, value `{name}`,", value, metric, arguments)
     return values
@@ -110,7 +110,7 @@ def _number(who: str, value: Any, metric: Binding, arguments: Mapping[str, Any])
 
 
 def _wrong(who: str, returned: str, metric: Binding, arguments: Mapping[str, Any]) -> TrainingError:
-    message = f"{who} returned {returned}; a metric must return a 0-d tensor, or a dict of them"
+    message = f"{who} returned {returned}; a metric must return a 0-d tensor, or a mapping of them"
     return wrong_return(message, metric, arguments, metric.name)
 
 

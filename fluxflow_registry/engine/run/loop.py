@@ -10,11 +10,12 @@ from attrs import evolve
 
 from fluxflow_registry.check.metric_names import unmeasured
 from fluxflow_registry.contracts import Ending, Position, Summary
+from fluxflow_registry.engine.graph.calls import Interrupted
 from fluxflow_registry.engine.run.evaluation import measure
 from fluxflow_registry.engine.run.resume import State, enter, find_position
 from fluxflow_registry.engine.run.rollback import check_finite, report_skipped
 from fluxflow_registry.engine.run.run import Run
-from fluxflow_registry.engine.run.stopping import Interrupted, Stopped
+from fluxflow_registry.engine.run.stopping import Stopped
 from fluxflow_registry.engine.run.trained_models import write_final_models
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.state import checkpoints

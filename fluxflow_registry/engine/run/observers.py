@@ -12,9 +12,10 @@ import pluggy
 from fluxflow_registry.contracts import Lifecycle, Position, RunView
 from fluxflow_registry.engine.data.batches import Reader, to_device
 from fluxflow_registry.engine.data.order import first_bucket
+from fluxflow_registry.engine.graph.calls import Interrupted
 from fluxflow_registry.engine.graph.randomness import derive
 from fluxflow_registry.engine.run.evaluation import Sampling
-from fluxflow_registry.engine.run.stopping import Interrupted, interruptible, raise_if_stopping
+from fluxflow_registry.engine.run.stopping import interruptible, raise_if_stopping
 from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.errors import FluxflowError, TrainingError, one_line
 from fluxflow_registry.plan.component import ConfiguredComponent

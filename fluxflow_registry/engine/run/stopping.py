@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fluxflow_registry.contracts import NoisePath, Position, Sampler, VelocityField
+from fluxflow_registry.engine.graph.calls import Interrupted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fluxflow_registry.engine.run.run import Run
-
-
-class Interrupted(Exception):  # noqa: N818 - not an error: what is being computed is computed again on resuming
-    """The run was asked to stop while an observer samples or an evaluation is measured."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from fluxflow_registry.contracts import Ending, Position, Sampler, Source, SourceExtras
 from fluxflow_registry.engine.data.batches import Batch, epoch_batches, to_device
 from fluxflow_registry.engine.data.order import views_of
+from fluxflow_registry.engine.graph.calls import PASSED_THROUGH, raised_at
 from fluxflow_registry.engine.graph.randomness import Draws
 from fluxflow_registry.engine.graph.values import Values
 from fluxflow_registry.engine.models.build import Average, require_gradients
 from fluxflow_registry.engine.training.component_state import Guard, served_by, stateful_of
 from fluxflow_registry.engine.training.metrics import StepMetrics
 from fluxflow_registry.engine.training.update import LiveUpdate, autocast_of
-from fluxflow_registry.errors import FluxflowError, Problem, TrainingError, counted, one_line
+from fluxflow_registry.errors import DataError, FluxflowError, Problem, TrainingError, counted, one_line
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import StepPlan
 from fluxflow_registry.recipe.schema import StepSettings
@@ -139,11 +140,22 @@ class LiveStep:
         self.values.draws.at(self.seed, self.plan.name, step_batch)
         fields = to_device(batch.fields, self.values.draws.device)
         if views_of(self.source) > 1:
-            fields = dict(SourceExtras.of(self.source).view(fields, batch.view))
+            fields = self._view(fields, batch.view)
         size = size_of(fields) or self.plan.image_size
         self.values.begin(fields, step_batch=step_batch, **{**self.context, "image_size": size})
         started = [update.plan.trains for update in self.updates if update.starts.started(step_batch)]
         self.values.idle = self.plan.trains.difference(*started)
+
+    def _view(self, fields: Mapping[str, Any], number: int) -> dict[str, Any]:
+        """The fields of a batch in form `number`, as the source shows them."""
+        dataset = self.settings.dataset
+        try:
+            return dict(SourceExtras.of(self.source).view(fields, number))
+        except PASSED_THROUGH:
+            raise
+        except Exception as error:
+            message = f"dataset `{dataset}` failed to return view {number} of a batch: {one_line(error)}"
+            raise DataError(message, None, raised_at(error), code="component-failed", subject=dataset) from error
 
     def _close(self, step_batch: int) -> None:
         """At a window's end: undo the side effects of skipped updates, and average the models of the others."""
