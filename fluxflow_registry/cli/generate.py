@@ -267,7 +267,7 @@ def settings_of(arguments: Namespace, checked: RecipePlan, leaf: StepPlan) -> li
         # Another method keeps the number of steps, where both have one.
         flags.append(("--sampler", "sampler.steps", SamplerExtras.of(checked.sampler.instance).steps))
     return [
-        Setting(f"{path}={json.dumps(value)}", f"{flag} {getattr(arguments, flag[2:].replace('-', '_'))}")
+        Setting(f"{path}={json.dumps(value)}", Flag(flag, str(getattr(arguments, flag[2:].replace("-", "_")))))
         for flag, path, value in flags
         if value is not None
     ]

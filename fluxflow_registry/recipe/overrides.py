@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 
-from fluxflow_registry.errors import Flag, Location, RecipeError, to_location
+from fluxflow_registry.errors import Flag, Location, RecipeError
 from fluxflow_registry.recipe.node import Node, as_node, expanded
 from fluxflow_registry.recipe.reader import MAX_DEPTH, parse
 
@@ -16,7 +16,7 @@ class Setting:
     """`a.b.c=value`, and the location that its problems have: the flag with which the user set it."""
 
     text: str
-    origin: Location = field(converter=to_location)
+    origin: Location
 
 
 def override(root: Node, setting: str | Setting) -> Node:

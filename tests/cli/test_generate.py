@@ -392,3 +392,14 @@ def test_a_run_without_a_flow_is_one_problem_that_lists_what_it_lacks(
     assert "a sampler" not in stated[2]
     assert "the run lacks a sampler (set one with `--sampler NAME`)" in unsampled[2]
     assert "hint" not in unsampled[2]
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--steps", "0"), ("--sampler", "huen"), ("--guidance", "-1")])
+def test_a_wrong_flag_is_reported_as_a_flag_and_not_as_a_file(
+    finished: Path, capsys: pytest.CaptureFixture[str], flag: str, value: str
+) -> None:
+    with pytest.raises(SystemExit):
+        generate.run([str(finished), "--prompt", "x", flag, value, "--json"])
+
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert (problem["flag"], problem["path"], problem["line"]) == (flag, None, None)
