@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fluxflow_registry.errors import Problem, RunError, one_line
 from fluxflow_registry.state import disk
-from fluxflow_registry.state.checkpoints import FORMAT, MANIFEST, STATE, own_digest, put, read_manifest, verify
+from fluxflow_registry.state.checkpoints import DAMAGED, FORMAT, MANIFEST, STATE, own_digest, put, read_manifest, verify
 
 #: The format's names of torch's types (https://huggingface.co/docs/safetensors).
 _TYPES = {
@@ -276,5 +276,5 @@ def load(folder: Path, manifest: Mapping[str, Any] | None = None) -> tuple[dict[
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         message = f"cannot read the checkpoint: {one_line(error)}"
-        raise RunError(message, str(folder), code="damaged-checkpoint") from error
+        raise RunError(message, str(folder), code=DAMAGED) from error
     return state, content["meta"]

@@ -203,20 +203,25 @@ def test_samples_without_names_are_named_by_their_numbers() -> None:
 
 
 BROKEN = {
-    "no bundle": (None, "there is no bundle here: bundle.json is missing"),
-    "no JSON": ("{", "cannot be read: JSONDecodeError"),
-    "no mapping": ("[]", "cannot be read: TypeError"),
-    "a key that is missing": ('{"format": 1}', "cannot be read: KeyError: 'step'"),
-    "another version": ('{"format": 2}', "the bundle has format 2, but this version reads format 1"),
-    "deep nesting": ("[" * 100_000, "cannot be read: RecursionError"),
+    "no bundle": (None, "there is no bundle here: bundle.json is missing", "missing-file"),
+    "no JSON": ("{", "cannot be read: JSONDecodeError", "unreadable-file"),
+    "no mapping": ("[]", "cannot be read: TypeError", "unreadable-file"),
+    "a key that is missing": ('{"format": 1}', "cannot be read: KeyError: 'step'", "unreadable-file"),
+    "another version": (
+        '{"format": 2}',
+        "the bundle has format 2, but this version reads format 1",
+        "unsupported-version",
+    ),
+    "deep nesting": ("[" * 100_000, "cannot be read: RecursionError", "unreadable-file"),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_folder_that_is_not_a_bundle_is_rejected(tmp_path: Path, case: str) -> None:
-    text, words = BROKEN[case]
+    text, words, code = BROKEN[case]
     if text is not None:
         (tmp_path / "bundle.json").write_text(text)
 
-    with pytest.raises(RunError, match=words):
+    with pytest.raises(RunError, match=words) as caught:
         read_bundle(tmp_path)
+    assert caught.value.problems[0].code == code

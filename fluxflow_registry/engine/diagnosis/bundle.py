@@ -117,7 +117,7 @@ def read_bundle(folder: Path) -> Bundle:
         read = json.loads(path.read_bytes())
         if read["format"] != FORMAT:
             message = f"the bundle has format {read['format']}, but this version reads format {FORMAT}"
-            raise RunError(message, str(path), code="unreadable-file")
+            raise RunError(message, str(path), code="unsupported-version")
         bundle = Converter(detailed_validation=False).structure({**read, "folder": str(folder)}, Bundle)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         message = f"the bundle cannot be read: {one_line(error)}"
