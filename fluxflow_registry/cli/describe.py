@@ -18,11 +18,11 @@ from cattrs import unstructure
 
 from fluxflow_registry.cli.invocation import Invocation
 from fluxflow_registry.cli.output import Result
-from fluxflow_registry.contracts import KINDS
+from fluxflow_registry.contracts import KINDS, kind_named
 from fluxflow_registry.errors import Flag, RecipeError, printable
-from fluxflow_registry.recipe.convert import describe_type, limits_of
+from fluxflow_registry.recipe.convert import limits_of
 from fluxflow_registry.registry.registry import Component, Registry
-from fluxflow_registry.registry.signature import fields_of, is_configurable, key_of, source_of
+from fluxflow_registry.registry.signature import describe_type, fields_of, is_configurable, key_of, source_of
 
 #: The most characters of a line.
 WIDTH = 120
@@ -32,19 +32,9 @@ FLAG = Flag("--describe")
 
 def list_plugins_command(invocation: Invocation) -> Result:
     """The plugins and components, all or of the kind that the command line names."""
-    registry, kind = invocation.registry, _kind_named(invocation.arguments.list_plugins)
+    registry, name = invocation.registry, invocation.arguments.list_plugins
+    kind = kind_named(name, Flag("--list-plugins")).name if name else None
     return Result(lambda: listing_data(registry, kind), lambda: listing(registry, kind))
-
-
-def _kind_named(name: str) -> str | None:
-    """The kind of that name, in the singular or the plural; None for all kinds."""
-    if not name:
-        return None
-    for kind in KINDS.values():
-        if name in (kind.name, kind.plural):
-            return kind.name
-    message = f"`{name}` is not a kind of component"
-    raise RecipeError(message, Flag("--list-plugins"), code="unknown-kind", subject=name, choices=KINDS)
 
 
 def listing(registry: Registry, kind: str | None) -> str:
@@ -120,10 +110,7 @@ def listing_data(registry: Registry, kind: str | None) -> dict[str, Any]:
 def find(registry: Registry, name: str) -> list[Component]:
     """The components called `name`, or those of one kind by `kind:name`; raises RecipeError with the nearest name."""
     kind, _, name = name.rpartition(":")
-    if kind and kind not in KINDS:
-        message = f"`{kind}` is not a kind of component"
-        raise RecipeError(message, FLAG, code="unknown-name", subject=kind, choices=KINDS)
-    kinds = [kind] if kind else list(KINDS)
+    kinds = [kind_named(kind, FLAG).name] if kind else list(KINDS)
     found = [registry.components[k][name] for k in kinds if name in registry.components[k]]
     if not found:
         known = {name for k in kinds for name in registry.components[k]}

@@ -36,6 +36,7 @@ from fluxflow_registry.contracts.sampler import SAMPLER, NoisePath, Sampler, Sam
 from fluxflow_registry.contracts.scheduler import SCHEDULER, Scheduler, SchedulerExtras
 from fluxflow_registry.contracts.transition import TRANSITION, Ending, Transition, TransitionExtras
 from fluxflow_registry.contracts.value import CONTEXT, VALUE, NeedSettings, Value, ValueExtras
+from fluxflow_registry.errors import Location, RecipeError
 
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
@@ -45,6 +46,16 @@ KINDS: Mapping[str, Kind] = {
     )
 }
 
+
+def kind_named(name: str, where: Location) -> Kind:
+    """The kind of that name, in the singular or the plural; raises RecipeError for any other."""
+    for kind in KINDS.values():
+        if name in (kind.name, kind.plural):
+            return kind
+    message = f"`{name}` is not a kind of component"
+    raise RecipeError(message, where, code="unknown-name", subject=name, choices=KINDS)
+
+
 # fmt: off
 __all__ = [
     "CONTEXT", "KINDS", "Balancer", "BalancerExtras", "Better", "Compile", "Dataset", "DatasetExtras",
@@ -53,5 +64,5 @@ __all__ = [
     "NeedSettings", "NoSettings", "NoisePath", "Observer", "ObserverExtras", "Optimizer", "Position", "Prepared",
     "Product", "RecentMeans", "RunView", "Sampler", "SamplerExtras", "Scheduler", "SchedulerExtras", "Source",
     "SourceExtras", "Stateful", "StepView", "Summary", "Transition", "TransitionExtras", "Value", "ValueExtras",
-    "VelocityField", "Weigher", "WeigherExtras", "higher_is_better", "variants",
+    "VelocityField", "Weigher", "WeigherExtras", "higher_is_better", "kind_named", "variants",
 ]

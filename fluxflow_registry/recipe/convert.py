@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from enum import Enum
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import attrs
 import cattrs
 
 from fluxflow_registry.errors import Choices, Location, Note, Problem, one_line
 from fluxflow_registry.recipe.node import Node, describe_value
-from fluxflow_registry.registry.signature import fields_of, key_of
+from fluxflow_registry.registry.signature import MAPPINGS, SEQUENCES, UNIONS, describe_type, fields_of, key_of
 
 T = TypeVar("T")
 
-_SEQUENCES = (list, tuple, Sequence, set, frozenset)
-_MAPPINGS = (dict, Mapping)
-_UNIONS = (Union, types.UnionType)
+#: Classes of attrs that have no public name.
+_ALL: Any = type(attrs.validators.and_())
+_OPTIONAL: Any = type(attrs.validators.optional(attrs.validators.ge(0)))
 
 
 @attrs.define(eq=False)
@@ -37,8 +35,8 @@ class Mismatch(ValueError):  # noqa: N818 - it becomes one problem of many
 
     @property
     def depth(self) -> int:
-        """How far into the value it is; a key that is unknown or missing is one level inside its mapping."""
-        return len(self.path) + (self.code in ("unknown-key", "missing-key"))
+        """How far into the value it is; a key that is unknown or missing, or a rule, is a level inside its mapping."""
+        return len(self.path) + (self.code in ("unknown-key", "missing-key", "invalid-value"))
 
     def inside(self, part: str | int) -> Mismatch:
         """The same mismatch, seen from one level further out."""
@@ -129,30 +127,40 @@ def _validate(attribute: attrs.Attribute[Any], value: Any) -> None:
 
     Validators that are functions may look at other fields and wait until those are right.
     """
-    validator = attribute.validator
-    if validator is None or type(validator).__module__ not in ("attr.validators", "attr._make"):
+    if value is None and isinstance(attribute.validator, _OPTIONAL):
         return
-    try:
-        validator(None, attribute, value)
-    except (ValueError, TypeError) as error:
-        limits = " and ".join(f"{operator} {bound}" for operator, bound in limits_of(validator))
-        if limits:
+    for validator in _parts(attribute.validator):
+        if type(validator).__module__ != "attr.validators":
+            continue
+        try:
+            validator(None, attribute, value)
+        except (ValueError, TypeError) as error:
+            if not limits_of(validator):
+                raise _invalid(error) from None
+            limits = " and ".join(f"{operator} {bound}" for operator, bound in limits_of(attribute.validator))
             raise Mismatch(f"must be {limits}, got {value}", "out-of-range") from None
-        raise Mismatch("is not valid", "invalid-value", notes=(("cause", _first_line(error)),)) from None
-    except AttributeError:  # a combined validator with a function in it
-        return
+        except AttributeError:  # a combined validator with a function in it
+            continue
+
+
+def _invalid(error: Exception) -> Mismatch:
+    return Mismatch("is not valid", "invalid-value", notes=(("cause", _first_line(error)),))
+
+
+def _parts(validator: Any) -> tuple[Any, ...]:
+    """The validators that must all hold, of a value that is not null where null is allowed."""
+    if isinstance(validator, _OPTIONAL):
+        return _parts(validator.validator)
+    return validator._validators if isinstance(validator, _ALL) else (validator,)
 
 
 def limits_of(validator: Any) -> list[tuple[str, Any]]:
-    """What attrs' standard validators demand, as (operator, bound)."""
+    """What attrs' standard validators require of every value, as (operator, bound)."""
     if hasattr(validator, "compare_op"):
         return [(validator.compare_op, validator.bound)]
     if hasattr(validator, "options"):
         return [("one of", ", ".join(map(str, validator.options)))]
-    if hasattr(validator, "validator"):
-        return limits_of(validator.validator)
-    inner: Iterable[Any] = getattr(validator, "_validators", ()) or getattr(validator, "validators", ())
-    return [limit for each in inner for limit in limits_of(each)]
+    return [limit for each in _parts(validator) if each is not validator for limit in limits_of(each)]
 
 
 def _rejected(cls: type, arguments: Mapping[str, Any], node: Node, what: str) -> list[Problem]:
@@ -195,9 +203,9 @@ def converter() -> cattrs.Converter:
     strict.register_structure_hook(Any, lambda value, _: value)
     hooks: list[tuple[Callable[[Any], bool], Callable[[Any, Any], Any]]] = [
         (lambda t: get_origin(t) is Literal, _literal),
-        (lambda t: (get_origin(t) or t) in _SEQUENCES, _sequence),
-        (lambda t: (get_origin(t) or t) in _MAPPINGS, _mapping),
-        (lambda t: get_origin(t) in _UNIONS, _union),
+        (lambda t: (get_origin(t) or t) in SEQUENCES, _sequence),
+        (lambda t: (get_origin(t) or t) in MAPPINGS, _mapping),
+        (lambda t: get_origin(t) in UNIONS, _union),
         (lambda t: isinstance(t, type) and attrs.has(t), _nested),
     ]
     for applies, hook in hooks:
@@ -296,7 +304,10 @@ def _nested(value: Any, cls: Any) -> Any:
     missing = [key for key, each in fields.items() if each.default is attrs.NOTHING and key not in value]
     if missing:
         raise Mismatch(f"needs `{missing[0]}`: {describe_type(fields[missing[0]].type)}", "missing-key")
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except Exception as error:  # a rule of its own
+        raise _invalid(error) from None
 
 
 def _inside(part: str | int, value: Any, kind: Any) -> Any:
@@ -314,32 +325,3 @@ def _read(value: Any, kind: Any) -> Any:
         raise
     except Exception:
         raise _expected(kind, value) from None
-
-
-_WORDS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
-_WORDS |= {type(None): "null", Any: "anything"}
-_PLURALS: dict[Any, str] = {int: "integers", float: "numbers", str: "strings"}
-
-
-def describe_type(kind: Any) -> str:
-    """A type in a user's words: `a list of integers` rather than `list[int]`."""
-    if kind in _WORDS:
-        return _WORDS[kind]
-    origin, arguments = get_origin(kind) or kind, get_args(kind)
-    if origin is Literal:
-        return "one of " + ", ".join(str(option) for option in arguments)
-    if origin in _UNIONS:
-        return " or ".join(describe_type(member) for member in arguments)
-    if origin in _SEQUENCES:
-        if origin is tuple and arguments and arguments[-1] is not Ellipsis:
-            return f"a list of {len(arguments)} values ({', '.join(describe_type(each) for each in arguments)})"
-        return "a list" + (_of(arguments[0]) if arguments else "")
-    if origin in _MAPPINGS:
-        return "a mapping" + (_of(arguments[1]) if arguments else "")
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return "one of " + ", ".join(str(member.value) for member in kind)
-    return f"{'a mapping' if attrs.has(origin) else 'a value'} ({getattr(kind, '__name__', kind)})"
-
-
-def _of(kind: Any) -> str:
-    return f" of {_PLURALS[kind]}" if kind in _PLURALS else f", each {describe_type(kind)}"

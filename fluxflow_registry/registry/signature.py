@@ -7,10 +7,12 @@ import inspect
 import os
 import sys
 import textwrap
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
 from attrs import frozen
@@ -19,6 +21,11 @@ from fluxflow_registry.contracts.kind import key_of as key_of
 from fluxflow_registry.errors import Place, PluginError
 
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+#: What `get_origin` returns for types that are read alike.
+SEQUENCES = (list, tuple, Sequence, set, frozenset)
+MAPPINGS = (dict, Mapping)
+UNIONS = (Union, types.UnionType)
 
 
 @frozen
@@ -178,3 +185,32 @@ def _fields_of(cls: Any) -> tuple[attrs.Attribute[Any], ...]:
 def _is_module(annotation: Any) -> bool:
     name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
     return name.strip("'\" ").endswith("Module")
+
+
+_WORDS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+_WORDS |= {type(None): "null", Any: "anything"}
+_PLURALS: dict[Any, str] = {int: "integers", float: "numbers", str: "strings"}
+
+
+def describe_type(kind: Any) -> str:
+    """A type in a user's words: `a list of integers` rather than `list[int]`."""
+    if kind in _WORDS:
+        return _WORDS[kind]
+    origin, arguments = get_origin(kind) or kind, get_args(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(str(option) for option in arguments)
+    if origin in UNIONS:
+        return " or ".join(describe_type(member) for member in arguments)
+    if origin in SEQUENCES:
+        if origin is tuple and arguments and arguments[-1] is not Ellipsis:
+            return f"a list of {len(arguments)} values ({', '.join(describe_type(each) for each in arguments)})"
+        return "a list" + (_of(arguments[0]) if arguments else "")
+    if origin in MAPPINGS:
+        return "a mapping" + (_of(arguments[1]) if arguments else "")
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return "one of " + ", ".join(str(member.value) for member in kind)
+    return f"{'a mapping' if attrs.has(origin) else 'a value'} ({getattr(kind, '__name__', kind)})"
+
+
+def _of(kind: Any) -> str:
+    return f" of {_PLURALS[kind]}" if kind in _PLURALS else f", each {describe_type(kind)}"

@@ -208,6 +208,18 @@ def test_a_name_of_several_kinds_is_shown_for_each(call: Call) -> None:
     assert "loss `velocity`" not in one.out
 
 
+def test_a_kind_may_be_named_in_the_plural(call: Call) -> None:
+    assert call("--describe", "losses:kl").out == call("--describe", "loss:kl").out
+
+
+@pytest.mark.parametrize("arguments", [("--describe", "los:kl"), ("--list-plugins", "los")])
+def test_an_unknown_kind_has_the_same_code_in_every_command(call: Call, arguments: tuple[str, str]) -> None:
+    (problem,) = json.loads(call(*arguments, "--json").out)["problems"]
+
+    assert (problem["code"], problem["subject"], problem["nearest"]) == ("unknown-name", "los", "loss")
+    assert problem["flag"] == arguments[0]
+
+
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
@@ -305,6 +317,10 @@ def test_defaults_are_written_so_that_they_are_read_back() -> None:
         (validators.and_(validators.ge(0), validators.le(1)), [">= 0", "<= 1"]),
         (validators.optional(validators.ge(1)), [">= 1"]),
         (validators.in_(["a", "b"]), ["one of a, b"]),
+        (validators.not_(validators.in_([3])), []),
+        (validators.or_(validators.lt(0), validators.gt(10)), []),
+        ([validators.ge(0), validators.not_(validators.in_([3]))], [">= 0"]),
+        (validators.deep_iterable(validators.ge(0)), []),
         (lambda instance, attribute, value: None, []),
     ],
 )

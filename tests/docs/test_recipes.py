@@ -16,10 +16,9 @@ from fluxflow_registry import contracts
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.cli.schema import recipe_schema
 from fluxflow_registry.recipe import schema
-from fluxflow_registry.recipe.convert import describe_type
 from fluxflow_registry.registry.discovery import load
 from fluxflow_registry.registry.registry import Registry
-from fluxflow_registry.registry.signature import fields_of, key_of
+from fluxflow_registry.registry.signature import describe_type, fields_of, key_of
 
 from .story import REPOSITORY, Block, blocks
 

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxflow_registry.errors import Place
-from fluxflow_registry.recipe.convert import describe_type, structure
+from fluxflow_registry.recipe.convert import structure
 from fluxflow_registry.recipe.node import Node, describe_value
 from fluxflow_registry.recipe.reader import parse
-from fluxflow_registry.registry.signature import fields_of
+from fluxflow_registry.registry.signature import describe_type, fields_of
 
 
 class Colour(Enum):
@@ -280,6 +280,15 @@ def test_a_misspelled_option_is_not_reported_as_missing_too() -> None:
         (validators.in_([1, 2]), 3, "`n` of loss `x` must be one of 1, 2, got 3"),
         ([validators.ge(1), validators.lt(4)], 4, "`n` of loss `x` must be >= 1 and < 4, got 4"),
         (validators.optional(validators.ge(1)), 0, "`n` of loss `x` must be >= 1, got 0"),
+        (validators.not_(validators.in_([3])), 3, "`n` of loss `x` is not valid"),
+        (validators.or_(validators.lt(0), validators.gt(10)), 5, "`n` of loss `x` is not valid"),
+        ([validators.ge(0), validators.not_(validators.in_([3]))], 3, "`n` of loss `x` is not valid"),
+        ([validators.ge(0), validators.not_(validators.in_([3]))], -1, "`n` of loss `x` must be >= 0, got -1"),
+        (
+            validators.optional([validators.ge(0), validators.not_(validators.in_([3]))]),
+            3,
+            "`n` of loss `x` is not valid",
+        ),
     ],
 )
 def test_the_bounds_of_a_field_are_reported_in_one_line(validator: Any, value: int, expected: str) -> None:
@@ -292,6 +301,47 @@ def test_the_bounds_of_a_field_are_reported_in_one_line(validator: Any, value: i
     (problem,) = problems
     assert problem.message == expected
     assert str(problem.where) == "r.yaml:1:9"
+
+
+def test_what_a_validator_without_bounds_reports_is_the_cause() -> None:
+    @frozen
+    class Bounded:
+        n: list[int] = field(default=[2], validator=validators.deep_iterable(validators.ge(0)))
+
+    _, problems = structure(Bounded, node(n=[1, -1]), "loss `x`")
+
+    (problem,) = problems
+    assert (problem.message, problem.code) == ("`n` of loss `x` is not valid", "invalid-value")
+    assert dict(problem.notes)["cause"] == "'n' must be >= 0: -1"
+
+
+@frozen
+class Range:
+    """Options with a rule."""
+
+    low: int
+    high: int
+
+    def __attrs_post_init__(self) -> None:
+        if self.low > self.high:
+            raise ValueError("low must not exceed high")
+
+
+@frozen
+class Ranged:
+    """An option that is a mapping with a rule."""
+
+    n: bool | Range | list[Range] = False
+
+
+@pytest.mark.parametrize("value", [{"low": 2, "high": 1}, [{"low": 0, "high": 1}, {"low": 2, "high": 1}]])
+def test_the_rule_of_a_mapping_in_an_option_is_reported_as_the_cause(value: Any) -> None:
+    _, problems = structure(Ranged, node(n=value), "loss `x`")
+
+    (problem,) = problems
+    option = "n.1" if isinstance(value, list) else "n"
+    assert (problem.message, problem.code) == (f"`{option}` of loss `x` is not valid", "invalid-value")
+    assert problem.notes == (("cause", "low must not exceed high"),)
 
 
 @pytest.mark.parametrize(
