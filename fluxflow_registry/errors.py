@@ -261,9 +261,9 @@ class Problem:
     def identity(self) -> Hashable:
         """What makes two reports the same problem: location, code and subject, whatever their words.
 
-        A problem without a code is the same as its exact copies only.
+        A problem without a code or a subject is the same as its exact copies only.
         """
-        return self if self.code == UNCODED else (self.where, self.code, self.subject)
+        return self if self.code == UNCODED or self.subject is None else (self.where, self.code, self.subject)
 
     def __str__(self) -> str:
         head = printable(self.message if self.where is None else f"{self.where}  {self.message}")
@@ -292,16 +292,17 @@ class Problem:
 
 
 def unique(problems: Iterable[Problem]) -> list[Problem]:
-    """Each problem once, in the order of the file: what `defaults` set is read again for every step."""
+    """Each problem once, one file after another, by line: what `defaults` set is read again for every step."""
     first: dict[Hashable, Problem] = {}
     for problem in problems:
         first.setdefault(problem.identity, problem)
-    return sorted(first.values(), key=lambda problem: _position(problem.where))
+    files = [problem.where.file for problem in first.values() if isinstance(problem.where, Place)]
+    return sorted(first.values(), key=lambda problem: _position(problem.where, files))
 
 
-def _position(where: Location | None) -> tuple[int, int]:
-    """Line and column; what has none comes first."""
-    return (where.line or 0, where.column or 0) if isinstance(where, Place) else (0, 0)
+def _position(where: Location | None, files: Sequence[str]) -> tuple[int, int, int]:
+    """The file, as its index in `files`, line and column; what is in no file comes first."""
+    return (files.index(where.file), where.line or 0, where.column or 0) if isinstance(where, Place) else (-1, 0, 0)
 
 
 class FluxflowError(Exception):

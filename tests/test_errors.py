@@ -6,7 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxflow_registry.errors import Choices, FluxflowError, Problem, listed, nearest, one_line, printable, table
+from fluxflow_registry.errors import (
+    Choices,
+    Flag,
+    FluxflowError,
+    Location,
+    Place,
+    Problem,
+    listed,
+    nearest,
+    one_line,
+    printable,
+    table,
+    unique,
+)
 
 WORDS = ["mse", "l1", "kl", "lr", "frequency", "hinge_generator", "hinge_discriminator", "AdamW", "SGD", "weight"]
 words = st.sampled_from(WORDS)
@@ -147,3 +160,28 @@ def test_rows_are_aligned_at_their_indentation_and_steer_no_terminal() -> None:
 )
 def test_an_exception_fits_on_a_line(error: BaseException, line: str) -> None:
     assert one_line(error) == line
+
+
+def test_problems_are_in_the_order_of_each_file_and_files_are_not_mixed() -> None:
+    places: list[Location] = [
+        Place("r.yaml", 190),
+        Place("plugin.py", 200),
+        Place("r.yaml", 7, 3),
+        Flag("--set"),
+        Place("r.yaml", 210),
+    ]
+
+    found = unique(Problem("is wrong", where) for where in places)
+
+    assert [str(problem.where) for problem in found] == [
+        *("--set", "r.yaml:7:3", "r.yaml:190", "r.yaml:210", "plugin.py:200")
+    ]
+
+
+def test_problems_without_a_subject_are_the_same_only_where_their_words_are() -> None:
+    subjects = [None, None, None, "a", "a"]
+    words = ["one", "two", "two", "three", "four"]
+
+    found = unique(Problem(word, "f", code="c", subject=each) for word, each in zip(words, subjects, strict=True))
+
+    assert [problem.message for problem in found] == ["one", "two", "three"]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from attrs import evolve
-
 from fluxflow_registry.contracts import DatasetExtras
-from fluxflow_registry.errors import Location, Problem
+from fluxflow_registry.errors import Location, Parts, Problem
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.recipe.schema import EvaluationEntry, StepEntry
 
@@ -31,7 +29,8 @@ def overlapping(
                 if found is not None:
                     reported.add(pair)
                     notes = (*_notes(step, evaluation, trained, seen), *found.notes)
-                    yield evolve(found, where=held_out.where, notes=notes)
+                    parts: Parts = {"code": found.code, "subject": seen.label, "choices": found.choices}
+                    yield Problem(found.message, held_out.where, notes, **parts)
 
 
 def _overlap(held_out: ConfiguredComponent, seen: ConfiguredComponent, attempt: Attempt) -> Problem | None:

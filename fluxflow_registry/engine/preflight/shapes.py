@@ -190,7 +190,7 @@ def _unchanged(values: Values, who: str, component: ConfiguredComponent) -> Iter
         message = f"{who} changes {', '.join(changed)} in place, but other components receive the same tensors"
         instead = ("instead", "make a new tensor: `x = x * 2`, not `x *= 2` or `x.mul_(2)`")
         notes = (instead, ("defined in", component.definition))
-        raise RecipeError(Problem(message, component.where, notes, code="changed-in-place"))
+        raise RecipeError(message, component.where, notes, code="changed-in-place", subject=component.label)
 
 
 def _versions(values: Values) -> dict[str, list[int]]:
