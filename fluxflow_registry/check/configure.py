@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from attrs import evolve
+
 from fluxflow_registry.contracts import KINDS, Naming, ObserverExtras
 from fluxflow_registry.errors import FluxflowError, Location, Problem, one_line
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.recipe.convert import structure, unknown_keys
 from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.schema import ComponentEntry, RecipeEntry
+from fluxflow_registry.registry.members import value_problems
 from fluxflow_registry.registry.registry import Component, Registry
 from fluxflow_registry.registry.signature import is_configurable
 
@@ -37,7 +40,8 @@ class Configurator:
         except FluxflowError as error:
             self.problems.extend(error.problems)
         except Exception as error:
-            self.problems.append(Problem(f"{what} failed: {one_line(error)}", where, code="component-failed"))
+            message = f"{what} failed: {one_line(error)}"
+            self.problems.append(Problem(message, where, code="component-failed", subject=what))
         return None
 
     def configure_all(self, kind: str, entries: Mapping[str, ComponentEntry], context: str = "") -> Components:
@@ -110,14 +114,18 @@ class Configurator:
         reserved = KINDS[component.kind].reserved
         if is_configurable(component.factory):
             instance, problems = structure(component.factory, options, what, reserved)
+            if instance is not None:
+                notes = (("defined in", str(component.where)),)
+                wrong = value_problems(KINDS[component.kind], what, instance)
+                problems = [evolve(each, where=options.at(str(each.subject)), notes=notes) for each in wrong]
             self.problems.extend(problems)
-            return instance
+            return None if problems else instance
         self.problems.extend(unknown_keys(options, reserved, what)[0])
         return self.attempt(what, component.where, lambda: _with_defaults(component))
 
     def _check_renames(self, component: Component, entry: ComponentEntry) -> None:
         needs = component.signature.needs
-        for need in getattr(entry.settings, "with_", {}) or {}:
+        for need in entry.renames:
             if need not in needs:
                 renames = entry.node.get("with")
                 where = renames.keys[need] if renames else entry.where

@@ -70,12 +70,13 @@ def better_in(step: StepEntry, metric: MetricComponent, where: Location) -> Bett
         if measured is None:
             return "lower"
         components = {label: metric(entry.type) for label, entry in measured.metrics.items()}
-        declared = {label: declared_by(each) for label, each in components.items() if each is not None}
+        present = {label: each.factory for label, each in components.items() if each is not None}
+        declared = {label: MetricExtras.of(each).better for label, each in present.items()}
         label, _, own = rest.partition("/")
         if rest in declared or (own and label in declared):
             return _direction(declared.get(rest, declared[label]), own or rest)
         named = {each[rest] for each in declared.values() if isinstance(each, Mapping) and rest in each}
-        dicts = {label for label, each in components.items() if each and not returns_tensor(each.factory)}
+        dicts = {label for label, each in present.items() if not returns_tensor(each)}
         found = named or {each for label, each in declared.items() if label in dicts and not isinstance(each, Mapping)}
         if len(found) > 1:
             hint = ("hint", "set `mode`: min or below where lower is better, max or above where higher is")
@@ -84,16 +85,6 @@ def better_in(step: StepEntry, metric: MetricComponent, where: Location) -> Bett
         return found.pop() if found else "lower"
 
     return better
-
-
-def declared_by(metric: Component) -> Declared:
-    """What a metric declares in its attribute `better`; raises FluxflowError for anything but directions."""
-    declared: Any = MetricExtras.of(metric.factory).better
-    directions = list(declared.values()) if isinstance(declared, Mapping) else [declared]
-    if all(isinstance(each, str) and each in ("lower", "higher") for each in directions):
-        return declared  # type: ignore[no-any-return]
-    message = f"metric `{metric.name}`: `better` must be `lower`, `higher`, or a dict of these, got {declared!r}"
-    raise FluxflowError(message, metric.signature.where, code="wrong-type", subject="better")
 
 
 def _direction(declared: Declared, name: str) -> Direction:

@@ -94,11 +94,13 @@ class StepPlanner:
         component = self.configurator.look_up("loss", entry, context)
         if component is None:
             return None
-        settings = entry.settings
-        default = LossExtras.of(component.instance).default_weight
+        settings, weight = entry.settings, entry.settings.weight
+        if weight is None:  # of the instance, since a field without `ClassVar` is an option
+            what, default = f"`default_weight` of loss `{component.name}`", LossExtras.of(component.instance)
+            weight = self.configurator.attempt(what, component.where, lambda: float(default.default_weight)) or 0.0
         return LossPlan(
             component=component,
-            weight=float(default if settings.weight is None else settings.weight),
+            weight=float(weight),
             warmup=settings.warmup,
             every=settings.every,
             start=self._start(update, settings.start, entry.label, context),

@@ -40,7 +40,9 @@ class _WithDefaults:
 
     def __getattr__(self, name: str) -> Any:
         default = getattr(self._extras, name)
-        found = getattr(self._component, name, default)
+        # An AttributeError within a property is an error of the component, not a missing member.
+        defined = inspect.getattr_static(self._component, name, self) is not self
+        found = getattr(self._component, name) if defined else getattr(self._component, name, default)
         if inspect.isclass(self._component) and hasattr(found, "__get__"):  # a property, or the slot of an option
             found = default
         return MethodType(default, self._component) if found is default and callable(default) else found
@@ -75,6 +77,12 @@ TOGETHER = (("state_dict", "load_state_dict"), ("views", "view"))
 @frozen
 class NoSettings:
     """The settings of an entry that has no keys but `type` and the component's own options."""
+
+
+class Renaming:
+    """The settings of an entry whose component receives values by name."""
+
+    with_: dict[str, str]
 
 
 @frozen

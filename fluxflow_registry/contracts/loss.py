@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from attrs import field, frozen, validators
 
-from fluxflow_registry.contracts.kind import Kind, Prepared, Stateful
+from fluxflow_registry.contracts.kind import Kind, Prepared, Renaming, Stateful
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ class LossExtras(Prepared, Stateful):
 
 
 @frozen
-class LossSettings:
+class LossSettings(Renaming):
     """The keys of a loss's entry that belong to the recipe, not to the loss."""
 
     weight: float | None = field(default=None, metadata={"member": "default_weight"})

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from attrs import field, frozen
 
-from fluxflow_registry.contracts.kind import Extras, Kind, Stateful
+from fluxflow_registry.contracts.kind import Extras, Kind, Renaming, Stateful
 
 #: Names that the engine itself provides to every value, loss and metric.
 CONTEXT: Mapping[str, str] = {
@@ -30,7 +30,7 @@ class ValueExtras(Extras, Stateful):
 
 
 @frozen
-class NeedSettings:
+class NeedSettings(Renaming):
     """The keys of a value's or a metric's entry that belong to the recipe."""
 
     with_: dict[str, str] = field(factory=dict, metadata={"key": "with"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from attrs import frozen
@@ -41,7 +41,7 @@ class ConfiguredComponent:
     @property
     def needs(self) -> dict[str, str]:
         """For each parameter of its call, the name of the value that fills it."""
-        renamed: Mapping[str, str] = getattr(self.entry.settings, "with_", {}) if self.entry else {}
+        renamed = self.entry.renames if self.entry else {}
         return {need: renamed.get(need, need) for need in self.component.signature.needs}
 
     def renamed_at(self, parameter: str) -> Location | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
+from fluxflow_registry.contracts.kind import Renaming
 from fluxflow_registry.errors import Location
 from fluxflow_registry.recipe.node import Node
 
@@ -103,6 +105,11 @@ class ComponentEntry:
     options: Node
     settings: Any
     node: Node
+
+    @property
+    def renames(self) -> Mapping[str, str]:
+        """For each parameter of the component that `with` renames, the name of the value that fills it."""
+        return self.settings.with_ if isinstance(self.settings, Renaming) else {}
 
 
 @frozen(eq=False)

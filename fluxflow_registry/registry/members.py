@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import attrs
 import pluggy
@@ -13,9 +14,9 @@ from attrs import frozen
 
 from fluxflow_registry.contracts import KINDS, Extras, Kind, Lifecycle
 from fluxflow_registry.contracts.kind import TOGETHER
-from fluxflow_registry.errors import Choices, PluginError, Problem, one_slip
+from fluxflow_registry.errors import Choices, PluginError, Problem, one_line, one_slip
 from fluxflow_registry.registry.registry import Component
-from fluxflow_registry.registry.signature import definition, place_of, returned_class
+from fluxflow_registry.registry.signature import MAPPINGS, UNIONS, definition, describe_type, place_of, returned_class
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -91,6 +92,8 @@ class _Owner:
                 yield self.problem(f"{who} must be an attribute or a property, not a method", name, "wrong-type")
             elif isinstance(member, (property, cached_property)) and name in _class_attributes(self.extras):
                 yield self.problem(f"{who} must be an attribute of the class, not a property", name, "wrong-type")
+            else:
+                yield from self.wrong_value(name)
             return
         wanted = _parameters(expected)
         instead = (("instead", f"def {name}({', '.join(['self', *wanted])})"),)
@@ -104,9 +107,57 @@ class _Owner:
             choices = Choices.of(strays[0], wanted) if strays and wanted else None
             yield self.problem(message, name, "wrong-parameters", notes=instead, choices=choices)
 
+    def wrong_value(self, name: str) -> Iterator[Problem]:
+        """Where an attribute has a value of another type, or cannot be read; of a class, the value that it sets."""
+        who = f"`{name}` of {self.what}"
+        try:
+            value = getattr(self.extras.of(self.owner), name)
+        except Exception as error:
+            yield self.problem(f"{who} failed: {one_line(error)}", name, "component-failed")
+            return
+        kind = _type_of(self.extras, name)
+        if not _fits(value, kind):
+            valid = [each for part in (kind, *get_args(kind)) if get_origin(part) is Literal for each in get_args(part)]
+            message = f"{who} must be {describe_type(kind)}, got {value!r}"
+            yield self.problem(message, name, "wrong-type", choices=Choices.of(str(value), valid) if valid else None)
+
     def problem(self, message: str, name: str, code: str, **parts: Any) -> Problem:
         where = place_of(self.owner, name) or place_of(type(self.owner))
         return Problem(message, where, code=code, subject=name, **parts)
+
+
+def value_problems(kind: Kind, what: str, instance: Any) -> list[Problem]:
+    """What is wrong with the optional attributes that options may set: those that are not read from the class."""
+    owner, of_class = _Owner(instance, what, kind.protocol, kind.extras), _class_attributes(kind.extras)
+    names = [name for name, member in kind.extras.members().items() if not _is_method(member)]
+    return [problem for name in names if name not in of_class for problem in owner.wrong_value(name)]
+
+
+def _type_of(extras: type[Extras], name: str) -> Any:
+    """The type of an optional attribute; Any where its annotation is for type checkers alone."""
+    base = next(base for base in extras.__mro__ if name in inspect.get_annotations(base))
+    own = {"__annotations__": {name: inspect.get_annotations(base)[name]}, "__module__": base.__module__}
+    try:
+        kind = get_type_hints(type("", (), own))[name]
+    except NameError:
+        return Any
+    return get_args(kind)[0] if get_origin(kind) is ClassVar else kind
+
+
+#: The classes of the values of a plain type: numbers of numpy are numbers too.
+_PLAIN = {bool: bool, int: Integral, float: Real, str: str, type(None): type(None)}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type; only plain values, and mappings of them, are compared."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return any(isinstance(value, type(each)) and value == each for each in parts)
+    if origin in UNIONS:
+        return any(_fits(value, each) for each in parts)
+    if origin in MAPPINGS:
+        return isinstance(value, Mapping) and all(_fits(k, parts[0]) and _fits(v, parts[1]) for k, v in value.items())
+    return kind not in _PLAIN or (isinstance(value, _PLAIN[kind]) and (kind is bool or not isinstance(value, bool)))
 
 
 def _methods(cls: type | None) -> dict[str, Any]:

@@ -13,18 +13,18 @@ from torch import Tensor
 from fluxflow_registry import higher_is_better
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.check.effective_recipe import effective_recipe
-from fluxflow_registry.errors import RecipeError
+from fluxflow_registry.errors import PluginError, RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.plan.updates import WhenMet
 from fluxflow_registry.recipe import writer as resolved
-from fluxflow_registry.registry.discovery import add_plugin, load
+from fluxflow_registry.registry.discovery import add_plugin, from_modules, load
 from fluxflow_registry.registry.registry import Plugin, Registry
 
 from ..small import FLOW, PLUGINS, VAE_GAN
 from ..synthetic import plugin
 
 Checker = Callable[..., RecipePlan]
-METRICS = "psnr: {}, ssim: {}, sharp: {type: sharpness}, elbo: {}, own: {}, several: {}, rates: {}, wrong: {}"
+METRICS = "psnr: {}, ssim: {}, sharp: {type: sharpness}, elbo: {}, own: {}, several: {}, rates: {}, optional: {}"
 
 
 def own(reconstruction: Tensor) -> Tensor:
@@ -59,24 +59,17 @@ class Optional:
         return reconstruction.mean()
 
 
-def wrong(reconstruction: Tensor) -> Tensor:
-    return reconstruction.mean()
-
-
-wrong.better = "max"  # type: ignore[attr-defined]
-
-
 @pytest.fixture(scope="module")
 def registry() -> Registry:
     made = load(PLUGINS)
-    metrics = {"own": own, "several": Several, "rates": rates, "silent": silent, "wrong": wrong, "optional": Optional}
+    metrics = {"own": own, "several": Several, "rates": rates, "silent": silent, "optional": Optional}
     add_plugin(made, Plugin("own", "test", "1", "here"), plugin(metrics=metrics))
     return made
 
 
 @pytest.fixture
 def checked(registry: Registry, tmp_path: Path) -> Checker:
-    def make(*settings: str, metrics: str = METRICS.replace(", wrong: {}", ", optional: {}")) -> RecipePlan:
+    def make(*settings: str, metrics: str = METRICS) -> RecipePlan:
         path = tmp_path / "recipe.yaml"
         path.write_text(VAE_GAN + FLOW)
         evaluate = f"steps.vae_gan.evaluate={{seen: {{dataset: shapes, every: 1, metrics: {{{metrics}}}}}}}"
@@ -158,8 +151,18 @@ def test_a_result_that_two_metrics_of_different_direction_may_return_needs_a_mod
     checked("steps.vae_gan.best={metric: seen/other, mode: max}", metrics=metrics)
 
 
-def test_a_metric_with_an_invalid_direction_is_rejected_with_its_file(checked: Checker) -> None:
-    with pytest.raises(RecipeError, match="metric `wrong`: `better` must be `lower`, `higher`, or a dict") as caught:
-        checked("steps.vae_gan.best={metric: seen/wrong}", metrics="wrong: {}")
+@pytest.mark.parametrize("better", ["max", {"score": "max"}, None])
+def test_a_metric_with_an_invalid_direction_is_rejected_with_its_file(better: Any) -> None:
+    def wrong(reconstruction: Tensor) -> Tensor:
+        return reconstruction.mean()
 
-    assert "test_directions.py" in str(caught.value.problems[0].where)
+    wrong.better = better  # type: ignore[attr-defined]
+
+    with pytest.raises(PluginError, match="`better` of metric `wrong` must be one of lower, higher or a map") as caught:
+        from_modules({"own": plugin(metrics={"wrong": wrong})})
+
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.subject) == ("wrong-type", "better")
+    assert problem.choices is not None
+    assert problem.choices.available == ("higher", "lower")
+    assert "test_directions.py" in str(problem.where)

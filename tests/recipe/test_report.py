@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from attrs import frozen
 
 from fluxflow_registry.check.effective_recipe import effective_recipe
 from fluxflow_registry.errors import Choices, Problem, RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe.writer import plain
+from fluxflow_registry.registry.discovery import add_plugin, load
+from fluxflow_registry.registry.registry import Plugin, Registry
 
-from ..recipes import TINY
+from ..recipes import TINY, line_of, steps
+from ..synthetic import plugin
 
 Prove = Callable[..., RecipePlan]
 
@@ -430,3 +435,141 @@ def test_a_balancer_that_names_a_loss_that_its_update_does_not_have_is_rejected_
     assert problem.message == expected
     assert place(problem) == f"{TINY.count(chr(10)) + 1}:{line.index('l11') + 1}"
     assert problem.choices == Choices("l1", ("l1",))
+
+
+@frozen
+class Broken:
+    """An observer whose methods all fail."""
+
+    def metrics(self) -> Any:
+        raise ValueError("no metrics")
+
+    def draws(self) -> Any:
+        raise ValueError("no draws")
+
+
+@frozen
+class Often:
+    """A scheduler whose interval is an option of a type that allows too much."""
+
+    interval: str = "step"
+
+    def __call__(self, optimizer: Any, total: int) -> Any: ...
+
+
+@frozen
+class Limited:
+    """A transition whose limit cannot be read."""
+
+    @property
+    def max_epochs(self) -> Any:
+        return self.missing  # type: ignore[attr-defined]
+
+    def __call__(self, epoch: int) -> Any: ...
+
+
+@frozen
+class Heavy:
+    """A loss whose weight is an option, since it is not marked as a class attribute."""
+
+    default_weight: Any = "high"
+
+    def __call__(self, image: Any) -> Any: ...
+
+
+@frozen
+class Counted:
+    """A transition whose limit is an option without a type."""
+
+    max_epochs: Any = None
+
+    def __call__(self, epoch: int) -> Any: ...
+
+
+@pytest.fixture(scope="module")
+def own() -> Registry:
+    registry = load()
+    transitions = {"limited": Limited, "counted": Counted}
+    made_up = plugin(
+        observers={"broken": Broken}, schedulers={"often": Often}, transitions=transitions, losses={"heavy": Heavy}
+    )
+    add_plugin(registry, Plugin("own", "test", "1", "here"), made_up)
+    return registry
+
+
+def test_each_method_of_one_component_that_fails_is_reported(prove: Prove, own: Registry) -> None:
+    with pytest.raises(RecipeError) as caught:
+        prove(TINY + "observers: {broken: {}}\n", using=own)
+
+    assert [problem.message for problem in caught.value.problems] == [
+        "`draws` of observer `broken` failed: ValueError: no draws",
+        "`metrics` of observer `broken` failed: ValueError: no metrics",
+    ]
+
+
+def test_each_dataset_that_overlaps_a_held_out_one_is_reported(prove: Prove) -> None:
+    datasets = [f"  {name}: {{type: shapes, split: {split}}}\n" for name, split in SPLITS.items()]
+    text = steps("first", "last").replace("  shapes: {type: shapes}\n", "".join(datasets))
+    text = text.replace("dataset: shapes", "dataset: one", 1)
+    evaluate = "evaluate: {seen: {dataset: held, metrics: {psnr: {}}}}"
+
+    found = problems(prove, text.replace("dataset: shapes", f"dataset: two\n    {evaluate}"))
+
+    assert [(problem.code, problem.subject) for problem in found] == [
+        ("held-out-overlap", "one"),
+        ("held-out-overlap", "two"),
+    ]
+    assert {place(problem) for problem in found} == {f"{line_of(text, '  held:')}:16"}
+
+
+SPLITS = {"one": "all", "two": "all", "held": "held_out"}
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "message", "code"),
+    [
+        (
+            "        scheduler: {type: often, interval: step}",
+            44,
+            "`interval` of scheduler `often` must be one of batch, epoch, got 'step'",
+            "wrong-type",
+        ),
+        (
+            "        scheduler: often",
+            20,
+            "`interval` of scheduler `often` must be one of batch, epoch, got 'step'",
+            "wrong-type",
+        ),
+        (
+            "    until: {type: counted, max_epochs: '3'}",
+            40,
+            "`max_epochs` of transition `counted` must be an integer or null, got '3'",
+            "wrong-type",
+        ),
+        (
+            "    until: limited",
+            12,
+            "`max_epochs` of transition `limited` failed: AttributeError: 'Limited' object has no attribute 'missing'",
+            "component-failed",
+        ),
+    ],
+)
+def test_a_wrong_or_failing_attribute_of_a_component_is_reported_where_the_recipe_sets_it(
+    prove: Prove, own: Registry, line: str, column: int, message: str, code: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        prove(f"{TINY}{line}\n", using=own)
+
+    (problem,) = caught.value.problems
+    assert (problem.message, problem.code) == (message, code)
+    assert place(problem) == f"{TINY.count(chr(10)) + 1}:{column}"
+    assert "test_report.py" in dict(problem.notes)["defined in"]
+
+
+def test_a_default_weight_that_is_no_number_is_reported_where_the_loss_is_named(prove: Prove, own: Registry) -> None:
+    with pytest.raises(RecipeError) as caught:
+        prove(TINY.replace("l1: {}", "l1: {}\n          heavy: {}"), using=own)
+
+    problem = caught.value.problems[0]
+    assert problem.message.startswith("`default_weight` of loss `heavy` failed: ValueError: could not convert")
+    assert place(problem) == "16:11"

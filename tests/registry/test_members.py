@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from attrs import define, field, frozen
 
 from fluxflow_registry import Field, hookimpl
-from fluxflow_registry.contracts import KINDS, Extras, Kind, Source, Weigher
+from fluxflow_registry.contracts import KINDS, Extras, Kind, Source, SourceExtras, Weigher
 from fluxflow_registry.errors import PluginError, Problem
 from fluxflow_registry.registry.discovery import from_modules, load
 from fluxflow_registry.registry.members import check_product, component_problems
@@ -41,7 +42,8 @@ class Case:
 
     def source(self, name: str, parameters: list[str] | None) -> str:
         """A plugin whose component has this member alone, under a name and with parameters of the test's choice."""
-        own = f"{name} = None" if parameters is None else f"def {name}({', '.join(['self', *parameters])}): ..."
+        value = None if callable(self.member) else self.member
+        own = f"{name} = {value!r}" if parameters is None else f"def {name}({', '.join(['self', *parameters])}): ..."
         mine, others = ("", own) if not self.built else (own, "")
         call = ", ".join(["self", *(["image"] if self.kind.parameters is None else self.kind.parameters)])
         return f"""from fluxflow_registry import hookimpl
@@ -325,6 +327,104 @@ def test_an_attribute_of_a_function_is_a_member_as_well() -> None:
 
     with pytest.raises(PluginError, match="`default_wieght` of loss `mine` looks like a misspelling of"):
         from_modules({"memory": plugin(losses={"mine": loss})})
+
+
+@pytest.mark.parametrize(
+    ("plural", "name", "value", "expected"),
+    [
+        ("schedulers", "interval", "step", "`interval` of scheduler `mine` must be one of batch, epoch, got 'step'"),
+        ("schedulers", "metric", 3, "`metric` of scheduler `mine` must be a string or null, got 3"),
+        ("losses", "default_weight", "high", "`default_weight` of loss `mine` must be a number, got 'high'"),
+        ("losses", "default_weight", None, "`default_weight` of loss `mine` must be a number, got None"),
+        ("transitions", "max_epochs", "3", "`max_epochs` of transition `mine` must be an integer or null, got '3'"),
+        ("transitions", "max_epochs", True, "`max_epochs` of transition `mine` must be an integer or null, got True"),
+        ("samplers", "steps", 2.5, "`steps` of sampler `mine` must be an integer or null, got 2.5"),
+        ("observers", "default", "yes", "`default` of observer `mine` must be true or false, got 'yes'"),
+    ],
+)
+def test_a_wrong_value_of_an_attribute_is_rejected(plural: str, name: str, value: Any, expected: str) -> None:
+    component = type("Component", (), {name: value} if plural == "observers" else {"__call__": no_call, name: value})
+
+    with pytest.raises(PluginError) as caught:
+        from_modules({"memory": plugin(**{plural: {"mine": component}})})
+
+    (problem,) = caught.value.problems
+    assert (problem.message, problem.code, problem.subject) == (expected, "wrong-type", name)
+    assert (problem.choices is not None) == (name == "interval")
+
+
+def no_call(self: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("plural", "name", "value"),
+    [("transitions", "max_epochs", np.int64(3)), ("losses", "default_weight", 2), ("losses", "default_weight", 0.5)],
+)
+def test_a_number_of_any_class_is_a_number(plural: str, name: str, value: Any) -> None:
+    component = type("Component", (), {"__call__": no_call, name: value})
+
+    registry = from_modules({"memory": plugin(**{plural: {"mine": component}})})
+
+    assert registry.plugins[0].error is None
+
+
+class Bare:
+    """A source with attributes of the test's choice."""
+
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
+
+    def __len__(self) -> int:
+        return 0
+
+    def batch(self, indices: Any, seed: int) -> dict[str, Any]:
+        return {}
+
+
+class Mistyped(Bare):
+    """A source whose property has a mistake in its body."""
+
+    @property
+    def buckets(self) -> Any:
+        return self.bukcets  # type: ignore[attr-defined]
+
+
+class Forwarding:
+    """A source that has the members of another one."""
+
+    def __init__(self, other: Any) -> None:
+        self.other = other
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.other, name)
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "words"),
+    [
+        (Bare(samples_at_once="many"), "wrong-type", "must be an integer, got 'many'"),
+        (Mistyped(), "component-failed", "failed: AttributeError: 'Mistyped' object has no attribute 'bukcets'"),
+    ],
+)
+def test_a_wrong_or_failing_attribute_of_a_source_is_rejected_when_it_is_opened(
+    source: Any, code: str, words: str
+) -> None:
+    component = Component("dataset", "mine", None, None, None)  # type: ignore[arg-type]
+
+    with pytest.raises(PluginError) as caught:
+        check_product(component, source)
+
+    (problem,) = caught.value.problems
+    assert problem.code == code
+    assert problem.message.endswith(words)
+
+
+def test_an_error_within_an_optional_member_is_not_a_missing_member() -> None:
+    with pytest.raises(AttributeError, match="bukcets"):
+        _ = SourceExtras.of(Mistyped()).buckets
+    assert SourceExtras.of(Bare()).buckets is None
+    assert SourceExtras.of(Forwarding(Bare(views=3))).views == 3
+    assert SourceExtras.of(Forwarding(Bare())).views == 1
 
 
 def test_a_property_cannot_stand_for_what_is_read_from_the_class() -> None:
