@@ -17,7 +17,7 @@ def key_of(attribute: attrs.Attribute[Any]) -> str:
 
 
 class Extras:
-    """Optional members of a component: what an attribute or a method is here holds for a component without it."""
+    """Optional members of a component: those defined here are the defaults for components that lack them."""
 
     @classmethod
     def of(cls, component: object) -> Self:

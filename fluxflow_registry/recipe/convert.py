@@ -117,7 +117,7 @@ def read_fields(
 
 
 def not_a_mapping(what: str, node: Node, subject: str | None = None, also: str = "") -> Problem:
-    """The problem that the value of `what` is not a mapping, nor what it may be `also`."""
+    """The problem that the value of `what` is neither a mapping nor what `also` names."""
     message = f"{what} must be a mapping{also}, got {describe_value(node.value)}"
     return Problem(message, node.where, code="wrong-type", subject=subject)
 

@@ -50,7 +50,7 @@ class _Owner:
     protocol: type
     extras: type[Extras]
     events: type | None = None
-    #: Whether a required member that is missing here is missing indeed: a class may set it in `__init__`.
+    #: Whether a missing required member is an error: a class may set it in `__init__`.
     complete: bool = True
 
     def problems(self) -> Iterator[Problem]:
