@@ -10,12 +10,15 @@ from typing import Any
 
 import jsonschema
 import pytest
+from attrs import field, frozen, validators
 
 from fluxflow_registry.cli.schema import recipe_schema
 from fluxflow_registry.recipe.reader import parse, read
+from fluxflow_registry.registry.discovery import from_modules
 from fluxflow_registry.registry.registry import Registry
 
 from ..recipes import DEFAULT, SHIPPED, TINY
+from ..synthetic import plugin
 from .conftest import Answer
 
 
@@ -107,6 +110,26 @@ def test_it_describes_components_options_and_shared_keys(schema: Any) -> None:
     assert adamw["properties"]["lr"] == {"type": "number", "exclusiveMinimum": 0, "description": "Learning rate."}
     every = schema["$defs"]["loss.kl"]["properties"]["every"]
     assert every == {"type": "integer", "minimum": 1, "description": "Computed on each n-th batch of the step only."}
+
+
+@frozen
+class Bounded:
+    """A loss whose options have bounds that need not all hold."""
+
+    outside: int = field(default=11, validator=validators.or_(validators.lt(0), validators.gt(10)))
+    negative: int = field(default=-1, validator=validators.not_(validators.ge(0)))
+    both: int = field(default=1, validator=[validators.ge(0), validators.not_(validators.gt(3))])
+
+    def __call__(self, image: Any) -> Any: ...
+
+
+def test_it_has_only_bounds_that_must_all_hold() -> None:
+    registry = from_modules({"memory": plugin(losses={"bounded": Bounded})})
+
+    options = recipe_schema(registry)["$defs"]["loss.bounded"]["properties"]
+
+    assert options["outside"] == options["negative"] == {"type": "integer"}
+    assert options["both"] == {"type": "integer", "minimum": 0}
 
 
 def test_it_knows_every_component(schema: Any, everything: Registry) -> None:
