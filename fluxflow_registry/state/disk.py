@@ -39,9 +39,13 @@ def digest(path: Path) -> dict[str, Any]:
         return {"sha256": file_digest(file, sha256).hexdigest(), "size": file.tell()}
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Replace a file whole, for any number of writers: a reader finds the old one or a new one, even after a crash."""
-    working = path.with_name(f".{path.name}.{os.urandom(4).hex()}.writing")
+def replace(path: Path, content: bytes, shared: bool = False) -> None:
+    """Replace a file whole: a reader finds the old one or the new one, even after a crash.
+
+    What a killed process leaves is overwritten by the next one. A `shared` file may be replaced by several processes at
+    once: each writes under a name of its own, which stays behind if it is killed.
+    """
+    working = path.with_name(f".{path.name}.{os.urandom(4).hex()}.writing" if shared else f".{path.name}.writing")
     try:
         write(working, [content])
         working.replace(path)
@@ -60,10 +64,10 @@ def writing(what: str, where: Location | str) -> Iterator[None]:
         raise RunError(f"cannot {what}: {error.strerror}", where, code="unwritable-file") from None
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes, shared: bool = False) -> None:
     """Replace a file whole, as `replace` does; a folder that does not exist is created."""
     make_folder(path.parent)
-    replace(path, content)
+    replace(path, content, shared)
 
 
 def link(source: Path, target: Path) -> None:

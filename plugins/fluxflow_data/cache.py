@@ -59,7 +59,7 @@ class Cache:
         """Keep JSON and arrays in a file; where nothing can be written, nothing is kept."""
         body = b"".join([json.dumps(facts).encode(), b"\n", *(array.tobytes() for array in arrays)])
         with suppress(OSError):
-            write_file(path, self.magic + _digest(body) + body)
+            write_file(path, self.magic + _digest(body) + body, shared=True)
 
 
 def _digest(content: bytes | memoryview) -> bytes:

@@ -58,8 +58,7 @@ def go_on(where: Path, command: Sequence[str]) -> dict[str, Any]:
         if not read_identity(run).get("finished"):  # it died before there was anything to go on with
             assert not (run / "checkpoints").exists()
             run.rename(where / run.name)
-    kept = re.compile(r"\.lock|\.run\.json\.\w+\.writing")
-    left = [path.name for path in (where / "out").rglob(".*") if not kept.fullmatch(path.name)]
+    left = [path.name for path in (where / "out").rglob(".*") if path.name not in (".lock", ".run.json.writing")]
     assert left == [], f"left behind: {left}"
     return outcome(where / "out")
 

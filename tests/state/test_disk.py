@@ -10,25 +10,38 @@ import pytest
 from fluxflow_registry import write_file
 
 
-def test_of_two_writers_of_one_file_the_last_to_finish_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_writers_of_a_shared_file_the_last_to_finish_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, sync = tmp_path / "a.json", os.fsync
 
     def write_again(descriptor: int) -> None:
         monkeypatch.setattr(os, "fsync", sync)
-        write_file(path, b"second")
+        write_file(path, b"second", shared=True)
         assert path.read_bytes() == b"second"
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", write_again)
-    write_file(path, b"first")
+    write_file(path, b"first", shared=True)
 
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_a_killed_writer_has_left_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    (tmp_path / ".a.json.writing").write_bytes(b"half of a much longer fi")
+
+    write_file(path, b"new")
+
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
 def test_an_interrupted_writer_leaves_no_file_behind(
-    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.json"
     write_file(path, b"old")
@@ -38,7 +51,7 @@ def test_an_interrupted_writer_leaves_no_file_behind(
 
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(type(error)):
-        write_file(path, b"new")
+        write_file(path, b"new", shared)
 
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
