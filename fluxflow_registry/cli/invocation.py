@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from argparse import Namespace
 from functools import cached_property
 from types import FrameType
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from attrs import frozen
 
 from fluxflow_registry.cli.output import say
+from fluxflow_registry.engine.run.signals import REQUESTS, WARNINGS
 from fluxflow_registry.errors import Flag, FluxflowError, PluginError, RecipeError, one_line
 from fluxflow_registry.recipe.reader import read
 from fluxflow_registry.registry.registry import Registry
@@ -73,22 +75,37 @@ INTERRUPTED = 130
 
 
 class Signals:
-    """Handles SIGINT and SIGTERM from the start of the command to its end."""
+    """Handles signals that end a process, from the start of the command to its end: the first one stops the run.
+
+    Only a second request to stop (SIGINT, SIGTERM) stops it immediately: a scheduler's warning is followed by its
+    SIGTERM while the checkpoint is being written. A warning that was ignored when the command started, as `nohup`
+    ignores SIGHUP, stays ignored.
+    """
 
     def __init__(self) -> None:
         #: The run that is being trained; None while there is nothing to lose.
         self.run: Run | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
+        self._requested = False
+        self._process = os.getpid()
+        if threading.current_thread() is not threading.main_thread():
+            say("note: signals are not handled outside the main thread: one that ends the process saves no checkpoint")
+            return
+        heeded = [number for number in WARNINGS if signal.getsignal(number) is not signal.SIG_IGN]
+        for number in (*REQUESTS, *heeded):
             signal.signal(number, self.handle)
 
     def handle(self, number: int, _: FrameType | None) -> None:
-        """Ask the run to stop; exit where there is no run, or where it has been asked before."""
+        """Ask the run to stop; exit where there is no run, or where a stop has been requested before."""
         name = signal.Signals(number).name
+        if os.getpid() != self._process:  # a worker that was just forked: it ends with this process
+            return
         if self.run is None:
             leave(STOPPED, f"{name}: stopped before training started; rerun the same command to start or resume")
-        if self.run.stopping is not None:
-            leave(INTERRUPTED, f"{name} again: stopped immediately; the last checkpoint is intact")
-        self.run.stopping = name
+        if number in REQUESTS:
+            if self._requested:
+                leave(INTERRUPTED, f"{name} again: stopped immediately; the last checkpoint is intact")
+            self._requested = True
+        self.run.stopping = self.run.stopping or name
 
 
 def leave(code: int, message: str) -> NoReturn:

@@ -10,11 +10,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 
+from fluxflow_registry.cli.invocation import Signals
 from fluxflow_registry.engine.run.folder import read_identity
+from fluxflow_registry.engine.run.signals import REQUESTS, WARNINGS
 
 from ..forked import WARM
 from ..small import FLOW, VAE_GAN
@@ -97,7 +100,7 @@ def test_the_resolved_recipe_in_the_run_is_a_recipe_that_means_the_same(straight
 FIRST, SECOND = 6, 20
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [*REQUESTS, *WARNINGS], ids=lambda number: number.name)
 def test_a_signal_ends_the_run_with_a_checkpoint_and_the_same_command_goes_on(
     recipe: Path, straight: Path, number: signal.Signals
 ) -> None:
@@ -115,6 +118,53 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_the_same_command_goes_on(
     assert again.returncode == 0, again.stderr
     assert "resum" in again.stderr.lower()
     assert finals(recipe.parent / "out") == finals(straight)
+
+
+def test_a_request_to_stop_after_a_warning_does_not_stop_the_run_before_its_checkpoint(
+    recipe: Path, straight: Path
+) -> None:
+    command = [recipe.name, *LONG, "--output", "out"]
+
+    stopped = WARM.pause(recipe.parent, FIRST, *command)
+    for number in (*WARNINGS, *WARNINGS, signal.SIGTERM):
+        stopped.signal(number)
+        time.sleep(0.05)
+    (recipe.parent / "continue").touch()
+    code = stopped.wait()
+    again = run(*command, "--plugin", "pause.py", cwd=recipe.parent)
+
+    assert code == 75, stopped.said
+    assert again.returncode == 0, again.stderr
+    assert finals(recipe.parent / "out") == finals(straight)
+
+
+@pytest.mark.parametrize("number", WARNINGS, ids=lambda number: number.name)
+def test_a_warning_that_is_ignored_when_the_command_starts_stays_ignored(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers: dict[int, object] = {number: signal.SIG_IGN}
+    monkeypatch.setattr(signal, "getsignal", lambda each: handlers.get(each, signal.SIG_DFL))
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+
+    signals = Signals()
+
+    assert handlers.pop(number) is signal.SIG_IGN
+    assert handlers == {each: signals.handle for each in (*REQUESTS, *WARNINGS) if each != number}
+
+
+def test_a_run_that_is_started_from_a_thread_trains_without_handlers_and_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = [signal.getsignal(number) for number in (*REQUESTS, *WARNINGS)]
+    thread = Thread(target=Signals)
+
+    thread.start()
+    thread.join()
+
+    assert [signal.getsignal(number) for number in (*REQUESTS, *WARNINGS)] == before
+    assert capsys.readouterr().err == (
+        "note: signals are not handled outside the main thread: one that ends the process saves no checkpoint\n"
+    )
 
 
 @pytest.mark.parametrize("batch", [FIRST, SECOND])

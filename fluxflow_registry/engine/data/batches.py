@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from fluxflow_registry.contracts import Source, SourceExtras
 from fluxflow_registry.engine.data.order import Order, buckets_of, epoch_order, views_of
 from fluxflow_registry.engine.graph.randomness import derive
+from fluxflow_registry.engine.run.signals import REQUESTS, WARNINGS
 from fluxflow_registry.errors import LISTED, DataError, FluxflowError, Problem, SampleError, counted, listed, one_line
 
 #: How often a batch is read with other samples in the places of damaged ones.
@@ -248,8 +249,8 @@ def _prepare_worker(parent: int, _: int) -> None:
     Thread(target=_die_with, args=(parent,), daemon=True).start()
     # The main process would wait forever for a batch that cannot be sent.
     Queue._on_queue_feeder_error = staticmethod(_die_of_queue)  # type: ignore[attr-defined]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (*REQUESTS, *WARNINGS):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
