@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from attrs import evolve, frozen
 
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.engine.run.folder import VARIABLE, PluginsAtStart
-from fluxflow_registry.errors import DataError, FluxflowError, Note, Problem, to_json
+from fluxflow_registry.errors import DataError, FluxflowError, Note, Place, PluginError, Problem, to_json
 from fluxflow_registry.registry.discovery import load
 from fluxflow_registry.registry.registry import Registry
+from fluxflow_registry.registry.signature import shorten
+
+E = TypeVar("E", bound=FluxflowError)
 
 #: Problems of data that are printed where there are more; JSON has all of them.
 FEW = 10
@@ -161,7 +165,17 @@ def finish(command: Callable[[], Result | int], as_json: bool) -> NoReturn:
         code = result if isinstance(result, int) else show(result, as_json)
     except FluxflowError as error:
         code = report(error, as_json)
+    except SystemExit as error:
+        code = report(exited(error, PluginError), as_json)
     except KeyboardInterrupt:
         say("stopped")
         code = 130
     sys.exit(code)
+
+
+def exited(error: SystemExit, kind: type[E]) -> E:
+    """The error that a plugin has tried to end the process, with the line that did."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    where = Place(shorten(last.filename), last.lineno)
+    hint = ("hint", "raise an exception instead: it is reported with the component, and the run records it")
+    return kind(f"a plugin ended the process: sys.exit({error.code!r})", where, [hint], code="component-failed")

@@ -16,7 +16,7 @@ import torch
 from fluxflow_registry import __version__
 from fluxflow_registry.check.effective_recipe import effective_recipe
 from fluxflow_registry.cli.invocation import STOPPED, Invocation, Signals, device_of
-from fluxflow_registry.cli.output import Result, say
+from fluxflow_registry.cli.output import Result, exited, say
 from fluxflow_registry.cli.plugins_of_run import changes, plugin_rows
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.data.opening import open_sources
@@ -64,6 +64,10 @@ def train_run(plan: RecipePlan, registry: Registry, arguments: Namespace, signal
         return STOPPED
     except torch.OutOfMemoryError as error:
         failure = _out_of_memory(plan, error)
+        folder.write_failure(str(failure))
+        raise failure from None
+    except SystemExit as error:
+        failure = exited(error, TrainingError)
         folder.write_failure(str(failure))
         raise failure from None
     except Exception as error:

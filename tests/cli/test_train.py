@@ -167,6 +167,39 @@ def test_a_run_that_is_started_from_a_thread_trains_without_handlers_and_says_so
     )
 
 
+EXITING = """
+import sys
+
+from fluxflow_registry import hookimpl
+
+
+def leaving(reconstruction):
+    if {when}:
+        sys.exit(0)
+    return reconstruction.mean() * 0
+
+
+@hookimpl
+def fluxflow_register_losses(register):
+    register("leaving", leaving)
+"""
+
+
+@pytest.mark.parametrize(("when", "code"), [("True", 2), ("reconstruction.device.type != 'meta'", 1)])
+def test_a_component_that_ends_the_process_is_an_error_with_its_line(when: str, code: int, recipe: Path) -> None:
+    (recipe.parent / "leave.py").write_text(EXITING.format(when=when))
+
+    done = run(
+        recipe, "--set", "steps.vae_gan.updates.vae.losses.leaving={}", "--plugin", "leave.py", cwd=recipe.parent
+    )
+
+    assert done.returncode == code, done.stderr
+    assert "leave.py:9  a plugin ended the process: sys.exit(0)" in done.stderr
+    assert "Traceback" not in done.stderr
+    failures = [read_identity(folder).get("failed", "") for folder in (recipe.parent / "runs").glob("small-*")]
+    assert ["sys.exit(0)" in failure for failure in failures] == [True] * (code == 1)
+
+
 @pytest.mark.parametrize("batch", [FIRST, SECOND])
 def test_a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_weights(
     recipe: Path, straight: Path, batch: int

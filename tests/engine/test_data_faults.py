@@ -22,6 +22,7 @@ from fluxflow_registry.engine.data import batches as reading
 from fluxflow_registry.engine.data.batches import ATTEMPTS, epoch_batches
 from fluxflow_registry.engine.data.order import permutation
 from fluxflow_registry.engine.run import folder as folders
+from fluxflow_registry.engine.run.signals import REQUESTS, WARNINGS
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import load
 from fluxflow_registry.registry.registry import Registry
@@ -50,6 +51,24 @@ class Numbers:
         if bad:
             raise SampleError(bad)
         return {"number": torch.tensor(list(indices))}
+
+
+@pytest.mark.parametrize("number", [*REQUESTS, *WARNINGS], ids=lambda number: number.name)
+def test_a_signal_does_not_end_a_worker_that_has_just_started(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = reading._prepare_worker
+
+    def after_a_signal(parent: int, worker: int) -> None:
+        os.kill(os.getpid(), number)
+        prepare(parent, worker)
+
+    monkeypatch.setattr(reading, "_prepare_worker", after_a_signal)
+
+    read = [batch.fields["number"].tolist() for batch in epoch_batches(Numbers(8), 2, 4, 0, 2, PLACE)]
+
+    assert sorted(number for batch in read for number in batch) == list(range(8))
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {*REQUESTS, *WARNINGS}
 
 
 @pytest.mark.parametrize("workers", [0, 2])

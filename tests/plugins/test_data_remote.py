@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import resource
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -252,6 +253,36 @@ def test_more_than_the_limit_is_not_downloaded(server: Server) -> None:
     assert "it must be downloaded whole (0.0 GiB), but `fetch_limit` leaves 0.0 GiB" in known
     assert "it must be downloaded whole, but `fetch_limit` leaves 0.0 GiB" in unknown
     assert not list((server.folder.parent / "home").rglob("*.tar*"))
+
+
+def test_a_download_that_does_not_fit_on_the_disk_is_reported_and_leaves_nothing(server: Server) -> None:
+    write_shard(server.folder / "a.tar", range(8))
+    size = (server.folder / "a.tar").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
+    try:
+        text = report(f"{server.url}/a.tar", fetch=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert "cannot write to" in text
+    assert not list((server.folder.parent / "home").rglob("*.tar*"))
+    assert len(open_shards(f"{server.url}/a.tar", fetch=True)) == 8
+
+
+@pytest.mark.parametrize("size", [0, 1, 512, -1])
+def test_a_downloaded_shard_that_was_cut_on_the_disk_is_downloaded_again(size: int, server: Server) -> None:
+    write_shard(server.folder / "a.tar", range(8))
+    open_shards(f"{server.url}/a.tar", fetch=True)
+    (file,) = (server.folder.parent / "home").rglob("*.tar")
+    content = file.read_bytes()
+    file.write_bytes(content[:size])
+
+    source = open_shards(f"{server.url}/a.tar", fetch=True)
+
+    assert len(source) == 8
+    assert file.read_bytes() == content
 
 
 def test_problems_of_a_downloaded_shard_name_its_url(server: Server) -> None:

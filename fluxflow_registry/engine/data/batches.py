@@ -206,11 +206,15 @@ def _loading(dataset: Dataset[Any], numbers: range, workers: int) -> Iterator[An
         # Its own generator: a loader without one draws a seed from torch's global generator.
         generator=torch.Generator().manual_seed(0),
     )
+    # Blocked in the workers until they ignore them: a signal to the whole group would kill one that has just started.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*REQUESTS, *WARNINGS))
     try:
         items: Any = iter(loader)
     except (OSError, RuntimeError) as error:
         message = "the worker processes that read samples cannot be started"
         raise _failed(message, ("cause", one_line(error)), ("hint", "lower `workers`")) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     # When a worker dies, torch would raise from whatever code runs, such as an optimizer's step. Without its
     # handler it notices when the next batch is requested, which is early enough.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -251,6 +255,7 @@ def _prepare_worker(parent: int, _: int) -> None:
     Queue._on_queue_feeder_error = staticmethod(_die_of_queue)  # type: ignore[attr-defined]
     for number in (*REQUESTS, *WARNINGS):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*REQUESTS, *WARNINGS))
     torch.set_num_threads(1)
 
 

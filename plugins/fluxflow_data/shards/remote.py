@@ -9,6 +9,7 @@ from hashlib import blake2b
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from threading import Lock
+from typing import BinaryIO
 
 from attrs import frozen
 
@@ -128,7 +129,7 @@ class Downloads:
         name = blake2b(f"{file.url}\0{file.version}\0{file.length}".encode(), digest_size=16).hexdigest()
         path = cache_folder("shards") / f"{name}.tar"
         with self._lock:
-            if not path.exists():
+            if not path.exists() or file.length not in (None, path.stat().st_size):
                 self._write(file, path)
             self._bytes_left -= path.stat().st_size
         return path
@@ -147,10 +148,11 @@ class Downloads:
                     if not file.ranged:
                         stream.seek(0)
                         stream.truncate()
-                    if self._append(file, stream.fileno()):
+                    if self._append(file, stream):
                         break
                 else:
                     raise connection_lost(file.url)
+                stream.flush()
                 os.fsync(stream.fileno())
             working.replace(path)
         except OSError as error:
@@ -160,9 +162,9 @@ class Downloads:
             with suppress(OSError):
                 working.unlink()
 
-    def _append(self, file: RemoteFile, descriptor: int) -> bool:
+    def _append(self, file: RemoteFile, stream: BinaryIO) -> bool:
         """Append what is missing of a file; returns whether it is complete. Raises DataError if it has changed."""
-        length = os.lseek(descriptor, 0, os.SEEK_END)
+        length = stream.seek(0, os.SEEK_END)
         with response(file.url, file.token_env, (length, None) if length else None) as answer:
             if (length and answer.status != 206) or _version(answer) != file.version:
                 raise _changed(file.url, "its download started")
@@ -176,7 +178,7 @@ class Downloads:
                 length += len(content)
                 if length > self._bytes_left:
                     raise self._too_large(file)
-                os.write(descriptor, content)
+                stream.write(content)  # all of it: a system call may write less, as it does when a disk becomes full
 
     def _too_large(self, file: RemoteFile) -> DataError:
         size = f" ({file.length / GIB:.1f} GiB)" if file.length is not None else ""
