@@ -145,6 +145,8 @@ def be(request: dict[str, Any], streams: list[int]) -> None:
     try:
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU):
+            signal.signal(number, signal.SIG_DFL)  # tests may be started with one of them ignored, as by `nohup`
         for target, stream in enumerate(streams):
             os.dup2(stream, target)
             os.close(stream)
