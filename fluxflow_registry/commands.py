@@ -97,7 +97,7 @@ def check_recipe(path: str, tree: Node, arguments: Namespace) -> None:
 def train_recipe(path: str, tree: Node, arguments: Namespace, notes: Sequence[Problem] = ()) -> int:
     """Check a recipe as `check_recipe` does and train it, or resume its unfinished run; returns the exit code.
 
-    `notes` are printed on stderr once the recipe is valid. SIGINT and SIGTERM save a checkpoint and stop the run.
+    `notes` are printed on stderr once the recipe is valid. A signal stops the run with a checkpoint.
     """
     signals = vars(arguments).get("signals") or Signals()
     from fluxflow_registry.check.checker import check

@@ -86,19 +86,16 @@ class Signals:
         #: The run that is being trained; None while there is nothing to lose.
         self.run: Run | None = None
         self._requested = False
-        self._process = os.getpid()
         if threading.current_thread() is not threading.main_thread():
             say("note: signals are not handled outside the main thread: one that ends the process saves no checkpoint")
             return
-        heeded = [number for number in WARNINGS if signal.getsignal(number) is not signal.SIG_IGN]
-        for number in (*REQUESTS, *heeded):
+        warnings = [number for number in WARNINGS if signal.getsignal(number) is not signal.SIG_IGN]
+        for number in (*REQUESTS, *warnings):
             signal.signal(number, self.handle)
 
     def handle(self, number: int, _: FrameType | None) -> None:
         """Ask the run to stop; exit where there is no run, or where a stop has been requested before."""
         name = signal.Signals(number).name
-        if os.getpid() != self._process:  # a worker that was just forked: it ends with this process
-            return
         if self.run is None:
             leave(STOPPED, f"{name}: stopped before training started; rerun the same command to start or resume")
         if number in REQUESTS:

@@ -62,12 +62,8 @@ def train_run(plan: RecipePlan, registry: Registry, arguments: Namespace, signal
         train(run)
     except Stopped:
         return STOPPED
-    except torch.OutOfMemoryError as error:
-        failure = _out_of_memory(plan, error)
-        folder.write_failure(str(failure))
-        raise failure from None
-    except SystemExit as error:
-        failure = exited(error, TrainingError)
+    except (torch.OutOfMemoryError, SystemExit) as error:
+        failure = exited(error, TrainingError) if isinstance(error, SystemExit) else _out_of_memory(plan, error)
         folder.write_failure(str(failure))
         raise failure from None
     except Exception as error:

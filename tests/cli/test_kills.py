@@ -174,7 +174,7 @@ def stop_at_random(straight: dict[str, tuple[dict[str, Any], float]], root: Path
         expected, seconds = straight[kind]
         where = folder(root, str(turn))
         turn += 1
-        for latest in (1.1, 0.7, 0.7):  # as above
+        for latest in (1.1, 0.7, 0.7):  # a run that is resumed ends sooner
             started, code, took = stop(where, kind, draw.uniform(0.0, latest) * seconds)
             assert took < 10 + seconds
             assert group_is_gone(started.pid, 60), "workers are left"
