@@ -88,9 +88,9 @@ def _run(request: dict[str, Any], interruption: Interruption | None) -> None:
     folder = Path(request["folder"])
     folder.mkdir(exist_ok=True)
     output = folder.parent / "output.txt"
-    fresh = get_context("forkserver")  # a fresh process for each run, but one import of torch for all of them
-    fresh.set_forkserver_preload(["torch._dynamo"])  # which imports torch, and is imported by its optimizers
-    process = fresh.Process(target=run_and_exit, args=(request, output))
+    import torch._dynamo  # noqa: F401  (its optimizers import it: once here, instead of in each process)
+
+    process = get_context("fork").Process(target=run_and_exit, args=(request, output))
     process.start()
     try:
         process.join()

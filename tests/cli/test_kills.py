@@ -1,4 +1,4 @@
-"""The command, killed or told to stop at random instants, over all kinds of steps, data and workers."""
+"""The command, killed or stopped by signals at random instants, over all kinds of steps, data and workers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from fluxflow_registry.engine.run.folder import read_identity
+from fluxflow_registry.engine.run.signals import WARNINGS
 from fluxflow_registry.state import checkpoints
 
 from ..forked import WARM, Started, group_is_gone, outcome
@@ -155,13 +156,17 @@ def last_logged(run: Path) -> int:
     return max((json.loads(line)["global_step"] for line in lines), default=0)
 
 
-def stop(where: Path, kind: str, after: float) -> tuple[Started, int, float]:
+#: What stops a run: a service manager, a closed terminal, a scheduler before its time limit.
+STOPS = (signal.SIGTERM, *WARNINGS)
+
+
+def stop(where: Path, kind: str, number: signal.Signals, after: float) -> tuple[Started, int, float]:
     started = WARM.start(where, *command(kind))
-    while not started.catches(signal.SIGTERM):  # the interpreter's own start belongs to nobody's handler
+    while not all(map(started.catches, STOPS)):  # the interpreter's own start belongs to nobody's handler
         time.sleep(0.01)
     time.sleep(after)
     begun = time.monotonic()
-    started.signal(signal.SIGTERM, group=True)
+    started.signal(number, group=True)
     code = started.wait()
     return started, code, time.monotonic() - begun
 
@@ -175,12 +180,13 @@ def stop_at_random(straight: dict[str, tuple[dict[str, Any], float]], root: Path
         where = folder(root, str(turn))
         turn += 1
         for latest in (1.1, 0.7, 0.7):  # a run that is resumed ends sooner
-            started, code, took = stop(where, kind, draw.uniform(0.0, latest) * seconds)
+            number = STOPS[done % len(STOPS)]
+            started, code, took = stop(where, kind, number, draw.uniform(0.0, latest) * seconds)
             assert took < 10 + seconds
             assert group_is_gone(started.pid, 60), "workers are left"
             if code == 0:
                 break
-            assert code == 75, started.said
+            assert code == 75, (number.name, started.said)
             done += 1
             assert "Traceback" not in started.said
             for run in (where / "out").glob("small-*"):
