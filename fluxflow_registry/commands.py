@@ -18,7 +18,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn, TypeVar
 
-from fluxflow_registry.cli.invocation import Signals
+from fluxflow_registry.cli.invocation import Signals, interrupt_at_signals
 from fluxflow_registry.cli.output import Result, finish, load_plugins, parse, say, show
 from fluxflow_registry.cli.parser import Parser as CommandParser
 from fluxflow_registry.errors import Problem, RecipeError, unique
@@ -66,6 +66,8 @@ def run_command(
     """
     arguments = parse(parser, argv)
     arguments.signals = Signals() if trains is not None and trains(arguments) else None
+    if arguments.signals is None:
+        interrupt_at_signals()
     finish(lambda: main(arguments), bool(vars(arguments).get("json")))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from attrs import evolve
+
 from fluxflow_registry.check.configure import Components, Configurator
 from fluxflow_registry.check.held_out_data import overlapping
 from fluxflow_registry.check.metric_names import unlogged
@@ -85,5 +87,6 @@ def _draw_problems(planner: StepPlanner, observer: ConfiguredComponent, draw: Dr
     if fields is not None:
         sampler = recipe.sampler is not None
         world = World.of(fields, recipe.models, planner.shared, sampler=sampler, image_size=True)
+        world = evolve(world, contested=planner.configurator.registry.claims("value"))
         for name in draw.values:
             yield from resolve_values(world, [Request.of(who, [name], observer.place_of(name), observer)])[1]

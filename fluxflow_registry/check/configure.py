@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 from attrs import evolve
 
 from fluxflow_registry.contracts import KINDS, Naming, ObserverExtras
-from fluxflow_registry.errors import FluxflowError, Location, Problem, one_line
+from fluxflow_registry.errors import FluxflowError, Location, Place, Problem, one_line
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.recipe.convert import structure, unknown_keys
 from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.schema import ComponentEntry, RecipeEntry
 from fluxflow_registry.registry.members import value_problems
 from fluxflow_registry.registry.registry import Component, Registry
-from fluxflow_registry.registry.signature import is_configurable
+from fluxflow_registry.registry.signature import is_configurable, raised_at
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class Configurator:
             self.problems.extend(error.problems)
         except Exception as error:
             message = f"{what} failed: {one_line(error)}"
-            self.problems.append(Problem(message, where, code="component-failed", subject=what))
+            self.problems.append(Problem(message, where, raised_at(error), code="component-failed", subject=what))
         return None
 
     def configure_all(self, kind: str, entries: Mapping[str, ComponentEntry], context: str = "") -> Components:
@@ -87,8 +87,14 @@ class Configurator:
                 instance = self.attempt(f"observer `{name}`", component.where, partial(_with_defaults, component))
                 if instance is not None:
                     present[name] = ConfiguredComponent(name, component, instance, component.where)
+        contested = {name: claims for (kind, name), claims in self.registry.contested.items() if kind == "observer"}
+        for name, claims in contested.items():
+            if name not in entries and any(ObserverExtras.of(claim.factory).default for claim in claims):
+                self.problems.append(
+                    self.registry.unknown("observer", name, ", of every run,", Place(self.recipe.path))
+                )
         for label, entry in entries.items():
-            if entry is None and self.registry.get("observer", label) is None:
+            if entry is None and label not in contested and self.registry.get("observer", label) is None:
                 where = self.recipe.node.value["observers"].keys[label]
                 self.problems.append(self.registry.unknown("observer", label, "", where))
         return present

@@ -142,7 +142,8 @@ class StepPlanner:
         declared = {*self.recipe.values, *own}
         registered = frozenset(self.configurator.registry.components["value"])
         known = set(providers)
-        return evolve(world, unread=frozenset(declared - known), unset=registered - declared - known)
+        unset, contested = registered - declared - known, self.configurator.registry.claims("value")
+        return evolve(world, unread=frozenset(declared - known), unset=unset, contested=contested)
 
     def _check_averages(self, step: StepEntry) -> None:
         trained = {model for update in step.updates.values() for model in update.settings.trains}

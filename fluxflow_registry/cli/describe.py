@@ -112,6 +112,9 @@ def find(registry: Registry, name: str) -> list[Component]:
     kind, _, name = name.rpartition(":")
     kinds = [kind_named(kind, FLAG).name] if kind else list(KINDS)
     found = [registry.components[k][name] for k in kinds if name in registry.components[k]]
+    contested = [registry.unknown(k, name, "", FLAG) for k in kinds if (k, name) in registry.contested]
+    if contested and not found:
+        raise RecipeError(contested)
     if not found:
         known = {name for k in kinds for name in registry.components[k]}
         message = f"no component is called `{name}`"

@@ -15,6 +15,7 @@ from attrs import frozen
 
 from fluxflow_registry import __version__
 from fluxflow_registry.check.checker import check
+from fluxflow_registry.cli.invocation import interrupt_at_signals
 from fluxflow_registry.cli.output import Result, finish, load_plugins, parse, say
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.plugins_of_run import check_again
@@ -363,4 +364,5 @@ def hyphened(argv: Sequence[str]) -> list[str]:
 def run(argv: Sequence[str] | None = None) -> None:
     """Entry point of `fluxflow-generate`."""
     arguments = parse(parser(), hyphened(sys.argv[1:] if argv is None else argv))
+    interrupt_at_signals()
     finish(lambda: main(arguments), arguments.json)

@@ -105,6 +105,22 @@ class Signals:
         self.run.stopping = self.run.stopping or name
 
 
+def interrupt_at_signals() -> None:
+    """Let every signal that ends a process end a command as Ctrl-C does: what it has started and written is removed.
+
+    For commands that save nothing; a signal that is ignored or handled stays so.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in (*REQUESTS, *WARNINGS):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, _: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # another one would interrupt the cleanup
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
 def leave(code: int, message: str) -> NoReturn:
     """End this process and its workers without waiting for anything."""
     if "multiprocessing" in sys.modules:

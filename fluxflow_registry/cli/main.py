@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from attrs import frozen
 
 from fluxflow_registry import __version__
-from fluxflow_registry.cli.invocation import Invocation, Signals
+from fluxflow_registry.cli.invocation import Invocation, Signals, interrupt_at_signals
 from fluxflow_registry.cli.output import Result, finish, load_plugins, parse
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.contracts import KINDS
@@ -147,6 +147,8 @@ def main(arguments: Namespace) -> Result | int:
     command.reject_unread(arguments)
     # Installed before anything that takes time: importing plugins and torch, opening datasets.
     signals = Signals() if command is TRAIN else None
+    if signals is None:
+        interrupt_at_signals()
     return command.run(Invocation(arguments, load_plugins(arguments.plugin), signals))
 
 

@@ -167,8 +167,8 @@ def finish(command: Callable[[], Result | int], as_json: bool) -> NoReturn:
         code = report(error, as_json)
     except SystemExit as error:
         code = report(exited(error, PluginError), as_json)
-    except KeyboardInterrupt:
-        say("stopped")
+    except KeyboardInterrupt as error:
+        say(f"{error}: stopped" if str(error) else "stopped")
         code = 130
     sys.exit(code)
 

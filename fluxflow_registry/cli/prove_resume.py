@@ -9,8 +9,9 @@ import signal
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,7 +22,7 @@ from fluxflow_registry.cli.invocation import INTERRUPTED, STOPPED, Invocation
 from fluxflow_registry.cli.output import Result, finish, load_plugins, say
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run.folder import CHECKPOINTS
-from fluxflow_registry.errors import FluxflowError, counted, table
+from fluxflow_registry.errors import Flag, FluxflowError, RecipeError, counted, table
 from fluxflow_registry.hookspecs import hookimpl
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
@@ -43,6 +44,9 @@ class Interruption:
 def prove_resume_command(invocation: Invocation) -> Result:
     """Run the proof; the exit code is 0 where all results are the same, 1 where something differs."""
     plan, arguments = invocation.plan, invocation.arguments
+    if "forkserver" not in get_all_start_methods():
+        message = "`--prove-resume` does not work on this system, which cannot kill a process as a power cut does"
+        raise RecipeError(message, Flag("--prove-resume"), code="unsupported-system")
     root = Path(arguments.output)
     with writing("create the output folder", str(root)):
         root.mkdir(parents=True, exist_ok=True)
@@ -191,11 +195,30 @@ def run_shortened(request: dict[str, Any]) -> int:
 
 
 def run_and_exit(request: dict[str, Any], output: Path) -> NoReturn:
-    """In the process: print to a file, and exit with the exit code of the run."""
+    """In the process: print to a file, and exit with the exit code of the run.
+
+    If the command is killed, the process removes the folder and ends.
+    """
+    from fluxflow_registry.engine.data.workers import watch_parent
+
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    finish(lambda: run_shortened(request), as_json=False)
+    watch = watch_parent(partial(_remove_and_exit, output.parent))
+    try:
+        finish(lambda: run_shortened(request), as_json=False)
+    finally:
+        parent = parent_process()
+        if parent is not None and not parent.is_alive():  # a run fails once its folder is gone
+            watch.join()
+
+
+def _remove_and_exit(folder: Path) -> NoReturn:
+    for _ in range(100):  # the run may be writing
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
+    os._exit(INTERRUPTED)
 
 
 #: (what, step, batches of the run before it) of each line of a trace, with its entries (kind, name, digest).

@@ -35,6 +35,8 @@ class World:
     unread: frozenset[str] = frozenset()
     #: Registered values with required options that the recipe does not set.
     unset: frozenset[str] = frozenset()
+    #: Values that several plugins register, so that none provides them: where each of these defines it.
+    contested: Mapping[str, tuple[str, ...]] = Factory(dict)
 
     @classmethod
     def of(
@@ -216,5 +218,9 @@ def _problem(world: World, name: str, requester: _Requester) -> Problem:
         message = f"{who} requests `{name}`, whose required options the recipe does not set"
         hint = ("hint", f"set them under `values`: `{name}: {{...}}`; `--describe value:{name}` lists them")
         return Problem(message, where, (*notes, hint), code="missing-options", subject=name)
+    if name in world.contested:
+        message = f"{who} requests `{name}`, which is registered by two plugins: remove one of them"
+        claims = tuple(("defined in", claim) for claim in world.contested[name])
+        return Problem(message, where, (*notes, *claims), code="duplicate-name", subject=name)
     message = f"{who} requests `{name}`, but nothing provides it"
     return Problem(message, where, notes, code="unknown-value", subject=name, choices=world.names)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Iterable, Mapping
-from hashlib import blake2b
-from importlib.metadata import Distribution, EntryPoint, distributions
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import Distribution, EntryPoint, distributions, version
 from pathlib import Path
 from typing import Any
 
 import pluggy
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from fluxflow_registry import hookspecs
 from fluxflow_registry.contracts import KINDS, Kind
-from fluxflow_registry.errors import PluginError, Problem, Variable, one_line
+from fluxflow_registry.errors import Place, PluginError, Problem, Variable, one_line
+from fluxflow_registry.registry.files import load_file
 from fluxflow_registry.registry.registry import Component, Plugin, Registry
+from fluxflow_registry.registry.signature import raised_in
 from fluxflow_registry.registry.verification import RECOGNIZE, check_hooks, check_name, verified
 
 #: Group of the entry points by which distributions announce their plugins.
 GROUP = "fluxflow"
+
+#: This distribution, whose plugins keep their names whatever else is installed.
+OWN = "fluxflow-registry"
 
 
 def load(names: Iterable[str] | None = None, files: Iterable[str | Path] = ()) -> Registry:
@@ -48,8 +52,7 @@ def load(names: Iterable[str] | None = None, files: Iterable[str | Path] = ()) -
         found, unreadable = [(plugin, point) for plugin, point in found if plugin.name in wanted], []
     registry = Registry(plugins=unreadable)
     for plugin, point in found:
-        twins = [other for other, _ in found if other.name == plugin.name and other is not plugin]
-        _load_entry_point(registry, plugin, point, twins)
+        _load_entry_point(registry, plugin, point, _rivals(plugin, [other for other, _ in found]))
     for path in files:
         _load_file(registry, Path(path))
     _report_contested(registry)
@@ -78,7 +81,7 @@ def add_plugin(registry: Registry, plugin: Plugin, module: Any) -> None:
     except (PluginError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        raise PluginError(_broken(plugin, f"cannot register its components: {one_line(error)}")) from error
+        raise PluginError(_broken(plugin, "cannot register its components", error)) from error
     for component in components:
         registry.add(component)
     if hasattr(module, RECOGNIZE):
@@ -109,16 +112,17 @@ def _announced() -> tuple[list[tuple[Plugin, EntryPoint]], list[Plugin]]:
             points = [point for point in distribution.entry_points if point.group == GROUP]
         except Exception as error:  # one damaged file must not hide all plugins, as `entry_points()` lets it
             if _mentions_us(distribution):
-                name, version = _identity(distribution)
+                name, number = _identity(distribution)
                 message = f"entry_points.txt of distribution `{name}` is damaged: {one_line(error)}"
                 problem = Problem(message, code="unreadable-file", subject=name)
-                unreadable.append(Plugin(name, name, version, "entry_points.txt", (problem,)))
+                unreadable.append(Plugin(name, name, number, "entry_points.txt", (problem,)))
             continue
-        name, version = _identity(distribution) if points else ("", "")  # reading it takes longer than all the rest
+        name, number = _identity(distribution) if points else ("", "")  # reading it takes longer than all the rest
         for point in points:
-            plugin = Plugin(point.name, name, version, point.value)
+            plugin = Plugin(point.name, name, number, point.value)
             # Of two copies of a distribution the first on the path is the one that is imported.
-            found.setdefault((plugin.name, plugin.where, plugin.distribution), (plugin, point))
+            where = "" if _is_own(plugin) else plugin.where
+            found.setdefault((plugin.name, where, plugin.distribution), (plugin, point))
     return [found[key] for key in sorted(found)], unreadable
 
 
@@ -138,24 +142,58 @@ def _identity(distribution: Distribution) -> tuple[str, str]:
         return "unknown", ""
 
 
-def _load_entry_point(registry: Registry, plugin: Plugin, point: EntryPoint, twins: list[Plugin]) -> None:
-    if twins:
-        others = ", ".join(twin.distribution for twin in twins)
-        message = f"the plugin name `{plugin.name}` is also used by {others}"
-        problem = Problem(message, code="duplicate-name", subject=plugin.name)
-        registry.plugins.append(plugin.failed([problem]))
+def _load_entry_point(registry: Registry, plugin: Plugin, point: EntryPoint, rivals: list[Plugin]) -> None:
+    if rivals:
+        registry.plugins.append(plugin.failed([_name_in_use(plugin, rivals)]))
         return
     try:
-        module = point.load()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # even SystemExit: one plugin must not take the others with it
-        registry.plugins.append(plugin.failed([_broken(plugin, f"cannot be imported: {one_line(error)}")]))
-        return
-    try:
-        add_plugin(registry, plugin, module)
+        add_plugin(registry, plugin, _imported(plugin, point.load))
     except PluginError as error:
-        registry.plugins.append(plugin.failed(error.problems))
+        unmet = _unmet_requirement(plugin, point, error.problems)
+        registry.plugins.append(plugin.failed([unmet] if unmet else error.problems))
+
+
+def _is_own(plugin: Plugin) -> bool:
+    return canonicalize_name(plugin.distribution) == OWN
+
+
+def _rivals(plugin: Plugin, announced: Sequence[Plugin]) -> list[Plugin]:
+    """The plugins whose name keeps this one from being loaded; a plugin of this distribution is always loaded."""
+    if _is_own(plugin):
+        return []
+    return [other for other in announced if other.name == plugin.name and other is not plugin]
+
+
+def _name_in_use(plugin: Plugin, rivals: Sequence[Plugin]) -> Problem:
+    notes = []
+    message = f"the plugin name `{plugin.name}` is also used by {', '.join(rival.distribution for rival in rivals)}"
+    if any(map(_is_own, rivals)):
+        message = f"the plugin name `{plugin.name}` belongs to {OWN}"
+        notes = [("hint", f"the entry point of {plugin.distribution} needs another name")]
+    return Problem(message, None, notes, code="duplicate-name", subject=plugin.name)
+
+
+def _unmet_requirement(plugin: Plugin, point: EntryPoint, problems: Sequence[Problem]) -> Problem | None:
+    """What a plugin that cannot be loaded requires of this distribution, if another version is installed."""
+    for required in _requirements(point):
+        if canonicalize_name(required.name) != OWN:
+            continue
+        installed = version(OWN)
+        if not required.specifier.contains(installed, prereleases=True):
+            message = f"plugin `{plugin.name}` requires {OWN}{required.specifier}, but {installed} is installed"
+            notes = [("cause", problem.message) for problem in problems]
+            notes.append(("command", f"pip install --upgrade {OWN} {plugin.distribution}"))
+            return Problem(message, None, notes, code="wrong-version", subject=plugin.name)
+    return None
+
+
+def _requirements(point: EntryPoint) -> list[Requirement]:
+    """What the distribution of a plugin requires here, as far as its metadata can be read."""
+    try:
+        requirements = [Requirement(text) for text in (point.dist.requires if point.dist else None) or ()]
+        return [each for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""})]
+    except Exception:
+        return []
 
 
 def _load_file(registry: Registry, path: Path) -> None:
@@ -163,26 +201,27 @@ def _load_file(registry: Registry, path: Path) -> None:
         message = f"plugin file `{path.name}` does not exist"
         raise PluginError(message, str(path), code="missing-file")
     plugin = Plugin(path.stem, str(path), "", str(path))
-    # The path is part of the module's name: two files may have the same name.
-    name = f"fluxflow_file_{path.stem}_{blake2b(str(path.resolve()).encode(errors='surrogateescape')).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    module = _imported(plugin, lambda: load_file(path))
+    if module is None:
         message = f"plugin file `{path.name}` is not a Python module: its name must end in .py"
         raise PluginError(message, str(path), code="unreadable-file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where attrs and inspect look up annotations and sources
-    try:
-        spec.loader.exec_module(module)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise PluginError(_broken(plugin, f"cannot be imported: {one_line(error)}")) from error
     add_plugin(registry, plugin, module)
 
 
-def _broken(plugin: Plugin, how: str) -> Problem:
-    where = plugin.where if plugin.where == plugin.distribution else None  # a file
-    return Problem(f"plugin `{plugin.name}` {how}", where, code="broken-plugin", subject=plugin.name)
+def _imported(plugin: Plugin, load: Callable[[], Any]) -> Any:
+    """The module of a plugin; raises PluginError, even for SystemExit: one plugin must not take the others with it."""
+    try:
+        return load()
+    except (PluginError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise PluginError(_broken(plugin, "cannot be imported", error)) from error
+
+
+def _broken(plugin: Plugin, how: str, error: BaseException) -> Problem:
+    where = raised_in(error) or (Place(plugin.where) if plugin.where == plugin.distribution else None)  # a file
+    message = f"plugin `{plugin.name}` {how}: {one_line(error)}"
+    return Problem(message, where, code="broken-plugin", subject=plugin.name)
 
 
 def _report_contested(registry: Registry) -> None:
@@ -190,7 +229,7 @@ def _report_contested(registry: Registry) -> None:
     for (kind, name), claims in registry.contested.items():
         parties = " and by ".join(f"{claim.plugin} ({claim.where})" for claim in claims)
         problem = Problem(f"{kind} `{name}` is registered by {parties}", code="duplicate-name", subject=name)
-        owners = {claim.plugin.name for claim in claims}
+        owners = {claim.plugin.identity for claim in claims}
         registry.plugins = [
-            plugin.failed([problem]) if plugin.name in owners else plugin for plugin in registry.plugins
+            plugin.failed([problem]) if plugin.identity in owners else plugin for plugin in registry.plugins
         ]

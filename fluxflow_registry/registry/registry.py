@@ -25,6 +25,11 @@ class Plugin:
     problems: tuple[Problem, ...] = ()
 
     @property
+    def identity(self) -> tuple[str, str]:
+        """What tells it from every other plugin: two distributions may use one name."""
+        return self.name, self.distribution
+
+    @property
     def error(self) -> str | None:
         """Its problems as text; None where there are none."""
         return "\n".join(map(str, self.problems)) or None
@@ -85,7 +90,7 @@ class Registry:
     def has(self, plugin: Plugin) -> bool:
         """Whether some component of the plugin can be used; a plugin with a contested name may have others."""
         found = (component for named in self.components.values() for component in named.values())
-        return any(component.plugin.name == plugin.name for component in found)
+        return any(component.plugin.identity == plugin.identity for component in found)
 
     def add(self, component: Component) -> None:
         """Add a component; a name that another plugin has registered too is contested."""
@@ -96,12 +101,20 @@ class Registry:
         else:
             self.components[component.kind][component.name] = component
 
+    def claims(self, kind: str) -> dict[str, tuple[str, ...]]:
+        """The contested names of a kind; for each the places that define it, with their plugins."""
+        return {
+            name: tuple(f"{claim.where}   ({claim.plugin})" for claim in claims)
+            for (of, name), claims in self.contested.items()
+            if of == kind
+        }
+
     def unknown(self, kind: str, name: str, where_used: str, where: Location | None) -> Problem:
         """The problem that `name` is not a `kind`, with the nearest name and the plugins that are not loaded."""
-        claims = self.contested.get((kind, name))
+        claims = self.claims(kind).get(name)
         if claims:
             message = f"{kind} `{name}`{where_used} is registered by two plugins: remove one of them"
-            notes = tuple(("defined in", f"{claim.where}   ({claim.plugin})") for claim in claims)
+            notes = tuple(("defined in", claim) for claim in claims)
             return Problem(message, where, notes, code="duplicate-name", subject=name)
         found = Choices.of(name, self.components[kind])
         if found.nearest is not None:

@@ -6,7 +6,9 @@ import ast
 import inspect
 import os
 import sys
+import sysconfig
 import textwrap
+import traceback
 import types
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
@@ -149,6 +151,41 @@ def shorten(path: str | Path) -> str:
         if full.startswith(prefix) and len(full) - len(prefix) < len(shortest):
             shortest = full[len(prefix) :]
     return shortest
+
+
+#: What only calls the code of a component is never where that fails: this package, and libraries.
+_OURS = str(Path(__file__).parents[1]) + os.sep
+_PYTHON = sysconfig.get_path("stdlib") + os.sep
+_GENERATED = ("<frozen ", "<attrs generated ", "<string>")
+_LIBRARIES = tuple(f"{os.sep}{name}{os.sep}" for name in ("torch", "pluggy", "attr", "cattrs"))
+_INSTALLED = f"{os.sep}site-packages"
+
+
+def raised_in(error: BaseException) -> Place | None:
+    """Where a component or a plugin raised: the last line that is neither ours, nor torch's, nor Python's own."""
+    frame = _last_frame(error)
+    if isinstance(error, SyntaxError) and error.filename:
+        return Place(shorten(error.filename), error.lineno)
+    return None if frame is None else Place(shorten(frame.filename), frame.lineno)
+
+
+def raised_at(error: BaseException) -> tuple[tuple[str, str], ...]:
+    """The note on the line of a component that raised, with its code; empty where none is to blame."""
+    frame = _last_frame(error)
+    if frame is None:
+        return ()
+    return (("raised at", f"{shorten(frame.filename)}:{frame.lineno}  {frame.line or ''}".rstrip()),)
+
+
+def _last_frame(error: BaseException) -> traceback.FrameSummary | None:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _only_calls(frame.filename)]
+    return frames[-1] if frames and frames[-1].lineno is not None else None
+
+
+def _only_calls(file: str) -> bool:
+    if _INSTALLED in file and not file.startswith(_OURS):
+        return any(_INSTALLED + library in file for library in _LIBRARIES)
+    return file.startswith((_OURS, _PYTHON, *_GENERATED))
 
 
 def is_configurable(component: Any) -> bool:

@@ -116,13 +116,16 @@ def _options(kind: Kind, what: str, component: Any) -> Iterator[Problem]:
                 where = place_of(component, option.name)
                 yield Problem(message, where, code="reserved-name", subject=key)
     elif inspect.isclass(component):
-        for name, value in vars(component).items():
-            if type(value).__name__ == "_CountingAttr":
-                message = f"{what} has the field `{name}` but is not an attrs class: put `@frozen` above it"
-                yield Problem(message, place_of(component, name), code="wrong-type", subject=name)
-                return
+        undecorated = (name for name, value in vars(component).items() if type(value).__name__ == "_CountingAttr")
+        fields = (each.name for each in getattr(component, "__dataclass_fields__", {}).values() if each.init)
+        for name in (*undecorated, *fields):
+            message = f"{what} has the field `{name}` but is not an attrs class: put attrs' `@frozen` above it"
+            yield Problem(message, place_of(component, name), code="wrong-type", subject=name)
+            return
         for parameter in inspect.signature(component).parameters.values():
-            if parameter.default is parameter.empty and parameter.kind not in VARIADIC:
+            # A recipe could not set it; one that is not meant for recipes begins with an underscore.
+            private = parameter.name.startswith("_") and parameter.default is not parameter.empty
+            if parameter.kind not in VARIADIC and not private:
                 message = f"{what} takes `{parameter.name}` but has no fields: make it an attrs class"
                 where = place_of(component, "__init__")
                 yield Problem(message, where, code="wrong-type", subject=parameter.name)

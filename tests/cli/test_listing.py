@@ -81,7 +81,7 @@ def test_a_plugin_that_fails_is_a_row_with_its_error(call: Call, site: Site) -> 
     listed = call("--list-plugins")
     data = json.loads(call("--list-plugins", "--json").out)
 
-    error = "plugin `bad` cannot be imported: ImportError: no \\x1b[31m"
+    error = "bad_listed.py:1  plugin `bad` cannot be imported: ImportError: no \\x1b[31m"
     assert f"  bad          bad-distribution 2.5\n      not loaded: {error}\n" in listed.out
     row = next(row for row in data["plugins"] if row["name"] == "bad")
     (problem,) = row.pop("problems")

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from fluxflow_registry import DataError, Problem, SampleError, hookimpl
-from fluxflow_registry.engine.data import batches as reading
+from fluxflow_registry.engine.data import workers as working
 from fluxflow_registry.engine.data.batches import ATTEMPTS, epoch_batches
 from fluxflow_registry.engine.data.order import permutation
 from fluxflow_registry.engine.run import folder as folders
@@ -57,13 +57,13 @@ class Numbers:
 def test_a_signal_does_not_end_a_worker_that_has_just_started(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare = reading._prepare_worker
+    prepare = working._prepare_worker
 
-    def after_a_signal(parent: int, worker: int) -> None:
+    def after_a_signal(worker: int) -> None:
         os.kill(os.getpid(), number)
-        prepare(parent, worker)
+        prepare(worker)
 
-    monkeypatch.setattr(reading, "_prepare_worker", after_a_signal)
+    monkeypatch.setattr(working, "_prepare_worker", after_a_signal)
 
     read = [batch.fields["number"].tolist() for batch in epoch_batches(Numbers(8), 2, 4, 0, 2, PLACE)]
 
@@ -142,14 +142,14 @@ def test_after_a_worker_dies_every_sample_is_read_exactly_once_in_the_same_order
 def test_workers_that_die_repeatedly_are_an_error_that_names_the_signal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "RESTARTS", 0)  # it takes five seconds to find that one has died
+    monkeypatch.setattr(working, "RESTARTS", 0)  # it takes five seconds to find that one has died
     order = permutation(20, *PLACE).tolist()
     source = Dying(20, order[0], tmp_path / "marks", 99)
 
     with pytest.raises(DataError, match=r"died 1 time in a row \(signal 9\)") as caught:
         list(epoch_batches(source, 2, 10, 0, 1, PLACE))
 
-    assert "or lower `workers`" in str(caught.value)
+    assert "free memory, or lower `workers`" in str(caught.value)
     assert multiprocessing.active_children() == []
 
 

@@ -15,7 +15,7 @@ from attrs import define, field
 from torch import Tensor, nn
 
 from fluxflow_registry import Ending, hookimpl
-from fluxflow_registry.engine.data import batches as reading
+from fluxflow_registry.engine.data import workers as working
 from fluxflow_registry.engine.data.batches import epoch_batches
 from fluxflow_registry.engine.run.checkpoints import Saver
 from fluxflow_registry.errors import DataError, RunError, TrainingError
@@ -368,7 +368,7 @@ class Unpicklable:
 
 
 def test_a_batch_that_a_worker_cannot_send_is_an_error_and_not_an_endless_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "RESTARTS", 0)
+    monkeypatch.setattr(working, "RESTARTS", 0)
 
     with pytest.raises(DataError, match=r"died 1 time in a row \(exit code 70\)"):
         list(epoch_batches(Unpicklable(), 2, 4, 0, 1, (0,)))

@@ -7,6 +7,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from fluxflow_registry import __version__
+from fluxflow_registry.cli.describe import describe
 from fluxflow_registry.errors import PluginError, RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import load
@@ -36,17 +38,17 @@ def row(registry: Registry, name: str) -> Plugin:
 
 
 @pytest.mark.parametrize(
-    ("source", "error"),
+    ("source", "line", "error"),
     [
-        ("raise ImportError('no module named kernels')", "ImportError: no module named kernels"),
-        ("import sys\nsys.exit(3)", "SystemExit: 3"),
-        ("def broken(:\n", "SyntaxError: invalid syntax (bad_one.py, line 1)"),
-        ("import a_module_that_is_not_there", "ModuleNotFoundError: No module named 'a_module_that_is_not_there'"),
-        ("raise AssertionError", "AssertionError"),
-        ("class Odd(BaseException): pass\nraise Odd('odd')", "Odd: odd"),
+        ("raise ImportError('no module named kernels')", 1, "ImportError: no module named kernels"),
+        ("import sys\nsys.exit(3)", 2, "SystemExit: 3"),
+        ("def broken(:\n", 1, "SyntaxError: invalid syntax (bad_one.py, line 1)"),
+        ("import a_module_that_is_not_there", 1, "ModuleNotFoundError: No module named 'a_module_that_is_not_there'"),
+        ("raise AssertionError", 1, "AssertionError"),
+        ("class Odd(BaseException): pass\nraise Odd('odd')", 2, "Odd: odd"),
     ],
 )
-def test_a_plugin_that_cannot_be_imported_is_a_row(site: Site, source: str, error: str) -> None:
+def test_a_plugin_that_cannot_be_imported_is_a_row(site: Site, source: str, line: int, error: str) -> None:
     site.distribution("bad-distribution", {"bad": "bad_one"}, version="2.5", bad_one=source)
     site.loss("good-distribution", "made_up", plugin="good")
 
@@ -54,7 +56,7 @@ def test_a_plugin_that_cannot_be_imported_is_a_row(site: Site, source: str, erro
 
     bad = row(registry, "bad")
     assert (bad.name, bad.distribution, bad.version, bad.where) == ("bad", "bad-distribution", "2.5", "bad_one")
-    assert bad.error == f"plugin `bad` cannot be imported: {error}"
+    assert bad.error == f"bad_one.py:{line}  plugin `bad` cannot be imported: {error}"
     assert [(problem.code, problem.subject) for problem in bad.problems] == [("broken-plugin", "bad")]
     assert row(registry, "good").error is None
     assert {"made_up", "mse", "l1"} <= set(registry.names("loss"))
@@ -314,5 +316,202 @@ def test_an_unknown_name_is_reported_with_the_plugins_that_are_not_loaded(
     (problem,) = caught.value.problems
     assert problem.message == "unknown loss `special` in step `only`, update `vae`"
     assert dict(problem.notes)["status"] == (
-        "bad, bad-distribution 1.0 is not loaded: plugin `bad` cannot be imported: ImportError: no kernels"
+        "bad, bad-distribution 1.0 is not loaded: "
+        "bad_three.py:1  plugin `bad` cannot be imported: ImportError: no kernels"
     )
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("raise KeyError('x')", 6),
+        ("json.loads('{')", 6),  # Python's own code raises, but not by itself
+        ("register('first', helper())", 10),
+    ],
+)
+def test_a_failing_hook_is_reported_with_the_line_that_fails(site: Site, body: str, line: int) -> None:
+    source = f"""
+        import json
+        from fluxflow_registry import hookimpl
+
+        @hookimpl
+        def fluxflow_register_losses(register):
+            {body}
+
+
+        def helper():
+            return 1 / 0
+    """
+    site.distribution("bad-distribution", {"bad": "bad_line"}, bad_line=source)
+
+    registry = load()
+
+    assert str(row(registry, "bad").error).startswith(
+        f"bad_line.py:{line}  plugin `bad` cannot register its components: "
+    )
+
+
+@pytest.mark.parametrize("name", ["vae", "torch", "shapes", "observers"])
+@pytest.mark.parametrize("distribution", ["another-distribution", "AA-first"])
+def test_a_distribution_with_the_name_of_one_of_our_plugins_does_not_remove_it(
+    site: Site, name: str, distribution: str
+) -> None:
+    ours = load([name])
+    site.loss(distribution, "made_up", plugin=name)
+    facts = site.folder / f"{distribution.replace('-', '_')}-1.0.dist-info" / "entry_points.txt"
+    (site.folder / f"{name}.py").rename(site.folder / "impostor.py")
+    facts.write_text(f"[fluxflow]\n{name} = impostor\n")
+
+    registry = load([name])
+
+    assert {kind: registry.names(kind) for kind in registry.components} == {
+        kind: ours.names(kind) for kind in ours.components
+    }
+    errors = {plugin.distribution: plugin.error for plugin in registry.plugins}
+    assert errors == {
+        "fluxflow-registry": None,
+        distribution: (
+            f"the plugin name `{name}` belongs to fluxflow-registry\n"
+            f"    hint  the entry point of {distribution} needs another name"
+        ),
+    }
+    (stranger,) = [plugin for plugin in registry.plugins if plugin.distribution == distribution]
+    assert not registry.has(stranger)
+
+
+NEEDING = "from fluxflow_registry import a_name_of_a_later_version"
+
+
+@pytest.mark.parametrize(
+    ("requirement", "specifier"),
+    [
+        ("fluxflow-registry>=9", ">=9"),
+        ("fluxflow_registry >= 9", ">=9"),
+        ("Fluxflow.Registry[text] (>=9,<10)", "<10,>=9"),
+        ("fluxflow-registry<0.0.1", "<0.0.1"),
+        ('fluxflow-registry>=9; python_version>"3"', ">=9"),
+    ],
+)
+def test_a_plugin_that_requires_another_version_says_so_instead_of_failing_to_import(
+    site: Site, requirement: str, specifier: str
+) -> None:
+    require(site, requirement, NEEDING)
+
+    bad = row(load(), "needing")
+
+    (problem,) = bad.problems
+    assert problem.message == f"plugin `needing` requires fluxflow-registry{specifier}, but {__version__} is installed"
+    assert dict(problem.notes)["cause"].startswith("plugin `needing` cannot be imported: ImportError: cannot import")
+    assert dict(problem.notes)["command"] == "pip install --upgrade fluxflow-registry needing-distribution"
+
+
+@pytest.mark.parametrize(
+    "requirement",
+    ["fluxflow-registry>=0.0.1", "other>=9", 'fluxflow-registry>=9; extra=="later"', "not a requirement!"],
+)
+def test_a_plugin_whose_requirements_are_met_is_reported_as_what_it_fails_of(site: Site, requirement: str) -> None:
+    require(site, requirement, NEEDING)
+
+    assert "cannot be imported: ImportError" in row(load(), "needing").problems[0].message
+
+
+def test_a_plugin_that_works_although_it_requires_another_version_is_loaded(site: Site) -> None:
+    require(site, "fluxflow-registry>=9", LOSS.format(name="made_up"))
+
+    registry = load()
+
+    assert row(registry, "needing").error is None
+    assert registry.get("loss", "made_up") is not None
+
+
+def require(site: Site, requirement: str, source: str) -> None:
+    site.distribution("needing-distribution", {"needing": "needing_module"}, needing_module=source)
+    with (site.folder / "needing_distribution-1.0.dist-info" / "METADATA").open("a") as metadata:
+        metadata.write(f"Requires-Dist: {requirement}\n")
+
+
+TWO_VALUES = """
+    from typing import ClassVar
+
+    from attrs import frozen
+    from fluxflow_registry import hookimpl
+
+
+    def contested_value(image):
+        return image
+
+
+    def needs_it(contested_value):
+        return contested_value.mean()
+
+
+    @frozen
+    class Watching:
+        default: ClassVar[bool] = True
+
+
+    @hookimpl
+    def fluxflow_register_values(register):
+        register("contested_value", contested_value)
+
+
+    @hookimpl
+    def fluxflow_register_losses(register):
+        register("needs_it_{name}", needs_it)
+
+
+    @hookimpl
+    def fluxflow_register_observers(register):
+        {observer}
+"""
+
+
+@pytest.fixture
+def two_values(site: Site) -> Callable[..., Registry]:
+    """The registry with two distributions that register the same value, and perhaps the same observer."""
+
+    def registry(observer: str = "pass") -> Registry:
+        for name in ("first", "second"):
+            source = TWO_VALUES.format(name=name, observer=observer)
+            site.distribution(f"{name}-distribution", {name: f"module_{name}"}, **{f"module_{name}": source})
+        return load()
+
+    return registry
+
+
+def test_a_value_that_two_plugins_register_is_reported_with_both(
+    two_values: Callable[..., Registry], prove: Callable[..., RecipePlan]
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        prove(RECIPE.replace("LABEL", "needs_it_first"), using=two_values())
+
+    (problem,) = caught.value.problems
+    assert problem.code == "duplicate-name"
+    assert problem.message.endswith(
+        "requests `contested_value`, which is registered by two plugins: remove one of them"
+    )
+    assert [text for label, text in problem.notes if label == "defined in"][-2:] == [
+        "module_first.py:7   (first, first-distribution 1.0)",
+        "module_second.py:7   (second, second-distribution 1.0)",
+    ]
+
+
+def test_an_observer_of_every_run_that_two_plugins_register_is_reported_and_can_be_removed(
+    two_values: Callable[..., Registry], prove: Callable[..., RecipePlan]
+) -> None:
+    registry = two_values('register("watching", Watching)')
+
+    with pytest.raises(RecipeError) as caught:
+        prove(RECIPE.replace("LABEL", "mse"), using=registry)
+    prove(RECIPE.replace("LABEL", "mse"), "observers.watching=false", using=registry)
+
+    (problem,) = caught.value.problems
+    assert problem.message == ("observer `watching`, of every run, is registered by two plugins: remove one of them")
+
+
+def test_a_name_that_two_plugins_register_is_described_with_both(two_values: Callable[..., Registry]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        describe(two_values(), "contested_value")
+
+    (problem,) = caught.value.problems
+    assert problem.message == "value `contested_value` is registered by two plugins: remove one of them"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -105,6 +106,33 @@ class Fieldless:
         """Do nothing."""
 
 
+@dataclass
+class Decorated:
+    """Has a field, but of another library."""
+
+    eps: float = 1.0
+
+    def __call__(self, image: Any) -> Any:
+        """Do nothing."""
+
+
+class Defaulting:
+    """Takes a constructor argument with a default, but declares no fields."""
+
+    def __init__(self, eps: float = 1.0) -> None:
+        self.eps = eps
+
+    def __call__(self, image: Any) -> Any:
+        """Do nothing."""
+
+
+class Private(Defaulting):
+    """Takes a constructor argument that no recipe is meant to set."""
+
+    def __init__(self, _client: Any = None) -> None:
+        self.client = _client
+
+
 class Unfinished:
     """Has a field, but is not an attrs class."""
 
@@ -176,6 +204,14 @@ def line_at(where: Location | None) -> str:
         ("samplers", asks_image, "sampler `made_up` requests `image`", "def asks_image"),
         ("losses", Wanting, "loss `made_up` takes `width` but has no fields: make it an attrs class", "def __init__"),
         ("losses", Unfinished, "loss `made_up` has the field `scale` but is not an attrs class: put", "scale: int"),
+        (
+            "losses",
+            Decorated,
+            "loss `made_up` has the field `eps` but is not an attrs class: put attrs' `@frozen`",
+            "eps: ",
+        ),
+        ("losses", Defaulting, "loss `made_up` takes `eps` but has no fields: make it an attrs class", "def __init__"),
+        ("observers", Defaulting, "observer `made_up` takes `eps` but has no fields: make it an attrs", "def __init__"),
         ("losses", Weighty, "option `weight` of loss `made_up` has a name that belongs to the", "weight: float"),
         ("values", Renaming, "option `with` of value `made_up` has a name that belongs to the", "with_: int"),
         ("losses", Unresolved, "loss `made_up` has an option whose type is unknown at run time", "@frozen"),
@@ -225,6 +261,10 @@ def test_a_parameter_that_a_kind_is_not_passed_is_reported_with_those_that_it_is
 def test_a_class_without_a_call_is_rejected_by_every_kind_that_is_called(plural: str) -> None:
     with pytest.raises(PluginError, match="`made_up` has no `__call__`"):
         register(plural, Silent)
+
+
+def test_a_constructor_may_have_arguments_that_no_recipe_sets() -> None:
+    assert register("losses", Private).get("loss", "made_up") is not None
 
 
 def test_an_observer_needs_no_call() -> None:

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import time
 from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
 from itertools import islice
-from multiprocessing.connection import wait
-from multiprocessing.queues import Queue
-from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 import torch
 from attrs import evolve, frozen
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from fluxflow_registry.contracts import Source, SourceExtras
 from fluxflow_registry.engine.data.order import Order, buckets_of, epoch_order, views_of
+from fluxflow_registry.engine.data.workers import Unreadable, read_in_workers
 from fluxflow_registry.engine.graph.randomness import derive
-from fluxflow_registry.engine.run.signals import REQUESTS, WARNINGS
-from fluxflow_registry.errors import LISTED, DataError, FluxflowError, Problem, SampleError, counted, listed, one_line
+from fluxflow_registry.errors import LISTED, DataError, FluxflowError, Problem, SampleError, listed, one_line
+from fluxflow_registry.registry.signature import raised_in
 
 #: How often a batch is read with other samples in the places of damaged ones.
 ATTEMPTS = 20
-
-#: How often new workers are started before a single batch has come from them.
-RESTARTS = 3
 
 
 @frozen
@@ -118,11 +107,17 @@ class _Epoch(Dataset[Any]):
         self.reader = reader
         self.batch_size = batch_size
 
+    def __str__(self) -> str:
+        return f"the source `{type(self.reader.source).__name__}`"
+
     def __getitem__(self, number: int) -> Batch | Unreadable:
         try:
             return self.reader.read(number * self.batch_size, (number + 1) * self.batch_size)
         except FluxflowError as error:
             return Unreadable(error.problems)
+        except SystemExit as error:  # it would end the worker, whose message nobody sees
+            message = f"{self} ended the process: sys.exit({error.code!r})"
+            return Unreadable((Problem(message, raised_in(error), code="component-failed"),))
 
     def run(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches `start` .. `stop` - 1, read in this process: several at once where the source prefers that."""
@@ -161,111 +156,3 @@ def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
         name: field.to(device, non_blocking=True) if isinstance(field, torch.Tensor) else field
         for name, field in batch.items()
     }
-
-
-@frozen
-class Unreadable:
-    """A batch that cannot be read; as a value, it reaches the main process without a worker's traceback."""
-
-    problems: tuple[Problem, ...]
-
-
-def read_in_workers(dataset: Dataset[Any], start: int, stop: int, workers: int) -> Iterator[Any]:
-    """Items `start` .. `stop` - 1 of a dataset as worker processes read them; where one dies, new ones continue.
-
-    Raises DataError for an Unreadable item, and where the workers die again and again.
-    """
-    deaths = 0
-    while start < stop:
-        with _loading(dataset, range(start, stop), workers) as items:
-            try:
-                for item in items:
-                    if isinstance(item, Unreadable):
-                        raise DataError(item.problems)
-                    yield item
-                    start, deaths = start + 1, 0
-            except (RuntimeError, OSError, EOFError) as error:  # torch raises any of these when a worker dies
-                if not wait([worker.sentinel for worker in items._workers], timeout=1):  # none has died
-                    message = "the worker processes that read samples failed"
-                    raise _failed(message, ("cause", one_line(error))) from error
-                deaths += 1
-                if deaths > RESTARTS:
-                    raise _died(items._workers) from error
-
-
-@contextmanager
-def _loading(dataset: Dataset[Any], numbers: range, workers: int) -> Iterator[Any]:
-    """Torch's loader with its workers killed at the end: they ignore signals, and torch would wait for each."""
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=numbers,
-        num_workers=workers,
-        collate_fn=_unchanged,
-        worker_init_fn=partial(_prepare_worker, os.getpid()),
-        # Its own generator: a loader without one draws a seed from torch's global generator.
-        generator=torch.Generator().manual_seed(0),
-    )
-    # Blocked in the workers until they ignore them: a signal to the whole group would kill one that has just started.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*REQUESTS, *WARNINGS))
-    try:
-        items: Any = iter(loader)
-    except (OSError, RuntimeError) as error:
-        message = "the worker processes that read samples cannot be started"
-        raise _failed(message, ("cause", one_line(error)), ("hint", "lower `workers`")) from error
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    # When a worker dies, torch would raise from whatever code runs, such as an optimizer's step. Without its
-    # handler it notices when the next batch is requested, which is early enough.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield items
-    finally:
-        for worker in items._workers:
-            worker.kill()
-        # The event that torch would set may be locked forever by a worker that was killed.
-        items._workers_done_event = Event()
-        items._shutdown_workers()
-
-
-def _failed(message: str, *notes: tuple[str, str]) -> DataError:
-    return DataError(Problem(message, None, notes, code="worker-failed"))
-
-
-def _died(workers: Sequence[Any]) -> DataError:
-    codes = sorted({worker.exitcode for worker in workers if worker.exitcode is not None})
-    causes = ", ".join(f"signal {-code}" if code < 0 else f"exit code {code}" for code in codes)
-    message = f"the worker processes that read samples died {counted(RESTARTS + 1, 'time')} in a row ({causes})"
-    hint = "free memory or shared memory (/dev/shm, which is often small), or lower `workers`"
-    return _failed(message, ("hint", hint))
-
-
-def _unchanged(item: Any) -> Any:
-    return item
-
-
-def _prepare_worker(parent: int, _: int) -> None:
-    """Leave signals to the main process, which kills its workers, and die with it.
-
-    torch's worker checks on its parent too, but only between batches; it then waits forever to send
-    a batch that nobody receives.
-    """
-    Thread(target=_die_with, args=(parent,), daemon=True).start()
-    # The main process would wait forever for a batch that cannot be sent.
-    Queue._on_queue_feeder_error = staticmethod(_die_of_queue)  # type: ignore[attr-defined]
-    for number in (*REQUESTS, *WARNINGS):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*REQUESTS, *WARNINGS))
-    torch.set_num_threads(1)
-
-
-def _die_of_queue(error: Exception, _: Any) -> None:
-    sys.stderr.write(f"a worker process cannot send the batch that it read: {one_line(error)}\n")
-    sys.stderr.flush()
-    os._exit(70)
-
-
-def _die_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os.kill(os.getpid(), signal.SIGKILL)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import traceback
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from attrs import evolve, frozen
@@ -15,7 +12,7 @@ from fluxflow_registry.errors import FluxflowError, Location, Problem, TrainingE
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.values import ValuePlan
 from fluxflow_registry.registry.members import check_product
-from fluxflow_registry.registry.signature import shorten
+from fluxflow_registry.registry.signature import raised_at as raised_at
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: what is being computed is computed again on resuming
@@ -84,7 +81,7 @@ def build(configured: ConfiguredComponent, **arguments: Any) -> Any:
         raise type(error)([evolve(each, where=each.where or configured.where) for each in error.problems]) from error
     except Exception as error:
         message = f"{configured.component.kind} `{configured.name}` cannot be built: {one_line(error)}"
-        notes = (("defined in", configured.definition),)
+        notes = (("defined in", configured.definition), *raised_at(error))
         problem = Problem(message, configured.where, notes, code="component-failed", subject=configured.label)
         raise TrainingError(problem) from error
 
@@ -135,16 +132,3 @@ def wrong_return(message: str, binding: Binding, arguments: Mapping[str, Any], s
 
 def _received(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("received", f"{name} {describe(value)}") for name, value in arguments.items()]
-
-
-def raised_at(error: BaseException) -> tuple[tuple[str, str], ...]:
-    """The note on which line of a component raised: the last one that is neither torch's nor ours."""
-    engine = str(Path(__file__).parents[1])
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(engine) and f"{os.sep}site-packages{os.sep}torch{os.sep}" not in frame.filename
-    ]
-    if not frames or frames[-1].lineno is None:
-        return ()
-    return (("raised at", f"{shorten(frames[-1].filename)}:{frames[-1].lineno}  {frames[-1].line or ''}".rstrip()),)
