@@ -58,7 +58,8 @@ from fluxflow_registry.errors import (
     to_json,
 )
 from fluxflow_registry.hookspecs import Register, hookimpl
-from fluxflow_registry.state.disk import write_file
+from fluxflow_registry.state.bookkeeping import read_back, read_back_lines
+from fluxflow_registry.state.disk import append_file, read_file, sync_file, write_file
 
 __version__ = "0.1.0"
 
@@ -68,6 +69,7 @@ __all__ = [
     "Flag", "FluxflowError", "Gradients", "History", "Location", "Loss", "Metric", "Model", "NoisePath", "Observer",
     "Optimizer", "Place", "PluginError", "Position", "Problem", "RecentMeans", "RecipeError", "Register",
     "RunError", "RunView", "SampleError", "Sampler", "Scheduler", "Source", "Stateful", "StepView", "Summary",
-    "TrainingError", "Transition", "Value", "Variable", "VelocityField", "Weigher", "contact_sheet", "counted",
-    "higher_is_better", "hookimpl", "nearest", "one_line", "printable", "to_json", "to_pixels", "write_file",
+    "TrainingError", "Transition", "Value", "Variable", "VelocityField", "Weigher", "append_file", "contact_sheet",
+    "counted", "higher_is_better", "hookimpl", "nearest", "one_line", "printable", "read_back", "read_back_lines",
+    "read_file", "sync_file", "to_json", "to_pixels", "write_file",
 ]

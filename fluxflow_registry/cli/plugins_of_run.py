@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 from attrs import evolve
 
 from fluxflow_registry.check.checker import check
-from fluxflow_registry.engine.run.folder import ENVIRONMENT, flags, read_json, read_plugins
+from fluxflow_registry.engine.run.folder import ENVIRONMENT, flags, read_plugins
 from fluxflow_registry.errors import RecipeError, RunError, printable
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.registry import Registry
+from fluxflow_registry.state.bookkeeping import WRONG, read_back, read_json
 
 #: The codes of problems that a plugin which is not loaded may cause.
 UNKNOWN = {"unknown-component", "unknown-value"}
@@ -35,22 +36,37 @@ def plugin_rows(registry: Registry) -> list[dict[str, Any]]:
     ]
 
 
+def checked_environment(content: Any) -> dict[str, Any]:
+    """What a run recorded of its environment; raises TypeError or LookupError for anything else."""
+    plugins = {str(plugin["name"]): plugin.get("source") for plugin in content.get("plugins", [])}
+    facts = {name: content[name] for name in ("torch", "device", "gpu", "threads") if name in content}
+    if not all(isinstance(fact, (str, int)) for fact in facts.values()):
+        raise TypeError("an entry is neither a string nor an integer")
+    return {**facts, "plugins": plugins}
+
+
 def changed(run: Path, plugins: Sequence[dict[str, Any]]) -> list[str]:
     """The plugins, by name, whose sources are not those that the run in this folder was started with."""
     try:
-        before = {p["name"]: p.get("source") for p in read_json(run / ENVIRONMENT)["plugins"]}
-    except (RunError, KeyError, TypeError, AttributeError):
+        before = checked_environment(read_json(run / ENVIRONMENT))
+    except (RunError, *WRONG):
         return []
-    return [p["name"] for p in plugins if before.get(p["name"], p["source"]) != p["source"]]
+    return _changed(before, plugins)
 
 
-def changes(run: Path, facts: Mapping[str, Any]) -> list[str]:
-    """What has changed since a run was started: its plugins, and what its results depend on to the last bit."""
-    found = [f"plugin `{name}` has changed" for name in changed(run, facts["plugins"])]
-    try:
-        before = dict(read_json(run / ENVIRONMENT))
-    except (RunError, TypeError, ValueError):
-        return found
+def _changed(before: Mapping[str, Any], plugins: Sequence[dict[str, Any]]) -> list[str]:
+    return [p["name"] for p in plugins if before["plugins"].get(p["name"], p["source"]) != p["source"]]
+
+
+def changes(run: Path, facts: Mapping[str, Any], warn: Callable[[str], object] = lambda _: None) -> list[str]:
+    """What has changed since a run was started: its plugins, and what its results depend on to the last bit.
+
+    `warn` is called with a message if the record of that is damaged.
+    """
+    before = read_back(run / ENVIRONMENT, checked_environment, warn)
+    if before is None:
+        return []
+    found = [f"plugin `{name}` has changed" for name in _changed(before, facts["plugins"])]
     for name in ("torch", "device", "gpu", "threads"):
         if name in before and name in facts and before[name] != facts[name]:
             was = printable(str(before[name]))

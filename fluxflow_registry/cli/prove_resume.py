@@ -154,14 +154,14 @@ def die_while_writing(number: int) -> None:
     write = disk.write
     started: set[Path] = set()
 
-    def write_or_die(path: Path, parts: Any) -> dict[str, Any]:
+    def write_or_die(path: Path, parts: Any, synced: bool = True) -> dict[str, Any]:
         if path.parent.parent.name == CHECKPOINTS:
             started.add(path.parent)
         if len(started) == number and path.name == checkpoints.STATE:
             content = b"".join(bytes(part) for part in parts)
             write(path, [content[: len(content) // 2]])
             os.kill(os.getpid(), signal.SIGKILL)
-        return write(path, parts)
+        return write(path, parts, synced)
 
     disk.write = write_or_die
 

@@ -12,9 +12,10 @@ from attrs import evolve, fields, frozen
 from fluxflow_registry.cli.plugins_of_run import changed
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run import folder as folders
-from fluxflow_registry.errors import RunError, counted
+from fluxflow_registry.errors import Problem, RunError, counted
 from fluxflow_registry.recipe.load import LABEL
 from fluxflow_registry.state import checkpoints
+from fluxflow_registry.state.bookkeeping import read_json
 
 #: `failed`: an error ended it. `interrupted`: training came further than its last checkpoint, and then ended silently.
 State = Literal["running", "finished", "failed", "stopped", "interrupted", "not started"]
@@ -178,15 +179,16 @@ def read_record(folder: Path) -> Record:
     """What is recorded of a run; raises RunError, with what there is, where that is damaged."""
     path = folder / folders.IDENTITY
     try:
-        content = folders.read_json(path)
-        digest = _map(content).get("recipe")
-        if not isinstance(digest, str):
-            raise RunError("the record of the run does not name its recipe", str(path), code="damaged-run")
-    except RunError as error:
+        content = read_json(path)
+        digest = folders.checked_identity(content)["recipe"]
+    except (RunError, ValueError) as error:
         found = checkpoints.listing(folder / folders.CHECKPOINTS)
         kept = f"{counted(len(found), 'checkpoint')}, the newest {found[0].folder.name}" if found else "no checkpoint"
-        notes = (("status", kept), ("hint", "rerun the same command to start a new run: this one cannot be resumed"))
-        raise RunError(evolve(error.problems[0], where=str(path), notes=notes)) from None
+        hint = "rerun the same command to start a new run: this one cannot be resumed"
+        if folders.read_identity(folder):
+            hint = "rerun the same command to resume: the checkpoints show which recipe the run trains"
+        problem = error.problems[0] if isinstance(error, RunError) else Problem(str(error), code="damaged-run")
+        raise RunError(evolve(problem, where=str(path), notes=(("status", kept), ("hint", hint)))) from None
     steps = content.get("steps")
     read = [_step(each) for each in steps] if isinstance(steps, list) else []
     return Record(
@@ -258,7 +260,7 @@ def attempt(found: checkpoints.Found) -> CheckpointAttempt:
 def read_reached(folder: Path, saved: int) -> Reached | None:
     """The live position, where training has come further than the newest checkpoint."""
     try:
-        content = folders.read_json(folder / folders.POSITION)
+        content = read_json(folder / folders.POSITION)
     except RunError:
         return None
     position = position_of(content)

@@ -27,8 +27,9 @@ from fluxflow_registry.engine.run.folder import ENVIRONMENT
 from fluxflow_registry.engine.run.loop import train
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.run.stopping import Stopped
+from fluxflow_registry.engine.run.trained_models import written_folders
 from fluxflow_registry.engine.training.late_start import too_late
-from fluxflow_registry.errors import FluxflowError, Note, RecipeError, TrainingError, Variable, one_line
+from fluxflow_registry.errors import FluxflowError, Note, RecipeError, RunError, TrainingError, Variable, one_line
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe import writer
 from fluxflow_registry.registry.registry import Registry
@@ -53,10 +54,11 @@ def train_run(plan: RecipePlan, registry: Registry, arguments: Namespace, signal
     warn_of_late_starts(plan, sources)
     recipe = effective_recipe(plan)
     folder = find_folder(plan, folders.digest_of(writer.plain(recipe)), Path(arguments.output), arguments.fresh)
-    lock = folder.lock()
+    folders.require_folders(written_folders(plan, folder.path))
+    lock = folder.lock(note)
     try:
         write_environment(folder, writer.dump(recipe), registry, device, arguments.plugin)
-        folder.write_identity(finished=False, facts=facts_at_start(plan, sources, arguments.command))
+        folder.write_identity(finished=False, facts=facts_at_start(plan, sources, arguments.command), warn=note)
         run = Run(plan, folder, sources, device)
         signals.run = run
         train(run)
@@ -68,10 +70,17 @@ def train_run(plan: RecipePlan, registry: Registry, arguments: Namespace, signal
         raise failure from None
     except Exception as error:
         folder.write_failure(str(error) if isinstance(error, FluxflowError) else one_line(error))
+        if isinstance(error, RunError) and signals.run is not None and signals.run.live is not None:
+            raise TrainingError(error.problems) from error  # training has begun
         raise
     finally:
         lock.close()
     return Result(lambda: {"run": str(folder.path), "results": run.history.results}, lambda: "")
+
+
+def note(text: str) -> None:
+    """Print something that the user should know, and that does not end the command."""
+    say(f"note: {text}")
 
 
 def require_single_process() -> None:
@@ -85,11 +94,14 @@ def require_single_process() -> None:
 
 def find_folder(plan: RecipePlan, digest: str, root: Path, fresh: bool) -> folders.RunFolder:
     """The folder of the unfinished run of this recipe, or a new one."""
-    found, others = (None, []) if fresh else folders.unfinished(root, plan.recipe.name, digest)
+    folders.require_folders([root])
+    found, others = (None, {}) if fresh else folders.unfinished(root, plan.recipe.name, digest)
+    for path, description in others.items():
+        note(f"{path} is {description}; it stays unchanged")
     if found is not None:
+        if not (found.path / folders.IDENTITY).exists():
+            note(f"{found.path} has no {folders.IDENTITY}; its checkpoints show that it trains this recipe")
         return found
-    for path in others:
-        say(f"note: {path} is an unfinished run of another version of this recipe; it stays unchanged")
     return folders.new(root, plan.recipe.name, digest)
 
 
@@ -109,8 +121,8 @@ def write_environment(
     }
     if device.type == "cuda":
         environment["gpu"] = torch.cuda.get_device_name(device)
-    for change in changes(folder.path, environment):  # the run is resumed with the present ones
-        say(f"note: since this run started, {change}")
+    for change in changes(folder.path, environment, note):  # the run is resumed with the present ones
+        note(f"since this run started, {change}")
     with disk.writing("write to the folder of the run", str(folder.path)):
         disk.replace(folder.path / folders.RECIPE, recipe.encode())
         disk.replace(folder.path / ENVIRONMENT, (json.dumps(environment, indent=2) + "\n").encode())

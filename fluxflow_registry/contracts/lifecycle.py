@@ -95,6 +95,7 @@ class RunView(Protocol):
         """Notify all observers of something that the user should know."""
 
 
+# More than a dozen members: one method for each event of a run.
 class Lifecycle:
     """The hooks of a run."""
 
@@ -131,6 +132,13 @@ class Lifecycle:
     @hookspec
     def step_ended(self, run: RunView, step: StepView, position: Position, ending: Ending) -> None:
         """A step is complete; its models now have their averaged weights, where the step averages them."""
+
+    @hookspec
+    def checkpoint_due(self, run: RunView, position: Position) -> None:
+        """A checkpoint of `position` is about to be saved: a run that resumes from it repeats no earlier event.
+
+        What an observer has written and not synced must be on the disk before that.
+        """
 
     @hookspec
     def checkpoint_saved(self, run: RunView, position: Position, folder: Path) -> None:

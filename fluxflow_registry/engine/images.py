@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fluxflow_registry.state.disk import writing
+from fluxflow_registry.state.disk import replace, writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +47,9 @@ def save_png(image: Tensor, file: Path, notes: Mapping[str, str]) -> None:
     for key, value in notes.items():
         info.add_itxt(key, value)
     with writing(f"write image `{file}`", str(file)):
-        Image.fromarray(to_pixels(image)).save(file, pnginfo=info)
+        stream = BytesIO()
+        Image.fromarray(to_pixels(image)).save(stream, "PNG", pnginfo=info)
+        replace(file, stream.getvalue())
 
 
 def contact_sheet(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -32,7 +31,7 @@ _ORDER: Mapping[Kind, int] = {"stop": 0, "due": 1, "best": 2, "end": 3}
 DAMAGED = "damaged-checkpoint"
 
 #: Errors of a file that is missing, or no longer as it was written.
-_LOST = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
+_LOST = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO, errno.ENXIO}
 
 
 class DamagedError(RunError):
@@ -91,7 +90,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest, verified by its own digest; raises DamagedError, or RunError for one of another format."""
     path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        manifest: dict[str, Any] = json.loads(disk.read_file(path))
         version, files = manifest["format"], dict(manifest["files"].items())
         damaged = manifest["digest"] != own_digest(manifest)
     except OSError as error:
@@ -136,7 +135,7 @@ def is_finite(folder: Path) -> bool:
 def read_meta(folder: Path) -> dict[str, Any]:
     """The metadata of a checkpoint (position, results ...), without its tensors; raises RunError."""
     try:
-        meta: dict[str, Any] = json.loads((folder / STATE).read_bytes())["meta"]
+        meta: dict[str, Any] = json.loads(disk.read_file(folder / STATE))["meta"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         message = f"cannot read the metadata of the checkpoint: {one_line(error)}"
         raise RunError(message, str(folder / STATE), code=DAMAGED) from error
@@ -152,29 +151,20 @@ def own_digest(manifest: Mapping[str, Any]) -> str:
 def remove(folder: Path) -> None:
     """Remove a checkpoint; it stops being one before its first file is removed."""
     doomed = folder.with_name(f".{folder.name}.removing")
-    shutil.rmtree(doomed, ignore_errors=True)
+    disk.remove(doomed)
     folder.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    disk.remove(doomed)
 
 
 def put(working: Path, final: Path) -> None:
     """Rename a complete folder into its place; where an older one exists, one of the two is always found."""
     replaced = final.with_name(f".{final.name}.replaced")
     if final.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
+        disk.remove(replaced)
         final.rename(replaced)
     working.rename(final)
     disk.sync_folder(final.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def quarantine(folder: Path) -> Path:
-    """Rename a damaged checkpoint, so that it no longer counts but can still be inspected."""
-    number, aside = 1, folder.with_name(f".{folder.name}.damaged")
-    while aside.exists():
-        number += 1
-        aside = folder.with_name(f".{folder.name}.{number}.damaged")
-    return folder.rename(aside)
+    disk.remove(replaced)
 
 
 def tidy(root: Path) -> None:
@@ -185,4 +175,4 @@ def tidy(root: Path) -> None:
             replaced.rename(final)
     for pattern in (".*.writing", ".*.removing", ".*.replaced"):
         for folder in root.glob(pattern):
-            shutil.rmtree(folder, ignore_errors=True)
+            disk.remove(folder)

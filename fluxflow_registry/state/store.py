@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,9 +78,10 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, T
 def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The config and the weights of a model; raises RunError when either is missing or damaged."""
     try:
-        config = json.loads((folder / "config.json").read_bytes())
-        return config, load_file(folder / "model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+        config = json.loads(disk.read_file(folder / "config.json"))
+        with disk.open_regular(folder / "model.safetensors"):
+            return config, load_file(folder / "model.safetensors")
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         message = f"the folder does not contain a model: {one_line(error)}"
         raise RunError(message, str(folder), code="missing-weights") from error
 
@@ -216,8 +216,8 @@ def commit(root: Path, name: str, taken: Snapshot, before: Path | None = None) -
     """
     final, working = root / name, root / f".{name}.writing"
     try:
-        disk.make_folder(root)
-        shutil.rmtree(working, ignore_errors=True)
+        disk.make_folder(root, parents=False)  # not those of a run that was deleted or moved
+        disk.remove(working)
         working.mkdir()
         files, not_finite = _linked(taken, before, working)
         for file, tensors in {**taken.copied, **taken.frozen}.items():
@@ -233,7 +233,7 @@ def commit(root: Path, name: str, taken: Snapshot, before: Path | None = None) -
         disk.sync_folder(working)
         put(working, final)
     except BaseException as error:
-        shutil.rmtree(working, ignore_errors=True)
+        disk.remove(working)
         if not isinstance(error, OSError):
             raise
         raise RunError(f"cannot write the checkpoint: {error.strerror}", str(final), code="unwritable-file") from error
@@ -266,7 +266,8 @@ def load(folder: Path, manifest: Mapping[str, Any] | None = None) -> tuple[dict[
     """
     files = (manifest or verify(folder))["files"]
     try:
-        content = json.loads((folder / STATE).read_bytes())
+        content = json.loads(disk.read_file(folder / STATE))
+        meta = dict(content["meta"].items())
         state = {
             section: {
                 part: unpack(plain, load_file(folder / file) if (file := file_of(section, part)) in files else {})
@@ -277,4 +278,4 @@ def load(folder: Path, manifest: Mapping[str, Any] | None = None) -> tuple[dict[
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         message = f"cannot read the checkpoint: {one_line(error)}"
         raise RunError(message, str(folder), code=DAMAGED) from error
-    return state, content["meta"]
+    return state, meta

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from fluxflow_registry import write_file
+from fluxflow_registry import read_file, write_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 DIGEST_SIZE = 32
 
 
-def cache_folder(name: str) -> Path:
-    """Where a kind of file is kept: under `FLUXFLOW_HOME`, else in the user's cache."""
+def cache_folder(name: str) -> Path | None:
+    """Where a kind of file is kept: under `FLUXFLOW_HOME`, else in the user's cache; None for a user without a home."""
     home = os.environ.get("FLUXFLOW_HOME")
     if home:
         return Path(home) / name
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path("~/.cache").expanduser()) / "fluxflow" / name
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    # Unchanged: the user id of a container may belong to nobody.
+    return None if cache.startswith("~") else Path(cache) / "fluxflow" / name
 
 
 @frozen
@@ -37,15 +38,16 @@ class Cache:
     suffix: str
     magic: bytes
 
-    def path(self, *key: Any) -> Path:
-        """The file that belongs to a key of plain values."""
+    def path(self, *key: Any) -> Path | None:
+        """The file that belongs to a key of plain values; None where nothing is kept."""
         digest = blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
-        return cache_folder(self.folder) / (digest + self.suffix)
+        folder = cache_folder(self.folder)
+        return folder / (digest + self.suffix) if folder else None
 
-    def read(self, path: Path) -> tuple[dict[str, Any], memoryview] | None:
+    def read(self, path: Path | None) -> tuple[dict[str, Any], memoryview] | None:
         """The JSON and the bytes of the arrays in a file; None unless it is intact and of this kind."""
         try:
-            content = path.read_bytes()
+            content = read_file(path) if path else b""
         except OSError:
             return None
         start = len(self.magic) + DIGEST_SIZE
@@ -55,8 +57,10 @@ class Cache:
         line = content.index(b"\n", start) + 1
         return json.loads(content[start:line]), memoryview(content)[line:]
 
-    def write(self, path: Path, facts: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> None:
+    def write(self, path: Path | None, facts: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> None:
         """Keep JSON and arrays in a file; where nothing can be written, nothing is kept."""
+        if path is None:
+            return
         body = b"".join([json.dumps(facts).encode(), b"\n", *(array.tobytes() for array in arrays)])
         with suppress(OSError):
             write_file(path, self.magic + _digest(body) + body, shared=True)

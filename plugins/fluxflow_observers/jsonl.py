@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import Factory, define, field, frozen, validators
 
-from fluxflow_registry import FluxflowError, Position, Summary, hookimpl, to_json, write_file
+from fluxflow_registry import (
+    FluxflowError,
+    Position,
+    Summary,
+    append_file,
+    hookimpl,
+    read_back_lines,
+    sync_file,
+    to_json,
+    write_file,
+)
 
 from .formatting import NAME, epoch_and_batch
 from .timing import BatchTimer
@@ -31,6 +41,8 @@ class _JsonlState:
     epochs: set[tuple[str, int]] = Factory(set)
     #: The step that this session resumes, and after which batch of the run, until a line has recorded it.
     resumed: tuple[str, int] | None = None
+    #: Files with lines that are not synced yet.
+    written: set[Path] = Factory(set)
     #: Metrics whose names have been checked.
     checked: frozenset[str] = frozenset()
 
@@ -45,8 +57,9 @@ class Jsonl:
     they are at that batch (`vae/kl/weight`). The line of an evaluation has its name as `evaluation`. The line
     of an epoch has no metrics; its `epoch_summary` has min, mean and max of each metric over all batches.
     The first line after a run resumed has the batch of the run after which it did, as `resumed_after`.
-    NaN and infinities are null. Each line is on disk before training continues; lines beyond the checkpoint
-    from which a run resumes are removed, so that no batch appears twice.
+    NaN and infinities are null. Each line is in the file before training continues, so that a kill loses none, and
+    on the disk before the next checkpoint is saved: what a power cut takes is written again when the run resumes.
+    Lines beyond the checkpoint from which a run resumes are removed, so that no batch appears twice.
     """
 
     default: ClassVar[bool] = True
@@ -70,8 +83,7 @@ class Jsonl:
             self._state.resumed = (run.steps[position.step].name, position.run_batch)
         for step in run.steps:
             path = _path(run, step)
-            if path.exists():
-                self._rewind(path, step.name, position.run_batch)
+            self._rewind(run, path, step.name, position)
 
     @hookimpl
     def epoch_started(self, position: Position) -> None:
@@ -103,6 +115,13 @@ class Jsonl:
         summary = {name: {"min": s.minimum, "mean": s.mean, "max": s.maximum} for name, s in summaries.items()}
         self._append(run, step, position, {"metrics": {}, "epoch_summary": self._renamed(summary)})
 
+    @hookimpl
+    def checkpoint_due(self) -> None:
+        """Sync the lines that a run which resumes from this checkpoint does not write again."""
+        for path in self._state.written:
+            sync_file(path)
+        self._state.written.clear()
+
     def _renamed(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """The metrics under the names of the recipe; raises FluxflowError if another metric has such a name."""
         if metrics.keys() != self._state.checked:
@@ -130,36 +149,32 @@ class Jsonl:
             **to_json(facts),
         }
         path = _path(run, step)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as stream:  # opened for this line alone, so that a crash loses nothing
-            stream.write(json.dumps(line, allow_nan=False) + "\n")
+        append_file(path, (json.dumps(line, allow_nan=False) + "\n").encode())
+        self._state.written.add(path)
 
-    def _rewind(self, path: Path, step: str, run_batch: int) -> None:
-        content = path.read_bytes()
-        kept = []
-        for line in content.splitlines(keepends=True):
-            facts = _read(line)
-            if facts is None or facts["global_step"] > run_batch:
-                continue
-            kept.append(line)
+    def _rewind(self, run: RunView, path: Path, step: str, position: Position) -> None:
+        lines = read_back_lines(path, _checked, lambda message: run.warn(position, message))
+        kept = [(line, facts) for line, facts in lines if facts["global_step"] <= position.run_batch]
+        for _, facts in kept:
             if "evaluation" in facts:
-                key = (step, facts["global_step"], str(facts["evaluation"]))
-                self._state.evaluations[key] = facts.get("metrics")
+                self._state.evaluations[step, facts["global_step"], facts["evaluation"]] = facts["metrics"]
             if "epoch_summary" in facts:
-                self._state.epochs.add((step, facts.get("epoch", 0)))
-        if b"".join(kept) != content:
-            write_file(path, b"".join(kept))
+                self._state.epochs.add((step, facts["epoch"]))
+        if len(kept) < len(lines):
+            write_file(path, b"".join(line for line, _ in kept))
 
 
 def _path(run: RunView, step: StepView) -> Path:
     return run.folder / "graph" / f"training_metrics_{step.name}.jsonl"
 
 
-def _read(line: bytes) -> dict[str, Any] | None:
-    """The facts of one complete line, or None for one that a crash has truncated."""
-    try:
-        facts = json.loads(line)
-    except ValueError:
-        return None
-    complete = line.endswith(b"\n") and isinstance(facts, dict) and isinstance(facts.get("global_step"), int)
-    return facts if complete else None
+def _checked(facts: Any) -> dict[str, Any]:
+    """The facts of a line; raises TypeError or LookupError for what is not one."""
+    required = ["global_step"]
+    required += ["metrics"] if "evaluation" in facts else []
+    required += ["epoch"] if "epoch_summary" in facts else []
+    kinds = {"global_step": int, "epoch": int, "metrics": dict, "evaluation": str, "epoch_summary": dict}
+    for name, kind in kinds.items():
+        if (name in facts or name in required) and type(facts[name]) is not kind:
+            raise TypeError(f"`{name}` is not of type {kind.__name__}")
+    return dict(facts)

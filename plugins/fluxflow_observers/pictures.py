@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define, field, frozen, validators
 
-from fluxflow_registry import Draw, Position, contact_sheet, hookimpl, to_pixels, write_file
+from fluxflow_registry import Draw, Position, contact_sheet, hookimpl, read_file, to_pixels, write_file
 
 from .formatting import NAME
 from .images import image_batch
@@ -127,7 +127,17 @@ class Pictures:
     def _latest(self, folder: Path, name: str) -> Path:
         """The file of a step's latest sheet; a file of that name that somebody else wrote is left alone."""
         path = folder / f"{name}.png"
-        with suppress(FileNotFoundError), path.open("rb") as stream:
-            if f"{WRITTEN_BY}\0{self._hash()}".encode() not in stream.read(256):
+        with suppress(FileNotFoundError):
+            if f"{WRITTEN_BY}\0{self._hash()}".encode() not in _start_of(path):
                 return folder / f"{name}-{self._hash()}.png"
         return path
+
+
+def _start_of(path: Path) -> bytes:
+    """The first bytes of a file; empty for what cannot be read. Raises FileNotFoundError."""
+    try:
+        return read_file(path, most=256)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return b""

@@ -16,7 +16,7 @@ from .timing import FILE, StepClock
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fluxflow_registry import RunView, StepView
+    from fluxflow_registry import Position, RunView, StepView
 
 
 @frozen(eq=False)
@@ -36,9 +36,9 @@ class Report:
     _clock: StepClock = field(init=False, factory=StepClock, repr=False)
 
     @hookimpl
-    def run_started(self, run: RunView, resumed: bool) -> None:
+    def run_started(self, run: RunView, position: Position, resumed: bool) -> None:
         """Load the times of earlier sessions."""
-        self._clock.resume(run.folder, resumed)
+        self._clock.resume(run, position, resumed)
 
     @hookimpl
     def step_started(self, step: StepView) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, define
 
+from fluxflow_registry import read_back
+
+if TYPE_CHECKING:
+    from fluxflow_registry import Position, RunView
+
 #: The file of a run that records the times of its steps, as of the latest checkpoint.
 FILE = "results.json"
+
+#: Seconds that no step takes: a thousand years.
+LONGEST = 1e11
 
 
 @define
@@ -54,10 +60,12 @@ class StepClock:
     step: str | None = None
     read_at: float = 0.0
 
-    def resume(self, folder: Path, resumed: bool) -> None:
+    def resume(self, run: RunView, position: Position, resumed: bool) -> None:
         """Start, with the times of earlier sessions if the run is resumed."""
         self.enter(None)
-        self.seconds = read_seconds(folder / FILE) if resumed else {}
+        self.seconds = {}
+        if resumed:
+            self.seconds = read_back(run.folder / FILE, _seconds, lambda message: run.warn(position, message)) or {}
 
     def enter(self, step: str | None) -> None:
         """Count for `step` from now on; None: for no step."""
@@ -67,10 +75,10 @@ class StepClock:
         self.step, self.read_at = step, now
 
 
-def read_seconds(path: Path) -> dict[str, float]:
-    """The times of earlier sessions; empty if the file is missing or invalid."""
-    try:
-        steps: Any = json.loads(path.read_bytes())["steps"]
-        return {str(name): float(facts["seconds"]) for name, facts in steps.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+def _seconds(results: Any) -> dict[str, float]:
+    """The times of earlier sessions in the content of the file; raises an exception for what a run does not write."""
+    seconds = {str(name): float(facts["seconds"]) for name, facts in results["steps"].items()}
+    for name, time in seconds.items():
+        if not 0 <= time < LONGEST:
+            raise ValueError(f"step `{name}` took {time} seconds")
+    return seconds

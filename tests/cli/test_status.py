@@ -23,7 +23,7 @@ from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run.folder import RunFolder, lock_owner
 from fluxflow_registry.errors import FluxflowError
 from fluxflow_registry.registry.registry import Registry
-from fluxflow_registry.state import checkpoints, store
+from fluxflow_registry.state import checkpoints, disk, store
 
 from ..forked import WARM
 from ..small import VAE_GAN
@@ -257,7 +257,7 @@ def test_whoever_looks_does_not_keep_a_run_from_starting(folder: RunFolder) -> N
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_gone_on_from(call: Call, folder: RunFolder) -> None:
     save(folder, at(4))
     spoil(save(folder, at(9)))
-    checkpoints.quarantine(save(folder, at(2)))
+    disk.set_aside(save(folder, at(2)))
 
     told = words(call("--status", folder.path))
 

@@ -144,10 +144,10 @@ def test_a_bundle_that_cannot_be_written_leaves_no_file_and_training_continues(
     whole = start(checked(POISONED, using=with_poison), tmp_path / "whole").run
     real = getattr(disk, operation)
 
-    def full(path: Path, *rest: Any) -> None:
+    def full(path: Path, *rest: Any, **named: Any) -> None:
         if "not_finite" in str((path, *rest)):
             raise OSError(28, "No space left on device")
-        real(path, *rest)
+        real(path, *rest, **named)
 
     monkeypatch.setattr(disk, operation, full)
     warned: list[str] = []

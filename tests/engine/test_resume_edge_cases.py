@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -266,14 +267,14 @@ def test_a_checkpoint_without_read_permission_is_not_damaged(
 ) -> None:
     run = start(checked(VAE_GAN), tmp_path, [StopAfter("batch_ended", 9)]).run
     before = sorted(path.name for path in run.folder.checkpoints.iterdir())
-    opened = Path.open
+    opened = os.open
 
-    def refuse(self: Path, *arguments: Any, **named: Any) -> Any:
-        if self.suffix == ".safetensors":
+    def refuse(path: Any, *arguments: Any, **named: Any) -> Any:
+        if Path(path).suffix == ".safetensors":
             raise PermissionError(13, "Permission denied")
-        return opened(self, *arguments, **named)
+        return opened(path, *arguments, **named)
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(RunError, match="cannot read a file of the checkpoint: Permission denied"):
         start(checked(VAE_GAN), tmp_path)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from fluxflow_registry.engine.training.update import LiveUpdate
 from fluxflow_registry.errors import Note, Problem, RunError, one_line, to_json
 from fluxflow_registry.recipe import writer as resolved
 from fluxflow_registry.state import checkpoints, disk
+from fluxflow_registry.state.bookkeeping import parse_json
 
 #: Version of the format of a bundle.
 FORMAT = 1
@@ -46,7 +46,7 @@ def write_bundle(
         return ()
     working = folder.with_name(f".{folder.name}.writing")
     try:
-        shutil.rmtree(working, ignore_errors=True)
+        disk.remove(working)
         disk.make_folder(working / folders.CHECKPOINTS)
         for found in saved:
             _link(found.folder, working / folders.CHECKPOINTS / found.folder.name)
@@ -59,7 +59,7 @@ def write_bundle(
         working.rename(folder)
         disk.sync_folder(folder.parent)
     except OSError as error:
-        shutil.rmtree(working, ignore_errors=True)
+        disk.remove(working)
         return (("status", f"cannot write a bundle to replay the batch: {one_line(error)}"),)
     return (("command", folders.replay_command(folder)),)
 
@@ -114,7 +114,7 @@ def read_bundle(folder: Path) -> Bundle:
         message = f"there is no bundle here: {folders.BUNDLE} is missing"
         raise RunError(Problem(message, str(folder), (("hint", hint),), code="missing-file"))
     try:
-        read = json.loads(path.read_bytes())
+        read = parse_json(disk.read_file(path))
         if read["format"] != FORMAT:
             message = f"the bundle has format {read['format']}, but this version reads format {FORMAT}"
             raise RunError(message, str(path), code="unsupported-version")

@@ -18,6 +18,7 @@ from fluxflow_registry.engine.run.observers import Observers
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import FluxflowError, Problem, RunError, TrainingError, one_line, to_json
 from fluxflow_registry.state import checkpoints, store
+from fluxflow_registry.state.bookkeeping import WRONG
 from fluxflow_registry.state.store import Buffers
 
 #: For each step and metric: its mean over each closed epoch.
@@ -69,18 +70,52 @@ class RunHistory:
             "data": self.data,
         }
 
-    def restore(self, metadata: Mapping[str, Any]) -> None:
-        """Restore the history from the metadata of a checkpoint; an older version saved no epochs and means."""
-        saved = metadata.get("pipeline_metadata", {})
-        means = {
-            step: {name: [math.nan if mean is None else float(mean) for mean in row] for name, row in metrics.items()}
-            for step, metrics in saved.get("step_metrics", {}).items()
-        }
-        epochs = {step: int(count) for step, count in saved.get("step_epochs", {}).items()}
+    def restore(self, metadata: Mapping[str, Any]) -> str | None:
+        """Restore the history from the metadata of a checkpoint; an older version saved no epochs and means.
+
+        Returns what is wrong with it if it is damaged: it is then empty, as no weight depends on it.
+        """
         kept: Sequence[dict[str, Any]] = (self.epochs, self.means, self.results, self.damaged)
-        for content, new in zip(kept, (epochs, means, metadata["results"], metadata["damaged"]), strict=True):
+        problem = None
+        try:
+            read = _history(metadata)
+        except WRONG as error:
+            read, problem = ({}, {}, {}, {}), one_line(error)
+        for content, new in zip(kept, read, strict=True):
             content.clear()  # and not a new mapping: observers refer to this one
             content.update(new)
+        return problem
+
+
+def _history(metadata: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """The epochs, means, results and damaged samples in the metadata of a checkpoint; raises one of WRONG."""
+    saved = metadata.get("pipeline_metadata", {})
+    means = {
+        step: {
+            name: [math.nan if mean is None else float(_number(mean)) for mean in row] for name, row in metrics.items()
+        }
+        for step, metrics in saved.get("step_metrics", {}).items()
+    }
+    epochs = {step: int(count) for step, count in saved.get("step_epochs", {}).items()}
+    results = {
+        step: {
+            name: {metric: _number(value) for metric, value in metrics.items()} for name, metrics in measured.items()
+        }
+        for step, measured in metadata["results"].items()
+    }
+    damaged = {
+        dataset: {index: str(problem) for index, problem in samples.items()}
+        for dataset, samples in metadata["damaged"].items()
+    }
+    return epochs, means, results, damaged
+
+
+def _number(value: Any) -> float:
+    """A number as a run writes it; raises TypeError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{type(value).__name__} instead of a number")
+    float(value)  # raises OverflowError for an integer that is too large
+    return value
 
 
 @frozen
@@ -169,6 +204,8 @@ class RunCheckpoints:
         """
         if self._folder.temporary:
             return
+        self._folder.require()
+        self._observers.notify("checkpoint_due", position=position)
         state: dict[str, dict[str, Any]] = {"model": {name: model.state_dict() for name, model in self._models.items()}}
         if kind != "end":
             state.update(step.state())
@@ -200,12 +237,24 @@ class RunCheckpoints:
     ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         """Load the weights of a checkpoint into the models; returns its whole state and its metadata.
 
-        See `store.load` for the manifest. Raises RunError where it cannot be read, or holds other models.
+        See `store.load` for the manifest. Raises RunError where it cannot be read, is of another recipe, or has other
+        models.
         """
         state, metadata = store.load(folder, manifest)
+        self._require_own(folder, metadata)
         for name, model in self._models.items():
             load_into(model, name, state["model"], folder, OTHER_VERSIONS)
         return state, metadata
+
+    def _require_own(self, folder: Path, metadata: Mapping[str, Any]) -> None:
+        """Raise RunError for a checkpoint that was copied in from a run of another recipe, even if it fits."""
+        recipe, own = str(metadata.get("recipe") or self._history.recipe), self._history.recipe
+        if own and recipe != own:  # a replay has no recipe of its own
+            notes = (
+                ("cause", f"it was saved by a run of recipe {recipe[:12]}, and this run trains recipe {own[:12]}"),
+                ("hint", "move it out of the folder, or start over with --fresh"),
+            )
+            raise RunError(Problem("the checkpoint belongs to another recipe", str(folder), notes, code="conflict"))
 
     def end_of(self, step: str) -> Path:
         """The checkpoint of a step's end; raises RunError where there is none."""

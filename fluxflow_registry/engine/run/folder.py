@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import platform
 import re
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
-from attrs import asdict, frozen
+from attrs import asdict, define, field, frozen
 
 from fluxflow_registry.contracts import Position
-from fluxflow_registry.errors import RunError, one_line
-from fluxflow_registry.state import disk
+from fluxflow_registry.errors import Problem, RunError, TrainingError
+from fluxflow_registry.state import bookkeeping, checkpoints, disk
+from fluxflow_registry.state.bookkeeping import read_json
 
 IDENTITY = "run.json"
 
@@ -29,6 +30,7 @@ LOCK = ".lock"
 POSITION = "position.json"
 RECIPE = "recipe.yaml"
 CHECKPOINTS = "checkpoints"
+FINAL = "final"
 
 #: The folder of bundles, and the file that makes a folder in it one.
 NOT_FINITE = "not_finite"
@@ -37,10 +39,16 @@ BUNDLE = "bundle.json"
 #: The entry of `run.json` for the error that ended the run.
 FAILED = "failed"
 
+#: The entry of `run.json` for the time at which the run started, in seconds since 1970: it is in no time zone.
+STARTED = "started"
+
 #: Seconds to wait for a lock whose owner is dead: its workers keep the lock until they notice.
 ORPHANED_LOCK = 5.0
 
 _OWNER = re.compile(r"process (\d+) on (\S+)")
+
+#: The end of the name of a new run's folder: when it was created, on the clock of that machine.
+_STAMP = re.compile(r"-(\d{8}-\d{6})(?:-\d+)?\Z")
 
 #: The environment variable that names the plugins to load.
 VARIABLE = "FLUXFLOW_PLUGINS"
@@ -49,7 +57,7 @@ VARIABLE = "FLUXFLOW_PLUGINS"
 STARTED_WITH = "started_with"
 
 
-@frozen
+@define
 class RunFolder:
     """A folder and the identity of the recipe that runs in it."""
 
@@ -57,55 +65,104 @@ class RunFolder:
     digest: str
     #: Whether it is deleted at the end, as that of a replay is: nothing is saved in it.
     temporary: bool = False
+    #: Whether this process has locked it.
+    _locked: bool = field(default=False, init=False, eq=False, repr=False)
 
     @property
     def checkpoints(self) -> Path:
         """Where checkpoints are committed."""
         return self.path / CHECKPOINTS
 
-    def lock(self) -> IO[str]:
-        """Lock the folder until the process ends; raises RunError naming the process that has locked it."""
-        with _writing(self.path):
-            handle = (self.path / LOCK).open("a+")
+    def lock(self, note: Callable[[str], object] = lambda _: None) -> IO[bytes]:
+        """Lock the folder until the process ends; raises RunError naming the process that has locked it.
+
+        `note` is called with each guarantee that its disk cannot give.
+        """
+        try:
+            handle = disk.open_lock(self.path / LOCK)
+        except OSError as error:
+            message = f"cannot open the file that locks the run: {error.strerror}"
+            notes = [("hint", "remove it: a run does not write it")] if error.strerror == disk.NOT_REGULAR else []
+            raise RunError(message, str(self.path / LOCK), notes, code="unwritable-file") from None
         try:
             _acquire(handle)
-        except OSError:
-            handle.seek(0)
-            owner = handle.read().strip() or "another process"
+        except (BlockingIOError, PermissionError):
+            owner = _owner_of(handle.fileno()) or "another process"
             handle.close()
             raise RunError(f"the run is in use by {owner}", str(self.path), code="conflict") from None
+        except OSError as error:
+            handle.close()
+            message = f"cannot lock the folder of the run: {error.strerror}"
+            raise RunError(message, str(self.path), code="unwritable-file") from None
         with suppress(OSError):  # a full disk: the lock works without the owner's name
-            os.ftruncate(handle.fileno(), 0)
-            os.write(handle.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())
+            if os.fstat(handle.fileno()).st_nlink == 1:  # not in a copy of the folder that consists of links
+                os.ftruncate(handle.fileno(), 0)
+                os.lseek(handle.fileno(), 0, os.SEEK_SET)
+                os.write(handle.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
+        try:
+            with _writing(self.path):
+                for missing in disk.missing_guarantees(handle, self.path):
+                    note(f"{self.path}: {missing}")
+        except RunError:
+            handle.close()
+            raise
+        self._locked = True
         return handle
 
-    def write_identity(self, finished: bool, facts: Mapping[str, Any] | None = None) -> None:
+    def require(self) -> None:
+        """Raise TrainingError if the folder was deleted or moved while this process trains in it.
+
+        What is written then would create another folder, without the recipe and without the earlier checkpoints.
+        """
+        if not self._locked:
+            return
+        try:
+            (self.path / LOCK).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            notes = (
+                ("status", "what was trained since the newest checkpoint is lost"),
+                ("hint", "if the folder was moved, move it back and rerun the same command to resume"),
+            )
+            message = "the folder of the run was deleted or moved while it was being trained"
+            raise TrainingError(Problem(message, str(self.path), notes, code="missing-file")) from None
+        except OSError:  # a disk that does not answer now: writing reports it
+            pass
+
+    def write_identity(
+        self,
+        finished: bool,
+        facts: Mapping[str, Any] | None = None,
+        warn: Callable[[str], object] = lambda _: None,
+    ) -> None:
         """Record which recipe runs here, and whether it is finished; without `facts`, the recorded ones are kept.
 
-        The live position of an earlier process is removed: it is outdated when a run starts and when it ends.
+        The live position of an earlier process is removed: it is outdated when a run starts and when it ends. `warn` is
+        called with a message if the earlier record is damaged.
         """
-        known = read_identity(self.path) if facts is None else facts
-        content = {**known, "recipe": self.digest, "finished": finished}
+        before = bookkeeping.read_back(self.path / IDENTITY, checked_identity, warn) or {}
+        started = _started(self.path, before) if before else time.time()
+        known = before if facts is None else facts
+        with suppress(OSError):
+            (self.path / POSITION).unlink()
         with _writing(self.path):
-            (self.path / POSITION).unlink(missing_ok=True)
-            disk.replace(self.path / IDENTITY, (json.dumps(content, indent=1) + "\n").encode())
+            self._write({**known, STARTED: started, "recipe": self.digest, "finished": finished})
 
     def write_failure(self, error: str) -> None:
         """Record the error that ended the run, for `--status`; starting the run again removes it."""
         known = read_identity(self.path)
         if known:  # else it had not started
             with suppress(OSError):  # a full disk may be the error itself
-                disk.replace(self.path / IDENTITY, (json.dumps({**known, FAILED: error}, indent=1) + "\n").encode())
+                self._write({**known, FAILED: error})
+
+    def _write(self, identity: Mapping[str, Any]) -> None:
+        content = {**identity, "digest": checkpoints.own_digest(identity)}
+        disk.replace(self.path / IDENTITY, (json.dumps(content, indent=1) + "\n").encode())
 
     def record_position(self, position: Position) -> None:
         """Record how far training is: a hint for `--status`, not synced, never read by training."""
-        working = self.path / f".{POSITION}.writing"
-        try:
-            working.write_text(json.dumps({**asdict(position), "time": time.time()}) + "\n")
-            working.replace(self.path / POSITION)
-        except OSError:
-            with suppress(OSError):
-                working.unlink(missing_ok=True)
+        content = json.dumps({**asdict(position), "time": time.time()}) + "\n"
+        with suppress(OSError):
+            disk.replace(self.path / POSITION, content.encode(), synced=False)
 
 
 def bundles(run: Path) -> list[Path]:
@@ -113,12 +170,27 @@ def bundles(run: Path) -> list[Path]:
     return sorted(path for path in (run / NOT_FINITE).glob("[!.]*") if (path / BUNDLE).is_file())
 
 
+def require_folders(paths: Iterable[Path]) -> None:
+    """Raise RunError for each path that cannot be a folder into which files are written."""
+    problems = []
+    for path in dict.fromkeys(paths):
+        if "\0" in str(path):
+            message, notes = f"`{path}` contains a NUL character, which no path can", []
+        elif os.path.lexists(path) and not path.is_dir():
+            message, notes = f"`{path.name}` is not a folder, but files are written into it", [("hint", "move it away")]
+        else:
+            continue
+        problems.append(Problem(message, str(path), notes, code="unwritable-file", subject=path.name))
+    if problems:
+        raise RunError(problems)
+
+
 def _writing(path: Path) -> AbstractContextManager[None]:
     return disk.writing(f"write to `{path.name}`", str(path))
 
 
-def _acquire(handle: IO[str]) -> None:
-    """Lock a file; raises OSError where another process has locked it.
+def _acquire(handle: IO[bytes]) -> None:
+    """Lock a file; raises BlockingIOError or PermissionError where another process has locked it.
 
     A process that only looks (`lock_owner`) unlocks it in a moment, and so do the workers of a process that
     was killed, once they notice.
@@ -126,18 +198,26 @@ def _acquire(handle: IO[str]) -> None:
     started = time.monotonic()
     while True:
         try:
-            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            disk.lock(handle)
+            return
+        except (BlockingIOError, PermissionError):
             if time.monotonic() - started > (ORPHANED_LOCK if _owner_is_dead(handle) else 0.1):
                 raise
             time.sleep(0.02)
 
 
-def _owner_is_dead(handle: IO[str]) -> bool:
+def _owner_of(handle: int) -> str:
+    """The name of a lock's owner, as far as it is recorded; `handle` is the open file."""
+    with suppress(OSError):
+        os.lseek(handle, 0, os.SEEK_SET)
+        return os.read(handle, 200).decode(errors="replace").strip()
+    return ""
+
+
+def _owner_is_dead(handle: IO[bytes]) -> bool:
     """Whether the process that is named as the lock's owner ran on this machine and has ended."""
-    handle.seek(0)
-    owner = _OWNER.match(handle.read(200))
-    if owner is None or owner[2] != os.uname().nodename:
+    owner = _OWNER.match(_owner_of(handle.fileno()))
+    if owner is None or owner[2] != platform.node():
         return False
     try:
         os.kill(int(owner[1]), 0)
@@ -149,16 +229,14 @@ def _owner_is_dead(handle: IO[str]) -> bool:
 def lock_owner(folder: Path) -> str | None:
     """The process that has locked a run's folder, or None; changes nothing and does not wait."""
     try:
-        handle = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)
+        handle = os.open(folder / LOCK, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        with suppress(OSError):
-            return os.read(handle, 200).decode(errors="replace").strip() or "another process"
-        return "another process"
-    except OSError:  # a file system without locks
+        disk.lock(handle, shared=True)
+    except (BlockingIOError, PermissionError):
+        return _owner_of(handle) or "another process"
+    except OSError:
         return None
     finally:
         os.close(handle)
@@ -170,39 +248,63 @@ def digest_of(recipe: Any) -> str:
     return sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; raises RunError if it cannot be read."""
-    try:
-        if path.exists() and not path.is_file():  # reading a pipe would wait forever
-            raise OSError(0, "it is not a regular file")
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        message = f"`{path.name}` cannot be read: {error.strerror}"
-    except (ValueError, RecursionError) as error:
-        message = f"`{path.name}` is not valid JSON: {one_line(error)}"
-    raise RunError(message, str(path), code="unreadable-file")
+def checked_identity(content: Any) -> dict[str, Any]:
+    """The record of a run as it was written; raises ValueError for anything else."""
+    if not isinstance(content, dict) or not isinstance(content.get("recipe"), str):
+        raise ValueError("the record of the run does not name its recipe")
+    identity = {key: value for key, value in content.items() if key != "digest"}
+    if content.get("digest", own := checkpoints.own_digest(identity)) != own:  # an older version recorded none
+        raise ValueError("the record of the run does not match its own digest")
+    return identity
 
 
 def read_identity(folder: Path) -> dict[str, Any]:
-    """The record of a run; empty if there is none."""
-    try:
-        content = read_json(folder / IDENTITY)
-    except RunError:
-        return {}
-    return content if isinstance(content, dict) else {}
+    """The record of a run; where it is missing or damaged, the recipe that its newest checkpoint names, or nothing."""
+    with suppress(RunError, ValueError):
+        return checked_identity(read_json(folder / IDENTITY))
+    for found in checkpoints.listing(folder / CHECKPOINTS):
+        with suppress(RunError, AttributeError):
+            recipe = checkpoints.read_meta(found.folder).get("recipe")
+            if isinstance(recipe, str):
+                return {"recipe": recipe}
+    return {}
 
 
-def unfinished(root: Path, name: str, digest: str) -> tuple[RunFolder | None, list[Path]]:
-    """The newest unfinished run of this recipe, and unfinished runs of other versions of it."""
-    others: list[Path] = []
-    for path in sorted(root.glob(f"{name}-*"), reverse=True):
-        identity = read_identity(path)
-        if not identity or identity.get("finished"):
+def _started(path: Path, identity: Mapping[str, Any]) -> float:
+    """When a run started; an older version recorded it in the name of the folder only, in the local time."""
+    started, stamp = identity.get(STARTED), _STAMP.search(path.name)
+    if isinstance(started, (int, float)) and not isinstance(started, bool):
+        return float(started)
+    with suppress(ValueError, OverflowError, OSError):
+        if stamp is not None:
+            return datetime.strptime(stamp[1], "%Y%m%d-%H%M%S").timestamp()
+    with suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0
+
+
+def unfinished(root: Path, name: str, digest: str) -> tuple[RunFolder | None, dict[Path, str]]:
+    """The newest unfinished run of this recipe, and what each other run is that could be meant.
+
+    Runs of another version of the recipe are listed only if there is none of this one.
+    """
+    found: RunFolder | None = None
+    others: dict[Path, str] = {}
+    versions: dict[Path, str] = {}
+    runs = [(path, read_identity(path)) for path in sorted(root.glob(f"{name}-*"), reverse=True)]
+    for path, identity in sorted(runs, key=lambda run: _started(*run), reverse=True):
+        if not identity:
+            if os.path.lexists(path / IDENTITY) and _STAMP.fullmatch(path.name.removeprefix(name)):
+                others[path] = f"a run whose {IDENTITY} is damaged, and no checkpoint names its recipe"
+        elif identity.get("finished") or identity.get("name", name) != name:
             continue
-        if identity.get("recipe") == digest:
-            return RunFolder(path, digest), others
-        others.append(path)
-    return None, others
+        elif identity["recipe"] != digest:
+            versions[path] = "an unfinished run of another version of this recipe"
+        elif found is None:
+            found = RunFolder(path, digest)
+        else:
+            others[path] = "an older unfinished run of this recipe"
+    return found, others if found else others | versions
 
 
 def new(root: Path, name: str, digest: str) -> RunFolder:

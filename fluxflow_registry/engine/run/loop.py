@@ -34,6 +34,7 @@ def train(run: Run) -> None:
         run.observers.notify("run_ended", position=position, steps=run.plan.steps)
     except Interrupted:
         interrupted(run, position)
+    run.folder.require()
     run.folder.write_identity(finished=True)
 
 
@@ -71,6 +72,7 @@ def after_batch(run: Run, live: LiveStep, position: Position) -> Position:
     run.observers.notify("batch_ended", step=live.plan, position=position)
     last = position.batch == live.plan.batches
     if position.step_batch % live.settings.log_every == 0 or last:
+        run.folder.require()
         metrics = live.metrics.logged()
         run.observers.notify("metrics_logged", step=live.plan, position=position, metrics=metrics)
         run.folder.record_position(position)

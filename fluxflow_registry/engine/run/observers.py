@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -83,9 +84,14 @@ class ObservedRun:
         self.engine = run
         self.session = datetime.now().strftime("%Y%m%d_%H%M%S")
         self.name, self.steps = run.plan.recipe.name, run.plan.steps
-        self.folder = run.folder.path
         self.results: Mapping[str, Mapping[str, Mapping[str, float]]] = run.history.results
         self.history: Means = run.history.means
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder; raises TrainingError if it was deleted or moved, so that nothing is written beside it."""
+        self.engine.folder.require()
+        return self.engine.folder.path
 
     def warn(self, position: Position, message: str) -> None:
         """Notify all observers of something that the user should know."""

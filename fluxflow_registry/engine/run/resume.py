@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from attrs import asdict
+
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.run.checkpoints import OTHER_VERSIONS
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import Problem, RunError, one_line
-from fluxflow_registry.state import checkpoints
+from fluxflow_registry.state import checkpoints, disk
 
 #: A checkpoint's state: by section and name.
 State = Mapping[str, Mapping[str, Any]]
@@ -33,11 +35,21 @@ def find_position(run: Run) -> tuple[Position, State]:
         state, meta = run.checkpoints.load_weights(found.folder, manifest)
         run.checkpoints.saver.previous = None if found.kind == "end" else found.folder
         with must_fit(found.folder):
-            run.history.restore(meta)
-            position = Position(**meta["position"])
+            position = _position(meta["position"], len(run.plan.steps))
             run.data.report_changed(meta.get("data", {}), position)
+        if problem := run.history.restore(meta):
+            message = f"the history in checkpoint {found.folder.name} is damaged: {problem}\n    it starts over"
+            run.observers.warn(position, message)
         return position, {} if found.kind == "end" else state
     return Position(), {}
+
+
+def _position(saved: Mapping[str, Any], steps: int) -> Position:
+    """The position that a checkpoint has; raises ValueError for one that no run of this recipe can be at."""
+    position = Position(**saved)
+    if not all(type(count) is int and count >= 0 for count in asdict(position).values()) or position.step > steps:
+        raise ValueError(f"{position} is not a position in this recipe")
+    return position
 
 
 @contextmanager
@@ -59,7 +71,7 @@ def verify_or_quarantine(run: Run, found: checkpoints.Found) -> Mapping[str, Any
     try:
         return checkpoints.verify(found.folder)
     except checkpoints.DamagedError as error:
-        aside = checkpoints.quarantine(found.folder)
+        aside = disk.set_aside(found.folder)
         message = f"{error}\n    quarantined as {aside.name}; training resumes from the checkpoint before it"
         run.observers.warn(Position(), message)
         return None
@@ -78,7 +90,7 @@ def quarantine_lost_ends(run: Run) -> None:
     for end in [f for f in reversed(found) if f.kind == "end" and f.step in needed]:
         if end.folder.exists() and verify_or_quarantine(run, end) is None:
             for each in [f for f in found if f.run_batch >= end.run_batch and f.folder.exists()]:
-                checkpoints.quarantine(each.folder)
+                disk.set_aside(each.folder)
             again = f"step `{end.step}` is trained again from the checkpoint before its end"
             run.observers.warn(Position(), f"{again}, and so are the steps after it")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import nn
 
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.run.checkpoints import SAME_VERSIONS, load_into
-from fluxflow_registry.engine.run.folder import CHECKPOINTS, read_identity
+from fluxflow_registry.engine.run.folder import CHECKPOINTS, FINAL, NOT_FINITE, read_identity
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.errors import Problem, RunError
 from fluxflow_registry.plan.component import ConfiguredComponent
@@ -22,14 +22,26 @@ from fluxflow_registry.state import checkpoints, store
 from fluxflow_registry.state.store import read_model, write_model
 
 
+def final_folder(plan: RecipePlan, run: Path, leaf: str) -> Path:
+    """Where the models of a final step are written: `final/`, or `final/<step>/` where the recipe has branches."""
+    return run / FINAL / leaf if len(plan.leaves) > 1 else run / FINAL
+
+
+def written_folders(plan: RecipePlan, run: Path) -> Iterator[Path]:
+    """The folders in a run's folder that training writes into."""
+    yield from (run / name for name in (CHECKPOINTS, NOT_FINITE, FINAL))
+    for leaf in plan.leaves:
+        folder = final_folder(plan, run, leaf.name)
+        yield from (folder, *(folder / name for name in plan.models))
+
+
 def write_final_models(run: Run) -> None:
-    """Write each model to `final/`, or to `final/<step>/` where the recipe has branches."""
-    leaves = run.plan.leaves
-    for leaf in leaves:
-        folder = run.folder.path / "final"
-        if len(leaves) > 1:
-            folder /= leaf.name
+    """Write each model to the folder of each final step."""
+    run.folder.require()
+    for leaf in run.plan.leaves:
+        if len(run.plan.leaves) > 1:
             run.checkpoints.load_weights(run.checkpoints.end_of(leaf.name))
+        folder = final_folder(run.plan, run.folder.path, leaf.name)
         for name, model in run.models.items():
             write_model(folder / name, config_of(run.plan.models[name]), model.state_dict())
 
@@ -54,7 +66,7 @@ def load_trained_models(
     a checkpoint has them. Also returns the name of their source, and a note if the run is not finished.
     Raises RunError if there are no weights, or if those of a model are missing or do not fit it.
     """
-    final, saved = run / "final", checkpoints.listing(run / CHECKPOINTS)
+    final, saved = run / FINAL, checkpoints.listing(run / CHECKPOINTS)
     if checkpoint is None and branch is None and read_identity(run).get("finished"):
         weights = {name: read_model(final / name)[1] for name in plan.models}
         return _build(plan, device, weights, final), "final", None

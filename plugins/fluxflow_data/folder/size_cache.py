@@ -49,7 +49,7 @@ def image_sizes(
     return [measured.get(number, size) for number, size in enumerate(known)]
 
 
-def _cached(path: Path, states: NDArray[np.int64]) -> NDArray[np.int64]:
+def _cached(path: Path | None, states: NDArray[np.int64]) -> NDArray[np.int64]:
     """Width and height of each image by its state, 0 if unknown: int64 [n, 2]."""
     sizes = np.zeros((len(states), 2), dtype=np.int64)
     kept = CACHE.read(path)

@@ -214,7 +214,7 @@ def indexed(path: str, name: str, wanted: SampleMembers, file: RemoteFile | None
     return index
 
 
-def _kept(path: Path) -> ShardIndex | None:
+def _kept(path: Path | None) -> ShardIndex | None:
     """The index in a file, its arrays as views of what was read; None unless the file is intact."""
     kept = CACHE.read(path)
     if kept is None:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from attrs import frozen
 
-from fluxflow_registry import DataError
+from fluxflow_registry import DataError, sync_file
 
 from ..cache import cache_folder
 from .requests import ATTEMPTS, connection_lost, response, shard_error, wait
@@ -127,7 +127,12 @@ class Downloads:
     def download(self, file: RemoteFile) -> Path:
         """The shard as a file, downloaded unless this version of it is there; raises DataError."""
         name = blake2b(f"{file.url}\0{file.version}\0{file.length}".encode(), digest_size=16).hexdigest()
-        path = cache_folder("shards") / f"{name}.tar"
+        folder = cache_folder("shards")
+        if folder is None:
+            cause = "it must be downloaded whole, but this user has no home folder"
+            hint = ("hint", "set FLUXFLOW_HOME to a folder")
+            raise shard_error(file.url, cause, "unwritable-file", [hint])
+        path = folder / f"{name}.tar"
         with self._lock:
             if not path.exists() or file.length not in (None, path.stat().st_size):
                 self._write(file, path)
@@ -152,8 +157,7 @@ class Downloads:
                         break
                 else:
                     raise connection_lost(file.url)
-                stream.flush()
-                os.fsync(stream.fileno())
+            sync_file(working)
             working.replace(path)
         except OSError as error:
             cause = f"cannot write to {path.parent}: {error.strerror}"

@@ -68,7 +68,7 @@ class Console:
         """Print which run this is, and where it resumes."""
         state, steps = self._state, len(run.steps)
         state.progress, state.started_at, state.resumed = Progress(run, self.names), perf_counter(), resumed
-        state.clock.resume(run.folder, resumed)
+        state.clock.resume(run, position, resumed)
         self._print(f"Run {run.name}: {counted(steps, 'step')}, in {run.folder}")
         if resumed and position.step < steps:
             self._print(f"Resuming at {whereabouts(run.steps[position.step], steps, position)}", "yellow")

@@ -113,7 +113,7 @@ def _lines(path: Path, log: StepLog) -> Iterator[Mapping[str, Any]]:
         for line in stream:
             try:
                 facts = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 facts = None
             if isinstance(facts, dict):
                 yield facts
@@ -150,7 +150,7 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return math.nan
     try:
-        return float(value)
+        return float(value) if math.isfinite(value) else math.nan
     except OverflowError:
         return math.nan
 
