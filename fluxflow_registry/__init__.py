@@ -58,6 +58,7 @@ from fluxflow_registry.errors import (
     to_json,
 )
 from fluxflow_registry.hookspecs import Register, hookimpl
+from fluxflow_registry.redaction import redact
 from fluxflow_registry.state.bookkeeping import read_back, read_back_lines
 from fluxflow_registry.state.disk import append_file, read_file, sync_file, write_file
 
@@ -71,5 +72,5 @@ __all__ = [
     "RunError", "RunView", "SampleError", "Sampler", "Scheduler", "Source", "Stateful", "StepView", "Summary",
     "TrainingError", "Transition", "Value", "Variable", "VelocityField", "Weigher", "append_file", "contact_sheet",
     "counted", "higher_is_better", "hookimpl", "nearest", "one_line", "printable", "read_back", "read_back_lines",
-    "read_file", "sync_file", "to_json", "to_pixels", "write_file",
+    "read_file", "redact", "sync_file", "to_json", "to_pixels", "write_file",
 ]

@@ -10,6 +10,9 @@ from pathlib import PurePath
 from typing import Any, TypedDict, Unpack, overload
 
 from attrs import field, frozen
+from attrs.converters import optional
+
+from fluxflow_registry.redaction import redact
 
 #: A message longer than this is shortened, because nobody reads all of it.
 LONGEST = 2000
@@ -18,10 +21,11 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def printable(text: str) -> str:
-    r"""The text on one line, control characters escaped: what a recipe quotes must not steer a terminal.
+    r"""The text on one line, secrets hidden, control characters escaped: what is quoted must not steer a terminal.
 
     Bytes of a file's name that are not UTF-8, which Python keeps as surrogates, are escaped as bytes: `\xff`.
     """
+    text = redact(text)
     shown = text if len(text) <= LONGEST else text[:LONGEST] + " ..."
     return "".join(c if c.isprintable() else _escaped(c) for c in shown)
 
@@ -53,13 +57,13 @@ def counted(number: int, noun: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception as one line: its class and the first line of its message, without addresses of objects."""
-    text = _ADDRESS.sub("", str(error)).strip().splitlines()
+    """An exception as one line: its class and the first line of its message, without secrets, nor addresses."""
+    text = redact(_ADDRESS.sub("", str(error))).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
 def to_json(value: Any, exact: bool = False) -> Any:
-    """The value as JSON can hold it, at any depth: tuples as lists, paths as strings, numbers that are finite.
+    """The value as JSON can hold it, at any depth: tuples as lists, paths as strings, finite numbers, no secrets.
 
     NaN and the infinities become null or, with `exact`, the strings that `float` reads back.
     """
@@ -69,7 +73,7 @@ def to_json(value: Any, exact: bool = False) -> Any:
         return [to_json(part, exact) for part in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value) if exact else None
-    return str(value) if isinstance(value, PurePath) else value
+    return redact(str(value) if isinstance(value, PurePath) else value)
 
 
 #: How many names an `available` line shows before it is shortened.
@@ -130,11 +134,15 @@ def one_slip(a: str, b: str) -> bool:
     return len(long) == len(short) + 1 and any(long[:i] + long[i + 1 :] == short for i in range(len(long)))
 
 
+def _hidden(text: str) -> str:
+    return redact(text)
+
+
 @frozen
 class Place:
     """A file or folder, and a line and column in it where they are known, counted from 1."""
 
-    file: str
+    file: str = field(converter=_hidden)
     line: int | None = None
     column: int | None = None
     #: The path of keys that leads to it in a recipe, such as `steps.vae.updates.vae.losses.kl`.
@@ -149,7 +157,7 @@ class Flag:
     """A flag of the command line, with its value where that is to blame."""
 
     flag: str
-    value: str | None = None
+    value: str | None = field(default=None, converter=optional(_hidden))
 
     def __str__(self) -> str:
         return self.flag if self.value is None else f"{self.flag} {self.value}"
@@ -249,8 +257,9 @@ class Problem:
         choices, subject = parts.get("choices"), parts.get("subject")
         if choices is not None and not isinstance(choices, Choices):
             choices = Choices.of(subject or "", choices)
-        texts = tuple((label, str(text)) for label, text in notes)
-        self.__attrs_init__(message, to_location(where), texts, parts.get("code", UNCODED), subject, choices)
+        texts = tuple((label, redact(str(text))) for label, text in notes)
+        code = parts.get("code", UNCODED)
+        self.__attrs_init__(redact(message), to_location(where), texts, code, redact(subject), choices)
 
     @property
     def nearest(self) -> str | None:
@@ -266,7 +275,7 @@ class Problem:
         return self if self.code == UNCODED or self.subject is None else (self.where, self.code, self.subject)
 
     def __str__(self) -> str:
-        head = printable(self.message if self.where is None else f"{self.where}  {self.message}")
+        head = "  ".join(map(printable, filter(None, [str(self.where or ""), self.message])))
         rows = [*(self.choices.rows() if self.choices else ()), *self.notes]
         return "\n".join([head, *table(rows)])
 

@@ -56,7 +56,7 @@ def test_whatever_a_recipe_quotes_cannot_steer_a_terminal(text: str) -> None:
     assert shown.isprintable()
 
 
-@given(st.text(st.characters(min_codepoint=32, max_codepoint=126)))
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters="?#@=")))  # without secrets
 def test_plain_text_is_shown_as_it_is(text: str) -> None:
     assert printable(text) == text
 

@@ -19,6 +19,7 @@ from attrs import evolve, frozen
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.engine.run.folder import VARIABLE, PluginsAtStart
 from fluxflow_registry.errors import DataError, FluxflowError, Note, Place, PluginError, Problem, to_json
+from fluxflow_registry.redaction import redact
 from fluxflow_registry.registry.discovery import load
 from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.registry.signature import shorten
@@ -66,12 +67,12 @@ def parse(parser: Parser, argv: Sequence[str] | None) -> Namespace:
 
 
 def resume_command(prog: str, words: Sequence[str]) -> str:
-    """The command, quoted for a shell, that resumes what this one starts: the same without `--fresh`."""
+    """The command, quoted for a shell, that resumes what this one starts: the same without `--fresh` and secrets."""
     module = Path(sys.argv[0]).parts[-2:] == ("fluxflow_registry", "__main__.py")
     program = ["python", "-m", "fluxflow_registry"] if module else [prog]
     # The files of `--plugin` are among the words already.
     plugins = PluginsAtStart(variable=os.environ.get(VARIABLE))
-    return plugins.command(*program, *(word for word in words if word != "--fresh"))
+    return plugins.command(*program, *(redact(word) for word in words if word != "--fresh"))
 
 
 def emit(text: str) -> None:

@@ -12,6 +12,7 @@ import cattrs
 
 from fluxflow_registry.errors import Choices, Location, Note, Problem, one_line
 from fluxflow_registry.recipe.node import Node, describe_value
+from fluxflow_registry.redaction import redact
 from fluxflow_registry.registry.signature import MAPPINGS, SEQUENCES, UNIONS, describe_type, fields_of, key_of
 
 T = TypeVar("T")
@@ -189,7 +190,7 @@ def _own_rule(what: str, error: Exception, where: Location, option: str | None) 
 
 def _first_line(error: Exception) -> str:
     """The first line of what a validator reports."""
-    lines = str(error.args[0] if error.args else "").strip().splitlines()
+    lines = redact(str(error.args[0] if error.args else "")).strip().splitlines()
     return lines[0] if lines and isinstance(error, (ValueError, TypeError)) else one_line(error)
 
 

@@ -15,6 +15,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from fluxflow_registry.errors import printable
 from fluxflow_registry.recipe.node import Node
 from fluxflow_registry.recipe.schema import ComponentEntry
+from fluxflow_registry.redaction import redact
 from fluxflow_registry.registry.signature import fields_of, key_of
 
 #: A value in effect, and the location that set it.
@@ -68,11 +69,11 @@ def _flow(value: Any) -> Any:
 
 
 def settings_of(settings: Any, node: Node) -> dict[str, Sourced]:
-    """The settings of an attrs instance, each with the location that set it."""
+    """The settings of an attrs instance, each with the location that set it; secrets in them are hidden."""
     found: dict[str, Sourced] = {}
     for attribute in fields_of(type(settings)):
         written = node.get(key_of(attribute))
-        value = unstructure(getattr(settings, attribute.name))
+        value = redact(unstructure(getattr(settings, attribute.name)))
         found[key_of(attribute)] = (value, str(written.where) if written is not None else DEFAULT)
     return found
 

@@ -8,14 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import torch
 import webdataset
 
-from fluxflow_data.shards import remote, requests
+from fluxflow_data.shards import remote, requests, transport
 from fluxflow_data.shards.dataset import ShardSource, WebDataset
-from fluxflow_data.shards.requests import find_token
+from fluxflow_data.shards.tokens import find_token
 from fluxflow_registry import DataError
 from fluxflow_registry.engine.data.batches import epoch_batches
 from fluxflow_registry.plan.steps import RecipePlan
@@ -32,7 +33,7 @@ SECRET = "hf_thesecretthatnobodymaysee"
 @pytest.fixture(autouse=True)
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLUXFLOW_HOME", str(tmp_path / "home"))
-    for name in ("HF_TOKEN", "HUGGINGFACE_HUB_TOKEN", "SHARDS_TOKEN"):
+    for name in ("HF_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HF_ENDPOINT", "SHARDS_TOKEN", "FLUXFLOW_TOKENS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(requests, "PAUSE", 0.001)
 
@@ -42,6 +43,11 @@ def server(tmp_path: Path) -> Iterator[Server]:
     (tmp_path / "there").mkdir()
     with serving(tmp_path / "there") as running:
         yield running
+
+
+def allow(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allow the token in SHARDS_TOKEN for the server of a URL."""
+    monkeypatch.setenv("FLUXFLOW_TOKENS", f"{urlsplit(url).netloc}=SHARDS_TOKEN")
 
 
 def report(*urls: str, **options: Any) -> str:
@@ -194,7 +200,7 @@ def test_an_unreachable_server_and_a_missing_shard_are_reported_together(server:
 def test_requests_to_a_server_that_does_not_respond_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
-    monkeypatch.setattr(requests, "TIMEOUT", 0.05)
+    monkeypatch.setattr(transport, "TIMEOUT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         text = report(f"http://127.0.0.1:{silent.getsockname()[1]}/a.tar")
 
@@ -219,7 +225,8 @@ def test_shards_of_a_server_without_ranges_are_downloaded_once(server: Server) -
     assert captions_of(first) == captions_of(second) == [f"image {number}" for number in range(4)]
     home = server.folder.parent / "home"
     assert first.notes == [
-        f"1 of 1 shards were downloaded whole to {home}/shards: their server does not return parts of files"
+        f"1 of 1 shards were downloaded whole to {home}/shards: "
+        "their server does not return parts of files, or no ETag or Last-Modified for them"
     ]
     assert first.name(1) == f"{server.url}/a.tar:0001"
     assert len(server.requests) == count + 1
@@ -309,6 +316,7 @@ def test_the_token_of_the_named_variable_is_sent_to_the_host_of_the_url_alone(
 ) -> None:
     write_shard(server.folder / "a.tar", range(3))
     monkeypatch.setenv("SHARDS_TOKEN", f" {SECRET}\n")
+    allow(server.url, monkeypatch)
     server.token = SECRET
     with serving(server.folder) as elsewhere:
         server.redirects = {"far.tar": f"{elsewhere.url}/a.tar", "near.tar": f"{server.url}/a.tar"}
@@ -330,6 +338,8 @@ def test_the_token_of_the_hub_is_sent_to_the_hub_alone(server: Server, monkeypat
 
     assert {sent for _, _, sent in server.requests} == {None}
     assert find_token("https://huggingface.co/datasets/a/b/resolve/main/0.tar", None) == SECRET
+    assert find_token("https://huggingface.co:8443/0.tar", None) is None
+    assert find_token("https://user.huggingface.co/0.tar", None) is None
     assert find_token("https://huggingface.co.evil.org/0.tar", None) is None
     assert find_token("https://example.org/0.tar", None) is None
     monkeypatch.delenv("HF_TOKEN")
@@ -350,6 +360,7 @@ def test_a_refused_token_is_reported_by_its_variable_and_never_shown(
     value: str | None, words: str, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_shard(server.folder / "a.tar", [0])
+    allow(server.url, monkeypatch)
     server.token = SECRET
     if value is not None:
         monkeypatch.setenv("SHARDS_TOKEN", value)
@@ -362,6 +373,7 @@ def test_a_refused_token_is_reported_by_its_variable_and_never_shown(
 
 def test_a_token_is_not_sent_unencrypted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHARDS_TOKEN", SECRET)
+    allow("http://shards.invalid", monkeypatch)
 
     text = report("http://shards.invalid/a.tar?X-Signature=abc", token_env="SHARDS_TOKEN")
 
@@ -378,6 +390,7 @@ def test_a_run_on_remote_shards_resumes_and_writes_the_token_to_no_file(
 ) -> None:
     for number in range(2):
         write_shard(server.folder / f"{number}.tar", range(6 * number, 6 * number + 6))
+    allow(server.url, monkeypatch)
     monkeypatch.setenv("SHARDS_TOKEN", SECRET)
     server.token = SECRET
     dataset = f"{{type: webdataset, shards: '{server.url}/{{0..1}}.tar', image_size: 16, token_env: SHARDS_TOKEN}}"
@@ -414,6 +427,7 @@ def test_the_run_folder_names_the_variable_and_not_the_token(
 def test_a_source_does_not_contain_the_token(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     write_shard(server.folder / "a.tar", [0])
     monkeypatch.setenv("SHARDS_TOKEN", SECRET)
+    allow(server.url, monkeypatch)
 
     source: ShardSource = WebDataset(shards=f"{server.url}/a.tar", token_env="SHARDS_TOKEN")()
 

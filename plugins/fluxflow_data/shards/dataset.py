@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,11 @@ def _is_json_extension(_: Any, __: Any, value: str | None) -> None:
         raise ValueError(f"`label_key` is `{value}`: write the extension of a JSON member, such as `json`")
 
 
+def _is_a_name(_: Any, __: Any, value: str) -> None:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):  # it is not repeated: it may be a token
+        raise ValueError("`token_env` must be the name of an environment variable, such as `MY_TOKEN`")
+
+
 def _names_a_caption(options: WebDataset, _: Any, value: str) -> None:
     if options.label_key is not None:
         if not all(part.strip() for part in value.split(".")):
@@ -78,8 +84,8 @@ class WebDataset(HoldoutOptions):
     """Extension of the captions; `json.caption` is `caption` in the member `json`, `json.a.b` is `b` in `a` there."""
     label_key: str | None = field(default=None, validator=validators.optional(_is_json_extension))
     """Extension of a JSON member in which `caption_key` is a key: `json` and `caption` mean `json.caption`."""
-    token_env: str | None = field(default=None, kw_only=True, validator=validators.optional(validators.min_len(1)))
-    """Variable with the token for the servers of `shards`; null: HF_TOKEN or HUGGINGFACE_HUB_TOKEN, for that hub."""
+    token_env: str | None = field(default=None, kw_only=True, validator=validators.optional(_is_a_name))
+    """Variable with the token for the servers, sent only where FLUXFLOW_TOKENS allows it; null: any of those."""
     fetch: bool = field(default=False, kw_only=True)
     """Download whole shards from a server into the cache first; false: read what is needed, where the server can."""
     fetch_limit: float = field(default=64.0, kw_only=True, validator=validators.gt(0.0))
@@ -176,7 +182,6 @@ def _downloads(table: SampleTable, bucketed: bool) -> list[str]:
     count = sum(shard.downloaded for shard in table.shards)
     if not count:
         return []
-    why = (
-        "`bucket_multiple` needs the size of every image" if bucketed else "their server does not return parts of files"
-    )
+    server = "their server does not return parts of files, or no ETag or Last-Modified for them"
+    why = "`bucket_multiple` needs the size of every image" if bucketed else server
     return [f"{count:,} of {len(table.shards):,} shards were downloaded whole to {cache_folder('shards')}: {why}"]

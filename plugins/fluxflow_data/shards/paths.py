@@ -9,9 +9,9 @@ from glob import glob, has_magic
 from ipaddress import ip_address
 from itertools import product
 from math import prod
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
-from fluxflow_registry import Problem
+from fluxflow_registry import Problem, redact
 
 #: A range in braces that stands for more shards is taken for a mistake.
 MOST_SHARDS = 100_000
@@ -19,7 +19,16 @@ MOST_SHARDS = 100_000
 #: So many missing shards are reported by name.
 REPORTED = 24
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+#: A path as far as it says where it is: the scheme and the host of a URL, even of a misspelled one.
+_PLACE = re.compile(r"[^/\\]*:[/\\]*[^/\\?#]*")
+
+#: What looks like a URL of a server.
+_LIKE_URL = re.compile(r"(?is)https?:|.*://")
+
+#: What a URL does not contain.
+_NOT_IN_URLS = re.compile(r"[^!-~]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 
@@ -31,21 +40,26 @@ def is_remote(path: str) -> bool:
 
 def public(path: str) -> str:
     """A path as it is; a URL without its query, which may hold a signature."""
-    if not is_remote(path):
-        return path
-    parts = urlsplit(path)
-    return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
+    return re.split("[?#]", redact(path), maxsplit=1)[0] if is_remote(path) else path
 
 
 def check_url(url: str) -> None:
-    """Raise ValueError for a URL that cannot be read, without repeating a password in it."""
-    parts = urlsplit(url)
-    if parts.username is not None or parts.password is not None:
+    """Raise ValueError for a URL that cannot be read, without repeating a secret in it."""
+    if not is_remote(url):
+        scheme = _SCHEME.match(url)
+        what = f"a `{scheme[1]}:` URL" if scheme else "what looks like a URL"
+        raise ValueError(f"`shards` names {what}, but only files, http: and https: are supported")
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("`shards` names a URL whose host or port is not valid") from None
+    if "@" in parts.netloc:
         raise ValueError(
             "`shards` contains a URL with a user name or password: "
-            "put a token into an environment variable and name it in `token_env`"
+            "put a token into an environment variable and allow it for the host in FLUXFLOW_TOKENS"
         )
-    if not parts.hostname:
+    if not host:
         raise ValueError(f"`shards` names the URL `{public(url)}`, which has no host")
 
 
@@ -72,14 +86,18 @@ def check_entry(entry: str) -> None:
         raise ValueError(
             "`shards` names a pipe, but a recipe cannot run commands: use a URL, or copy the shards to a folder"
         )
-    if _SCHEME.match(entry):
-        if not is_remote(entry):
-            scheme = entry.partition(":")[0]
-            raise ValueError(f"`shards` names a `{scheme}:` URL, but only files, http: and https: are supported")
-        check_url(entry)
     count = prod(len(choices) for choices in _pieces(entry))
     if count > MOST_SHARDS:
-        raise ValueError(f"`{entry}` expands to {count:,} shards, more than {MOST_SHARDS:,}")
+        raise ValueError(f"`{redact(entry)}` expands to {count:,} shards, more than {MOST_SHARDS:,}")
+    places = dict.fromkeys(place[0] for path in expand_braces(entry) if (place := _PLACE.match(path)))
+    urls = [place for place in places if _LIKE_URL.match(place)]
+    for url in urls:
+        check_url(url)
+    if urls and (wrong := _NOT_IN_URLS.search(entry)):
+        character = f"U+{ord(wrong[0]):04X}"
+        raise ValueError(f"`shards` names a URL with the character {character}: percent-encode it")
+    if urls and "?" in entry and redact(entry) == entry:
+        raise ValueError(f"`shards` names the URL `{public(entry)}`, whose query was removed: write it in full")
 
 
 def find_shards(entries: Sequence[str], problems: list[Problem]) -> list[str]:

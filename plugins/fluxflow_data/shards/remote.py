@@ -3,41 +3,45 @@
 from __future__ import annotations
 
 import os
-import re
 from contextlib import suppress
-from hashlib import blake2b
+from functools import partial
+from hashlib import blake2b, file_digest
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
 from attrs import frozen
 
 from fluxflow_registry import DataError, sync_file
 
 from ..cache import cache_folder
-from .requests import ATTEMPTS, connection_lost, response, shard_error, wait
+from .requests import TemporaryError, failure_of, number_in, range_in, repeated, response, shard_error
 
 #: Bytes that are requested at once where headers are read.
 STRETCH = 1 << 16
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)\Z")
+LOST = "the connection was lost"
 
 #: Bytes that are written at a time.
 CHUNK = 1 << 20
 
 GIB = 1 << 30
 
+#: Bytes that are read to find the samples of a shard; one that needs more is downloaded.
+MOST_READ = GIB
+
 
 @frozen
 class RemoteFile:
-    """A file on a server: its length, and a number that stands for its version (ETag, else Last-Modified)."""
+    """A file on a server: its length, and a number that stands for its version (ETag, else Last-Modified; else 0)."""
 
     url: str
     token_env: str | None
     length: int | None
     version: int
-    #: Whether the server returns parts of it.
+    #: Whether the server returns parts of it, and says of which version they are.
     ranged: bool
 
     @property
@@ -48,11 +52,18 @@ class RemoteFile:
 
 def probe(url: str, token_env: str | None) -> RemoteFile:
     """Describe a file, from a request for its first byte; raises DataError."""
-    with response(url, token_env, (0, 1)) as answer:
-        ranged = answer.status == 206
-        length = answer.headers.get("Content-Length", "")
-        known = _range(answer, url)[2] if ranged else int(length) if length.isdigit() else None
-        return RemoteFile(url, token_env, known, _version(answer), ranged)
+
+    def attempt() -> RemoteFile:
+        with response(url, token_env, (0, 1), 1) as answer:
+            in_parts, version = answer.status == 206, _version(answer)
+            length = range_in(answer, url)[2] if in_parts else number_in(answer.headers.get("Content-Length"))
+            return RemoteFile(url, token_env, length, version, in_parts and version != 0)
+
+    return repeated(url, attempt)
+
+
+class ManyBytesError(Exception):
+    """To find the samples of a shard takes longer than its download."""
 
 
 class ReadAhead:
@@ -62,13 +73,17 @@ class ReadAhead:
         self._file = file
         self._start = 0
         self._content = b""
+        self._read = 0
 
     def read(self, size: int, offset: int) -> bytes:
-        """`size` bytes from `offset`, fewer at the end, as `os.pread` returns them."""
+        """`size` bytes from `offset`, fewer at the end, as `os.pread` returns them; raises ManyBytesError."""
         file = self._file
         stop = min(offset + size, file.length or 0)
         if not self._start <= offset <= stop <= self._start + len(self._content):
             self._start = offset
+            self._read += max(size, STRETCH)
+            if self._read > MOST_READ:
+                raise ManyBytesError
             self._content = read_range(file.url, file.token_env, offset, max(size, STRETCH), file.state)
         return self._content[offset - self._start : stop - self._start]
 
@@ -79,37 +94,42 @@ def read_range(url: str, token_env: str | None, offset: int, size: int, state: t
     stop = min(offset + size, length)
     if offset >= stop:
         return b""
-    for attempt in range(ATTEMPTS):
-        with response(url, token_env, (offset, stop)) as answer:
+
+    def attempt() -> bytes:
+        with response(url, token_env, (offset, stop), stop - offset) as answer:
             if answer.status != 206:
                 raise shard_error(url, "the server no longer returns parts of it", "changed-file")
-            if _range(answer, url) != (offset, stop, length) or _version(answer) != version:
+            if range_in(answer, url) != (offset, stop, length) or _version(answer) != version:
                 raise _changed(url, "the dataset was opened")
-            content = b""
-            with suppress(OSError, HTTPException):
-                content = answer.read()
-        if len(content) == stop - offset:
-            return content
-        wait(attempt)
-    raise connection_lost(url)
+            content = _content(answer, stop - offset + 1)
+        if len(content) > stop - offset:
+            raise shard_error(url, "the server sends more than the part that was requested", "unreachable-server")
+        if len(content) < stop - offset:
+            raise TemporaryError(LOST)
+        return content
+
+    return repeated(url, attempt)
+
+
+def _content(answer: HTTPResponse, size: int, progress: bool = False) -> bytes:
+    """At most `size` bytes of a response; raises TemporaryError where they cannot be received."""
+    try:
+        return answer.read(size)
+    except (OSError, HTTPException, ValueError) as error:
+        raise TemporaryError(failure_of(error) if isinstance(error, TimeoutError) else LOST, progress) from None
+
+
+def _server(url: str) -> str:
+    return urlsplit(url).netloc
 
 
 def _changed(url: str, since: str) -> Exception:
     return shard_error(url, f"it has changed since {since}; rerun the command", "changed-file")
 
 
-def _range(answer: HTTPResponse, url: str) -> tuple[int, int, int]:
-    """The start and stop of the part in a response, and the length of the file."""
-    match = _CONTENT_RANGE.match(answer.headers.get("Content-Range", ""))
-    if match is None:
-        raise shard_error(url, "the server does not say which part it returned", "unreachable-server")
-    start, last, length = map(int, match.groups())
-    return start, last + 1, length
-
-
 def _version(answer: HTTPResponse) -> int:
     tag = answer.headers.get("ETag", "").removeprefix("W/") or answer.headers.get("Last-Modified", "")
-    return int.from_bytes(blake2b(tag.encode(), digest_size=7).digest(), "big")
+    return int.from_bytes(blake2b(tag.encode(), digest_size=7).digest(), "big") if tag else 0
 
 
 class Downloads:
@@ -123,40 +143,45 @@ class Downloads:
         self.always = always
         self._bytes_left = int(limit * GIB)
         self._lock = Lock()
+        self._unreachable: set[str] = set()
 
     def download(self, file: RemoteFile) -> Path:
         """The shard as a file, downloaded unless this version of it is there; raises DataError."""
-        name = blake2b(f"{file.url}\0{file.version}\0{file.length}".encode(), digest_size=16).hexdigest()
-        folder = cache_folder("shards")
-        if folder is None:
-            cause = "it must be downloaded whole, but this user has no home folder"
-            hint = ("hint", "set FLUXFLOW_HOME to a folder")
-            raise shard_error(file.url, cause, "unwritable-file", [hint])
-        path = folder / f"{name}.tar"
+        path = self._path(file, f"{file.url}\0{file.version}\0{file.length}".encode())
         with self._lock:
-            if not path.exists() or file.length not in (None, path.stat().st_size):
-                self._write(file, path)
+            if not file.version or not path.exists() or file.length not in (None, path.stat().st_size):
+                path = self._write(file, path)
             self._bytes_left -= path.stat().st_size
         return path
 
-    def _write(self, file: RemoteFile, path: Path) -> None:
-        """Write a file and rename it when it is complete; a lost connection is resumed where the server can."""
+    def require_reachable(self, url: str) -> None:
+        """Raise DataError for a shard on a server that another shard could not be read from: many would wait for it."""
+        if _server(url) in self._unreachable:
+            raise shard_error(url, "requests for other shards to its server failed", "unreachable-server")
+
+    def record(self, url: str, error: DataError) -> None:
+        """Record that the server of a shard is unreachable, where that is the error."""
+        if any(problem.code == "unreachable-server" for problem in error.problems):
+            self._unreachable.add(_server(url))
+
+    def _write(self, file: RemoteFile, path: Path) -> Path:
+        """Write a file and rename it when it is complete; a lost connection is resumed where the server can.
+
+        Returns its path: that of a file whose version is unknown follows from its content.
+        """
         if file.length is not None and file.length > self._bytes_left:
             raise self._too_large(file)
         working = path.with_suffix(f".{os.getpid()}.fetching")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with working.open("wb") as stream:
-                for attempt in range(ATTEMPTS):
-                    if attempt:
-                        wait(attempt - 1)
-                    if not file.ranged:
-                        stream.seek(0)
-                        stream.truncate()
-                    if self._append(file, stream):
-                        break
-                else:
-                    raise connection_lost(file.url)
+            with working.open("w+b") as stream:
+                repeated(file.url, partial(self._append, file, stream))
+                stream.flush()
+                if not file.version:
+                    stream.seek(0)
+                    path = self._path(file, file_digest(stream, blake2b).digest())
+                    if path.exists() and path.stat().st_size == os.fstat(stream.fileno()).st_size:
+                        return path  # another process may read it
             sync_file(working)
             working.replace(path)
         except OSError as error:
@@ -165,24 +190,36 @@ class Downloads:
         finally:
             with suppress(OSError):
                 working.unlink()
+        return path
 
-    def _append(self, file: RemoteFile, stream: BinaryIO) -> bool:
-        """Append what is missing of a file; returns whether it is complete. Raises DataError if it has changed."""
-        length = stream.seek(0, os.SEEK_END)
-        with response(file.url, file.token_env, (length, None) if length else None) as answer:
-            if (length and answer.status != 206) or _version(answer) != file.version:
+    def _path(self, file: RemoteFile, identity: bytes) -> Path:
+        folder = cache_folder("shards")
+        if folder is None:
+            cause = "it must be downloaded whole, but this user has no home folder"
+            hint = ("hint", "set FLUXFLOW_HOME to a folder")
+            raise shard_error(file.url, cause, "unwritable-file", [hint])
+        return folder / f"{blake2b(identity, digest_size=16).hexdigest()}.tar"
+
+    def _append(self, file: RemoteFile, stream: BinaryIO) -> None:
+        """Append what is missing of a file; raises TemporaryError if it is incomplete, DataError if it has changed."""
+        start = length = stream.seek(0 if not file.ranged else stream.seek(0, os.SEEK_END))
+        stream.truncate()
+        if length == file.length:
+            return
+        most = self._bytes_left if file.length is None else file.length
+        with response(file.url, file.token_env, (start, None) if start else None, most) as answer:
+            part = range_in(answer, file.url) if answer.status == 206 else None
+            if _version(answer) != file.version or part != ((start, file.length, file.length) if start else None):
                 raise _changed(file.url, "its download started")
-            while True:
-                try:
-                    content = answer.read(CHUNK)
-                except (TimeoutError, ConnectionError, HTTPException):
-                    return False
-                if not content:
-                    return file.length is None or length == file.length
+            while content := _content(answer, CHUNK, progress=length > start):
                 length += len(content)
                 if length > self._bytes_left:
                     raise self._too_large(file)
+                if file.length is not None and length > file.length:
+                    raise shard_error(file.url, "the server sends more than it announced", "unreachable-server")
                 stream.write(content)  # all of it: a system call may write less, as it does when a disk becomes full
+        if file.length not in (None, length):
+            raise TemporaryError(LOST, progress=length > start)
 
     def _too_large(self, file: RemoteFile) -> DataError:
         size = f" ({file.length / GIB:.1f} GiB)" if file.length is not None else ""

@@ -1,26 +1,26 @@
-"""Requests to a server, repeated where the same request may succeed, with a token that is sent to no other host."""
+"""Requests to a server, repeated where the same request may succeed; whatever the server answers, they end."""
 
 from __future__ import annotations
 
-import os
+import re
+import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http.client import HTTPException, HTTPResponse
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
-from fluxflow_registry import DataError, Variable
+from fluxflow_registry import DataError, counted
 
-from .paths import is_remote, is_this_machine, public, shard_problem
+from . import transport
+from .paths import is_remote, is_this_machine, shard_problem
+from .tokens import find_token, token_notes
 
-#: Whose token is used where the recipe names no variable, and the variables that may hold it.
-HUB = "huggingface.co"
-HUB_VARIABLES = ("HF_TOKEN", "HUGGINGFACE_HUB_TOKEN")
+T = TypeVar("T")
 
-#: Seconds without a byte after which a request is given up, and how often it is made.
-TIMEOUT = 30.0
+#: How often a request is made.
 ATTEMPTS = 5
 
 #: Seconds before the second attempt; each later one waits twice as long.
@@ -28,6 +28,9 @@ PAUSE = 0.5
 
 #: The longest `Retry-After` of a server that is obeyed, in seconds.
 LONGEST_PAUSE = 60.0
+
+#: Seconds after which a request is not made again, pauses included.
+LONGEST = 90.0
 
 #: Responses after which the same request may succeed.
 TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -41,44 +44,22 @@ REFUSALS = {
     416: ("it is empty, or shorter than before (416)", "changed-file"),
 }
 
+#: A number in a header: ASCII digits, and no more than a file, or a pause, can have.
+_NUMBER = re.compile(r"[0-9]{1,15}\Z")
 
-def find_token(url: str, token_env: str | None) -> str | None:
-    """The token for a URL; raises DataError rather than send it unencrypted."""
-    for variable in _variables(url, token_env):
-        token = os.environ.get(variable, "").strip()
-        if not token:
-            continue
-        if not token.isascii() or not token.isprintable() or " " in token:
-            raise _unusable(variable, url, "it contains characters that no token has", "invalid-token")
-        if urlsplit(url).scheme != "https" and not is_this_machine(url):
-            cause = "it would be sent unencrypted: use https, or unset the variable"
-            raise _unusable(variable, url, cause, "unencrypted-token")
-        return token
-    return None
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15})\Z")
 
 
-def token_note(url: str, token_env: str | None) -> tuple[str, str]:
-    """A note on which token was sent to a server that refused a request; never the token itself."""
-    variables = _variables(url, token_env)
-    used = [variable for variable in variables if os.environ.get(variable)]
-    if used:
-        return "status", f"the token in {used[0]} was sent"
-    if variables:
-        return "hint", f"set {' or '.join(variables)} to a token: none was sent"
-    return "hint", "set `token_env` to the name of the environment variable that holds a token: none was sent"
+class TemporaryError(Exception):
+    """An attempt that has failed, though another may succeed.
 
+    `after` is the pause that the server requests, in seconds; `progress` is whether the attempt was of some use.
+    """
 
-def _variables(url: str, token_env: str | None) -> tuple[str, ...]:
-    """The variables that may hold the token for a host: the recipe's, or the Hub's own for the Hub alone."""
-    if token_env is not None:
-        return (token_env,)
-    host = urlsplit(url).hostname or ""
-    return HUB_VARIABLES if host == HUB or host.endswith(f".{HUB}") else ()
-
-
-def _unusable(variable: str, url: str, cause: str, code: str) -> DataError:
-    message = f"cannot send the token in {variable} to {public(url)}: {cause}"
-    return DataError(message, Variable(variable), code=code, subject=variable)
+    def __init__(self, failure: str, after: float = 0.0, progress: bool = False) -> None:
+        super().__init__(failure)
+        self.after = after
+        self.progress = progress
 
 
 def shard_error(url: str, cause: str, code: str, notes: Sequence[tuple[str, str]] = ()) -> DataError:
@@ -86,49 +67,88 @@ def shard_error(url: str, cause: str, code: str, notes: Sequence[tuple[str, str]
     return DataError(shard_problem(url, f"cannot be read: {cause}", code, notes))
 
 
-def response(url: str, token_env: str | None, part: tuple[int, int | None] | None) -> HTTPResponse:
-    """The response to a request for a part of a file, or for all of it; raises DataError."""
-    failure = ""
-    for attempt in range(ATTEMPTS):
-        request = Request(url, headers={"User-Agent": "fluxflow-registry", "Accept-Encoding": "identity"})
-        if part is not None:
-            start, stop = part
-            request.add_header("Range", f"bytes={start}-{'' if stop is None else stop - 1}")
-        token = find_token(url, token_env)
-        if token:
-            request.add_unredirected_header("Authorization", f"Bearer {token}")
-        direct = [ProxyHandler({})] if is_this_machine(url) else []  # without the environment's proxies
-        after: str | None = None
+def repeated(url: str, attempt: Callable[[], T]) -> T:
+    """What `attempt` returns, made again where it raises TemporaryError; raises DataError after the last attempt."""
+    started, count = time.monotonic(), 0
+    while True:
+        count += 1
         try:
-            answer: HTTPResponse = build_opener(_Redirects(url, token), *direct).open(request, timeout=TIMEOUT)
-            return answer
-        except HTTPError as error:
-            error.close()
-            failure, after = f"the server responded with status {error.code}", error.headers.get("Retry-After")
-            if error.code not in TEMPORARY:
-                cause, code = REFUSALS.get(error.code, (failure, "unreachable-server"))
-                notes = [token_note(url, token_env)] if error.code in (401, 403, 404) else ()
-                raise shard_error(url, cause, code, notes) from None
-        except (URLError, OSError, HTTPException) as error:
-            reason = error.reason if isinstance(error, URLError) else error
-            system = reason.strerror if isinstance(reason, OSError) else None
-            failure = system or str(reason) or type(reason).__name__
-            if isinstance(reason, TimeoutError):
-                failure = f"no response within {TIMEOUT:g} s"
-        if attempt + 1 < ATTEMPTS:
-            wait(attempt, after)
-    raise shard_error(url, f"{failure} ({ATTEMPTS} attempts)", "unreachable-server")
+            return attempt()
+        except TemporaryError as error:
+            pause = max(min(error.after, LONGEST_PAUSE), PAUSE * 2.0 ** (count - 1))
+            started = time.monotonic() if error.progress else started
+            if count == ATTEMPTS or time.monotonic() + pause > started + LONGEST:
+                attempts = counted(count, "attempt")
+                raise shard_error(url, f"{error} ({attempts})", "unreachable-server") from None
+        time.sleep(pause)
 
 
-def connection_lost(url: str) -> DataError:
-    """The error after the last attempt whose response was incomplete."""
-    return shard_error(url, f"the connection was lost ({ATTEMPTS} attempts)", "unreachable-server")
+def response(url: str, token_env: str | None, part: tuple[int, int | None] | None, size: int) -> HTTPResponse:
+    """The response to a request for a part of a file, or for all of it: at most `size` bytes.
+
+    Raises DataError, or TemporaryError where the same request may succeed.
+    """
+    request = Request(url, headers={"User-Agent": "fluxflow-registry", "Accept-Encoding": "identity"})
+    if part is not None:
+        start, stop = part
+        request.add_header("Range", f"bytes={start}-{'' if stop is None else stop - 1}")
+    token = find_token(url, token_env)
+    if token:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    direct = [ProxyHandler({})] if is_this_machine(url) else []  # without the environment's proxies
+    opener = build_opener(_Redirects(url, token), *transport.bounded(size), *direct)
+    try:
+        answer: HTTPResponse = opener.open(request, timeout=transport.TIMEOUT)
+        return answer
+    except HTTPError as error:
+        error.close()
+        failure = f"the server responded with status {error.code}"
+        if error.code in TEMPORARY:
+            raise TemporaryError(failure, number_in(error.headers.get("Retry-After")) or 0.0) from None
+        if 300 <= error.code < 400:
+            failure = f"the server redirects too often, or to an address that is not on a server ({error.code})"
+        cause, code = REFUSALS.get(error.code, (failure, "unreachable-server"))
+        notes = token_notes(url, token_env) if error.code in (401, 403, 404) else ()
+        raise shard_error(url, cause, code, notes) from None
+    except (OSError, HTTPException) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        if isinstance(reason, ssl.SSLError) and not isinstance(reason, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+            raise shard_error(url, _encryption_failure(reason), "unreachable-server") from None
+        raise TemporaryError(failure_of(reason)) from None
+    except ValueError:  # an address that cannot be parsed, for example
+        cause = "the server redirects to an address that is not valid, or its response is not valid HTTP"
+        raise shard_error(url, cause, "unreachable-server") from None
 
 
-def wait(attempt: int, after: str | None = None) -> None:
-    """Pause before the next attempt, as long as the server's `Retry-After`, or twice as long as the time before."""
-    requested = float(after) if after and after.isdigit() else 0.0
-    time.sleep(max(min(requested, LONGEST_PAUSE), PAUSE * 2.0**attempt))
+def failure_of(error: object) -> str:
+    """Why a connection failed, in words of the system or of ours: what a server sends is not repeated."""
+    if isinstance(error, transport.TooSlowError):
+        return f"the server sends less than {transport.SLOWEST:,} bytes per second"
+    if isinstance(error, TimeoutError):
+        return f"no response within {transport.TIMEOUT:g} s"
+    if isinstance(error, HTTPException) and not isinstance(error, OSError):
+        return "its response is not valid HTTP"
+    return (error.strerror if isinstance(error, OSError) else None) or "the connection was lost"
+
+
+def _encryption_failure(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate of the server is not valid: {error.verify_message}"
+    return "no encrypted connection: the server or its port may only support http"
+
+
+def number_in(header: str | None) -> int | None:
+    """The number in a header; None where it has none that is plausible."""
+    return int(header) if header is not None and _NUMBER.match(header) else None
+
+
+def range_in(answer: HTTPResponse, url: str) -> tuple[int, int, int]:
+    """The start and stop of the part in a response, and the length of the file."""
+    match = _CONTENT_RANGE.match(answer.headers.get("Content-Range", ""))
+    start, last, length = map(int, match.groups()) if match else (0, 0, 0)
+    if not start <= last < length:
+        raise shard_error(url, "the server does not say which part it returned", "unreachable-server")
+    return start, last + 1, length
 
 
 class _Redirects(HTTPRedirectHandler):
@@ -142,6 +162,7 @@ class _Redirects(HTTPRedirectHandler):
         """Build the next request, from the headers that belong to no host."""
         if not is_remote(newurl):
             return None
+        fp.close()  # urllib would read all of it
         following = super().redirect_request(req, fp, code, msg, headers, newurl)
         if following is not None and self._token and urlsplit(newurl)[:2] == self._origin:
             following.add_unredirected_header("Authorization", f"Bearer {self._token}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import blake2b
 from itertools import chain
@@ -18,8 +17,8 @@ from fluxflow_registry import DataError, Problem
 from ..cache import DIGEST_SIZE, Cache
 from .index import CAPTION, CAPTION_SIZE, IMAGE, IMAGE_SIZE, SampleMembers, ShardIndex, indexed
 from .paths import is_remote, public
-from .reader import Reader, Span
-from .remote import Downloads, probe
+from .reader import Reader, Span, in_parallel
+from .remote import Downloads, ManyBytesError, probe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,8 +118,9 @@ class SampleTable:
 
     def sizes(self) -> NDArray[np.int64]:
         """Width and height of each image by its header, 0 if it is not an image: int64 [samples, 2]."""
-        with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
-            sizes = np.concatenate(list(pool.map(lambda shard: image_sizes(shard.path, shard.index), self.shards)))
+        sizes = np.concatenate(
+            in_parallel(lambda each: image_sizes(each.path, each.index), self.shards, SHARDS_AT_ONCE)
+        )
         return sizes if self.selected is None else sizes[self.selected]
 
     def _span(self, index: int, offset: int, size: int) -> Span:
@@ -140,8 +140,8 @@ def open_shards(
     paths: Sequence[str], wanted: SampleMembers, downloads: Downloads, problems: list[Problem]
 ) -> SampleTable | None:
     """The samples of all shards; None where there is any problem, after adding all to `problems`."""
-    with ThreadPoolExecutor(REMOTE_SHARDS_AT_ONCE if any(map(is_remote, paths)) else SHARDS_AT_ONCE) as pool:
-        opened = list(pool.map(partial(_open, wanted=wanted, downloads=downloads), paths))
+    most = REMOTE_SHARDS_AT_ONCE if any(map(is_remote, paths)) else SHARDS_AT_ONCE
+    opened = in_parallel(partial(_open, wanted=wanted, downloads=downloads), paths, most)
     shards = [shard for shard in opened if isinstance(shard, Shard)]
     problems += [problem for wrong in opened if not isinstance(wrong, Shard) for problem in wrong]
     indexes = [shard.index for shard in shards]
@@ -163,10 +163,17 @@ def _open(path: str, wanted: SampleMembers, downloads: Downloads) -> Shard | lis
     name, remote = public(path), None
     try:
         if is_remote(path):
+            downloads.require_reachable(path)
             remote = probe(path, downloads.token_env)
             if downloads.always or not remote.ranged:
                 path, remote = str(downloads.download(remote)), None
+        try:
+            index = indexed(path, name, wanted, remote)
+        except ManyBytesError:
+            assert remote is not None
+            path = str(downloads.download(remote))
+            index = indexed(path, name, wanted)
     except DataError as error:
+        downloads.record(name, error)
         return list(error.problems)
-    index = indexed(path, name, wanted, remote)
     return Shard(name, path, index) if isinstance(index, ShardIndex) else index
