@@ -70,6 +70,11 @@ def read_back_lines(path: Path, check: Callable[[Any], T], warn: Callable[[str],
     except OSError as error:
         warn(f"`{path.name}` cannot be read: {error.strerror}\n    {_set_aside(path)}; training resumes without it")
         return []
+    if path.is_symlink():
+        warn(
+            f"`{path.name}` is a link\n    it is replaced by a copy of the file that it leads to, which stays unchanged"
+        )
+        disk.replace(path, content)
     found, damaged, torn = [], 0, False
     for line in content.splitlines(keepends=True):
         try:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fluxflow_registry.cli.main import run as fluxflow_run
-from fluxflow_registry.state import checkpoints, disk
+from fluxflow_registry.state import checkpoints
 
 from ..small import VAE_GAN
 from .conftest import Answer
@@ -366,7 +366,7 @@ def test_after_a_power_cut_a_resumed_run_has_logged_the_same_lines(
     assert call(*COMMAND).code == 75
     (tmp_path / "stop").unlink()
     run = only(tmp_path)
-    disk.remove(run / "checkpoints" / "000000005-vae_gan-stop")
+    shutil.rmtree(run / "checkpoints" / "000000005-vae_gan-stop")
     (run / "graph" / "training_metrics_vae_gan.jsonl").write_bytes(synced["at the cut"])
     again = call(*COMMAND)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fluxflow_registry import read_back, read_back_lines
+from fluxflow_registry import append_file, read_back, read_back_lines
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -91,6 +91,22 @@ def test_a_damaged_line_is_set_aside_with_its_file_and_the_other_lines_stay(line
     assert (tmp_path / ".a.jsonl.damaged").read_bytes() == GOOD + line + GOOD
     assert warned == [
         "`a.jsonl` has 1 damaged line\n    quarantined as .a.jsonl.damaged; training resumes with the other lines"
+    ]
+
+
+def test_a_log_that_is_a_link_is_replaced_by_a_copy(tmp_path: Path) -> None:
+    path, warned = tmp_path / "a.jsonl", list[str]()
+    (tmp_path / "elsewhere").write_bytes(GOOD)
+    path.symlink_to("elsewhere")
+
+    lines = read_back_lines(path, number, warned.append)
+    append_file(path, GOOD)
+
+    assert lines == [(GOOD, 1)]
+    assert path.read_bytes() == GOOD + GOOD
+    assert (tmp_path / "elsewhere").read_bytes() == GOOD
+    assert warned == [
+        "`a.jsonl` is a link\n    it is replaced by a copy of the file that it leads to, which stays unchanged"
     ]
 
 

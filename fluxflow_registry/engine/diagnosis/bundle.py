@@ -113,6 +113,8 @@ def read_bundle(folder: Path) -> Bundle:
         hint = f"pass one of the folders in RUN/{folders.NOT_FINITE}/"
         message = f"there is no bundle here: {folders.BUNDLE} is missing"
         raise RunError(Problem(message, str(folder), (("hint", hint),), code="missing-file"))
+    if not (folder / folders.RECIPE).is_file():
+        raise RunError(f"the bundle is incomplete: {folders.RECIPE} is missing", str(folder), code="missing-file")
     try:
         read = parse_json(disk.read_file(path))
         if read["format"] != FORMAT:

@@ -114,19 +114,14 @@ class RunFolder:
 
         What is written then would create another folder, without the recipe and without the earlier checkpoints.
         """
-        if not self._locked:
-            return
-        try:
-            (self.path / LOCK).lstat()
-        except (FileNotFoundError, NotADirectoryError):
+        # Any of the files that a run has from its start: somebody may clear up old files one by one.
+        if self._locked and not any(_may_exist(self.path / name) for name in (LOCK, IDENTITY, RECIPE)):
             notes = (
                 ("status", "what was trained since the newest checkpoint is lost"),
                 ("hint", "if the folder was moved, move it back and rerun the same command to resume"),
             )
             message = "the folder of the run was deleted or moved while it was being trained"
-            raise TrainingError(Problem(message, str(self.path), notes, code="missing-file")) from None
-        except OSError:  # a disk that does not answer now: writing reports it
-            pass
+            raise TrainingError(Problem(message, str(self.path), notes, code="missing-file"))
 
     def write_identity(
         self,
@@ -183,6 +178,15 @@ def require_folders(paths: Iterable[Path]) -> None:
         problems.append(Problem(message, str(path), notes, code="unwritable-file", subject=path.name))
     if problems:
         raise RunError(problems)
+
+
+def _may_exist(path: Path) -> bool:
+    """Whether a file exists; true where the disk does not answer now, as writing reports that."""
+    try:
+        path.lstat()
+    except OSError as error:
+        return not isinstance(error, (FileNotFoundError, NotADirectoryError))
+    return True
 
 
 def _writing(path: Path) -> AbstractContextManager[None]:

@@ -16,6 +16,7 @@ from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.errors import Problem, RunError, one_line
 from fluxflow_registry.state import checkpoints, disk
+from fluxflow_registry.state.bookkeeping import WRONG
 
 #: A checkpoint's state: by section and name.
 State = Mapping[str, Mapping[str, Any]]
@@ -57,7 +58,7 @@ def must_fit(checkpoint: Path) -> Iterator[None]:
     """Raise RunError where a state does not fit this recipe, because of another version of a plugin, for example."""
     try:
         yield
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+    except (*WRONG, RuntimeError) as error:
         notes = (("cause", one_line(error)), ("hint", OTHER_VERSIONS))
         problem = Problem("the checkpoint does not fit the recipe", str(checkpoint), notes, code="conflict")
         raise RunError(problem) from error
