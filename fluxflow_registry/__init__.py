@@ -60,7 +60,7 @@ from fluxflow_registry.errors import (
 from fluxflow_registry.hookspecs import Register, hookimpl
 from fluxflow_registry.redaction import redact
 from fluxflow_registry.state.bookkeeping import read_back, read_back_lines
-from fluxflow_registry.state.disk import append_file, read_file, sync_file, write_file
+from fluxflow_registry.state.disk import append_file, open_regular, read_file, sync_file, write_file
 
 __version__ = "0.1.0"
 
@@ -71,6 +71,6 @@ __all__ = [
     "Optimizer", "Place", "PluginError", "Position", "Problem", "RecentMeans", "RecipeError", "Register",
     "RunError", "RunView", "SampleError", "Sampler", "Scheduler", "Source", "Stateful", "StepView", "Summary",
     "TrainingError", "Transition", "Value", "Variable", "VelocityField", "Weigher", "append_file", "contact_sheet",
-    "counted", "higher_is_better", "hookimpl", "nearest", "one_line", "printable", "read_back", "read_back_lines",
-    "read_file", "redact", "sync_file", "to_json", "to_pixels", "write_file",
+    "counted", "higher_is_better", "hookimpl", "nearest", "one_line", "open_regular", "printable", "read_back",
+    "read_back_lines", "read_file", "redact", "sync_file", "to_json", "to_pixels", "write_file",
 ]

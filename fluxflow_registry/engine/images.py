@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from fluxflow_registry.engine.letters import Letters
 from fluxflow_registry.state.disk import replace, writing
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL import Image, ImageFont
+    from PIL import Image
     from torch import Tensor
 
-    Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
     Pixels = NDArray[np.uint8]
 
 #: Pixels between two cells, around all of them, and between the images of one cell.
@@ -26,6 +26,13 @@ LEAST = 96
 
 #: Size of the letters and distance of the lines, in pixels; lines of a caption at most.
 LETTER, LINE, LINES = 11, 13, 5
+
+
+class Font(Protocol):
+    """What a text is measured with."""
+
+    def getlength(self, text: str, /) -> float:
+        """Return the width of a line in pixels."""
 
 
 def to_pixels(image: Tensor) -> Pixels:
@@ -62,7 +69,7 @@ def contact_sheet(
     lines is shortened.
     """
     import numpy as np
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     def shown(content: Tensor | Pixels) -> Image.Image:
         image = Image.fromarray(content if isinstance(content, np.ndarray) else to_pixels(content))
@@ -70,8 +77,8 @@ def contact_sheet(
 
     stacks = [[shown(content) for content in cell] for cell in cells]
     width = side or max((image.width for stack in stacks for image in stack), default=LEAST)
-    font = ImageFont.load_default(LETTER)
-    texts = [lines(caption, width - GAP, font) for caption in captions]
+    letters = Letters(LETTER)
+    texts = [lines(caption, width - GAP, letters) for caption in captions]
     columns = max(1, min(columns, len(cells)))
     rows = [range(start, min(start + columns, len(cells))) for start in range(0, len(cells), columns)]
     rooms = [max(side or 0, *(_height(stacks[index]) for index in row)) for row in rows]
@@ -86,7 +93,7 @@ def contact_sheet(
                 sheet.paste(image, (left + (width - image.width) // 2, y))
                 y += image.height + GAP
             for number, line in enumerate(texts[index]):
-                pen.text((left, top + room + GAP + number * LINE), line, fill=(40, 40, 40), font=font)
+                letters.draw(pen, left, top + room + GAP + number * LINE, line, fill=(40, 40, 40))
         top += height
     return sheet
 

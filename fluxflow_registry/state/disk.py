@@ -122,7 +122,12 @@ def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading; raises OSError for what may never end or never answer, such as a device or a pipe."""
 
     def opener(name: str, flags: int) -> int:
-        handle = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+        try:
+            handle = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # a socket, or a device that is not there
+                raise OSError(error.errno, NOT_REGULAR, str(path)) from None
+            raise
         try:
             _regular(handle, path)
         except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ _TYPES = {
     torch.bool: "BOOL",
 }
 
+#: The distributions whose versions the description of a model names.
+WRITERS = ("fluxflow-registry", "torch")
+
 #: Keys in JSON for what it does not have: tensors, tuples, and mappings whose keys are not all strings.
 _TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"
 
@@ -41,11 +45,12 @@ _TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"
 State = Mapping[str, Mapping[str, Any]]
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Write and sync a safetensors file; returns its size and digest."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Write and sync a safetensors file, with a description in its header; returns its size and digest."""
     # Wide types first: then every tensor begins at a multiple of its own width.
     items = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    header, end = {}, 0
+    header: dict[str, Any] = {"__metadata__": dict(about)} if about else {}
+    end = 0
     for name, tensor in items:
         start, end = end, end + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
@@ -63,11 +68,17 @@ def _parts(header: bytes, tensors: list[Tensor]) -> Iterator[bytes | memoryview]
 
 
 def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """A model as `config.json` and `model.safetensors`, each replaced whole; raises RunError."""
+    """A model as `config.json` and `model.safetensors`, each replaced whole; raises RunError.
+
+    The header of the weights contains the config too, and the versions that wrote them: the file alone says what it is.
+    Other readers (transformers, diffusers) require `format`.
+    """
+    about = {"format": "pt", "model": folder.name, "config": json.dumps(config)}
+    about |= {name: version(name) for name in WRITERS}
     working = folder / ".writing"
     try:
         disk.make_folder(folder)
-        write_tensors(working, weights)
+        write_tensors(working, weights, about)
         working.replace(folder / "model.safetensors")
         disk.replace(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     except OSError as error:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from fluxflow_registry import read_file, write_file
+from fluxflow_registry import write_file
+
+from .files import TABLE_BYTES, read_limited
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +49,7 @@ class Cache:
     def read(self, path: Path | None) -> tuple[dict[str, Any], memoryview] | None:
         """The JSON and the bytes of the arrays in a file; None unless it is intact and of this kind."""
         try:
-            content = read_file(path) if path else b""
+            content = read_limited(path, TABLE_BYTES) if path else b""
         except OSError:
             return None
         start = len(self.magic) + DIGEST_SIZE

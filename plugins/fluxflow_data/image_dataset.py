@@ -86,9 +86,11 @@ class ImageSource:
         stored_sizes: NDArray[np.int64] | None,
         left_out: Sequence[Problem] = (),
         about: Sequence[str] = (),
+        notes: Sequence[str] = (),
     ) -> None:
         self.options = options
         self.about = about
+        self.notes = notes
         self.left_out = left_out
         self.views = 1 + len(options.reduced_min_sizes or ())
         self._bucket_sizes = options.bucket_sizes()

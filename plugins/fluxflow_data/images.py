@@ -1,30 +1,40 @@
-"""Image files as 8-bit RGB of one size, whatever their format, mode and orientation, and what is wrong with one."""
+"""Image files as 8-bit sRGB of one size, whatever their format, mode and orientation, and what is wrong with one."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from fluxflow_registry import FluxflowError, Place, Problem
+from fluxflow_registry import FluxflowError, Place, Problem, open_regular
 
+from .colors import to_srgb
+from .files import IMAGE_BYTES, read_limited
 from .sizes import Size, largest_crop
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: The formats that are read; no other decoder is tried.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+T = TypeVar("T")
+
+#: The formats that are read; no other decoder is tried: some start another program, and some take any bytes for theirs.
+#: TGA is the last, because its files have no signature. Of AVIF, Pillow may know no more than the name.
+FORMATS = (
+    "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "SUN", "TIFF", "WEBP", "TGA",
+)  # fmt: skip
+
+#: A PNG's signature, and the chunks that Pillow decompresses to 1 MiB at most: texts, and the color profile.
+PNG_SIGNATURE, PNG_LIMITED = b"\x89PNG\r\n\x1a\n", ((b"tEXt", b"zTXt", b"iTXt"), (b"iCCP",))
 
 #: EXIF's tag of the orientation, and what undoes each value (the others need nothing).
 ORIENTATION = 0x0112
@@ -54,8 +64,38 @@ class UnknownRangeError(ValueError):
 
 def open_image(content: bytes | IO[bytes]) -> Image.Image:
     """Read the header of an image; its pixels are read later."""
+    Image.init()  # otherwise only the formats are known that have been used
     stream = BytesIO(content) if isinstance(content, bytes) else content
-    return Image.open(stream, formats=FORMATS)
+    return Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+def read_image(content: bytes | IO[bytes], read: Callable[[Image.Image], T]) -> T:
+    """What `read` returns for an image. A PNG with a text that Pillow finds too large is read without its texts."""
+    try:
+        with open_image(content) as image:
+            return read(image)
+    except UnknownRangeError:
+        raise
+    except ValueError:
+        if not isinstance(content, bytes):
+            content.seek(0)
+            content = content.read(IMAGE_BYTES)
+        for kinds in PNG_LIMITED if content.startswith(PNG_SIGNATURE) else ():
+            bare = without_chunks(content, kinds)
+            if len(bare) < len(content):
+                return read_image(bare, read)
+        raise
+
+
+def without_chunks(content: bytes, kinds: Collection[bytes]) -> bytes:
+    """A PNG without its chunks of these kinds; what follows an incomplete one is kept."""
+    parts, at = [content[: len(PNG_SIGNATURE)]], len(PNG_SIGNATURE)
+    while at + 12 <= len(content):  # length, kind, data, checksum
+        stop = at + 12 + int.from_bytes(content[at : at + 4], "big")
+        if content[at + 4 : at + 8] not in kinds:
+            parts.append(content[at:stop])
+        at = stop
+    return b"".join([*parts, content[at:]])
 
 
 def crop_image(content: bytes, size: Size) -> NDArray[np.uint8]:
@@ -73,35 +113,44 @@ def crop_image(content: bytes, size: Size) -> NDArray[np.uint8]:
 
 def upright_size(stream: bytes | IO[bytes]) -> tuple[int, int]:
     """Width and height of the upright image, from its header: no pixel is decoded."""
-    with open_image(stream) as image:
-        # Pillow would decode a whole PNG to look for EXIF after its pixels.
-        has_orientation = image.format != "PNG" or "exif" in image.info
+
+    def read(image: Image.Image) -> tuple[int, int]:
         # Of a TIFF, Pillow may have exchanged width and height already.
         stored = (image.tag_v2[256], image.tag_v2[257]) if isinstance(image, TiffImageFile) else image.size
-        return stored[::-1] if has_orientation and _orientation(image) in SIDEWAYS else stored
+        return stored[::-1] if _orientation(image) in SIDEWAYS else stored
+
+    return read_image(stream, read)
 
 
 def decode(content: bytes, size: int) -> Image.Image:
-    """The whole first frame, upright, in RGB over white; a large JPEG at a scale that still exceeds 2 `size`."""
-    with open_image(content) as image:
+    """The whole first frame, upright, in sRGB over white; a large JPEG at a scale that still exceeds 2 `size`."""
+
+    def read(image: Image.Image) -> Image.Image:
         # JPEG decodes at 1/2, 1/4 or 1/8 in a fraction of the time, and resampling still averages.
         image.draft(image.mode, (2 * size, 2 * size))
         image.load()
         pixels, undo = to_rgb(image), UPRIGHT.get(_orientation(image))
         return pixels if undo is None else pixels.transpose(undo)
 
+    return read_image(content, read)
+
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB: transparency over white, 16 bits scaled to 8. Raises UnknownRangeError."""
+    """Any mode as RGB: colors in sRGB, transparency over white, 16 bits scaled to 8. Raises UnknownRangeError."""
+    profile = image.info.get("icc_profile")
     if image.mode.startswith("I"):
         image = _from_16_bit(image)
     if image.mode == "F":
         raise UnknownRangeError("floating-point")
+    colors = to_srgb(image, profile)
     if image.mode.endswith(("A", "a")) or "transparency" in image.info:
         transparent = image.convert("RGBA")
+        if colors is not None:
+            colors.putalpha(transparent.getchannel("A"))
+            transparent = colors
         ground = Image.new("RGBA", transparent.size, "white")
         return Image.alpha_composite(ground, transparent).convert("RGB")
-    return image.convert("RGB")
+    return image.convert("RGB") if colors is None else colors
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
@@ -116,7 +165,8 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     """EXIF's orientation; 0 where EXIF has none or cannot be read, which does not make an image unusable."""
     try:
-        orientation = image.getexif().get(ORIENTATION)
+        # Not that of PNG, which would decode all of it to look for EXIF after its pixels.
+        orientation = Image.Image.getexif(image).get(ORIENTATION)
     except Exception:
         return 0
     return orientation if isinstance(orientation, int) else 0
@@ -167,12 +217,11 @@ def _measure(path: Path, name: Callable[[Path], ImageName], verify: bool) -> tup
     """One image's size, or its problem. Whatever a decoder raises on its bytes is the file's fault."""
     try:
         if verify:
-            content = path.read_bytes()
-            with open_image(content) as image:
-                image.verify()  # checksums, which decoding ignores
+            content = read_limited(path, IMAGE_BYTES)
+            read_image(content, Image.Image.verify)  # checksums, which decoding ignores
             decode(content, 1)
             return upright_size(content)
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             return upright_size(stream)
     except Exception as error:
         return _problem(error, name(path), empty=_is_empty(path))

@@ -1,11 +1,9 @@
-"""A small text transformer that is trained from scratch, and its tokenizer, which needs no vocabulary file."""
+"""A small text transformer that is trained from scratch."""
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
-from hashlib import blake2b
-from typing import NamedTuple
+from collections.abc import MutableMapping
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -13,26 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 
-_WORD = re.compile(r"\w+|[^\w\s]")
+from .tokenization import NEWEST, buckets, words
 
+__all__ = ["TextEmbedding", "TextTransformer", "buckets", "words"]
 
-def words(caption: str) -> list[str]:
-    """Split into lower-case words and single punctuation marks, without spaces."""
-    return _WORD.findall(caption.lower())
-
-
-@lru_cache(maxsize=65_536)
-def buckets(word: str, tables: int, size: int) -> tuple[int, ...]:
-    """Rows of the word, one in each of `tables` tables of `size` rows.
-
-    h_k(word) = blake2(word; key k) mod size. Two words that collide in one table most likely differ in another
-    (Svenstrup et al., "Hash embeddings", 2017). The result is the same in every process, unlike Python's own hash.
-    """
-    encoded = word.encode()
-    return tuple(
-        int.from_bytes(blake2b(encoded, digest_size=8, key=b"%d" % table).digest(), "big") % size
-        for table in range(tables)
-    )
+#: The entry of the state that names the version of the tokenization; version 1 had none.
+VERSION = "tokenization"
 
 
 class TextEmbedding(NamedTuple):
@@ -73,7 +57,7 @@ class TextTransformer(nn.Module):
     caption. Token 0 marks the start, so that the empty caption has an embedding too (the unconditional one of
     classifier-free guidance). The embedding of a word is the sum of its rows in `tables` tables (Svenstrup et al.,
     2017). Words beyond `max_words` are dropped. Padding is masked: the tokens of a caption do not depend on the other
-    captions of a batch.
+    captions of a batch. Weights are used with the tokenization they were trained with: its version is in the state.
     """
 
     def __init__(
@@ -90,6 +74,9 @@ class TextTransformer(nn.Module):
             raise ValueError(f"width {width} must be a multiple of heads {heads}")
         self.width, self.max_words = width, max_words
         self.table_size, self.tables = table_size, tables
+        self.tokenization = NEWEST
+        self.register_state_dict_post_hook(_save_tokenization)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_load_tokenization)  # type: ignore[no-untyped-call]
         # One table for all hashes: row 0 is padding, row 1 the start; table k starts at row 2 + k * table_size.
         self.embedding = nn.Embedding(2 + tables * table_size, width, padding_idx=0)
         self.position = nn.Parameter(torch.randn(1 + max_words, width) * 0.1)
@@ -103,7 +90,8 @@ class TextTransformer(nn.Module):
         """Rows of every token of every caption, int64 [B, L, tables], 0 for padding."""
 
         def row(caption: str) -> Tensor:
-            hashes = [buckets(word, self.tables, self.table_size) for word in words(caption)[: self.max_words]]
+            found = words(caption, self.tokenization)[: self.max_words]
+            hashes = [buckets(word, self.tables, self.table_size) for word in found]
             tokens = [[2 + table * self.table_size + at for table, at in enumerate(each)] for each in hashes]
             return torch.tensor([[1] + [0] * (self.tables - 1), *tokens])
 
@@ -117,3 +105,12 @@ class TextTransformer(nn.Module):
         for block in self.blocks:
             x = block(x, mask[:, None, None, :])
         return TextEmbedding(self.norm(x) * mask[:, :, None], mask)
+
+
+def _save_tokenization(module: TextTransformer, state: MutableMapping[str, Any], prefix: str, _: Any) -> None:
+    if module.tokenization != 1:
+        state[prefix + VERSION] = torch.tensor(module.tokenization, device="cpu")
+
+
+def _load_tokenization(module: TextTransformer, state: MutableMapping[str, Any], prefix: str, *_: Any) -> None:
+    module.tokenization = int(state.pop(prefix + VERSION, 1))

@@ -233,7 +233,7 @@ def test_of_a_thousand_problems_the_first_of_each_kind_are_shown_and_the_others_
 def test_a_note_that_belongs_to_one_problem_stands_under_each_that_has_it(
     call: Call, recipe: Path, tmp_path: Path
 ) -> None:
-    lines = ["0.png\ta", "0.png\tb", "0.png\tc", "1.pngg\td", "1.pnggg\te"]
+    lines = ["0.png\ta", "no tab", "no tab", "1.pngg\td", "1.pnggg\te"]
     (tmp_path / "captions.txt").write_text("\n".join(lines))
     (tmp_path / "two").mkdir()
     for name in "01":
@@ -243,7 +243,7 @@ def test_a_note_that_belongs_to_one_problem_stands_under_each_that_has_it(
     told = call(recipe, "--check", "--set", dataset, "--set", "steps.vae.batch_size=2")
 
     words = " ".join(told.err.split())
-    assert (words.count("see also captions.txt:1"), words.count("nearest 1.png")) == (2, 2)
+    assert (words.count("received no tab"), words.count("nearest 1.png")) == (2, 2)
     assert (words.count("requested by"), words.count("hint set `damaged_at_most")) == (1, 1)
 
 

@@ -262,8 +262,9 @@ def test_a_sample_without_image_or_caption_is_reported_by_shard_and_key(tmp_path
     problems = problems_in(path)
 
     images = "expected a member `jpg` or `jpeg` or `png` or `webp`"
+    hint = "set `damaged_at_most: 0.75` to leave out these samples (3 of 4)"
     assert [(p.code, p.subject, p.message, dict(p.notes)) for p in problems] == [
-        ("missing-image", "b", f"sample `b` has no image: {images}", {"received": "members txt"}),
+        ("missing-image", "b", f"sample `b` has no image: {images}", {"received": "members txt", "hint": hint}),
         (
             "missing-caption",
             "c",

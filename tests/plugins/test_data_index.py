@@ -157,13 +157,26 @@ def test_two_processes_may_keep_one_entry_at_once(home: Path, monkeypatch: pytes
     assert list(home.rglob("*.*")) == [path]
 
 
-def test_the_index_of_a_shard_with_a_problem_is_not_kept(tmp_path: Path, home: Path) -> None:
+def test_the_index_of_a_damaged_shard_is_not_kept(tmp_path: Path, home: Path) -> None:
     path = write_tar(tmp_path / "a.tar", {**sample(0), **with_json(1, {})})
+    os.truncate(path, 3000)
 
     first, second = problems_in(path), problems_in(path)
 
     assert first == second
     assert not list(home.rglob("*.index"))
+
+
+def test_what_is_wrong_with_samples_is_kept_with_the_index(indexed: list[str], tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", {**sample(0), **with_json(1, {}), "\udcff.txt": b"no image"})
+
+    first, second = problems_in(path), problems_in(path)
+    left_out = [open_shards(path, damaged_at_most=0.7).left_out for _ in range(2)]
+
+    assert indexed == ["a.tar"]
+    assert first == second
+    assert left_out[0] == left_out[1]
+    assert [problem.subject for problem in left_out[0]] == ["0001", "\udcff"]
 
 
 def test_a_shard_that_is_written_while_it_is_indexed_is_reported(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
+from PIL.PngImagePlugin import PngInfo
 
 from fluxflow_data.folder.dataset import Folder
+from fluxflow_data.folder.samples import SUFFIXES
+from fluxflow_data.images import FORMATS, crop_image, upright_size
 from fluxflow_data.shards.dataset import WebDataset
+from fluxflow_data.sizes import Size
 from fluxflow_registry import DataError, SampleError
 from fluxflow_registry.plan.steps import RecipePlan
 
@@ -137,8 +143,8 @@ def test_bad_lines_of_a_long_captions_file_are_left_out_with_their_numbers(tmp_p
     assert len(source) == 199
     assert [(Path(str(p.where)).name, p.message) for p in source.left_out] == [
         ("captions.tsv:18", "line 18 of `captions.tsv` has no tab between name and caption"),
-        ("0017.png", f"image `0017.png` has no caption in `{tmp_path}/captions.tsv`"),
     ]
+    assert source.notes[-1] == "skipped 1 image of the folder that `captions.tsv` does not name"
 
 
 def test_too_many_damaged_images_are_refused_with_a_hint_on_how_to_leave_them_out(tmp_path: Path) -> None:
@@ -189,3 +195,111 @@ def test_a_run_trains_without_the_damaged_images_and_reports_them(prove: Checker
     assert len(warnings) == 1
     assert warnings[0].startswith("dataset `shapes`: skipped 3 damaged samples\n")
     assert all(name in warnings[0] for name in broken())
+
+
+LARGE = 3 << 20
+
+
+def many_texts(info: PngInfo) -> None:
+    for number in range(9):
+        info.add_text(str(number), "x" * 1000)
+
+
+TEXTS: dict[str, Callable[[PngInfo], None]] = {
+    "a long text": lambda info: info.add_text("workflow", "x" * LARGE),
+    "a long compressed text": lambda info: info.add_text("workflow", "x" * LARGE, zip=True),
+    "a long international text": lambda info: info.add_itxt("workflow", "é" * LARGE, zip=True),
+    "a long text after the pixels": lambda info: info.add(
+        b"zTXt", b"workflow\0\0" + zlib.compress(b"x" * LARGE), after_idat=True
+    ),
+    "many texts": many_texts,
+    "a long color profile": lambda info: info.add(b"iCCP", b"big\0\0" + zlib.compress(b"x" * LARGE)),
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("kind", ["folder", "folder, headers only", "webdataset"])
+def test_texts_in_a_png_never_matter(kind: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_MEMORY", 5000)  # 64 MiB take longer
+    image, info = Image.radial_gradient("L").resize((40, 30)).convert("RGB"), PngInfo()
+    TEXTS[text](info)
+    files = {"a.png": encoded(image, "PNG", pnginfo=info)}
+
+    if kind == "webdataset":
+        shards = str(write_tar(tmp_path / "a.tar", members(files)))
+        source: Any = WebDataset(shards=shards, image_size=8, bucket_multiple=2)()
+    else:
+        place = str(folder(tmp_path, files))
+        source = Folder(path=place, image_size=8, bucket_multiple=2, verify=kind == "folder")()
+
+    assert source.sizes().tolist() == [[40, 30]]
+    height, width = source.batch([0], 0)["image"].shape[-2:]
+    pixels = crop_image(encoded(image, "PNG"), Size(width, height))
+    assert np.array_equal(crop_image(files["a.png"], Size(width, height)), pixels)
+
+
+def sun_raster(image: Image.Image) -> bytes:
+    """A file of a format that Pillow reads and does not write."""
+    data = image.convert("L").tobytes()
+    return struct.pack(">8I", 0x59A66A95, *image.size, 8, len(data), 1, 0, 0) + data
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_image_is_read_whatever_its_suffix(suffix: str, tmp_path: Path) -> None:
+    image = Image.radial_gradient("L").resize((40, 30)).convert("1" if suffix == ".pbm" else "RGB")
+    form = Image.registered_extensions()[suffix]
+    content = sun_raster(image) if form == "SUN" else encoded(image, form)
+    place = folder(tmp_path, {f"a{suffix}": content, f"b{suffix.upper()}": content})
+
+    source = Folder(path=str(place), image_size=8)()
+
+    assert [Path(source.name(index)).name for index in range(2)] == [f"a{suffix}", f"b{suffix.upper()}"]
+    assert source.sizes().tolist() == [[40, 30]] * 2
+    assert source.notes == []
+
+
+def test_the_suffixes_are_those_of_the_formats_that_are_read() -> None:
+    known = {suffix for suffix, form in Image.registered_extensions().items() if form in {*FORMATS, "MPO"}}
+
+    assert known - set(SUFFIXES) == {".pfm"}, "its pixels have no known range"
+    assert set(SUFFIXES) <= known
+
+
+@pytest.mark.parametrize("captions", [None, "table.tsv"])
+def test_files_that_are_not_read_are_counted_by_suffix(captions: str | None, tmp_path: Path) -> None:
+    place = folder(tmp_path, many(2))
+    for name in ("a.heic", "b.HEIC", "c.psd", "README", "0000.json", ".hidden.heic"):
+        (place / name).write_bytes(b"x")
+    (place / "table.tsv").write_text("".join(f"{name}\tcaption\n" for name in many(2)))
+
+    source = Folder(path=str(place), captions=captions and str(place / captions), image_size=8)()
+
+    texts, table = ("2 .txt, ", "") if captions else ("", "1 .tsv, ")
+    assert source.notes == [
+        f"ignored {7 if captions else 6} files whose names are not those of images: "
+        f"2 .heic, {texts}1 .json, 1 .psd, {table}1 without a suffix"
+    ]
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "PNG by XMP"])
+def test_the_orientation_of_every_format_is_undone_in_the_pixels_and_in_the_size(form: str, number: int) -> None:
+    image = Image.new("RGB", (40, 20), "blue")
+    image.paste((255, 0, 0), (0, 0, 20, 10))
+    undo: dict[int, Image.Transpose] = dict(
+        zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True)  # type: ignore[arg-type]
+    )
+    upright = image if number == 1 else image.transpose(undo[number])
+    if form == "PNG by XMP":
+        info = PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", f'<x tiff:Orientation="{number}"/>')
+        content = encoded(image, "PNG", pnginfo=info)
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = number
+        content = encoded(image, form, exif=exif)
+
+    pixels = crop_image(content, Size(*upright.size))
+
+    assert upright_size(content) == upright_size(io.BytesIO(content)) == upright.size
+    assert np.abs(pixels.astype(int) - np.asarray(upright)).mean() < 8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from itertools import compress
@@ -13,11 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, field, frozen, validators
 
-from fluxflow_registry import DataError, Place, Problem, printable
+from fluxflow_registry import DataError, Place, Problem, counted, printable
 
+from ..files import IMAGE_BYTES, read_limited
 from ..holdout import HoldoutOptions, nested_folders, overlap
 from ..image_dataset import ImageSource
-from .samples import SUFFIXES, Flaw, Sample, from_file, from_text_files, image_name, list_files, one_per_image, stem
+from .captions_file import read_captions_file
+from .samples import (
+    CAPTION_SUFFIXES,
+    SUFFIXES,
+    Flaw,
+    Sample,
+    from_text_files,
+    ignored_files,
+    image_name,
+    is_image,
+    list_files,
+    one_per_image,
+    stem,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,23 +43,34 @@ def _captions_are_text_files(folder: Folder, _: Any, uncaptioned: bool) -> None:
         raise ValueError("`uncaptioned` is true, but `captions` names a file: remove one of them")
 
 
+def _names_files(_: Any, __: Any, captions: str | list[str] | None) -> None:
+    if captions is not None and not all([captions] if isinstance(captions, str) else captions or [""]):
+        raise ValueError("`captions` names no file: write the path of one, a list of paths, or null")
+
+
 # More than a dozen attributes: one for each option of the recipe.
 @frozen
 class Folder(HoldoutOptions):
     """Images of a folder and of the folders in it, with captions, as squares or in aspect buckets.
 
     image: float32 [B, 3, H, W] in [-1, 1]; caption: text. An image is resized with antialiasing until it covers its
-    size, and the center is cropped. Transparent images are blended with white, 16 bits are scaled to 8, EXIF's
-    orientation is applied, and an animation contributes its first frame. Samples are in the order of their names.
-    Hidden files and folders are ignored, and links to folders are not followed.
+    size, and the center is cropped. Transparent images are blended with white, 16 bits are scaled to 8, colors are
+    converted from the image's profile to sRGB, EXIF's orientation is applied, and an animation contributes its first
+    frame. Samples are in the order of their names. Hidden files and folders are ignored, and links to folders are not
+    followed.
+
+    A captions file has lines `name<TAB>caption`; with a header, columns such as `file_name` and `caption`, separated by
+    tabs, commas, semicolons or `|`; or a mapping with such keys on each line (`.jsonl`). Names are relative to `path`
+    or to the captions file. An image that it does not name is not used. One that it names several times, or with a list
+    of captions, is a sample with each of them.
     """
 
     path: str = field(validator=validators.min_len(1))
     """The folder, relative to the folder in which the command runs."""
-    captions: str | None = field(default=None, validator=validators.optional(validators.min_len(1)))
-    """A file of lines `name<TAB>caption`, names relative to `path`; null: `a.txt` beside `a.jpg`."""
+    captions: str | list[str] | None = field(default=None, validator=_names_files)
+    """Files that say which images are used and what they show: TSV, CSV or JSON lines; null: `a.txt` beside `a.jpg`."""
     uncaptioned: bool = field(default=False, validator=_captions_are_text_files)
-    """Whether an image without a text file has an empty caption, which is enough for an autoencoder."""
+    """Whether an image without a text, or with an empty one, has an empty caption: enough for an autoencoder."""
     verify: bool = field(default=True, kw_only=True)
     """Decode every new image when the dataset is opened; false: read its header, and find damage in training."""
     damaged_at_most: float = field(default=0.01, kw_only=True, validator=[validators.ge(0.0), validators.le(1.0)])
@@ -59,21 +84,17 @@ class Folder(HoldoutOptions):
         problems: list[Problem] = []
         flaws: list[Flaw] = []
         files = _list_files(root, problems)
-        images = {name for name in files if Path(name).suffix.lower() in SUFFIXES}
-        samples: list[Sample] = []
-        try:
-            if self.captions is None:
-                samples = from_text_files(root, files, images, flaws, self.uncaptioned)
-            else:
-                table = Path(os.path.expanduser(self.captions))
-                samples = from_file(root, table, files if root.is_dir() else None, images, flaws)
-        except DataError as error:
-            problems += error.problems
+        images = {name for name in files if is_image(name)}
+        if self.captions is None:
+            samples, used = from_text_files(root, files, images, flaws, self.uncaptioned), images
+        else:
+            samples = self._from_captions_files(root, files, problems, flaws)
+            used = {sample.name for sample in samples}
         if root.is_dir() and not images and not samples:
             hint = ("hint", f"add images whose names end in {', '.join(SUFFIXES)}")
             message = f"folder `{root.name}` contains no images"
             problems.append(Problem(message, str(root), (hint,), code="empty-dataset", subject=root.name))
-        names = {root / files[name]: name for name in images} | {sample.path: sample.name for sample in samples}
+        names = {root / files[name]: name for name in used}
         sizes = self._image_sizes(root, names, flaws)
         intact = [sample for sample in samples if sample.path in sizes]
         flaws = one_per_image(flaws)
@@ -84,12 +105,13 @@ class Folder(HoldoutOptions):
         judged = [sample.name for sample in intact] + [flaw.image for flaw in flaws if flaw.image]
         which = self.selected(stem(name).encode("utf-8", "surrogateescape") for name in judged)
         selected = set(judged if which is None else compress(judged, which))
-        read = [sample for sample in intact if sample.name in selected]
-        if not read:
+        chosen = [sample for sample in intact if sample.name in selected]
+        if not chosen:
             raise DataError(self.empty_split(len(intact), str(root)))
         left_out = [flaw.problem for flaw in flaws if flaw.image is None or flaw.image in selected]
-        stored_sizes = np.array([sizes[sample.path] for sample in read], dtype=np.int64)
-        return FolderSource(self, read, stored_sizes, left_out, self.describe_split(read, intact))
+        stored_sizes = np.array([sizes[sample.path] for sample in chosen], dtype=np.int64)
+        notes = self._notes(root, files, images - used)
+        return FolderSource(self, chosen, stored_sizes, left_out, self.describe_split(chosen, intact), notes)
 
     def overlap(self, label: str, other: str, trained: object) -> Problem | None:
         """The problem where this dataset is held out and another one of the same images is trained on."""
@@ -102,6 +124,40 @@ class Folder(HoldoutOptions):
         if root == theirs:
             return overlap(self, label, other, trained)
         return nested_folders(self, label, other, root, theirs)
+
+    def _tables(self) -> list[Path]:
+        """The captions files."""
+        captions = [self.captions] if isinstance(self.captions, str) else self.captions or ()
+        return [Path(os.path.expanduser(each)) for each in captions]
+
+    def _from_captions_files(
+        self, root: Path, files: Mapping[str, str], problems: list[Problem], flaws: list[Flaw]
+    ) -> list[Sample]:
+        """The samples that the captions files describe, in the order of names; those of one image in that of lines."""
+        samples: list[Sample] = []
+        taken: set[tuple[str, str]] = set()
+        for table in self._tables():
+            try:
+                samples += read_captions_file(root, table, files if root.is_dir() else None, taken, flaws)
+            except DataError as error:
+                problems += error.problems
+        if files and not samples and not problems and not flaws:
+            message = f"captions file `{self._tables()[0].name}` is empty"
+            problems.append(Problem(message, str(self._tables()[0]), code="empty-dataset", subject="captions"))
+        return sorted(samples, key=lambda sample: sample.name)
+
+    def _notes(self, root: Path, files: Mapping[str, str], unused: Collection[str]) -> list[str]:
+        """What of the folder is not used."""
+        tables = {os.path.abspath(table) for table in self._tables()}
+        if self.captions is None:
+            read = {stem(name) + suffix for name in files if is_image(name) for suffix in CAPTION_SUFFIXES}
+        else:
+            read = {name for name, stored in files.items() if os.path.abspath(root / stored) in tables}
+        notes = ignored_files(files, read)
+        if unused:
+            table = f"`{self._tables()[0].name}` does not name" if len(tables) == 1 else "no captions file names"
+            notes.append(f"skipped {counted(len(unused), 'image')} of the folder that {table}")
+        return notes
 
     def _image_sizes(self, root: Path, names: Mapping[Path, str], flaws: list[Flaw]) -> dict[Path, tuple[int, int]]:
         """The size of each image that can be read; adds to `flaws` why the others cannot."""
@@ -124,8 +180,9 @@ class FolderSource(ImageSource):
         stored_sizes: NDArray[np.int64],
         left_out: Sequence[Problem] = (),
         about: Sequence[str] = (),
+        notes: Sequence[str] = (),
     ) -> None:
-        super().__init__(options, stored_sizes, left_out, about)
+        super().__init__(options, stored_sizes, left_out, about, notes)
         self._root = Path(os.path.expanduser(options.path))
         self._samples = samples
 
@@ -150,7 +207,7 @@ class FolderSource(ImageSource):
         return image_name(self._samples[index].path, self._samples[index].name)
 
     def _read_image(self, index: int) -> bytes:
-        return self._samples[index].path.read_bytes()
+        return read_limited(self._samples[index].path, IMAGE_BYTES)
 
     def _read_caption(self, index: int) -> str:
         return self._samples[index].caption

@@ -12,6 +12,7 @@ from fluxflow_registry import DataError, Place, Problem, printable
 
 from ..cache import cache_folder
 from ..captions import CaptionError, CaptionMember
+from ..files import CAPTION_BYTES, IMAGE_BYTES, check_size
 from ..holdout import HoldoutOptions, overlap
 from ..image_dataset import ImageSource
 from .paths import check_entry, find_shards, identities
@@ -71,7 +72,8 @@ class WebDataset(HoldoutOptions):
     image: float32 [B, 3, H, W] in [-1, 1]; caption: text; images are cropped as in `folder`. The members `a/007.jpg`
     and `a/007.txt` are one sample with the key `a/007`: the name up to the first dot of its base name. Samples are in
     the order of the shards and of their first members. Opening reads the headers of new shards and rejects shards
-    that are truncated, damaged or incomplete; the index is kept in the cache, so that later runs start faster.
+    that are truncated or damaged; the index is kept in the cache, so that later runs start faster. Names with dots are
+    keys as a whole where nothing else makes a sample: `a/1.5.jpg` and `a/1.5.txt` have the key `a/1.5`.
     Shards must not change while they are read. From a server (http, https) only the parts that are needed are read. A
     sample that cannot be decoded is replaced by another one.
     """
@@ -90,6 +92,10 @@ class WebDataset(HoldoutOptions):
     """Download whole shards from a server into the cache first; false: read what is needed, where the server can."""
     fetch_limit: float = field(default=64.0, kw_only=True, validator=validators.gt(0.0))
     """GiB of shards that may be downloaded whole, all together."""
+    uncaptioned: bool = field(default=False, kw_only=True)
+    """Whether a sample without a caption, or with an empty one, has an empty caption: enough for an autoencoder."""
+    damaged_at_most: float = field(default=0.01, kw_only=True, validator=[validators.ge(0.0), validators.le(1.0)])
+    """Share of samples that may lack image or caption: they are reported and left out; more are an error."""
 
     def __call__(self) -> ShardSource:
         """Open the shards; raises DataError with everything that is wrong in any of them."""
@@ -100,17 +106,24 @@ class WebDataset(HoldoutOptions):
         problems: list[Problem] = []
         paths = find_shards(_entries(self.shards), problems)
         images = tuple(part.strip(" .").lower() for part in self.image_key.split(";"))
-        wanted = SampleMembers(images, self._caption_member().extension)
+        wanted = SampleMembers(images, self._caption_member().extension, self.uncaptioned)
         # Sizes are in the headers of all images: a request for each would take longer than a download.
         downloads = Downloads(self.token_env, self.fetch or self.bucket_multiple is not None, self.fetch_limit)
-        table = open_shards(paths, wanted, downloads, problems)
+        table = open_shards(paths, wanted, downloads, self.damaged_at_most, problems)
         if table is None:
             raise DataError(problems)
         read = table.select(self.selected(table.keys()))
         if not len(read):
             raise DataError(self.empty_split(len(table), table.shards[0].name))
         sizes = read.sizes() if self.bucket_multiple is not None else None
-        return ShardSource(self, read, sizes, self.describe_split(read, table))
+        flawed = list(table.flawed())
+        chosen = self.selected(key for key, _, _ in flawed) if flawed else None
+        left_out = [
+            flaw.problem(wanted, shard)
+            for number, (_, flaw, shard) in enumerate(flawed)
+            if chosen is None or chosen[number]
+        ]
+        return ShardSource(self, read, sizes, left_out, self.describe_split(read, table))
 
     def overlap(self, label: str, other: str, trained: object) -> Problem | None:
         """The problem where this dataset is held out, and another one with some of its shards is trained on."""
@@ -133,13 +146,19 @@ class ShardSource(ImageSource):
     """The samples of opened shards, each read from its span when a batch needs it."""
 
     def __init__(
-        self, options: WebDataset, table: SampleTable, sizes: NDArray[np.int64] | None, about: Sequence[str] = ()
+        self,
+        options: WebDataset,
+        table: SampleTable,
+        sizes: NDArray[np.int64] | None,
+        left_out: Sequence[Problem] = (),
+        about: Sequence[str] = (),
     ) -> None:
-        super().__init__(options, sizes, about=about)
+        # Why shards were downloaded whole although the recipe does not require it.
+        notes = [] if options.fetch else _downloads(table, options.bucket_multiple is not None)
+        super().__init__(options, sizes, left_out, about, notes)
+        self._uncaptioned = options.uncaptioned
         self._caption_member = options._caption_member()
         self._table = table
-        #: Why shards were downloaded whole although the recipe does not require it.
-        self.notes = [] if options.fetch else _downloads(table, options.bucket_multiple is not None)
         self.digest = table.digest
         self._reader = Reader(options.token_env)
 
@@ -152,7 +171,8 @@ class ShardSource(ImageSource):
 
     def batch(self, indices: Sequence[int], seed: int) -> dict[str, Tensor | list[str]]:
         """The samples at `indices`, as in ImageSource; parts of remote shards are requested in parallel."""
-        rows = [(self._table.image(index), self._table.caption(index)) for index in indices]
+        pairs = [(self._table.image(index), self._table.caption(index)) for index in indices]
+        rows = [[span for span in pair if span is not None] for pair in pairs]
         with self._reader.ahead(rows):
             return super().batch(indices, seed)
 
@@ -161,14 +181,20 @@ class ShardSource(ImageSource):
         return f"the image of sample `{key}`", key, Place(shard)
 
     def _read_image(self, index: int) -> bytes:
-        return self._reader.read(self._table.image(index))
+        span = self._table.image(index)
+        check_size(span.size, IMAGE_BYTES)
+        return self._reader.read(span)
 
     def _read_caption(self, index: int) -> str | Problem:
         shard, key = self._table.shard_and_key(index)
+        span = self._table.caption(index)
         member, code = f"member `{self._caption_member.extension}` of sample `{key}`", "damaged-sample"
+        if span is None:
+            return ""
         try:
-            caption = self._caption_member.caption(self._reader.read(self._table.caption(index)))
-            if caption:
+            check_size(span.size, CAPTION_BYTES)
+            caption = self._caption_member.caption(self._reader.read(span))
+            if caption or self._uncaptioned:
                 return caption
             code, message = "missing-caption", f"the caption of sample `{key}` is empty"
         except CaptionError as error:

@@ -1,20 +1,20 @@
-"""The index of a shard: where the image and the caption of each sample are, found from the headers alone and kept."""
+"""The index of a shard: where image and caption of each sample are, and what others lack, from the headers alone."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from attrs import frozen
 
-from fluxflow_registry import Problem
+from fluxflow_registry import Problem, open_regular
 
 from ..cache import Cache
 from .paths import is_remote, shard_problem
@@ -38,6 +38,9 @@ SEVERAL = {
 #: Columns of `ShardIndex.spans`.
 IMAGE, IMAGE_SIZE, CAPTION, CAPTION_SIZE = range(4)
 
+#: The size of a caption that does not exist.
+NO_CAPTION = -1
+
 #: The members of one sample by extension.
 Parts = dict[str, Member]
 
@@ -50,6 +53,35 @@ class SampleMembers:
 
     images: tuple[str, ...]
     caption: str
+    #: Whether a sample needs no caption.
+    uncaptioned: bool = False
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What identifies the choice: as it was before samples could lack captions, unless they may."""
+        return (self.images, self.caption, *(["uncaptioned"] if self.uncaptioned else []))
+
+    def part(self, extension: str) -> str | None:
+        """The wanted extension in which a longer one ends: `png` in `5.png`, the longest of several."""
+        ends = [each for each in (*self.images, self.caption) if extension.endswith(f".{each}")]
+        return max(ends, key=len, default=None)
+
+
+class Flaw(NamedTuple):
+    """Why a sample cannot be used: `detail` are its members, or the whole message about the member `subject`."""
+
+    key: str
+    code: str
+    subject: str
+    detail: str
+
+    def problem(self, wanted: SampleMembers, name: str) -> Problem:
+        """The flaw as the problem of a sample in the shard `name`."""
+        if self.code not in ("missing-image", "missing-caption"):
+            return Problem(self.detail, name, code=self.code, subject=self.subject)
+        part, choices = ("caption", [wanted.caption]) if self.code == "missing-caption" else ("image", wanted.images)
+        message = f"sample `{self.key}` has no {part}: expected a member `{'` or `'.join(choices)}`"
+        return Problem(message, name, [("received", f"members {self.detail}")], code=self.code, subject=self.subject)
 
 
 @frozen(eq=False)
@@ -70,6 +102,8 @@ class ShardIndex:
     ends: NDArray[np.int64]
     #: uint8: the keys as UTF-8, without separators.
     keys: NDArray[np.uint8]
+    #: What is wrong with the other samples; a sample may have several.
+    flaws: tuple[Flaw, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -95,7 +129,7 @@ class ShardIndex:
 def index_file(path: str, name: str, wanted: SampleMembers) -> ShardIndex | list[Problem]:
     """The index of the file at `path`, or whatever is wrong in it; `name` is the shard's path or URL in problems."""
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open_regular(Path(path)) as file:
             before = _state(file.fileno())
             index = index_shard(partial(os.pread, file.fileno()), before, name, wanted)
             changed = _state(file.fileno()) != before
@@ -122,72 +156,82 @@ def index_shard(read: Read, state: tuple[int, int], name: str, wanted: SampleMem
         return [shard_problem(name, "is empty (0 bytes)", "damaged-shard")]
     digest = blake2b(str(length).encode(), digest_size=16)
     samples: dict[str, Parts] = {}
-    problems: list[Problem] = []
+    flaws: list[Flaw] = []
     try:
         for member in members(read, length, digest.update):
-            _add_member(member, samples, name, problems)
+            _add_member(member, samples, flaws)
     except TarError as error:
-        return [*_first_of_each_kind(problems, name), shard_problem(name, str(error), "damaged-shard", error.notes)]
-    rows = _rows(samples, wanted, name, problems)
-    if problems:
-        return list(_first_of_each_kind(problems, name))
-    encoded = [key.encode("utf-8", "surrogateescape") for key in samples]
+        return [*report(flaws, wanted, name), shard_problem(name, str(error), "damaged-shard", error.notes)]
+    rows = _rows(_with_dots(samples, wanted), wanted, flaws)
+    encoded = [key.encode("utf-8", "surrogateescape") for key in rows]
     return ShardIndex(
         length=length,
         mtime=version,
         digest=digest.hexdigest(),
-        spans=np.array(rows, dtype=np.int64).reshape(-1, 4),
+        spans=np.array(list(rows.values()), dtype=np.int64).reshape(-1, 4),
         ends=np.cumsum([len(key) for key in encoded], dtype=np.int64),
         keys=np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        flaws=tuple(flaws),
     )
 
 
-def _add_member(member: Member, samples: dict[str, Parts], name: str, problems: list[Problem]) -> None:
+def _add_member(member: Member, samples: dict[str, Parts], flaws: list[Flaw]) -> None:
     """Add a member to the sample with its key; a member without key or extension belongs to no sample."""
     if member.kind == "folder":
-        return
-    if member.kind != "file":
-        message = f"member `{member.name}` at byte {member.header} is a {member.kind}, not a file"
-        problems.append(Problem(message, name, code="unsupported-member", subject=member.name))
         return
     # Split at the first dot of the base name: `a/b.0.JPG` is `a/b` and `0.jpg`.
     folder, slash, base = member.name.rpartition("/")
     stem, _, extension = base.partition(".")
-    if not stem or not extension:
-        return
     key, extension = f"{folder}{slash}{stem}", extension.lower()
-    first = samples.setdefault(key, {}).setdefault(extension, member)
-    if first is not member:
-        message = f"sample `{key}` has two members `{extension}`: at byte {first.header} and at byte {member.header}"
-        problems.append(Problem(message, name, code="duplicate-name", subject=member.name))
+    if member.kind != "file":
+        message = f"member `{member.name}` at byte {member.header} is a {member.kind}, not a file"
+        flaws.append(Flaw(key, "unsupported-member", member.name, message))
+    elif stem and extension:
+        first = samples.setdefault(key, {}).setdefault(extension, member)
+        if first is not member:
+            places = f"at byte {first.header} and at byte {member.header}"
+            message = f"sample `{key}` has two members `{extension}`: {places}"
+            flaws.append(Flaw(key, "duplicate-name", member.name, message))
 
 
-def _rows(samples: dict[str, Parts], wanted: SampleMembers, name: str, problems: list[Problem]) -> list[list[int]]:
-    """A row of `spans` for each sample that has image and caption; adds to `problems` what the others lack."""
-    rows: list[list[int]] = []
+def _with_dots(samples: Mapping[str, Parts], wanted: SampleMembers) -> dict[str, Parts]:
+    """The samples, some of whose keys have dots: `a.1.jpg` and `a.1.txt` are `a.1` without an `a.jpg` or `a.txt`."""
+    known = {*wanted.images, wanted.caption}
+    if all(known & parts.keys() for parts in samples.values()):
+        return dict(samples)
+    found: dict[str, Parts] = {}
+    for key, parts in samples.items():
+        for extension, member in parts.items():
+            part = None if known & parts.keys() else wanted.part(extension)
+            whole = key if part is None else member.name[: -len(part) - 1]
+            found.setdefault(whole, {})[part or extension] = member
+    return dict(sorted(found.items(), key=lambda item: min(member.header for member in item[1].values())))
+
+
+def _rows(samples: Mapping[str, Parts], wanted: SampleMembers, flaws: list[Flaw]) -> dict[str, list[int]]:
+    """A row of `spans` for each sample that has what is wanted, by key; adds to `flaws` what the others lack."""
+    rows: dict[str, list[int]] = {}
+    flawed = {flaw.key for flaw in flaws}
     for key, parts in samples.items():
         image = next((parts[extension] for extension in wanted.images if extension in parts), None)
         caption = parts.get(wanted.caption)
-        if image is not None and caption is not None:
-            rows.append([image.offset, image.size, caption.offset, caption.size])
-            continue
-        notes = [("received", f"members {', '.join(sorted(parts))}")]
+        received = ", ".join(sorted(parts))
         if image is None:
-            message = f"sample `{key}` has no image: expected a member `{'` or `'.join(wanted.images)}`"
-            problems.append(Problem(message, name, notes, code="missing-image", subject=key))
-        if caption is None:
-            message = f"sample `{key}` has no caption: expected a member `{wanted.caption}`"
-            problems.append(Problem(message, name, notes, code="missing-caption", subject=key))
+            flaws.append(Flaw(key, "missing-image", key, received))
+        if caption is None and not wanted.uncaptioned:
+            flaws.append(Flaw(key, "missing-caption", key, received))
+        elif image is not None and key not in flawed:
+            rows[key] = [image.offset, image.size, *((caption.offset, caption.size) if caption else (0, NO_CAPTION))]
     return rows
 
 
-def _first_of_each_kind(problems: Sequence[Problem], name: str) -> Iterator[Problem]:
+def report(flaws: Sequence[Flaw], wanted: SampleMembers, name: str) -> Iterator[Problem]:
     """The first few problems of each kind in a shard, and how many more there are."""
     counts: Counter[str] = Counter()
-    for problem in problems:
-        counts[problem.code] += 1
-        if counts[problem.code] <= REPORTED:
-            yield problem
+    for flaw in flaws:
+        counts[flaw.code] += 1
+        if counts[flaw.code] <= REPORTED:
+            yield flaw.problem(wanted, name)
     shard = os.path.basename(name)
     for code, count in counts.items():
         if count > REPORTED:
@@ -199,7 +243,7 @@ def indexed(path: str, name: str, wanted: SampleMembers, file: RemoteFile | None
 
     `file` describes a shard that is read from a server; `name` is the shard's path or URL in problems.
     """
-    kept_at = CACHE.path(path if is_remote(path) else os.path.abspath(path), wanted.images, wanted.caption)
+    kept_at = CACHE.path(path if is_remote(path) else os.path.abspath(path), *wanted.key)
     kept = _kept(kept_at)
     with suppress(OSError):  # indexing reports it
         if kept is not None and kept.state == (file.state if file is not None else _state(path)):
@@ -210,6 +254,7 @@ def indexed(path: str, name: str, wanted: SampleMembers, file: RemoteFile | None
         index = index_shard(ReadAhead(file).read, file.state, name, wanted)
     if isinstance(index, ShardIndex):
         facts = {"length": index.length, "mtime": index.mtime, "digest": index.digest, "samples": len(index)}
+        facts |= {"flaws": index.flaws} if index.flaws else {}
         CACHE.write(kept_at, facts, [index.spans.astype("<i8"), index.ends.astype("<i8"), index.keys])
     return index
 
@@ -228,4 +273,5 @@ def _kept(path: Path | None) -> ShardIndex | None:
         spans=np.frombuffer(arrays, np.dtype("<i8"), 4 * samples).reshape(samples, 4),
         ends=np.frombuffer(arrays, np.dtype("<i8"), samples, 32 * samples),
         keys=np.frombuffer(arrays, np.uint8, -1, 40 * samples),
+        flaws=tuple(Flaw(*flaw) for flaw in facts.get("flaws", ())),
     )

@@ -126,7 +126,8 @@ class Reader:
 
 def _open(path: str, state: tuple[int, int]) -> int:
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        # Without waiting for the writer of a pipe that has replaced the shard.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
         raise DataError(shard_problem(path, "no longer exists", "missing-file")) from None
     except OSError as error:

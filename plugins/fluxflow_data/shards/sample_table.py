@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from hashlib import blake2b
 from itertools import chain
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,19 @@ from attrs import evolve, frozen
 from fluxflow_registry import DataError, Problem
 
 from ..cache import DIGEST_SIZE, Cache
-from .index import CAPTION, CAPTION_SIZE, IMAGE, IMAGE_SIZE, SampleMembers, ShardIndex, indexed
+from .index import (
+    CAPTION,
+    CAPTION_SIZE,
+    IMAGE,
+    IMAGE_SIZE,
+    NO_CAPTION,
+    SEVERAL,
+    Flaw,
+    SampleMembers,
+    ShardIndex,
+    indexed,
+    report,
+)
 from .paths import is_remote, public
 from .reader import Reader, Span, in_parallel
 from .remote import Downloads, ManyBytesError, probe
@@ -112,9 +125,18 @@ class SampleTable:
         """Where the image of a sample is."""
         return self._span(index, IMAGE, IMAGE_SIZE)
 
-    def caption(self, index: int) -> Span:
-        """Where the caption of a sample is."""
-        return self._span(index, CAPTION, CAPTION_SIZE)
+    def caption(self, index: int) -> Span | None:
+        """Where the caption of a sample is; None where it has none."""
+        span = self._span(index, CAPTION, CAPTION_SIZE)
+        return None if span.size == NO_CAPTION else span
+
+    def flawed(self) -> Iterator[tuple[bytes, Flaw, str]]:
+        """The samples that cannot be used: the key as UTF-8, the first flaw, and the shard's name."""
+        for shard in self.shards:
+            first: dict[str, Flaw] = {}
+            for flaw in shard.index.flaws:
+                first.setdefault(flaw.key, flaw)
+            yield from ((key.encode("utf-8", "surrogateescape"), flaw, shard.name) for key, flaw in first.items())
 
     def sizes(self) -> NDArray[np.int64]:
         """Width and height of each image by its header, 0 if it is not an image: int64 [samples, 2]."""
@@ -137,15 +159,26 @@ class SampleTable:
 
 
 def open_shards(
-    paths: Sequence[str], wanted: SampleMembers, downloads: Downloads, problems: list[Problem]
+    paths: Sequence[str], wanted: SampleMembers, downloads: Downloads, damaged_at_most: float, problems: list[Problem]
 ) -> SampleTable | None:
-    """The samples of all shards; None where there is any problem, after adding all to `problems`."""
+    """The samples of all shards; None where there is any problem, after adding all to `problems`.
+
+    Samples without image or caption are no problem as long as their share is at most `damaged_at_most`.
+    """
     most = REMOTE_SHARDS_AT_ONCE if any(map(is_remote, paths)) else SHARDS_AT_ONCE
     opened = in_parallel(partial(_open, wanted=wanted, downloads=downloads), paths, most)
     shards = [shard for shard in opened if isinstance(shard, Shard)]
-    problems += [problem for wrong in opened if not isinstance(wrong, Shard) for problem in wrong]
     indexes = [shard.index for shard in shards]
-    if not problems and not any(map(len, indexes)):
+    flawed = sum(len({flaw.key for flaw in index.flaws}) for index in indexes)
+    intact = sum(map(len, indexes))
+    rejected = len(shards) < len(opened) or not intact or flawed > damaged_at_most * (intact + flawed)
+    found: list[Problem] = []
+    for shard in opened if rejected else ():
+        found += report(shard.index.flaws, wanted, shard.name) if isinstance(shard, Shard) else shard
+    if flawed and rejected:
+        _add_hint(found, wanted, indexes, intact, flawed)
+    problems += found
+    if not problems and not intact:
         expected = f"{', '.join(wanted.images)} for images, {wanted.caption} for captions"
         hint = f"set `image_key` and `caption_key` to the extensions of the members (now {expected})"
         where = public(paths[0]) if paths else None
@@ -154,8 +187,24 @@ def open_shards(
         return None
     firsts = np.concatenate([[0], np.cumsum([len(index) for index in indexes])]).astype(np.int64)
     choices = "\0".join((*wanted.images, "", wanted.caption))
+    choices += "\0uncaptioned" if wanted.uncaptioned else ""
     content = choices + "".join(index.digest for index in indexes)
     return SampleTable(tuple(shards), firsts, blake2b(content.encode(), digest_size=16).hexdigest())
+
+
+def _add_hint(
+    problems: list[Problem], wanted: SampleMembers, indexes: Sequence[ShardIndex], intact: int, flawed: int
+) -> None:
+    """Add to the first problem with a sample how to train without it, or, where all lack captions, how to name them."""
+    at = next(at for at, problem in enumerate(problems) if problem.code in SEVERAL)
+    if intact:
+        share = ceil(100 * flawed / (intact + flawed)) / 100
+        hint = f"set `damaged_at_most: {share}` to leave out these samples ({flawed:,} of {intact + flawed:,})"
+    elif all(flaw.code == "missing-caption" for index in indexes for flaw in index.flaws):
+        hint = "set `caption_key` to the extension of the captions, or `uncaptioned: true` if no captions are needed"
+    else:
+        return
+    problems[at] = evolve(problems[at], notes=(*problems[at].notes, ("hint", hint)))
 
 
 def _open(path: str, wanted: SampleMembers, downloads: Downloads) -> Shard | list[Problem]:

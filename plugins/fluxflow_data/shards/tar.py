@@ -22,6 +22,9 @@ LONGEST_EXTENSION = 1 << 20
 #: How much of the zeros after the last member is read at once.
 CHUNK = 1 << 16
 
+#: Zeros that may follow the last member: writers fill up a block of at most some MiB.
+LONGEST_END = 1 << 26
+
 #: What a member is, by the byte in its header; `7` is stored like any file.
 KINDS = {
     b"\0": "file",
@@ -191,6 +194,9 @@ def _check_end(read: Read, offset: int, length: int, last: str, headers: Callabl
     if length < offset + 2 * BLOCK:
         message = f"is truncated at byte {length}: one of the two blocks of zeros at the end of an archive is missing"
         raise TarError(message, last=last)
+    if length - offset > LONGEST_END:
+        message = f"{length - offset:,} bytes follow the block of zeros at byte {offset} that ends it"
+        raise TarError(f"is damaged: {message}", last=last)
     while content := read(CHUNK, offset):
         if content.count(0) != len(content):
             at = offset + next(place for place, byte in enumerate(content) if byte)

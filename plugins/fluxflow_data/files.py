@@ -1,0 +1,26 @@
+"""Limits of other people's files: of each at most so many bytes are read."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from fluxflow_registry import read_file
+
+#: Bytes that an image, a caption, and a file of captions may have. A longer one is not what its name says.
+IMAGE_BYTES, CAPTION_BYTES, TABLE_BYTES = 1 << 30, 1 << 20, 1 << 30
+
+
+def read_limited(path: Path, most: int) -> bytes:
+    """The content of a file; raises OSError if it has more than `most` bytes, or is not a regular file."""
+    check_size(os.stat(path).st_size, most)
+    content = read_file(path, most + 1)  # a file may grow meanwhile
+    check_size(len(content), most)
+    return content
+
+
+def check_size(size: int, most: int) -> None:
+    """Raise OSError for a file, or a member of one, that has more than `most` bytes."""
+    if size > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes")
