@@ -7,6 +7,7 @@ imports from `fluxflow_registry.commands`.
 from fluxflow_registry.contracts import (
     Balancer,
     Better,
+    ComputedValue,
     Dataset,
     Direction,
     Draw,
@@ -43,6 +44,7 @@ from fluxflow_registry.errors import (
     Flag,
     FluxflowError,
     Location,
+    Notice,
     Place,
     PluginError,
     Problem,
@@ -66,11 +68,11 @@ __version__ = "0.1.0"
 
 # fmt: off
 __all__ = [
-    "Balancer", "Better", "Choices", "DataError", "Dataset", "Default", "Direction", "Draw", "Ending", "Field",
-    "Flag", "FluxflowError", "Gradients", "History", "Location", "Loss", "Metric", "Model", "NoisePath", "Observer",
-    "Optimizer", "Place", "PluginError", "Position", "Problem", "RecentMeans", "RecipeError", "Register",
-    "RunError", "RunView", "SampleError", "Sampler", "Scheduler", "Source", "Stateful", "StepView", "Summary",
-    "TrainingError", "Transition", "Value", "Variable", "VelocityField", "Weigher", "append_file", "contact_sheet",
-    "counted", "higher_is_better", "hookimpl", "nearest", "one_line", "open_regular", "printable", "read_back",
-    "read_back_lines", "read_file", "redact", "sync_file", "to_json", "to_pixels", "write_file",
+    "Balancer", "Better", "Choices", "ComputedValue", "DataError", "Dataset", "Default", "Direction", "Draw", "Ending",
+    "Field", "Flag", "FluxflowError", "Gradients", "History", "Location", "Loss", "Metric", "Model", "NoisePath",
+    "Notice", "Observer", "Optimizer", "Place", "PluginError", "Position", "Problem", "RecentMeans", "RecipeError",
+    "Register", "RunError", "RunView", "SampleError", "Sampler", "Scheduler", "Source", "Stateful", "StepView",
+    "Summary", "TrainingError", "Transition", "Value", "Variable", "VelocityField", "Weigher", "append_file",
+    "contact_sheet", "counted", "higher_is_better", "hookimpl", "nearest", "one_line", "open_regular", "printable",
+    "read_back", "read_back_lines", "read_file", "redact", "sync_file", "to_json", "to_pixels", "write_file",
 ]

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import PurePath
 from typing import Any, TypedDict, Unpack, overload
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from attrs.converters import optional
 
 from fluxflow_registry.redaction import redact
@@ -18,6 +18,10 @@ from fluxflow_registry.redaction import redact
 LONGEST = 2000
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+_DIGIT = re.compile(r"\d")
+
+_SEPARATOR = re.compile(r"[_/.]")
 
 
 def printable(text: str) -> str:
@@ -104,22 +108,53 @@ class Choices:
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The valid name that `name` was probably meant to be, or None.
 
-    A name that differs in case and hyphens alone comes first, then one typing error, then similar spelling.
+    A name that differs in case and hyphens alone comes first, then one typing error, then the only name that goes on
+    where this one ends, then similar spelling. A wrong suggestion is worse than none: a name of which a word or a
+    number is another one is not near.
     """
     known = {_folded(each): each for each in sorted(names, reverse=True)}
     meant = _folded(name)
     if meant in known:
         return known[meant]
-    slips = [each for each in known if one_slip(meant, each)]
+    near = [each for each in known if not _differs_in_meaning(meant, each)]
+    slips = [each for each in near if one_slip(meant, each)]
     likely = [each for each in slips if sorted(each) == sorted(meant)] or slips  # two letters swapped
-    matches = get_close_matches(meant, likely, n=1, cutoff=0.0) or get_close_matches(
-        meant, list(known), n=1, cutoff=0.6
+    longer = [each for each in near if each.startswith(f"{meant}_")]
+    begun = longer if len(longer) == 1 else []
+    matches = (
+        get_close_matches(meant, likely, n=1, cutoff=0.0)
+        or begun
+        or get_close_matches(meant, near, n=1, cutoff=SIMILAR)
     )
     return known[matches[0]] if matches else None
 
 
 def _folded(name: str) -> str:
-    return name.casefold().replace("-", "_")
+    return name.casefold().replace("-", "_").strip("_")
+
+
+#: Names of which a smaller share is the same are not similar.
+SIMILAR = 0.7
+
+#: In a word of so few letters another letter makes another word: `mae` is not `mse`.
+_SHORT = 4
+
+
+def _differs_in_meaning(name: str, other: str) -> bool:
+    """Whether a word or a number of one name is another one in the other: `l2` of `l1`, `resume` of `prove_resume`."""
+    words, others = _SEPARATOR.split(name), _SEPARATOR.split(other)
+    if len(words) == len(others):
+        return any(_another_word(a, b) for a, b in zip(words, others, strict=True))
+    return others[-len(words) :] == words
+
+
+def _another_word(a: str, b: str) -> bool:
+    if _DIGIT.sub("0", a) == _DIGIT.sub("0", b):
+        return a != b
+    if sorted(a) == sorted(b) or one_slip(a, b):
+        return len(a) == len(b) <= _SHORT and sorted(a) != sorted(b)
+    abbreviated = min(len(a), len(b)) > 2 and (a.startswith(b) or b.startswith(a))
+    return bool(a and b) and not abbreviated and not get_close_matches(a, [b], cutoff=SIMILAR)
 
 
 def one_slip(a: str, b: str) -> bool:
@@ -218,6 +253,9 @@ LABELS = frozenset(
     }
 )
 
+#: Further lines with the same problem that are listed.
+FEW_LINES = 8
+
 #: The code of a problem that names none.
 UNCODED = "problem"
 
@@ -309,9 +347,32 @@ def unique(problems: Iterable[Problem]) -> list[Problem]:
     return sorted(first.values(), key=lambda problem: _position(problem.where, files))
 
 
+def condensed(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems; those of one code and subject on several lines of a file as the first of them, with their lines."""
+    groups: dict[Hashable, list[Problem]] = {}
+    for number, problem in enumerate(problems):
+        where, named = problem.where, problem.identity is not problem
+        line = isinstance(where, Place) and where.line is not None and named
+        key = (where.file, problem.code, problem.subject) if line and isinstance(where, Place) else number
+        groups.setdefault(key, []).append(problem)
+    return [_with_further_lines(first, others) for first, *others in groups.values()]
+
+
+def _with_further_lines(first: Problem, others: Sequence[Problem]) -> Problem:
+    if not others:
+        return first
+    lines = [f"{each.where.line:,}" for each in others if isinstance(each.where, Place)]
+    status = f"the same on {counted(len(others), 'other line')}: {listed(lines, FEW_LINES)}"
+    return evolve(first, notes=(*first.notes, ("status", status)))
+
+
 def _position(where: Location | None, files: Sequence[str]) -> tuple[int, int, int]:
     """The file, as its index in `files`, line and column; what is in no file comes first."""
     return (files.index(where.file), where.line or 0, where.column or 0) if isinstance(where, Place) else (-1, 0, 0)
+
+
+class Notice(UserWarning):
+    """A warning of Python (`warnings.warn`) that commands print as a note, each text once: nothing is wrong."""
 
 
 class FluxflowError(Exception):

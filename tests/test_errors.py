@@ -13,6 +13,7 @@ from fluxflow_registry.errors import (
     Location,
     Place,
     Problem,
+    condensed,
     listed,
     nearest,
     one_line,
@@ -107,6 +108,67 @@ def test_the_nearest_name_is_one_of_the_names(names: list[str], name: str) -> No
 @pytest.mark.parametrize("name", ["", "zzzzzz", "x", "learning_rate_of_everything"])
 def test_a_name_that_resembles_nothing_has_no_nearest_one(name: str) -> None:
     assert nearest(name, WORDS) is None
+
+
+#: Names, and valid ones that spell alike and mean something else.
+MISLEADING = {
+    "resume": ["prove_resume"],
+    "--resume": ["--prove-resume", "--replay"],
+    "val": ["train", "held_out", "all"],
+    "val_loss": ["vae_loss"],
+    "l2": ["l1"],
+    "mae": ["mse"],
+    "fid": ["kid"],
+    "ddpm": ["ddim"],
+    "dpmpp_3m": ["dpmpp_2m"],
+    "fp64": ["fp32", "fp16", "bf16"],
+    "--seed": ["--set", "--help"],
+    "adan": ["Adam"],
+    "hinge_generator": ["hinge_discriminator"],
+    "real_logits": ["fake_logits"],
+    "clean_latent": ["noisy_latent"],
+    "vae/l2": ["vae/l1"],
+}
+
+
+@pytest.mark.parametrize("name", MISLEADING)
+def test_a_name_of_which_a_word_or_a_number_is_another_one_is_not_near(name: str) -> None:
+    assert nearest(name, MISLEADING[name]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("num_workers", "workers"),
+        ("max_epochs", "epochs"),
+        ("learning_rte", "learning_rate"),
+        ("hinge_gen", "hinge_generator"),
+        ("prove", "prove_resume"),
+        ("--list", "--list-plugins"),
+        ("mes", "mse"),
+        ("fp_16", "fp16"),
+        ("held-out", "held_out"),
+        ("optimiser", "optimizer"),
+    ],
+)
+def test_a_name_of_the_same_words_is_near(name: str, meant: str) -> None:
+    assert nearest(name, [meant, "unrelated"]) == meant
+
+
+def on_line(number: int, subject: str | None = "tab", file: str = "captions.txt") -> Problem:
+    return Problem(f"line {number}", Place(file, number), code="malformed-line", subject=subject)
+
+
+def test_one_mistake_throughout_a_file_is_one_problem() -> None:
+    others = [on_line(3, "name"), on_line(3, file="b.txt"), on_line(4, None), on_line(5, None), Problem("other")]
+
+    found = condensed([*(on_line(number) for number in range(1, 3_000)), *others])
+
+    assert found[1:] == others
+    assert found[0].where == Place("captions.txt", 1)
+    assert found[0].notes == (("status", "the same on 2,998 other lines: 2, 3, 4, 5, 6, 7, 8, 9, ..."),)
+    assert condensed([on_line(7), on_line(9)])[0].notes == (("status", "the same on 1 other line: 9"),)
+    assert condensed([on_line(7)]) == [on_line(7)]
 
 
 def test_choices_begin_with_the_nearest_name_and_end_with_all() -> None:

@@ -10,6 +10,7 @@ from attrs import evolve
 from fluxflow_registry.check.configure import Components, Configurator
 from fluxflow_registry.check.held_out_data import overlapping
 from fluxflow_registry.check.metric_names import unlogged
+from fluxflow_registry.check.misplaced_keys import with_full_paths
 from fluxflow_registry.check.steps import StepPlanner
 from fluxflow_registry.contracts import CONTEXT, Draw, ObserverExtras
 from fluxflow_registry.errors import Problem, RecipeError, unique
@@ -31,7 +32,7 @@ def check(
     configurator = Configurator(registry, recipe, problems)
     plan = _plan(configurator)
     if configurator.problems:
-        raise RecipeError(unique(configurator.problems))
+        raise RecipeError([*with_full_paths(unique(configurator.problems), recipe, registry)])
     return plan
 
 

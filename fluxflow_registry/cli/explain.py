@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from fluxflow_registry.check.notes import value_notes
 from fluxflow_registry.cli.invocation import Invocation
-from fluxflow_registry.cli.output import Result
+from fluxflow_registry.cli.output import Result, say_notes
 from fluxflow_registry.errors import counted
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 from fluxflow_registry.plan.updates import LossPlan, Start, UpdatePlan, WhenMet
@@ -15,6 +16,7 @@ from fluxflow_registry.plan.updates import LossPlan, Start, UpdatePlan, WhenMet
 def validate_command(invocation: Invocation) -> Result:
     """What the recipe of the command line trains, in short."""
     plan = invocation.plan
+    say_notes(value_notes(plan))
     return Result(lambda: summary_data(plan), lambda: summary(plan))
 
 
@@ -37,7 +39,9 @@ def summary(plan: RecipePlan) -> str:
         end = f", until {step.until.name}" if step.until else ""
         after = f" after {step.parent}" if step.parent else ""
         batches = "batches" if most is None else f"at most {counted(most, 'batch')}"
+        averaged = f", {step.accumulate} of them to an optimizer step" if step.accumulate > 1 else ""
         length = f"{counted(settings.epochs, 'epoch')} of `{settings.dataset}` in {batches} of {settings.batch_size}"
+        length += averaged
         lines += ["", f"step {step.index + 1}: {step.name}{after} ({length}{end})"]
         for update in step.updates.values():
             late = [f"{label} {each.description}".strip() for label, each in update.starts.items() if each.description]
@@ -74,6 +78,9 @@ def explain(plan: RecipePlan) -> str:
     lines = ["STEPS", *(f"  {step.parent or 'start'} -> {step.name}" for step in plan.steps)]
     for step in plan.steps:
         lines += ["", f"STEP {step.name}: on each batch of `{step.settings.dataset}` ({', '.join(step.fields)})"]
+        if step.accumulate > 1:
+            effective = f"the gradients of {step.accumulate} batches of {step.settings.batch_size} are averaged"
+            lines.append(f"  {effective}: an optimizer steps on {step.settings.batch_size * step.accumulate:,} samples")
         for update in step.updates.values():
             lines += ["", *_update(step, update)]
         lines += ["", f"  frozen: {', '.join(sorted(step.frozen))}"] if step.frozen else []
@@ -127,6 +134,9 @@ def explain_data(plan: RecipePlan) -> dict[str, Any]:
             {
                 "name": step.name,
                 "after": step.parent,
+                "batch_size": step.settings.batch_size,
+                "accumulate": step.accumulate,
+                "effective_batch_size": step.settings.batch_size * step.accumulate,
                 "updates": [_update_data(step, update) for update in step.updates.values()],
                 "frozen": sorted(step.frozen),
             }

@@ -15,8 +15,9 @@ from attrs import frozen
 
 from fluxflow_registry import __version__
 from fluxflow_registry.check.checker import check
+from fluxflow_registry.check.notes import notes_of
 from fluxflow_registry.cli.invocation import interrupt_at_signals
-from fluxflow_registry.cli.output import Result, finish, load_plugins, parse, say
+from fluxflow_registry.cli.output import Result, finish, load_plugins, parse, say, say_notes
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.plugins_of_run import check_again
 from fluxflow_registry.contracts import SamplerExtras
@@ -97,6 +98,7 @@ def main(arguments: Namespace) -> Result:
     leaf = leaf_of(plain, arguments.step or weights.step)
     require_generation(plain, leaf, sampler=arguments.sampler is not None)
     checked = check(weights.run / RECIPE, registry, settings_of(arguments, plain, leaf))
+    say_notes(notes_of(checked, checked.step(leaf.name), GENERATED))
     images = generate(checked, checked.step(leaf.name), weights, prompts, arguments)
     return Result(lambda: images, lambda: "\n".join(image["file"] for image in images))
 

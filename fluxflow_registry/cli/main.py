@@ -15,6 +15,8 @@ from fluxflow_registry.cli.output import Result, finish, load_plugins, parse
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.errors import Flag, Problem, RecipeError
+from fluxflow_registry.recipe.schema import RecipeSettings, StepSettings
+from fluxflow_registry.registry.signature import keys_of
 
 EPILOG = """\
 exit codes:
@@ -116,12 +118,27 @@ COMMANDS = (
 MERMAID = Command("explain", "--mermaid", "print the steps as a Mermaid diagram", reads=(*TRAINING, "mermaid"))
 
 
+#: What other programs call the continuation of a run.
+RESUMING = ("continue", "resume", "resume_from", "resume_from_checkpoint", "restart", "restore", "ckpt", "checkpoint")
+
+
+def instead_of(flag: str) -> str | None:
+    """What replaces a flag that other programs have: nothing to resume a run, `--set` for what a recipe contains."""
+    name = flag.lstrip("-").replace("-", "_")
+    if name in RESUMING:
+        return "enter the same command again: it resumes the unfinished run"
+    if name in keys_of(RecipeSettings):
+        return f"--set {name}=..."
+    return f"--set steps.NAME.{name}=..." if name in keys_of(StepSettings) else None
+
+
 def parser() -> Parser:
     """The command line of `fluxflow-run`."""
     built = Parser(
         prog="fluxflow-run",
         description="Train what a recipe describes; the same command resumes an interrupted run.",
         epilog=EPILOG,
+        instead=instead_of,
     )
     built.add_argument("recipe", nargs="?", metavar="RECIPE", help="a recipe file (YAML)")
     group = built.add_argument_group("instead of training").add_mutually_exclusive_group()

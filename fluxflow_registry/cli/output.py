@@ -6,9 +6,10 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout, suppress
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,7 @@ from attrs import evolve, frozen
 
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.engine.run.folder import VARIABLE, PluginsAtStart
-from fluxflow_registry.errors import DataError, FluxflowError, Note, Place, PluginError, Problem, to_json
+from fluxflow_registry.errors import DataError, FluxflowError, Note, Notice, Place, PluginError, Problem, to_json
 from fluxflow_registry.redaction import redact
 from fluxflow_registry.registry.discovery import load
 from fluxflow_registry.registry.registry import Registry
@@ -159,8 +160,31 @@ def without_repeated_notes(problems: Sequence[Problem]) -> list[Problem]:
     return [evolve(each, notes=tuple(note for note in each.notes if note not in last)) for each, last in pairs]
 
 
+def say_notes(notes: Iterable[str]) -> None:
+    """Print what a user should know though nothing is wrong, each text once."""
+    for note in dict.fromkeys(notes):
+        say(f"note: {note}")
+
+
+def _print_notices() -> None:
+    """Let a Notice be printed as a note; other warnings as Python prints them."""
+    known: set[str] = set()
+    original = warnings.showwarning
+
+    def show_warning(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+        if not issubclass(category, Notice):
+            original(message, category, *where, **options)
+        elif str(message) not in known:
+            known.add(str(message))
+            say(f"note: {message}")
+
+    warnings.showwarning = show_warning
+    warnings.filterwarnings("always", category=Notice)
+
+
 def finish(command: Callable[[], Result | int], as_json: bool) -> NoReturn:
     """Run a command, print its result and exit with its code; a user's mistake is a report, not a traceback."""
+    _print_notices()
     try:
         result = command()
         code = result if isinstance(result, int) else show(result, as_json)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from argparse import Action, ArgumentError, ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from fluxflow_registry.errors import Flag, Location, Problem, RecipeError
+from fluxflow_registry.errors import Choices, Flag, Location, Problem, RecipeError
 
 #: What the value of a flag must be, for the types of arguments that commands use.
 _TYPES = {int: "an integer", float: "a number"}
@@ -15,7 +15,14 @@ _TYPES = {int: "an integer", float: "a number"}
 class Parser(ArgumentParser):
     """A command line; raises RecipeError with what is wrong with it, and does not accept abbreviated flags."""
 
-    def __init__(self, prog: str, description: str, epilog: str | None = None) -> None:
+    def __init__(
+        self,
+        prog: str,
+        description: str,
+        epilog: str | None = None,
+        instead: Callable[[str], str | None] = lambda flag: None,
+    ) -> None:
+        """`instead` returns what replaces a flag that other programs have, as a sentence in the imperative."""
         super().__init__(
             prog=prog,
             description=description,
@@ -24,6 +31,7 @@ class Parser(ArgumentParser):
             allow_abbrev=False,
             exit_on_error=False,
         )
+        self._instead = instead
 
     def add_training_arguments(
         self,
@@ -109,8 +117,11 @@ class Parser(ArgumentParser):
     def _unknown(self, word: str) -> Problem:
         name = word.partition("=")[0]
         flags = {flag for flag in self._option_string_actions if flag.startswith("--")}
-        message = f"{self.prog} has no flag `{name}`"
-        return Problem(message, Flag(name), (self._help(),), code="unknown-flag", subject=name, choices=flags)
+        message, choices = f"{self.prog} has no flag `{name}`", Choices.of(name, flags)
+        instead = self._instead(name) if choices.nearest is None else None
+        notes = (self._help(),) if instead is None else (("instead", instead), self._help())
+        shown = choices if instead is None else None
+        return Problem(message, Flag(name), notes, code="unknown-flag", subject=name, choices=shown)
 
     def _help(self) -> tuple[str, str]:
         return ("command", f"{self.prog} --help")

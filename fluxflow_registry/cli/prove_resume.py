@@ -236,6 +236,8 @@ class Difference:
     #: Whether it is a field, a value, a loss, a part of the state, and so on; and its name among those.
     kind: str
     name: str
+    #: What models keep outside their state dicts and what differs there too, as `<model>.<attribute>`.
+    hidden: tuple[str, ...] = ()
 
 
 def read_trace(folder: Path) -> Lines:
@@ -266,11 +268,13 @@ def _in_traces(reference: Lines, interrupted: Iterable[dict[str, Any]]) -> Diffe
         seen.add(key)
         expected = {(kind, name): digest for kind, name, digest in reference.get(key, ())}
         actual = {(kind, name): digest for kind, name, digest in line["entries"]}
-        for kind, name in dict.fromkeys([*expected, *actual]):
-            if expected.get((kind, name)) != actual.get((kind, name)):
-                difference = Difference(line["step"], line["batch"], line["what"], kind, name)
-                found.append((order.get(key, len(order)), difference))
-                break
+        names = dict.fromkeys([*expected, *actual])
+        differing = [each for each in names if expected.get(each) != actual.get(each)]
+        hidden = tuple(name for kind, name in differing if kind == "hidden")
+        first = next(((kind, name) for kind, name in differing if kind != "hidden"), None)
+        if first is not None:
+            difference = Difference(line["step"], line["batch"], line["what"], *first, hidden)
+            found.append((order.get(key, len(order)), difference))
     missing = [key for key in reference if key not in seen]
     found += [(order[key], Difference(key[1], key[2], key[0], "missing", "")) for key in missing]
     return min(found, key=lambda item: item[0])[1] if found else None
@@ -309,6 +313,8 @@ STATELESS = {
 a metric must depend only on the values that it receives""",
     "dataset": """keep no state from one batch to the next: a sample must depend only on its index,
 and its random part only on the index and the seed""",
+    "model": """keep in a buffer (`register_buffer`) what has to last from one batch to the next:
+checkpoints contain buffers, but no other attributes""",
 }
 
 
@@ -331,11 +337,28 @@ def blame(plan: RecipePlan, difference: Difference) -> list[str]:
         component = configured.component
         rows += [("component", f"{component.kind} `{component.name}`"), ("defined in", str(component.where))]
         rows += [("plugin", str(component.plugin)), ("likely", HIDDEN + STATELESS.get(component.kind, STATEFUL))]
+        called = [] if component.kind == "model" else _models_called(step, difference)
+        rows += [("or", f"model {' or '.join(f'`{name}`' for name in called)}, which it calls")] if called else []
     return table(rows)
+
+
+def _models_called(step: StepPlan, difference: Difference) -> list[str]:
+    """The models that the value or the loss that differs calls."""
+    needs: Mapping[str, str] = {}
+    if difference.kind == "value":
+        needs = step.values[difference.name].needs
+    elif difference.kind == "loss":
+        update, _, label = difference.name.partition("/")
+        needs = step.updates[update].losses[label].needs
+    return [name for name in needs.values() if step.values[name].source == "model"]
 
 
 def _component(plan: RecipePlan, step: StepPlan, difference: Difference) -> tuple[str, ConfiguredComponent | None]:
     kind, name = difference.kind, difference.name
+    for hidden in difference.hidden:
+        model, _, attribute = hidden.partition(".")
+        if model in _models_called(step, difference):
+            return f"{kind} `{name}`, which calls model `{model}`: its `{attribute}` differs", plan.models[model]
     dataset = plan.datasets.get(step.settings.dataset)
     if kind == "samples":
         return "the batch contains different samples", dataset
@@ -357,6 +380,10 @@ def _component(plan: RecipePlan, step: StepPlan, difference: Difference) -> tupl
         transition = step.components[part]
         does = f"keeps in `{attribute}`" if attribute else "returns after the epoch"
         return f"what transition `{transition.name}` {does}", transition
+    section, _, part = name.partition(".")
+    if section == "update" and part.removesuffix(".lr") in step.updates:
+        moved = step.updates[part.removesuffix(".lr")]
+        return f"the learning rate of update `{moved.name}`", moved.scheduler or moved.optimizer
     return f"`{name}`", _of_state(plan, step, name)
 
 

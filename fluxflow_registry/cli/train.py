@@ -15,12 +15,15 @@ import torch
 
 from fluxflow_registry import __version__
 from fluxflow_registry.check.effective_recipe import effective_recipe
+from fluxflow_registry.check.notes import value_notes
 from fluxflow_registry.cli.invocation import STOPPED, Invocation, Signals, device_of
-from fluxflow_registry.cli.output import Result, exited, say
+from fluxflow_registry.cli.output import Result, exited, say, say_notes
 from fluxflow_registry.cli.plugins_of_run import changes, plugin_rows
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.order import with_batches
+from fluxflow_registry.engine.preflight.precision import precision_notes
+from fluxflow_registry.engine.preflight.schedules import try_schedules
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.engine.run.folder import ENVIRONMENT
@@ -28,7 +31,7 @@ from fluxflow_registry.engine.run.loop import train
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.run.stopping import Stopped
 from fluxflow_registry.engine.run.trained_models import written_folders
-from fluxflow_registry.engine.training.late_start import too_late
+from fluxflow_registry.engine.training.late_start import without_effect
 from fluxflow_registry.errors import FluxflowError, Note, RecipeError, RunError, TrainingError, Variable, one_line
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe import writer
@@ -49,9 +52,10 @@ def train_run(plan: RecipePlan, registry: Registry, arguments: Namespace, signal
     """
     require_single_process()
     device = device_of(arguments.device)
+    say_notes([*value_notes(plan), *precision_notes(plan, device)])
     prove_shapes(plan)
     sources = open_sources(plan)
-    warn_of_late_starts(plan, sources)
+    warn_of_lengths(plan, sources)
     recipe = effective_recipe(plan)
     folder = find_folder(plan, folders.digest_of(writer.plain(recipe)), Path(arguments.output), arguments.fresh)
     folders.require_folders(written_folders(plan, folder.path))
@@ -151,8 +155,8 @@ def _out_of_memory(plan: RecipePlan, error: Exception) -> TrainingError:
     return TrainingError(f"out of memory: {str(error).splitlines()[0]}", None, notes, code="out-of-memory")
 
 
-def warn_of_late_starts(plan: RecipePlan, sources: Mapping[str, Source]) -> None:
-    """Warn of what would never take effect: a mistake in a long run, but acceptable in a short trial."""
-    for step in with_batches(plan, sources).steps:
-        for problem in too_late(step):
-            say(f"warning: {problem}")
+def warn_of_lengths(plan: RecipePlan, sources: Mapping[str, Source]) -> None:
+    """Warn of what does not fit the length of its step: a mistake in a long run, but acceptable in a short trial."""
+    plan = with_batches(plan, sources)
+    for problem in [*(each for step in plan.steps for each in without_effect(step)), *try_schedules(plan)]:
+        say(f"warning: {problem}")

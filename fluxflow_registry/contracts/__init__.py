@@ -35,7 +35,7 @@ from fluxflow_registry.contracts.position import History, Position, RecentMeans,
 from fluxflow_registry.contracts.sampler import SAMPLER, NoisePath, Sampler, SamplerExtras, VelocityField
 from fluxflow_registry.contracts.scheduler import SCHEDULER, Scheduler, SchedulerExtras
 from fluxflow_registry.contracts.transition import TRANSITION, Ending, Transition, TransitionExtras
-from fluxflow_registry.contracts.value import CONTEXT, VALUE, NeedSettings, Value, ValueExtras
+from fluxflow_registry.contracts.value import CONTEXT, VALUE, ComputedValue, NeedSettings, Value, ValueExtras
 from fluxflow_registry.errors import Location, RecipeError
 
 KINDS: Mapping[str, Kind] = {
@@ -58,7 +58,7 @@ def kind_named(name: str, where: Location) -> Kind:
 
 # fmt: off
 __all__ = [
-    "CONTEXT", "KINDS", "Balancer", "BalancerExtras", "Better", "Compile", "Dataset", "DatasetExtras",
+    "CONTEXT", "KINDS", "Balancer", "BalancerExtras", "Better", "Compile", "ComputedValue", "Dataset", "DatasetExtras",
     "DatasetSettings", "Directed", "Direction", "Draw", "Ending", "Extras", "Field", "Gradients", "History", "Kind",
     "Lifecycle", "Loss", "LossExtras", "LossSettings", "Metric", "MetricExtras", "Model", "ModelSettings", "Naming",
     "NeedSettings", "NoSettings", "NoisePath", "Observer", "ObserverExtras", "Optimizer", "Position", "Prepared",

@@ -23,6 +23,8 @@ class SchedulerExtras(Directed):
 
     interval: Literal["batch", "epoch"] = "epoch"
     """What is an interval."""
+    cyclic: bool = False
+    """Whether the rate is meant to rise again after it has fallen; a check warns of any other that does."""
     metric: str | None = None
     """The metric that torch's ReduceLROnPlateau follows; null: the update's loss."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from attrs import field, frozen
@@ -25,8 +25,23 @@ class Value(Protocol):
         """Return the value that it is registered as."""
 
 
+@frozen
+class ComputedValue:
+    """A value that a step computes for its losses: its component, and the names that fill its parameters."""
+
+    component: Any
+    needs: Mapping[str, str]
+
+
 class ValueExtras(Extras, Stateful):
     """Optional members of a value."""
+
+    def notes(self, steps: Sequence[Mapping[str, ComputedValue]]) -> Sequence[str]:
+        """Return what a user should know about its options, in sentences, where nothing is wrong with the recipe.
+
+        `steps` are the values by name that each step computes, from the first step to the one in which it is used.
+        """
+        return ()
 
 
 @frozen

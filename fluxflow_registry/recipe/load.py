@@ -32,6 +32,13 @@ TOP = (*("recipe", "name", "seed", "models", "datasets"), *("sampler", "values",
 STEP_PARTS = ("updates", "until", "values", "evaluate")
 UPDATE_PARTS = ("losses", "optimizer", "scheduler", "balancer")
 
+STEP_KEYS = (*keys_of(schema.StepSettings), *STEP_PARTS)
+UPDATE_KEYS = (*keys_of(schema.UpdateSettings), *UPDATE_PARTS)
+EVALUATION_KEYS = (*keys_of(schema.EvaluationSettings), "metrics")
+
+#: The keys of what the recipe names itself, beside components.
+_KEYS = {"step": STEP_KEYS, "update": UPDATE_KEYS, "evaluation": EVALUATION_KEYS}
+
 
 def load(
     path: str | Path, settings: Sequence[str | Setting] = (), root: Node | None = None
@@ -131,8 +138,12 @@ class _Reader:
             what = f"{kind} `{label}`{owner}"
             if isinstance(node.value, dict):
                 yield label, what, node
-            else:
-                self.problems.append(not_a_mapping(what, node, label))
+                continue
+            problem = not_a_mapping(what, node, label)
+            if label in _KEYS[kind]:  # the level of names was left out
+                hint = f"`{label}` is a key of {_a(kind)}, which needs a name: `{key}.NAME.{label}`"
+                problem = evolve(problem, notes=(("hint", hint),))
+            self.problems.append(problem)
 
     def recipe(self, root: Node, path: str) -> RecipeEntry:
         self.unread |= self.keys(root, TOP, "the recipe")
@@ -177,7 +188,7 @@ class _Reader:
     def step(self, name: str, what: str, own: Node, defaults: Node, root: Node, previous: str | None) -> StepEntry:
         where = root.value["steps"].keys[name]
         node = _with_dataset_settings(_with_defaults(defaults, own, root), own, root)
-        misspelled = self.keys(node, [*keys_of(schema.StepSettings), *STEP_PARTS], what)
+        misspelled = self.keys(node, STEP_KEYS, what)
         children = self.mappings(node, "updates", "update", f" of {what}")
         updates = {label: self.update(label, owner, child) for label, owner, child in children}
         if _empty(node, "updates") and "updates" not in misspelled:
@@ -205,7 +216,7 @@ class _Reader:
 
     def update(self, name: str, what: str, node: Node) -> UpdateEntry:
         before = len(self.problems)
-        misspelled = self.keys(node, [*keys_of(schema.UpdateSettings), *UPDATE_PARTS], what)
+        misspelled = self.keys(node, UPDATE_KEYS, what)
         losses = self.entries(node, "losses", "loss")
         self.require(node, "losses", misspelled, f"{what} needs `losses`: at least one, by name")
         for label in schema.UPDATE_METRICS & set(losses):
@@ -244,7 +255,7 @@ class _Reader:
     def evaluations(self, step: Node, what: str) -> dict[str, EvaluationEntry]:
         found = {}
         for name, owner, node in self.mappings(step, "evaluate", "evaluation", f" of {what}"):
-            misspelled = self.keys(node, [*keys_of(schema.EvaluationSettings), "metrics"], owner)
+            misspelled = self.keys(node, EVALUATION_KEYS, owner)
             settings = self.settings(schema.EvaluationSettings, node, owner, misspelled)
             metrics = self.entries(node, "metrics", "metric")
             self.require(node, "metrics", misspelled, f"{owner} needs `metrics`: at least one, by name")
@@ -307,8 +318,7 @@ class _Reader:
         if not isinstance(node.value, dict):
             self.problems.append(not_a_mapping("`defaults`", node, "defaults"))
             return Node({}, node.where, {})
-        known = [*keys_of(schema.StepSettings), *STEP_PARTS]
-        self.keys(node, known, "`defaults`")
+        self.keys(node, STEP_KEYS, "`defaults`")
         steps = [step for _, step in self.children(root, "steps", "step", quiet=True)]
         updates = {label for step in steps for label, _ in self.children(step, "updates", "update", quiet=True)}
         for label, _ in self.children(node, "updates", "update"):
@@ -316,7 +326,7 @@ class _Reader:
                 place = node.value["updates"].keys[label]
                 message = f"`defaults` has settings for update `{label}`, but no step has such an update"
                 self.report(message, place, "unknown-name", label, updates)
-        return node.only(known)
+        return node.only(STEP_KEYS)
 
     def settings(self, cls: type[R], node: Node, what: str, misspelled: Collection[str] = ()) -> R:
         """The settings; one that is wrong has its default, so that checking can continue."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from attrs import field, frozen, validators
 
-from fluxflow_registry import DataError
+from fluxflow_registry import ComputedValue, DataError
 
 from .contracts import latent_shift
 
@@ -26,6 +26,17 @@ def to_own_scale(x_0: Tensor, compressor: CompressorModule) -> Tensor:
     return x_0 * compressor.latent_rms + latent_shift(compressor)
 
 
+def drops_captions(values: Mapping[str, ComputedValue]) -> bool:
+    """Whether something between the captions and their embedding may replace some of them, as `prompt` does."""
+    waiting, found = list(values["text_embedding"].needs.values()), []
+    while waiting:
+        value = values.get(waiting.pop())
+        if value is not None:
+            found.append(value.component)
+            waiting += value.needs.values()
+    return any(getattr(each, "dropout", 1.0) > 0 for each in found)
+
+
 @frozen
 class GeneratedImage:
     """Images of the captions: the path integrated from noise to data, then decoded; [B, 3, H, W] in [-1, 1].
@@ -39,6 +50,17 @@ class GeneratedImage:
     """Strength of the caption: 1 generates what was learned, larger values exaggerate it."""
     negative_prompt: str = ""
     """Caption that replaces the empty one in v_u."""
+
+    def notes(self, steps: Sequence[Mapping[str, ComputedValue]]) -> list[str]:
+        """Guidance that compares captions with an empty one that was never trained, and options without effect."""
+        if self.guidance == 1.0:
+            unused = "has no effect without guidance: set a `guidance` other than 1"
+            return [f"`negative_prompt` {unused}"] if self.negative_prompt else []
+        trained = [values for values in steps if "text_embedding" in values and "prediction" in values]
+        if self.negative_prompt or not trained or any(map(drops_captions, trained)):
+            return []
+        what = f"`guidance: {self.guidance:g}` compares a caption with the empty one, which was never trained on"
+        return [f"{what}: drop captions in training (`values: {{prompt: {{dropout: 0.1}}}}`), or set `guidance: 1`"]
 
     def __call__(
         self,

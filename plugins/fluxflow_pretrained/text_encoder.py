@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fluxflow_registry import one_line
+from fluxflow_registry import Notice, one_line
 
 from .published import DESCRIPTION, DTYPES, PretrainedError, Published, freeze, from_tensor, missing_library, to_tensor
 
@@ -62,6 +63,9 @@ class PretrainedTextEncoder(nn.Module):
         """Encode the captions."""
         device = next(self.network.parameters()).device
         encoded = self._tokenizer.encode_batch(list(captions))
+        if any(each.overflowing for each in encoded):
+            text = f"the text encoder reads {self.max_tokens} tokens of a caption, and some captions are longer"
+            warnings.warn(Notice(f"{text}: they are truncated"), stacklevel=2)
         rows = [list(each.ids) or [self._description["empty"]] for each in encoded]
         longest = max(map(len, rows))
         pad = self._description["pad"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import MutableMapping
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
+
+from fluxflow_registry import Notice
 
 from .tokenization import NEWEST, buckets, words
 
@@ -88,14 +91,17 @@ class TextTransformer(nn.Module):
 
     def _rows(self, captions: list[str]) -> Tensor:
         """Rows of every token of every caption, int64 [B, L, tables], 0 for padding."""
+        split = [words(caption, self.tokenization) for caption in captions]
+        if any(len(each) > self.max_words for each in split):
+            text = f"the text encoder reads {self.max_words} words of a caption, and some captions are longer"
+            warnings.warn(Notice(f"{text}: they are truncated"), stacklevel=2)
 
-        def row(caption: str) -> Tensor:
-            found = words(caption, self.tokenization)[: self.max_words]
-            hashes = [buckets(word, self.tables, self.table_size) for word in found]
+        def row(found: list[str]) -> Tensor:
+            hashes = [buckets(word, self.tables, self.table_size) for word in found[: self.max_words]]
             tokens = [[2 + table * self.table_size + at for table, at in enumerate(each)] for each in hashes]
             return torch.tensor([[1] + [0] * (self.tables - 1), *tokens])
 
-        return pad_sequence([row(caption) for caption in captions], batch_first=True).to(self.position.device)
+        return pad_sequence([row(found) for found in split], batch_first=True).to(self.position.device)
 
     def forward(self, captions: list[str]) -> TextEmbedding:
         """Encode the captions."""

@@ -32,18 +32,51 @@ def differing(name: str, kind: str = "state") -> Difference:
         ("update.vae.starts.l1_late", "transition `loss_threshold`"),
         ("update.vae.starts.", "transition `plateau`"),
         ("update.vae.steps", "optimizer `AdamW`"),
+        ("update.vae.lr", "scheduler `CosineAnnealingLR`"),
+        ("update.vae.scheduler", "scheduler `CosineAnnealingLR`"),
+        ("update.vae.optimizer", "optimizer `AdamW`"),
+        ("model.compressor.latent_rms", "optimizer `AdamW`"),
     ],
 )
 def test_a_part_of_the_state_is_of_the_component_whose_name_it_has(
     prove: Callable[..., RecipePlan], name: str, component: str
 ) -> None:
     late = f"          l1: {{}}\n          l1_late: {{type: mse, start: {WAITS}}}\n"
-    text = TINY.replace("          l1: {}\n", late) + "        start: {type: plateau, metric: seen/psnr}\n" + UNTIL
+    scheduled = "        scheduler: CosineAnnealingLR\n        start: {type: plateau, metric: seen/psnr}\n"
+    text = TINY.replace("          l1: {}\n", late) + scheduled + UNTIL
     text += "    evaluate: {seen: {dataset: shapes, every: 1, metrics: {psnr: {}}}}\n"
 
     told = blame(prove(text), differing(name))
 
     assert told[1].split("component")[1].strip() == component
+
+
+def test_a_rate_without_a_scheduler_is_of_the_optimizer(prove: Callable[..., RecipePlan]) -> None:
+    told = blame(prove(TINY), differing("update.vae.lr"))
+
+    assert "first       the learning rate of update `vae`" in told[0]
+    assert told[1].split("component")[1].strip() == "optimizer `AdamW`"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "hidden", "component"),
+    [
+        ("value", "posterior", ("compressor.calls",), "model `compressor`"),
+        ("value", "posterior", ("expander.calls", "compressor.blocks.0.calls"), "model `compressor`"),
+        ("value", "posterior", ("expander.calls",), "value `posterior`"),
+        ("value", "latent", ("compressor.calls",), "value `latent`"),
+        ("loss", "vae/l1", ("compressor.calls",), "loss `l1`"),
+    ],
+)
+def test_a_model_that_keeps_something_is_named_where_what_calls_it_differs(
+    prove: Callable[..., RecipePlan], kind: str, name: str, hidden: tuple[str, ...], component: str
+) -> None:
+    told = blame(prove(TINY), Difference("vae", 1, "batch", kind, name, hidden))
+
+    assert told[1].split("component")[1].strip() == component
+    assert ("register_buffer" in "".join(told)) == component.startswith("model")
+    calls = component == "value `posterior`"
+    assert (told[-1].strip() == "or          model `compressor`, which it calls") == calls
 
 
 @pytest.mark.parametrize(

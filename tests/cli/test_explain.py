@@ -141,6 +141,21 @@ def test_late_starts_are_reported(call: Call) -> None:
     assert [loss.get("start") for loss in vae["losses"]] == [None, None, None, "loss_threshold"]
 
 
+def test_accumulation_and_the_samples_of_a_step_of_the_optimizer_are_reported(call: Call) -> None:
+    settings = ["--set", "steps.flow.accumulate=4", "--set", "steps.flow.batch_size=16"]
+
+    valid = call("--validate", DEFAULT, *settings)
+    told = call("--explain", DEFAULT, *settings)
+    data = json.loads(call("--explain", DEFAULT, "--json", *settings).out)
+
+    averaged = "  the gradients of 4 batches of 16 are averaged: an optimizer steps on 64 samples\n"
+    assert "batches of 16, 4 of them to an optimizer step" in valid.out
+    assert f"STEP flow: on each batch of `shapes` (image, caption)\n{averaged}" in told.out
+    assert told.out.count("averaged") == valid.out.count("to an optimizer step") == 1
+    flow = next(step for step in data["steps"] if step["name"] == "flow")
+    assert (flow["batch_size"], flow["accumulate"], flow["effective_batch_size"]) == (16, 4, 64)
+
+
 def test_siblings_are_reported_with_their_parent(call: Call, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(steps("a", "b", "c", c="a"))
 

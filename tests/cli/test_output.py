@@ -76,6 +76,14 @@ def test_the_command_that_resumes_loads_the_same_plugins_however_they_are_named(
         (["--no-such", "--frsh"], "fluxflow-run has no flag `--no-such`\n    available  --check, --describe, "),
         (["--no-such", "--frsh"], "fluxflow-run has no flag `--frsh`\n    nearest    --fresh\n"),
         (["-x"], "fluxflow-run has no flag `-x`\n    available  --check"),
+        (["r.yaml", "--resume"], "has no flag `--resume`\n    instead  enter the same command again: it resumes the"),
+        (["r.yaml", "--resume-from", "x"], "    instead  enter the same command again: it resumes the unfinished run"),
+        (["r.yaml", "--epochs=3"], "fluxflow-run has no flag `--epochs`\n    instead  --set steps.NAME.epochs=...\n"),
+        (
+            ["r.yaml", "--batch-size", "3"],
+            "    instead  --set steps.NAME.batch_size=...\n    command  fluxflow-run --help",
+        ),
+        (["r.yaml", "--seed", "3"], "fluxflow-run has no flag `--seed`\n    instead  --set seed=...\n"),
         (["a.yaml", "b.yaml"], "unexpected argument `b.yaml`; quote text that contains spaces\n"),
         (["--", "a.yaml", "--validate"], "unexpected argument `--validate`; quote text that contains spaces\n"),
         (["gone.yaml", "--validate", "--"], "gone.yaml  the file does not exist\n"),
@@ -166,15 +174,15 @@ def test_several_problems_are_counted(call: Call, tmp_path: Path) -> None:
 
 
 def test_problems_as_json_are_on_stdout_in_their_parts(call: Call, tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text(TINY.replace("l1: {}", "l9: {}"))
+    (tmp_path / "r.yaml").write_text(TINY.replace("l1: {}", "l11: {}"))
 
     answer = call("--validate", "r.yaml", "--json")
 
     assert answer.code == 2
     assert answer.err == ""
     (problem,) = json.loads(answer.out)["problems"]
-    assert problem["message"] == "unknown loss `l9` in step `vae`, update `vae`"
-    assert (problem["code"], problem["subject"], problem["nearest"]) == ("unknown-component", "l9", "l1")
+    assert problem["message"] == "unknown loss `l11` in step `vae`, update `vae`"
+    assert (problem["code"], problem["subject"], problem["nearest"]) == ("unknown-component", "l11", "l1")
     assert (problem["path"], problem["line"], problem["column"]) == ("r.yaml", 15, 11)
 
 

@@ -124,6 +124,22 @@ def test_options_without_a_like_name_are_found_by_the_numbers_of_the_error(check
     )
 
 
+@pytest.mark.parametrize(("fits", "suggested"), [(2, True), (1, False)])
+def test_a_number_that_fits_by_chance_is_not_suggested(
+    fits: int, suggested: bool, checked: Callable[..., RecipePlan]
+) -> None:
+    def reads(reader: nn.Module, latent: torch.Tensor) -> torch.Tensor:
+        if reader.in_features != fits:
+            raise ValueError(f"{latent.shape[1]} channels do not fit {reader.in_features}")
+        return reader.weight.mean() * latent.mean()  # type: ignore[operator]
+
+    (problem,) = misfits(checked(READ, using=with_reader(reads)))
+
+    # The error names 2; 1 is the depth of other models.
+    hints = [text for label, text in problem.notes if label == "hint"]
+    assert any("models.reader.room" in hint for hint in hints) == suggested
+
+
 def test_a_mistake_in_code_is_not_blamed_on_the_options_of_models(
     checked: Callable[..., RecipePlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from attrs import define, field
+from attrs import define, field, frozen
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from fluxflow_registry import Ending
 from fluxflow_registry.cli.prove_resume import Difference, blame, first_difference
@@ -17,6 +19,7 @@ from fluxflow_registry.engine.diagnosis.proof import Trace, fingerprint, shorten
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import add_plugin, load
 from fluxflow_registry.registry.registry import Plugin, Registry
+from fluxflow_vae.models import CompressorBuilder
 
 from ..small import PLUGINS, VAE_GAN
 from ..synthetic import plugin
@@ -151,6 +154,116 @@ def test_the_condition_of_a_late_start_is_traced_too(differs: Any) -> None:
     assert difference is not None
     assert (difference.kind, difference.name) == ("kept", "start.vae.hinge_generator.calls")
     assert "component   transition `counter`" in "\n".join(blame(recipe, difference))
+
+
+class Counts(nn.Module):
+    """Adds noise that shrinks from call to call: a count that no checkpoint has, as an attribute or a buffer."""
+
+    def __init__(self, inner: nn.Module, how: str) -> None:
+        super().__init__()
+        self.inner, self.how = inner, how
+        self.calls: Any = [0] if how == "list" else 0
+        self.register_buffer("seen", torch.zeros(()), persistent=how == "persistent buffer")
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+    seen: torch.Tensor
+
+    def forward(self, image: torch.Tensor) -> Any:
+        if self.how == "list":
+            self.calls[0] += 1
+            return self.inner(image * (1 + 0.01 * self.calls[0]))
+        if self.how == "number":
+            self.calls += 1
+            return self.inner(image * (1 + 0.01 * self.calls))
+        self.seen += 1
+        return self.inner(image * (1 + 0.01 * float(self.seen)))
+
+
+class Hiding(LRScheduler):
+    """A schedule whose count of intervals is in no state dict."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.hidden = 0
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        self.hidden += 1
+        return [rate * 0.9**self.hidden for rate in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
+
+
+@frozen
+class HidingBuilder:
+    """Builds a schedule that forgets where it is."""
+
+    interval: str = "batch"
+
+    def __call__(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        return Hiding(optimizer)
+
+
+@frozen
+class CountingCompressor:
+    """A compressor that counts its calls."""
+
+    how: str = "number"
+
+    def __call__(self) -> nn.Module:
+        return Counts(CompressorBuilder(latent_channels=2, width=8)(), self.how)
+
+
+@pytest.fixture
+def first(checked: Checker, tmp_path: Path) -> Callable[..., tuple[RecipePlan, Difference | None]]:
+    """The first difference between a stopped run and another one, with components made up for it."""
+
+    def run(stop: int, *settings: str) -> tuple[RecipePlan, Difference | None]:
+        registry = load(PLUGINS)
+        made_up = plugin(models={"counting": CountingCompressor}, schedulers={"hiding": HidingBuilder})
+        add_plugin(registry, Plugin("hiding", "test", "1", "here"), made_up)
+        plan = checked(VAE_GAN, *settings, using=registry)
+        for folder, observers in (("straight", ()), ("killed", (StopAfter("batch_ended", stop),)), ("killed", ())):
+            trace = tmp_path / folder / "trace.jsonl"
+            trace.parent.mkdir(exist_ok=True)
+            start(shortened(plan), tmp_path / folder / "runs", [Trace(trace), *observers])
+        return plan, first_difference(tmp_path / "straight", tmp_path / "killed")
+
+    return run
+
+
+@pytest.mark.parametrize("how", ["number", "list", "buffer"])
+def test_a_model_that_counts_its_calls_is_named_and_not_the_value_that_calls_it(first: Any, how: str) -> None:
+    plan, difference = first(3, f"models.compressor={{type: counting, how: {how}}}")
+
+    assert difference is not None
+    assert (difference.kind, difference.name) == ("value", "posterior")
+    words = "\n".join(blame(plan, difference))
+    kept = "seen" if how == "buffer" else "calls"
+    assert f"first       value `posterior`, which calls model `compressor`: its `{kept}` differs\n" in words
+    assert "component   model `counting`\n" in words
+    assert "register_buffer" in words
+
+
+def test_a_model_that_counts_in_a_buffer_of_its_state_passes(first: Any) -> None:
+    _, difference = first(3, "models.compressor={type: counting, how: persistent buffer}")
+
+    assert difference is None
+
+
+@pytest.mark.parametrize("interval", ["batch", "epoch"])
+def test_a_scheduler_that_forgets_is_named_and_not_the_optimizer(first: Any, interval: str) -> None:
+    plan, difference = first(3, f"{STEP}.updates.vae.scheduler={{type: hiding, interval: {interval}}}")
+
+    assert difference is not None
+    words = "\n".join(blame(plan, difference))
+    assert "first       the learning rate of update `vae`\n" in words
+    assert "component   scheduler `hiding`\n" in words
 
 
 def test_equal_attributes_have_the_same_fingerprint_in_every_process() -> None:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fluxflow_registry import Notice
 from fluxflow_text.models import TextTransformerBuilder
 from fluxflow_text.networks import buckets, words
 
@@ -67,9 +68,11 @@ def test_case_and_spaces_have_no_effect_but_words_their_order_and_commas_do(one:
 def test_words_beyond_max_words_are_dropped() -> None:
     encoder = TextTransformerBuilder(max_words=4)()
 
-    embedding = encoder(["one two three four five six"])
+    with pytest.warns(Notice, match="reads 4 words of a caption, and some captions are longer: they are truncated"):
+        embedding = encoder(["one two three four five six"])
 
     assert embedding.tokens.shape[1] == 5
+    assert encoder(["one two three four"]).tokens.shape[1] == 5
 
 
 @given(st.text(max_size=40))

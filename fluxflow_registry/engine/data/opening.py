@@ -10,7 +10,7 @@ from attrs import evolve
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.data.order import batches_of
 from fluxflow_registry.engine.graph.calls import build
-from fluxflow_registry.errors import DataError, FluxflowError, Location, Problem
+from fluxflow_registry.errors import DataError, FluxflowError, Location, Problem, condensed
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe.node import Node
@@ -42,7 +42,7 @@ def merge_problems(
     merged: dict[Hashable, Problem] = {}
     requests: dict[Hashable, dict[str, None]] = {}
     for label, problems in failed.items():
-        for problem in problems:
+        for problem in condensed(problems):
             same = evolve(problem, notes=()).identity
             first = merged.setdefault(same, problem)
             merged[same] = evolve(first, notes=tuple(dict.fromkeys((*first.notes, *problem.notes))))

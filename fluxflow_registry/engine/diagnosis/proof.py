@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from attrs import define, evolve
-from torch import Tensor
+from torch import Tensor, nn
 
 from fluxflow_registry.contracts import Ending, Position
 from fluxflow_registry.engine.graph.calls import tensors
@@ -120,13 +120,15 @@ class Trace:
 
     Kinds: `samples` (their numbers), `field`, `value`, `loss`, then `state`, tensor by tensor. After an
     epoch: what each transition `returned`, and what it `kept` in its attributes. The first entry
-    that differs between two runs is the cause of all later differences.
+    that differs between two runs is the cause of all later differences. What models keep `hidden`, in attributes that
+    have changed since the step began, may differ without any harm: it only explains a difference.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.computed: list[tuple[str, str, str]] = []
         self.closed = Position()
+        self.hidden: dict[str, str] = {}
 
     @hookimpl
     def step_started(self, run: ObservedRun) -> None:
@@ -134,6 +136,7 @@ class Trace:
         live = run.engine.live
         assert live is not None
         live.values.watch = self.record_computed
+        self.hidden = hidden_state(live.models)
         for part, component in live.plan.components.items():
             if isinstance(component.instance, _Limited):
                 component.instance.on_ending = partial(self.record_ending, live.plan.name, part)
@@ -162,7 +165,10 @@ class Trace:
         samples = json.dumps(live.samples)
         fields = [("field", name, digest(live.values.kept[name].bare)) for name in sorted(live.plan.fields)]
         state = [("state", name, found) for name, found in self.state(run.engine)]
-        self.write("batch", live.plan.name, position, [("samples", "", samples), *fields, *self.computed, *state])
+        now = hidden_state(live.models).items()
+        hidden = [("hidden", name, digest_bytes(text.encode())) for name, text in now if self.hidden.get(name) != text]
+        entries = [("samples", "", samples), *fields, *self.computed, *state, *hidden]
+        self.write("batch", live.plan.name, position, entries)
         self.computed = []
 
     @hookimpl
@@ -179,8 +185,14 @@ class Trace:
             file.write(json.dumps(line) + "\n")
 
     def state(self, run: Run) -> Iterator[tuple[str, str]]:
-        """The digest of each tensor of the run's state, and of the plain values of each part."""
+        """The digest of each tensor of the run's state, and of the plain values of each part.
+
+        Learning rates come first: weights follow from them.
+        """
         assert run.live is not None
+        for update in run.live.updates:
+            rates = [[group.get(key) for key in SCHEDULED] for group in update.optimizer.optimizer.param_groups]
+            yield f"update.{update.name}.lr", digest_bytes(repr(rates).encode())
         for name, model in run.models.items():
             for key, tensor in model.state_dict().items():
                 yield f"model.{name}.{key}", digest(tensor)
@@ -189,7 +201,26 @@ class Trace:
                 plain, packed = pack(value, f"{section} `{part}`")
                 for key, tensor in packed.items():
                     yield f"{section}.{part}.{key}", digest(tensor)
-                yield f"{section}.{part}", digest_bytes(json.dumps(plain).encode())
+                for key, inner in sorted(plain.items()) if section == "update" else [("", plain)]:
+                    yield f"{section}.{part}.{key}".rstrip("."), digest_bytes(json.dumps(inner).encode())
+
+
+#: What schedulers change in the groups of an optimizer.
+SCHEDULED = ("lr", "momentum", "betas")
+
+#: The attributes that every module has.
+_OF_MODULES = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
+
+
+def hidden_state(models: Mapping[str, nn.Module]) -> dict[str, str]:
+    """What modules keep in attributes and buffers that are not in their state dicts, each as a string."""
+    found: dict[str, str] = {}
+    for name, model in models.items():
+        for path, module in model.named_modules(prefix=name):
+            buffers = {key: module._buffers[key] for key in module._non_persistent_buffers_set}
+            attributes = {key: value for key, value in vars(module).items() if key not in _OF_MODULES}
+            found |= {f"{path}.{key}": describe(value, 2) for key, value in {**attributes, **buffers}.items()}
+    return found
 
 
 def digest(value: Any) -> str:

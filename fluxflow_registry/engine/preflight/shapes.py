@@ -254,13 +254,14 @@ class Change:
 def suggested_changes(models: Components, error: str, gets_further: Trial, fits_everywhere: Trial) -> list[Change]:
     """The changes with which what failed can be computed; of them those with which all can, where there are any.
 
-    Numbers in the error that was raised select the options without a similar name that are tried.
+    Options without a similar name are tried only where the error that was raised contains both numbers, the one that
+    is set and the one that would fit: any number that happens to fit is not what was meant.
     """
     numbers = set(map(int, re.findall(r"\d+", error)))
     unlike = [
         change
         for change in changes(models, like_names=False)
-        if getattr(models[change.model].instance, change.option.name) in numbers
+        if {getattr(models[change.model].instance, change.option.name), change.value} <= numbers
     ]
     found = [change for change in list(changes(models))[:TRIALS] if _helps(change, models, gets_further)]
     found = found or [change for change in unlike[:TRIALS] if _helps(change, models, gets_further)]

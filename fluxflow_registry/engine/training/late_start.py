@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import frozen
 
-from fluxflow_registry.errors import Problem
+from fluxflow_registry.errors import Problem, counted
 from fluxflow_registry.plan.steps import StepPlan
 from fluxflow_registry.plan.updates import AtBatch, UpdatePlan, WhenMet
 from fluxflow_registry.recipe.schema import OWN
@@ -115,9 +115,16 @@ class Starts:
         self.first = min(self.firsts.values(), default=NEVER)
 
 
-def too_late(step: StepPlan) -> Iterator[Problem]:
-    """Updates and losses that start after the last batch that a step can have: they never take effect."""
+def without_effect(step: StepPlan) -> Iterator[Problem]:
+    """What never takes effect in a step: updates and losses that start after its last batch, and long accumulation."""
     batches = step.epochs * step.batches
+    if step.accumulate > step.batches:
+        who, epochs = (
+            f"step `{step.name}` accumulates {counted(step.accumulate, 'batch')}",
+            "a window ends with its epoch",
+        )
+        message = f"{who}, but an epoch has {counted(step.batches, 'batch')}: {epochs}"
+        yield Problem(message, step.entry.node.at("accumulate"), code="unused", subject="accumulate")
     for update in step.updates.values():
         starts = Starts(update)
         firsts = {label: first for label, first in starts.firsts.items() if first >= batches}

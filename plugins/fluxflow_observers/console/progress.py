@@ -76,13 +76,17 @@ class Progress:
         """The mean of each metric's last values; a metric that is not finite now is returned as it is."""
         return {name: self.recent.mean(name) if math.isfinite(value) else value for name, value in self.latest.items()}
 
-    def line(self, step: StepView, position: Position, metrics: Mapping[str, float]) -> str:
-        """`[12:30:01] Step vae_gan (2/4) | Epoch 5/20 | Batch 127/500 | VAE: 0.0234 | 0.032s/batch`."""
+    def line(self, step: StepView, position: Position, metrics: Mapping[str, float], what: str = "") -> str:
+        """`[12:30:01] Step vae_gan (2/4) | Epoch 5/20 | Batch 127/500 | VAE: 0.0234 | 0.032s/batch`.
+
+        `what` says of what the metrics are means, where they are not those of other lines.
+        """
         epoch, batch = epoch_and_batch(step, position)
         parts = [
             f"{time_of_day()} {heading(step, len(self.run.steps))}",
             f"Epoch {epoch}/{epochs_of(step, epoch)}",
             f"Batch {batch}/{step.batches}",
+            *filter(None, [what]),
             *self.parts(metrics),
         ]
         return " | ".join(parts)

@@ -1,0 +1,112 @@
+"""Unknown keys of a recipe that are valid at another depth of it: the full path at which each belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from fluxflow_registry.contracts import KINDS
+from fluxflow_registry.errors import Location, Problem, listed
+from fluxflow_registry.recipe.load import EVALUATION_KEYS, STEP_KEYS, TOP, UPDATE_KEYS
+from fluxflow_registry.recipe.node import Node
+from fluxflow_registry.recipe.schema import ComponentEntry, RecipeEntry
+from fluxflow_registry.registry.registry import Registry
+from fluxflow_registry.registry.signature import is_configurable, keys_of
+
+#: The keys that lead to a mapping of the recipe.
+Path = tuple[str, ...]
+
+#: Mappings whose keys are names that the recipe chooses: an option of one entry does not belong to another.
+_NAMED = {"models", "datasets", "values", "observers", "steps", "updates", "losses", "evaluate", "metrics"}
+
+#: Paths that are shown at most.
+_SHOWN = 3
+
+
+def with_full_paths(problems: Iterable[Problem], recipe: RecipeEntry, registry: Registry) -> Iterator[Problem]:
+    """The problems; an unknown key that belongs elsewhere in the recipe has the path there instead of other keys."""
+    mappings = dict(_mappings(recipe, registry))
+    for problem in problems:
+        key, where = problem.subject, problem.where
+        if problem.code == "unknown-key" and problem.nearest is None and key is not None and where is not None:
+            places = [".".join((*path, key)) for path in _places(key, _path_of(recipe.node, key, where), mappings)]
+            if places:
+                note = ("instead", listed([f"`{place}`" for place in places], _SHOWN))
+                notes = (note, *problem.notes)
+                problem = Problem(problem.message, where, notes, code=problem.code, subject=key)
+        yield problem
+
+
+def _path_of(node: Node, key: str, where: Location) -> Path | None:
+    """The path of the mapping that has a key at a location."""
+    if isinstance(node.value, dict):
+        if node.keys.get(key) == where:
+            return ()
+        for name, child in node.value.items():
+            inner = _path_of(child, key, where)
+            if inner is not None:
+                return (name, *inner)
+    return None
+
+
+def _places(key: str, wrong: Path | None, mappings: Mapping[Path, Collection[str]]) -> list[Path]:
+    """The mappings in which a key is valid and that are nearest to the one that has it, the outermost first."""
+    found: dict[Path, int] = {}
+    for path in mappings if wrong is not None else ():
+        shared = next((n for n, (a, b) in enumerate(zip(path, wrong or (), strict=False)) if a != b), None)
+        beside = shared is not None and shared > 0 and path[shared - 1] in _NAMED
+        if key in mappings[path] and path != wrong and not beside:
+            found[path] = min(len(path), len(wrong or ())) if shared is None else shared
+    nearest = [path for path in found if found[path] == max(found.values())]
+    return sorted(nearest, key=len)
+
+
+def _mappings(recipe: RecipeEntry, registry: Registry) -> Iterator[tuple[Path, Collection[str]]]:
+    """Each mapping of the recipe that has keys of the language, options, or names of components; with all of these."""
+
+    def entries(
+        path: Path, kind: str, present: Mapping[str, ComponentEntry | None]
+    ) -> Iterator[tuple[Path, list[str]]]:
+        yield path, list(registry.components[kind])
+        for label, entry in present.items():
+            if entry is not None:
+                yield (*path, label), _keys(registry, kind, entry)
+
+    def single(path: Path, kind: str, entry: ComponentEntry | None) -> Iterator[tuple[Path, list[str]]]:
+        if entry is not None:
+            yield (*path, kind), _keys(registry, kind, entry)
+
+    yield (), TOP
+    if recipe.node.get("defaults") is not None:
+        yield ("defaults",), STEP_KEYS
+    yield from entries(("models",), "model", recipe.models)
+    yield from entries(("datasets",), "dataset", recipe.datasets)
+    yield from entries(("values",), "value", recipe.values)
+    yield from entries(("observers",), "observer", recipe.observers)
+    yield from single((), "sampler", recipe.sampler)
+    for name, step in recipe.steps.items():
+        at: Path = ("steps", name)
+        yield at, STEP_KEYS
+        yield from entries((*at, "values"), "value", step.values)
+        if step.until is not None:
+            yield (*at, "until"), _keys(registry, "transition", step.until)
+        for label, update in step.updates.items():
+            inner = (*at, "updates", label)
+            yield inner, UPDATE_KEYS
+            yield from entries((*inner, "losses"), "loss", update.losses)
+            for kind, entry in (
+                ("optimizer", update.optimizer),
+                ("scheduler", update.scheduler),
+                ("balancer", update.balancer),
+            ):
+                yield from single(inner, kind, entry)
+        for label, evaluation in step.evaluate.items():
+            inner = (*at, "evaluate", label)
+            yield inner, EVALUATION_KEYS
+            yield from entries((*inner, "metrics"), "metric", evaluation.metrics)
+
+
+def _keys(registry: Registry, kind: str, entry: ComponentEntry) -> list[str]:
+    """The keys that an entry may have: those of its kind, and the options of its component."""
+    component = registry.get(kind, entry.type)
+    options = keys_of(component.factory) if component and is_configurable(component.factory) else ()
+    return [*KINDS[kind].keys, *options]

@@ -1,0 +1,173 @@
+"""Schedules before training: learning rates over the planned length of a step, and what is wrong with a curve."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import nn
+
+from fluxflow_registry.contracts import SchedulerExtras
+from fluxflow_registry.engine.graph.calls import build
+from fluxflow_registry.engine.models.build import build_on_meta, trained_parameters
+from fluxflow_registry.engine.training.late_start import Extent, Starts, intervals
+from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, counted, one_line
+from fluxflow_registry.plan.component import ConfiguredComponent
+from fluxflow_registry.plan.steps import RecipePlan, StepPlan
+from fluxflow_registry.plan.updates import UpdatePlan
+
+#: A rise by less than this share of the highest rate does no harm.
+TOLERANCE = 0.01
+
+#: Intervals that are simulated at most, at some ten microseconds each; of a longer curve only its beginning is judged.
+LONGEST = 200_000
+
+
+def try_schedules(plan: RecipePlan) -> list[Problem]:
+    """Schedules that do not do what they are for, of a plan whose numbers of batches are known.
+
+    Raises RecipeError with those that would fail during training.
+    """
+    scheduled = {name for step in plan.steps for update in _scheduled(step) for name in update.trains}
+    models = build_on_meta({name: plan.models[name] for name in plan.models if name in scheduled})
+    found: list[Problem] = []
+    for step in plan.steps:
+        for update in _scheduled(step):
+            try:
+                found += _update_problems(step, update, models)
+            except FluxflowError as error:
+                found += error.problems
+    failures = [problem for problem in found if problem.code == "component-failed"]
+    if failures:
+        raise RecipeError(failures)
+    return found
+
+
+def _scheduled(step: StepPlan) -> list[UpdatePlan]:
+    return [update for update in step.updates.values() if update.scheduler is not None]
+
+
+@frozen
+class Curve:
+    """The learning rates of an update, one tuple for each interval of the plan, and those that would follow."""
+
+    #: The rates of all parameter groups.
+    used: Sequence[tuple[float, ...]]
+    following: Sequence[tuple[float, ...]]
+    #: Whether no setting of any parameter group changes.
+    constant: bool
+    #: Why the scheduler fails within the plan.
+    error: Exception | None = None
+
+    def groups(self) -> Iterator[tuple[list[float], list[float]]]:
+        """For each parameter group its rates of the plan, and those that would follow."""
+        for index in range(min(map(len, self.used), default=0)):
+            yield [rates[index] for rates in self.used], [rates[index] for rates in self.following]
+
+
+def _update_problems(step: StepPlan, update: UpdatePlan, models: Mapping[str, nn.Module]) -> Iterator[Problem]:
+    scheduler = update.scheduler
+    assert scheduler is not None
+    extras = SchedulerExtras.of(scheduler.instance)
+    total = intervals(Extent(step.epochs, step.batches, step.accumulate), Starts(update), extras.interval)
+    if total is None:  # it depends on what is measured
+        return
+    curve = simulate(update, scheduler, list(trained_parameters(models, update.trains).values()), total)
+    word = "epoch" if extras.interval == "epoch" else "batch" if step.accumulate == 1 else "step of the optimizer"
+    length = "1 epoch" if word == "epoch" and total == 1 else _count(total, word)
+    who = f"scheduler `{scheduler.name}` of update `{update.name}` in step `{step.name}`"
+
+    def problem(message: str, hint: str, code: str) -> Problem:
+        notes = (("hint", hint), ("defined in", str(scheduler.component.where)))
+        return Problem(message, scheduler.where, notes, code=code, subject=scheduler.label)
+
+    if curve.error is not None:
+        message = f"{who} fails after {_count(len(curve.used), word)} of {total:,}: {one_line(curve.error)}"
+        yield problem(message, f"make the schedule as long as the step: {length}", "component-failed")
+    elif curve.constant and total <= LONGEST:
+        if total > 1 or word == "epoch":
+            rate = " and ".join(f"{rate:g}" for rate in dict.fromkeys(curve.used[0]))
+            message = f"{who} has no effect: the learning rate is {rate} throughout its {length}"
+            shorter = f"let it change within {length}, or remove it"
+            yield problem(
+                message, "set `interval: batch`, or train for more epochs" if total == 1 else shorter, "unused"
+            )
+    elif (rising := _endless_rise(curve)) and total <= LONGEST:
+        message = f"{who} still rises when the step ends: its {length} reach a learning rate of {rising:g}"
+        yield problem(message, "shorten the warm-up, or train longer", "not-reached")
+    elif not extras.cyclic and (rise := _second_rise(curve)):
+        low, high, at = rise
+        message = (
+            f"{who} rises again after it fell: its learning rate is {low:g}, and {high:g} after {_count(at, word)}"
+        )
+        yield problem(message, f"make the schedule as long as the step: {length}", "rising-again")
+
+
+def _count(number: int, word: str) -> str:
+    return counted(number, word) if word != "step of the optimizer" else f"{counted(number, 'step')} of the optimizer"
+
+
+def simulate(
+    update: UpdatePlan, scheduler: ConfiguredComponent, parameters: Sequence[torch.Tensor], total: int
+) -> Curve:
+    """What a scheduler does to an optimizer that never steps; one that follows a metric receives a constant."""
+    # Parameters of the right shapes, all elements of which are one in memory.
+    stand_ins = [nn.Parameter(torch.zeros((), dtype=each.dtype).expand(each.shape)) for each in parameters]
+    optimizer = build(update.optimizer, parameters=stand_ins)
+    with warnings.catch_warnings(action="ignore"):
+        built = build(scheduler, optimizer=optimizer, total=total)
+        optimizer._opt_called = True  # schedulers warn of an optimizer that has never stepped
+        arguments = (1.0,) if isinstance(built, torch.optim.lr_scheduler.ReduceLROnPlateau) else ()
+        settings = [_settings(optimizer)]
+        rates = [_rates(optimizer)]
+        constant, planned = True, min(total, LONGEST)
+        for number in range(planned + 1):
+            try:
+                built.step(*arguments)
+            except Exception as error:
+                failed = error if number < planned else None
+                return Curve(rates[:planned], rates[planned:], constant, failed)
+            rates.append(_rates(optimizer))
+            if number + 1 < planned and constant:
+                constant = _settings(optimizer) == settings[0]
+    return Curve(rates[:planned], rates[planned:], constant)
+
+
+def _rates(optimizer: torch.optim.Optimizer) -> tuple[float, ...]:
+    return tuple(float(group["lr"]) for group in optimizer.param_groups)
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+
+
+def _endless_rise(curve: Curve) -> float | None:
+    """The last rate of a curve that only rises, and that is not constant after the plan: its rise was to end before."""
+    for used, following in curve.groups():
+        rates = [*used, *following[:1]]
+        rises = rates[-1] > rates[0] and all(a <= b for a, b in pairwise(rates)) and rates[-1] > rates[-2]
+        if rises and len(following) > 1 and following[1] != following[0]:
+            return used[-1]
+    return None
+
+
+def _second_rise(curve: Curve) -> tuple[float, float, int] | None:
+    """The lowest rate after a fall, the highest after it, and the number of intervals before that one."""
+    for used, _ in curve.groups():
+        harmless = TOLERANCE * max(used)
+        peak = low = used[0]
+        found = None
+        for number, rate in enumerate(used):
+            if peak - low > harmless and rate - low > harmless and (found is None or rate > found[1]):
+                found = (low, rate, number)
+            elif found is None:
+                if rate > peak:
+                    peak = low = rate
+                low = min(low, rate)
+        if found:
+            return found
+    return None

@@ -1,0 +1,79 @@
+"""What a user should know though nothing is wrong is printed as a note by commands that check, train and generate."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import pytest
+
+from fluxflow_registry import Notice
+from fluxflow_registry.check.notes import value_notes
+from fluxflow_registry.cli.output import Result, finish
+from fluxflow_registry.plan.steps import RecipePlan
+
+from ..recipes import DEFAULT
+from .conftest import Answer
+
+NEVER_DROPPED = [
+    ["values={prompt: {dropout: 0.0}}"],
+    ["steps.flow.values={prompt: {dropout: 0.0}}"],
+    ["values={text_embedding: {with: {prompt: caption}}}"],
+]
+GUIDED = "values.generated_image={guidance: 4}"
+
+
+@pytest.mark.parametrize("settings", NEVER_DROPPED, ids=str)
+def test_guidance_without_dropped_captions_is_noted(prove: Callable[..., RecipePlan], settings: list[str]) -> None:
+    plan = prove(DEFAULT.read_text(), *settings, GUIDED)
+
+    (note,) = value_notes(plan)
+
+    assert (
+        "value `generated_image`: `guidance: 4` compares a caption with the empty one, which was never trained on"
+        in note
+    )
+    assert note.startswith("--set ")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        [GUIDED],
+        [*NEVER_DROPPED[0], "values.generated_image={guidance: 1}"],
+        [*NEVER_DROPPED[0], "values.generated_image={guidance: 4, negative_prompt: blurry}"],
+    ],
+    ids=str,
+)
+def test_nothing_is_noted_where_guidance_is_trained_or_needs_no_empty_caption(
+    prove: Callable[..., RecipePlan], settings: list[str]
+) -> None:
+    assert value_notes(prove(DEFAULT.read_text(), *settings)) == []
+
+
+def test_a_negative_prompt_without_guidance_is_noted(prove: Callable[..., RecipePlan]) -> None:
+    (note,) = value_notes(prove(DEFAULT.read_text(), "values.generated_image={guidance: 1, negative_prompt: blurry}"))
+
+    assert "`negative_prompt` has no effect without guidance: set a `guidance` other than 1" in note
+
+
+def test_validating_prints_notes(call: Callable[..., Answer]) -> None:
+    told = call("--validate", DEFAULT, "--set", NEVER_DROPPED[0][0], "--set", GUIDED)
+
+    assert told.code == 0
+    assert told.err.startswith("note: --set values.generated_image={guidance: 4}  value `generated_image`: ")
+    assert told.err.count("\n") == 1
+
+
+def test_a_notice_is_printed_once_and_as_a_note(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> Result:
+        for _ in range(3):
+            warnings.warn(Notice("a caption is long"), stacklevel=1)
+            warnings.warn("of another kind", UserWarning, stacklevel=1)
+        return Result(dict, lambda: "done")
+
+    with pytest.warns(UserWarning, match="of another kind"), pytest.raises(SystemExit):
+        finish(command, as_json=False)
+
+    assert capsys.readouterr().err == "note: a caption is long\n"
