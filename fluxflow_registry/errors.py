@@ -134,7 +134,7 @@ def _folded(name: str) -> str:
 
 
 #: Names of which a smaller share is the same are not similar.
-SIMILAR = 0.7
+SIMILAR = 0.65
 
 #: In a word of so few letters another letter makes another word: `mae` is not `mse`.
 _SHORT = 4
@@ -151,10 +151,11 @@ def _differs_in_meaning(name: str, other: str) -> bool:
 def _another_word(a: str, b: str) -> bool:
     if _DIGIT.sub("0", a) == _DIGIT.sub("0", b):
         return a != b
+    short = min(len(a), len(b)) <= _SHORT
     if sorted(a) == sorted(b) or one_slip(a, b):
-        return len(a) == len(b) <= _SHORT and sorted(a) != sorted(b)
+        return short and len(a) == len(b) and sorted(a) != sorted(b)
     abbreviated = min(len(a), len(b)) > 2 and (a.startswith(b) or b.startswith(a))
-    return bool(a and b) and not abbreviated and not get_close_matches(a, [b], cutoff=SIMILAR)
+    return bool(a and b) and not abbreviated and (short or not get_close_matches(a, [b], cutoff=SIMILAR))
 
 
 def one_slip(a: str, b: str) -> bool:
