@@ -108,9 +108,9 @@ class Choices:
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The valid name that `name` was probably meant to be, or None.
 
-    A name that differs in case and hyphens alone comes first, then one typing error, then the only name that goes on
-    where this one ends, then similar spelling. A wrong suggestion is worse than none: a name of which a word or a
-    number is another one is not near.
+    A name that differs in case and hyphens alone comes first, then one typing error, then the only name that begins
+    like it and is longer or shorter, then similar spelling. A wrong suggestion is worse than none: a name of which a
+    word or a number is another one is not near.
     """
     known = {_folded(each): each for each in sorted(names, reverse=True)}
     meant = _folded(name)
@@ -119,11 +119,10 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     near = [each for each in known if not _differs_in_meaning(meant, each)]
     slips = [each for each in near if one_slip(meant, each)]
     likely = [each for each in slips if sorted(each) == sorted(meant)] or slips  # two letters swapped
-    longer = [each for each in near if each.startswith(f"{meant}_")]
-    begun = longer if len(longer) == 1 else []
+    begun = [each for each in near if _abbreviated(meant, each)]
     matches = (
         get_close_matches(meant, likely, n=1, cutoff=0.0)
-        or begun
+        or (begun if len(begun) == 1 else [])
         or get_close_matches(meant, near, n=1, cutoff=SIMILAR)
     )
     return known[matches[0]] if matches else None
@@ -148,14 +147,18 @@ def _differs_in_meaning(name: str, other: str) -> bool:
     return others[-len(words) :] == words
 
 
+def _abbreviated(a: str, b: str) -> bool:
+    """Whether one is the beginning of the other: `eps` of `epsilon`, `prove` of `prove_resume`."""
+    return min(len(a), len(b)) > 2 and (a.startswith(b) or b.startswith(a))
+
+
 def _another_word(a: str, b: str) -> bool:
     if _DIGIT.sub("0", a) == _DIGIT.sub("0", b):
         return a != b
     short = min(len(a), len(b)) <= _SHORT
     if sorted(a) == sorted(b) or one_slip(a, b):
         return short and len(a) == len(b) and sorted(a) != sorted(b)
-    abbreviated = min(len(a), len(b)) > 2 and (a.startswith(b) or b.startswith(a))
-    return bool(a and b) and not abbreviated and (short or not get_close_matches(a, [b], cutoff=SIMILAR))
+    return bool(a and b) and not _abbreviated(a, b) and (short or not get_close_matches(a, [b], cutoff=SIMILAR))
 
 
 def one_slip(a: str, b: str) -> bool:

@@ -145,6 +145,8 @@ def test_a_name_of_which_a_word_or_a_number_is_another_one_is_not_near(name: str
         ("hinge_gen", "hinge_generator"),
         ("prove", "prove_resume"),
         ("--list", "--list-plugins"),
+        ("epsilon", "eps"),
+        ("--settings", "--set"),
         ("mes", "mse"),
         ("fp_16", "fp16"),
         ("held-out", "held_out"),

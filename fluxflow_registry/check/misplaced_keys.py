@@ -50,12 +50,17 @@ def _path_of(node: Node, key: str, where: Location) -> Path | None:
 
 def _places(key: str, wrong: Path | None, mappings: Mapping[Path, Collection[str]]) -> list[Path]:
     """The mappings in which a key is valid and that are nearest to the one that has it, the outermost first."""
+    if wrong is None:
+        return []
     found: dict[Path, int] = {}
-    for path in mappings if wrong is not None else ():
-        shared = next((n for n, (a, b) in enumerate(zip(path, wrong or (), strict=False)) if a != b), None)
+    # A key of a component is meant as an option, whatever components have that name.
+    option = wrong not in ((), ("defaults",)) and wrong[-2:-1] not in (("steps",), ("updates",), ("evaluate",))
+    for path in mappings:
+        shared = next((n for n, (a, b) in enumerate(zip(path, wrong, strict=False)) if a != b), None)
         beside = shared is not None and shared > 0 and path[shared - 1] in _NAMED
-        if key in mappings[path] and path != wrong and not beside:
-            found[path] = min(len(path), len(wrong or ())) if shared is None else shared
+        name = bool(path) and path[-1] in _NAMED
+        if key in mappings[path] and path != wrong and not beside and not (option and name):
+            found[path] = min(len(path), len(wrong)) if shared is None else shared
     nearest = [path for path in found if found[path] == max(found.values())]
     return sorted(nearest, key=len)
 

@@ -140,6 +140,32 @@ def test_a_number_that_fits_by_chance_is_not_suggested(
     assert any("models.reader.room" in hint for hint in hints) == suggested
 
 
+@pytest.mark.parametrize(
+    ("size", "settings", "multiple", "sides"),
+    [
+        (18, (), 8, "16 or 24"),
+        (36, (), 8, "32 or 40"),
+        (18, ("steps.flow=false",), 4, "16 or 20"),
+        (36, ("models.compressor.patch=1",), 8, "32 or 40"),
+        (36, ("models.compressor.downscale=8", "models.expander.downscale=8"), 16, "32 or 48"),
+        (20, ("models.flow_processor.patch=1",), 0, ""),
+    ],
+)
+def test_images_whose_size_does_not_fit_are_answered_with_sizes_that_do(
+    size: int, settings: tuple[str, ...], multiple: int, sides: str, checked: Callable[..., RecipePlan]
+) -> None:
+    plan = checked(VAE + FLOW, f"datasets.shapes.image_size={size}", "models.compressor.depth=1", *settings)
+
+    if not multiple:
+        prove_shapes(plan)
+        return
+    problem, *_ = misfits(plan)
+
+    hint = f"set `datasets.shapes.image_size` to a multiple of {multiple}, such as {sides}"
+    assert [text for label, text in problem.notes if label == "hint"] == [hint]
+    assert str(problem.where).startswith("--set datasets.shapes.image_size")
+
+
 def test_a_mistake_in_code_is_not_blamed_on_the_options_of_models(
     checked: Callable[..., RecipePlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:

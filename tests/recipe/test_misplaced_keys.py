@@ -73,7 +73,10 @@ def test_a_key_of_the_file_is_answered_where_it_stands(problems: Callable[..., t
     assert str(problem).endswith(f"    instead  `{GAN}.optimizer.lr`, `{VAE}.optimizer.lr`")
 
 
-@pytest.mark.parametrize("setting", ["models.expander.heads=2", f"{VAE}.losses.l1.detached=[]", f"{STEP}.epoch=3"])
+@pytest.mark.parametrize(
+    "setting",
+    ["models.expander.heads=2", f"{VAE}.losses.l1.detached=[]", f"{VAE}.losses.l1.epsilon=0.1", f"{STEP}.epoch=3"],
+)
 def test_an_option_of_a_sibling_or_a_misspelled_key_is_answered_with_the_valid_keys(
     problems: Callable[..., tuple[Problem, ...]], setting: str
 ) -> None:

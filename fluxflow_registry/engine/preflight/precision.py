@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 
 import torch
@@ -29,7 +30,11 @@ def computes(device: torch.device, precision: str) -> bool:
 
 
 def _on_cpu(precision: str) -> bool:
-    """As the library of kernels that torch uses reports it."""
-    if precision == "bf16":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    """As torch and the library of its kernels report it; x86 processors without AVX512-BF16 convert bf16 to fp32."""
+    try:
+        if precision == "bf16" and platform.machine() in ("x86_64", "AMD64"):
+            return torch.cpu._is_avx512_bf16_supported()
+        name = f"_is_mkldnn_{precision}_supported"
+        return bool(getattr(torch.ops.mkldnn, name)())
+    except (AttributeError, RuntimeError):  # a build of torch without them
+        return True

@@ -82,8 +82,7 @@ def _update_problems(step: StepPlan, update: UpdatePlan, models: Mapping[str, nn
     who = f"scheduler `{scheduler.name}` of update `{update.name}` in step `{step.name}`"
 
     def problem(message: str, hint: str, code: str) -> Problem:
-        notes = (("hint", hint), ("defined in", str(scheduler.component.where)))
-        return Problem(message, scheduler.where, notes, code=code, subject=scheduler.label)
+        return Problem(message, scheduler.where, [("hint", hint)], code=code, subject=scheduler.label)
 
     if curve.error is not None:
         message = f"{who} fails after {_count(len(curve.used), word)} of {total:,}: {one_line(curve.error)}"

@@ -21,6 +21,7 @@ from fluxflow_registry.engine.graph.losses import LiveLosses
 from fluxflow_registry.engine.graph.randomness import Draws
 from fluxflow_registry.engine.graph.values import Values
 from fluxflow_registry.engine.models.build import build_on_meta, trained_parameters, useless_options
+from fluxflow_registry.engine.preflight.image_sizes import FittingSizes, sizes_that_fit
 from fluxflow_registry.engine.training.loss_weights import LossWeights
 from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.errors import FluxflowError, Location, Problem, RecipeError, unique
@@ -89,15 +90,20 @@ def _misfit_problems(
     form = f" where {' and '.join(varying)}" if number else ""
     places = plan.recipe.node.value["models"].keys
     involved = {name: plan.models[name] for name in sorted({name for need in misfit.needs for name in need.models})}
-    changes = _changes(plan, step, fields, misfit, involved)
+    sizes = _fitting_sizes(plan, step, fields, misfit)
+    changes = _changes(plan, step, fields, misfit, involved) if sizes is None else []
     models = [places[need.name] for need in misfit.needs if need.source == "model"]
     places_to_change = [change.where(plan) for change in changes] or models
     hints = [f"set `{each.path}: {each.value}`, the value of `{each.like}`" for each in changes]
     hints += [WITHOUT_NUMBERS] if _reads_numbers(misfit.error) else []
+    if sizes is not None:
+        label = step.settings.dataset
+        hint, place = sizes.hint(label, plan.datasets[label], (fields["image"].shape or ())[-1])
+        hints, places_to_change = [hint], [place] if place else models
     using = [("see also", f"model {name}: {places[name]}  {model.name}") for name, model in involved.items()]
     using = using if misfit.error is not None else []
     for problem in misfit.problems:
-        where = problem.where if problem.where and not changes else [*places_to_change, step.entry.where][0]
+        where = problem.where if problem.where and not (changes or sizes) else [*places_to_change, step.entry.where][0]
         moved = [("requested by", str(problem.where))] if problem.where and where != problem.where else []
         notes = (*(("hint", hint) for hint in hints), *moved, *problem.notes, *using)
         message = f"in step `{step.name}`{form}, {problem.message}"
@@ -109,6 +115,30 @@ def _reads_numbers(error: BaseException | None) -> bool:
     return "meta tensors" in str(error)
 
 
+def _fitting_sizes(
+    plan: RecipePlan, step: StepPlan, fields: Mapping[str, Field], misfit: Misfit
+) -> FittingSizes | None:
+    """The sizes of images with which what failed can be computed, where their size may be to blame."""
+    if not _is_about_shapes(misfit.error):
+        return None
+    models = build_on_meta(plan.models)
+
+    def fits(resized: Mapping[str, Field]) -> bool:
+        left = _prove_step(step, resized, models, plan.solver)
+        return not isinstance(left, Misfit) or left.before > misfit.before
+
+    def fits_everywhere(resized: Mapping[str, Field]) -> bool:
+        steps = [each for each in plan.steps if each.settings.dataset == step.settings.dataset]
+        return not any(isinstance(_prove_step(each, resized, models, plan.solver), Misfit) for each in steps)
+
+    with warnings.catch_warnings(action="ignore"):
+        return sizes_that_fit(fields, fits_everywhere) or sizes_that_fit(fields, fits)
+
+
+def _is_about_shapes(error: BaseException | None) -> bool:
+    return isinstance(error, (RuntimeError, ValueError, Warning)) and not _reads_numbers(error)
+
+
 def _changes(
     plan: RecipePlan,
     step: StepPlan,
@@ -117,7 +147,7 @@ def _changes(
     models: Mapping[str, ConfiguredComponent],
 ) -> list[Change]:
     """The changes to models with which what failed can be computed, where its shapes may be to blame."""
-    if not isinstance(misfit.error, (RuntimeError, ValueError, Warning)) or _reads_numbers(misfit.error):
+    if not _is_about_shapes(misfit.error):
         return []
 
     def prove(changed: Components, which: StepPlan, form: Mapping[str, Field]) -> Misfit | None:
@@ -255,13 +285,13 @@ def suggested_changes(models: Components, error: str, gets_further: Trial, fits_
     """The changes with which what failed can be computed; of them those with which all can, where there are any.
 
     Options without a similar name are tried only where the error that was raised contains both numbers, the one that
-    is set and the one that would fit: any number that happens to fit is not what was meant.
+    is set and the one that would fit: any number that happens to fit is not what was meant, and 1 always is among them.
     """
     numbers = set(map(int, re.findall(r"\d+", error)))
     unlike = [
         change
         for change in changes(models, like_names=False)
-        if {getattr(models[change.model].instance, change.option.name), change.value} <= numbers
+        if change.value > 1 and {getattr(models[change.model].instance, change.option.name), change.value} <= numbers
     ]
     found = [change for change in list(changes(models))[:TRIALS] if _helps(change, models, gets_further)]
     found = found or [change for change in unlike[:TRIALS] if _helps(change, models, gets_further)]
