@@ -69,7 +69,9 @@ def read_captions_file(
     for row in _rows(content, file):
         if row.wrong:
             received = [("received", _shortened(row.received))] if row.received else []
-            wrong.append(Problem(f"{_line(row.where)} {row.wrong}", row.where, received, code="malformed-line"))
+            # Lines that lack the same are one problem.
+            subject, message = row.wrong.partition(" (")[0], f"{_line(row.where)} {row.wrong}"
+            wrong.append(Problem(message, row.where, received, code="malformed-line", subject=subject))
         else:
             wrong += named.add(row, with_choices=len(flaws) + len(wrong) < LINES_WITH_CHOICES)
     if len(wrong) > 1 and not named.samples and (files is not None or not named.rows):
