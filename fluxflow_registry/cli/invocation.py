@@ -102,7 +102,7 @@ class Signals:
             if self._requested:
                 leave(INTERRUPTED, f"{name} again: stopped immediately; the last checkpoint is intact")
             self._requested = True
-        self.run.stopping = self.run.stopping or name
+        self.run.request_stop(name)
 
 
 def interrupt_at_signals() -> None:

@@ -30,6 +30,11 @@ class Position:
         """The position after one more batch of the same epoch."""
         return evolve(self, batch=self.batch + 1, step_batch=self.step_batch + 1, run_batch=self.run_batch + 1)
 
+    def before_batches(self, number: int) -> Position:
+        """The position before the last batches of the same epoch."""
+        run, step = self.run_batch - number, self.step_batch - number
+        return evolve(self, batch=self.batch - number, step_batch=step, run_batch=run)
+
 
 @frozen
 class Summary:

@@ -78,14 +78,14 @@ def test_stopping_after_every_single_batch_ends_with_the_same_weights(
     assert finals(attempt.run) == finals(straight)
 
 
-def test_with_accumulation_a_stop_waits_for_the_end_of_the_window(checked: Checker, tmp_path: Path) -> None:
+def test_with_accumulation_a_stop_undoes_the_open_window(checked: Checker, tmp_path: Path) -> None:
     recipe = checked(VAE_GAN, "steps.vae_gan.accumulate=4")
     whole = start(recipe, tmp_path / "whole").run
 
     first = start(recipe, tmp_path / "cut", [StopAfter("batch_ended", 1)])
     second = start(recipe, tmp_path / "cut")
 
-    assert first.stopped.batch == 4
+    assert first.stopped.batch == 0
     assert finals(second.run) == finals(whole)
 
 

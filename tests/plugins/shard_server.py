@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from attrs import Factory, define
@@ -31,6 +31,10 @@ class Server:
     #: The header `Retry-After` of those responses.
     retry_after: str | None = None
     etags: dict[str, str] = Factory(dict)
+    #: Answers a request instead, and returns whether it did: a server may do anything.
+    lie: Callable[[Server, BaseHTTPRequestHandler], bool] | None = None
+    #: What a `lie` that waits is waiting for.
+    closing: Event = Factory(Event)
     #: Whether a response with the whole file has its length.
     lengths: bool = True
     #: Path, range and authorization of each request.
@@ -39,6 +43,8 @@ class Server:
     def respond(self, handler: BaseHTTPRequestHandler) -> None:
         path, headers = handler.path.lstrip("/").partition("?")[0], handler.headers
         self.requests.append((path, headers.get("Range"), headers.get("Authorization")))
+        if self.lie is not None and self.lie(self, handler):
+            return None
         if self.failing and self.failure:
             self.failing -= 1
             return self.send(handler, self.failure, {"Retry-After": self.retry_after} if self.retry_after else {}, b"")
@@ -82,6 +88,10 @@ def serving(folder: Path, **options: Any) -> Iterator[Server]:
         def do_GET(self) -> None:
             server.respond(self)
 
+        def handle(self) -> None:
+            with suppress(ConnectionError):  # what it answers may be too much for whoever has asked
+                super().handle()
+
         def log_message(self, *_: Any) -> None:
             """Print nothing."""
 
@@ -93,6 +103,7 @@ def serving(folder: Path, **options: Any) -> Iterator[Server]:
     try:
         yield server
     finally:
+        server.closing.set()
         listener.shutdown()
         listener.server_close()
         thread.join()

@@ -15,8 +15,11 @@ from fluxflow_registry.registry.members import check_product
 from fluxflow_registry.registry.signature import raised_at as raised_at
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: what is being computed is computed again on resuming
-    """The run was asked to stop while an observer samples or an evaluation is measured."""
+class Interrupted(BaseException):
+    """The run was asked to stop while it waits for data, an observer samples or an evaluation is measured.
+
+    As with KeyboardInterrupt, a component that catches every Exception does not catch it.
+    """
 
 
 #: What a call of a component may raise that is not a failure of the component.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from fluxflow_registry.engine.data.order import first_samples
 from fluxflow_registry.engine.graph.calls import PASSED_THROUGH, Binding, bind, describe, failed, wrong_return
 from fluxflow_registry.engine.graph.randomness import Draws, derive
 from fluxflow_registry.engine.graph.values import Values, evaluate
-from fluxflow_registry.engine.run.stopping import interruptible, raise_if_stopping
+from fluxflow_registry.engine.run.stopping import interruptible, waiting
 from fluxflow_registry.engine.training.step import LiveStep, size_of
 from fluxflow_registry.errors import Place, Problem, RunError, TrainingError
 from fluxflow_registry.plan.steps import EvaluationPlan, RecipePlan, StepPlan
@@ -135,8 +136,7 @@ def measure(run: Run, live: LiveStep, plan: EvaluationPlan) -> dict[str, float]:
     sampler = interruptible(run.plan.solver, run)
     with torch.no_grad():
         for start, stop in spans:
-            raise_if_stopping(run)
-            read = reader.read(start, stop)
+            read = waiting(run, partial(reader.read, start, stop))
             run.data.report_replaced(dataset, read, Position())
             batch = to_device(read.fields, run.device)
             values.draws.at(seed, start)

@@ -15,7 +15,7 @@ from fluxflow_registry.engine.run.evaluation import measure
 from fluxflow_registry.engine.run.resume import State, enter, find_position
 from fluxflow_registry.engine.run.rollback import check_finite, report_skipped
 from fluxflow_registry.engine.run.run import Run
-from fluxflow_registry.engine.run.stopping import Stopped
+from fluxflow_registry.engine.run.stopping import Stopped, waiting_for_each
 from fluxflow_registry.engine.run.trained_models import write_final_models
 from fluxflow_registry.engine.training.step import LiveStep
 from fluxflow_registry.state import checkpoints
@@ -54,7 +54,7 @@ def train_step(run: Run, live: LiveStep, position: Position) -> Position:
         run.data.report_unused(live.settings.dataset, live.settings.batch_size, position)
         while live.ending is None:
             run.observers.notify("epoch_started", step=live.plan, position=position)
-            for batch in live.batches(position.epoch, position.batch):
+            for batch in waiting_for_each(run, live.batches(position.epoch, position.batch)):
                 run.before_batch(position)
                 run.data.report_replaced(live.settings.dataset, batch, position)
                 live.run(batch, position)
@@ -62,7 +62,7 @@ def train_step(run: Run, live: LiveStep, position: Position) -> Position:
             position = end_epoch(run, live, position)
         return leave(run, live, position, live.ending)
     except Interrupted:
-        stop(run, live, position, "stop")
+        stop(run, live, live.undo_open_window(position), "stop")
 
 
 def after_batch(run: Run, live: LiveStep, position: Position) -> Position:

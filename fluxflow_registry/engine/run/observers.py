@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from fluxflow_registry.engine.data.order import first_bucket
 from fluxflow_registry.engine.graph.calls import Interrupted
 from fluxflow_registry.engine.graph.randomness import derive
 from fluxflow_registry.engine.run.evaluation import Sampling
-from fluxflow_registry.engine.run.stopping import interruptible, raise_if_stopping
+from fluxflow_registry.engine.run.stopping import interruptible, raise_if_stopping, waiting
 from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.errors import FluxflowError, TrainingError, one_line
 from fluxflow_registry.plan.component import ConfiguredComponent
@@ -103,7 +104,7 @@ class ObservedRun:
         source = run.data.sources[dataset]
         order = first_bucket(source)
         reader = Reader(source, order, derive(run.plan.recipe.seed, "peek", dataset))
-        batch = reader.read(0, min(count, len(order)))
+        batch = waiting(run, partial(reader.read, 0, min(count, len(order))))
         run.data.report_replaced(dataset, batch, Position())
         return to_device(batch.fields, run.device)
 

@@ -10,6 +10,7 @@ from fluxflow_registry.contracts import Position, Source, SourceExtras
 from fluxflow_registry.engine.data.batches import Batch
 from fluxflow_registry.engine.data.order import with_batches
 from fluxflow_registry.engine.data.survey import unused_samples
+from fluxflow_registry.engine.graph.calls import Interrupted
 from fluxflow_registry.engine.graph.randomness import prefer_repeatable
 from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.run.checkpoints import RunCheckpoints, RunHistory
@@ -71,6 +72,8 @@ class Run:
         self.history = RunHistory(folder.digest, [step.name for step in plan.steps], digests)
         #: Why the run is asked to stop; None as long as it is not.
         self.stopping: str | None = None
+        #: Whether it waits for data now, which a request to stop interrupts.
+        self.waiting = False
         self.observers = Observers(plan.observers, ObservedRun(self))
         self.data = RunData(sources, self.history, self.observers)
         self.checkpoints = RunCheckpoints(folder, self.models, self.history, self.observers)
@@ -81,6 +84,13 @@ class Run:
         self._initial_state.restore(step)
         source = self.data.sources[step.settings.dataset]
         return LiveStep(step, source, self.models, self.plan.recipe.seed, self.device, self.plan.solver)
+
+    def request_stop(self, reason: str) -> None:
+        """Ask the run to stop, from the handler of a signal; raises Interrupted where the run waits for data."""
+        self.stopping = self.stopping or reason
+        if self.waiting:
+            self.waiting = False  # once: what follows saves a checkpoint
+            raise Interrupted
 
     def before_batch(self, position: Position) -> None:
         """Called before each batch is trained on; a replay ends here."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 from fluxflow_registry.contracts import NoisePath, Position, Sampler, VelocityField
 from fluxflow_registry.engine.graph.calls import Interrupted
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fluxflow_registry.engine.run.run import Run
+
+
+T = TypeVar("T")
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop
@@ -25,6 +29,23 @@ def raise_if_stopping(run: Run) -> None:
     """Raise Interrupted if the run is asked to stop."""
     if run.stopping is not None:
         raise Interrupted
+
+
+def waiting(run: Run, read: Callable[[], T]) -> T:
+    """What `read` returns, which may wait for a disk or a server; a request to stop raises Interrupted out of it."""
+    run.waiting = True
+    try:
+        raise_if_stopping(run)
+        return read()
+    finally:
+        run.waiting = False
+
+
+def waiting_for_each(run: Run, items: Iterator[T]) -> Iterator[T]:
+    """The items, each waited for in this way."""
+    end = object()
+    while (item := waiting(run, lambda: next(items, end))) is not end:
+        yield item  # type: ignore[misc]
 
 
 def interruptible(sampler: Sampler | None, run: Run) -> Sampler | None:

@@ -120,11 +120,22 @@ class LiveStep:
         start = batch - batch % self.plan.accumulate
         return min(self.plan.accumulate, self.plan.batches - start)
 
+    def undo_open_window(self, position: Position) -> Position:
+        """Undo the batches whose gradients still wait for the optimizer; returns the position before them."""
+        number = position.batch % self.plan.accumulate if position.batch < self.plan.batches else 0
+        if not number:
+            return position
+        self._guard.undo([update.name for update in self.updates])
+        self.metrics.undo()
+        return position.before_batches(number)
+
     def run(self, batch: Batch, position: Position) -> None:
         """Train on one batch: each update in turn, then the averages."""
         closing, window = self.closes_window(position.batch), self.window(position.batch)
         if position.batch % self.plan.accumulate == 0:
             self._guard.remember()
+            if self.plan.accumulate > 1:
+                self.metrics.remember()
             self.samples = []
         self.samples.extend(batch.indices)
         self._begin(batch, position.step_batch)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from fluxflow_registry import DataError
 
+from .parallel import in_parallel
 from .paths import is_remote, shard_problem
 from .remote import read_range
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 #: Requests to a server at the same time.
 REQUESTS_AT_ONCE = 16
@@ -24,18 +21,6 @@ LARGEST_GAP = 1 << 16
 
 #: Files that a process keeps open; a system allows it some hundreds in all.
 OPEN = 64
-
-
-def in_parallel(function: Callable[[T], R], arguments: Sequence[T], most: int) -> list[R]:
-    """What a function returns for each argument, at most so many at once; raises the first exception in their order.
-
-    An exception, a request to stop among them, does not wait for what is still running.
-    """
-    pool = ThreadPoolExecutor(max(1, min(most, len(arguments))))
-    try:
-        return list(pool.map(function, arguments))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Span(NamedTuple):

@@ -29,8 +29,9 @@ from .index import (
     indexed,
     report,
 )
+from .parallel import in_parallel
 from .paths import is_remote, public
-from .reader import Reader, Span, in_parallel
+from .reader import Reader, Span
 from .remote import Downloads, ManyBytesError, probe
 
 if TYPE_CHECKING:
