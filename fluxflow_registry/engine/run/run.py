@@ -54,6 +54,7 @@ class RunData:
                 self._observers.warn(position, message)
 
 
+# More than a dozen members: what a run owns, and whether it is to stop.
 class Run:
     """Everything that a run owns; the loop advances it, and observers see an ObservedRun."""
 
