@@ -27,21 +27,18 @@ class StepMetrics:
         self.history: dict[str, list[Summary]] = {}
         #: What was counted since the last log: of a lazy loss, the value of its latest batch.
         self.latest: dict[str, float] = {}
-        #: All of these as they were before an open window of batches.
-        self._remembered: tuple[Any, ...] = ()
 
     def add(self, metrics: Mapping[str, Tensor | float]) -> None:
         """Record the metrics of one batch."""
         self.pending.append(metrics)
 
-    def remember(self) -> None:
-        """Remember everything but the history, without waiting for the device."""
-        totals = {name: [*total] for name, total in self.totals.items()}
-        self._remembered = [*self.pending], totals, copy.deepcopy(self.recent), {**self.latest}
-
-    def undo(self) -> None:
-        """Restore what was remembered."""
-        self.pending, self.totals, self.recent, self.latest = self._remembered
+    def __copy__(self) -> StepMetrics:
+        """What further batches do not change, made without waiting for the device; the history is shared."""
+        copied = StepMetrics()
+        copied.pending, copied.latest, copied.history = [*self.pending], {**self.latest}, self.history
+        copied.totals = {name: [*total] for name, total in self.totals.items()}
+        copied.recent = copy.deepcopy(self.recent)
+        return copied
 
     def fetch(self) -> dict[str, float]:
         """Count what is pending; returns each metric's latest value since the last log, as numbers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ class LiveStep:
         self.updates = [LiveUpdate(plan, update, self.values, models) for update in plan.updates.values()]
         ema = plan.settings.ema
         self.averages = {name: Average(models[name], ema.decay, ema.warmup) for name in ema.models} if ema else {}
-        self.metrics = StepMetrics()
+        self.metrics = self._metrics_before = StepMetrics()
         self.components = stateful_of(plan)
         trained = {name: models[name] for name in plan.trains}
         serving = [(served_by(name), instance) for name, instance in self.components.items()]
@@ -126,7 +127,7 @@ class LiveStep:
         if not number:
             return position
         self._guard.undo([update.name for update in self.updates])
-        self.metrics.undo()
+        self.metrics = self._metrics_before
         return position.before_batches(number)
 
     def run(self, batch: Batch, position: Position) -> None:
@@ -135,7 +136,7 @@ class LiveStep:
         if position.batch % self.plan.accumulate == 0:
             self._guard.remember()
             if self.plan.accumulate > 1:
-                self.metrics.remember()
+                self._metrics_before = copy(self.metrics)
             self.samples = []
         self.samples.extend(batch.indices)
         self._begin(batch, position.step_batch)
