@@ -88,6 +88,8 @@ class Resume:
     directory: str | None
     #: The name of the folder of the run that the command would resume; None: it would start a new one.
     finds: str | None
+    #: A checkpoint that a run of another recipe has saved, which makes resuming an error.
+    foreign: str | None = None
 
 
 # More than a dozen members: the page of --status shows each of them.
@@ -131,7 +133,7 @@ def read_status(folder: Path, plugins: Sequence[dict[str, Any]]) -> RunStatus:
         checkpoint=attempts[0] if attempts else None,
         kept=len(found),
         quarantined=tuple(sorted(each.name for each in folder.glob("checkpoints/.*.damaged"))),
-        resume=resume_of(folder, record, attempts, reached),
+        resume=resume_of(folder, record, attempts, reached, meta.get("recipe") or record.recipe),
         changed_plugins=tuple(changed(folder, plugins)),
         damaged_samples={name: len(samples) for name, samples in _maps(meta.get("damaged")).items()},
         results={
@@ -283,21 +285,25 @@ def state_of(record: Record, owner: str | None, found: Sequence[checkpoints.Foun
     return "stopped" if found else "not started"
 
 
-def resume_of(folder: Path, record: Record, attempts: Sequence[CheckpointAttempt], reached: Reached | None) -> Resume:
-    """What the command that resumes the run would do."""
+def resume_of(
+    folder: Path, record: Record, attempts: Sequence[CheckpointAttempt], reached: Reached | None, recipe: Any
+) -> Resume:
+    """What the command that resumes the run would do; `recipe` is the one that the newest intact checkpoint names."""
     finds: str | None = folder.absolute().name
     if record.name is not None and LABEL.match(record.name):
         found, _ = folders.unfinished(folder.absolute().parent, record.name, record.recipe)
         finds = found.path.name if found else None
     whole = attempts[-1] if attempts and attempts[-1].problem is None else None
     furthest = max([each.run_batch for each in attempts] + ([reached.position.run_batch] if reached else []), default=0)
+    foreign = whole.name if whole and recipe != record.recipe else None
     return Resume(
-        checkpoint=whole.name if whole else None,
+        checkpoint=whole.name if whole and not foreign else None,
         would_quarantine=tuple(each for each in attempts if each.problem is not None),
         repeats=furthest - (whole.run_batch if whole else 0),
         command=record.command,
         directory=record.directory,
         finds=finds,
+        foreign=foreign,
     )
 
 

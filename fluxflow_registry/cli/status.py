@@ -208,6 +208,8 @@ def resuming(found: RunStatus) -> Rows:
     resume = found.resume
     if found.state == "finished":
         return []
+    if resume.foreign:
+        return [("from", f"nothing: {resume.foreign} belongs to another recipe; move it out of the folder")]
     start = f"checkpoint {resume.checkpoint}" if resume.checkpoint else "the beginning: no checkpoint is intact"
     rows = [("from", start if found.kept else "the beginning: there is no checkpoint")]
     rows += [("quarantining", name) for name in capped([each.name for each in resume.would_quarantine])]

@@ -238,6 +238,11 @@ def damage(bundle: Path) -> None:
     file.write_bytes(data)
 
 
+def pipe(bundle: Path) -> None:
+    (bundle / "recipe.yaml").unlink()
+    os.mkfifo(bundle / "recipe.yaml")
+
+
 WRONG: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], str]] = {
     "a recipe besides": (lambda b: None, ("small.yaml",), "`RECIPE` has no effect with `--replay`: remove it"),
     "a setting": (lambda b: None, ("--set", "seed=1"), "`--set` has no effect with `--replay`: remove it"),
@@ -245,6 +250,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], str]] = {
     "a device that is not there": (lambda b: None, ("--device", "cuda:9"), "there is no device `cuda:9`"),
     "no bundle.json": (lambda b: (b / "bundle.json").unlink(), (), "there is no bundle here: bundle.json is missing"),
     "no recipe": (lambda b: (b / "recipe.yaml").unlink(), (), "recipe.yaml  the file does not exist"),
+    "a pipe for a recipe": (pipe, (), "recipe.yaml  the recipe of the bundle is not a file"),
     "a damaged checkpoint": (damage, (), "model.expander.safetensors  the file is damaged"),
     "a step that is not there": (
         lambda b: (b / "bundle.json").write_text((b / "bundle.json").read_text().replace('"vae_gan"', '"other"')),

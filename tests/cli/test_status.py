@@ -106,6 +106,17 @@ def test_a_run_that_failed_tells_the_error_until_it_is_started_again(call: Call,
     assert "error" not in again
 
 
+def test_a_checkpoint_of_another_recipe_is_named_as_what_resuming_fails_at(call: Call, folder: RunFolder) -> None:
+    save(folder, at(4), recipe="fedcba9876543210" * 4)
+
+    told = words(call("--status", folder.path))
+    data = json.loads(call("--status", folder.path, "--json").out)
+
+    assert "to resume\nfrom nothing: 000000004-vae belongs to another recipe; move it out of the folder" in told
+    assert data["resume"]["foreign"] == "000000004-vae"
+    assert data["resume"]["checkpoint"] is None
+
+
 FAILING = """
 from fluxflow_registry import hookimpl
 

@@ -113,8 +113,9 @@ def read_bundle(folder: Path) -> Bundle:
         hint = f"pass one of the folders in RUN/{folders.NOT_FINITE}/"
         message = f"there is no bundle here: {folders.BUNDLE} is missing"
         raise RunError(Problem(message, str(folder), (("hint", hint),), code="missing-file"))
-    if not (folder / folders.RECIPE).is_file():
-        raise RunError(f"the bundle is incomplete: {folders.RECIPE} is missing", str(folder), code="missing-file")
+    recipe = folder / folders.RECIPE
+    if recipe.exists() and not recipe.is_file():  # reading a pipe would wait forever
+        raise RunError("the recipe of the bundle is not a file", str(recipe), code="unreadable-file")
     try:
         read = parse_json(disk.read_file(path))
         if read["format"] != FORMAT:
