@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from fluxflow_registry.engine.data.order import epoch_order
 from fluxflow_registry.engine.images import contact_sheet
 from fluxflow_registry.errors import Flag, FluxflowError, Problem, RecipeError, counted, one_line, printable, table
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.state.disk import writing
+from fluxflow_registry.state.disk import write_file, writing
 
 #: Samples of a dataset that are read by default.
 SAMPLES = 10_000
@@ -99,8 +100,9 @@ def write_sheet(source: Source, indices: Sequence[int], file: Path) -> Path | No
     if not shown:
         return None
     with writing("write the contact sheet", str(file)):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet([[image] for image, _ in shown], [caption for _, caption in shown], side=SIDE).save(file)
+        sheet, stream = contact_sheet([[i] for i, _ in shown], [caption for _, caption in shown], side=SIDE), BytesIO()
+        sheet.save(stream, "PNG")
+        write_file(file, stream.getvalue())
     return file
 
 

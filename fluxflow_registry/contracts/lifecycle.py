@@ -59,7 +59,7 @@ class RunView(Protocol):
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
+        """The run's folder; raises an exception, which must not be caught, if it was deleted or moved."""
 
     @property
     def steps(self) -> Sequence[StepView]:

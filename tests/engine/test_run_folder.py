@@ -50,6 +50,19 @@ def test_the_newest_run_is_resumed_after_a_change_of_the_time_zone(zone: Any, tm
     assert others == {older.path: "an older unfinished run of this recipe"}
 
 
+def test_the_newest_run_is_resumed_after_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = begin(tmp_path)
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    newer = begin(tmp_path)
+
+    found, others = unfinished(tmp_path, "small", "mine")
+
+    assert found == newer
+    assert list(others) == [older.path]
+
+
 def test_a_resumed_run_keeps_the_time_at_which_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = begin(tmp_path), begin(tmp_path)
 

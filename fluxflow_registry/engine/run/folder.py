@@ -42,6 +42,9 @@ FAILED = "failed"
 #: The entry of `run.json` for the time at which the run started, in seconds since 1970: it is in no time zone.
 STARTED = "started"
 
+#: A time that no clock shows, in the year 5138.
+LATEST = 1e11
+
 #: Seconds to wait for a lock whose owner is dead: its workers keep the lock until they notice.
 ORPHANED_LOCK = 5.0
 
@@ -135,7 +138,7 @@ class RunFolder:
         called with a message if the earlier record is damaged.
         """
         before = bookkeeping.read_back(self.path / IDENTITY, checked_identity, warn) or {}
-        started = _started(self.path, before) if before else time.time()
+        started = _started(self.path, before) if before else _now_after(self.path.parent)
         known = before if facts is None else facts
         with suppress(OSError):
             (self.path / POSITION).unlink()
@@ -277,7 +280,7 @@ def read_identity(folder: Path) -> dict[str, Any]:
 def _started(path: Path, identity: Mapping[str, Any]) -> float:
     """When a run started; an older version recorded it in the name of the folder only, in the local time."""
     started, stamp = identity.get(STARTED), _STAMP.search(path.name)
-    if isinstance(started, (int, float)) and not isinstance(started, bool):
+    if isinstance(started, (int, float)) and 0 < started < LATEST:
         return float(started)
     with suppress(ValueError, OverflowError, OSError):
         if stamp is not None:
@@ -285,6 +288,12 @@ def _started(path: Path, identity: Mapping[str, Any]) -> float:
     with suppress(OSError):
         return path.stat().st_mtime
     return 0.0
+
+
+def _now_after(root: Path) -> float:
+    """The time, but later than the start of every run in a folder: the clock may have been set back since then."""
+    starts = [_started(path.parent, read_identity(path.parent)) for path in root.glob(f"*/{IDENTITY}")]
+    return max([time.time(), *(start + 1 for start in starts)])
 
 
 def unfinished(root: Path, name: str, digest: str) -> tuple[RunFolder | None, dict[Path, str]]:
