@@ -22,7 +22,7 @@ _PARTS = re.compile(r"\s+|\S+")
 
 @frozen
 class Letters:
-    """Text of one size: ASCII in Pillow's own font, other characters in matplotlib's or in one of this system's.
+    """Text of one size: lines of ASCII in Pillow's own font, others in matplotlib's and those of this system.
 
     A character that no font has is drawn as a box.
     """
@@ -56,8 +56,6 @@ class Letters:
 
     def _fonts(self, word: str) -> list[tuple[str, PillowFont]]:
         """A word with its font or, where no font has all of it, each of its characters with the font that has it."""
-        if word.isascii():
-            return [(word, _pillow_font(self.size))]
         path = _font_with(frozenset(word))
         if path is None and len(word) > 1:
             return [pair for character in word for pair in self._fonts(character)]
@@ -97,10 +95,11 @@ def _matplotlib_font() -> Path:
 
 @cache
 def _system_fonts() -> Sequence[Path]:
-    """The fonts of this system, those without serifs first."""
+    """The fonts of this system, those without serifs first. Last Resort has a box for each character."""
     from matplotlib.font_manager import findSystemFonts
 
-    return sorted(map(Path, findSystemFonts()), key=lambda path: ("sans" not in path.name.lower(), path.name, path))
+    fonts = [path for path in map(Path, findSystemFonts()) if not path.name.startswith("LastResort")]
+    return sorted(fonts, key=lambda path: ("sans" not in path.name.lower(), path.name, path))
 
 
 @cache
