@@ -1,10 +1,16 @@
-"""Captions from bytes: UTF-8 text, or a string in JSON, with single spaces between words."""
+"""Captions from bytes: UTF-8 text, a string in JSON, or the number of a class, with single spaces between words."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 from attrs import frozen
+
+from fluxflow_registry import DataError
+
+from .files import TABLE_BYTES, read_limited
 
 
 class CaptionError(ValueError):
@@ -29,6 +35,30 @@ def without_byte_order_mark(content: bytes) -> bytes:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise CaptionError("is UTF-16: save it as UTF-8")
     return content.removeprefix(b"\xef\xbb\xbf")
+
+
+def read_class_names(path: Path) -> list[str]:
+    """The names of classes in a file, one on each line; raises DataError."""
+    what, code = f"class names `{path.name}`", "unreadable-file"
+    try:
+        lines = decode_utf8(without_byte_order_mark(read_limited(path, TABLE_BYTES))).splitlines()
+        if lines:
+            return [" ".join(line.split()) for line in lines]
+        message = f"{what} are empty"
+    except FileNotFoundError:
+        code, message = "missing-file", f"{what} do not exist"
+    except CaptionError as error:
+        message = f"{what} cannot be read: the file {error}"
+    except OSError as error:
+        message = f"{what} cannot be read: {error.strerror}"
+    raise DataError(message, str(path), code=code)
+
+
+def class_name(number: str, names: Sequence[str]) -> str:
+    """The name of the class with a number; raises CaptionError."""
+    if not (number.isascii() and number.isdecimal() and len(number) < 10 and int(number) < len(names)):
+        raise CaptionError(f"is not the number of a class, 0 to {len(names) - 1}")
+    return names[int(number)]
 
 
 @frozen

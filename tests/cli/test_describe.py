@@ -159,7 +159,7 @@ def test_every_option_of_a_first_party_component_has_a_description(component: Co
         (
             "dataset:webdataset",
             f"shards image_key caption_key label_key {OF_IMAGES} holdout split token_env fetch fetch_limit "
-            "uncaptioned damaged_at_most",
+            "uncaptioned damaged_at_most class_names",
         ),
         ("optimizer:AdamW", "lr betas eps weight_decay amsgrad maximize foreach fused"),
         ("scheduler:StepLR", "step_size gamma interval warmup"),

@@ -23,7 +23,7 @@ from fluxflow_registry.engine.data.batches import epoch_batches
 from fluxflow_registry.plan.steps import RecipePlan
 
 from ..small import VAE_GAN
-from .shard_files import SIZE, captions_of, open_shards, png, sample, with_json, write_shard, write_tar
+from .shard_files import SIZE, captions_of, open_shards, png, problems_in, sample, with_json, write_shard, write_tar
 
 
 @pytest.fixture(autouse=True)
@@ -358,6 +358,186 @@ def test_a_recipe_trains_with_shards(prove: Callable[..., RecipePlan], tmp_path:
 )
 def test_braces_stand_for_ranges_and_lists(entry: str, paths: list[str]) -> None:
     assert list(expand_braces(entry)) == paths
+
+
+def members_of(count: int, **flawed: dict[str, bytes]) -> dict[str, bytes]:
+    """The members of so many samples, and further ones by key."""
+    members = {name: data for number in range(count) for name, data in sample(number).items()}
+    return members | {f"{key}.{part}": data for key, parts in flawed.items() for part, data in parts.items()}
+
+
+#: Members of one sample that cannot be used, and the problem with it.
+FLAWS: dict[str, tuple[dict[str, bytes], str]] = {
+    "no caption": ({"png": png(7)}, "sample `x` has no caption: expected a member `txt`"),
+    "a class instead": ({"png": png(7), "cls": b"3"}, "sample `x` has no caption: expected a member `txt`"),
+    "no image": ({"txt": b"x"}, "sample `x` has no image: expected a member `jpg` or `jpeg` or `png` or `webp`"),
+    "another image": (
+        {"tif": png(7), "txt": b"x"},
+        "sample `x` has no image: expected a member `jpg` or `jpeg` or `png` or `webp`",
+    ),
+    "two captions": (
+        {"png": png(7), "txt": b"x", "TXT": b"y"},
+        "sample `x` has two members `txt`: at byte 205824 and at byte 206848",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FLAWS)
+def test_a_sample_that_is_incomplete_is_left_out_and_reported(kind: str, tmp_path: Path) -> None:
+    parts, message = FLAWS[kind]
+    paths = [write_tar(tmp_path / "a.tar", members_of(100, x=parts)), write_shard(tmp_path / "b.tar", range(200, 299))]
+
+    sources = [open_shards(*paths) for _ in range(2)]  # the second reads the kept index
+
+    for source in sources:
+        assert captions_of(source) == [f"image {number}" for number in (*range(100), *range(200, 299))]
+        assert [(problem.message, str(problem.where)) for problem in source.left_out] == [(message, str(paths[0]))]
+
+
+@pytest.mark.parametrize("kind", FLAWS)
+def test_too_many_incomplete_samples_are_refused_with_a_hint(kind: str, tmp_path: Path) -> None:
+    parts, message = FLAWS[kind]
+    path = write_tar(tmp_path / "a.tar", members_of(100, x=parts, y=parts))
+
+    problems = problems_in(path)
+    source = open_shards(path, damaged_at_most=0.02)
+
+    assert problems[0].message == message
+    hint = "set `damaged_at_most: 0.02` to leave out these samples (2 of 102)"
+    assert [dict(problem.notes).get("hint") for problem in problems] == [hint, None]
+    assert (len(source), len(source.left_out)) == (100, 2)
+
+
+def test_each_incomplete_sample_is_reported_in_its_split(tmp_path: Path) -> None:
+    flawed = {f"x{number}": {"png": png(7)} for number in range(20)}
+    path = write_tar(tmp_path / "a.tar", members_of(20, **flawed))
+
+    parts = [
+        open_shards(path, damaged_at_most=0.5, holdout=0.5, split=split).left_out for split in ("train", "held_out")
+    ]
+
+    names = [{problem.subject for problem in part} for part in parts]
+    assert names[0] | names[1] == set(flawed)
+    assert all(names)
+    assert names[0].isdisjoint(names[1])
+
+
+def test_shards_without_any_caption_suggest_how_to_use_them(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", {"a.png": png(0), "a.cls": b"0", "b.png": png(1), "b.cls": b"1"})
+
+    first, _ = problems_in(path, damaged_at_most=1.0)
+
+    assert dict(first.notes) == {
+        "received": "members cls, png",
+        "hint": "set `caption_key` to the extension of the captions, or `uncaptioned: true` if no captions are needed",
+    }
+
+
+@pytest.mark.parametrize("bucketed", [None, 4])
+def test_an_autoencoder_needs_no_captions(bucketed: int | None, tmp_path: Path) -> None:
+    members = {"a.png": png(0), "b.png": png(1), "b.txt": b" \n", "c.png": png(2), "c.cls": b"7", **sample(3)}
+    path = write_tar(tmp_path / "a.tar", members)
+
+    options: dict[str, Any] = {"uncaptioned": True, "damaged_at_most": 0.0, "bucket_multiple": bucketed}
+    source = open_shards(path, **options)
+    again = open_shards(path, **options)
+
+    assert captions_of(source) == captions_of(again) == ["", "", "", "image 3"]
+    assert captions_of(open_shards(path, caption_prefix="a photo", **options)) == ["a photo"] * 3 + ["a photo. image 3"]
+    complete = write_tar(tmp_path / "b.tar", sample(3))
+    assert open_shards(complete).digest != open_shards(complete, uncaptioned=True).digest
+
+
+def test_a_class_is_a_caption_by_its_number_or_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with webdataset.TarWriter(str(path)) as writer:
+        for number in range(3):
+            writer.write({"__key__": f"k{number}", "png": png(number), "cls": 2 - number})
+    (tmp_path / "names.txt").write_text("a cat\na  dog\r\na bird\n")
+
+    named = open_shards(path, caption_key="cls", class_names=str(tmp_path / "names.txt"))
+    numbered = open_shards(path, caption_key="cls")
+
+    assert captions_of(numbered) == ["2", "1", "0"]
+    assert captions_of(named) == ["a bird", "a dog", "a cat"]
+    assert captions_of(pickle.loads(pickle.dumps(named))) == ["a bird", "a dog", "a cat"]
+    assert named.digest != numbered.digest
+
+
+@pytest.mark.parametrize("content", ["3", "-1", "cat", "1.5", "\u0661", "9" * 5000, ""])
+def test_a_class_without_a_name_is_a_damaged_sample(content: str, tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", {"a.png": png(0), "a.cls": content.encode()})
+    (tmp_path / "names.txt").write_text("a cat\na dog\na bird\n")
+    source = open_shards(path, caption_key="cls", class_names=str(tmp_path / "names.txt"))
+
+    with pytest.raises(SampleError) as caught:
+        source.batch([0], 0)
+
+    (problem,) = caught.value.problems
+    empty, wrong = (
+        "the caption of sample `a` is empty",
+        "member `cls` of sample `a` is not the number of a class, 0 to 2",
+    )
+    assert problem.message == (wrong if content else empty)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "class names `names.txt` do not exist"),
+        (b"", "class names `names.txt` are empty"),
+        (b"\xff\xfea", "class names `names.txt` cannot be read: the file is UTF-16: save it as UTF-8"),
+        (b"caf\xe9", "class names `names.txt` cannot be read: the file is not UTF-8 (first invalid byte: 4)"),
+    ],
+)
+def test_class_names_that_cannot_be_read_are_reported(content: bytes | None, message: str, tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", {"a.png": png(0), "a.cls": b"0"})
+    if content is not None:
+        (tmp_path / "names.txt").write_bytes(content)
+
+    (problem,) = problems_in(path, caption_key="cls", class_names=str(tmp_path / "names.txt"))
+
+    assert problem.message == message
+
+
+#: The extensions of members by key, and the keys of the samples: with dots in names.
+DOTTED: dict[str, tuple[list[str], list[str]]] = {
+    "numbers": (["a.1.png", "a.1.txt", "a.2.png", "a.2.txt"], ["a.1", "a.2"]),
+    "versions": (["photo.v1.0.PNG", "photo.v1.0.txt"], ["photo.v1.0"]),
+    "upper case": (["A.Big.png", "A.Big.txt"], ["A.Big"]),
+    "in folders": (["v1.0/a.5.png", "v1.0/a.5.txt"], ["v1.0/a.5"]),
+    "an original beside": (["a.png", "a.txt", "a.mask.png", "a.mask.txt"], ["a"]),
+    "some": (["a.1.png", "a.1.txt", "b.png", "b.txt", "a.2.png", "a.2.txt"], ["a.1", "b", "a.2"]),
+    "further members": (["a.1.png", "a.1.txt", "a.1.json", "a.md5"], ["a.1"]),
+}
+
+
+@pytest.mark.parametrize("kind", DOTTED)
+def test_names_with_dots_are_found(kind: str, tmp_path: Path) -> None:
+    names, keys = DOTTED[kind]
+    members = {name: png(0) if name.lower().endswith("png") else name.encode() for name in names}
+
+    source = open_shards(write_tar(tmp_path / "a.tar", members), damaged_at_most=0.5)
+
+    assert [source.name(index).partition(".tar:")[2] for index in range(len(source))] == keys
+    assert captions_of(source) == [f"{key}.txt" for key in keys]
+
+
+def test_a_folder_and_a_shard_with_dots_hold_the_same_samples_out(tmp_path: Path) -> None:
+    from fluxflow_data.folder.dataset import Folder
+
+    members = {f"a.{n}.{part}": png(n) if part == "png" else b"x" for n in range(30) for part in ("png", "txt")}
+    (tmp_path / "images").mkdir()
+    for name, data in members.items():
+        (tmp_path / "images" / name).write_bytes(data)
+
+    options: dict[str, Any] = {"holdout": 0.4, "split": "held_out", "image_size": SIZE}
+    packed = open_shards(write_tar(tmp_path / "a.tar", members), **options)
+    loose = Folder(path=str(tmp_path / "images"), **options)()
+
+    assert {Path(loose.name(index)).stem for index in range(len(loose))} == {
+        packed.name(index).partition(".tar:")[2] for index in range(len(packed))
+    }
 
 
 def test_wildcards_match_in_the_order_of_names_and_lists_in_their_own(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from fluxflow_registry.errors import RunError
 from fluxflow_registry.state import checkpoints, store
-from fluxflow_registry.state.store import pack, unpack, write_model
+from fluxflow_registry.state.store import pack, read_model, unpack, write_model, write_tensors
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -147,3 +149,40 @@ def test_a_checkpoint_of_another_format_is_refused_by_its_number(tmp_path: Path)
 
     with pytest.raises(RunError, match="the checkpoint has format 99, but this version reads format 1"):
         store.load(folder)
+
+
+def test_the_file_of_a_model_says_what_it_is_to_any_reader(tmp_path: Path) -> None:
+    config = {"type": "conv", "width": 8, "name": "\u00e9"}
+    weights = {"w": torch.ones(3, dtype=torch.bfloat16), "empty": torch.ones(0, 2), "n": torch.tensor(2)}
+
+    write_model(tmp_path / "net", config, weights)
+    with safe_open(tmp_path / "net" / "model.safetensors", "pt") as file:
+        about = file.metadata()
+        shapes = {name: tuple(file.get_tensor(name).shape) for name in weights}
+
+    assert about["format"] == "pt"
+    assert about["model"] == "net"
+    assert json.loads(about["config"]) == config
+    assert (about["torch"], about["fluxflow-registry"]) == (version("torch"), version("fluxflow-registry"))
+    assert shapes == {"w": (3,), "empty": (0, 2), "n": ()}
+    read, found = read_model(tmp_path / "net")
+    assert read == config
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+
+
+def test_a_model_is_written_the_same_each_time(tmp_path: Path) -> None:
+    for folder in ("1", "2"):
+        write_model(tmp_path / folder / "net", {"type": "conv"}, {"w": torch.ones(3)})
+
+    first, second = ((tmp_path / folder / "net" / "model.safetensors").read_bytes() for folder in ("1", "2"))
+    assert first == second
+
+
+def test_a_model_without_a_description_is_read_as_ever(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "model.safetensors", {"w": torch.ones(3)})
+    (tmp_path / "config.json").write_text("{}")
+
+    config, weights = read_model(tmp_path)
+
+    assert config == {}
+    assert torch.equal(weights["w"], torch.ones(3))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen, validators
@@ -11,7 +14,7 @@ from attrs import field, frozen, validators
 from fluxflow_registry import DataError, Place, Problem, printable
 
 from ..cache import cache_folder
-from ..captions import CaptionError, CaptionMember
+from ..captions import CaptionError, CaptionMember, class_name, read_class_names
 from ..files import CAPTION_BYTES, IMAGE_BYTES, check_size
 from ..holdout import HoldoutOptions, overlap
 from ..image_dataset import ImageSource
@@ -97,6 +100,9 @@ class WebDataset(HoldoutOptions):
     damaged_at_most: float = field(default=0.01, kw_only=True, validator=[validators.ge(0.0), validators.le(1.0)])
     """Share of samples that may lack image or caption: they are reported and left out; more are an error."""
 
+    class_names: str | None = field(default=None, kw_only=True, validator=validators.optional(validators.min_len(1)))
+    """A file with the name of a class on each line: captions are their numbers from 0, as with `caption_key: cls`."""
+
     def __call__(self) -> ShardSource:
         """Open the shards; raises DataError with everything that is wrong in any of them."""
         from .index import SampleMembers
@@ -104,6 +110,11 @@ class WebDataset(HoldoutOptions):
         from .sample_table import open_shards
 
         problems: list[Problem] = []
+        names: list[str] = []
+        try:
+            names = read_class_names(Path(os.path.expanduser(self.class_names))) if self.class_names else []
+        except DataError as error:
+            problems += error.problems
         paths = find_shards(_entries(self.shards), problems)
         images = tuple(part.strip(" .").lower() for part in self.image_key.split(";"))
         wanted = SampleMembers(images, self._caption_member().extension, self.uncaptioned)
@@ -123,7 +134,7 @@ class WebDataset(HoldoutOptions):
             for number, (_, flaw, shard) in enumerate(flawed)
             if chosen is None or chosen[number]
         ]
-        return ShardSource(self, read, sizes, left_out, self.describe_split(read, table))
+        return ShardSource(self, read, sizes, left_out, self.describe_split(read, table), names)
 
     def overlap(self, label: str, other: str, trained: object) -> Problem | None:
         """The problem where this dataset is held out, and another one with some of its shards is trained on."""
@@ -152,6 +163,7 @@ class ShardSource(ImageSource):
         sizes: NDArray[np.int64] | None,
         left_out: Sequence[Problem] = (),
         about: Sequence[str] = (),
+        class_names: Sequence[str] = (),
     ) -> None:
         # Why shards were downloaded whole although the recipe does not require it.
         notes = [] if options.fetch else _downloads(table, options.bucket_multiple is not None)
@@ -159,7 +171,10 @@ class ShardSource(ImageSource):
         self._uncaptioned = options.uncaptioned
         self._caption_member = options._caption_member()
         self._table = table
+        self._class_names = class_names
         self.digest = table.digest
+        if class_names:
+            self.digest = blake2b("\0".join([table.digest, *class_names]).encode(), digest_size=16).hexdigest()
         self._reader = Reader(options.token_env)
 
     def __len__(self) -> int:
@@ -194,6 +209,8 @@ class ShardSource(ImageSource):
         try:
             check_size(span.size, CAPTION_BYTES)
             caption = self._caption_member.caption(self._reader.read(span))
+            if caption and self._class_names:
+                caption = class_name(caption, self._class_names)
             if caption or self._uncaptioned:
                 return caption
             code, message = "missing-caption", f"the caption of sample `{key}` is empty"
