@@ -95,24 +95,24 @@ class _StopAfter:
 def train(
     plan: RecipePlan, folder: Path, observers: Iterable[object] = (), stop_after: int | None = None
 ) -> TrainedRun:
-    """Prove the shapes of a recipe and train it on the CPU in `folder`, or resume the unfinished run that is there.
+    """Check a recipe as `--check` does and train it on the CPU in `folder`, or resume the unfinished run that is there.
 
     `stop_after` stops the run with a checkpoint after that batch of it, as a signal would.
     """
     import torch
 
-    from fluxflow_registry.engine.data.opening import open_sources
-    from fluxflow_registry.engine.preflight.shapes import prove_shapes
+    from fluxflow_registry.engine.preflight.everything import try_everything
     from fluxflow_registry.engine.run import folder as folders
     from fluxflow_registry.engine.run.loop import train as train_run
     from fluxflow_registry.engine.run.run import Run
     from fluxflow_registry.engine.run.stopping import Stopped
 
-    prove_shapes(plan)
+    device = torch.device("cpu")
+    sources = try_everything(plan, device).sources
     name = plan.recipe.name
     place = folders.unfinished(folder, name, "test")[0] or folders.new(folder, name, "test")
     place.write_identity(finished=False)
-    run = Run(plan, place, open_sources(plan), torch.device("cpu"))
+    run = Run(plan, place, sources, device)
     for observer in (*observers, *([_StopAfter(stop_after)] if stop_after is not None else [])):
         run.observers.register(observer)
     stopped = None

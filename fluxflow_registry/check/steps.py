@@ -9,6 +9,7 @@ from typing import Any
 from attrs import evolve
 
 from fluxflow_registry.check.configure import Components, Configurator
+from fluxflow_registry.check.declared_fields import declared_wrong
 from fluxflow_registry.check.metric_directions import with_directions
 from fluxflow_registry.check.metric_names import removed_losses, unknown_losses, unwatchable
 from fluxflow_registry.contracts import BalancerExtras, Field, LossExtras
@@ -58,7 +59,10 @@ class StepPlanner:
         if name in self.datasets:
             dataset = self.datasets[name]
             what = f"`fields` of dataset `{dataset.name}`"
-            return self.configurator.attempt(what, dataset.where, lambda: dict(dataset.instance.fields()))
+            declared = self.configurator.attempt(what, dataset.where, lambda: (dataset.instance.fields(),))
+            problems = [problem for fields in declared or () for problem in declared_wrong(dataset, fields)]
+            self._report(problems)
+            return None if declared is None or problems else dict(declared[0])
         if name not in self.recipe.datasets and "datasets" not in self.recipe.unread:
             message = f"`{name}` is not a dataset of the recipe"
             self._report([Problem(message, where, code="unknown-name", subject=name, choices=self.recipe.datasets)])

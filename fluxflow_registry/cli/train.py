@@ -20,11 +20,10 @@ from fluxflow_registry.cli.invocation import STOPPED, Invocation, Signals, devic
 from fluxflow_registry.cli.output import Result, exited, say, say_notes
 from fluxflow_registry.cli.plugins_of_run import changes, plugin_rows
 from fluxflow_registry.contracts import Source
-from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.order import with_batches
+from fluxflow_registry.engine.preflight.everything import try_everything
 from fluxflow_registry.engine.preflight.precision import precision_notes
 from fluxflow_registry.engine.preflight.schedules import try_schedules
-from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.run import folder as folders
 from fluxflow_registry.engine.run.folder import ENVIRONMENT
 from fluxflow_registry.engine.run.loop import train
@@ -53,8 +52,7 @@ def train_run(plan: RecipePlan, registry: Registry, arguments: Namespace, signal
     require_single_process()
     device = device_of(arguments.device)
     say_notes([*value_notes(plan), *precision_notes(plan, device)])
-    prove_shapes(plan)
-    sources = open_sources(plan)
+    sources = try_everything(plan, device).sources
     warn_of_lengths(plan, sources)
     recipe = effective_recipe(plan)
     folder = find_folder(plan, folders.digest_of(writer.plain(recipe)), Path(arguments.output), arguments.fresh)

@@ -28,7 +28,7 @@ from fluxflow_registry.contracts.metric import (
     Naming,
     higher_is_better,
 )
-from fluxflow_registry.contracts.model import MODEL, Compile, Model, ModelSettings
+from fluxflow_registry.contracts.model import MODEL, Compile, Model, ModelExtras, ModelSettings
 from fluxflow_registry.contracts.observer import OBSERVER, Draw, Observer, ObserverExtras
 from fluxflow_registry.contracts.optimizer import OPTIMIZER, Optimizer
 from fluxflow_registry.contracts.position import History, Position, RecentMeans, Summary
@@ -58,11 +58,11 @@ def kind_named(name: str, where: Location) -> Kind:
 
 # fmt: off
 __all__ = [
-    "CONTEXT", "KINDS", "Balancer", "BalancerExtras", "Better", "Compile", "ComputedValue", "Dataset", "DatasetExtras",
-    "DatasetSettings", "Directed", "Direction", "Draw", "Ending", "Extras", "Field", "Gradients", "History", "Kind",
-    "Lifecycle", "Loss", "LossExtras", "LossSettings", "Metric", "MetricExtras", "Model", "ModelSettings", "Naming",
-    "NeedSettings", "NoSettings", "NoisePath", "Observer", "ObserverExtras", "Optimizer", "Position", "Prepared",
-    "Product", "RecentMeans", "RunView", "Sampler", "SamplerExtras", "Scheduler", "SchedulerExtras", "Source",
-    "SourceExtras", "Stateful", "StepView", "Summary", "Transition", "TransitionExtras", "Value", "ValueExtras",
-    "VelocityField", "Weigher", "WeigherExtras", "higher_is_better", "kind_named", "variants",
+    "CONTEXT", "KINDS", "Balancer", "BalancerExtras", "Better", "Compile", "ComputedValue", "Dataset",
+    "DatasetExtras", "DatasetSettings", "Directed", "Direction", "Draw", "Ending", "Extras", "Field", "Gradients",
+    "History", "Kind", "Lifecycle", "Loss", "LossExtras", "LossSettings", "Metric", "MetricExtras", "Model",
+    "ModelExtras", "ModelSettings", "Naming", "NeedSettings", "NoSettings", "NoisePath", "Observer", "ObserverExtras",
+    "Optimizer", "Position", "Prepared", "Product", "RecentMeans", "RunView", "Sampler", "SamplerExtras", "Scheduler",
+    "SchedulerExtras", "Source", "SourceExtras", "Stateful", "StepView", "Summary", "Transition", "TransitionExtras",
+    "Value", "ValueExtras", "VelocityField", "Weigher", "WeigherExtras", "higher_is_better", "kind_named", "variants",
 ]

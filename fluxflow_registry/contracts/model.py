@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from attrs import frozen
 
-from fluxflow_registry.contracts.kind import Kind
+from fluxflow_registry.contracts.kind import Extras, Kind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,6 +17,13 @@ class Model(Protocol):
 
     def __call__(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Build a new module; `weights`, where requested, is the state dict that will be loaded into it, or None."""
+
+
+class ModelExtras(Extras):
+    """Optional members of a model."""
+
+    trained_elsewhere: ClassVar[bool] = False
+    """Whether its weights were trained before: a step may use them although no step of the recipe trains the model."""
 
 
 @frozen
@@ -33,7 +40,7 @@ class Compile:
 
 @frozen
 class ModelSettings:
-    """The keys of a model's entry that belong to the recipe: they change its speed and memory, not what it is."""
+    """The keys of a model's entry that belong to the recipe: its speed, its memory, how it may be used."""
 
     compile: bool | Compile = False
     """Compile the forward at its first call; a mapping sets the compiler's options."""
@@ -41,6 +48,11 @@ class ModelSettings:
     """Keep weights of convolutions, and so what they compute, in memory with the channels last."""
     checkpointing: bool = False
     """Keep only the inputs of repeated blocks for the backward pass, and compute the rest a second time."""
+    # Null and not false: without the key an effective recipe is the one that earlier versions wrote.
+    untrained: bool | None = None
+    """Let steps use it with its random weights, although no step has trained it; null: they are rejected."""
 
 
-MODEL = Kind("model", "models", "an nn.Module", Model, settings=ModelSettings, parameters=("weights",), key="{name}")
+MODEL = Kind(
+    "model", "models", "an nn.Module", Model, ModelExtras, ModelSettings, parameters=("weights",), key="{name}"
+)

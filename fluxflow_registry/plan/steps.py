@@ -8,6 +8,7 @@ from typing import Any
 from attrs import evolve, frozen
 
 from fluxflow_registry.contracts import Field, Sampler, TransitionExtras
+from fluxflow_registry.errors import Problem, TrainingError
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.updates import UpdatePlan, WhenMet
 from fluxflow_registry.plan.values import ValuePlan
@@ -126,6 +127,10 @@ class RecipePlan:
         """The step of that name."""
         return next(step for step in self.steps if step.name == name)
 
+    def fields(self, dataset: str) -> Mapping[str, Field]:
+        """The fields that a dataset of the recipe declares."""
+        return dict(self.datasets[dataset].instance.fields())
+
     @property
     def leaves(self) -> list[StepPlan]:
         """The steps from whose end no other step starts."""
@@ -137,11 +142,18 @@ class RecipePlan:
         """The recipe's sampler as values call it: it gets those of `velocity`, `noise` and `path` that it needs."""
         if self.sampler is None:
             return None
-        call, needs = self.sampler.instance, self.sampler.component.signature.needs
+        sampler, call, needs = self.sampler, self.sampler.instance, self.sampler.component.signature.needs
 
         def solve(velocity: Any, noise: Any, path: Any) -> Any:
             arguments = {"velocity": velocity, "noise": noise, "path": path}
-            return call(**{name: arguments[name] for name in needs})
+            sample = call(**{name: arguments[name] for name in needs})
+            if getattr(sample, "shape", None) != getattr(noise, "shape", None):
+                returned = list(sample.shape) if hasattr(sample, "shape") else f"a {type(sample).__name__}"
+                message = f"sampler `{sampler.name}` returned {returned} for noise of shape {list(noise.shape)}"
+                notes = (("defined in", sampler.definition),)
+                problem = Problem(message, sampler.where, notes, code="wrong-return", subject=sampler.name)
+                raise TrainingError(problem)
+            return sample
 
         return solve
 

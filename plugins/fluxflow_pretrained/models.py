@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrs import asdict, field, frozen, validators
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 @frozen
 class _HalfBuilder:
+    trained_elsewhere: ClassVar[bool] = True
+
     name: str = field(validator=validators.min_len(1))
     """Name on the hub (`stabilityai/sd-vae-ft-mse`), or a folder; the same for both halves."""
     subfolder: str | None = None
@@ -75,6 +77,8 @@ class PretrainedTextEncoderBuilder:
     ever downloaded. Checkpoints contain the architecture and the tokenizer too: sampling needs neither the hub nor
     the folder. Needs the extra `text`.
     """
+
+    trained_elsewhere: ClassVar[bool] = True
 
     name: str = field(validator=validators.min_len(1))
     """Name on the hub (`openai/clip-vit-large-patch14`), or a folder."""

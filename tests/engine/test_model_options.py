@@ -268,6 +268,7 @@ EACH = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch hides it, where it is not an error
 @pytest.mark.parametrize("setting", EACH)
 @pytest.mark.parametrize("stop", [("batch_ended", 3), ("batch_ended", 9)])
 def test_a_run_with_the_option_resumes_bit_by_bit(

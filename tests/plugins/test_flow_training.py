@@ -35,8 +35,8 @@ RECIPE = """
 recipe: 1
 name: paths
 models:
-  compressor: {type: compressor, latent_channels: 2, width: 8}
-  expander: {type: expander, latent_channels: 2, width: 8}
+  compressor: {type: compressor, latent_channels: 2, width: 8, untrained: true}
+  expander: {type: expander, latent_channels: 2, width: 8, untrained: true}
   text_encoder: {type: text_transformer, width: 16, depth: 1, heads: 2, table_size: 32}
   flow_processor: {type: flow_transformer, latent_channels: 2, width: 16, depth: 1, heads: 2, text_width: 16}
   projection: {type: projection, width_in: 2, width_out: 16}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from fluxflow_registry.contracts import Source, SourceExtras
+from fluxflow_registry.engine.data.declared import Declared
 from fluxflow_registry.engine.data.order import Order, buckets_of, epoch_order, views_of
 from fluxflow_registry.engine.data.workers import Unreadable, read_in_workers
 from fluxflow_registry.engine.graph.randomness import derive
@@ -53,8 +54,10 @@ class Reader:
     which it is read, nor on the process that reads it.
     """
 
-    def __init__(self, source: Source, order: Order, seed: int) -> None:
+    def __init__(self, source: Source, order: Order, seed: int, declared: Declared | None = None) -> None:
         self.source = source
+        #: What each batch must have; None: it is not checked.
+        self.declared = declared
         self.order = order
         self.seed = seed
         self.damaged: dict[int, Problem] = {}
@@ -81,6 +84,8 @@ class Reader:
                 replaced = tuple(
                     Replaced(index, other, self.damaged[index]) for index, other in pairs if index != other
                 )
+                if self.declared is not None:
+                    self.declared.check(fields, len(chosen), self.source)
                 return Batch(fields, tuple(chosen), replaced)
         raise DataError(list(self.damaged.values())[:LISTED])
 
@@ -135,14 +140,20 @@ class _Epoch(Dataset[Any]):
 
 
 def epoch_batches(
-    source: Source, batch_size: int, batches: int, start: int, workers: int, place: tuple[int | str, ...]
+    source: Source,
+    batch_size: int,
+    batches: int,
+    start: int,
+    workers: int,
+    place: tuple[int | str, ...],
+    declared: Declared | None = None,
 ) -> Iterator[Batch]:
     """The batches `start` .. `batches` - 1 of the epoch at `place`, read by so many `workers` (0: by this process).
 
     Each batch of a source with several views is read once and shown in each view, and all of these are counted.
     """
     views = views_of(source)
-    reader = Reader(source, epoch_order(source, batch_size, place), derive("samples", *place))
+    reader = Reader(source, epoch_order(source, batch_size, place), derive("samples", *place), declared)
     epoch = _Epoch(reader, batch_size)
     first, last = start // views, -(-batches // views)
     read = epoch.run(first, last) if workers == 0 else read_in_workers(epoch, first, last, workers)

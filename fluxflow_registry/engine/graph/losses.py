@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fluxflow_registry.engine.graph.calls import PASSED_THROUGH, Binding, bind, describe, failed, tensors, wrong_return
 from fluxflow_registry.engine.graph.values import Values
+from fluxflow_registry.engine.models.compiling import uncompiled
 from fluxflow_registry.errors import TrainingError
 from fluxflow_registry.plan.steps import StepPlan
 from fluxflow_registry.plan.updates import LossPlan, UpdatePlan
@@ -89,8 +90,11 @@ class LiveLosses:
     def compute(self, loss: LiveLoss) -> Tensor:
         """The value of one loss; raises TrainingError where it fails or does not return a 0-d tensor with gradient."""
         arguments = self.values.arguments(loss.binding, frozenset(self.update.trains), self.as_float)
+        # A loss that calls a model itself may differentiate it twice, as a gradient penalty does.
+        called = [self.values.models[model] for _, model in loss.binding.models]
         try:
-            result: Tensor = loss.binding.call(**arguments)
+            with uncompiled(called):
+                result: Tensor = loss.binding.call(**arguments)
         except PASSED_THROUGH:
             raise
         except Exception as error:
@@ -101,6 +105,8 @@ class LiveLosses:
         if not isinstance(result, Tensor) or result.ndim:
             returned = describe(result) if isinstance(result, Tensor) else type(result).__name__
             raise self._wrong(loss, arguments, f"returned {returned}; a loss must be a 0-d tensor")
+        if result.is_complex():
+            raise self._wrong(loss, arguments, "returned a complex number; a loss must be real")
         if not result.requires_grad:
             raise self._wrong(loss, arguments, "has no gradient: it detaches its inputs, or does not use them")
         return result

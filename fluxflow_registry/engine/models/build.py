@@ -6,13 +6,13 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
-from attrs import asdict
 from torch import Tensor, nn
 
 from fluxflow_registry.contracts import Compile, ModelSettings
-from fluxflow_registry.engine.graph.calls import build
+from fluxflow_registry.engine.graph.calls import build, tensors
 from fluxflow_registry.engine.graph.randomness import derive
 from fluxflow_registry.engine.models.checkpointing import blocks_of, checkpoint_blocks
+from fluxflow_registry.engine.models.compiling import compile_forward
 from fluxflow_registry.errors import Choices, Location, Problem, RecipeError
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan
@@ -61,25 +61,25 @@ def apply_options(model: nn.Module, configured: ConfiguredComponent, compiled: b
 
     `compiled=False` does not compile: a few calls are not worth it.
     """
-    settings = _settings(configured)
+    settings = settings_of(configured)
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if settings.checkpointing:
         checkpoint_blocks(model)
-    options = _compiler(settings)
+    options = compiler_of(configured)
     if options is not None and compiled:
-        model.compile(**asdict(options))
+        compile_forward(model, configured.label, options)
     return model
 
 
 def useless_options(model: nn.Module, configured: ConfiguredComponent) -> Iterator[Problem]:
     """The problems of options that would change nothing in this model, or that torch does not have."""
-    settings = _settings(configured)
+    settings = settings_of(configured)
     if settings.channels_last and not any(p.ndim == 4 for p in model.parameters()):
-        yield _problem(configured, "channels_last", "it has no two-dimensional convolutions")
+        yield useless(configured, "channels_last", "it has no two-dimensional convolutions")
     if settings.checkpointing and not blocks_of(model):
-        yield _problem(configured, "checkpointing", "it has no repeated blocks in a ModuleList or a Sequential")
-    options = _compiler(settings)
+        yield useless(configured, "checkpointing", "it has no repeated blocks in a ModuleList or a Sequential")
+    options = compiler_of(configured)
     if options is not None:
         known = torch.compiler.list_backends(exclude_tags=())
         if options.backend not in known:
@@ -88,18 +88,22 @@ def useless_options(model: nn.Module, configured: ConfiguredComponent) -> Iterat
             yield Problem(message, where, code="unknown-name", subject=options.backend, choices=choices)
 
 
-def _settings(configured: ConfiguredComponent) -> ModelSettings:
+def settings_of(configured: ConfiguredComponent) -> ModelSettings:
+    """The recipe's settings of a model; the defaults for a model that the recipe does not mention."""
     settings = configured.entry.settings if configured.entry else None
     return settings if isinstance(settings, ModelSettings) else ModelSettings()
 
 
-def _compiler(settings: ModelSettings) -> Compile | None:
+def compiler_of(configured: ConfiguredComponent) -> Compile | None:
+    """The options of the compiler for a model; None for one that is not compiled."""
+    settings = settings_of(configured)
     if isinstance(settings.compile, bool):
         return Compile() if settings.compile else None
     return settings.compile
 
 
-def _problem(configured: ConfiguredComponent, key: str, why: str) -> Problem:
+def useless(configured: ConfiguredComponent, key: str, why: str) -> Problem:
+    """The problem of an option that has no effect on a model."""
     message = f"`{key}` has no effect on model `{configured.label}`: {why}"
     notes = (("hint", f"remove `{key}`"), ("defined in", configured.definition))
     return Problem(message, _place(configured, key), notes, code="unused", subject=key)
@@ -133,6 +137,12 @@ def trained_parameters(models: Mapping[str, nn.Module], names: Iterable[str]) ->
     return {key: p for key, p in parameters.items() if p.requires_grad}
 
 
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of a model; tensors that it has computed and kept, as weight normalization does, lose their history."""
+    kept = (tensor for module in model.modules() for tensor in tensors(vars(module)) if not tensor.is_leaf)
+    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in kept})
+
+
 class Average:
     """w <- d w + (1 - d) theta after each optimizer step; `module` is a frozen copy of the model with weights w.
 
@@ -142,9 +152,11 @@ class Average:
     def __init__(self, model: nn.Module, decay: float, warmup: bool) -> None:
         self.decay = decay
         self.warmup = warmup
-        self.module = copy.deepcopy(model).eval().requires_grad_(False)
-        self._theta = [p.detach() for p in model.parameters()]
-        self._w: list[Tensor] = list(self.module.parameters())
+        self.module = copied(model).eval().requires_grad_(False)
+        both = zip(self.module.parameters(), model.parameters(), strict=True)
+        pairs = [(w, p.detach()) for w, p in both if p.is_floating_point() or p.is_complex()]
+        self._w: list[Tensor] = [w for w, _ in pairs]
+        self._theta = [theta for _, theta in pairs]
         self._model = model
 
     @torch.no_grad()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -16,12 +16,22 @@ from torch import nn
 
 from fluxflow_registry.check.configure import Components
 from fluxflow_registry.contracts import Field, Prepared, Sampler, variants
-from fluxflow_registry.engine.graph.calls import describe, tensors
+from fluxflow_registry.engine.graph.calls import describe
 from fluxflow_registry.engine.graph.losses import LiveLosses
 from fluxflow_registry.engine.graph.randomness import Draws
+from fluxflow_registry.engine.graph.side_effects import unchanged
 from fluxflow_registry.engine.graph.values import Values
-from fluxflow_registry.engine.models.build import build_on_meta, trained_parameters, useless_options
+from fluxflow_registry.engine.models.build import (
+    build_on_meta,
+    frozen_parameters,
+    require_gradients,
+    trained_parameters,
+    useless_options,
+)
+from fluxflow_registry.engine.preflight.averages import uncopied
+from fluxflow_registry.engine.preflight.compiled import guard_as_compiled, never_called
 from fluxflow_registry.engine.preflight.image_sizes import FittingSizes, sizes_that_fit
+from fluxflow_registry.engine.preflight.untrained import untrained
 from fluxflow_registry.engine.training.loss_weights import LossWeights
 from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.errors import FluxflowError, Location, Problem, RecipeError, unique
@@ -60,6 +70,7 @@ def prove_shapes(plan: RecipePlan) -> dict[str, dict[str, str]]:
     Returns the shapes of each step's values.
     """
     models = build_on_meta(plan.models)
+    called = guard_as_compiled(models, plan.models)
     problems = [problem for name, model in plan.models.items() for problem in useless_options(models[name], model)]
     shapes: dict[str, dict[str, str]] = {}
     for step in plan.steps:
@@ -76,6 +87,8 @@ def prove_shapes(plan: RecipePlan) -> dict[str, dict[str, str]]:
             for each in caught:
                 warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
             shapes.setdefault(step.name, found)
+    if not problems:
+        problems += [*never_called(plan, called), *uncopied(plan, models), *untrained(plan)]
     if problems:
         raise RecipeError(unique(problems))
     return shapes
@@ -169,9 +182,10 @@ def _untrainable(step: StepPlan, models: Mapping[str, nn.Module]) -> Iterator[Pr
     """Models that an update trains although their builders have frozen all of them."""
     for update in step.updates.values():
         for index, name in enumerate(update.trains):
-            if not any(parameter.requires_grad for parameter in models[name].parameters()):
-                who = f"update `{update.name}` of step `{step.name}`"
-                message = f"{who} trains model `{name}`, but its builder freezes all parameters"
+            parameters = {key for key, _ in models[name].named_parameters()}
+            if parameters <= frozen_parameters(models[name]):
+                why = "its builder freezes all parameters" if parameters else "it has no parameters"
+                message = f"update `{update.name}` of step `{step.name}` trains model `{name}`, but {why}"
                 yield Problem(message, update.entry.node.at("trains", index), code="unused", subject=name)
 
 
@@ -209,56 +223,54 @@ def example(fields: Mapping[str, Field], batch_size: int, device: torch.device) 
     return batch
 
 
-@contextmanager
-def _unchanged(values: Values, who: str, component: ConfiguredComponent) -> Iterator[None]:
-    """Require that a component leaves its arguments as they are: others receive the same tensors."""
-    before = _versions(values)
-    yield
-    after = _versions(values)
-    changed = [f"`{name}`" for name, version in before.items() if after[name] != version]
-    if changed:
-        message = f"{who} changes {', '.join(changed)} in place, but other components receive the same tensors"
-        instead = ("instead", "make a new tensor: `x = x * 2`, not `x *= 2` or `x.mul_(2)`")
-        notes = (instead, ("defined in", component.definition))
-        raise RecipeError(message, component.where, notes, code="changed-in-place", subject=component.label)
-
-
-def _versions(values: Values) -> dict[str, list[int]]:
-    """How often each tensor of a value was changed in place."""
-    return {name: [tensor._version for tensor in tensors(kept.whole)] for name, kept in values.kept.items()}
-
-
 def _prove_step(
     step: StepPlan, fields: Mapping[str, Field], models: Mapping[str, nn.Module], sampler: Sampler | None
 ) -> dict[str, str] | Misfit:
     """The shapes of a step's values for one form of its batches, or the first thing that cannot be computed."""
+    for name, model in models.items():
+        require_gradients(model, name in step.trains)
+        model.train(name in step.trains)
     values = Values(step.values, models, Draws(META), step.detached)
     batch = example(fields, step.settings.batch_size, META)
     values.begin(batch, step_batch=0, image_size=size_of(batch), sampler=sampler)
     shapes: dict[str, str] = {}
-    computed_needs: list[Iterable[str]] = []  # the needs of each thing that is computed, in order
+    computed: list[ConfiguredComponent] = []  # each thing that is computed, in order
+
+    def guarded(who: str, component: ConfiguredComponent) -> AbstractContextManager[None]:
+        computed.append(component)
+        present = {name: kept.whole for name, kept in values.kept.items()}
+        return unchanged(who, component, present, models)
+
     try:
         for update in step.updates.values():
             for name in [name for name in update.order if name not in values.kept]:
-                computed_needs.append(step.values[name].needs.values())
-                with _unchanged(values, f"value `{name}`", step.values[name].provider):
+                with guarded(f"value `{name}`", step.values[name].provider):
                     values.compute([name], update.carries)
             shapes.update({name: describe(values.kept[name].whole) for name in update.order})
             losses = LiveLosses(step, update, values)
             terms = {}
             for loss in losses.all:
-                computed_needs.append(loss.plan.needs.values())
-                with _unchanged(values, update.title(loss.label), loss.plan.component):
+                with guarded(update.title(loss.label), loss.plan.component):
                     terms[loss.label] = loss.term(losses.compute(loss))
             # A balancer may require a parameter that does not exist, or that a loss does not reach.
-            gradients = LossWeights(update, trained_parameters(models, update.trains)).gradients
-            gradients.use(terms, losses.cuts(), {}, None)
-            gradients.check_reached()
+            weights = LossWeights(update, trained_parameters(models, update.trains))
+            own = {label: loss.weight for label, loss in update.losses.items()}
+            weights.gradients.use(terms, losses.cuts(), own, None)
+            weights.gradients.check_reached()
+            weights.check_weigher()
             values.forget(update.stale)
     except FluxflowError as error:
-        needs: Sequence[ValuePlan] = [step.values[name] for name in (computed_needs[-1] if computed_needs else ())]
-        return Misfit(error.problems, error.__cause__, tuple(needs), len(computed_needs))
+        needs = [step.values[name] for each in computed[-1:] for name in each.needs.values()]
+        problems = [_with_definition(problem, computed[-1]) if computed else problem for problem in error.problems]
+        return Misfit(tuple(problems), error.__cause__, tuple(needs), len(computed))
     return shapes
+
+
+def _with_definition(problem: Problem, component: ConfiguredComponent) -> Problem:
+    """The problem with the definition of the component that was computed, where it has none."""
+    if problem.where is not None or any(label == "defined in" for label, _ in problem.notes):
+        return problem
+    return evolve(problem, notes=(*problem.notes, ("defined in", component.definition)))
 
 
 @frozen

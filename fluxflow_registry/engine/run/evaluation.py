@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from fluxflow_registry.contracts import Position, Sampler
 from fluxflow_registry.engine.data.batches import Reader, to_device
+from fluxflow_registry.engine.data.declared import Declared
 from fluxflow_registry.engine.data.order import first_samples
 from fluxflow_registry.engine.graph.calls import PASSED_THROUGH, Binding, bind, describe, failed, wrong_return
 from fluxflow_registry.engine.graph.randomness import Draws, derive
+from fluxflow_registry.engine.graph.side_effects import unchanged
 from fluxflow_registry.engine.graph.values import Values, evaluate
 from fluxflow_registry.engine.run.stopping import interruptible, waiting
 from fluxflow_registry.engine.training.step import LiveStep, size_of
@@ -82,8 +84,10 @@ def metric_values(
     """
     label = metric.name
     who = f"metric `{label}` of evaluation `{plan.name}` in step `{step}`"
+    models = {name: value for name, value in arguments.items() if isinstance(value, nn.Module)}
     try:
-        found = metric.call(**arguments)
+        with unchanged(who, metric.component, arguments, models, training=False):
+            found = metric.call(**arguments)
     except PASSED_THROUGH:
         raise
     except Exception as error:
@@ -132,7 +136,7 @@ def measure(run: Run, live: LiveStep, plan: EvaluationPlan) -> dict[str, float]:
     sums: dict[str, float] = {}
     seed = derive(run.plan.recipe.seed, "evaluate", plan.name)
     order, spans = first_samples(source, count, plan.settings.batch_size)
-    reader = Reader(source, order, seed)
+    reader = Reader(source, order, seed, Declared(dataset, run.plan.fields(dataset)))
     sampler = interruptible(run.plan.solver, run)
     with torch.no_grad():
         for start, stop in spans:

@@ -13,6 +13,7 @@ import pluggy
 
 from fluxflow_registry.contracts import Lifecycle, Position, RunView
 from fluxflow_registry.engine.data.batches import Reader, to_device
+from fluxflow_registry.engine.data.declared import Declared
 from fluxflow_registry.engine.data.order import first_bucket
 from fluxflow_registry.engine.graph.calls import Interrupted
 from fluxflow_registry.engine.graph.randomness import derive
@@ -103,7 +104,8 @@ class ObservedRun:
         run = self.engine
         source = run.data.sources[dataset]
         order = first_bucket(source)
-        reader = Reader(source, order, derive(run.plan.recipe.seed, "peek", dataset))
+        declared = Declared(dataset, run.plan.fields(dataset))
+        reader = Reader(source, order, derive(run.plan.recipe.seed, "peek", dataset), declared)
         batch = waiting(run, partial(reader.read, 0, min(count, len(order))))
         run.data.report_replaced(dataset, batch, Position())
         return to_device(batch.fields, run.device)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
 from attrs import evolve
 from torch import Tensor
 
-from fluxflow_registry.engine.graph.calls import build, raised_at
+from fluxflow_registry.engine.graph.calls import build, describe, raised_at
 from fluxflow_registry.engine.graph.losses import LiveLoss, StageCut, Term, gradient_at
 from fluxflow_registry.errors import Choices, FluxflowError, Location, Problem, TrainingError, one_line
 from fluxflow_registry.plan.updates import UpdatePlan, model_names
@@ -131,6 +132,19 @@ class LossWeights:
         self.gradients.release()
         return {label: weight * factors.get(label, 1.0) for label, weight in own.items()}
 
+    def check_weigher(self) -> None:
+        """Weigh all losses at once, with numbers for them; raises FluxflowError where that fails or weighs none."""
+        if self.update.balancer is None:
+            return
+        try:
+            factors = self._factors({label: torch.tensor(1.0 + n) for n, label in enumerate(self.update.losses)})
+        except TrainingError as error:
+            if "meta" in str(error.__cause__):  # torch: it reads numbers of gradients, which have only shapes here
+                return
+            raise
+        if not factors:
+            raise self._wrong_return("no factor for any loss")
+
     def _factors(self, losses: Mapping[str, Tensor]) -> Mapping[str, float | Tensor]:
         """What the balancer returns; a failure names it, its update and its place in the recipe."""
         balancer = self.update.balancer
@@ -138,7 +152,6 @@ class LossWeights:
         who = f"balancer `{balancer.name}` of update `{self.update.name}` failed"
         try:
             factors: Mapping[str, float | Tensor] = self.weigher(losses)
-            return factors
         except torch.OutOfMemoryError:
             raise
         except FluxflowError as error:
@@ -148,3 +161,28 @@ class LossWeights:
             notes = (("defined in", balancer.definition), *raised_at(error))
             message = f"{who}: {one_line(error)}"
             raise TrainingError(Problem(message, balancer.where, notes, code="component-failed")) from error
+        wrong = self._wrong(factors)
+        if wrong is not None:
+            raise self._wrong_return(wrong)
+        return factors
+
+    def _wrong_return(self, returned: str) -> TrainingError:
+        balancer = self.update.balancer
+        assert balancer is not None
+        message = f"balancer `{balancer.name}` of update `{self.update.name}` returned {returned}"
+        notes = (("defined in", balancer.definition), ("instead", "a mapping of each loss's label to its factor"))
+        return TrainingError(Problem(message, balancer.where, notes, code="wrong-return", subject=balancer.name))
+
+    def _wrong(self, factors: object) -> str | None:
+        """What is wrong with the factors that a weigher returned; None where nothing is."""
+        if not isinstance(factors, Mapping):
+            return f"a value of type {type(factors).__name__}"
+        for label, factor in factors.items():
+            if label not in self.update.losses:
+                return f"a factor of `{label}`, which is not a loss of the update"
+            if isinstance(factor, Tensor) and (factor.ndim or factor.is_complex()):
+                what = "complex" if factor.is_complex() else f"a tensor of shape {describe(factor)}"
+                return f"a factor of `{label}` that is {what}, not a real number"
+            if not isinstance(factor, (Tensor, Real)) or isinstance(factor, bool):
+                return f"a factor of `{label}` of type {type(factor).__name__}"
+        return None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fluxflow_registry.contracts import Ending, Position, Sampler, Source, SourceExtras
 from fluxflow_registry.engine.data.batches import Batch, epoch_batches, to_device
+from fluxflow_registry.engine.data.declared import Declared
 from fluxflow_registry.engine.data.order import views_of
 from fluxflow_registry.engine.graph.calls import PASSED_THROUGH, raised_at
 from fluxflow_registry.engine.graph.randomness import Draws
@@ -42,6 +43,7 @@ class LiveStep:
     ) -> None:
         self.plan = plan
         self.source = source
+        self._declared = Declared(plan.settings.dataset, plan.fields)
         self.models = models
         self.seed = seed
         for name, model in models.items():
@@ -110,7 +112,7 @@ class LiveStep:
         """The batches of an epoch from number `start` on."""
         size, workers = self.settings.batch_size, self.settings.workers
         place = (self.seed, self.plan.name, self.settings.dataset, epoch)
-        return epoch_batches(self.source, size, self.plan.batches, start, workers, place)
+        return epoch_batches(self.source, size, self.plan.batches, start, workers, place, self._declared)
 
     def closes_window(self, batch: int) -> bool:
         """Whether optimizers step after batch number `batch` of the epoch."""
@@ -153,6 +155,7 @@ class LiveStep:
         fields = to_device(batch.fields, self.values.draws.device)
         if views_of(self.source) > 1:
             fields = self._view(fields, batch.view)
+            self._declared.check(fields, len(batch.indices), self.source, "view")
         size = size_of(fields) or self.plan.image_size
         self.values.begin(fields, step_batch=step_batch, **{**self.context, "image_size": size})
         started = [update.plan.trains for update in self.updates if update.starts.started(step_batch)]

@@ -13,10 +13,10 @@ from attrs import evolve
 from torch import Tensor, nn
 
 from fluxflow_registry.contracts import SchedulerExtras, Stateful
-from fluxflow_registry.engine.graph.calls import build
 from fluxflow_registry.engine.graph.losses import LiveLoss, LiveLosses, StageCut, Term, backward
 from fluxflow_registry.engine.graph.values import Values
 from fluxflow_registry.engine.models.build import trained_parameters
+from fluxflow_registry.engine.training.building import build_optimizer, build_scheduler, stepping
 from fluxflow_registry.engine.training.late_start import Extent, Starts, intervals
 from fluxflow_registry.engine.training.loss_weights import LossWeights
 from fluxflow_registry.engine.training.not_finite import Evidence, evidence_of
@@ -34,13 +34,13 @@ class OptimizerStep:
     """The optimizer of an update with its scheduler and, in half precision, its loss scaler."""
 
     def __init__(
-        self, update: UpdatePlan, parameters: Sequence[Tensor], fp16: str | None, extent: Extent, starts: Starts
+        self, update: UpdatePlan, parameters: Mapping[str, Tensor], fp16: str | None, extent: Extent, starts: Starts
     ) -> None:
         self._update = update
-        self._parameters = parameters
+        self._parameters = list(parameters.values())
         self._extent = extent
         self._starts = starts
-        self.optimizer: torch.optim.Optimizer = build(update.optimizer, parameters=list(parameters))
+        self.optimizer = build_optimizer(update.optimizer, parameters)
         self.scaler = torch.amp.GradScaler(fp16) if fp16 is not None else None
         extras = SchedulerExtras.of(update.scheduler.instance if update.scheduler else None)
         self._interval = extras.interval
@@ -86,12 +86,13 @@ class OptimizerStep:
         if outcome == "stepped":
             if clip is not None:
                 torch.nn.utils.clip_grads_with_norm_(self._parameters, clip, norm, foreach=True)
-            if self.scaler is not None:
-                self.scaler.step(self.optimizer)
-            else:
-                self.optimizer.step()
-            if self.scheduler is not None and self._interval == "batch":
-                self.scheduler.step()
+            with stepping(self._update.optimizer):
+                if self.scaler is not None:
+                    self.scaler.step(self.optimizer)
+                else:
+                    self.optimizer.step()
+            if self._interval == "batch":
+                self._advance()
         if self.scaler is not None:
             # Losses that are not finite say nothing about the scale.
             self.scaler.update(self.scaler.get_scale() if outcome == "skipped" else None)
@@ -104,18 +105,24 @@ class OptimizerStep:
         if configured is None or total is None:
             self.scheduler = None
         elif self.scheduler is None:
-            self.scheduler = build(configured, optimizer=self.optimizer, total=total)
+            self.scheduler = build_scheduler(configured, self.optimizer, total)
 
     def end_epoch(self, metrics: Mapping[str, float]) -> None:
         """Advance a scheduler that counts epochs; `metrics` are the epoch's means and evaluations."""
         if self.scheduler is None or self._interval != "epoch":
             return
         if not isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.scheduler.step()
+            self._advance()
         elif self._metric in metrics:
-            self.scheduler.step(metrics[self._metric])
+            self._advance(metrics[self._metric])
         elif self._metric == f"{self._update.name}_loss":  # no value of it was finite
-            self.scheduler.step(math.inf)
+            self._advance(math.inf)
+
+    def _advance(self, *metric: float) -> None:
+        """Advance the scheduler by an interval, if there is one."""
+        if self.scheduler is not None and self._update.scheduler is not None:
+            with stepping(self._update.scheduler):
+                self.scheduler.step(*metric)
 
     def state(self) -> dict[str, Any]:
         """The state of every part that has one."""
@@ -162,7 +169,7 @@ class LiveUpdate:
         self.starts = Starts(plan)
         extent = Extent(step.epochs, step.batches, step.accumulate)
         fp16 = values.draws.device.type if step.settings.precision == "fp16" else None
-        self.optimizer = OptimizerStep(plan, list(self.parameters.values()), fp16, extent, self.starts)
+        self.optimizer = OptimizerStep(plan, self.parameters, fp16, extent, self.starts)
         self.weights = LossWeights(plan, self.parameters)
         #: Batches skipped in a row, and the step's batch at which that began.
         self.skipped_in_a_row = self.skipping_since = 0

@@ -8,7 +8,7 @@ from functools import partial
 from fluxflow_registry import Location, Problem
 from fluxflow_registry.commands import Node, as_node
 
-from ..config.config import Config, Section, Step, aligns, trains_flow, uses_spade
+from ..config.config import Config, Section, Step, aligns, trained_models, trains_flow, uses_spade
 from ..config.keys import DatasetKeys
 from ..config.rules import DOWNSCALE, PATCH
 from .recipe_text import component, entry
@@ -27,9 +27,19 @@ SIZES = {
 
 
 def models(config: Config) -> Node:
-    """Every model that some step trains or uses."""
-    built = {name: _BUILDERS[name](config, step.where) for name, step in required_models(config).items()}
+    """Every model that some step trains or uses; FluxFlow uses those that no step has trained with random weights."""
+    built = {name: _model(config, name, step) for name, step in required_models(config).items()}
     return entry(config.model.node.where, **built)
+
+
+def _model(config: Config, name: str, step: Step) -> Node:
+    model = _BUILDERS[name](config, step.where)
+    trained = {each for models in trained_models(step).values() for each in models} | {"projection"}
+    return (
+        model
+        if name in trained
+        else entry(model.where, model.comment, **model.value, untrained=as_node(True, step.where))
+    )
 
 
 def required_models(config: Config) -> dict[str, Step]:

@@ -1,0 +1,88 @@
+"""Everything that is tried before training, in the same way by `--check` and by training itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from attrs import evolve, frozen
+
+from fluxflow_registry.contracts import SamplerExtras, Source
+from fluxflow_registry.engine.data.batches import Reader
+from fluxflow_registry.engine.data.declared import Declared
+from fluxflow_registry.engine.data.opening import merge_problems, open_sources
+from fluxflow_registry.engine.data.order import first_bucket, with_batches
+from fluxflow_registry.engine.preflight.draws import try_draws
+from fluxflow_registry.engine.preflight.metrics import SAMPLES, try_metrics
+from fluxflow_registry.engine.preflight.shapes import prove_shapes
+from fluxflow_registry.engine.preflight.updates import try_updates
+from fluxflow_registry.engine.training.component_state import stateful_of
+from fluxflow_registry.errors import DataError, Problem
+from fluxflow_registry.plan.steps import RecipePlan
+from fluxflow_registry.registry.signature import fields_of, is_configurable
+
+
+@frozen(eq=False)
+class Tried:
+    """What was found on the way: the shapes of each step's values, and the opened datasets."""
+
+    shapes: Mapping[str, Mapping[str, str]]
+    sources: Mapping[str, Source]
+
+
+def try_everything(plan: RecipePlan, device: torch.device) -> Tried:
+    """Try what training will do, as far as it can be done without training; raises FluxflowError with what fails.
+
+    Components that keep something between batches are left as they were.
+    """
+    with _undisturbed(plan):
+        shapes = prove_shapes(plan)
+        sources = open_sources(plan)
+        _read(plan, sources)
+        try_updates(with_batches(plan, sources), device)
+        quick = _with_few_evaluations(plan)
+        try_metrics(quick, sources)
+        try_draws(quick, sources)
+    return Tried(shapes, sources)
+
+
+def _read(plan: RecipePlan, sources: Mapping[str, Source]) -> None:
+    """Read the first samples of each dataset; raises DataError where that fails, or they are not as declared."""
+    wrong: dict[str, Sequence[Problem]] = {}
+    for name, source in sources.items():
+        order = first_bucket(source)
+        try:
+            Reader(source, order, 0, Declared(name, plan.fields(name))).read(0, min(SAMPLES, len(order)))
+        except DataError as error:
+            wrong[name] = error.problems
+    if wrong:
+        raise DataError(merge_problems(wrong, plan.datasets))
+
+
+def _with_few_evaluations(plan: RecipePlan) -> RecipePlan:
+    """The plan whose sampler evaluates the velocity twice, where that is its option: shapes do not depend on it."""
+    sampler = plan.sampler
+    steps = SamplerExtras.of(sampler.instance).steps if sampler is not None else None
+    if sampler is None or steps is None or not is_configurable(sampler.component.factory):
+        return plan
+    if "steps" not in {option.name for option in fields_of(sampler.component.factory)}:
+        return plan
+    try:
+        instance = evolve(sampler.instance, steps=min(steps, 2))
+    except Exception:  # it needs more
+        return plan
+    return evolve(plan, sampler=evolve(sampler, instance=instance))
+
+
+@contextmanager
+def _undisturbed(plan: RecipePlan) -> Iterator[None]:
+    """Restore what components keep: a run starts with the state in which they were built."""
+    stateful = {id(each): each for step in plan.steps for each in stateful_of(step).values()}
+    states = [(each, copy.deepcopy(dict(each.state_dict()))) for each in stateful.values()]
+    try:
+        yield
+    finally:
+        for each, state in states:
+            each.load_state_dict(state)
