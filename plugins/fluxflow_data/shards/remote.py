@@ -99,8 +99,11 @@ def read_range(url: str, token_env: str | None, offset: int, size: int, state: t
         with response(url, token_env, (offset, stop), stop - offset) as answer:
             if answer.status != 206:
                 raise shard_error(url, "the server no longer returns parts of it", "changed-file")
-            if range_in(answer, url) != (offset, stop, length) or _version(answer) != version:
+            *part, length_now = range_in(answer, url)
+            if length_now != length or _version(answer) != version:
                 raise _changed(url, "the dataset was opened")
+            if part != [offset, stop]:
+                raise shard_error(url, "the server returned another part than the requested one", "unreachable-server")
             content = _content(answer, stop - offset + 1)
         if len(content) > stop - offset:
             raise shard_error(url, "the server sends more than the part that was requested", "unreachable-server")

@@ -128,7 +128,9 @@ def failure_of(error: object) -> str:
         return f"no response within {transport.TIMEOUT:g} s"
     if isinstance(error, HTTPException) and not isinstance(error, OSError):
         return "its response is not valid HTTP"
-    return (error.strerror if isinstance(error, OSError) else None) or "the connection was lost"
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.strerror:
+        return error.strerror
+    return "the connection was lost"
 
 
 def _encryption_failure(error: ssl.SSLError) -> str:
@@ -157,6 +159,16 @@ class _Redirects(HTTPRedirectHandler):
     def __init__(self, url: str, token: str | None) -> None:
         self._origin = urlsplit(url)[:2]
         self._token = token
+
+    def http_error_302(self, req: Request, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        """Follow a redirect; an address that cannot be parsed leaves no connection open."""
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except ValueError:
+            fp.close()
+            raise
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
     def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
         """Build the next request, from the headers that belong to no host."""

@@ -210,13 +210,14 @@ def _add_hint(
 
 def _open(path: str, wanted: SampleMembers, downloads: Downloads) -> Shard | list[Problem]:
     """A shard, or what is wrong with it."""
-    name, remote = public(path), None
+    name, remote, content = public(path), None, ""
     try:
         if is_remote(path):
             downloads.require_reachable(path)
             remote = probe(path, downloads.token_env)
             if downloads.always or not remote.ranged:
-                path, remote = str(downloads.download(remote)), None
+                file = downloads.download(remote)
+                path, content, remote = str(file), "" if remote.version else file.stem, None
         try:
             index = indexed(path, name, wanted, remote)
         except ManyBytesError:
@@ -226,4 +227,7 @@ def _open(path: str, wanted: SampleMembers, downloads: Downloads) -> Shard | lis
     except DataError as error:
         downloads.record(name, error)
         return list(error.problems)
-    return Shard(name, path, index) if isinstance(index, ShardIndex) else index
+    if not isinstance(index, ShardIndex):
+        return index
+    # Without a version, only the content of members shows that they have changed.
+    return Shard(name, path, evolve(index, digest=index.digest + content))

@@ -49,7 +49,10 @@ class _Bounded(RawIOBase):
         if self._received > self._most:
             raise HTTPException("more than was requested")
         self._connection.settimeout(min(TIMEOUT, left))
-        count: int = self._raw.readinto(buffer)
+        try:
+            count: int = self._raw.readinto(buffer)
+        except TimeoutError:
+            raise (TooSlowError if left < TIMEOUT and self._received else TimeoutError) from None
         self._received += count
         return count
 
