@@ -257,7 +257,7 @@ LABELS = frozenset(
     }
 )
 
-#: Further lines with the same problem that are listed.
+#: Lines with the same mistake that are problems of their own; of more, so many are listed.
 FEW_LINES = 8
 
 #: The code of a problem that names none.
@@ -352,19 +352,18 @@ def unique(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def condensed(problems: Iterable[Problem]) -> list[Problem]:
-    """The problems; those of one code and subject on several lines of a file as the first of them, with their lines."""
+    """The problems; one mistake on many lines of a file, by code and subject, as its first problem with the lines."""
     groups: dict[Hashable, list[Problem]] = {}
     for number, problem in enumerate(problems):
         where, named = problem.where, problem.identity is not problem
         line = isinstance(where, Place) and where.line is not None and named
         key = (where.file, problem.code, problem.subject) if line and isinstance(where, Place) else number
         groups.setdefault(key, []).append(problem)
-    return [_with_further_lines(first, others) for first, *others in groups.values()]
+    return [each for group in groups.values() for each in (group if len(group) <= FEW_LINES else [_of_many(group)])]
 
 
-def _with_further_lines(first: Problem, others: Sequence[Problem]) -> Problem:
-    if not others:
-        return first
+def _of_many(problems: Sequence[Problem]) -> Problem:
+    first, *others = problems
     lines = [f"{each.where.line:,}" for each in others if isinstance(each.where, Place)]
     status = f"the same on {counted(len(others), 'other line')}: {listed(lines, FEW_LINES)}"
     return evolve(first, notes=(*first.notes, ("status", status)))

@@ -139,11 +139,7 @@ class _Reader:
             if isinstance(node.value, dict):
                 yield label, what, node
                 continue
-            problem = not_a_mapping(what, node, label)
-            if label in _KEYS[kind]:  # the level of names was left out
-                hint = f"`{label}` is a key of {_a(kind)}, which needs a name: `{key}.NAME.{label}`"
-                problem = evolve(problem, notes=(("hint", hint),))
-            self.problems.append(problem)
+            self.problems.append(_with_missing_level(not_a_mapping(what, node, label), label, kind, key, _KEYS[kind]))
 
     def recipe(self, root: Node, path: str) -> RecipeEntry:
         self.unread |= self.keys(root, TOP, "the recipe")
@@ -294,7 +290,8 @@ class _Reader:
         if node.value is None:
             node = Node({}, node.where, {})
         if not isinstance(node.value, dict):
-            self.problems.append(not_a_mapping(what, node, label, f" or the name of {_a(kind)}"))
+            problem = not_a_mapping(what, node, label, f" or the name of {_a(kind)}")
+            self.problems.append(_with_missing_level(problem, label, kind, KINDS[kind].plural, KINDS[kind].reserved))
             return None
         type_node = node.get("type")
         if type_node is not None and not isinstance(type_node.value, str):
@@ -371,6 +368,14 @@ class _Reader:
     def invalid_name(self, name: str, what: str, where: Location) -> None:
         message = f"`{name}` is not a valid name for {_a(what)}: use letters, digits and `_`, at most 64 characters"
         self.report(message, where, "invalid-name", name)
+
+
+def _with_missing_level(problem: Problem, label: str, kind: str, key: str, keys: Collection[str]) -> Problem:
+    """The problem of an entry; where its name is one of the `keys` of an entry, the level of names was left out."""
+    if label not in keys:
+        return problem
+    hint = f"`{label}` is a key of {_a(kind)}, which needs a name: `{key}.NAME.{label}`"
+    return evolve(problem, notes=(*problem.notes, ("hint", hint)))
 
 
 def _starts_on_condition(node: Node) -> bool:

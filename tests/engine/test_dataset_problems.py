@@ -61,3 +61,17 @@ def test_one_mistake_in_most_lines_of_a_captions_file_is_one_problem(
     (problem,) = caught.value.problems
     assert problem.message == "line 2 of `captions.txt` has no tab between name and caption"
     assert "the same on 26 other lines: 3, 4, 5, 6, 7, 8, 9, 10, ..." in str(problem)
+
+
+def test_a_folder_without_any_caption_is_one_problem(tmp_path: Path, prove: Callable[..., RecipePlan]) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(30):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(images / f"{number}.png")
+
+    with pytest.raises(DataError) as caught:
+        open_sources(prove(TINY, f"datasets.shapes={{type: folder, path: {images}}}"))
+
+    (problem,) = caught.value.problems
+    assert problem.message == "none of the 30 images in folder `images` has a caption"
+    assert "add `a.txt` for `a.jpg` and so on, name a file in `captions`, or set `uncaptioned: true`" in str(problem)

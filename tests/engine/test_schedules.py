@@ -100,6 +100,11 @@ CONSTANT = {
     ),
     "a cosine without a descent": ("{type: CosineAnnealingLR, eta_min_factor: 1.0}", [], "0.001 throughout its 4"),
     "more patience than epochs": ("{type: ReduceLROnPlateau, patience: 10}", [], "0.001 throughout its 4 epochs"),
+    "more patience than evaluations": (
+        "{type: ReduceLROnPlateau, metric: seen/psnr, patience: 1}",
+        ["steps.vae_gan.evaluate={seen: {dataset: shapes, every: 2, metrics: {psnr: {}}}}"],
+        "0.001 throughout its 4 epochs",
+    ),
     "one window in a step": (
         "{type: StepLR, step_size: 12, interval: batch}",
         ["steps.vae_gan.accumulate=2"],

@@ -92,6 +92,10 @@ def test_an_option_of_a_sibling_or_a_misspelled_key_is_answered_with_the_valid_k
         ("steps.epochs=3", "a step", "steps.NAME.epochs"),
         (f"{STEP}.updates.trains=[compressor]", "an update", "updates.NAME.trains"),
         ("steps.flow.evaluate.metrics=[psnr]", "an evaluation", "evaluate.NAME.metrics"),
+        (f"{VAE}.losses.weight=0.1", "a loss", "losses.NAME.weight"),
+        (f"{VAE}.losses.every=2", "a loss", "losses.NAME.every"),
+        ("models.compile=true", "a model", "models.NAME.compile"),
+        ("datasets.batch_size=4", "a dataset", "datasets.NAME.batch_size"),
     ],
 )
 def test_a_key_one_level_above_the_name_of_its_owner_is_answered_with_the_level_that_is_missing(

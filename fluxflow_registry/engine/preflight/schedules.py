@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -23,8 +24,8 @@ from fluxflow_registry.plan.updates import UpdatePlan
 #: A rise by less than this share of the highest rate does no harm.
 TOLERANCE = 0.01
 
-#: Intervals that are simulated at most, at some ten microseconds each; of a longer curve only its beginning is judged.
-LONGEST = 200_000
+#: Intervals that are simulated at most, in a few microseconds each; of a longer curve only its beginning is judged.
+LONGEST = 1_000_000
 
 
 def try_schedules(plan: RecipePlan) -> list[Problem]:
@@ -53,20 +54,14 @@ def _scheduled(step: StepPlan) -> list[UpdatePlan]:
 
 @frozen
 class Curve:
-    """The learning rates of an update, one tuple for each interval of the plan, and those that would follow."""
+    """The learning rates of an update: for each parameter group those of the plan, and up to two that would follow."""
 
-    #: The rates of all parameter groups.
-    used: Sequence[tuple[float, ...]]
-    following: Sequence[tuple[float, ...]]
-    #: Whether no setting of any parameter group changes.
+    groups: Sequence[Sequence[float]]
+    planned: int
+    #: Whether no setting of any parameter group changes within the plan.
     constant: bool
     #: Why the scheduler fails within the plan.
     error: Exception | None = None
-
-    def groups(self) -> Iterator[tuple[list[float], list[float]]]:
-        """For each parameter group its rates of the plan, and those that would follow."""
-        for index in range(min(map(len, self.used), default=0)):
-            yield [rates[index] for rates in self.used], [rates[index] for rates in self.following]
 
 
 def _update_problems(step: StepPlan, update: UpdatePlan, models: Mapping[str, nn.Module]) -> Iterator[Problem]:
@@ -76,7 +71,8 @@ def _update_problems(step: StepPlan, update: UpdatePlan, models: Mapping[str, nn
     total = intervals(Extent(step.epochs, step.batches, step.accumulate), Starts(update), extras.interval)
     if total is None:  # it depends on what is measured
         return
-    curve = simulate(update, scheduler, list(trained_parameters(models, update.trains).values()), total)
+    planned = min(total // _epochs_between(step, extras.metric), LONGEST)
+    curve = simulate(update, scheduler, list(trained_parameters(models, update.trains).values()), total, planned)
     word = "epoch" if extras.interval == "epoch" else "batch" if step.accumulate == 1 else "step of the optimizer"
     length = "1 epoch" if word == "epoch" and total == 1 else _count(total, word)
     who = f"scheduler `{scheduler.name}` of update `{update.name}` in step `{step.name}`"
@@ -85,11 +81,11 @@ def _update_problems(step: StepPlan, update: UpdatePlan, models: Mapping[str, nn
         return Problem(message, scheduler.where, [("hint", hint)], code=code, subject=scheduler.label)
 
     if curve.error is not None:
-        message = f"{who} fails after {_count(len(curve.used), word)} of {total:,}: {one_line(curve.error)}"
+        message = f"{who} fails after {_count(len(curve.groups[0]), word)} of {total:,}: {one_line(curve.error)}"
         yield problem(message, f"make the schedule as long as the step: {length}", "component-failed")
     elif curve.constant and total <= LONGEST:
         if total > 1 or word == "epoch":
-            rate = " and ".join(f"{rate:g}" for rate in dict.fromkeys(curve.used[0]))
+            rate = " and ".join(f"{rate:g}" for rate in dict.fromkeys(rates[0] for rates in curve.groups))
             message = f"{who} has no effect: the learning rate is {rate} throughout its {length}"
             shorter = f"let it change within {length}, or remove it"
             yield problem(
@@ -110,10 +106,19 @@ def _count(number: int, word: str) -> str:
     return counted(number, word) if word != "step of the optimizer" else f"{counted(number, 'step')} of the optimizer"
 
 
+def _epochs_between(step: StepPlan, metric: str | None) -> int:
+    """How many epochs pass from one value to the next of a metric that a scheduler follows."""
+    evaluation = step.evaluations.get((metric or "").partition("/")[0])
+    return 1 if evaluation is None else evaluation.settings.every or step.epochs
+
+
 def simulate(
-    update: UpdatePlan, scheduler: ConfiguredComponent, parameters: Sequence[torch.Tensor], total: int
+    update: UpdatePlan, scheduler: ConfiguredComponent, parameters: Sequence[torch.Tensor], total: int, planned: int
 ) -> Curve:
-    """What a scheduler does to an optimizer that never steps; one that follows a metric receives a constant."""
+    """What a scheduler does in `planned` intervals to an optimizer that never steps.
+
+    It is built for `total` intervals. One that follows a metric receives a constant.
+    """
     # Parameters of the right shapes, all elements of which are one in memory.
     stand_ins = [nn.Parameter(torch.zeros((), dtype=each.dtype).expand(each.shape)) for each in parameters]
     optimizer = build(update.optimizer, parameters=stand_ins)
@@ -121,23 +126,18 @@ def simulate(
         built = build(scheduler, optimizer=optimizer, total=total)
         optimizer._opt_called = True  # schedulers warn of an optimizer that has never stepped
         arguments = (1.0,) if isinstance(built, torch.optim.lr_scheduler.ReduceLROnPlateau) else ()
-        settings = [_settings(optimizer)]
-        rates = [_rates(optimizer)]
-        constant, planned = True, min(total, LONGEST)
-        for number in range(planned + 1):
+        rates = [array("d") for _ in optimizer.param_groups]
+        first, constant = _settings(optimizer), True
+        for number in range(planned + 2):
+            for group, rates_of_group in zip(optimizer.param_groups, rates, strict=True):
+                rates_of_group.append(float(group["lr"]))
+            if constant and number < planned:
+                constant = _settings(optimizer) == first
             try:
                 built.step(*arguments)
             except Exception as error:
-                failed = error if number < planned else None
-                return Curve(rates[:planned], rates[planned:], constant, failed)
-            rates.append(_rates(optimizer))
-            if number + 1 < planned and constant:
-                constant = _settings(optimizer) == settings[0]
-    return Curve(rates[:planned], rates[planned:], constant)
-
-
-def _rates(optimizer: torch.optim.Optimizer) -> tuple[float, ...]:
-    return tuple(float(group["lr"]) for group in optimizer.param_groups)
+                return Curve(rates, planned, constant, error if number < planned else None)
+    return Curve(rates, planned, constant)
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
@@ -146,21 +146,21 @@ def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
 
 def _endless_rise(curve: Curve) -> float | None:
     """The last rate of a curve that only rises, and that is not constant after the plan: its rise was to end before."""
-    for used, following in curve.groups():
-        rates = [*used, *following[:1]]
-        rises = rates[-1] > rates[0] and all(a <= b for a, b in pairwise(rates)) and rates[-1] > rates[-2]
-        if rises and len(following) > 1 and following[1] != following[0]:
-            return used[-1]
+    for rates in curve.groups:
+        planned = rates[: curve.planned + 1]
+        rises = len(planned) > 1 and planned[-1] > planned[-2] and all(a <= b for a, b in pairwise(planned))
+        if rises and len(rates) > len(planned) and rates[len(planned)] != planned[-1]:
+            return planned[curve.planned - 1]
     return None
 
 
 def _second_rise(curve: Curve) -> tuple[float, float, int] | None:
     """The lowest rate after a fall, the highest after it, and the number of intervals before that one."""
-    for used, _ in curve.groups():
-        harmless = TOLERANCE * max(used)
-        peak = low = used[0]
+    for rates in curve.groups:
+        harmless = TOLERANCE * max(rates)
+        peak = low = rates[0]
         found = None
-        for number, rate in enumerate(used):
+        for number, rate in enumerate(rates[: curve.planned]):
             if peak - low > harmless and rate - low > harmless and (found is None or rate > found[1]):
                 found = (low, rate, number)
             elif found is None:

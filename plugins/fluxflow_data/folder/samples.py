@@ -116,7 +116,15 @@ def from_text_files(
             flaws.append(Flaw(caption, name))
         else:
             samples.append(Sample(root / files[name], caption, name))
+    if len(flaws) == len(images) > 1 and all(map(_lacks_text_file, flaws)):  # one cause
+        hint = "add `a.txt` for `a.jpg` and so on, name a file in `captions`, or set `uncaptioned: true`"
+        message = f"none of the {len(images):,} images in folder `{root.name}` has a caption"
+        flaws[:] = [Flaw(Problem(message, str(root), (("hint", hint),), code="missing-caption", subject=root.name))]
     return samples
+
+
+def _lacks_text_file(flaw: Flaw) -> bool:
+    return flaw.problem.code == "missing-caption" and str(flaw.problem.where).endswith(str(flaw.image))
 
 
 def _read_caption(root: Path, files: Mapping[str, str], name: str) -> str | Problem:
