@@ -35,6 +35,8 @@ class Server:
     lie: Callable[[Server, BaseHTTPRequestHandler], bool] | None = None
     #: What a `lie` that waits is waiting for.
     closing: Event = Factory(Event)
+    #: The header `Link` of the responses with each path.
+    links: dict[str, str] = Factory(dict)
     #: Whether a response with the whole file has its length.
     lengths: bool = True
     #: Path, range and authorization of each request.
@@ -56,6 +58,7 @@ class Server:
             return self.send(handler, 404, {}, b"")
         content = (self.folder / path).read_bytes()
         fields = {"ETag": self.etags.get(path, f'"{blake2b(content, digest_size=8).hexdigest()}"')}
+        fields |= {"Link": self.links[path]} if path in self.links else {}
         code = 200
         if self.ranges and headers.get("Range"):
             first, _, last = headers["Range"].removeprefix("bytes=").partition("-")

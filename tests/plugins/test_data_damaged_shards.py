@@ -341,7 +341,7 @@ def test_a_shard_without_permission_to_read_is_reported(tmp_path: Path) -> None:
         ({"shards": ""}, "`shards` has an empty entry"),
         (
             {"shards": ["a.tar", "s3://bucket/a.tar"]},
-            "names a `s3:` URL, but only files, http: and https: are supported",
+            "names a `s3:` URL, but only files, http:, https: and hf: are supported",
         ),
         ({"shards": "pipe:curl x"}, "names a pipe, but a recipe cannot run commands"),
         ({"shards": "https://me:secret@example.org/a.tar"}, "contains a URL with a user name or password"),

@@ -82,7 +82,8 @@ class WebDataset(HoldoutOptions):
     """
 
     shards: str | list[str] = field(validator=_names_shards)
-    """Tar files: a path or URL, with ranges (`data/{000..012}.tar`) or wildcards (`data/*.tar`), or a list of these."""
+    """Tar files: a path or URL with ranges (`data/{000..012}.tar`), a path or `hf://datasets/OWNER/NAME/...` on the
+    hub with wildcards too (`data/*.tar`), or a list of these."""
     image_key: str = field(default="jpg;jpeg;png;webp", validator=_is_extensions)
     """Extensions of the images; of several in one sample, the first in this order is read."""
     caption_key: str = field(default="txt", validator=_names_a_caption)
@@ -115,7 +116,7 @@ class WebDataset(HoldoutOptions):
             names = read_class_names(Path(os.path.expanduser(self.class_names))) if self.class_names else []
         except DataError as error:
             problems += error.problems
-        paths = find_shards(_entries(self.shards), problems)
+        paths = find_shards(_entries(self.shards), problems, self.token_env)
         images = tuple(part.strip(" .").lower() for part in self.image_key.split(";"))
         wanted = SampleMembers(images, self._caption_member().extension, self.uncaptioned)
         # Sizes are in the headers of all images: a request for each would take longer than a download.

@@ -11,7 +11,9 @@ from itertools import product
 from math import prod
 from urllib.parse import urlsplit
 
-from fluxflow_registry import Problem, redact
+from fluxflow_registry import DataError, Problem, redact
+
+from .hub import SCHEME, HubPath
 
 #: A range in braces that stands for more shards is taken for a mistake.
 MOST_SHARDS = 100_000
@@ -48,7 +50,7 @@ def check_url(url: str) -> None:
     if not is_remote(url):
         scheme = _SCHEME.match(url)
         what = f"a `{scheme[1]}:` URL" if scheme else "what looks like a URL"
-        raise ValueError(f"`shards` names {what}, but only files, http: and https: are supported")
+        raise ValueError(f"`shards` names {what}, but only files, http:, https: and hf: are supported")
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -89,10 +91,18 @@ def check_entry(entry: str) -> None:
     count = prod(len(choices) for choices in _pieces(entry))
     if count > MOST_SHARDS:
         raise ValueError(f"`{redact(entry)}` expands to {count:,} shards, more than {MOST_SHARDS:,}")
+    if entry.startswith(SCHEME):
+        HubPath.parse(entry)
+        return
     places = dict.fromkeys(place[0] for path in expand_braces(entry) if (place := _PLACE.match(path)))
     urls = [place for place in places if _LIKE_URL.match(place)]
     for url in urls:
         check_url(url)
+    if urls and "*" in entry.partition("?")[0]:
+        raise ValueError(
+            f"`shards` has a wildcard in `{public(entry)}`, but the files of a server cannot be listed: "
+            "write a range such as `{000..012}`, or `hf://datasets/OWNER/NAME/*.tar` for the hub"
+        )
     if urls and (wrong := _NOT_IN_URLS.search(entry)):
         character = f"U+{ord(wrong[0]):04X}"
         raise ValueError(f"`shards` names a URL with the character {character}: percent-encode it")
@@ -100,12 +110,12 @@ def check_entry(entry: str) -> None:
         raise ValueError(f"`shards` names the URL `{public(entry)}`, whose query was removed: write it in full")
 
 
-def find_shards(entries: Sequence[str], problems: list[Problem]) -> list[str]:
+def find_shards(entries: Sequence[str], problems: list[Problem], token_env: str | None = None) -> list[str]:
     """The paths and URLs of all shards in the recipe's order; adds to `problems` what does not exist."""
     known: set[str] = set()
     shards: list[str] = []
     missing: list[str] = []
-    for path in (path for entry in entries for path in _shards(entry, problems)):
+    for path in (path for entry in entries for path in _shards(entry, problems, token_env)):
         identity = path if is_remote(path) else os.path.abspath(path)
         if identity in known:
             problems.append(shard_problem(path, "is named twice", "duplicate-name"))
@@ -126,13 +136,20 @@ def find_shards(entries: Sequence[str], problems: list[Problem]) -> list[str]:
 def identities(entries: str | Sequence[str]) -> set[str]:
     """The shards that entries stand for, each under the one name that it has however it is written."""
     entries = [entries] if isinstance(entries, str) else entries
-    paths = {path for entry in entries for path in _shards(entry, [])}
+    local = [entry for entry in entries if not entry.startswith(SCHEME)]  # the hub is not asked for names
+    paths = {path for entry in local for path in _shards(entry, [])}
     return {path if is_remote(path) else os.path.realpath(path) for path in paths} | set(entries)
 
 
-def _shards(entry: str, problems: list[Problem]) -> Iterator[str]:
+def _shards(entry: str, problems: list[Problem], token_env: str | None = None) -> Iterator[str]:
     """The paths that an entry stands for: braces multiply it, and `*`, `?` and `[...]` match existing files."""
     for path in expand_braces(entry if is_remote(entry) else os.path.expanduser(entry)):
+        if path.startswith(SCHEME):
+            try:
+                yield from HubPath.parse(path).urls(token_env)
+            except DataError as error:
+                problems += error.problems
+            continue
         if is_remote(path) or not has_magic(path) or os.path.exists(path):
             yield path
             continue
