@@ -20,6 +20,7 @@ def fluxflow_register_values(register: Register[Value]) -> None:
     register("real_logits", values.real_logits)
     register("fake_logits", values.fake_logits)
     register("context_vector", values.context_vector)
+    register("latent_vector", values.latent_vector)
     register("real_projected_logits", values.real_projected_logits)
     register("fake_projected_logits", values.fake_projected_logits)
 

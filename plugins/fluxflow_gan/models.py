@@ -23,7 +23,8 @@ class PatchDiscriminatorBuilder:
     details: float = field(default=4.0, validator=validators.ge(0.0))
     """Factor of the fine details that are passed as three additional channels; 0: the image alone is passed."""
     context_width: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
-    """Width of the context that `*_projected_logits` pass to it: the text encoder's; null: it takes no context."""
+    """Width of the context that `*_projected_logits` pass to it: the text encoder's, or the channels of the latent for
+    `latent_vector`; null: it takes no context."""
 
     def __call__(self) -> nn.Module:
         """Build the model with new weights."""

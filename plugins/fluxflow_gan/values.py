@@ -64,6 +64,14 @@ def context_vector(text_embedding: TextEmbedding) -> Tensor:
     return (tokens * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
+def latent_vector(latent: Tensor) -> Tensor:
+    """Mean of a latent over its positions: [B, C, h, w] to [B, C]; a context that needs no captions.
+
+    A projection discriminator takes it as `with: {context_vector: latent_vector}`.
+    """
+    return latent.mean(dim=(2, 3))
+
+
 def real_projected_logits(
     image: Tensor, discriminator: nn.Module, context_vector: Tensor, instance_noise: Tensor, generator: torch.Generator
 ) -> Tensor:

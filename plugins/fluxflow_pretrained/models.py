@@ -92,6 +92,8 @@ class PretrainedTextEncoderBuilder:
     """Number format of the weights in memory; use fp32 for a model that is trained."""
     frozen: list[str] = field(factory=list)
     """Parts that stay frozen even if an update trains the model, such as `embeddings`."""
+    head: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
+    """Width of a trained linear layer with layer norm after the network, which is then frozen; null: none."""
 
     def __call__(self, weights: Mapping[str, Tensor] | None) -> nn.Module:
         """Build the model; raises PretrainedError if the library or the files are missing."""

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -35,11 +35,19 @@ class PretrainedTextEncoder(nn.Module):
     caption, at most `max_tokens`; the tokenizer's special tokens count, so that the empty caption has an embedding
     too. Padding is masked: the tokens of a caption do not depend on the other captions of a batch. The state dict
     contains the architecture and the tokenizer besides the weights, so that a checkpoint is complete.
+
+    With `head` H the network is frozen, and y = LayerNorm(W x + b) of each hidden state x is trained: tokens [B, L, H].
     """
 
-    def __init__(self, network: nn.Module, description: Mapping[str, Any], max_tokens: int, layer: int) -> None:
+    def __init__(
+        self, network: Any, description: Mapping[str, Any], max_tokens: int, layer: int, head: int | None = None
+    ) -> None:
         super().__init__()
         self.network = network
+        self.head: nn.Module | None = None
+        if head is not None:
+            network.requires_grad_(False)
+            self.head = nn.Sequential(nn.Linear(network.config.hidden_size, head), nn.LayerNorm(head))
         self.max_tokens, self.layer = max_tokens, layer
         self._use(description)
 
@@ -59,6 +67,13 @@ class PretrainedTextEncoder(nn.Module):
         """Use the tokenizer of the state dict, with which its weights were trained."""
         self._use(from_tensor(state))
 
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; a frozen network stays in that of evaluation, without dropout."""
+        super().train(mode)
+        if self.head is not None:
+            self.network.eval()
+        return self
+
     def forward(self, captions: list[str]) -> TextEmbedding:
         """Encode the captions."""
         device = next(self.network.parameters()).device
@@ -75,14 +90,18 @@ class PretrainedTextEncoder(nn.Module):
             return self._shapes(mask)
         out = self.network(input_ids=ids, attention_mask=mask.long(), output_hidden_states=self.layer != -1)
         tokens = out.last_hidden_state if self.layer == -1 else out.hidden_states[self.layer]
-        return TextEmbedding(tokens.float().masked_fill(~mask[:, :, None], 0.0), mask)
+        return self._embedding(tokens.float(), mask)
 
     def _shapes(self, mask: Tensor) -> TextEmbedding:
         """The result on the meta device, without the network: transformers reads the values of a mask."""
         network: Any = self.network
         parameters = list(network.parameters())
         one = next((p for p in parameters if p.requires_grad), parameters[0]).flatten()[0].float()
-        return TextEmbedding(one.expand(*mask.shape, network.config.hidden_size), mask)
+        return self._embedding(one.expand(*mask.shape, network.config.hidden_size), mask)
+
+    def _embedding(self, tokens: Tensor, mask: Tensor) -> TextEmbedding:
+        tokens = tokens if self.head is None else self.head(tokens)
+        return TextEmbedding(tokens.masked_fill(~mask[:, :, None], 0.0), mask)
 
 
 def load_text_encoder(
@@ -92,6 +111,7 @@ def load_text_encoder(
     layer: int,
     dtype: str,
     frozen: Sequence[str],
+    head: int | None,
     weights: Mapping[str, Tensor] | None,
 ) -> PretrainedTextEncoder:
     """The encoder with its published weights, or, if `weights` will be loaded, with the architecture of those.
@@ -114,7 +134,7 @@ def load_text_encoder(
     except ImportError as error:  # a tokenizer's own library, for example
         raise missing_library(str(error.name or error), "text") from error
     _check_options(network.config, name, max_tokens, layer)
-    encoder = PretrainedTextEncoder(network, description, max_tokens, layer)
+    encoder = PretrainedTextEncoder(network, description, max_tokens, layer, head)
     freeze(encoder.network, frozen, COMPONENT)
     return encoder
 

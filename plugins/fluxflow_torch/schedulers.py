@@ -93,16 +93,17 @@ class CosineAnnealingLRBuilder(_Schedule):
 class StepLRBuilder(_Schedule):
     """torch's StepLR: lr is multiplied by gamma every step_size intervals: lr gamma^floor(n / step_size)."""
 
-    step_size: int = field(validator=validators.ge(1))
-    """Intervals between two reductions."""
+    step_size: int | None = _optional_count()
+    """Intervals between two reductions; null: a tenth of the step."""
     gamma: float = _factor(0.1)
     """Factor of each reduction."""
 
-    def __call__(self, optimizer: Optimizer) -> LRScheduler:
+    def __call__(self, optimizer: Optimizer, total: int) -> LRScheduler:
         """Build the scheduler."""
         from torch.optim.lr_scheduler import StepLR
 
-        return with_warmup(optimizer, self.warmup, lambda: StepLR(optimizer, self.step_size, self.gamma))
+        step_size = self.step_size or max(total // 10, 1)
+        return with_warmup(optimizer, self.warmup, lambda: StepLR(optimizer, step_size, self.gamma))
 
 
 @frozen

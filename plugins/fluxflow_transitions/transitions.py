@@ -114,6 +114,46 @@ class LossThreshold(_Limits):
 
 
 @frozen
+class SumThreshold(_Limits):
+    """Ends when a weighted sum of metrics, each smoothed over its last 20 logged values, is below a threshold.
+
+    s = sum_i weight_i m_i must be below `threshold` at the end of `patience` consecutive epochs, after at least
+    `min_epochs`; after `max_epochs` the step ends in any case, with a warning.
+    """
+
+    terms: dict[str, float] = field(validator=validators.min_len(1))
+    """The metrics that the step logs, each with its weight, such as `{vae/frequency: 1.0, vae/lpips: 0.1}`."""
+    threshold: float
+    """The value that the sum must fall below."""
+    patience: int = field(default=1, validator=validators.ge(1))
+    """Number of consecutive epochs for which the condition must hold."""
+
+    def metrics(self) -> list[str]:
+        """The monitored metrics."""
+        return list(self.terms)
+
+    def __call__(self, epoch: int, epochs: int, history: History) -> Ending | None:
+        """End when the condition has held for long enough, or at the limit."""
+        name, sums = str(self), self._sums(history)
+        recent = sums[-self.patience :]
+        if epoch >= self.min_epochs and len(recent) == self.patience and all(each < self.threshold for each in recent):
+            return Ending(f"{name} {recent[-1]:.4g} < {self.threshold:g} after {counted(epoch, 'epoch')}")
+        last = f"{sums[-1]:.4g}" if sums else "never logged"
+        return limit_reached(epoch, self.max_epochs or epochs, f"with {name} {last}, not below {self.threshold:g}")
+
+    def _sums(self, history: History) -> list[float]:
+        """The sum at the end of each epoch in which every metric was logged."""
+        columns = [history.get(metric, ()) for metric in self.terms]
+        rows = zip(*(column[len(column) - min(map(len, columns)) :] for column in columns), strict=True)
+        weights = self.terms.values()
+        return [sum(w * each.smoothed for w, each in zip(weights, row, strict=True)) for row in rows]
+
+    def __str__(self) -> str:
+        """The sum as words."""
+        return " + ".join(metric if weight == 1 else f"{weight:g} {metric}" for metric, weight in self.terms.items())
+
+
+@frozen
 class Plateau(_Limits):
     """Ends when the mean of a metric over an epoch has not improved for `patience` epochs.
 

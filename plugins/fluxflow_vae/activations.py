@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Activation = Literal["silu", "relu", "leaky_relu", "bezier", "bezier_channel"]
+Activation = Literal["silu", "gelu", "relu", "leaky_relu", "bezier", "bezier_channel"]
 
 #: The layer in front of `Bezier` starts with weights N(0, gain^2 / inputs). With gain g for t and this gain for the
 #: control points, gain^2 E sum b_k(sigmoid(g n))^2 is one, where b_k weights point k and n ~ N(0, 1): the variance of
@@ -76,6 +76,8 @@ def build_activation(name: Activation, width: int) -> nn.Module:
         return ChannelBezier(width)
     if name == "silu":
         return nn.SiLU()
+    if name == "gelu":
+        return nn.GELU()
     return nn.ReLU() if name == "relu" else nn.LeakyReLU(0.2)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fluxflow_gan.models import PatchDiscriminatorBuilder
-from fluxflow_gan.values import InstanceNoise, context_vector, fake_logits, real_logits
+from fluxflow_gan.values import InstanceNoise, context_vector, fake_logits, latent_vector, real_logits
 from fluxflow_lpips import network
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.opening import open_sources
@@ -122,6 +122,22 @@ def test_the_projection_is_linear_in_the_context_and_its_gradient_reaches_the_we
 
     torch.testing.assert_close(twice - bare, 2 * (once - bare))
     assert discriminator.projection.weight.grad.abs().sum() > 0
+
+
+def test_the_mean_of_the_latent_is_a_context_without_captions(prove: Prove) -> None:
+    latent = torch.arange(12.0).view(1, 3, 2, 2)
+    projected = ("real_projected_logits", "fake_projected_logits")
+    recipe = PROJECTED.replace(
+        "projected_r1: {every: 2}", "projected_r1: {every: 2, with: {context_vector: latent_vector}}"
+    )
+    settings = [f"values.{name}.with={{context_vector: latent_vector}}" for name in projected]
+
+    plan = prove(recipe, *settings, "models.discriminator.context_width=4")
+    seen, _ = train(live(plan), 2)
+
+    assert torch.equal(latent_vector(latent), torch.tensor([[1.5, 5.5, 9.5]]))
+    assert "context_vector" not in seen
+    assert all(bool(logits.isfinite().all()) for logits in seen["real_projected_logits"])
 
 
 def test_a_context_for_a_discriminator_without_context_width_is_rejected_before_training(prove: Prove) -> None:

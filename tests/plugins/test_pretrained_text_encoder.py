@@ -139,6 +139,24 @@ def test_layer_length_and_number_format_are_options(published: Mapping[str, Path
     assert half(CAPTIONS).tokens.dtype == torch.float32
 
 
+def test_a_head_is_trained_on_a_frozen_network(published: Mapping[str, Path]) -> None:
+    encoder = build(published["bert"], head=6).train()
+
+    tokens, mask = encoder(CAPTIONS)
+    again, _ = encoder(CAPTIONS)
+    tokens.square().mean().backward()
+
+    assert tokens.shape == (3, mask.shape[1], 6)
+    assert torch.equal(tokens, again), "the network has no dropout"
+    assert not tokens[~mask].any()
+    assert {name for name, each in encoder.named_parameters() if each.requires_grad} == {
+        "head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias"
+    }  # fmt: skip
+    assert all(each.grad is not None for each in encoder.head.parameters())
+    inside = build(published["bert"]).eval()(CAPTIONS).tokens
+    torch.testing.assert_close(encoder.head(inside).masked_fill(~mask[:, :, None], 0.0), tokens)
+
+
 def problem_of(name: str | Path, **options: Any) -> Problem:
     """The problem of an encoder that cannot be built."""
     with pytest.raises(PretrainedError) as caught:

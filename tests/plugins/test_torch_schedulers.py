@@ -172,6 +172,7 @@ def test_each_parameter_group_is_scheduled_from_its_own_rate(builder: Any, warmu
     ("scheduler", "expected"),
     [
         (schedulers.StepLRBuilder(step_size=2, gamma=0.5), [1, 1, 0.5, 0.5, 0.25, 0.25]),
+        (schedulers.StepLRBuilder(gamma=0.5), [1, 0.5, 0.25, 0.125, 0.0625, 0.03125]),
         (schedulers.ExponentialLRBuilder(gamma=0.5), [1, 0.5, 0.25, 0.125, 0.0625, 0.03125]),
         (schedulers.LinearLRBuilder(start_factor=0.5, end_factor=1.0, total_iters=4), [0.5, 0.625, 0.75, 0.875, 1, 1]),
         (schedulers.LinearLRBuilder(start_factor=1.0, end_factor=0.0), [1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),

@@ -22,7 +22,7 @@ from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.discovery import load
-from fluxflow_transitions.transitions import AllOf, AnyOf, Condition, LossThreshold, Plateau, epoch
+from fluxflow_transitions.transitions import AllOf, AnyOf, Condition, LossThreshold, Plateau, SumThreshold, epoch
 
 from ..small import PLUGINS, VAE_GAN
 
@@ -77,6 +77,26 @@ def test_a_threshold_that_is_never_met_ends_at_its_limit_with_the_reason() -> No
     assert found == Ending("2 epochs with loss 0.75, not below 0.5", limit=True)
     assert LossThreshold("loss", 0.5)(4, 5, history(1.0)) is None
     assert LossThreshold("loss", 0.5)(5, 5, {}) == Ending("5 epochs with loss never logged, not below 0.5", limit=True)
+
+
+def test_a_sum_of_metrics_must_fall_below_its_threshold_for_its_patience() -> None:
+    patient = SumThreshold(terms={"loss": 1.0, "other": 0.5}, threshold=1.0, patience=2, min_epochs=2)
+
+    assert patient(1, 9, history(0.5, other=[0.5])) is None
+    assert patient(2, 9, history(0.5, 0.5, other=[0.5, 1.5])) is None
+    assert patient(2, 9, history(0.5, 0.25, other=[0.5, 1.0])) == Ending("loss + 0.5 other 0.75 < 1 after 2 epochs")
+    assert patient.metrics() == ["loss", "other"]
+
+
+def test_a_sum_counts_the_epochs_that_logged_every_metric_and_ends_at_its_limit() -> None:
+    both = SumThreshold(terms={"loss": 1.0, "late": 2.0}, threshold=1.0, max_epochs=3)
+
+    assert both(2, 9, history(0.1, 0.2)) is None
+    assert both(2, 9, history(9.0, 0.2, late=[0.3])) == Ending("loss + 2 late 0.8 < 1 after 2 epochs")
+    assert both(3, 9, history(9.0, 9.0, 9.0, late=[0.3])) == Ending(
+        "3 epochs with loss + 2 late 9.6, not below 1", limit=True
+    )
+    assert both(3, 9, history(9.0)) == Ending("3 epochs with loss + 2 late never logged, not below 1", limit=True)
 
 
 @pytest.mark.parametrize(

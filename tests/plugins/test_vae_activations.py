@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fluxflow_vae.activations import Bezier, ChannelBezier, build_same_width_activation, expansion, initialize_for
+from fluxflow_vae.activations import (
+    Bezier,
+    ChannelBezier,
+    build_activation,
+    build_same_width_activation,
+    expansion,
+    initialize_for,
+)
 
 POINTS = st.floats(-10, 10, width=32)
 
@@ -119,3 +126,11 @@ def test_other_activations_keep_the_initialization_of_torch() -> None:
     assert initialize_for(layer, "silu") is layer
     assert torch.equal(layer.weight, before)
     assert [expansion(name) for name in ("silu", "relu", "leaky_relu", "bezier", "bezier_channel")] == [1, 1, 1, 5, 1]
+
+
+def test_gelu_is_x_times_the_normal_distribution_function() -> None:
+    x = torch.tensor([-2.0, 0.0, 0.5, 3.0])
+
+    y = build_activation("gelu", width=1)(x)
+
+    torch.testing.assert_close(y, x * (1 + torch.erf(x / 2**0.5)) / 2)
