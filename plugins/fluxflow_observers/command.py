@@ -20,7 +20,9 @@ def parser() -> CommandParser:
         description="Write charts of the metrics of a run: one of this framework, or one of FluxFlow.",
     )
     made.add_argument("run", metavar="RUN", help="the folder of a run, or FluxFlow's output folder")
-    made.add_argument("--output", metavar="DIR", help="folder for the charts (default: RUN/graph)")
+    made.add_argument(
+        "--output", metavar="DIR", help="folder for the charts (default: RUN/graph; RUN/charts for a run of FluxFlow)"
+    )
     made.add_argument("--json", action="store_true", help="print the list of files as JSON")
     made.add_argument("--version", action="version", version=f"fluxflow-registry {__version__}")
     return made
@@ -32,14 +34,19 @@ def main(arguments: Namespace) -> Result:
     logs = read_run(run)
     if not logs:
         raise RunError(_without_metrics(run))
-    graph = run / "graph" if (run / "graph").is_dir() else run
-    folder = Path(arguments.output) if arguments.output else graph
+    folder = Path(arguments.output) if arguments.output else _folder(run)
     try:
         written = [str(path) for path in write_graphs(logs, folder)]
     except OSError as error:
         message = f"the charts cannot be written to `{folder}`: {error.strerror}"
         raise RunError(message, str(folder), code="unwritable-file") from None
     return Result(lambda: written, lambda: "\n".join(written))
+
+
+def _folder(run: Path) -> Path:
+    """Beside the metrics; not beside those of FluxFlow, which writes charts of its own under the same names."""
+    graph = run / "graph" if (run / "graph").is_dir() else run
+    return run / "charts" if any(graph.glob("session*.json")) else graph
 
 
 def _without_metrics(run: Path) -> Problem:

@@ -55,7 +55,7 @@ class Jsonl:
     step_batch, metrics. The line of a batch also has seconds_per_batch, and among its metrics losses
     (`vae_loss`, `vae/kl`), learning rates (`vae/lr`), gradient norms (`vae/grad_norm`) and weights as
     they are at that batch (`vae/kl/weight`). The line of an evaluation has its name as `evaluation`. The line
-    of an epoch has no metrics; its `epoch_summary` has min, mean and max of each metric over all batches.
+    of an epoch has their means over all its batches; its `epoch_summary` has min, mean and max of each.
     The first line after a run resumed has the batch of the run after which it did, as `resumed_after`.
     NaN and infinities are null. Each line is in the file before training continues, so that a kill loses none, and
     on the disk before the next checkpoint is saved: what a power cut takes is written again when the run resumes.
@@ -113,7 +113,9 @@ class Jsonl:
             return
         self._state.epochs.add((step.name, position.epoch))
         summary = {name: {"min": s.minimum, "mean": s.mean, "max": s.maximum} for name, s in summaries.items()}
-        self._append(run, step, position, {"metrics": {}, "epoch_summary": self._renamed(summary)})
+        means = {name: s.mean for name, s in summaries.items()}
+        facts = {"metrics": self._renamed(means), "epoch_summary": self._renamed(summary)}
+        self._append(run, step, position, facts)
 
     @hookimpl
     def checkpoint_due(self) -> None:

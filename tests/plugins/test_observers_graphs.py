@@ -135,6 +135,73 @@ def test_the_outputs_of_fluxflow_are_read_too(tmp_path: Path, capsys: pytest.Cap
     assert "vae_gan: batches 40 to 60" in (tmp_path / "graph" / "training_summary.txt").read_text()
 
 
+def test_learning_rates_and_times_of_fluxflow_are_charted(tmp_path: Path) -> None:
+    more: dict[str, Any] = {
+        "learning_rates": {"flow_lr": 1e-4, "vae": 5e-5},
+        "extras": {"batch_time": 0.5, "eta_seconds": 9, "gpu": "x"},
+    }
+    write(tmp_path, "", old_lines(3, **more))
+
+    (log,) = read_run(tmp_path)
+
+    figures = charts_of(tmp_path)
+    assert labels(figures["learning_rates"]) == {"flow_lr": 3, "lr_vae": 3}
+    assert list(log.batch_times.values) == [0.5, 0.5, 0.5]
+    assert "eta_seconds" in log.metrics
+    assert "gpu" not in log.metrics
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 3), (1, 3)])
+def test_epochs_that_are_counted_from_zero_are_counted_too(first: int, count: int, tmp_path: Path) -> None:
+    lines = [{**line, "epoch": first + number} for number, line in enumerate(old_lines(3))]
+    write(tmp_path, "vae", lines)
+
+    (log,) = read_run(tmp_path)
+
+    assert log.epoch_count == count
+    assert f"vae: batches 10 to 30, {count} epochs" in summary([log])
+
+
+def test_steps_are_in_the_order_of_time_if_each_counts_its_batches_from_the_start(tmp_path: Path) -> None:
+    for hour, step in enumerate(("warmup", "gan", "flow")):
+        write(tmp_path, step, [{**line, "timestamp": f"2025-12-09T{hour:02}:00:00"} for line in old_lines(2)])
+
+    assert [log.name for log in read_run(tmp_path)] == ["warmup", "gan", "flow"]
+
+
+def test_charts_of_fluxflow_stay_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "vae", old_lines(2))
+    (tmp_path / "graph" / "session_vae.json").write_text("{}")
+    own = tmp_path / "graph" / "training_losses.png"
+    own.write_bytes(b"its own")
+
+    with pytest.raises(SystemExit) as left:
+        command([str(tmp_path)])
+
+    assert left.value.code == 0
+    assert {str(Path(line).parent) for line in capsys.readouterr().out.splitlines()} == {str(tmp_path / "charts")}
+    assert own.read_bytes() == b"its own"
+
+
+def test_a_name_that_leaves_no_room_for_its_chart_prints_nothing(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    write(tmp_path, "vae", [{"epoch": 1, "global_step": 1, "metrics": {"vae/" + "x" * 150: 0.5}}])
+
+    write_graphs(read_run(tmp_path), tmp_path)
+
+    assert [str(each.message) for each in recwarn] == []
+
+
+def test_the_line_of_an_epoch_adds_no_point(tmp_path: Path) -> None:
+    epoch = {"epoch": 1, "global_step": 20, "metrics": {"vae_loss": 9.0}, "epoch_summary": {"vae_loss": {"mean": 9.0}}}
+    write(tmp_path, "vae", [*old_lines(2), epoch])
+
+    (log,) = read_run(tmp_path)
+
+    assert list(log.metrics["vae_loss"].values) == [OLD["vae_loss"]] * 2
+
+
 def test_a_flat_run_of_fluxflow_has_one_file_without_a_step(tmp_path: Path) -> None:
     write(tmp_path, "", old_lines(2))
 

@@ -17,8 +17,8 @@ from ..formatting import is_share
 #: How the names of the files begin and end; a run of FluxFlow without steps has `training_metrics.jsonl`.
 PREFIX, ENDING = "training_metrics", ".jsonl"
 
-#: The series of seconds per batch.
-BATCH_SECONDS = "seconds_per_batch"
+#: The series of seconds per batch, and its name in the `extras` of FluxFlow.
+BATCH_SECONDS, BATCH_TIME = "seconds_per_batch", "batch_time"
 
 #: What a metric measures.
 Kind = Literal["loss", "kl", "weight", "rate", "norm", "batch_time", "evaluation", "other"]
@@ -74,16 +74,23 @@ class StepLog:
     first: float = math.nan
     last: float = math.nan
     seconds: float = 0.0
-    last_epoch: int = 0
+    #: Epochs, and whether they are counted from 0, as FluxFlow does.
+    epoch_count: int = 0
+    from_zero: bool = False
+    #: The first timestamp, in seconds.
+    started: float = math.inf
     #: Lines that cannot be read.
     unreadable: int = 0
 
 
 def read_run(folder: Path) -> list[StepLog]:
-    """The logs of all steps of a run that have any, in the order of their batches."""
+    """The logs of all steps of a run that have any, in their order."""
     graph = folder / "graph" if (folder / "graph").is_dir() else folder
     logs = [read_log(path) for path in sorted(graph.glob(f"{PREFIX}*{ENDING}")) if path.is_file()]
-    return sorted((log for log in logs if not math.isnan(log.first)), key=lambda log: (log.first, log.last))
+    # By time where batches do not tell: FluxFlow may count them from 0 in every step.
+    return sorted(
+        (log for log in logs if not math.isnan(log.first)), key=lambda log: (log.started, log.first, log.last)
+    )
 
 
 def read_log(path: Path) -> StepLog:
@@ -94,6 +101,7 @@ def read_log(path: Path) -> StepLog:
         at = _number(facts.get("global_step"))
         at = before + 1 if math.isnan(at) else at
         now = _time(facts.get("timestamp"))
+        log.started = min(log.started, now if now is not None else math.inf)
         resumed = _number(facts.get("resumed_after"))
         if not math.isnan(resumed) or (session is not None and facts.get("session_id") != session):
             # FluxFlow does not record where a run resumed: the last line before is all that is known.
@@ -102,7 +110,8 @@ def read_log(path: Path) -> StepLog:
         _record(log, facts, at)
         if when is not None and now is not None and now >= when:
             log.seconds += now - when
-            if at > before and not {BATCH_SECONDS, "evaluation", "epoch_summary"} & facts.keys():
+            timed = BATCH_SECONDS in facts or BATCH_TIME in _mapping(facts.get("extras"))
+            if at > before and not timed and not {"evaluation", "epoch_summary"} & facts.keys():
                 log.batch_times.add(at, (now - when) / (at - before))
         session, when, before = facts.get("session_id", session), now, at
     return log
@@ -126,14 +135,23 @@ def _record(log: StepLog, facts: Mapping[str, Any], at: float) -> None:
     log.last = at if math.isnan(log.last) else max(log.last, at)
     epoch = _number(facts.get("epoch"))
     if not math.isnan(epoch):
-        log.last_epoch = max(log.last_epoch, int(epoch))
+        log.from_zero = log.from_zero or epoch == 0
+        log.epoch_count = max(log.epoch_count, int(epoch) + log.from_zero)
     metrics = _mapping(facts.get("metrics"))
     if "evaluation" in facts:
         for name, value in metrics.items():
             log.evaluations.setdefault(f"{facts['evaluation']}/{name}", Series()).add(at, _number(value))
         return
-    for name, value in metrics.items():
+    # The line of an epoch repeats means of batches that were logged.
+    for name, value in metrics.items() if "epoch_summary" not in facts else ():
         log.metrics.setdefault(str(name), Series()).add(at, _number(value))
+    for name, value in _mapping(facts.get("learning_rates")).items():
+        label = name if kind_of(name) == "rate" else f"lr_{name}"
+        log.metrics.setdefault(label, Series()).add(at, _number(value))
+    for name, value in _mapping(facts.get("extras")).items():
+        if not math.isnan(_number(value)):
+            series = log.batch_times if name == BATCH_TIME else log.metrics.setdefault(str(name), Series())
+            series.add(at, _number(value))
     if BATCH_SECONDS in facts and not math.isnan(_number(facts[BATCH_SECONDS])):
         log.batch_times.add(at, _number(facts[BATCH_SECONDS]))
     for name, range_ in _mapping(facts.get("epoch_summary")).items():

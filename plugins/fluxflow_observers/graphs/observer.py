@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -57,7 +58,9 @@ def write_graphs(logs: list[StepLog], folder: Path) -> list[Path]:
     written = []
     for name, figure in charts(logs):
         path = folder / f"{name}.png"
-        write_file(path, png(figure))
+        with warnings.catch_warnings():  # about names that leave little room: such a chart is still a chart
+            warnings.simplefilter("ignore", UserWarning)
+            write_file(path, png(figure))
         written.append(path)
     for name in CHARTS:
         if folder / f"{name}.png" not in written:
@@ -74,7 +77,7 @@ def summary(logs: Sequence[StepLog]) -> str:
 
 
 def _step(log: StepLog) -> list[str]:
-    head = f"{log.name}: batches {log.first:,.0f} to {log.last:,.0f}, {counted(log.last_epoch, 'epoch')}"
+    head = f"{log.name}: batches {log.first:,.0f} to {log.last:,.0f}, {counted(log.epoch_count, 'epoch')}"
     head += f", {duration(log.seconds)}"
     lines = [head, "-" * len(head)]
     if log.resumed:
