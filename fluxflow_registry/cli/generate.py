@@ -22,7 +22,7 @@ from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.plugins_of_run import check_again
 from fluxflow_registry.contracts import SamplerExtras
 from fluxflow_registry.engine.run.folder import CHECKPOINTS, RECIPE
-from fluxflow_registry.errors import DataError, Flag, Place, Problem, RecipeError, RunError, one_line
+from fluxflow_registry.errors import Choices, DataError, Flag, Place, Problem, RecipeError, RunError, one_line
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 from fluxflow_registry.plan.values import Request, World, resolve_values
 from fluxflow_registry.recipe.overrides import Setting
@@ -37,6 +37,15 @@ Every flag can be written with - or with _. With --model-checkpoint or --text-pr
 --use-cfg is set, as in FluxFlow; otherwise the recipe's guidance applies. The name of an image whose prompt comes from
 a file begins with the name of that file. The architecture is read from the run.
 """
+
+#: Flags of FluxFlow that have no effect here: their types, and why.
+WITHOUT_EFFECT = {
+    "--workers": (int, "prompts are read by this process"),
+    **dict.fromkeys(
+        ("--vae-dim", "--feature-maps-dim", "--text-embedding-dim"), (int, "the architecture is read from the run")
+    ),
+    "--tokenizer-name": (str, "the text encoder of the run has its own tokenizer"),
+}
 
 #: Pixels of a side: far more than any model generates, and less than what fills the memory at once.
 LARGEST = 8192
@@ -78,7 +87,10 @@ def parser() -> Parser:
     old.add_argument("--text-prompts-path", metavar="PATH", help="a folder of .txt files, each a prompt; or one file")
     old.add_argument("--use-cfg", action="store_true", help="generate with guidance")
     old.add_argument("--guidance-scale", type=float, metavar="W", help="like --guidance, but only with --use-cfg")
+    old.add_argument("--ddim-steps", dest="steps", type=int, metavar="N", help="like --steps")
     old.add_argument("--batch-size", type=int, metavar="N", help="no effect: images are generated one by one")
+    for flag, (kind, reason) in WITHOUT_EFFECT.items():
+        old.add_argument(flag, type=kind, metavar="X", help=f"no effect: {reason}")
     return built
 
 
@@ -93,6 +105,9 @@ def main(arguments: Namespace) -> Result:
         if arguments.batch_size < 1:
             raise RecipeError("`--batch-size` must be at least 1", Flag("--batch-size"), code="out-of-range")
         say("note: --batch-size has no effect: images are generated one by one, so that none depends on another")
+    for flag, (_, reason) in WITHOUT_EFFECT.items():
+        if getattr(arguments, flag[2:].replace("-", "_")) is not None:
+            say(f"note: {flag} has no effect: {reason}")
     registry = load_plugins(arguments.plugin)
     plain = check_again(weights.run / RECIPE, registry, arguments.command)
     leaf = leaf_of(plain, arguments.step or weights.step)
@@ -131,8 +146,13 @@ def weights_of(arguments: Namespace) -> Weights:
     run = next((parent for parent in path.absolute().parents if (parent / RECIPE).is_file()), None)
     if run is None and not path.exists():
         raise RunError(f"folder `{path}` does not exist", str(path), code="missing-file")
+    if run is None and path.is_file():
+        other = ("hint", "name the folder of a run: weights of another program, such as FluxFlow, cannot be used")
+        raise RunError(f"`{path.name}` is a file outside of any run", str(path), [other], code="missing-file")
     if run is None:
-        raise RunError("this is not the folder of a run: it has no recipe.yaml", str(path), code="missing-file")
+        runs = tuple(sorted(found.parent.name for found in path.glob(f"*/{RECIPE}")))
+        message = "this is not the folder of a run: it has no recipe.yaml"
+        raise RunError(message, str(path), code="missing-file", choices=Choices(None, runs) if runs else None)
     run = next((parent for parent in path.parents if parent.absolute() == run), run)
     inner = path.absolute().relative_to(run.absolute()).parts
     saved = {found.folder.name: found.step for found in checkpoints.listing(run / CHECKPOINTS)}

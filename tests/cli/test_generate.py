@@ -242,7 +242,10 @@ def test_the_command_line_of_fluxflow_generates_from_each_file_of_a_folder(
 ) -> None:
     flags = ["--text_prompts_path", prompts, "--output_path", tmp_path / "out", "--use_cfg", "--guidance_scale", "5.0"]
 
-    code, pictures, err = draw(capsys, "--model_checkpoint", finished, *flags, "--batch_size", "4", "--img_size", "16")
+    sizes = ["--vae_dim", "128", "--feature_maps_dim", "128", "--text_embedding_dim", "1024", "--workers", "1"]
+    same = [*sizes, "--tokenizer_name", "distilbert-base-uncased", "--batch_size", "4", "--img_size", "16"]
+
+    code, pictures, err = draw(capsys, "--model_checkpoint", finished, *flags, "--ddim_steps", "2", *same)
 
     assert code == 0, err
     assert [picture.name[: picture.name.index("-seed0")] for picture in pictures] == ["night", "sunset"]
@@ -251,7 +254,11 @@ def test_the_command_line_of_fluxflow_generates_from_each_file_of_a_folder(
         "a small red circle on a white background",
     ]
     assert {told(picture)["guidance"] for picture in pictures} == {"5.0"}
+    assert {told(picture)["steps"] for picture in pictures} == {"2"}
     assert "--batch-size has no effect" in err
+    assert "note: --vae-dim has no effect: the architecture is read from the run" in err
+    assert "note: --workers has no effect: prompts are read by this process" in err
+    assert "note: --tokenizer-name has no effect: the text encoder of the run has its own tokenizer" in err
 
 
 @pytest.mark.parametrize(
@@ -403,3 +410,28 @@ def test_a_wrong_flag_is_reported_as_a_flag_and_not_as_a_file(
 
     (problem,) = json.loads(capsys.readouterr().out)["problems"]
     assert (problem["flag"], problem["path"], problem["line"]) == (flag, None, None)
+
+
+def test_a_folder_of_runs_and_weights_of_fluxflow_are_errors_that_name_what_to_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("vae-20260101-000000", "flow-20260102-000000"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text("recipe: 1")
+    (tmp_path / "flxflow_final.safetensors").write_bytes(b"")
+
+    codes, errors = zip(
+        *(
+            (code, err)
+            for code, _, err in (
+                draw(capsys, "--model_checkpoint", path, "--prompt", "x")
+                for path in (tmp_path, tmp_path / "flxflow_final.safetensors")
+            )
+        ),
+        strict=True,
+    )
+
+    assert codes == (2, 2)
+    assert "available  flow-20260102-000000, vae-20260101-000000" in errors[0]
+    assert "`flxflow_final.safetensors` is a file outside of any run" in errors[1]
+    assert "weights of another program, such as FluxFlow, cannot be used" in errors[1]
