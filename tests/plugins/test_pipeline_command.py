@@ -41,7 +41,7 @@ import os, signal, sys
 from fluxflow_pipeline import command
 from fluxflow_pipeline.config import reader
 
-reader.read_config = lambda path: os.kill(os.getpid(), signal.SIGTERM)
+reader.read_config = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
 command.run(sys.argv[1:])
 """
 
@@ -79,22 +79,24 @@ text_encoder (text_transformer), flow_processor (flow_transformer)
 
 Step 1: vae_warmup (10 epochs)
   Training: VAE
-    vae: trains compressor, expander; losses frequency, mse, kl; AdamW lr 1e-05, CosineAnnealingLR
+    vae: trains compressor, expander; losses frequency, mse, color_statistics, histogram, contrast, kl; \
+AdamW lr 5e-07, CosineAnnealingLR
   Freeze: flow_processor, text_encoder
   Dataset: images (local, pictures, 32 x 32), batches of 2
   Transition: after 10 epochs
 
 Step 2: vae_gan (20 epochs)
   Training: VAE, GAN, LPIPS
-    discriminator: trains discriminator; losses hinge_discriminator, r1; AdamW lr 1e-05, CosineAnnealingLR
-    vae: trains expander; losses frequency, mse, lpips, hinge_generator; AdamW lr 1e-05, CosineAnnealingLR
+    discriminator: trains discriminator; losses hinge_discriminator, r1; AdamW lr 5e-07, CosineAnnealingLR
+    vae: trains expander; losses frequency, mse, lpips, color_statistics, histogram, contrast, hinge_generator; \
+AdamW lr 5e-07, CosineAnnealingLR
   Freeze: compressor
   Dataset: images (local, pictures, 32 x 32), batches of 2
   Transition: after 20 epochs
 
 Step 3: flow (30 epochs)
   Training: Flow
-    flow: trains flow_processor, text_encoder; losses velocity; AdamW lr 1e-05, CosineAnnealingLR
+    flow: trains flow_processor, text_encoder; losses velocity; AdamW lr 5e-07, CosineAnnealingLR
   Dataset: images (local, pictures, 32 x 32), batches of 2
   Transition: after 30 epochs
 """.splitlines()
@@ -151,7 +153,7 @@ def test_a_loss_or_step_of_the_translation_can_be_removed_even_if_the_translatio
     with pytest.raises(SystemExit) as left:
         fluxflow_run.run(["config.recipe.yaml", "--validate", "--set", f"{taken}=false"])
 
-    assert "spare: [mse, kl]" in shown.out
+    assert "spare: [mse, color_statistics, histogram, contrast, kl]" in shown.out
     assert (done.code, done.err) == (0, "")
     assert not left.value.code
     assert not capsys.readouterr().err
@@ -230,7 +232,7 @@ def test_a_transition_ends_a_step_before_its_last_epoch(train: Train) -> None:
 
 def test_a_threshold_that_is_never_reached_ends_the_step_at_its_limit_with_a_warning(train: Train) -> None:
     keys = "transition_on: {mode: loss_threshold, metric: vae_loss, threshold: 0.0, max_epochs: 2}"
-    text = whole(step(keys, train_vae=True, n_epochs=1, workers=0, max_steps=1))
+    text = whole(step(keys, train_vae=True, n_epochs=3, workers=0, max_steps=1))
 
     done = train(text, short_by=None)
 
@@ -244,7 +246,8 @@ def test_the_encoder_learns_from_the_discriminator_in_gan_only_mode_and_not_besi
     """KL and reconstruction have the weight 0: only the discriminator can move the encoder."""
     alone = {"gan_training": True, "kl_beta": 0.0, "use_ema": False, "adaptive_weights": False}
     both = {**alone, "train_vae": True, "mse_weight": 0.0}
-    weightless = ("--set", "steps.one.updates.vae.losses.frequency={weight: 0.0}")
+    losses = ("frequency", "color_statistics", "histogram", "contrast")
+    weightless = [x for name in losses for x in ("--set", f"steps.one.updates.vae.losses.{name}={{weight: 0.0}}")]
 
     gan_only = train(whole(step("", **alone)), "--output", "a").inside("a")
     beside = train(whole(step("", **both)), *weightless, "--output", "b").inside("b")

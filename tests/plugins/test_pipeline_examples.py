@@ -11,6 +11,9 @@ from fluxflow_registry.registry.registry import Registry
 
 from .fluxflow import DATA, FILES, drive, example, moved, step, translated, whole, write_images
 
+#: Sizes of a small discriminator.
+DISCRIMINATOR = ("models.discriminator.width=8", "models.discriminator.context_width=4")
+
 #: Whole configurations, and for each step the models that it trains.
 VAE = {"compressor", "expander"}
 FLOW = {"flow_processor", "text_encoder"}
@@ -86,7 +89,7 @@ def test_the_flat_configuration_trains(
     small = ["latent_channels=4", "width=8"]
     settings = [f"models.{model}.{size}" for model in sorted(VAE) for size in small]
     settings += ["datasets.images={type: folder, path: pictures, captions: captions.txt, image_size: 32}"]
-    given = [item for setting in (*settings, "models.discriminator.width=8") for item in ("--set", setting)]
+    given = [item for setting in (*settings, *DISCRIMINATOR) for item in ("--set", setting)]
 
     done = drive(tmp_path, capsys, example("readme_flat"), *given)
 

@@ -171,7 +171,13 @@ def test_a_wrong_value_is_reported_at_its_location(text: str, where: str, messag
         ("optimization: {optimizers: {vea: {}}}", "`optimizers` of step `one`: no model has the name `vea`", "vae"),
         ("optimization: {optimizers: {vae: 1}}", "`vae` in `optimizers` of step `one` must be a mapping, got", ""),
         ("optimization: {optimizer: {}}", "unknown key `optimizer` in `optimization` of step `one`", "optimizers"),
-        ("optimization: {optim_sched_config: a.json}", "`optim_sched_config` is not supported", ""),
+        (
+            "optimization: {optim_sched_config: a.json}",
+            "`optim_sched_config` names `a.json`: the file does not exist",
+            "",
+        ),
+        ("epochs: 3", "`epochs` is a key of an earlier version", "n_epochs"),
+        ("use_gan: true", "`use_gan` is a key of an earlier version", "gan_training: true"),
         ("duration_epochs: 3", "`duration_epochs` is a key of an earlier version", "n_epochs"),
         ("freeze_modules: {}", "`freeze_modules` is a key of an earlier version", "freeze: "),
         ("img_size: 32", "unknown key `img_size` in step `one`", "`data`"),
@@ -205,8 +211,8 @@ def test_a_broken_rule_is_reported_with_a_fix(keys: str, message: str, notes: st
             "`name` of step 1 must be a string with letters or digits, got the number `3`",
         ),
         (
-            "- {name: a, n_epochs: 1, gan_training: true, use_lpips: true}\n",
-            "`use_lpips` of step `a` needs `train_vae`",
+            "- {name: a, n_epochs: 1, train_spade: true}\n",
+            "`train_spade` of step `a` needs `train_vae` or `gan_training`",
         ),
         (
             "- {name: a, n_epochs: 1, train_diff: true, train_spade: true}\n",
@@ -255,7 +261,6 @@ def test_all_problems_are_one_report_in_the_order_of_the_file(tmp_path: Path) ->
             "dataset `images` has images of 24 pixels, but their",
         ),
         ("{img_size: 64}", "`training` has no images to train on"),
-        ("{use_webdataset: true, data_path: p}", "`use_webdataset` needs `webdataset_url`"),
         ("{use_webdataset: false, webdataset_url: a.tar}", "`data` needs `data_path`: where the images are"),
         ("{data_path: p, channels: 1}", "`channels` of `data` must be one of 3"),
     ],
@@ -308,7 +313,11 @@ def test_the_default_dataset_must_exist(tmp_path: Path) -> None:
     [
         ("optimization:\n  optimizers:\n    vae: {type: AdmaW}", "9:25", "unknown optimizer `AdmaW`"),
         ("optimization:\n  optimizers:\n    vae: {lrr: 1}", "9:19", "unknown key `lrr` in optimizer `AdamW`"),
-        ("optimization:\n  schedulers:\n    vae: {type: StepLR}", "9:18", "scheduler `StepLR` needs `step_size`"),
+        (
+            "optimization:\n  schedulers:\n    vae: {type: StepLR, gamma: 7}",
+            "9:40",
+            "`gamma` of scheduler `StepLR` must be",
+        ),
         ("optimization:\n  schedulers:\n    vae: {type: CosineLR}", "9:25", "unknown scheduler `CosineLR`"),
     ],
 )

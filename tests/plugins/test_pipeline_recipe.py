@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fluxflow_pipeline.config.reader import DEFAULT_SHARDS
 from fluxflow_pipeline.config.sections import label
 from fluxflow_pipeline.translation.recipe_text import text_of
 from fluxflow_registry.check.checker import check
@@ -21,6 +22,9 @@ from fluxflow_registry.registry.registry import Registry
 
 from .fluxflow import DATA, FILES, MODEL, example, step, translated, whole
 
+#: FluxFlow's reconstruction loss, with LPIPS.
+RECONSTRUCTION = {"vae/frequency": 1.0, "vae/mse": 0.1, "vae/lpips": 0.1}
+
 ALL = {"train_vae": True, "gan_training": True, "use_lpips": True, "train_diff": True}
 
 
@@ -30,6 +34,10 @@ def at(recipe: Any, path: str) -> Any:
 
 
 VAE, LOSSES = "steps/one/updates/vae", "steps/one/updates/vae/losses"
+
+#: What the losses of a discriminator with a context take instead of their values.
+FAKE = {"fake_logits": "fake_projected_logits"}
+CONTEXT = {"context_vector": "latent_vector"}
 
 
 @pytest.mark.parametrize(
@@ -51,11 +59,21 @@ VAE, LOSSES = "steps/one/updates/vae", "steps/one/updates/vae/losses"
         ("kl_beta: 0.0001", f"{LOSSES}/frequency", {}),
         ("lambda_lpips: 0.2", f"{LOSSES}/lpips", {"weight": 0.2}),
         ("use_lpips: false", f"{LOSSES}/lpips", None),
-        ("lambda_adv: 0.1", f"{LOSSES}/hinge_generator", {"weight": 0.1, "detach": ["latent"]}),
-        ("train_vae: false\nuse_lpips: false", f"{LOSSES}/hinge_generator", {"weight": 0.5}),
+        ("lambda_adv: 0.1", f"{LOSSES}/hinge_generator", {"weight": 0.1, "detach": ["latent"], "with": FAKE}),
+        ("train_vae: false\nuse_lpips: false", f"{LOSSES}/hinge_generator", {"weight": 0.5, "with": FAKE}),
         ("train_vae: false\nuse_lpips: false", f"{LOSSES}/frequency", None),
         ("gan_training: false", f"{LOSSES}/hinge_generator", None),
-        ("r1_gamma: 2.0", "steps/one/updates/discriminator/losses/r1", {"gamma": 2.0, "every": 16}),
+        (
+            "r1_gamma: 2.0",
+            "steps/one/updates/discriminator/losses/r1",
+            {"type": "projected_r1", "gamma": 2.0, "every": 16, "with": CONTEXT},
+        ),
+        ("gan_training: true", "values/real_projected_logits", {"with": CONTEXT}),
+        ("use_lpips: true", f"{LOSSES}/color_statistics", {"weight": 0.05}),
+        ("use_lpips: true", f"{LOSSES}/histogram", {"weight": 0.02}),
+        ("use_lpips: true", f"{LOSSES}/contrast", {"weight": 0.1}),
+        ("train_vae: false\nuse_lpips: true", f"{LOSSES}/contrast", None),
+        ("train_vae: false\nuse_lpips: true", f"{LOSSES}/lpips", None),
         ("r1_interval: 4", "steps/one/updates/discriminator/losses/r1/every", 4),
         ("r1_gamma: 0", "steps/one/updates/discriminator/losses/r1", None),
         ("gan_training: true", "values/instance_noise", {"std": 0.01, "decay": 0.9999}),
@@ -66,7 +84,11 @@ VAE, LOSSES = "steps/one/updates/vae", "steps/one/updates/vae/losses"
         ("lambda_align: 0.2", "steps/one/updates/flow/trains", ["flow_processor", "text_encoder", "projection"]),
         ("lambda_align: 0.2", "models/projection", {"type": "projection", "width_in": 4, "width_out": 8}),
         ("lambda_align: 0.0", "models/projection", None),
-        ("adaptive_weights: true", f"{VAE}/balancer", {"type": "inverse", "spare": ["mse", "kl"]}),
+        (
+            "adaptive_weights: true",
+            f"{VAE}/balancer",
+            {"type": "inverse", "spare": ["mse", "color_statistics", "histogram", "contrast", "kl"]},
+        ),
         ("adaptive_weights: false", f"{VAE}/balancer", None),
         ("use_lpips: false\ngan_training: false", f"{VAE}/balancer", None),
         ("initial_clipping_norm: 0.5", f"{VAE}/clip_grad_norm", 0.5),
@@ -88,7 +110,8 @@ VAE, LOSSES = "steps/one/updates/vae", "steps/one/updates/vae/losses"
         ("cfg_dropout_prob: 0.0", "values/generated_image", None),
         ("train_diff: true", "values/time", {"distribution": "logit_normal"}),
         ("train_diff_full: true", "values/time", {"distribution": "uniform"}),
-        ("lr: 0.002", f"{VAE}/optimizer", {"type": "AdamW", "lr": 0.002, "weight_decay": 0.0}),
+        ("lr: 0.002", f"{VAE}/optimizer", {"type": "AdamW", "lr": 0.002, "weight_decay": 0.01}),
+        ("lr_min: 0.1", f"{VAE}/optimizer/lr", 5e-7),
         (
             "lr_min: 0.01",
             f"{VAE}/scheduler",
@@ -109,22 +132,30 @@ def test_a_key_of_a_step_is_translated(keys: str, path: str, value: Any, tmp_pat
         ("model: {vae_dim: 32}", "models/expander/width", 16),
         ("model: {vae_dim: 32}", "models/flow_processor/latent_channels", 32),
         ("model: {vae_dim: 32}", "models/discriminator/width", 16),
-        ("model: {feature_maps_dim_disc: 12}", "models/discriminator/width", 12),
+        ("model: {vae_dim: 32, feature_maps_dim_disc: 12}", "models/discriminator",
+         {"type": "patch_discriminator", "width": 16, "depth": 4, "spectral_norm": True, "details": 0.0,
+          "context_width": 32}),
+        ("model: {feature_maps_dim: 100}", "models/flow_processor/heads", 1),
+        ("model: {feature_maps_dim: 96}", "models/flow_processor/positions", "rotary"),
+        ("model: {model_type: baseline, baseline_activation: gelu}", "models/compressor/activation", "gelu"),
         ("model: {feature_maps_dim: 96}", "models/flow_processor/width", 96),
         ("model: {feature_maps_dim: 96}", "models/flow_processor/heads", 3),
         ("model: {text_embedding_dim: 48}", "models/text_encoder/width", 48),
         ("model: {text_embedding_dim: 48}", "models/flow_processor/text_width", 48),
         ("model: {model_type: baseline, baseline_activation: relu}", "models/expander/activation", "relu"),
         ("model: {vae_dim: 32}", "models/expander/activation", "bezier"),
-        ("model: {vae_dim: 32}", "models/compressor/checkpointing", None),
+        ("model: {vae_dim: 32}", "models/compressor/checkpointing", True),
+        ("model: {vae_dim: 32}", "models/flow_processor/checkpointing", None),
+        ("model: {use_gradient_checkpointing: false}", "models/compressor/checkpointing", None),
         ("model: {use_gradient_checkpointing: true}", "models/compressor/checkpointing", True),
         ("model: {use_gradient_checkpointing: true}", "models/flow_processor/checkpointing", True),
         ("model: {pretrained_bert_model: a/bert, text_embedding_dim: 768}", "models/text_encoder",
-         {"type": "pretrained_text_encoder", "name": "a/bert"}),
+         {"type": "pretrained_text_encoder", "name": "a/bert", "max_tokens": 128, "head": 768}),
         ("data: {data_path: a, img_size: 128, reduced_min_sizes: [32, 64]}", "datasets/images/reduced_min_sizes",
          [32, 64]),
         ("output: {checkpoint_save_interval: 10, samples_per_checkpoint: 3}", "observers/samples",
-         {"dataset": "images", "every_batches": 30}),
+         {"dataset": "images", "prompts": ["A sample caption"], "every_batches": 30}),
+        ("output: {sample_captions: []}", "observers/samples/prompts", None),
         ("output: {no_samples: true}", "observers/samples", None),
         ("output: {sample_captions: [a, b], sample_sizes: [32, [64, 32]]}", "observers/samples/sizes", [32, [64, 32]]),
         ("output: {sample_captions: [a, b]}", "observers/samples/prompts", ["a", "b"]),
@@ -132,7 +163,13 @@ def test_a_key_of_a_step_is_translated(keys: str, path: str, value: Any, tmp_pat
         ("output: {log_interval: 3}", "steps/one/log_every", 3),
         ("output: {checkpoint_save_interval: 7}", "steps/one/checkpoint_every", 7),
         ("data: {data_path: a, captions_file: b, img_size: 64, fixed_prompt_prefix: style anime}", "datasets/images",
-         {"type": "folder", "path": "a", "captions": "b", "image_size": 64, "caption_prefix": "style anime"}),
+         {"type": "folder", "path": "a", "captions": "b", "bucket_multiple": 32, "image_size": 64,
+          "caption_prefix": "style anime"}),
+        ("data: {data_path: a, img_size: 64, reduced_min_sizes: [32, 64, 96]}", "datasets/images/reduced_min_sizes",
+         [32]),
+        ("data: {use_webdataset: true, img_size: 64}", "datasets/images/shards", DEFAULT_SHARDS),
+        ("data: {use_tt2m: true, tt2m_token: hf_x, img_size: 64}", "datasets/images/shards", DEFAULT_SHARDS),
+        ("data: {webdataset_url: a.tar, webdataset_size: 100, img_size: 64}", "steps/one/max_steps", 50),
         ("data: {webdataset_url: 'a/{00..11}.tar', img_size: 64}", "datasets/images",
          {"type": "webdataset", "shards": "a/{00..11}.tar", "image_key": "png", "caption_key": "json.prompt",
           "image_size": 64}),
@@ -155,22 +192,45 @@ def test_a_key_of_a_section_is_translated(section: str, path: str, value: Any, t
 
 
 @pytest.mark.parametrize(
-    ("metric", "name"),
+    ("metric", "until"),
     [
-        ("vae_loss", "vae/frequency"),
-        ("kl_loss", "vae/kl"),
-        ("flow_loss", "flow/velocity"),
-        ("g_loss", "vae/hinge_generator"),
-        ("d_loss", "discriminator/hinge_discriminator"),
+        *((name, {"type": "loss_threshold", "metric": "vae/kl"}) for name in ("kl", "kl_loss")),
+        *((name, {"type": "loss_threshold", "metric": "flow/velocity"}) for name in ("flow", "flow_loss")),
+        *((name, {"type": "loss_threshold", "metric": "vae/lpips"}) for name in ("lpips", "lpips_loss")),
+        *((name, {"type": "loss_threshold", "metric": "discriminator_loss"}) for name in ("discriminator", "d_loss")),
+        *((name, {"type": "sum_threshold", "terms": {"vae/hinge_generator": 0.5}}) for name in ("generator", "g_loss")),
+        *(
+            (name, {"type": "sum_threshold", "terms": RECONSTRUCTION})
+            for name in ("vae", "recon", "recon_loss", "vae_loss")
+        ),
     ],
 )
-def test_a_transition_watches_the_metric_of_the_same_meaning(metric: str, name: str, tmp_path: Path) -> None:
-    keys = f"transition_on: {{mode: loss_threshold, metric: {metric}, threshold: 0.05, max_epochs: 50}}"
+def test_a_transition_watches_the_metric_of_the_same_meaning(metric: str, until: Any, tmp_path: Path) -> None:
+    keys = f"n_epochs: 60\ntransition_on: {{mode: loss_threshold, metric: {metric}, threshold: 0.05, max_epochs: 50}}"
 
     recipe = translated(tmp_path, whole(step(keys, **ALL))).recipe.plain()
 
-    until = {"type": "loss_threshold", "metric": name, "threshold": 0.05, "max_epochs": 50}
-    assert recipe["steps"]["one"]["until"] == until
+    assert recipe["steps"]["one"]["until"] == {**until, "threshold": 0.05, "max_epochs": 50}
+
+
+def test_a_reconstruction_of_one_loss_is_watched_by_its_own_name(tmp_path: Path) -> None:
+    keys = "mse_weight: 0.0\ntransition_on: {mode: loss_threshold, metric: recon, threshold: 0.05}"
+
+    recipe = translated(tmp_path, whole(step(keys, train_vae=True))).recipe.plain()
+
+    assert recipe["steps"]["one"]["until"] == {"type": "loss_threshold", "metric": "vae/frequency", "threshold": 0.05}
+
+
+def test_a_step_ends_after_the_smaller_of_both_limits(tmp_path: Path) -> None:
+    keys = "n_epochs: 20\ntransition_on: {mode: loss_threshold, metric: vae_loss, threshold: 0.05, max_epochs: 50}"
+
+    made = translated(tmp_path, whole(step(keys, train_vae=True)))
+
+    one = made.recipe.plain()["steps"]["one"]
+    assert (one["epochs"], "max_epochs" in one["until"]) == (20, False)
+    assert "step `one` ends after 20 epochs at most: `max_epochs` is above `n_epochs`" in [
+        n.message for n in made.notes
+    ]
 
 
 def test_optimizers_and_schedulers_keep_their_options_and_have_their_own_updates(tmp_path: Path) -> None:
@@ -179,7 +239,12 @@ def test_optimizers_and_schedulers_keep_their_options_and_have_their_own_updates
     updates = recipe["steps"]["one"]["updates"]
     assert list(updates) == ["discriminator", "vae", "flow", "text_encoder"]
     assert updates["vae"]["optimizer"] == {"type": "AdamW", "lr": 1e-4, "betas": [0.9, 0.999], "weight_decay": 0.01}
-    assert updates["discriminator"]["scheduler"] == {"type": "StepLR", "step_size": 10, "gamma": 0.5}
+    assert updates["discriminator"]["scheduler"] == {
+        "type": "StepLR",
+        "step_size": 10,
+        "gamma": 0.5,
+        "interval": "batch",
+    }
     assert updates["flow"]["trains"] == ["flow_processor"]
     assert updates["text_encoder"]["optimizer"] == {"type": "SGD", "lr": 1e-5, "momentum": 0.9}
     assert updates["text_encoder"]["losses"] == updates["flow"]["losses"] == {"velocity": {}}

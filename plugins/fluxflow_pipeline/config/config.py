@@ -14,18 +14,26 @@ from .keys import DataKeys, DatasetKeys, ModelKeys, OutputKeys, StepKeys, Transi
 
 T = TypeVar("T")
 
-#: The loss that each of FluxFlow's metrics is, by its update and its name.
+#: The name in the recipe of each metric that FluxFlow writes to its files.
 METRICS = {
     "vae_loss": "vae/frequency",
     "kl_loss": "vae/kl",
     "lpips_loss": "vae/lpips",
     "g_loss": "vae/hinge_generator",
-    "d_loss": "discriminator/hinge_discriminator",
+    "d_loss": "discriminator_loss",
     "flow_loss": "flow/velocity",
 }
 
-#: Those that a transition may watch.
-WATCHED = ("vae_loss", "kl_loss", "flow_loss", "g_loss", "d_loss")
+#: Those that a transition may watch, and their other names there.
+WATCHED = ("vae_loss", "kl_loss", "lpips_loss", "flow_loss", "g_loss", "d_loss")
+METRIC_SYNONYMS = {
+    **dict.fromkeys(("vae", "recon", "recon_loss"), "vae_loss"),
+    "kl": "kl_loss",
+    "lpips": "lpips_loss",
+    "flow": "flow_loss",
+    "generator": "g_loss",
+    "discriminator": "d_loss",
+}
 
 
 def default_of(key: str) -> Default:
@@ -39,6 +47,8 @@ class Section(Generic[T]):
 
     settings: T
     node: Node
+    #: Keys whose values are wrong or misspelled: nothing follows from their defaults.
+    unread: frozenset[str] = frozenset()
 
     def sets(self, key: str) -> bool:
         """Whether the file sets the key."""
@@ -76,6 +86,8 @@ class Step:
     #: Settings that the dataset may have too.
     batch_size: Node
     workers: Node
+    #: Whether it is the only step of a file without a pipeline, for which FluxFlow has other defaults.
+    flat: bool
 
     @property
     def settings(self) -> StepKeys:
@@ -97,6 +109,8 @@ class Config:
     output: Section[OutputKeys]
     #: What the user should know: keys that are not needed, names that had to change.
     notes: tuple[Problem, ...] = Factory(tuple)
+    #: What is wrong with it: defaults stand in for what cannot be read.
+    problems: tuple[Problem, ...] = Factory(tuple)
 
     def side_of(self, dataset: str) -> int:
         """The side of a dataset's images in pixels."""
@@ -123,6 +137,11 @@ def uses_spade(step: Step) -> bool:
     return step.settings.train_spade and trains_autoencoder(step)
 
 
+def uses_lpips(step: Step) -> bool:
+    """Whether LPIPS is computed, for which an image has to be reconstructed."""
+    return step.settings.use_lpips and step.settings.train_vae
+
+
 def unfrozen(step: Step, *models: str) -> tuple[str, ...]:
     """Those of the models that are not frozen."""
     return tuple(model for model in models if model not in step.frozen_models)
@@ -143,10 +162,16 @@ def logged_metrics(step: Step) -> dict[str, str]:
     """Those of FluxFlow's metrics that a step logs, each with its name in the recipe."""
     logged = {
         "vae_loss": step.settings.train_vae,
-        "lpips_loss": step.settings.train_vae and step.settings.use_lpips,
+        "lpips_loss": uses_lpips(step),
         "kl_loss": trains_autoencoder(step) and "compressor" not in step.frozen_models,
         "d_loss": step.settings.gan_training,
         "g_loss": step.settings.gan_training,
         "flow_loss": trains_flow(step),
     }
     return {name: METRICS[name] for name, is_logged in logged.items() if is_logged}
+
+
+def watched_metric(step: Step) -> str | None:
+    """The metric that the step's transition watches, by the name that FluxFlow's files have for it."""
+    metric = step.transition.settings.metric
+    return METRIC_SYNONYMS.get(metric, metric) if metric is not None else None

@@ -22,20 +22,18 @@ class ModelKeys:
 
     model_type: Literal["bezier", "baseline"] = "bezier"
     """Activation of the autoencoder: Bezier curves, or `baseline_activation`."""
-    baseline_activation: Literal["silu", "relu"] = "silu"
+    baseline_activation: Literal["silu", "gelu", "relu"] = "silu"
     """Activation if `model_type` is `baseline`."""
     vae_dim: int = _at_least(1, 128)
     """Channels of the latent; half of it is the autoencoder's width."""
     feature_maps_dim: int = _at_least(4, 128)
     """Channels of the flow processor's tokens."""
-    feature_maps_dim_disc: int | None = _optional()
-    """Channels of the discriminator's first convolution; null: half of `vae_dim`."""
     text_embedding_dim: int = _at_least(1, 1024)
     """Channels of the text encoder's tokens."""
     pretrained_bert_model: str | None = None
-    """Name or folder of a Hugging Face text encoder; null: one that is trained from scratch."""
-    use_gradient_checkpointing: bool = False
-    """Whether activations are recomputed in the backward pass."""
+    """Name or folder of a Hugging Face text encoder, which stays frozen; null: one that is trained from scratch."""
+    use_gradient_checkpointing: bool = True
+    """Whether activations of the autoencoder are recomputed in the backward pass; results are the same."""
 
 
 @frozen
@@ -49,7 +47,7 @@ class _ImageKeys:
     fixed_prompt_prefix: str | None = None
     """Prepended to every caption, as `{prefix}. {caption}`."""
     webdataset_url: str | list[str] | None = None
-    """Tar files: a path or address with ranges or wildcards."""
+    """Tar files: a path or URL with ranges, or a path or `hf://datasets/...` with wildcards."""
     webdataset_token: str | None = None
     """Access token for the address; passed on in the environment (`HF_TOKEN`), written nowhere."""
     webdataset_image_key: str = "png"
@@ -58,6 +56,8 @@ class _ImageKeys:
     """Extension of the member that contains the caption."""
     webdataset_caption_key: str = "prompt"
     """The caption's key in that member, if it is JSON."""
+    webdataset_size: int | None = _optional()
+    """Samples of an epoch; null: all of the tar files, and 10,000 of a dataset of the pipeline."""
     reduced_min_sizes: list[int] | None = None
     """Smaller sides on which each batch is trained as well."""
 
@@ -67,9 +67,9 @@ class DataKeys(_ImageKeys):
     """The section `data`."""
 
     use_webdataset: bool | None = None
-    """Whether the tar files of `webdataset_url` are read; null: if there is no `data_path`."""
+    """Whether tar files are read: `webdataset_url`, or text-to-image-2M; null: if there is no `data_path`."""
     img_size: int = _at_least(1, 1024)
-    """Side of the images in pixels."""
+    """Side of a square with as many pixels as an image has."""
     channels: Literal[3] = 3
     """Channels of an image."""
 
@@ -96,12 +96,14 @@ class TransitionKeys:
 
     mode: Literal["epoch", "loss_threshold"] = "epoch"
     """Whether the step ends after `n_epochs`, or when a metric falls below a threshold."""
+    value: int | None = None
+    """Not used: the step ends after `n_epochs`."""
     metric: str | None = None
-    """The metric to watch: vae_loss, kl_loss, flow_loss, g_loss or d_loss."""
+    """The metric to watch, such as vae_loss or flow_loss."""
     threshold: float | None = None
     """The value below which the step ends."""
     max_epochs: int | None = _optional()
-    """Safety limit; null: `n_epochs`."""
+    """Limit beside `n_epochs`: the step ends at the smaller one."""
 
 
 # More than a dozen members: one attribute for each key.
@@ -200,7 +202,7 @@ class OutputKeys:
     """Whether no samples are written."""
     test_image_address: list[str] = field(factory=list)
     """Image files to reconstruct."""
-    sample_captions: list[str] = field(factory=list)
+    sample_captions: list[str] = field(factory=lambda: ["A sample caption"])
     """Captions to generate images for."""
     sample_sizes: list[int | list[int]] | None = None
     """Sizes of the samples: a side, or [width, height]."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 
-from fluxflow_registry import Location, RecipeError
-from fluxflow_registry.commands import Node, as_node, describe_value, keys_of, merge, raise_problems, read_tree, unique
+from fluxflow_registry import Default, FluxflowError, Location, Place, RecipeError
+from fluxflow_registry.commands import Node, as_node, describe_value, keys_of, merge, read_tree, unique
 
 from .config import Config, Section, Step, default_of
+from .flags import with_flags
 from .keys import DataKeys, DatasetKeys, ModelKeys, OutputKeys, StepKeys, TransitionKeys
+from .rules import violations
 from .sections import OPTIMIZER_SYNONYMS, PIPELINE, RENAMED, SECTIONS, STEP, UNNEEDED, SectionReader, label
 
 #: The dataset that the section `data` describes.
@@ -21,11 +24,16 @@ IMAGES = "images"
 MODELS = ("compressor", "expander", "flow_processor", "text_encoder", "discriminator")
 MODEL_SYNONYMS = {"flow": "flow_processor", "D_img": "discriminator"}
 
-#: Names under `optimization`.
+#: The keys of `optimization`, and the names under each of them.
+COMPONENTS = ("optimizers", "schedulers")
 OPTIMIZERS = ("vae", "discriminator", "flow", "text_encoder")
 
-#: Batch size and workers of a file that sets none.
-BATCH_SIZE, WORKERS, STREAMING_WORKERS = 2, 8, 1
+#: Batch size and workers of a file that sets none; one worker reads tar files, and the images of a file without steps.
+BATCH_SIZE, WORKERS, FEW_WORKERS = 2, 8, 1
+
+#: The tar files of a file that names none, and the samples of an epoch of tar files that a pipeline lists.
+DEFAULT_SHARDS = "hf://datasets/jackyhate/text-to-image-2M/data_512_2M/*.tar"
+DEFAULT_SIZE = 10_000
 
 #: Modes of training: in a pipeline each step has its own.
 MODES = ("train_vae", "gan_training", "train_spade", "use_lpips", "train_diff", "train_diff_full")
@@ -48,8 +56,11 @@ def read_datasets(reader: SectionReader, pipeline: Node | None, data: Section[Da
     for name, node in named.value.items():
         what = f"dataset `{name}`"
         if reader.is_mapping(node, what, name):
-            section = sections[name] = reader.section(DatasetKeys, node, "dataset", what)
+            section = reader.section(DatasetKeys, node, "dataset", what)
             settings = section.settings
+            sections[name] = evolve(
+                section, settings=evolve(settings, webdataset_size=settings.webdataset_size or DEFAULT_SIZE)
+            )
             if settings.type == "webdataset" and settings.webdataset_url is None:
                 message, key = f"{what} needs `webdataset_url`: where its tar files are", "webdataset_url"
                 reader.report(message, named.keys[name], "missing-key", key)
@@ -62,16 +73,15 @@ def read_datasets(reader: SectionReader, pipeline: Node | None, data: Section[Da
 
 def _of_data(reader: SectionReader, data: Section[DataKeys]) -> dict[str, Section[DatasetKeys]]:
     own = data.settings
-    if own.data_path is None and own.webdataset_url is None:
+    if own.data_path is None and own.webdataset_url is None and not own.use_webdataset:
         return {}
     streaming = own.use_webdataset if own.use_webdataset is not None else own.data_path is None
-    if streaming and own.webdataset_url is None:
-        message = "`use_webdataset` needs `webdataset_url`: where the tar files are"
-        reader.report(message, data.where("data_path"), "missing-key", "webdataset_url")
     if not streaming and own.data_path is None:
         message = "`data` needs `data_path`: where the images are"
         reader.report(message, data.node.where, "missing-key", "data_path")
     shared = {key: value for key, value in asdict(own).items() if key in keys_of(DatasetKeys)}
+    if streaming and own.webdataset_url is None:
+        shared["webdataset_url"] = DEFAULT_SHARDS
     return {IMAGES: Section(DatasetKeys(type="webdataset" if streaming else "local", **shared), data.node)}
 
 
@@ -113,9 +123,8 @@ def dataset_of(reader: SectionReader, keys: Section[StepKeys], datasets: Dataset
 
 def read_steps(reader: SectionReader, root: Node, training: Node, datasets: Datasets) -> tuple[Step, ...]:
     """The steps of the pipeline; without a pipeline, `training` is the only step."""
-    reader.keys(training, [*STEP, "pipeline"], "`training`", "training")
+    misspelled = reader.keys(training, [*STEP, "pipeline"], "`training`", "training")
     shared = _with_default(training.without(["pipeline", "name", *UNNEEDED["training"]]), "optimization", root)
-    _reject_optimizer_file(reader, shared)
     pipeline = training.get("pipeline")
     if pipeline is not None:
         return _pipeline_steps(reader, pipeline, training, shared, datasets)
@@ -126,7 +135,7 @@ def read_steps(reader: SectionReader, root: Node, training: Node, datasets: Data
     if given is None or not isinstance(given.value, dict):
         return ()
     shared = _with_default(shared, "n_epochs", as_node({"n_epochs": 1}, default_of("n_epochs")))
-    return (_read_step(reader, "training", shared, shared, {}, training.where, datasets),)
+    return (_read_step(reader, "training", shared, shared, {}, training.where, datasets, misspelled),)
 
 
 def _pipeline_steps(
@@ -152,7 +161,6 @@ def _pipeline_steps(
             reader.note(message, training.keys[key], "ignored-key", key)
     defaults = reader.mapping(pipeline, "defaults", "`defaults`")
     reader.keys(defaults, STEP, "`defaults`", "training")
-    _reject_optimizer_file(reader, defaults)
     steps = pipeline.get("steps")
     if steps is None or not isinstance(steps.value, list) or not steps.value:
         message = "`pipeline` needs `steps`: a list of steps, each with `name` and `n_epochs`"
@@ -194,11 +202,10 @@ def _listed_step(reader: SectionReader, name: str, node: Node, above: Mapping[st
     """A step of the pipeline's list, with the defaults of the levels above it."""
     meant = reader.keys(node, [*STEP, "name"], f"step `{name}`", "training")
     own = node.without(["name"])
-    _reject_optimizer_file(reader, own)
     merged = merge(merge(above["training"].without(["n_epochs"]), above["defaults"]), own)
     if merged.get("n_epochs") is None and "n_epochs" not in meant:
         reader.report(f"step `{name}` needs `n_epochs`: the number of epochs", own.where, "missing-key", "n_epochs")
-    return _read_step(reader, name, merged, own, above, node.at("name"), datasets)
+    return _read_step(reader, name, merged, own, above, node.at("name"), datasets, meant)
 
 
 def _read_step(
@@ -209,16 +216,18 @@ def _read_step(
     above: Mapping[str, Node],
     where: Location,
     datasets: Datasets,
+    misspelled: Iterable[str] = (),
 ) -> Step:
     what = f"step `{name}`" if above else "`training`"
-    keys = reader.settings(StepKeys, node.without(["transition_on", "optimization"]), what)
+    keys = reader.settings(StepKeys, node.without(["transition_on", "optimization"]), what, misspelled)
     transition = reader.mapping(node, "transition_on", f"`transition_on` of {what}")
     optimization = reader.mapping(node, "optimization", f"`optimization` of {what}")
-    reader.keys(optimization, ["optimizers", "schedulers", "optim_sched_config"], f"`optimization` of {what}", "")
+    reader.keys(optimization, [*COMPONENTS, "optim_sched_config"], f"`optimization` of {what}", "")
+    optimization = _with_optimizer_file(reader, optimization)
     dataset = dataset_of(reader, keys, datasets, what)
     chosen = datasets.sections.get(dataset)
     levels = [own, chosen.node if chosen and dataset != IMAGES else None, *above.values()]
-    streaming = chosen is not None and chosen.settings.type == "webdataset"
+    few = not above or (chosen is not None and chosen.settings.type == "webdataset")
     return Step(
         name=name,
         where=where,
@@ -230,7 +239,8 @@ def _read_step(
         frozen_models=_read_frozen(reader, keys, what),
         dataset=dataset,
         batch_size=_first(levels, "batch_size", BATCH_SIZE),
-        workers=_first(levels, "workers", STREAMING_WORKERS if streaming else WORKERS),
+        workers=_first(levels, "workers", FEW_WORKERS if few else WORKERS),
+        flat=not above,
     )
 
 
@@ -267,13 +277,28 @@ def _read_components(reader: SectionReader, optimization: Node, key: str, what: 
     return found
 
 
-def _reject_optimizer_file(reader: SectionReader, level: Node) -> None:
-    """Report optimizers in a file of their own, which is not read."""
-    file = level.find("optimization", "optim_sched_config")
-    if file is not None and file.value is not None:
-        message = "`optim_sched_config` is not supported: move the optimizers into the configuration"
-        example = [("instead", "optimization: {optimizers: {vae: {type: AdamW, lr: 1.0e-4}}}")]
-        reader.report(message, file.where, "unsupported-key", "optim_sched_config", notes=example)
+def _with_optimizer_file(reader: SectionReader, optimization: Node) -> Node:
+    """Optimizers and schedulers with those of the JSON file that `optim_sched_config` names; the inline ones win."""
+    named = optimization.get("optim_sched_config")
+    if named is None or named.value is None:
+        return optimization
+    if not isinstance(named.value, str):
+        message = f"`optim_sched_config` must be the path of a JSON file, got {describe_value(named.value)}"
+        reader.report(message, named.where, "wrong-type", "optim_sched_config")
+        return optimization
+    try:
+        content = read_tree(named.value)
+    except FluxflowError as error:
+        for problem in error.problems:
+            inside = isinstance(problem.where, Place) and problem.where.line is not None
+            message = f"`optim_sched_config` names `{named.value}`: {problem.message}"
+            reader.problems.append(problem if inside else evolve(problem, message=message, where=named.where))
+        return optimization
+    what = f"`{named.value}`"
+    if not reader.is_mapping(content, what, "optim_sched_config"):
+        return optimization
+    reader.keys(content, COMPONENTS, what, "")
+    return merge(content.only(COMPONENTS), optimization)
 
 
 def _with_default(node: Node, key: str, fallback: Node) -> Node:
@@ -293,23 +318,46 @@ def _first(levels: Iterable[Node | None], key: str, default: int) -> Node:
     return as_node(default, default_of(key))
 
 
-def read_config(path: str | Path) -> Config:
-    """Read a FluxFlow configuration; raises RecipeError with every problem of its form, in the file's order."""
-    root, reader = read_tree(path), SectionReader()
+def read_config(path: str | Path, arguments: Mapping[str, Any] | None = None) -> Config:
+    """Read a FluxFlow configuration, with FluxFlow's flags over it; the Config has every problem of both.
+
+    Raises RecipeError for a file that is not one at all.
+    """
+    root, reader = with_flags(read_tree(path), arguments or {}), SectionReader()
     if not reader.is_mapping(root, "the configuration", str(path)):
         raise RecipeError(reader.problems)
+    return _read(str(path), label(Path(path).stem) or "fluxflow", root, reader)
+
+
+def read_flags(arguments: Mapping[str, Any]) -> Config:
+    """A configuration that FluxFlow's flags alone describe."""
+    root = with_flags(Node({}, Default("the command line"), {}), arguments)
+    return _read("the command line", "fluxflow", root, SectionReader())
+
+
+def _read(path: str, name: str, root: Node, reader: SectionReader) -> Config:
     reader.keys(root, [*SECTIONS, "optimization", "model_checkpoint"], "the configuration", "")
-    checkpoint = root.get("model_checkpoint")
-    if checkpoint is not None and checkpoint.value is not None:
-        message = "`model_checkpoint` is not supported: weights of FluxFlow cannot be read"
-        hint = [("hint", "remove it; the same command resumes an interrupted run")]
-        reader.report(message, checkpoint.where, "unsupported-key", "model_checkpoint", notes=hint)
+    _report_checkpoint(reader, root)
     training = reader.mapping(root, "training", "`training`")
     data = reader.section(DataKeys, reader.mapping(root, "data", "`data`"), "data")
     datasets = read_datasets(reader, training.get("pipeline"), data)
     steps = read_steps(reader, root, training, datasets)
     model = reader.section(ModelKeys, reader.mapping(root, "model", "`model`"), "model")
     output = reader.section(OutputKeys, reader.mapping(root, "output", "`output`"), "output")
-    raise_problems(reader.problems)
-    name, notes = label(Path(path).stem) or "fluxflow", tuple(unique(reader.notes))
-    return Config(str(path), name, model, data, datasets.sections, steps, output, notes)
+    config = Config(path, name, model, data, datasets.sections, steps, output, tuple(unique(reader.notes)))
+    return evolve(config, problems=tuple(unique([*reader.problems, *violations(config)])))
+
+
+def _report_checkpoint(reader: SectionReader, root: Node) -> None:
+    """Report weights to start from: those of FluxFlow belong to its own networks."""
+    checkpoint = root.get("model_checkpoint")
+    if checkpoint is None or checkpoint.value is None:
+        return
+    message = (
+        "`model_checkpoint` is not supported: weights of FluxFlow belong to networks that this framework does not have"
+    )
+    notes = [
+        ("hint", "remove it to train from new weights; FluxFlow itself can finish the runs that it has started"),
+        ("hint", "a run of this framework needs no checkpoint: the command that started it resumes it"),
+    ]
+    reader.report(message, checkpoint.where, "unsupported-key", "model_checkpoint", notes=notes)

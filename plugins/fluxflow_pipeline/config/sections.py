@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from attrs import evolve
 
 from fluxflow_registry import Location, Problem
-from fluxflow_registry.commands import Node, describe_value, keys_of, read_fields, unknown_keys
+from fluxflow_registry.commands import Node, as_node, describe_value, keys_of, read_fields, unknown_keys
 
 from .config import Section
 from .keys import DataKeys, ModelKeys, OutputKeys, StepKeys
 
 _COUNTED = "the samples of the tar files are counted"
-_WEBDATASET = {"webdataset_size": _COUNTED, "webdataset_samples_per_shard": _COUNTED}
 
 #: Keys of FluxFlow that have no use here, by section, and why.
 UNNEEDED: dict[str, dict[str, str]] = {
     "model": {
         "model_version": "the architectures are those of this framework",
+        "feature_maps_dim_disc": "it sizes an image encoder that FluxFlow never trains, not the discriminator",
         "baseline_vae_width_mult": "the width follows from `vae_dim`",
         "baseline_vae_depth_mult": "the recipe sets the depths",
         "baseline_flow_blocks": "the recipe sets the depths",
@@ -28,12 +28,12 @@ UNNEEDED: dict[str, dict[str, str]] = {
         "attention_backend": "torch chooses the fastest",
     },
     "data": {
-        **_WEBDATASET,
+        "webdataset_samples_per_shard": _COUNTED,
         "dataloader_max_retries": "samples that cannot be read are reported and replaced",
         "dataloader_retry_delay": "samples that cannot be read are reported and replaced",
         "tokenizer_name": "the text encoder has its own tokenizer",
     },
-    "dataset": _WEBDATASET,
+    "dataset": {"webdataset_samples_per_shard": _COUNTED},
     "training": {"preserve_lr": "a resumed run keeps its learning rates"},
     "output": {
         "log_level": "warnings are always printed",
@@ -42,28 +42,64 @@ UNNEEDED: dict[str, dict[str, str]] = {
 }
 
 _THRESHOLD = "transition_on: {mode: loss_threshold, metric: vae_loss, threshold: 0.05, max_epochs: 50}"
+_OPTIMIZERS = "optimization: {optimizers: {vae: {type: AdamW, lr: 1.0e-4}}}"
+_SCHEDULERS = "optimization: {schedulers: {vae: {type: CosineAnnealingLR, eta_min_factor: 0.1}}}"
+_COMPONENTS = {
+    "optimizers": _OPTIMIZERS,
+    "schedulers": _SCHEDULERS,
+    "optimizer_config": _OPTIMIZERS,
+    "scheduler_config": _SCHEDULERS,
+}
+_SEED = "--set seed=7 on the command line"
+
+#: Keys of older pages of FluxFlow that version 0.5.1 ignores, by section ("": the top), and how each is written now.
+IGNORED: Mapping[str, Mapping[str, str]] = {
+    "": {**_COMPONENTS, "seed": _SEED},
+    "training": {
+        **_COMPONENTS,
+        "optim_sched_config": _OPTIMIZERS,
+        "stop_condition": _THRESHOLD,
+        "freeze_vae": "freeze: [compressor, expander]",
+        "freeze_flow": "freeze: [flow_processor]",
+        "freeze_text_encoder": "freeze: [text_encoder]",
+        "train_text_encoder": "unfreeze: [text_encoder]",
+        "train_reconstruction": "train_vae: false, and gan_training: true",
+        "seed": _SEED,
+    },
+    "output": {
+        "checkpoint_dir": "output_path: ./checkpoints",
+        "sample_dir": "output_path: ./samples",
+        "sample_interval": "samples_per_checkpoint: 1",
+        "checkpoint_interval": "checkpoint_save_interval: 50",
+    },
+}
+
+#: Other names of keys, in any version.
+ALIASES: Mapping[str, Mapping[str, str]] = {
+    "data": {"use_tt2m": "use_webdataset", "tt2m_token": "webdataset_token"},
+}
 
 #: Keys of earlier versions: the key that replaces each, and how it is written.
 RENAMED: Mapping[str, tuple[str, str]] = {
     "duration_epochs": ("n_epochs", "n_epochs: 10"),
+    "epochs": ("n_epochs", "n_epochs: 10"),
     "train_flow": ("train_diff", "train_diff: true"),
+    "use_gan": ("gan_training", "gan_training: true"),
     "freeze_modules": ("freeze", "freeze: [compressor, expander]"),
-    "freeze_vae": ("freeze", "freeze: [compressor, expander]"),
     "transition_criteria": ("transition_on", _THRESHOLD),
-    "stop_condition": ("transition_on", _THRESHOLD),
-    "optimizers": ("optimization", "optimization: {optimizers: {...}}"),
-    "schedulers": ("optimization", "optimization: {schedulers: {...}}"),
     "optimizer_type": ("type", "type: AdamW"),
     "scheduler_type": ("type", "type: CosineAnnealingLR"),
     "loss_name": ("metric", "metric: vae_loss"),
     "metric_name": ("metric", "metric: vae_loss"),
     "loss_threshold": ("threshold", "threshold: 0.05"),
-    "use_tt2m": ("use_webdataset", "use_webdataset: true"),
-    "tt2m_token": ("webdataset_token", "webdataset_token: null"),
 }
 
 #: Synonyms of names under `optimization`.
 OPTIMIZER_SYNONYMS = {"flow_processor": "flow", "D_img": "discriminator"}
+
+#: What PyYAML, which FluxFlow reads its files with, takes for true and false: the words of YAML 1.1.
+_YAML_1_1 = {**dict.fromkeys(("yes", "Yes", "YES", "on", "On", "ON"), True)}
+_YAML_1_1 |= dict.fromkeys(("no", "No", "NO", "off", "Off", "OFF"), False)
 
 T = TypeVar("T")
 
@@ -90,9 +126,9 @@ class SectionReader:
         """Add a problem."""
         self.problems.append(Problem(message, where, code=code, subject=subject, **more))
 
-    def note(self, message: str, where: Location, code: str, subject: str) -> None:
+    def note(self, message: str, where: Location, code: str, subject: str, **more: Any) -> None:
         """Add something that the user should know."""
-        self.notes.append(Problem(message, where, code=code, subject=subject))
+        self.notes.append(Problem(message, where, code=code, subject=subject, **more))
 
     def is_mapping(self, node: Node, what: str, subject: str) -> bool:
         """Whether a value is a mapping; reports one that is not."""
@@ -110,28 +146,35 @@ class SectionReader:
 
     def section(self, cls: type[T], node: Node, name: str, what: str = "") -> Section[T]:
         """A section's settings; a wrong one is replaced by its default, so that reading can continue."""
-        what = what or f"`{name}`"
+        what, node = what or f"`{name}`", _with_aliases(node, name)
         return self.settings(cls, node, what, self.keys(node, keys_of(cls), what, name))
 
     def settings(self, cls: type[T], node: Node, what: str, misspelled: Iterable[str] = ()) -> Section[T]:
         """The settings that the mapping has right, the defaults for the rest; unknown keys are ignored."""
-        known = keys_of(cls)
+        known, meant = keys_of(cls), set(misspelled)
         # A null (`webdataset_token: null`) means the default.
         present = node.only(key for key, child in node.value.items() if key in known and child.value is not None)
-        arguments, problems = read_fields(cls, present, what, set(misspelled))
+        arguments, problems = read_fields(cls, _with_booleans(present, cls), what, meant)
         self.problems.extend(problems)
-        return Section(cls(**arguments), node)
+        return Section(cls(**arguments), node, frozenset(meant | (present.value.keys() - arguments.keys())))
 
     def keys(self, node: Node, known: Iterable[str], what: str, section: str) -> set[str]:
-        """Report unknown, renamed and unneeded keys; returns the keys that were probably meant."""
-        unneeded = UNNEEDED.get(section, {})
+        """Report unknown, renamed, ignored and unneeded keys; returns the keys that were probably meant."""
+        unneeded, ignored = UNNEEDED.get(section, {}), dict(IGNORED.get(section, {}))
+        if section == "training":
+            ignored |= {key: f"`{key}` in the section `output`" for key in _SECTIONS["output"]}
         for key in node.value:
             if key in unneeded and node.value[key].value is not None:
                 self.note(f"`{key}` is not needed: {unneeded[key]}", node.keys[key], "unneeded-key", key)
+            elif key in ignored and key not in known and node.value[key].value is not None:
+                message = f"`{key}` of {what} has no effect: FluxFlow 0.5.1 ignores it too"
+                self.note(message, node.keys[key], "ignored-key", key, notes=[("instead", ignored[key])])
         renamed = [key for key in node.value if key in RENAMED and key not in known]
         for key in renamed:
             self.renamed(key, node.keys[key])
-        problems, meant = unknown_keys(node.without(renamed), [*known, *unneeded], what)
+        # An ignored key is not offered as the nearest name of another one.
+        read = node.without([*renamed, *(key for key in ignored if key not in known)])
+        problems, meant = unknown_keys(read, [*known, *unneeded], what)
         for problem in problems:
             homes = [f"`{home}`" for home, keys in _HOMES.items() if home != section and problem.subject in keys]
             hint = [("hint", f"move it to {' or '.join(homes)}")] if homes else []
@@ -143,6 +186,29 @@ class SectionReader:
         new, example = RENAMED[key]
         message = f"`{key}` is a key of an earlier version of FluxFlow: use `{new}`"
         self.report(message, where, "renamed-key", key, notes=[("instead", example)])
+
+
+def _with_aliases(node: Node, section: str) -> Node:
+    """The mapping with each alias under the key that it stands for; the key itself wins if it is set and true."""
+    value, keys = dict(node.value), dict(node.keys)
+    for alias, key in ALIASES.get(section, {}).items():
+        if alias in value:
+            child, where = value.pop(alias), keys.pop(alias)
+            if key not in value or not value[key].value:
+                value[key], keys[key] = child, where
+    return Node(value, node.where, keys)
+
+
+def _with_booleans(node: Node, cls: type) -> Node:
+    """The mapping with `yes`, `no`, `on` and `off` as booleans where a boolean belongs."""
+    booleans = {name for name, hint in get_type_hints(cls).items() if hint in (bool, bool | None)}
+    value = {
+        key: as_node(_YAML_1_1[child.value], child.where)
+        if key in booleans and isinstance(child.value, str) and child.value in _YAML_1_1
+        else child
+        for key, child in node.value.items()
+    }
+    return Node(value, node.where, node.keys)
 
 
 def label(text: str) -> str:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 from fluxflow_registry import Location, Problem
 from fluxflow_registry.commands import Node, as_node
 
 from ..config.config import Config, Section, Step, aligns, trained_models, trains_flow, uses_spade
 from ..config.keys import DatasetKeys
-from ..config.rules import DOWNSCALE, PATCH
+from ..config.rules import DOWNSCALE, PATCH, size_unit
 from .recipe_text import component, entry
 
-#: Blocks of the transformers.
+#: Blocks of the transformers, and tokens of a caption for a pretrained text encoder.
 TEXT_DEPTH, FLOW_DEPTH = 4, 12
+MAX_TOKENS = 128
+
+#: Halvings of the discriminator.
+DISCRIMINATOR_DEPTH = 4
 
 #: The key of `model` that determines the size of each model.
 SIZES = {
@@ -90,16 +95,25 @@ def _checkpointing(config: Config) -> Node | None:
 
 
 def _discriminator(config: Config, where: Location) -> Node:
-    width = config.model.value("feature_maps_dim_disc") or _half_of_latent(config)
-    return component("patch_discriminator", where, width=width)
+    """With spectral normalization, and a projection on the mean of the latent; its width is that of the autoencoder."""
+    return component(
+        "patch_discriminator",
+        where,
+        width=_half_of_latent(config),
+        depth=DISCRIMINATOR_DEPTH,
+        spectral_norm=True,
+        details=0.0,
+        context_width=config.model.value("vae_dim"),
+    )
 
 
 def _text_encoder(config: Config, where: Location) -> Node:
     model = config.model
     pretrained = model.value("pretrained_bert_model")
-    if pretrained is not None:
-        return component("pretrained_text_encoder", where, name=pretrained)
     width = model.settings.text_embedding_dim
+    if pretrained is not None:
+        head = model.value("text_embedding_dim")
+        return component("pretrained_text_encoder", where, name=pretrained, max_tokens=MAX_TOKENS, head=head)
     heads = as_node(heads_of(width), model.where("text_embedding_dim"))
     return component("text_transformer", where, width=model.value("text_embedding_dim"), depth=TEXT_DEPTH, heads=heads)
 
@@ -112,10 +126,11 @@ def _flow_processor(config: Config, where: Location) -> Node:
         latent_channels=model.value("vae_dim"),
         width=model.value("feature_maps_dim"),
         depth=FLOW_DEPTH,
-        heads=as_node(heads_of(model.settings.feature_maps_dim), model.where("feature_maps_dim")),
+        heads=as_node(heads_of(model.settings.feature_maps_dim, multiple=4), model.where("feature_maps_dim")),
         patch=PATCH,
         text_width=model.value("text_embedding_dim"),
-        checkpointing=_checkpointing(config),
+        positions="rotary",
+        checkpointing=_checkpointing(config) if model.sets("use_gradient_checkpointing") else None,
     )
 
 
@@ -125,9 +140,9 @@ def _projection(config: Config, where: Location) -> Node:
     return component("projection", where, **widths)
 
 
-def heads_of(width: int) -> int:
-    """Attention heads of at least 32 channels each, as many as divide the width."""
-    return max(count for count in range(1, max(width // 32, 1) + 1) if width % count == 0)
+def heads_of(width: int, multiple: int = 1) -> int:
+    """Attention heads of at least 32 channels each, as many as divide the width; their channels are a `multiple`."""
+    return max((n for n in range(1, width // 32 + 1) if width % (n * multiple) == 0), default=1)
 
 
 _BUILDERS: Mapping[str, Callable[[Config, Location], Node]] = {
@@ -143,15 +158,16 @@ _BUILDERS: Mapping[str, Callable[[Config, Location], Node]] = {
 def datasets(config: Config) -> Node:
     """Every dataset that a step trains on."""
     used = dict.fromkeys(step.dataset for step in config.steps)
-    return entry(config.data.node.where, **{name: _dataset(config, config.datasets[name]) for name in used})
+    return entry(config.data.node.where, **{name: _dataset(config, name) for name in used})
 
 
-def _dataset(config: Config, section: Section[DatasetKeys]) -> Node:
+def _dataset(config: Config, name: str) -> Node:
+    section = config.datasets[name]
     settings, where = section.settings, section.node.where
     shared = {
         "image_size": _own_or_shared(config, section, "img_size"),
         "caption_prefix": _own_or_shared(config, section, "fixed_prompt_prefix"),
-        "reduced_min_sizes": _own_or_shared(config, section, "reduced_min_sizes"),
+        "reduced_min_sizes": _smaller_sizes(config, name),
     }
     if settings.type == "webdataset":
         return component(
@@ -163,7 +179,28 @@ def _dataset(config: Config, section: Section[DatasetKeys]) -> Node:
             **shared,
         )
     path = section.value("image_folder" if settings.image_folder is not None else "data_path")
-    return component("folder", where, path=path, captions=section.value("captions_file"), **shared)
+    # Images keep their aspect: each belongs to the nearest of the sizes with about as many pixels as the square.
+    unit = as_node(size_unit(config, name), _owner(config, section, "img_size").where("img_size"))
+    return component(
+        "folder", where, path=path, captions=section.value("captions_file"), bucket_multiple=unit, **shared
+    )
+
+
+def _smaller_sizes(config: Config, name: str) -> Node | None:
+    """The smaller sides on which each batch is trained as well; larger ones are skipped."""
+    sides = _own_or_shared(config, config.datasets[name], "reduced_min_sizes")
+    smaller = [side for side in sides.value if side.value < config.side_of(name)] if sides is not None else []
+    return as_node(smaller, sides.where) if sides is not None and smaller else None
+
+
+def skipped_sizes(config: Config) -> Iterator[Problem]:
+    """A note for each smaller side that is none."""
+    for name in dict.fromkeys(step.dataset for step in config.steps):
+        sides = _own_or_shared(config, config.datasets[name], "reduced_min_sizes")
+        for side in sides.value if sides is not None else ():
+            if side.value >= config.side_of(name):
+                message = f"`reduced_min_sizes` skips {side.value}: the images of dataset `{name}` are not larger"
+                yield Problem(message, side.where, code="unused", subject="reduced_min_sizes")
 
 
 def _caption_key(settings: DatasetKeys) -> str:
@@ -172,7 +209,11 @@ def _caption_key(settings: DatasetKeys) -> str:
     return f"{label}.{settings.webdataset_caption_key}" if label.rpartition(".")[2] == "json" else label
 
 
+def _owner(config: Config, section: Section[DatasetKeys], key: str) -> Section[Any]:
+    """The dataset if it sets a key, otherwise `data`."""
+    return section if section.sets(key) and section.value(key) is not None else config.data
+
+
 def _own_or_shared(config: Config, section: Section[DatasetKeys], key: str) -> Node | None:
     """A setting of the dataset, or that of `data` if the dataset does not set it."""
-    own = section.value(key) if section.sets(key) else None
-    return own if own is not None else config.data.value(key)
+    return _owner(config, section, key).value(key)

@@ -13,6 +13,9 @@ from .recipe_text import entry
 #: Metrics here that have a name which FluxFlow gives to another one: the weighted sums of the updates.
 _SUMS = {"vae_loss": "vae_total", "flow_loss": "flow_total"}
 
+#: FluxFlow's names for the losses that it adds to every reconstruction.
+_COLORS = {"vae/color_statistics": "color_stats", "vae/histogram": "hist_loss", "vae/contrast": "contrast_loss"}
+
 
 def observers(config: Config, diagrams: bool) -> Node:
     """The announcements, the metrics under FluxFlow's names, the samples, and the charts if requested."""
@@ -22,9 +25,12 @@ def observers(config: Config, diagrams: bool) -> Node:
     charts = Flag("--generate_diagrams") if diagrams else charts
     logged = {name for step in config.steps for name in logged_metrics(step)}
     names = {METRICS[name]: name for name in METRICS if name in logged}
-    names |= {ours: other for ours, other in _SUMS.items() if ours in logged}
+    updates = {"vae_loss": any(map(trains_autoencoder, config.steps)), "flow_loss": "flow_loss" in logged}
+    names |= {ours: other for ours, other in _SUMS.items() if updates[ours]}
+    names |= _COLORS if "vae_loss" in logged else {}
     # FluxFlow's `VAE` is the reconstruction loss, not the weighted sum of all.
-    displayed = {"vae/frequency": "VAE", "vae_loss": "total"} if "vae_loss" in logged else None
+    displayed = {"vae/frequency": "VAE"} if "vae_loss" in logged else {}
+    displayed |= {"vae_loss": "total"} if updates["vae_loss"] else {}
     return entry(
         where,
         pipeline=entry(where, descriptions=descriptions or None),

@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from fluxflow_registry.commands import Node, as_node
 
 from ..config.config import (
+    METRICS,
     Config,
     Step,
     aligns,
-    default_of,
     logged_metrics,
     trained_models,
     trains_autoencoder,
     trains_flow,
+    uses_lpips,
     uses_spade,
+    watched_metric,
 )
+from .optimizers import optimizer, scheduler
 from .recipe_text import component, entry
 
 #: The losses that adaptive weights balance: reconstruction, perceptual and adversarial.
 _BALANCED = ("frequency", "lpips", "hinge_generator")
 
-#: FluxFlow's options without a counterpart, and the value that has the same effect as none.
-_IMPLIED = {"decoupled_weight_decay": True, "mode": "min"}
+#: Losses that FluxFlow adds to every reconstruction, with weights that no key sets.
+_COLORS = {"color_statistics": 0.05, "histogram": 0.02, "contrast": 0.1}
 
-#: The learning rate of a file that sets none.
-LR = 1e-5
-
-#: FluxFlow's defaults for options whose default is another one here.
-_OPTIMIZER_DEFAULTS = {"AdamW": {"weight_decay": 0.0}}
-_SCHEDULER_DEFAULTS: dict[str, dict[str, float | str]] = {
-    "CosineAnnealingLR": {"eta_min_factor": 0.1, "interval": "batch"},
-    "LinearLR": {"start_factor": 1.0, "end_factor": 0.1, "interval": "batch"},
-    "ConstantLR": {"factor": 1.0, "interval": "batch"},
-    "ExponentialLR": {"gamma": 0.95},
-}
+#: The discriminator sees a vector beside the image: for each loss that needs one, the values that it takes instead.
+_LOGITS = {"real_logits": "real_projected_logits", "fake_logits": "fake_projected_logits"}
+_CONTEXT = {"context_vector": "latent_vector"}
 
 
 def step_of(config: Config, step: Step) -> Node:
@@ -49,7 +42,7 @@ def step_of(config: Config, step: Step) -> Node:
         batch_size=step.batch_size,
         workers=step.workers,
         epochs=keys.value("n_epochs") or as_node(1, keys.where("n_epochs")),
-        max_steps=keys.value("max_steps"),
+        max_steps=_batches(config, step),
         precision=as_node("fp16", keys.where("use_fp16")) if settings.use_fp16 else None,
         accumulate=keys.value(accumulate) if (getattr(settings, accumulate) or 1) > 1 else None,
         log_every=config.output.value("log_interval"),
@@ -61,6 +54,16 @@ def step_of(config: Config, step: Step) -> Node:
     )
 
 
+def _batches(config: Config, step: Step) -> Node | None:
+    """Batches of an epoch at most: `max_steps`, and as many as `webdataset_size` samples fill."""
+    section, own = config.datasets[step.dataset], step.keys.value("max_steps")
+    size = section.settings.webdataset_size
+    if section.settings.type != "webdataset" or size is None:
+        return own
+    count = max(size // step.batch_size.value, 1)
+    return own if own is not None and own.value <= count else as_node(count, section.where("webdataset_size"))
+
+
 def _values(config: Config, step: Step) -> dict[str, Node]:
     settings, keys = step.settings, step.keys
     values = {}
@@ -70,6 +73,7 @@ def _values(config: Config, step: Step) -> dict[str, Node]:
     if settings.gan_training:
         std, decay = keys.value("instance_noise_std"), keys.value("instance_noise_decay")
         values["instance_noise"] = entry(keys.where("instance_noise_std"), std=std, decay=decay)
+        values |= {name: entry(keys.where("gan_training"), **{"with": _CONTEXT}) for name in _LOGITS.values()}
     if trains_flow(step):
         values["prompt"] = entry(keys.where("cfg_dropout_prob"), dropout=settings.cfg_dropout_prob)
         # `train_diff_full` takes times from the whole schedule, `train_diff` most of them from its middle.
@@ -94,7 +98,7 @@ def _updates(step: Step) -> dict[str, Node]:
     if trained["flow"]:
         # A text encoder with an optimizer of its own has an update of its own, with the same loss.
         text = trained["text_encoder"]
-        own = bool(text) and ("text_encoder" in step.optimizers or "text_encoder" in step.schedulers)
+        own = bool(text) and (step.flat or "text_encoder" in {*step.optimizers, *step.schedulers})
         models = trained["flow"] + (() if own else text) + (("projection",) if aligns(step) else ())
         updates["flow"] = _update(step, "flow", models, _flow_losses(step))
         if own:
@@ -121,8 +125,10 @@ def _update(
 def _discriminator_losses(step: Step) -> Node:
     """The hinge loss and, on every n-th batch, the gradient penalty."""
     keys, gan = step.keys, step.keys.where("gan_training")
-    penalty = entry(keys.where("r1_gamma"), gamma=keys.value("r1_gamma"), every=keys.value("r1_interval"))
-    return entry(gan, hinge_discriminator=entry(gan), r1=penalty if step.settings.r1_gamma > 0 else None)
+    gamma, every = keys.value("r1_gamma"), keys.value("r1_interval")
+    r1 = entry(keys.where("r1_gamma"), type="projected_r1", gamma=gamma, every=every, **{"with": _CONTEXT})
+    hinge = entry(gan, **{"with": _LOGITS})
+    return entry(gan, hinge_discriminator=hinge, r1=r1 if step.settings.r1_gamma > 0 else None)
 
 
 def _autoencoder_losses(step: Step) -> Node:
@@ -132,7 +138,8 @@ def _autoencoder_losses(step: Step) -> Node:
     if settings.train_vae:
         losses["frequency"] = entry(keys.where("train_vae"))
         losses["mse"] = _weighted(step, "mse_weight")
-        losses["lpips"] = _weighted(step, "lambda_lpips") if settings.use_lpips else None
+        losses["lpips"] = _weighted(step, "lambda_lpips") if uses_lpips(step) else None
+        losses |= {name: entry(keys.where("train_vae"), weight=weight) for name, weight in _COLORS.items()}
     if "compressor" not in step.frozen_models:  # a frozen compressor has a constant divergence
         losses["kl"] = entry(
             keys.where("kl_beta"),
@@ -149,6 +156,7 @@ def _autoencoder_losses(step: Step) -> Node:
             "the encoder does not learn from it" if detached else only,
             weight=keys.value("lambda_adv"),
             detach=as_node(["latent"], keys.where("train_vae")) if detached else None,
+            **{"with": {"fake_logits": _LOGITS["fake_logits"]}},
         )
     return entry(step.where, **losses)
 
@@ -180,53 +188,32 @@ def _ema(step: Step) -> Node | None:
 
 
 def _until(step: Step) -> Node | None:
-    keys = step.transition
-    metric = logged_metrics(step).get(keys.settings.metric or "")
-    if keys.settings.mode == "epoch" or metric is None:
+    keys, settings = step.transition, step.settings
+    watched = watched_metric(step)
+    if keys.settings.mode == "epoch" or watched not in logged_metrics(step):
         return None
-    return component(
-        "loss_threshold",
-        keys.where("mode"),
-        f"FluxFlow's {keys.settings.metric}",
-        metric=as_node(metric, keys.where("metric")),
-        threshold=keys.value("threshold"),
-        max_epochs=keys.value("max_epochs"),
-    )
-
-
-def optimizer(step: Step, name: str) -> Node:
-    """The optimizer of an update, AdamW by default; its learning rate is its own, or the step's."""
-    own = step.optimizers.get(name)
-    rate = step.keys.value("lr") or as_node(LR, step.keys.where("lr"))
-    if own is None:
-        decay = as_node(0.0, default_of("weight_decay"))
-        return component("AdamW", default_of(name), lr=rate, weight_decay=decay)
-    return _with_defaults(own, "AdamW", _OPTIMIZER_DEFAULTS, {"lr": rate})
-
-
-def scheduler(step: Step, name: str) -> Node | None:
-    """The scheduler of an update, by default a cosine down to `lr_min`."""
-    own = step.schedulers.get(name)
-    if own is None:
-        factor = step.keys.value("lr_min")
-        where = step.keys.where("lr_min")
-        return component("CosineAnnealingLR", where, eta_min_factor=factor, interval="batch")
-    return _with_defaults(own, "CosineAnnealingLR", _SCHEDULER_DEFAULTS, {})
-
-
-def _with_defaults(
-    own: Node, type_: str, defaults: Mapping[str, Mapping[str, float | str]], options: Mapping[str, Node]
-) -> Node:
-    """The component with its own options first, then `options`, then FluxFlow's defaults for its type."""
-    chosen = own.get("type") or as_node(type_, default_of("type"))
-    value = {
-        key: child
-        for key, child in own.value.items()
-        if key != "type" and child.value is not None and (key, child.value) not in _IMPLIED.items()
+    limits = {"n_epochs": settings.n_epochs, "max_epochs": keys.settings.max_epochs}
+    limit = min((count, key) for key, count in limits.items() if count is not None)[1]
+    shared = {
+        "threshold": keys.value("threshold"),
+        "max_epochs": keys.value("max_epochs") if limit == "max_epochs" else None,
     }
-    for key, child in options.items():
-        value.setdefault(key, child)
-    for key, default in defaults.get(str(chosen.value), {}).items():
-        value.setdefault(key, as_node(default, default_of(key)))
-    made = as_node({"type": chosen, **value}, own.where)
-    return Node(made.value, own.where, {**made.keys, **{key: own.keys[key] for key in made.keys if key in own.keys}})
+    where, comment = keys.where("metric"), f"FluxFlow's {keys.settings.metric}"
+    terms = _terms(step, watched or "")
+    if list(terms.values()) == [1.0]:
+        return component(
+            "loss_threshold", keys.where("mode"), comment, metric=as_node(next(iter(terms)), where), **shared
+        )
+    return component("sum_threshold", keys.where("mode"), comment, terms=as_node(terms, where), **shared)
+
+
+def _terms(step: Step, watched: str) -> dict[str, float]:
+    """The metrics of the recipe whose weighted sum is a metric of FluxFlow."""
+    settings = step.settings
+    if watched == "g_loss":
+        return {METRICS[watched]: settings.lambda_adv}
+    if watched != "vae_loss":
+        return {METRICS[watched]: 1.0}
+    lpips = {"vae/lpips": settings.lambda_lpips} if uses_lpips(step) else {}
+    terms = {"vae/frequency": 1.0, "vae/mse": settings.mse_weight, **lpips}
+    return {metric: weight for metric, weight in terms.items() if weight > 0}

@@ -10,9 +10,10 @@ from fluxflow_registry import Problem
 from fluxflow_registry.commands import RECIPE_VERSION, Node, as_node, raise_problems
 
 from ..config.config import Config, trains_flow
-from ..config.rules import idle_settings, violations
-from .models import auto_created, datasets, models
+from ..config.rules import idle_settings
+from .models import auto_created, datasets, models, skipped_sizes
 from .observers import idle_samples, observers
+from .optimizers import idle_options
 from .recipe_text import component, entry, text_of
 from .steps import step_of
 
@@ -41,16 +42,29 @@ class Translation:
 
 
 def translate(config: Config, diagrams: bool = False) -> Translation:
-    """The recipe of a configuration; raises RecipeError with every rule that the configuration breaks.
+    """The recipe of a configuration; raises RecipeError with every problem of it.
 
     With `diagrams` the run writes charts, as it does if the configuration requests them.
     """
-    raise_problems(violations(config))
+    raise_problems(config.problems)
+    notes = [
+        *config.notes,
+        *auto_created(config),
+        *idle_settings(config),
+        *idle_options(config),
+        *skipped_sizes(config),
+        *idle_samples(config),
+    ]
+    return Translation(config, recipe_of(config, diagrams), tuple(dict.fromkeys(notes)))
+
+
+def recipe_of(config: Config, diagrams: bool = False) -> Node:
+    """The recipe of a configuration that has steps; what has problems is in it with its default."""
     steps = {step.name: step_of(config, step) for step in config.steps}
     shared = _agreed(steps) if len(steps) > 1 else {}
     values = _shared_values(config, steps)
     where = config.steps[0].where
-    recipe = entry(
+    return entry(
         where,
         recipe=RECIPE_VERSION,
         name=config.name,
@@ -62,8 +76,6 @@ def translate(config: Config, diagrams: bool = False) -> Translation:
         defaults=entry(where, **shared) if shared else None,
         steps=entry(where, **{name: _without(step, shared, values) for name, step in steps.items()}),
     )
-    notes = [*config.notes, *auto_created(config), *idle_settings(config), *idle_samples(config)]
-    return Translation(config, recipe, tuple(dict.fromkeys(notes)))
 
 
 def _agreed(steps: Mapping[str, Node]) -> dict[str, Node]:
