@@ -133,7 +133,7 @@ def test_the_mean_of_the_latent_is_a_context_without_captions(prove: Prove) -> N
     settings = [f"values.{name}.with={{context_vector: latent_vector}}" for name in projected]
 
     plan = prove(recipe, *settings, "models.discriminator.context_width=2")
-    seen, _ = train(live(plan), 2)
+    seen = train(live(plan), 2)[0]
 
     assert torch.equal(latent_vector(latent), torch.tensor([[1.5, 5.5, 9.5]]))
     assert "context_vector" not in seen

@@ -59,6 +59,7 @@ class Series:
         return [value for value in self.values if math.isfinite(value)]
 
 
+# More than a dozen members: all that a file of metrics has, and the state of reading it.
 @define
 class StepLog:
     """Everything that one step has logged."""

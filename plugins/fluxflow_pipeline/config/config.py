@@ -65,6 +65,7 @@ class Section(Generic[T]):
         return as_node(value, self.where(key)) if value is not None else None
 
 
+# More than a dozen members: one attribute for each part of a step.
 @frozen(eq=False)
 class Step:
     """A step: its settings, including those of the levels above it."""
