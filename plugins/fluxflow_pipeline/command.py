@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from argparse import Namespace
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from attrs import evolve
 
@@ -21,8 +23,9 @@ exit codes:
   75 stopped by a signal, checkpoint saved: rerun the same command to resume   130 stopped immediately
 """
 
-#: The environment variable from which libraries read an access token.
-TOKEN = "HF_TOKEN"
+#: The environment variable from which libraries read the token of the hub, the one that allows variables for servers,
+#: and how those are named that hold the tokens of a configuration.
+TOKEN, ALLOWED, OWN_TOKEN = "HF_TOKEN", "FLUXFLOW_TOKENS", "FLUXFLOW_CONFIGURED_TOKEN"
 
 
 def parser() -> CommandParser:
@@ -123,12 +126,26 @@ def trains(arguments: Namespace) -> bool:
 
 
 def pass_on_token(config: Config) -> None:
-    """Put the token of a dataset that a step uses into the environment, unless one is set: no recipe contains it."""
+    """Put tokens of the datasets that a step uses into the environment: no recipe contains one.
+
+    The first is the hub's, unless that is set. Each is also allowed for the servers that its own dataset names.
+    """
     used = {step.dataset for step in config.steps}
-    tokens = [section.settings.webdataset_token for name, section in config.datasets.items() if name in used]
-    usable = [token for token in tokens if token and not token.startswith("$")]
-    if usable:
-        os.environ.setdefault(TOKEN, usable[0])
+    chosen = [section.settings for name, section in config.datasets.items() if name in used]
+    tokens = [(settings, settings.webdataset_token or "") for settings in chosen]
+    for number, (settings, token) in enumerate((each for each in tokens if each[1][:1] not in ("", "$")), 1):
+        os.environ.setdefault(TOKEN, token)
+        urls = settings.webdataset_url or ()
+        hosts = {urlsplit(url).netloc for url in ([urls] if isinstance(urls, str) else urls) if url.startswith("http")}
+        variable = f"{OWN_TOKEN}_{number}"
+        os.environ[variable] = token
+        allowed = [os.environ.get(ALLOWED, ""), *(f"{host}={variable}" for host in sorted(hosts) if _is_plain(host))]
+        if allowed[1:]:
+            os.environ[ALLOWED] = " ".join(filter(None, allowed))
+
+
+def _is_plain(host: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?", host) is not None
 
 
 def _without_tokens(command: str) -> str:

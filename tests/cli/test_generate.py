@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from fluxflow_registry.cli import generate
 from fluxflow_registry.engine.run.folder import RunFolder
@@ -435,3 +437,19 @@ def test_a_folder_of_runs_and_weights_of_fluxflow_are_errors_that_name_what_to_u
     assert "available  flow-20260102-000000, vae-20260101-000000" in errors[0]
     assert "`flxflow_final.safetensors` is a file outside of any run" in errors[1]
     assert "weights of another program, such as FluxFlow, cannot be used" in errors[1]
+
+def test_weights_that_are_not_finite_are_an_error_that_names_them(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    file = run / "final" / "expander" / "model.safetensors"
+    state = load_file(file)
+    key = next(name for name, tensor in state.items() if tensor.is_floating_point())
+    save_file({**state, key: torch.full_like(state[key], torch.nan)}, file)
+
+    code, pictures, err = draw(capsys, run, "--prompt", "x")
+
+    assert (code, pictures) == (2, [])
+    assert f"run/final  `{key}` of model `expander` is not finite" in err
+

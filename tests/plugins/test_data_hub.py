@@ -126,13 +126,17 @@ def test_a_repository_that_does_not_exist_is_one_problem(hub: Server) -> None:
     assert problem.code == "missing-file"
 
 
-def test_the_token_of_the_hub_is_not_sent_to_another_server(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+@pytest.mark.parametrize(("variable", "sent"), [("HF_TOKEN", "Bearer hf_secret"), ("OTHER_TOKEN", None)])
+def test_the_list_is_requested_with_the_token_of_the_hub_and_no_other(
+    variable: str, sent: str | None, hub: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_TOKEN", "HUGGINGFACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "hf_secret")
 
     found(f"{HUB}/data/*.tar")
 
-    assert hub.requests
-    assert all(authorization is None for _, _, authorization in hub.requests)
+    assert [authorization for _, _, authorization in hub.requests] == [sent]
 
 
 @pytest.mark.parametrize(

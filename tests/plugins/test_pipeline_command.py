@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
+from fluxflow_data.shards.tokens import find_token
 from fluxflow_pipeline import command
 from fluxflow_pipeline.announcements import Pipeline
 from fluxflow_pipeline.config.reader import read_config
@@ -288,6 +289,42 @@ def test_of_several_tokens_the_first_of_a_dataset_that_is_used_reaches_the_envir
     command.pass_on_token(read_config(tmp_path / "config.yaml"))
 
     assert os.environ.pop(command.TOKEN) == token
+
+
+@pytest.fixture
+def tokens(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An environment without tokens, before and after."""
+    for name in (command.TOKEN, command.ALLOWED):
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+
+
+@pytest.mark.usefixtures("tokens")
+def test_a_token_is_allowed_for_the_servers_of_its_own_dataset_and_no_other(tmp_path: Path) -> None:
+    urls = {
+        "one": ["https://one.example/a.tar", "https://me:pw@bad.example/a.tar"],
+        "two": "https://two.example:8443/{0..9}.tar",
+    }
+    datasets = {
+        name: {"type": "webdataset", "webdataset_url": url, "webdataset_token": f"hf_{name}"}
+        for name, url in urls.items()
+    }
+    steps = [{"name": f"on_{name}", "n_epochs": 1, "train_vae": True, "dataset": name} for name in urls]
+    pipeline = {"datasets": datasets, "steps": steps}
+    (tmp_path / "config.yaml").write_text(json.dumps({"training": {"pipeline": pipeline}}))
+
+    command.pass_on_token(read_config(tmp_path / "config.yaml"))
+
+    found = {
+        url: find_token(url, None)
+        for url in ("https://one.example/b", "https://two.example:8443/b", "https://two.example/b")
+    }
+    assert list(found.values()) == ["hf_one", "hf_two", None]
+    assert find_token("https://huggingface.co/b", None) == "hf_one"
+    assert "bad.example" not in os.environ[command.ALLOWED]
 
 
 @pytest.mark.parametrize(("flags", "code"), [([], 75), (["--validate-pipeline"], -signal.SIGTERM)])

@@ -97,6 +97,10 @@ def _build(plan: RecipePlan, device: torch.device, weights: Mapping[str, Any], w
     models = build_models(plan, device, weights, compiled=False)
     for name, model in models.items():
         load_into(model, name, weights, where, SAME_VERSIONS)
+        for key, tensor in model.state_dict().items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                message = f"`{key}` of model `{name}` is not finite: nothing can be computed with these weights"
+                raise RunError(message, str(where), code="not-finite", subject=name)
     return models
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from glob import has_magic
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -65,11 +66,8 @@ class HubPath:
 
     def _listed(self, url: str, token_env: str | None) -> Iterator[str]:
         """The files of a listing, page by page."""
-        from .requests import response
-
         for _ in range(PAGES):
-            with response(url, token_env, None) as answer:
-                content, link = answer.read(PAGE + 1), answer.headers.get("Link", "")
+            content, link = _page(url, token_env)
             try:
                 rows: Any = json.loads(content) if len(content) <= PAGE else None
             except (ValueError, RecursionError):
@@ -95,6 +93,20 @@ class HubPath:
     @staticmethod
     def _root() -> str:
         return os.environ.get(ENDPOINT_VARIABLE, "").strip().rstrip("/") or ENDPOINT
+
+
+def _page(url: str, token_env: str | None) -> tuple[bytes, str]:
+    """The content of a page of a listing, and its header `Link`; raises DataError."""
+    from .requests import TemporaryError, failure_of, repeated, response
+
+    def attempt() -> tuple[bytes, str]:
+        with response(url, token_env, None, PAGE) as answer:
+            try:
+                return answer.read(PAGE + 1), answer.headers.get("Link", "")
+            except (OSError, HTTPException, ValueError) as error:
+                raise TemporaryError(failure_of(error)) from None
+
+    return repeated(url, attempt)
 
 
 def matches(name: Sequence[str], pattern: Sequence[str]) -> bool:
