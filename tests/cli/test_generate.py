@@ -438,6 +438,7 @@ def test_a_folder_of_runs_and_weights_of_fluxflow_are_errors_that_name_what_to_u
     assert "`flxflow_final.safetensors` is a file outside of any run" in errors[1]
     assert "weights of another program, such as FluxFlow, cannot be used" in errors[1]
 
+
 def test_weights_that_are_not_finite_are_an_error_that_names_them(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -452,4 +453,3 @@ def test_weights_that_are_not_finite_are_an_error_that_names_them(
 
     assert (code, pictures) == (2, [])
     assert f"run/final  `{key}` of model `expander` is not finite" in err
-
