@@ -44,7 +44,7 @@ class Interruption:
 def prove_resume_command(invocation: Invocation) -> Result:
     """Run the proof; the exit code is 0 where all results are the same, 1 where something differs."""
     plan, arguments = invocation.plan, invocation.arguments
-    if "forkserver" not in get_all_start_methods():
+    if "fork" not in get_all_start_methods():
         message = "`--prove-resume` does not work on this system, which cannot kill a process as a power cut does"
         raise RecipeError(message, Flag("--prove-resume"), code="unsupported-system")
     root = Path(arguments.output)
