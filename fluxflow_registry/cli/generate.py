@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import select
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -46,6 +49,12 @@ WITHOUT_EFFECT = {
     ),
     "--tokenizer-name": (str, "the text encoder of the run has its own tokenizer"),
 }
+
+#: Bytes of a file of prompts: a million prompts, and an end to a device that has none.
+LONGEST_FILE = 1 << 26
+
+#: Seconds to wait for someone to write to a pipe.
+WAIT = 2.0
 
 #: Pixels of a side: far more than any model generates, and less than what fills the memory at once.
 LARGEST = 8192
@@ -182,6 +191,11 @@ def read_prompts(arguments: Namespace) -> list[Prompt]:
     prompts = [Prompt(text, slug(text)) for text in texts]
     if arguments.text_prompts_path:
         prompts += _named_by_files(Path(arguments.text_prompts_path))
+    texts = [("--prompt", prompt.text) for prompt in prompts] + [("--negative-prompt", arguments.negative_prompt or "")]
+    for flag, text in texts:
+        if not text.isascii() and text.encode(errors="replace").decode() != text:  # lone surrogates
+            message = f"the prompt `{text}` contains bytes that are not UTF-8"
+            raise RecipeError(message, Flag(flag), code="invalid-value", subject=flag)
     if not prompts:
         hint = 'set --prompt "a small red circle", --prompts FILE or --text-prompts-path DIR'
         raise RecipeError("a prompt is required", None, [("hint", hint)], code="missing-argument")
@@ -195,7 +209,8 @@ def _named_by_files(path: Path) -> Iterator[Prompt]:
         for number, text in enumerate(lines, 1):
             yield Prompt(text, f"{path.stem}-{number}" if len(lines) > 1 else path.stem)
         return
-    files = sorted(each for each in path.iterdir() if each.suffix == ".txt" and each.is_file())
+    with _reading(path):
+        files = sorted(each for each in path.iterdir() if each.suffix == ".txt" and each.is_file())
     if not files:
         raise DataError("the folder of prompts contains no .txt file", str(path), code="missing-file")
     for file in files:
@@ -206,12 +221,33 @@ def _named_by_files(path: Path) -> Iterator[Prompt]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text file that are not empty."""
+    """The lines of a text file that are not empty; of a pipe, such as `/dev/stdin`, until its end."""
+    with _reading(path), open(path, "rb", opener=_open_at_once) as file:
+        content = file.read(LONGEST_FILE + 1)
+        if len(content) > LONGEST_FILE:
+            message = f"the file of prompts is too long: at most {LONGEST_FILE:,} bytes are read"
+            raise DataError(message, str(path), code="out-of-range")
+        lines = content.decode("utf-8-sig").splitlines()
+    yield from (line.strip() for line in lines if line.strip())
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file, but do not wait forever for someone to write to it: a pipe to which nobody writes is empty."""
+    if not hasattr(os, "O_NONBLOCK"):
+        return os.open(path, flags)
+    handle = os.open(path, flags | os.O_NONBLOCK)
+    select.select([handle], [], [], WAIT)
+    os.set_blocking(handle, True)
+    return handle
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raise DataError for what cannot be read."""
     try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not a path
         raise DataError(f"cannot read the prompts: {one_line(error)}", str(path), code="unreadable-file") from None
-    yield from (line.strip() for line in content.splitlines() if line.strip())
 
 
 def slug(prompt: str) -> str:

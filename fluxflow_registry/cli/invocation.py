@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
+import tempfile
 import threading
 from argparse import Namespace
 from functools import cached_property
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from attrs import frozen
 
 from fluxflow_registry.cli.output import say
+from fluxflow_registry.engine.data.processes import end_without_waiting
 from fluxflow_registry.engine.run.signals import REQUESTS, WARNINGS
 from fluxflow_registry.errors import Flag, FluxflowError, PluginError, RecipeError, one_line
 from fluxflow_registry.recipe.reader import read
@@ -123,17 +124,36 @@ def _interrupt(number: int, _: FrameType | None) -> NoReturn:
 
 def leave(code: int, message: str) -> NoReturn:
     """End this process and its workers without waiting for anything."""
-    if "multiprocessing" in sys.modules:
-        from multiprocessing import active_children
-
-        for child in active_children():
-            child.kill()
     say(("\x1b[?25h" if sys.stderr.isatty() else "") + message)  # a live display hides the cursor
-    os._exit(code)
+    end_without_waiting(code)
+
+
+def require_temporary_folder() -> None:
+    """Raise FluxflowError if no temporary file can be written: torch writes some before it computes anything."""
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        limited = _no_file_may_grow()
+        cause = "the limit of the size of a file is 0 (`ulimit -f`)" if limited else error.strerror or one_line(error)
+        hint = "raise the limit" if limited else "set TMPDIR to a folder that can be written and has space"
+        message = "no temporary file can be written, but torch needs them"
+        raise FluxflowError(message, None, [("cause", cause), ("hint", hint)], code="unwritable-file") from None
+
+
+def _no_file_may_grow() -> bool:
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return False
+    return resource.getrlimit(resource.RLIMIT_FSIZE)[0] == 0
 
 
 def device_of(name: str | None) -> torch.device:
-    """The device of that name, or the best available; raises RecipeError for one that is not available."""
+    """The device of that name, or the best available; raises RecipeError for one that is not available.
+
+    Also raises FluxflowError where torch cannot compute on any.
+    """
+    require_temporary_folder()
     import torch
 
     mps = torch.backends.mps.is_available()

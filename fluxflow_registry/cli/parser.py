@@ -106,6 +106,11 @@ class Parser(ArgumentParser):
             message = f"`{flag}` needs a value: `{_usage(action)}`"
             raise RecipeError(message, _where(action), [instead], code="missing-value", subject=flag) from None
 
+    def _get_values(self, action: Action, arg_strings: list[str]) -> Any:
+        if arg_strings == ["--"] and action.nargs is None:  # `--prompt=--`, of which argparse would take nothing
+            return self._get_value(action, "--")
+        return super()._get_values(action, arg_strings)
+
     def _get_value(self, action: Action, arg_string: str) -> Any:
         try:
             return super()._get_value(action, arg_string)

@@ -199,7 +199,7 @@ def run_and_exit(request: dict[str, Any], output: Path) -> NoReturn:
 
     If the command is killed, the process removes the folder and ends.
     """
-    from fluxflow_registry.engine.data.workers import watch_parent
+    from fluxflow_registry.engine.data.processes import watch_parent
 
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)

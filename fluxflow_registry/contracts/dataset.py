@@ -120,7 +120,7 @@ class DatasetSettings:
 
     batch_size: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
     """Samples in a batch; it overrides `defaults`, and a step's own setting overrides it."""
-    workers: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
+    workers: int | None = field(default=None, validator=validators.optional([validators.ge(0), validators.le(1024)]))
     """Processes that read the data; it overrides `defaults`, and a step's own setting overrides it."""
 
 

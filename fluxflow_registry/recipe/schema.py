@@ -58,7 +58,7 @@ class StepSettings:
     dataset: str
     after: str | None = None
     batch_size: int = field(default=16, validator=validators.ge(1))
-    workers: int = field(default=0, validator=validators.ge(0))
+    workers: int = field(default=0, validator=[validators.ge(0), validators.le(1024)])
     epochs: int = field(default=1, validator=validators.ge(1))
     #: Batches of one epoch at most; None: as many as the dataset has.
     max_steps: int | None = field(default=None, validator=validators.optional(validators.ge(1)))

@@ -17,6 +17,7 @@ import torch
 from fluxflow_registry import DataError
 from fluxflow_registry.engine.data import workers as working
 from fluxflow_registry.engine.data.batches import epoch_batches
+from fluxflow_registry.engine.data.processes import start_method
 from fluxflow_registry.registry.discovery import load
 
 from ..forked import WARM, group_is_gone
@@ -102,13 +103,13 @@ def test_a_dataset_of_a_plugin_file_is_read_by_workers_however_they_are_started(
     here = [batch.fields["number"].tolist() for batch in epoch_batches(source, 2, 4, 0, 0, PLACE)]
     there = [batch.fields["number"].tolist() for batch in epoch_batches(source, 2, 4, 0, 1, PLACE)]
 
-    assert working.start_method() == method
+    assert start_method() == method
     assert there == here
     assert multiprocessing.active_children() == []
 
 
 def test_workers_are_forked_on_linux_unless_the_process_has_chosen_another_method() -> None:
-    assert sys.platform != "linux" or working.start_method() == "fork"
+    assert sys.platform != "linux" or start_method() == "fork"
 
 
 #: A plugin that chooses how processes are started.
@@ -210,7 +211,6 @@ def test_a_source_that_ends_a_worker_is_an_error_with_its_line() -> None:
     [
         (-signal.SIGKILL, "signal 9", "the system kills processes when memory is short: free memory"),
         (-signal.SIGBUS, "signal 7", "enlarge shared memory (/dev/shm; in a container `--shm-size`), or lower"),
-        (70, "exit code 70", "the line above says why; if it is shared memory, enlarge shared memory"),
         (-signal.SIGSEGV, "signal 11", "set `workers: 0` to find what ends them"),
         (1, "exit code 1", "set `workers: 0` to find what ends them"),
     ],

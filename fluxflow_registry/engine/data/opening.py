@@ -10,6 +10,7 @@ from attrs import evolve
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.data.order import batches_of
 from fluxflow_registry.engine.graph.calls import build
+from fluxflow_registry.engine.memory import size_problem
 from fluxflow_registry.errors import DataError, FluxflowError, Location, Problem, condensed
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan
@@ -30,6 +31,11 @@ def open_sources(plan: RecipePlan, fill_batches: bool = True) -> dict[str, Sourc
             failed[name] = error.problems
     if failed:
         raise DataError(merge_problems(failed, plan.datasets))
+    trained = {step.settings.dataset for step in plan.steps}
+    wheres = {name: dataset.where for name, dataset in plan.datasets.items()}
+    oversized = (size_problem(name, source, wheres[name], name in trained) for name, source in sources.items())
+    if problems := [problem for problem in oversized if problem is not None]:
+        raise DataError(problems)
     if fill_batches and (problems := unfilled(plan, sources)):
         raise DataError(problems)
     return sources

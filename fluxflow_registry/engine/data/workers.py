@@ -6,15 +6,15 @@ import errno
 import multiprocessing
 import os
 import signal
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +22,13 @@ from attrs import frozen
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from fluxflow_registry.engine.data.processes import (
+    end_without_waiting,
+    find_socket_folder,
+    socket_folder,
+    start_method,
+    watch_parent,
+)
 from fluxflow_registry.engine.run.signals import REQUESTS, WARNINGS, blocked
 from fluxflow_registry.errors import DataError, FluxflowError, Problem, counted, one_line
 from fluxflow_registry.registry.files import PluginFile, find_files, plugin_files
@@ -29,30 +36,32 @@ from fluxflow_registry.registry.files import PluginFile, find_files, plugin_file
 #: How often new workers are started before a single batch has come from them.
 RESTARTS = 3
 
-#: The exit code of a worker that could not send what it has read.
+#: The exit code of a worker that could not send what it has read, and the file that says why.
 UNSENT = 70
+_UNSENT = "unsent.txt"
 
+_NOT_STARTED = "the worker processes that read samples cannot be started"
 _SHARED = "enlarge shared memory (/dev/shm; in a container `--shm-size`)"
 _LESS = "or lower `workers` or `batch_size`"
 _ALONE = "or set `workers: 0` to read without worker processes"
 _FILES = "raise the limit of open files (`ulimit -n`), or lower `workers`"
 
 #: What to do where workers cannot be started, by the number of the error.
-START_HINTS = {
+START_HINTS: dict[int | None, str] = {
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), _FILES),
     **dict.fromkeys((errno.EAGAIN, errno.ENOMEM), "free memory, raise the limit of processes, or lower `workers`"),
     # Queues between processes need semaphores, which are files in shared memory.
     **dict.fromkeys(
-        (errno.ENOSYS, errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC),
+        (errno.ENOSYS, errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM),
         f"mount /dev/shm writable, {_ALONE}",
     ),
+    errno.ENOSPC: f"{_SHARED}, {_LESS}",
 }
 
 #: What to do where workers die, by their exit codes; negative: the signal.
 DEATH_HINTS = {
     -9: "the system kills processes when memory is short: free memory, or lower `workers` or `batch_size`",
     -7: f"{_SHARED}, {_LESS}",  # SIGBUS, of a page that shared memory has no space for
-    UNSENT: f"the line above says why; if it is shared memory, {_SHARED}, {_LESS}",
 }
 
 
@@ -79,39 +88,11 @@ def read_in_workers(dataset: Dataset[Any], start: int, stop: int, workers: int) 
                     start, deaths = start + 1, 0
             except (RuntimeError, OSError, EOFError) as error:  # torch raises any of these when a worker dies
                 if not wait([worker.sentinel for worker in items._workers], timeout=1):  # none has died
-                    notes = [("cause", _cause(error))]
-                    notes += [("hint", _FILES)] if "open files" in str(error) else []
-                    raise _failed("the worker processes that read samples failed", *notes) from error
+                    message, hint = "the worker processes that read samples failed", START_HINTS.get(_errno(error))
+                    raise _failed(message, ("cause", _cause(error)), *([("hint", hint)] if hint else [])) from error
                 deaths += 1
                 if deaths > RESTARTS:
                     raise _died(items._workers) from error
-
-
-def start_method() -> str:
-    """How workers are started: as this process has chosen for all of its processes, else by a fork on Linux.
-
-    A forked worker starts in milliseconds and has everything that is open here. On macOS, libraries of the system do
-    not survive a fork; there Python's own default applies.
-    """
-    chosen = multiprocessing.get_start_method(allow_none=True)
-    return chosen or ("fork" if sys.platform == "linux" else multiprocessing.get_all_start_methods()[0])
-
-
-def watch_parent(then: Callable[[], object]) -> threading.Thread:
-    """Start a thread that calls `then` once the process that has started this one is dead, however it started it."""
-    parent, above = multiprocessing.parent_process(), os.getppid()
-    assert parent is not None
-
-    def watch() -> None:
-        # The parent closes a pipe when it dies, but workers that it forked later have a copy of that. The process
-        # above is the parent, or the server that forks for it.
-        while parent.is_alive() and os.getppid() == above:
-            time.sleep(0.2)
-        then()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    return thread
 
 
 class _Sent(Dataset[Any]):
@@ -167,19 +148,24 @@ def _loading(dataset: Dataset[Any], numbers: range, workers: int) -> Iterator[An
         # Its own generator: a loader without one draws a seed from torch's global generator.
         generator=torch.Generator().manual_seed(0),
     )
-    items = _started(loader, method)
-    # When a worker dies, torch would raise from whatever code runs, such as an optimizer's step. Without its
-    # handler, which it sets in the main thread, it notices when the next batch is requested, which is early enough.
-    if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield items
-    finally:
-        for worker in items._workers:
-            worker.kill()
-        # The event that torch would set may be locked forever by a worker that was killed.
-        items._workers_done_event = threading.Event()
-        items._shutdown_workers()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(socket_folder())
+        except OSError as error:
+            hint = f"set TMPDIR to a folder that can be written, {_ALONE}"
+            raise _failed(_NOT_STARTED, ("cause", one_line(error)), ("hint", hint)) from error
+        items = _started(loader, method)
+        # When a worker dies, torch would raise from whatever code runs, such as an optimizer's step. Without its
+        # handler, which it sets in the main thread, it notices when the next batch is requested: early enough.
+        if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        try:
+            yield items
+        finally:
+            _kill(items._workers)
+            # The event that torch would set may be locked forever by a worker that was killed.
+            items._workers_done_event = threading.Event()
+            items._shutdown_workers()
 
 
 def _started(loader: DataLoader[Any], method: str) -> Any:
@@ -196,15 +182,22 @@ def _started(loader: DataLoader[Any], method: str) -> Any:
             items.__init__(loader)
     except BaseException as error:
         items._shutdown = True  # torch's own cleanup fails where not everything is there yet
-        for worker in {*multiprocessing.active_children()} - others:
-            worker.kill()
-            worker.join()
+        _kill({*multiprocessing.active_children()} - others)
         if isinstance(error, FluxflowError) or not isinstance(error, Exception):
             raise
-        hint = START_HINTS.get(getattr(error, "errno", None) or 0, f"lower `workers`, {_ALONE}")
-        message = "the worker processes that read samples cannot be started"
-        raise _failed(message, ("cause", one_line(error)), ("hint", hint)) from error
+        hint = START_HINTS.get(_errno(error), f"lower `workers`, {_ALONE}")
+        raise _failed(_NOT_STARTED, ("cause", one_line(error)), ("hint", hint)) from error
     return items
+
+
+def _kill(workers: Collection[Any]) -> None:
+    """Kill workers, and remove what torch leaves in shared memory where it has no space for a tensor."""
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join()
+        for file in Path("/dev/shm").glob(f"torch_{worker.pid}_*"):
+            file.unlink(missing_ok=True)
 
 
 def _failed(message: str, *notes: tuple[str, str]) -> DataError:
@@ -215,8 +208,17 @@ def _died(workers: Sequence[Any]) -> DataError:
     codes = sorted({worker.exitcode for worker in workers if worker.exitcode is not None})
     causes = ", ".join(f"signal {-code}" if code < 0 else f"exit code {code}" for code in codes)
     message = f"the worker processes that read samples died {counted(RESTARTS + 1, 'time')} in a row ({causes})"
+    folder = find_socket_folder()
+    if UNSENT in codes and folder is not None and (folder / _UNSENT).is_file():
+        cause, hint = (folder / _UNSENT).read_text().splitlines()
+        return _failed(message, ("cause", cause), ("hint", hint))
     hints = dict.fromkeys(DEATH_HINTS.get(code, "set `workers: 0` to find what ends them") for code in codes)
     return _failed(message, *(("hint", hint) for hint in hints))
+
+
+def _errno(error: BaseException) -> int | None:
+    """The number of an error of the system, or of the one from which torch has made its own."""
+    return getattr(error, "errno", None) or getattr(error.__context__, "errno", None)
 
 
 def _cause(error: BaseException) -> str:
@@ -235,7 +237,7 @@ def _prepare_worker(_: int) -> None:
     torch's worker checks on its parent too, but only between batches; it then waits forever to send
     a batch that nobody receives.
     """
-    watch_parent(lambda: os._exit(0))
+    watch_parent(partial(end_without_waiting, 0))
     # The main process would wait forever for a batch that cannot be sent.
     Queue._on_queue_feeder_error = staticmethod(_die_of_queue)  # type: ignore[attr-defined]
     for number in (*REQUESTS, *WARNINGS):
@@ -246,6 +248,11 @@ def _prepare_worker(_: int) -> None:
 
 
 def _die_of_queue(error: Exception, _: Any) -> None:
-    sys.stderr.write(f"a worker process cannot send the batch that it read: {one_line(error)}\n")
-    sys.stderr.flush()
+    """In a worker: end, and leave the reason where the main process looks for it."""
+    no_space = isinstance(error, (RuntimeError, OSError))  # of torch, and of the system
+    hint = f"{_SHARED}, {_LESS}" if no_space else f"return tensors, strings and numbers in a batch, {_ALONE}"
+    folder = find_socket_folder()
+    if folder is not None:
+        with suppress(OSError):
+            (folder / _UNSENT).write_text(f"{one_line(error)}\n{hint}")
     os._exit(UNSENT)

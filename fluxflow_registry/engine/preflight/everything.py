@@ -14,6 +14,7 @@ from fluxflow_registry.engine.data.batches import Reader
 from fluxflow_registry.engine.data.declared import Declared
 from fluxflow_registry.engine.data.opening import merge_problems, open_sources
 from fluxflow_registry.engine.data.order import first_bucket, with_batches
+from fluxflow_registry.engine.memory import require_batches, require_models
 from fluxflow_registry.engine.preflight.draws import try_draws
 from fluxflow_registry.engine.preflight.metrics import SAMPLES, try_metrics
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
@@ -38,7 +39,9 @@ def try_everything(plan: RecipePlan, device: torch.device) -> Tried:
     Components that keep something between batches are left as they were.
     """
     with _undisturbed(plan):
+        require_batches(plan)
         shapes = prove_shapes(plan)
+        require_models(plan, device)
         sources = open_sources(plan)
         _read(plan, sources)
         try_updates(with_batches(plan, sources), device)
