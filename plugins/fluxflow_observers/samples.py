@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, field, fields, frozen, validators
 
-from fluxflow_registry import DataError, Draw, FluxflowError, Position, hookimpl, to_pixels, write_file
+from fluxflow_registry import DataError, Draw, FluxflowError, Position, hookimpl, open_regular, to_pixels, write_file
 
 from .formatting import NAME
 from .images import context_images, image_batch
@@ -96,7 +96,7 @@ def read_image(file: str, width: int, height: int) -> Tensor:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(Path(file).expanduser()) as opened:
+        with open_regular(Path(file).expanduser()) as stream, Image.open(stream) as opened:
             upright = ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         message = f"observer `samples` cannot read image `{file}`"

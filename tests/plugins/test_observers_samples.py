@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -236,10 +237,21 @@ def test_samples_that_cannot_be_computed_are_rejected_with_the_recipe(
         prove(RECIPE.replace("IMAGE", str(image_file)), setting)
 
 
+@pytest.mark.parametrize(
+    "create",
+    [
+        lambda path: path.write_text("not an image"),
+        os.mkfifo,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.mkdir(),
+        lambda path: None,
+    ],
+    ids=["text", "a pipe", "a device", "a folder", "nothing"],
+)
 def test_a_file_that_is_not_an_image_is_reported_before_training(
-    notifier: Callable[..., Any], run: Any, tmp_path: Path
+    create: Callable[[Path], Any], notifier: Callable[..., Any], run: Any, tmp_path: Path
 ) -> None:
-    (tmp_path / "no.png").write_text("not an image")
+    create(tmp_path / "no.png")
     notify = notifier(Samples(images=[str(tmp_path / "no.png")], sizes=[16]))
 
     with pytest.raises(DataError, match=r"no\.png  observer `samples` cannot read image `.*no\.png`"):
