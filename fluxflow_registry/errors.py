@@ -119,7 +119,7 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     near = [each for each in known if not _differs_in_meaning(meant, each)]
     slips = [each for each in near if one_slip(meant, each)]
     likely = [each for each in slips if sorted(each) == sorted(meant)] or slips  # two letters swapped
-    begun = [each for each in near if _abbreviated(meant, each)]
+    begun = [each for each in near if _abbreviated(meant, each) and meant.count("_") <= each.count("_")]
     matches = (
         get_close_matches(meant, likely, n=1, cutoff=0.0)
         or (begun if len(begun) == 1 else [])

@@ -128,6 +128,7 @@ MISLEADING = {
     "real_logits": ["fake_logits"],
     "clean_latent": ["noisy_latent"],
     "vae/l2": ["vae/l1"],
+    "image_embedding": ["image"],
 }
 
 

@@ -176,6 +176,29 @@ def test_a_warm_up_that_the_step_does_not_finish_is_reported(
 
 
 @pytest.mark.parametrize(
+    ("settings", "left"),
+    [
+        (["{loss}.warmup=25"], 24),
+        (["{loss}.warmup=12", "{loss}.start=13"], 11),
+        (["{loss}.warmup=12", "steps.vae_gan.updates.vae.start=14"], 10),
+        (["{loss}.warmup=24"], None),
+        (["{loss}.warmup=11", "{loss}.start=13"], None),
+        (["{loss}.warmup=11", "{loss}.start=40"], None),  # it never starts, which is reported as such
+    ],
+)
+def test_a_loss_whose_weight_still_rises_when_the_step_ends_is_reported(
+    problems: Callable[..., list[Problem]], settings: list[str], left: int | None
+) -> None:
+    loss = "steps.vae_gan.updates.vae.losses.kl"
+
+    found = problems("CosineAnnealingLR", *(setting.format(loss=loss) for setting in settings))
+
+    words = "loss `kl` of update `vae` in step `vae_gan` never has its full weight: its `warmup` takes "
+    assert [each.message.startswith(words) for each in found] == [True] * (left is not None)
+    assert all(each.message.endswith(f"but only {left} follow its start") for each in found)
+
+
+@pytest.mark.parametrize(
     "scheduler",
     [
         "CosineAnnealingLR",
@@ -200,7 +223,9 @@ def test_a_schedule_that_does_something_is_not_reported(problems: Callable[..., 
 
 
 def test_one_step_of_the_optimizer_leaves_no_choice_of_a_schedule(problems: Callable[..., list[Problem]]) -> None:
-    assert problems("OneCycleLR", "steps.vae_gan.epochs=1", "steps.vae_gan.max_steps=1") == []
+    short = ("steps.vae_gan.epochs=1", "steps.vae_gan.max_steps=1", "steps.vae_gan.updates.vae.losses.kl.warmup=0")
+
+    assert problems("OneCycleLR", *short) == []
 
 
 def test_a_schedule_that_fails_before_the_step_ends_is_rejected(problems: Callable[..., list[Problem]]) -> None:

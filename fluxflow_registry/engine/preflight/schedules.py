@@ -29,7 +29,7 @@ LONGEST = 1_000_000
 
 
 def try_schedules(plan: RecipePlan) -> list[Problem]:
-    """Schedules that do not do what they are for, of a plan whose numbers of batches are known.
+    """Schedules of rates and weights that do not do what they are for, of a plan whose numbers of batches are known.
 
     Raises RecipeError with those that would fail during training.
     """
@@ -37,6 +37,7 @@ def try_schedules(plan: RecipePlan) -> list[Problem]:
     models = build_on_meta({name: plan.models[name] for name in plan.models if name in scheduled})
     found: list[Problem] = []
     for step in plan.steps:
+        found += _endless_warm_ups(step)
         for update in _scheduled(step):
             try:
                 found += _update_problems(step, update, models)
@@ -50,6 +51,19 @@ def try_schedules(plan: RecipePlan) -> list[Problem]:
 
 def _scheduled(step: StepPlan) -> list[UpdatePlan]:
     return [update for update in step.updates.values() if update.scheduler is not None]
+
+
+def _endless_warm_ups(step: StepPlan) -> Iterator[Problem]:
+    """Losses whose weight is still rising when the step ends."""
+    for update in step.updates.values():
+        for label, since in Starts(update).since.items():
+            warmup, left = update.losses[label].warmup, step.epochs * step.batches - since
+            if warmup > left > 0:
+                who = f"{update.title(label)} in step `{step.name}` never has its full weight"
+                message = f"{who}: its `warmup` takes {counted(warmup, 'batch')}, but only {left:,} follow its start"
+                hint = ("hint", "shorten the warm-up, or train longer")
+                where = update.entry.losses[label].node.at("warmup")
+                yield Problem(message, where, [hint], code="not-reached", subject=label)
 
 
 @frozen
