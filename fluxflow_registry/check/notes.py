@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from fluxflow_registry.contracts import ComputedValue, ObserverExtras, ValueExtras
+from fluxflow_registry.errors import RecipeError, one_line
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 
@@ -24,7 +25,13 @@ def notes_of(plan: RecipePlan, step: StepPlan, name: str) -> Iterator[str]:
     provider = step.providers[name]
     steps = [_computed(each) for each in _lineage(plan, step)]
     place = f"{provider.where}  " if provider.entry else ""
-    for note in ValueExtras.of(provider.instance).notes(steps):
+    try:
+        notes = list(ValueExtras.of(provider.instance).notes(steps))
+    except Exception as error:
+        message = f"`notes` of value `{name}` failed: {one_line(error)}"
+        defined = ("defined in", provider.definition)
+        raise RecipeError(message, provider.where, [defined], code="component-failed", subject=name) from error
+    for note in notes:
         yield f"{place}value `{name}`: {note}"
 
 

@@ -399,6 +399,8 @@ def _of_state(plan: RecipePlan, step: StepPlan, name: str) -> ConfiguredComponen
             return start.condition
         owners = {"optimizer": update.optimizer, "scheduler": update.scheduler, "weigher": update.balancer}
         return owners.get(kept, update.optimizer)
+    if section == "buffer":  # which the model changes itself
+        return plan.models.get(part)
     if section == "model":
         trained = [update for update in step.updates.values() if part in update.trains]
         return trained[0].optimizer if trained else plan.models.get(part)

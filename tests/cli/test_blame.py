@@ -35,7 +35,8 @@ def differing(name: str, kind: str = "state") -> Difference:
         ("update.vae.lr", "scheduler `CosineAnnealingLR`"),
         ("update.vae.scheduler", "scheduler `CosineAnnealingLR`"),
         ("update.vae.optimizer", "optimizer `AdamW`"),
-        ("model.compressor.latent_rms", "optimizer `AdamW`"),
+        ("model.compressor.body.0.weight", "optimizer `AdamW`"),
+        ("buffer.compressor.latent_rms", "model `compressor`"),
     ],
 )
 def test_a_part_of_the_state_is_of_the_component_whose_name_it_has(

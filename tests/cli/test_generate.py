@@ -96,6 +96,40 @@ def test_every_flag_changes_the_image(
     assert plain[0] != changed[0]
 
 
+@pytest.mark.parametrize(
+    ("flags", "note"),
+    [
+        (["--prompt", "a circle"], ""),
+        (["--prompt", "red " * 64], "the text encoder reads 63 words of a caption, and some captions are longer"),
+        (
+            ["--prompt", "a circle", "--guidance", "1", "--negative-prompt", "a star"],
+            "value `generated_image`: `negative_prompt` has no effect without guidance",
+        ),
+    ],
+)
+def test_what_has_no_effect_on_an_image_is_noted(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], note: str
+) -> None:
+    code, images, err = draw(capsys, finished, *flags, "--output", tmp_path)
+
+    assert (code, len(images)) == (0, 1)
+    assert note in err
+    assert err.count("note: ") == (note != "")
+
+
+def test_guidance_of_a_run_whose_captions_were_never_dropped_is_noted(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    recipe = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(recipe + "values: {prompt: {dropout: 0.0}}\n")
+
+    code, _, err = draw(capsys, run, "--prompt", "a circle")
+
+    assert code == 0, err
+    assert "`guidance: 3` compares a caption with the empty one, which was never trained on" in err
+
+
 def test_the_size_is_width_by_height_and_the_file_records_how_it_was_generated(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

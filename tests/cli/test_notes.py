@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from attrs import frozen
 
-from fluxflow_registry import Notice
+from fluxflow_registry import Notice, RecipeError
 from fluxflow_registry.check.notes import value_notes
 from fluxflow_registry.cli.output import Result, finish
 from fluxflow_registry.plan.steps import RecipePlan
+from fluxflow_registry.registry.discovery import add_plugin, load
+from fluxflow_registry.registry.registry import Plugin
 
-from ..recipes import DEFAULT
+from ..recipes import DEFAULT, TINY
+from ..synthetic import plugin
 from .conftest import Answer
 
 NEVER_DROPPED = [
@@ -56,6 +61,27 @@ def test_a_negative_prompt_without_guidance_is_noted(prove: Callable[..., Recipe
     (note,) = value_notes(prove(DEFAULT.read_text(), "values.generated_image={guidance: 1, negative_prompt: blurry}"))
 
     assert "`negative_prompt` has no effect without guidance: set a `guidance` other than 1" in note
+
+
+def test_notes_that_fail_are_a_problem_of_the_value(prove: Callable[..., RecipePlan]) -> None:
+    @frozen
+    class Noting:
+        def __call__(self, image: Any) -> Any:
+            return image
+
+        def notes(self, steps: Any) -> list[str]:
+            raise KeyError("prompt")
+
+    using = load()
+    add_plugin(using, Plugin("noting", "test", "1", "here"), plugin(values={"noting": Noting}))
+    plan = prove(TINY, "steps.vae.updates.vae.losses.l1.with={image: noting}", using=using)
+
+    with pytest.raises(RecipeError) as caught:
+        value_notes(plan)
+
+    (problem,) = caught.value.problems
+    assert problem.message == "`notes` of value `noting` failed: KeyError: 'prompt'"
+    assert (problem.code, problem.subject) == ("component-failed", "noting")
 
 
 def test_validating_prints_notes(call: Callable[..., Answer]) -> None:

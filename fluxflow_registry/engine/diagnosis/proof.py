@@ -194,8 +194,9 @@ class Trace:
             rates = [[group.get(key) for key in SCHEDULED] for group in update.optimizer.optimizer.param_groups]
             yield f"update.{update.name}.lr", digest_bytes(repr(rates).encode())
         for name, model in run.models.items():
+            parameters = dict(model.named_parameters(remove_duplicate=False))
             for key, tensor in model.state_dict().items():
-                yield f"model.{name}.{key}", digest(tensor)
+                yield f"{'model' if key in parameters else 'buffer'}.{name}.{key}", digest(tensor)
         for section, parts in run.live.state().items():
             for part, value in parts.items():
                 plain, packed = pack(value, f"{section} `{part}`")
