@@ -5,6 +5,7 @@ No weight depends on these files: records, times, logs. They may be emptied, edi
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from fluxflow_registry.errors import RunError, counted, one_line
 from fluxflow_registry.state import disk
 
 T = TypeVar("T")
+
+#: Bytes of a file with one JSON value: what is larger was not written by a run.
+LARGEST = 1 << 26
 
 #: What a check of a file's content may raise for anything that a run would not have written.
 WRONG = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -32,7 +36,10 @@ def _reject(constant: str) -> NoReturn:
 def read_json(path: Path) -> Any:
     """The content of a JSON file; raises RunError if it cannot be read."""
     try:
-        return parse_json(disk.read_file(path))
+        content = disk.read_file(path, LARGEST + 1)
+        if len(content) > LARGEST:
+            raise OSError(errno.EFBIG, f"it is larger than {LARGEST:,} bytes")
+        return parse_json(content)
     except OSError as error:
         message = f"`{path.name}` cannot be read: {error.strerror}"
     except (ValueError, RecursionError) as error:

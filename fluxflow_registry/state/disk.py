@@ -97,7 +97,7 @@ def append_file(path: Path, content: bytes) -> None:
 
     Not synced: see `sync_file`. Raises OSError for what is not a regular file.
     """
-    make_folder(path.parent)
+    make_folder(path.parent, parents=False)
     handle = _open_own(path, os.O_WRONLY | os.O_APPEND)
     try:
         size = os.fstat(handle).st_size
@@ -172,7 +172,10 @@ def replace(path: Path, content: bytes, shared: bool = False, synced: bool = Tru
     working = path.with_name(f".{path.name}.{os.urandom(4).hex()}.writing" if shared else f".{path.name}.writing")
     try:
         write(working, [content], synced)
-        working.replace(path)
+        try:
+            working.replace(path)
+        except IsADirectoryError:
+            raise IsADirectoryError(errno.EISDIR, f"`{path.name}` is a folder", str(path)) from None
     except BaseException:
         with suppress(OSError):
             working.unlink()
@@ -190,9 +193,12 @@ def writing(what: str, where: Location | str) -> Iterator[None]:
         raise RunError(f"cannot {what}: {error.strerror}", where, code="unwritable-file") from None
 
 
-def write_file(path: Path, content: bytes, shared: bool = False) -> None:
-    """Replace a file whole, as `replace` does; a folder that does not exist is created."""
-    make_folder(path.parent)
+def write_file(path: Path, content: bytes, shared: bool = False, parents: bool = True) -> None:
+    """Replace a file whole, as `replace` does; a folder that does not exist is created.
+
+    Its `parents` are created too, but must not be in the folder of a run, which may have been deleted or moved.
+    """
+    make_folder(path.parent, parents)
     replace(path, content, shared)
 
 

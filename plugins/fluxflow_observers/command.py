@@ -36,6 +36,7 @@ def main(arguments: Namespace) -> Result:
         raise RunError(_without_metrics(run))
     folder = Path(arguments.output) if arguments.output else _folder(run)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         written = [str(path) for path in write_graphs(logs, folder)]
     except OSError as error:
         message = f"the charts cannot be written to `{folder}`: {error.strerror}"

@@ -98,7 +98,7 @@ class Pictures:
             last.place, last.content = place, self._sheet(run)
         name = self.name or self.value
         sample = f"{step.name}_{step.index + 1:03d}_{position.epoch:03d}_{self._hash()}-{name}.png"
-        write_file(run.folder / "samples" / sample, last.content)
+        write_file(run.folder / "samples" / sample, last.content, parents=False)
         write_file(self._latest(run.folder, f"{step.name}-{name}"), last.content)
 
     def _sheet(self, run: RunView) -> bytes:

@@ -265,7 +265,8 @@ class Samples:
             for ending, images in self._images(due, computed, inputs.batch):
                 for description, pixels in zip(inputs.descriptions, images, strict=True):
                     file = f"{place}_{self._hash(description, inputs.count)}{ending}.webp"
-                    write_file(run.folder / "samples" / file, self._webp(pixels, description))
+                    content = self._webp(pixels, description)
+                    write_file(run.folder / "samples" / file, content, parents=False)
 
     def _images(
         self, due: Mapping[str, str], computed: Mapping[str, Any], batch: Mapping[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import pytest
 from fluxflow_registry import hookimpl
 from fluxflow_registry.contracts import Position, Summary
 from fluxflow_registry.engine.run.checkpoints import RunHistory
+from fluxflow_registry.errors import RunError
 from fluxflow_registry.plan.steps import RecipePlan
-from fluxflow_registry.state import checkpoints
+from fluxflow_registry.state import checkpoints, disk
 
 from ..small import FLOW, VAE_GAN
 from .conftest import StopAfter, start
@@ -116,3 +118,48 @@ def test_a_mean_that_is_not_finite_is_saved_as_null_and_restored_as_nan() -> Non
     assert again.epochs == {"vae": 2}
     assert math.isnan(again.means["vae"]["vae_loss"][0])
     assert again.means["vae"]["vae_loss"][1] == 0.5
+
+
+#: For each part of the metadata of a checkpoint that no weight depends on: what a run does not write.
+HISTORIES: dict[str, Any] = {
+    "results": [None, [], "x", {"vae": 3}, {"vae": {"seen": {"psnr": "high"}}}, {"vae": {"seen": {"psnr": 10**400}}}],
+    "damaged": [None, [1], {"shapes": 3}],
+    "pipeline_metadata": [None, [], {"step_metrics": 3}, {"step_metrics": {"vae": {"l1": [[]]}}}, {"step_epochs": [1]}],
+}
+
+
+@pytest.mark.parametrize(("part", "value"), [(part, value) for part, values in HISTORIES.items() for value in values])
+def test_a_damaged_history_is_named_and_starts_over(part: str, value: Any) -> None:
+    history = RunHistory("digest", ["vae"])
+    history.close_epoch("vae", 1, {"l1": [Summary(1.0, 1.0, 1.0, 1.0)]})
+    saved = json.loads(json.dumps(history.metadata(Position(0, 1, 0, 3, 3), "vae")))
+
+    whole = history.restore(saved)
+    problem = history.restore({**saved, part: value})
+
+    assert whole is None
+    assert problem is not None
+    assert re.match(r"(Type|Attribute|Overflow)Error: ", problem)
+    assert (history.epochs, history.means, history.results, history.damaged) == ({}, {}, {}, {})
+
+
+#: What a run does not write as a position, or as one of its counts.
+POSITIONS: list[Any] = [None, [], {}, {"step": 0}, 3]
+COUNTS: list[Any] = [-1, 9, "x", 1.5, True, None, [], 10**30]
+
+
+def test_a_position_that_no_run_of_the_recipe_can_be_at_is_an_error(checked: Checker, tmp_path: Path) -> None:
+    recipe = checked(VAE_GAN)
+    first = start(recipe, tmp_path, [StopAfter("batch_ended", 1)])
+    (found,) = checkpoints.listing(first.run.folder.checkpoints)
+    content = json.loads((found.folder / "state.json").read_bytes())
+    good = content["meta"]["position"]
+
+    for position in (*POSITIONS, *({**good, "step": count} for count in COUNTS)):
+        content["meta"]["position"] = position
+        manifest = json.loads((found.folder / "manifest.json").read_bytes())
+        manifest["files"]["state.json"] = disk.write(found.folder / "state.json", [json.dumps(content).encode()])
+        manifest["digest"] = checkpoints.own_digest(manifest)
+        disk.write(found.folder / "manifest.json", [json.dumps(manifest).encode()])
+        with pytest.raises(RunError, match="the checkpoint does not fit the recipe"):
+            start(recipe, tmp_path)

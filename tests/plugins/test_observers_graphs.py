@@ -373,6 +373,35 @@ def test_a_failing_chart_does_not_fail_the_run(
     assert message.splitlines()[0] == "cannot write the charts: ValueError: no font"
 
 
+#: What no run writes, and no chart can hold: names, counts and values.
+NAMES = [r"$\bad$", "$", "\ud800", "a\nb", ""]
+COUNTS: list[Any] = [1e308, 10**400, -5, [1], "x", 1e15]
+EPOCHS: list[Any] = [1e300, -1, [], {}]
+VALUES: list[Any] = [1e308, -1e308, 10**400, [1], None, True, "x", {}]
+EDITED: list[dict[str, Any]] = [
+    *({"global_step": 2, "epoch": 1, "metrics": {name: 1.0}} for name in NAMES),
+    *({"global_step": count, "metrics": {"loss": 1.0}} for count in COUNTS),
+    *({"global_step": 3, "epoch": epoch, "metrics": {"loss": 1.0}} for epoch in EPOCHS),
+    *({"global_step": 4, "metrics": {"loss": value}} for value in VALUES),
+    {"global_step": 5, "metrics": [1], "evaluation": {"a": 1}, "epoch_summary": {"a": 3, "b": {"min": 1e308}}},
+    {"global_step": 6, "metrics": {"loss": 1.0}, "resumed_after": 1e300, "seconds_per_batch": 1e308},
+]
+
+
+def test_charts_of_an_edited_log_show_what_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = [{"global_step": at, "epoch": 1, "metrics": {"vae_loss": 1.0 / at}} for at in (1, 2, 7)]
+    write(tmp_path, "vae", [*good[:2], *EDITED, good[2]], tail="[" * 100_000 + '\n{"global_step": NaN}\n[1]\n')
+
+    with pytest.raises(SystemExit) as left:
+        command([str(tmp_path)])
+
+    assert not left.value.code, capsys.readouterr().err
+    text = (tmp_path / "graph" / "training_summary.txt").read_text()
+    assert re.search(r"vae: batches 1 to 7, 1 epoch,", text)
+    assert "14 lines could not be read" in text
+    assert "vae_loss" in labels(charts_of(tmp_path)["training_overview"])
+
+
 def test_a_run_that_has_logged_nothing_has_no_charts(tmp_path: Path) -> None:
     assert write_graphs(read_run(tmp_path), tmp_path / "graph") == []
     assert not (tmp_path / "graph").exists()

@@ -45,6 +45,7 @@ def write_bundle(
     if run.folder.temporary or len(folders.bundles(run.folder.path)) >= MOST:
         return ()
     working = folder.with_name(f".{folder.name}.writing")
+    run.folder.require()
     try:
         disk.remove(working)
         disk.make_folder(working / folders.CHECKPOINTS)

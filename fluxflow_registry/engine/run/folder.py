@@ -85,7 +85,8 @@ class RunFolder:
             handle = disk.open_lock(self.path / LOCK)
         except OSError as error:
             message = f"cannot open the file that locks the run: {error.strerror}"
-            notes = [("hint", "remove it: a run does not write it")] if error.strerror == disk.NOT_REGULAR else []
+            foreign = error.strerror == disk.NOT_REGULAR or isinstance(error, IsADirectoryError)
+            notes = [("hint", "remove it: a run does not write it")] if foreign else []
             raise RunError(message, str(self.path / LOCK), notes, code="unwritable-file") from None
         try:
             _acquire(handle)

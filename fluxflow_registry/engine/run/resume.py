@@ -48,7 +48,9 @@ def find_position(run: Run) -> tuple[Position, State]:
 def _position(saved: Mapping[str, Any], steps: int) -> Position:
     """The position that a checkpoint has; raises ValueError for one that no run of this recipe can be at."""
     position = Position(**saved)
-    if not all(type(count) is int and count >= 0 for count in asdict(position).values()) or position.step > steps:
+    counts = asdict(position)
+    known = counts == saved and all(type(count) is int and count >= 0 for count in counts.values())
+    if not known or position.step > steps:
         raise ValueError(f"{position} is not a position in this recipe")
     return position
 

@@ -37,12 +37,12 @@ def written_folders(plan: RecipePlan, run: Path) -> Iterator[Path]:
 
 def write_final_models(run: Run) -> None:
     """Write each model to the folder of each final step."""
-    run.folder.require()
     for leaf in run.plan.leaves:
         if len(run.plan.leaves) > 1:
             run.checkpoints.load_weights(run.checkpoints.end_of(leaf.name))
         folder = final_folder(run.plan, run.folder.path, leaf.name)
         for name, model in run.models.items():
+            run.folder.require()
             write_model(folder / name, config_of(run.plan.models[name]), model.state_dict())
 
 

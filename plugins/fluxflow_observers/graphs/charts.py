@@ -107,6 +107,7 @@ def plot_line(axes: Axes, line: Line, color: str, noisy: bool) -> None:
         finite = np.isfinite(values)
         label = line.name + ("" if finite.any() else " (not finite)")
         label = f" {label}" if label.startswith("_") else label  # a legend omits labels that begin with `_`
+        label = label.replace("$", r"\$")  # not a formula
         style: dict[str, Any] = {"color": color, "linewidth": 2.0 if total else 1.3}
         if noisy and len(at) >= SMOOTHED:
             axes.plot(*decimated(at, values), color=color, linewidth=0.6, alpha=0.3, label=f"_{label}")

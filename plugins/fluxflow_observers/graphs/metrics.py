@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from attrs import Factory, define, frozen
 
+from fluxflow_registry import printable
+
 from ..formatting import is_share
 
 #: How the names of the files begin and end; a run of FluxFlow without steps has `training_metrics.jsonl`.
@@ -19,6 +21,13 @@ PREFIX, ENDING = "training_metrics", ".jsonl"
 
 #: The series of seconds per batch, and its name in the `extras` of FluxFlow.
 BATCH_SECONDS, BATCH_TIME = "seconds_per_batch", "batch_time"
+
+#: What a line counts; a number from `MANY` on was not logged by a run.
+COUNTS = ("global_step", "epoch", "resumed_after")
+MANY = 1e12
+
+#: Values from here on overflow where the range of an axis is computed: they count as infinite.
+OVERFLOW = 1e300
 
 #: What a metric measures.
 Kind = Literal["loss", "kl", "weight", "rate", "norm", "batch_time", "evaluation", "other"]
@@ -125,7 +134,7 @@ def _lines(path: Path, log: StepLog) -> Iterator[Mapping[str, Any]]:
                 facts = json.loads(line)
             except (ValueError, RecursionError):
                 facts = None
-            if isinstance(facts, dict):
+            if isinstance(facts, dict) and all(_plausible(facts.get(key)) for key in COUNTS):
                 yield facts
             elif line.strip():
                 log.unreadable += 1
@@ -141,24 +150,30 @@ def _record(log: StepLog, facts: Mapping[str, Any], at: float) -> None:
     metrics = _mapping(facts.get("metrics"))
     if "evaluation" in facts:
         for name, value in metrics.items():
-            log.evaluations.setdefault(f"{facts['evaluation']}/{name}", Series()).add(at, _number(value))
+            key = printable(f"{facts['evaluation']}/{name}")
+            log.evaluations.setdefault(key, Series()).add(at, _number(value))
         return
     # The line of an epoch repeats means of batches that were logged.
     for name, value in metrics.items() if "epoch_summary" not in facts else ():
-        log.metrics.setdefault(str(name), Series()).add(at, _number(value))
+        log.metrics.setdefault(printable(name), Series()).add(at, _number(value))
     for name, value in _mapping(facts.get("learning_rates")).items():
-        label = name if kind_of(name) == "rate" else f"lr_{name}"
+        label = printable(name if kind_of(name) == "rate" else f"lr_{name}")
         log.metrics.setdefault(label, Series()).add(at, _number(value))
     for name, value in _mapping(facts.get("extras")).items():
         if not math.isnan(_number(value)):
-            series = log.batch_times if name == BATCH_TIME else log.metrics.setdefault(str(name), Series())
+            series = log.batch_times if name == BATCH_TIME else log.metrics.setdefault(printable(name), Series())
             series.add(at, _number(value))
     if BATCH_SECONDS in facts and not math.isnan(_number(facts[BATCH_SECONDS])):
         log.batch_times.add(at, _number(facts[BATCH_SECONDS]))
     for name, range_ in _mapping(facts.get("epoch_summary")).items():
         found = _mapping(range_)
         least, mean, most = (_number(found.get(key)) for key in ("min", "mean", "max"))
-        log.epochs.setdefault(str(name), {})[int(epoch) if not math.isnan(epoch) else 0] = (least, mean, most)
+        log.epochs.setdefault(printable(name), {})[int(epoch) if not math.isnan(epoch) else 0] = (least, mean, most)
+
+
+def _plausible(count: Any) -> bool:
+    """Whether a count, which may be missing, is one that a run can reach."""
+    return count is None or (isinstance(count, (int, float)) and 0 <= count < MANY)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -169,7 +184,7 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return math.nan
     try:
-        return float(value) if math.isfinite(value) else math.nan
+        return float(value) if abs(value) < OVERFLOW else math.nan
     except OverflowError:
         return math.nan
 

@@ -60,12 +60,12 @@ def write_graphs(logs: list[StepLog], folder: Path) -> list[Path]:
         path = folder / f"{name}.png"
         with warnings.catch_warnings():  # about names that leave little room: such a chart is still a chart
             warnings.simplefilter("ignore", UserWarning)
-            write_file(path, png(figure))
+            write_file(path, png(figure), parents=False)
         written.append(path)
     for name in CHARTS:
         if folder / f"{name}.png" not in written:
             (folder / f"{name}.png").unlink(missing_ok=True)
-    write_file(folder / SUMMARY, summary(logs).encode())
+    write_file(folder / SUMMARY, summary(logs).encode(), parents=False)
     return [*written, folder / SUMMARY]
 
 
