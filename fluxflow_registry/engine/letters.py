@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +78,7 @@ def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, size)
 
 
-@cache
+@lru_cache(maxsize=4096)
 def _font_with(characters: frozenset[str]) -> Path | None:
     """The first font that has all of these characters, of matplotlib's and this system's; None if none has."""
     codes = {ord(character) for character in characters}

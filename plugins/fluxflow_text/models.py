@@ -17,7 +17,10 @@ def _divides_width(builder: Any, _: Attribute[int], heads: int) -> None:
 
 @frozen
 class TextTransformerBuilder:
-    """Transformer over hashed words, trained from scratch; see `networks.TextTransformer`."""
+    """Transformer over hashed words, trained from scratch; see `networks.TextTransformer`.
+
+    In scripts without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese) each character is a word.
+    """
 
     width: int = field(default=128, validator=validators.ge(1))
     """Channels of a token."""

@@ -276,7 +276,7 @@ def test_a_captions_file_of_any_bytes_is_read_or_refused(
     assert caught.value.problems
 
 
-@pytest.mark.parametrize("suffix", ["txt", "caption"])
+@pytest.mark.parametrize("suffix", ["txt", "TXT", "caption"])
 def test_a_caption_beside_an_image_has_either_suffix(suffix: str, images: Path) -> None:
     for name in ("a", "b", "c", "inner/d", "café"):
         (images / f"{name}.{suffix}").write_text(f"about {name}")

@@ -53,12 +53,14 @@ def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_images_is_reported_with_the_supported_suffixes(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("not an image")
+    for name in ("notes.txt", "1.HEIC", "2.heic"):
+        (tmp_path / name).write_text("not an image")
 
     (problem,) = problems_in(tmp_path).values()
 
     assert (problem.code, problem.message) == ("empty-dataset", f"folder `{tmp_path.name}` contains no images")
     assert dict(problem.notes)["hint"].startswith("add images whose names end in .apng, .avif, ")
+    assert dict(problem.notes)["status"] == "ignored 3 files whose names are not those of images: 2 .heic, 1 .txt"
 
 
 def test_every_bad_line_of_a_captions_file_is_reported_with_its_number(tmp_path: Path) -> None:

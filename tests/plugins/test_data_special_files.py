@@ -165,6 +165,18 @@ def test_in_place_of_a_shard_after_opening(special: str, tmp_path: Path) -> None
 
 
 @EVERY
+def test_in_place_of_the_names_of_classes(special: str, tmp_path: Path) -> None:
+    path, names = write_shard(tmp_path / "a.tar", range(2)), tmp_path / "names.txt"
+    names.touch()
+    words = replace(names, special)
+
+    with pytest.raises(DataError) as caught:
+        open_shards(path, class_names=str(names))
+
+    assert problem_of(caught.value).message.startswith(f"class names `names.txt` cannot be read: {words}")
+
+
+@EVERY
 def test_in_place_of_a_kept_index(special: str, tmp_path: Path) -> None:
     path = write_shard(tmp_path / "a.tar", range(2))
     open_shards(path)

@@ -91,9 +91,10 @@ class Folder(HoldoutOptions):
             samples = self._from_captions_files(root, files, problems, flaws)
             used = {sample.name for sample in samples}
         if root.is_dir() and not images and not samples:
-            hint = ("hint", f"add images whose names end in {', '.join(SUFFIXES)}")
+            notes = [("hint", f"add images whose names end in {', '.join(SUFFIXES)}")]
+            notes += [("status", ignored) for ignored in ignored_files(files, ())]
             message = f"folder `{root.name}` contains no images"
-            problems.append(Problem(message, str(root), (hint,), code="empty-dataset", subject=root.name))
+            problems.append(Problem(message, str(root), notes, code="empty-dataset", subject=root.name))
         names = {root / files[name]: name for name in used}
         sizes = self._image_sizes(root, names, flaws)
         intact = [sample for sample in samples if sample.path in sizes]
@@ -110,8 +111,8 @@ class Folder(HoldoutOptions):
             raise DataError(self.empty_split(len(intact), str(root)))
         left_out = [flaw.problem for flaw in flaws if flaw.image is None or flaw.image in selected]
         stored_sizes = np.array([sizes[sample.path] for sample in chosen], dtype=np.int64)
-        notes = self._notes(root, files, images - used)
-        return FolderSource(self, chosen, stored_sizes, left_out, self.describe_split(chosen, intact), notes)
+        unused = self._unused(root, files, images - used)
+        return FolderSource(self, chosen, stored_sizes, left_out, self.describe_split(chosen, intact), unused)
 
     def overlap(self, label: str, other: str, trained: object) -> Problem | None:
         """The problem where this dataset is held out and another one of the same images is trained on."""
@@ -146,7 +147,7 @@ class Folder(HoldoutOptions):
             problems.append(Problem(message, str(self._tables()[0]), code="empty-dataset", subject="captions"))
         return sorted(samples, key=lambda sample: sample.name)
 
-    def _notes(self, root: Path, files: Mapping[str, str], unused: Collection[str]) -> list[str]:
+    def _unused(self, root: Path, files: Mapping[str, str], unused: Collection[str]) -> list[str]:
         """What of the folder is not used."""
         tables = {os.path.abspath(table) for table in self._tables()}
         if self.captions is None:

@@ -23,7 +23,7 @@ SUFFIXES = (
 )  # fmt: skip
 
 #: Suffixes of the captions beside images; the first that exists is read.
-CAPTION_SUFFIXES = (".txt", ".caption")
+CAPTION_SUFFIXES = (".txt", ".TXT", ".caption", ".CAPTION")
 
 #: So many suffixes of files that are not read are named.
 SUFFIXES_NAMED = 8
