@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
-from multiprocessing import get_all_start_methods, get_context, parent_process
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -44,7 +44,7 @@ class Interruption:
 def prove_resume_command(invocation: Invocation) -> Result:
     """Run the proof; the exit code is 0 where all results are the same, 1 where something differs."""
     plan, arguments = invocation.plan, invocation.arguments
-    if "fork" not in get_all_start_methods():
+    if not hasattr(os, "fork"):
         message = "`--prove-resume` does not work on this system, which cannot kill a process as a power cut does"
         raise RecipeError(message, Flag("--prove-resume"), code="unsupported-system")
     root = Path(arguments.output)

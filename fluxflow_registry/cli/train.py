@@ -37,6 +37,14 @@ from fluxflow_registry.recipe import writer
 from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.state import disk
 
+#: Whether this is a system on which training is tested: all of them can fork.
+SUPPORTED = hasattr(os, "fork")
+
+UNSUPPORTED = (
+    "training is supported on Linux and macOS. On this system only Ctrl-C stops a run with a checkpoint, "
+    "nothing prevents two commands from training the same run, and `--prove-resume` does not work"
+)
+
 
 def train_command(invocation: Invocation) -> Result | int:
     """Train the recipe of the command line; returns its results, or the exit code of a stopped run."""
@@ -50,6 +58,8 @@ def train_run(plan: RecipePlan, registry: Registry, arguments: Namespace, signal
     Everything that can fail without training is tried before the run's folder is created.
     """
     require_single_process()
+    if not SUPPORTED:
+        note(UNSUPPORTED)
     device = device_of(arguments.device)
     say_notes([*value_notes(plan), *precision_notes(plan, device)])
     sources = try_everything(plan, device).sources
@@ -57,7 +67,7 @@ def train_run(plan: RecipePlan, registry: Registry, arguments: Namespace, signal
     recipe = effective_recipe(plan)
     folder = find_folder(plan, folders.digest_of(writer.plain(recipe)), Path(arguments.output), arguments.fresh)
     folders.require_folders(written_folders(plan, folder.path))
-    lock = folder.lock(note)
+    lock = folder.lock(note if SUPPORTED else lambda _: None)
     try:
         write_environment(folder, writer.dump(recipe), registry, device, arguments.plugin)
         folder.write_identity(finished=False, facts=facts_at_start(plan, sources, arguments.command), warn=note)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ..forked import WARM
+from ..forked import WARM, group_is_gone
 from ..small import FLOW, VAE_GAN
 from .test_train import environment
 
@@ -317,3 +317,26 @@ def test_an_interrupted_proof_leaves_no_process_behind(tmp_path: Path) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGKILL], ids=lambda n: n.name
+)
+def test_a_proof_that_a_signal_ends_leaves_no_process_and_no_folder_behind(tmp_path: Path, number: int) -> None:
+    folder = tmp_path / "proof"
+    folder.mkdir()
+    (folder / "small.yaml").write_text(VAE_GAN)
+    (folder / "slow.py").write_text(SLOW)
+    proof = WARM.start(folder, "small.yaml", "--prove-resume", "--plugin", "slow.py")
+    while not (folder / "started").exists():
+        assert not proof.ended(), proof.said
+        time.sleep(0.05)
+
+    proof.signal(number)  # to the command alone
+
+    assert proof.wait() == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+    assert group_is_gone(proof.pid, 30)
+    assert list((folder / "runs").iterdir()) == []
+    assert "Traceback" not in proof.said
+    if number != signal.SIGKILL:
+        assert proof.said.splitlines()[-1] == f"{signal.Signals(number).name}: stopped"

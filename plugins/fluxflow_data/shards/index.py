@@ -19,7 +19,7 @@ from fluxflow_registry import Problem, open_regular
 from ..cache import Cache
 from .paths import is_remote, shard_problem
 from .remote import ReadAhead, RemoteFile
-from .tar import Member, Read, TarError, members
+from .tar import Member, Read, TarError, members, read_at
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -131,7 +131,7 @@ def index_file(path: str, name: str, wanted: SampleMembers) -> ShardIndex | list
     try:
         with open_regular(Path(path)) as file:
             before = _state(file.fileno())
-            index = index_shard(partial(os.pread, file.fileno()), before, name, wanted)
+            index = index_shard(partial(read_at, file.fileno()), before, name, wanted)
             changed = _state(file.fileno()) != before
     except OSError as error:
         return [shard_problem(name, f"cannot be read: {error.strerror}", "unreadable-file")]

@@ -12,6 +12,7 @@ from fluxflow_registry import DataError
 from .parallel import in_parallel
 from .paths import is_remote, shard_problem
 from .remote import read_range
+from .tar import read_at
 
 #: Requests to a server at the same time.
 REQUESTS_AT_ONCE = 16
@@ -82,9 +83,9 @@ class Reader:
                     return content[span.offset - whole.offset :][: span.size]
             return read_range(span.path, self._token_env, span.offset, span.size, span.state)
         descriptor = self._descriptor(span.path, span.state)
-        content = os.pread(descriptor, span.size, span.offset)
+        content = read_at(descriptor, span.size, span.offset)
         while len(content) < span.size:  # a system reads 2 GiB at most at once
-            more = os.pread(descriptor, span.size - len(content), span.offset + len(content))
+            more = read_at(descriptor, span.size - len(content), span.offset + len(content))
             if not more:
                 raise _changed(span.path)
             content += more
@@ -112,7 +113,7 @@ class Reader:
 def _open(path: str, state: tuple[int, int]) -> int:
     try:
         # Without waiting for the writer of a pipe that has replaced the shard.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         raise DataError(shard_problem(path, "no longer exists", "missing-file")) from None
     except OSError as error:

@@ -6,12 +6,22 @@ damaged, as a shorter one; a dataset that silently lost samples would train on o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 from attrs import frozen
 
 #: Reads so many bytes from an offset on, fewer at the end, as `os.pread` does.
 Read = Callable[[int, int], bytes]
+
+
+def read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """Bytes of an open file; its position is undefined afterwards."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, size, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)  # Windows
+    return os.read(descriptor, size)
+
 
 BLOCK = 512
 ZEROS = bytes(BLOCK)
