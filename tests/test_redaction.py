@@ -10,6 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fluxflow_data.shards.dataset import WebDataset
+from fluxflow_data.shards.paths import find_shards
 from fluxflow_registry import DataError, Flag, Place, Problem, RecipeError, one_line, printable, redact, to_json
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.registry.discovery import load
@@ -72,6 +74,15 @@ def test_no_secret_of_a_url_is_shown(url: str) -> None:
         redact(url), printable(f"`{url}`"), json.dumps(to_json({"a": [url]})), one_line(ValueError(f"'{url}'")),
         str(problem), json.dumps(problem.as_json()), str(error), repr(error), str(placed), repr(placed),
     ]  # fmt: skip
+
+    try:
+        WebDataset(shards=url)
+    except ValueError as rejected:
+        shown.append(str(rejected))
+    else:
+        problems: list[Problem] = []
+        find_shards([url], problems)
+        shown += [repr(each) for each in problems]
 
     assert not [text for text in shown if SECRET in text]
     assert redact(redact(url)) == redact(url)

@@ -121,7 +121,7 @@ def show(result: Result, as_json: bool) -> int:
     if as_json or result.text is None:
         emit_json(result.data())
     elif text := result.text():
-        emit(text)
+        emit("\n".join(map(redact, text.split("\n"))))
     return result.exit_code
 
 

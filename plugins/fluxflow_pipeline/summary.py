@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fluxflow_registry import counted
+from fluxflow_registry import counted, redact
 
 from .config.config import Config, Step, logged_metrics, trains_autoencoder
 from .translation.translate import Translation
@@ -104,4 +104,4 @@ def _rates(update: dict[str, Any]) -> str:
 def _dataset(config: Config, step: Step) -> str:
     settings, side = config.datasets[step.dataset].settings, config.side_of(step.dataset)
     source = settings.webdataset_url if settings.type == "webdataset" else settings.image_folder or settings.data_path
-    return f"{step.dataset} ({settings.type}, {source}, {side} x {side})"
+    return f"{step.dataset} ({settings.type}, {redact(source)}, {side} x {side})"

@@ -273,6 +273,19 @@ def test_a_token_reaches_the_environment_and_no_file_and_no_message(
     assert not any("hf_secret" in each.out + each.err for each in (done, shown, summed))
 
 
+@pytest.mark.parametrize("flags", [["--show-recipe"], ["--show-recipe", "--json"], ["--validate-pipeline"]], ids=str)
+def test_no_output_shows_the_signature_of_a_url(train: Train, flags: list[str]) -> None:
+    url = "'https://example.org/{0..3}.tar?X-Amz-Signature=Zq7Secret'"
+    data = f"data: {{use_webdataset: true, webdataset_url: {url}, "
+    text = whole(step("", train_vae=True)).replace("data: {", data)
+
+    done = train(text, *flags, short_by=None)
+
+    assert done.code == 0, done.err
+    assert "Zq7Secret" not in done.out + done.err
+    assert "https://example.org/{0..3}.tar?***" in done.out
+
+
 @pytest.mark.parametrize(
     ("used", "token"), [(["web"], "hf_web"), (["images"], "hf_data"), (["images", "web"], "hf_web")]
 )

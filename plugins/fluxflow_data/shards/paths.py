@@ -41,8 +41,8 @@ def is_remote(path: str) -> bool:
 
 
 def public(path: str) -> str:
-    """A path as it is; a URL without its query, which may hold a signature."""
-    return re.split("[?#]", redact(path), maxsplit=1)[0] if is_remote(path) else path
+    """A path or URL without what may be a secret, such as the query of a URL."""
+    return re.split("[?#]", redact(path), maxsplit=1)[0] if is_remote(path) else redact(path)
 
 
 def check_url(url: str) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from fluxflow_registry import Location
+from fluxflow_registry import Location, redact
 from fluxflow_registry.commands import Node, as_node
 
 #: The length of a line with its comment, where possible.
@@ -77,7 +77,7 @@ def inline(node: Node) -> str:
 
 
 def scalar(value: Any) -> str:
-    """A scalar as YAML 1.2 reads it back."""
+    """A scalar as YAML 1.2 reads it back; secrets of a URL are hidden."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -87,7 +87,7 @@ def scalar(value: Any) -> str:
         return f"{mantissa}{'' if '.' in mantissa else '.0'}e{int(exponent)}" if sign else mantissa
     if isinstance(value, int):
         return str(value)
-    text = str(value)
+    text = redact(str(value))
     if _PLAIN.match(text) and text.casefold() not in _WORDS and text == text.strip():
         return text
     return json.dumps(text)
