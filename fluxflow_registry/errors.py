@@ -400,6 +400,11 @@ class FluxflowError(Exception):
         super().__init__("\n\n".join(str(problem) for problem in self.problems))
 
 
+def in_short(error: BaseException) -> str:
+    """An error as its record: every problem of ours, one line of any other."""
+    return str(error) if isinstance(error, FluxflowError) else one_line(error)
+
+
 class PluginError(FluxflowError):
     """A plugin breaks a law of the registry."""
 

@@ -361,7 +361,7 @@ def generate(
     from fluxflow_registry.cli.invocation import device_of
     from fluxflow_registry.engine.images import save_png
     from fluxflow_registry.engine.run.evaluation import Sampling
-    from fluxflow_registry.engine.run.trained_models import load_trained_models
+    from fluxflow_registry.engine.run.trained_models import load_trained_models, trained_in
 
     device = device_of(arguments.device)
     size = size_of(arguments.image_size, step)
@@ -370,8 +370,13 @@ def generate(
     )
     if note:
         say(note)
-    for model in sorted(untrained(checked, step)):
+    never = untrained(checked, step)
+    for model in sorted(never):
         say(f"note: model `{model}` is not trained in or before step `{step.name}`: its initial weights are used")
+    if source != "final":
+        used = set(step.providers[GENERATED].needs.values()) & {name for each in checked.steps for name in each.trains}
+        for model in sorted(used - never - trained_in(checked, weights.run / CHECKPOINTS / source)):
+            say(f"note: model `{model}` was not trained yet at checkpoint {source}: its initial weights generate noise")
     folder = Path(arguments.output) if arguments.output else weights.run / "generated"
     with writing("create the output folder", str(folder)):
         folder.mkdir(parents=True, exist_ok=True)

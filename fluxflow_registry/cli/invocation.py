@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import tempfile
 import threading
 from argparse import Namespace
@@ -13,8 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from attrs import frozen
 
-from fluxflow_registry.cli.output import say
-from fluxflow_registry.engine.data.processes import end_without_waiting
+from fluxflow_registry.cli.output import leave, say
 from fluxflow_registry.engine.run.signals import REQUESTS, WARNINGS
 from fluxflow_registry.errors import Flag, FluxflowError, PluginError, RecipeError, one_line
 from fluxflow_registry.recipe.reader import read
@@ -120,12 +118,6 @@ def interrupt_at_signals() -> None:
 def _interrupt(number: int, _: FrameType | None) -> NoReturn:
     signal.signal(number, signal.SIG_IGN)  # another one would interrupt the cleanup
     raise KeyboardInterrupt(signal.Signals(number).name)
-
-
-def leave(code: int, message: str) -> NoReturn:
-    """End this process and its workers without waiting for anything."""
-    say(("\x1b[?25h" if sys.stderr.isatty() else "") + message)  # a live display hides the cursor
-    end_without_waiting(code)
 
 
 def require_temporary_folder() -> None:

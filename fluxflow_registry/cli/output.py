@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import sys
+import threading
+import time
 import traceback
 import warnings
 from argparse import Namespace
@@ -18,6 +21,7 @@ from typing import Any, NoReturn, TypeVar
 from attrs import evolve, frozen
 
 from fluxflow_registry.cli.parser import Parser
+from fluxflow_registry.engine.data.processes import end_without_waiting
 from fluxflow_registry.engine.run.folder import VARIABLE, PluginsAtStart
 from fluxflow_registry.errors import DataError, FluxflowError, Note, Notice, Place, PluginError, Problem, to_json
 from fluxflow_registry.redaction import redact
@@ -32,6 +36,10 @@ FEW = 10
 
 #: Labels of notes that many problems of data share: who requested the data, and what to do.
 SHARED = frozenset({"requested by", "hint", "instead"})
+
+
+#: Seconds for which threads and processes that a plugin has left are waited for at the end of a command.
+PATIENCE = 10.0
 
 
 @frozen
@@ -57,14 +65,30 @@ def load_plugins(files: Sequence[str]) -> Registry:
 
 def parse(parser: Parser, argv: Sequence[str] | None) -> Namespace:
     """The arguments, with the `command` that resumes; `--help | true` exits as quietly as any other result."""
+    occupy_closed_streams()
     words = sys.argv[1:] if argv is None else argv
     try:
         return parser.read(words, Namespace(command=resume_command(parser.prog, words)))
     except FluxflowError as error:
-        sys.exit(report(error, "--json" in words))
+        end(report(error, "--json" in words))
     finally:
         with suppress(FluxflowError):
             _flush()
+
+
+def occupy_closed_streams() -> None:
+    """Open the null device in the place of each standard stream that the caller has closed.
+
+    Otherwise the next file that is opened gets its number, and what libraries print on stderr is written into a
+    checkpoint.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - it is open as long as the process runs
 
 
 def resume_command(prog: str, words: Sequence[str]) -> str:
@@ -112,8 +136,15 @@ def emit_json(value: Any) -> None:
 
 def say(text: str) -> None:
     """Print a message on stderr, unless it is closed or nobody reads it any more."""
-    with suppress(OSError, ValueError):
+    if sys.stderr is None:  # print would use stdout
+        return
+    try:
         print(text, file=sys.stderr, flush=True)
+    except RuntimeError:  # a signal has interrupted this thread while it was printing
+        with suppress(OSError):
+            os.write(2, f"{text}\n".encode(errors="backslashreplace"))
+    except (OSError, ValueError):
+        pass
 
 
 def show(result: Result, as_json: bool) -> int:
@@ -195,7 +226,45 @@ def finish(command: Callable[[], Result | int], as_json: bool) -> NoReturn:
     except KeyboardInterrupt as error:
         say(f"{error}: stopped" if str(error) else "stopped")
         code = 130
+    end(code)
+
+
+def end(code: int) -> NoReturn:
+    """Exit with this code, even if nobody reads stderr any more, and if a plugin has left something that runs."""
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except (OSError, ValueError):  # the interpreter would flush again and exit with 120
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    if left_running():
+        threading.Thread(target=_end_anyway, args=(code,), daemon=True).start()
     sys.exit(code)
+
+
+def left_running() -> list[str]:
+    """The threads and processes for which the interpreter waits when it exits."""
+    threads = [each for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
+    processes = multiprocessing.active_children()
+    return [f"thread `{each.name}`" for each in threads] + [
+        f"process `{each.name}`" for each in processes if not each.daemon
+    ]
+
+
+def _end_anyway(code: int) -> None:
+    time.sleep(PATIENCE)
+    if not threading.main_thread().is_alive() and (left := left_running()):
+        running = " and ".join(left)
+        leave(code, f"note: {running} of a plugin still ran {PATIENCE:g} seconds after the end: ended")
+
+
+def leave(code: int, message: str) -> NoReturn:
+    """End this process and its workers without waiting for anything."""
+    terminal = False
+    with suppress(AttributeError, OSError, ValueError):  # closed
+        terminal = sys.stderr.isatty()
+    say(("\x1b[?25h" if terminal else "") + message)  # a live display hides the cursor
+    end_without_waiting(code)
 
 
 def exited(error: SystemExit, kind: type[E]) -> E:

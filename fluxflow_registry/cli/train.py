@@ -31,7 +31,7 @@ from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.run.stopping import Stopped
 from fluxflow_registry.engine.run.trained_models import written_folders
 from fluxflow_registry.engine.training.late_start import without_effect
-from fluxflow_registry.errors import FluxflowError, Note, RecipeError, TrainingError, Variable, one_line
+from fluxflow_registry.errors import FluxflowError, Note, RecipeError, TrainingError, Variable, in_short
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.recipe import writer
 from fluxflow_registry.registry.registry import Registry
@@ -81,7 +81,7 @@ def train_run(plan: RecipePlan, registry: Registry, arguments: Namespace, signal
         folder.write_failure(str(failure))
         raise failure from None
     except Exception as error:
-        folder.write_failure(str(error) if isinstance(error, FluxflowError) else one_line(error))
+        folder.write_failure(in_short(error))
         if isinstance(error, FluxflowError) and signals.run is not None and signals.run.live is not None:
             error.exit_code = TrainingError.exit_code  # training has begun
         raise

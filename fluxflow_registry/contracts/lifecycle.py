@@ -1,7 +1,8 @@
 """The events of a run that observers are notified of, in the order in which they happen, and what they see of it.
 
 An observer marks its methods with `@hookimpl` and takes only the arguments that it needs. Observers
-never change the run: an exception in one ends it with the observer's name.
+never change the run. One that raises an exception is reported once and receives no more events; if it is `required`,
+the run ends with its name.
 """
 
 from __future__ import annotations
@@ -151,6 +152,10 @@ class Lifecycle:
     @hookspec
     def run_interrupted(self, run: RunView, position: Position, reason: str) -> None:
         """The run stops before its end, with a checkpoint saved; the same command resumes it."""
+
+    @hookspec
+    def run_failed(self, run: RunView, position: Position, error: str) -> None:
+        """The run ends with an error; `position` is that of the last event, of which no checkpoint need be saved."""
 
     @hookspec
     def run_ended(self, run: RunView, position: Position, steps: Sequence[StepView]) -> None:

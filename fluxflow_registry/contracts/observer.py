@@ -39,6 +39,8 @@ class ObserverExtras(Naming):
 
     default: ClassVar[bool] = False
     """Whether it joins every run whose recipe does not remove it."""
+    required: bool = False
+    """Whether an exception in it ends the run; otherwise it is reported once, and the observer gets no more events."""
 
     def draws(self) -> Sequence[Draw]:
         """Return the values that it will request of a run."""

@@ -20,12 +20,13 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
 
-#: `due` as often as the recipe requires, `stop` where a run was stopped, `best` by a metric, `end` of a step.
-Kind = Literal["due", "stop", "best", "end"]
+#: `due` as often as the recipe requires, `stop` where a run was stopped, `latest` at the end of an epoch or after some
+#: time, `best` by a metric, `end` of a step.
+Kind = Literal["due", "stop", "latest", "best", "end"]
 
 _PART = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\.safetensors\Z")
-_NAME = re.compile(r"(\d{9,})-([A-Za-z0-9_]+)(?:-(stop|best|end))?\Z")
-_ORDER: Mapping[Kind, int] = {"stop": 0, "due": 1, "best": 2, "end": 3}
+_NAME = re.compile(r"(\d{9,})-([A-Za-z0-9_]+)(?:-(stop|latest|best|end))?\Z")
+_ORDER: Mapping[Kind, int] = {"stop": 0, "latest": 1, "due": 2, "best": 3, "end": 4}
 
 #: The code of the problems of a damaged checkpoint.
 DAMAGED = "damaged-checkpoint"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
@@ -16,9 +17,9 @@ UNWRAPPED = 1000
 class TolerantStream:
     """A stream whose reader may disappear (a closed terminal, `| head`): training continues without output."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-        self.gone = False
+    def __init__(self, stream: TextIO | None) -> None:
+        self.stream: TextIO | io.StringIO = io.StringIO() if stream is None else stream
+        self.gone = stream is None
 
     @property
     def encoding(self) -> str:
@@ -45,7 +46,7 @@ class TolerantStream:
         """Whether the stream is a terminal."""
         try:
             return self.stream.isatty()
-        except ValueError:  # closed
+        except (OSError, ValueError):  # closed
             return False
 
     def fileno(self) -> int:

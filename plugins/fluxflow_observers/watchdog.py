@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attrs import field, frozen, validators
 
-from fluxflow_registry import Position, Summary, hookimpl
+from fluxflow_registry import Position, Summary, counted, hookimpl
 
 from .formatting import NAME, is_control
 
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 #: Losses that need not fall in a healthy training: two networks balance each other, or a divergence from the prior
 #: grows as the latent encodes more information.
 HOVERING = ("discriminator*", "*/*discriminator*", "*/*generator*", "*/r1", "*/*kl*", "*/mmd")
+
+#: A loss explodes if it is above this many times its lowest value and above a level that no healthy loss has.
+EXPLOSION, LEVEL = 1e3, 1e2
+
+#: The same of a loss that hovers, or that was not positive.
+CERTAIN_EXPLOSION = 1e6
 
 #: The mean of one metric over each epoch, oldest first.
 Means = Sequence[float]
@@ -34,6 +40,9 @@ class Watchdog:
     it is above `rise` times its lowest epoch of the step. It is *high* if it is above its limit in
     `high`. Losses that match `ignore` (`*` matches anything) and losses that are not positive can only be
     high: adversarial losses and divergences from the prior stay level or grow in a healthy training.
+
+    A loss that *explodes* is reported as soon as it is logged, or at the end of the epoch: it is a thousand times as
+    high as its lowest value, and above 100; of a loss that need not fall or was not positive, above a million.
     """
 
     default: ClassVar[bool] = True
@@ -49,9 +58,21 @@ class Watchdog:
     ignore: list[str] = field(factory=lambda: list(HOVERING), validator=validators.deep_iterable(NAME))
     """Losses that may be stuck or rise without a warning."""
 
+    #: Of each step and loss the lowest logged value, and which of them have been reported to explode.
+    _lowest: dict[tuple[str, str], float] = field(init=False, factory=dict, repr=False)
+    _exploded: set[tuple[str, str]] = field(init=False, factory=set, repr=False)
+
     def metrics(self) -> list[str]:
         """The losses that have a limit, for the check of the recipe."""
         return list(self.high)
+
+    @hookimpl
+    def metrics_logged(self, run: RunView, step: StepView, position: Position, metrics: Mapping[str, float]) -> None:
+        """Warn if a loss explodes: an epoch may take days."""
+        for name, value in metrics.items():
+            lowest = self._lowest.get((step.name, name), math.inf)
+            self._lowest[step.name, name] = min(lowest, value) if math.isfinite(value) else lowest
+            self._report_explosion(run, step, position, name, value, lowest)
 
     @hookimpl
     def epoch_ended(self, run: RunView, step: StepView, position: Position, summaries: Mapping[str, Summary]) -> None:
@@ -59,6 +80,8 @@ class Watchdog:
 
         This needs no state: a resumed run prints the same warnings as an uninterrupted one.
         """
+        for name, summary in summaries.items():
+            self._report_explosion(run, step, position, name, summary.smoothed, summary.minimum)
         if position.epoch < self.after:
             return
         before = run.history.get(step.name, {})
@@ -72,6 +95,22 @@ class Watchdog:
                 if not any(kind in self._verdicts(name, means[:end], known) for end in range(self.after, len(means))):
                     run.warn(position, f"step `{step.name}`, epoch {position.epoch}: {message}")
 
+    def _report_explosion(
+        self, run: RunView, step: StepView, position: Position, name: str, now: float, lowest: float
+    ) -> None:
+        """Warn, once in a step, of a loss that is far above its lowest value."""
+        wary = self._is_ignored(name) or lowest <= 0
+        limit = CERTAIN_EXPLOSION * max(lowest, 1.0) if wary else max(EXPLOSION * lowest, LEVEL)
+        if _is_loss(name) and limit < now < math.inf and (step.name, name) not in self._exploded:
+            self._exploded.add((step.name, name))
+            at = f"after {counted(position.step_batch, 'batch')}"
+            run.warn(
+                position, f"step `{step.name}`, {at}: `{name}` explodes: {now:.4g}, its lowest value was {lowest:.4g}"
+            )
+
+    def _is_ignored(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self.ignore)
+
     def _verdicts(self, name: str, means: Means, logged_before: bool) -> dict[str, str]:
         """What is wrong with a loss after these epochs: a message for each kind."""
         found = {}
@@ -79,7 +118,7 @@ class Watchdog:
         limit = self.high.get(name)
         if limit is not None and now > limit:
             found["high"] = f"`{name}` is high: {now:.4g}, above {limit:.4g}"
-        if any(fnmatchcase(name, pattern) for pattern in self.ignore) or not lowest > 0 or not math.isfinite(now):
+        if self._is_ignored(name) or not lowest > 0 or not math.isfinite(now):
             return found
         if not logged_before and lowest > means[0] * (1 - self.min_change):
             found["stuck"] = f"`{name}` is stuck: {now:.4g}, was {means[0]:.4g} in the step's first epoch"

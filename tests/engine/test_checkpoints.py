@@ -187,8 +187,8 @@ def test_a_disk_that_is_full_for_a_while_is_only_a_warning(
     assert len(warned) == 1
     assert "000000008-vae_gan  cannot write the checkpoint: File too large" in warned[0]
     assert (
-        "the newest checkpoint is 000000004-vae_gan; training continues, and the next checkpoint is saved as scheduled"
-        in warned[0]
+        "the newest checkpoint is 000000006-vae_gan-latest; training continues, and the next checkpoint is saved as "
+        "scheduled" in warned[0]
     )
     assert [name for name in os.listdir(run.folder.checkpoints) if name.startswith(".")] == []
     assert finals(run) == finals(whole)

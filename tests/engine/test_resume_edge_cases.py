@@ -26,6 +26,7 @@ from fluxflow_registry.registry.registry import Plugin, Registry
 from fluxflow_registry.state import checkpoints
 
 from ..small import FLOW, PLUGINS, VAE_GAN
+from ..synthetic import plugin
 from .conftest import StopAfter, start
 from .test_resume import Listener, finals
 
@@ -135,7 +136,8 @@ def often(recipe: Callable[[], RecipePlan], root: Path, event: str = "batch_ende
 def test_a_transition_with_state_is_called_once_per_epoch_even_if_the_run_is_stopped(
     checked: Checker, tmp_path: Path, registry_of: Registry
 ) -> None:
-    recipe = partial(checked, VAE_GAN, "steps.vae_gan.until={type: patient}", using=registry_of)
+    settings = ("steps.vae_gan.until={type: patient}", "steps.vae_gan.epochs=9")
+    recipe = partial(checked, VAE_GAN, *settings, using=registry_of)
     whole = start(recipe(), tmp_path / "whole").run
 
     again, stops = often(recipe, tmp_path / "often")
@@ -179,6 +181,35 @@ def test_a_transition_that_fails_is_named(checked: Checker, tmp_path: Path, regi
 
     with pytest.raises(TrainingError, match="transition `broken` failed after epoch 1: KeyError: 'nothing'"):
         start(checked(VAE_GAN, "steps.vae_gan.until={type: broken}", using=registry_of), tmp_path)
+
+
+@pytest.mark.parametrize(("settings", "limit"), [([], 2), (["steps.vae_gan.epochs=4"], 4)])
+def test_a_transition_that_never_ends_a_step_ends_with_the_epochs_of_the_step(
+    checked: Checker, tmp_path: Path, registry_of: Registry, settings: list[str], limit: int
+) -> None:
+    hooks = plugin(transitions={"endless": lambda epoch: None})
+    add_plugin(registry_of, Plugin("endless", "test", "1", "here"), hooks)
+    warned: list[str] = []
+
+    run = start(
+        checked(VAE_GAN, "steps.vae_gan.until=endless", *settings, using=registry_of), tmp_path, [Listener(warned)]
+    ).run
+
+    assert len(run.live.metrics.history["vae_loss"]) == limit
+    assert warned == [
+        f"step `vae_gan` ends because it reached its limit: {limit} epochs without an end by transition `endless`"
+    ]
+
+
+def test_a_logged_learning_rate_is_the_one_of_its_batch(checked: Checker, tmp_path: Path) -> None:
+    lines: dict[int, dict[str, float]] = {}
+    settings = ("defaults.log_every=1", "steps.vae_gan.updates.vae.scheduler={type: LinearLR, interval: batch, "
+                "start_factor: 1.0, end_factor: 0.0}")  # fmt: skip
+
+    start(checked(VAE_GAN, *settings), tmp_path, [Logged(lines)])
+
+    rates = [lines[batch]["vae/lr"] for batch in range(1, 13)]
+    assert rates == pytest.approx([1e-3 * (1 - passed / 12) for passed in range(12)])
 
 
 EVALUATED = (

@@ -24,7 +24,7 @@ from fluxflow_registry.state.store import pack
 
 from ..small import VAE_GAN
 from .conftest import StopAfter, start, weights
-from .poison import KEEPING, POISONED, Poison, differing, poisoned
+from .poison import KEEPING, POISONED, Poison, differing, first_batches, kept, poisoned, take
 from .test_resume import Listener, finals
 
 Checker = Callable[..., RecipePlan]
@@ -334,3 +334,76 @@ def test_undisturbed_training_warns_of_nothing(checked: Checker, with_poison: Re
 
     assert warned == []
     assert not (ended.run.folder.path / "not_finite").exists()
+
+
+#: At this rate one step of an optimizer ruins a model, though all its weights are finite.
+RUINOUS = ("steps.vae_gan.updates.vae.optimizer.lr=1.0e+30", "steps.vae_gan.updates.vae.scheduler=null")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *([f"steps.vae_gan.max_steps={batches}", "steps.vae_gan.epochs=1"] for batches in (2, 3)),
+        ["steps.vae_gan.max_steps=1", "steps.vae_gan.epochs=2"],
+        ["steps.vae_gan.epochs=2"],
+        ["steps.vae_gan.epochs=3", "steps.vae_gan.accumulate=3"],
+        ["steps.vae_gan.epochs=2", "defaults.checkpoint_every=1"],
+        ["steps.vae_gan.epochs=1", "steps.vae_gan.precision=bf16"],
+        ["steps.vae_gan.epochs=1", "steps.vae_gan.ema={models: [expander]}"],
+        ["steps.vae_gan.epochs=9", "steps.vae_gan.until={type: plateau, metric: discriminator_loss, patience: 1}"],
+    ],
+    ids=str,
+)
+def test_a_step_whose_weights_make_everything_not_finite_does_not_end_well(
+    checked: Checker, with_poison: Registry, bad: Callable[..., None], tmp_path: Path, settings: list[str]
+) -> None:
+    bad()
+    recipe = checked(KEEPING if len(settings) == 1 else POISONED, *RUINOUS, *settings, using=with_poison)
+
+    for _ in range(2):  # the same command ends the same
+        with pytest.raises(TrainingError) as raised:
+            start(recipe, tmp_path)
+
+        assert {problem.code for problem in raised.value.problems} == {"not-finite"}
+        problem = next(problem for problem in raised.value.problems if problem.subject == "vae")
+        assert problem.message.startswith("step `vae_gan` ends with weights for which ")
+        assert any(label == "command" and "--replay" in text for label, text in problem.notes)
+        status = dict(problem.notes)["status"]
+        assert "of update `vae` were skipped, and the batches after them would be" in status
+        (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+        assert not (folder / "final").exists()
+        assert not list(folder.glob("checkpoints/*-end"))
+
+
+@pytest.mark.parametrize("series", [1, 3, 5])
+def test_a_step_whose_last_batches_are_not_finite_ends_well_where_the_batches_are_to_blame(
+    checked: Checker, with_poison: Registry, bad: Callable[..., None], tmp_path: Path, series: int
+) -> None:
+    bad(*range(12 - series, 12))
+    warned: list[str] = []
+
+    run = start(checked(KEEPING, using=with_poison), tmp_path, [Listener(warned)]).run
+
+    assert f"update `vae`: {series} of 12 batches were skipped as not finite" in warned
+    assert all(torch.isfinite(tensor).all() for tensor in weights(run.models).values())
+
+
+def test_judging_the_weights_at_the_end_changes_nothing(
+    checked: Checker, live: Any, with_poison: Registry, bad: Callable[..., None]
+) -> None:
+    bad(3)
+    training = live(checked(KEEPING, using=with_poison))
+    first = first_batches(training, 5)
+    take(training, first[:4], 0)
+    before = kept(training, ["vae", "discriminator"])
+    counts = [(each.steps, each.skips, each.skipped_in_a_row) for each in training.updates]
+    vae = training.updates[1]
+
+    finite = training.is_finite(vae, first[4], 4)
+    bad(4)
+    not_finite = training.is_finite(vae, first[4], 4)
+
+    assert (finite, not_finite) == (True, False)
+    assert differing(before, kept(training, ["vae", "discriminator"])) == []
+    assert [(each.steps, each.skips, each.skipped_in_a_row) for each in training.updates] == counts
+    assert all(parameter.grad is None for parameter in vae.parameters.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -88,7 +89,7 @@ def test_an_update_that_has_not_started_leaves_models_optimizer_and_scheduler_al
 
     assert still == ({"compressor", "expander"}, {}, 1e-3)
     assert not [name for figures in told for name in figures if name.startswith("discriminator")]
-    assert [figures["discriminator/lr"] for figures in after] == [5e-4, 2.5e-4]
+    assert [figures["discriminator/lr"] for figures in after] == [1e-3, 5e-4]
     assert "discriminator" in changed(before, step.models)
 
 
@@ -324,6 +325,28 @@ def test_a_scheduler_waits_until_its_length_is_known_and_keeps_it() -> None:
     assert intervals(extent, alone, "epoch") == 2
 
 
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_the_length_of_a_schedule_of_huge_epochs_is_known_at_once(data: Any) -> None:
+    """A million million more repetitions of the pattern add that many times the steps of one repetition."""
+    accumulate, many = data.draw(st.integers(1, 6)), 10**12
+    starts = made_up({label: data.draw(st.integers(0, 40)) for label in ("", "a", "b")})
+    starts.every = {"a": data.draw(st.integers(1, 16)), "b": data.draw(st.integers(1, 16))}
+    starts._derive()
+    period = math.lcm(accumulate, *starts.every.values())
+    batches, epochs = data.draw(st.integers(60, 90)), data.draw(st.integers(1, 3))
+
+    def length(repetitions: int) -> int:
+        found = intervals(Extent(epochs, batches + repetitions * period, accumulate), starts, "batch")
+        assert found is not None
+        return found
+
+    assert length(many) == length(1) + (many - 1) * (length(2) - length(1))
+    once = intervals(Extent(many, batches * period, accumulate), starts, "batch")
+    twice = [intervals(Extent(few, batches * period, accumulate), starts, "batch") or 0 for few in (1, 2)]
+    assert once == twice[0] + (many - 1) * (twice[1] - twice[0])
+
+
 def test_the_rate_of_a_lazy_update_comes_to_its_end_with_the_step(checked: Checker, live: Maker) -> None:
     scheduler = f"{DISCRIMINATOR}.scheduler={{type: LinearLR, start_factor: 1.0, end_factor: 0.0, interval: batch}}"
     step = live(checked(VAE_GAN, f"{DISCRIMINATOR}.losses={{r1: {{every: 4}}}}", scheduler, f"{STEP}.epochs=1"))
@@ -331,7 +354,8 @@ def test_the_rate_of_a_lazy_update_comes_to_its_end_with_the_step(checked: Check
     told = take(step, 6)
 
     rates = [figures["discriminator/lr"] for figures in told if "discriminator/lr" in figures]
-    assert rates == pytest.approx([5e-4, 0.0])
+    assert rates == pytest.approx([1e-3, 5e-4])
+    assert step.updates[0].optimizer.lr == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,25 @@ def lines_of(expected: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (expected / "logged.jsonl").read_text().splitlines()]
 
 
+def with_rates_of_their_batches(lines: list[dict[str, Any]], name: str, since: int) -> list[dict[str, Any]]:
+    """The lines as this version logs them after a batch: with each learning rate beside the batch that it was used for.
+
+    An older version logged the rate of the next batch, which is therefore that of the line before.
+    """
+    before, rates = math.nan, list[float]()
+    for line in lines:
+        if name in line["metrics"]:
+            next_rate = line["metrics"][name]
+            if line["global_step"] > since:
+                line["metrics"][name] = before
+            before = next_rate
+            rates.append(line["metrics"][name])
+        if "epoch_summary" in line:
+            line["epoch_summary"][name] = {"min": min(rates), "mean": sum(rates) / len(rates), "max": max(rates)}
+            rates.clear()
+    return lines
+
+
 def test_a_run_resumes_within_an_epoch_in_its_own_folder(resumed: Resumed) -> None:
     interrupted = HERE / resumed.golden.name / "out" / resumed.run.name
     name, position = newest(interrupted)
@@ -160,9 +179,12 @@ def test_a_resumed_run_ends_with_the_same_weights(resumed: Resumed) -> None:
 
 def test_a_resumed_run_logs_and_measures_the_same(resumed: Resumed) -> None:
     tolerance = 0.0 if resumed.exact else LOGGED
-    end = outcome(resumed.run)
+    end, expected = outcome(resumed.run), lines_of(resumed.expected)
+    if resumed.golden.name == "vae":  # the run whose scheduler counts batches
+        position = newest(HERE / "vae" / "out" / resumed.run.name)[1]
+        expected = with_rates_of_their_batches(expected, "vae/lr", since=position["run_batch"])
 
-    assert list(differences(end["logged"], lines_of(resumed.expected), tolerance)) == []
+    assert list(differences(end["logged"], expected, tolerance)) == []
     assert list(differences(end["results"], read(resumed.expected / "results.json"), tolerance)) == []
 
 

@@ -109,6 +109,66 @@ def test_a_falling_loss_causes_no_warning(notifier: Notifier, run: Any, factor: 
     assert warnings(notifier, run, {"flow_loss": [factor**epoch for epoch in range(epochs)]}) == []
 
 
+def logged(notifier: Notifier, run: Any, name: str, values: Sequence[float]) -> list[str]:
+    """The warnings of a first epoch in which a loss has these values when it is logged."""
+    run.warnings.clear()
+    notify, step = notifier(Watchdog()), run.steps[0]
+    for batch, value in enumerate(values, 1):
+        position = Position(batch=batch, step_batch=batch, run_batch=batch)
+        notify("metrics_logged", run, step=step, position=position, metrics={name: value})
+    return list(run.warnings)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("vae/l1", [0.5, 0.4, 3e3, 1e14], "after 3 batches: `vae/l1` explodes: 3000, its lowest value was 0.4"),
+        ("flow_loss", [1.0, 1e14], "after 2 batches: `flow_loss` explodes: 1e+14, its lowest value was 1"),
+        ("discriminator_loss", [2.0, 1e14], "`discriminator_loss` explodes: 1e+14, its lowest value was 2"),
+        ("vae/hinge_generator", [-0.3, 0.1, 1e9], "`vae/hinge_generator` explodes: 1e+09, its lowest value was -0.3"),
+        ("vae_loss", [float("nan"), 0.5, float("inf"), 1e14], "after 4 batches: `vae_loss` explodes: 1e+14"),
+    ],
+)
+def test_a_loss_that_explodes_is_reported_within_the_first_epoch_and_once(
+    notifier: Notifier, run: Any, name: str, values: list[float], words: str
+) -> None:
+    (warning,) = logged(notifier, run, name, values)
+
+    assert words in warning
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("vae/l1", [0.5, 1e-6, 0.5]),
+        ("vae/kl", [1e-3, 500.0]),
+        ("generator_loss", [0.0003, -0.2, 0.5, 40.0]),
+        ("flow_loss", [5e5, 4e5, 3e6]),
+        ("vae/grad_norm", [0.1, 1e9]),
+        ("vae/lr", [1e-9, 1e9]),
+        ("vae_loss", [float("nan"), float("inf")]),
+    ],
+)
+def test_a_loss_that_jumps_or_has_another_scale_does_not_explode(
+    notifier: Notifier, run: Any, name: str, values: list[float]
+) -> None:
+    assert logged(notifier, run, name, values) == []
+
+
+def test_a_loss_that_explodes_between_two_logged_batches_is_reported_at_the_end_of_the_epoch(
+    notifier: Notifier, run: Any
+) -> None:
+    run.warnings.clear()
+    notify = notifier(Watchdog())
+    summaries = {"vae_loss": Summary(5e12, 0.3, 1e14, 5e12)}
+
+    for _ in range(2):
+        position = Position(epoch=1, step_batch=16)
+        notify("epoch_ended", run, step=run.steps[0], position=position, summaries=summaries)
+
+    assert run.warnings == ["step `vae_warmup`, after 16 batches: `vae_loss` explodes: 5e+12, its lowest value was 0.3"]
+
+
 @pytest.mark.parametrize(
     "options",
     [{"after": 1}, {"min_change": 0.0}, {"min_change": 1.0}, {"rise": 1.0}, {"ignore": [""]}, {"high": {"": 1.0}}],

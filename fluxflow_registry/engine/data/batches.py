@@ -152,7 +152,7 @@ def epoch_batches(
 
     Each batch of a source with several views is read once and shown in each view, and all of these are counted.
     """
-    views = views_of(source)
+    views, start = views_of(source), min(start, batches)  # the dataset may have lost samples since that batch
     reader = Reader(source, epoch_order(source, batch_size, place), derive("samples", *place), declared)
     epoch = _Epoch(reader, batch_size)
     first, last = start // views, -(-batches // views)

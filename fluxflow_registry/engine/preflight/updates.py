@@ -71,7 +71,7 @@ def _step(step: StepPlan, update: UpdatePlan, parameters: Mapping[str, Tensor]) 
     optimizer = OptimizerStep(update, parameters, None, extent, starts)
     optimizer.close("stepped", optimizer.gradient_norm())
     watched = SchedulerExtras.of(update.scheduler.instance if update.scheduler else None).metric
-    optimizer.end_epoch({watched or f"{update.name}_loss": 1.0})
+    optimizer.schedule.end_epoch({watched or f"{update.name}_loss": 1.0})
     for kind, state in optimizer.state().items():
         pack(state, f"the {kind} of update `{update.name}`")
     optimizer.load(optimizer.state())

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from attrs import Factory, asdict, define, evolve, frozen
@@ -20,6 +21,12 @@ from fluxflow_registry.errors import FluxflowError, Problem, RunError, TrainingE
 from fluxflow_registry.state import checkpoints, store
 from fluxflow_registry.state.bookkeeping import WRONG
 from fluxflow_registry.state.store import Buffers
+
+#: Seconds of training after which a checkpoint is saved in any case: about the most that a crash costs.
+INTERVAL = 600.0
+
+#: How long saving may take before ends of epochs are left out, in seconds and as a share of the time of training.
+ALLOWANCE, SHARE = 60.0, 0.1
 
 #: For each step and metric: its mean over each closed epoch.
 Means = Mapping[str, Mapping[str, Sequence[float]]]
@@ -140,6 +147,9 @@ class Saver:
         self.pending: Future[Saved] | None = None
         #: The newest checkpoint of this step, or None: its frozen parts are linked instead of being written again.
         self.previous: Path | None = None
+        #: When this process started, and when it saved last; for how many seconds it has copied and written.
+        self.started = self.saved = monotonic()
+        self.spent = 0.0
 
     def start(
         self,
@@ -153,7 +163,9 @@ class Saver:
     ) -> Saved | None:
         """Copy the state and start writing it; returns the outcome of the write before if it was still running."""
         outcome = self.wait()
+        self.saved = monotonic()
         snapshot = store.snapshot(state, meta, self.buffers, frozen, exempt)
+        self.spent += monotonic() - self.saved
         self.pending = self.thread.submit(self._write, name, position, snapshot, keep)
         return outcome
 
@@ -173,12 +185,15 @@ class Saver:
         self.thread.shutdown()
 
     def _write(self, name: str, position: Position, snapshot: store.Snapshot, keep: int) -> Saved:
+        started = monotonic()
         try:
             folder = store.commit(self.root, name, snapshot, self.previous)
         except Exception as error:  # lack of memory, for example: what is on the disk is intact
             message = f"cannot write the checkpoint: {one_line(error)}"
             failure = RunError(message, str(self.root / name), code="unwritable-file")
             return Saved(position, self.root / name, error if isinstance(error, FluxflowError) else failure)
+        finally:
+            self.spent += monotonic() - started  # `start` waits for this thread: they never add at once
         self.previous = folder
         with suppress(OSError):  # what cannot be removed now is removed the next time
             checkpoints.retain(self.root, keep, latest=folder)
@@ -196,6 +211,19 @@ class RunCheckpoints:
         self._history = history
         self._observers = observers
         self.saver = Saver(folder.checkpoints)
+
+    @property
+    def overdue(self) -> bool:
+        """Whether a crash would cost too much training now; not while a checkpoint is being written."""
+        return self.saver.pending is None and monotonic() - self.saver.saved > INTERVAL
+
+    @property
+    def affordable(self) -> bool:
+        """Whether saving takes so little of the time that the end of an epoch is saved too.
+
+        Where epochs are short and models are large, training would do little else.
+        """
+        return self.saver.spent < ALLOWANCE + SHARE * (monotonic() - self.saver.started)
 
     def save(self, position: Position, kind: checkpoints.Kind, step: LiveStep, wait: bool = False) -> None:
         """Save everything that is not a function of the position, and `wait` for the disk only on request.

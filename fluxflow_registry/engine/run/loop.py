@@ -13,7 +13,7 @@ from fluxflow_registry.contracts import Ending, Position, Summary
 from fluxflow_registry.engine.graph.calls import Interrupted
 from fluxflow_registry.engine.run.evaluation import measure
 from fluxflow_registry.engine.run.resume import State, enter, find_position
-from fluxflow_registry.engine.run.rollback import check_finite, report_skipped
+from fluxflow_registry.engine.run.rollback import check_finite, report_skipped, require_finite
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.run.stopping import Stopped, waiting_for_each
 from fluxflow_registry.engine.run.trained_models import write_final_models
@@ -24,17 +24,23 @@ from fluxflow_registry.state import checkpoints
 def train(run: Run) -> None:
     """Train every step of the recipe from the run's position; raises Stopped when asked to stop."""
     position, state = find_position(run)
-    run.observers.notify("run_started", position=position, resumed=position != Position())
     try:
-        position = train_steps(run, position, state)
-    finally:
-        run.checkpoints.saver.close()
-    write_final_models(run)
-    try:
-        run.observers.notify("run_ended", position=position, steps=run.plan.steps)
-    except Interrupted:
-        interrupted(run, position)
-    run.folder.require()
+        run.observers.notify("run_started", position=position, resumed=position != Position())
+        try:
+            position = train_steps(run, position, state)
+        finally:
+            run.checkpoints.saver.close()
+        write_final_models(run)
+        try:
+            run.observers.notify("run_ended", position=position, steps=run.plan.steps)
+        except Interrupted:
+            interrupted(run, position)
+        run.folder.require()
+    except Stopped:
+        raise
+    except (Exception, SystemExit) as error:
+        run.observers.fail(error)
+        raise
     run.folder.write_identity(finished=True)
 
 
@@ -79,24 +85,27 @@ def after_batch(run: Run, live: LiveStep, position: Position) -> Position:
     if closed:
         check_finite(run, live, position)
     run.checkpoints.collect()
-    # An epoch's last batch is saved, where it is saved, once the epoch is closed.
+    # An epoch's last batch is saved once the epoch is closed; evaluating may take long before it is.
+    if last and run.checkpoints.overdue:
+        run.checkpoints.save(position, "latest", live)
     if closed and not last:
-        save_or_stop(run, live, position, live.settings.accumulate)
+        save_or_stop(run, live, position, live.settings.accumulate, run.checkpoints.overdue)
     return position
 
 
-def save_or_stop(run: Run, live: LiveStep, position: Position, passed: int) -> None:
-    """Save a checkpoint if one was due within the last `passed` batches; stop if requested.
+def save_or_stop(run: Run, live: LiveStep, position: Position, passed: int, worthwhile: bool) -> None:
+    """Save a checkpoint if one was due within the last `passed` batches, or is `worthwhile`; stop if requested.
 
-    While batches are being skipped it is saved as that of a stop, to which nothing rolls back.
+    Nothing rolls back to one that was not due, as it depends on the clock. One that is due while batches are skipped is
+    saved as that of a stop, to which nothing rolls back either.
     """
     every = live.settings.checkpoint_every
     due = position.step_batch // every != (position.step_batch - passed) // every
     kind: checkpoints.Kind = "due" if due and not live.skipping else "stop"
     if run.stopping:
         stop(run, live, position, kind)
-    if due:
-        run.checkpoints.save(position, kind, live)
+    if due or worthwhile:
+        run.checkpoints.save(position, kind if due else "latest", live)
 
 
 def end_epoch(run: Run, live: LiveStep, position: Position) -> Position:
@@ -124,11 +133,14 @@ def end_epoch(run: Run, live: LiveStep, position: Position) -> Position:
     live.check_ending(done.epoch)
     for message in live.start_due(done.epoch, done.step_batch) if live.ending is None else ():
         run.observers.warn(done, message)
-    if is_best(live, measured) and not live.skipping:
+    best = is_best(live, measured) and not live.skipping
+    if best:
         run.checkpoints.save(done, "best", live)
     if live.ending is None:
-        save_or_stop(run, live, done, live.window(live.plan.batches - 1))
-    elif live.ending.limit:
+        save_or_stop(run, live, done, live.window(live.plan.batches - 1), not best and run.checkpoints.affordable)
+    elif not best and (run.checkpoints.overdue or unmeasured_at_end(live, done)):
+        run.checkpoints.save(done, "latest", live)  # the end of the step is saved once all is evaluated
+    if live.ending is not None and live.ending.limit:
         run.observers.warn(done, f"step `{live.plan.name}` ends because it reached its limit: {live.ending.reason}")
     return done
 
@@ -142,6 +154,11 @@ def is_best(live: LiveStep, measured: Mapping[str, float]) -> bool:
     if not math.isfinite(latest):
         return False
     return all(latest < mean if best.mode == "min" else latest > mean for mean in before if math.isfinite(mean))
+
+
+def unmeasured_at_end(live: LiveStep, position: Position) -> list[str]:
+    """The evaluations of a step that is over which its last epoch has not measured."""
+    return [name for name in live.plan.evaluations if live.measured.get(name) != position.step_batch]
 
 
 def evaluated(run: Run, live: LiveStep, position: Position, name: str) -> dict[str, float]:
@@ -160,9 +177,9 @@ def leave(run: Run, live: LiveStep, position: Position, ending: Ending) -> Posit
     A run that stops while evaluating resumes here: its checkpoint knows that the step is over.
     """
     report_skipped(run, live, position)
-    for name in live.plan.evaluations:
-        if live.measured.get(name) != position.step_batch:
-            evaluated(run, live, position, name)
+    require_finite(run, live, position)
+    for name in unmeasured_at_end(live, position):
+        evaluated(run, live, position, name)
     live.adopt_averages()
     run.observers.notify("step_ended", step=live.plan, position=position, ending=ending)
     after = Position(step=position.step + 1, run_batch=position.run_batch)

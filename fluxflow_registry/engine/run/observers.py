@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -11,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from fluxflow_registry.contracts import Lifecycle, Position, RunView
+from fluxflow_registry.contracts import Lifecycle, ObserverExtras, Position, RunView
 from fluxflow_registry.engine.data.batches import Reader, to_device
 from fluxflow_registry.engine.data.declared import Declared
 from fluxflow_registry.engine.data.order import first_bucket
-from fluxflow_registry.engine.graph.calls import Interrupted
+from fluxflow_registry.engine.graph.calls import Interrupted, raised_at
 from fluxflow_registry.engine.graph.randomness import derive
 from fluxflow_registry.engine.run.evaluation import Sampling
 from fluxflow_registry.engine.run.stopping import interruptible, raise_if_stopping, waiting
 from fluxflow_registry.engine.training.step import size_of
-from fluxflow_registry.errors import FluxflowError, TrainingError, one_line
+from fluxflow_registry.errors import FluxflowError, Problem, TrainingError, in_short, one_line
 from fluxflow_registry.plan.component import ConfiguredComponent
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 #: Events that a resumed run repeats, so that an observer may be interrupted in them.
 REPEATED = frozenset({"step_started", "epoch_started", "evaluated", "epoch_ended", "step_ended", "run_ended"})
 
+#: Errors of a disk that has no space for a file; there may be some later.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
 
 class Observers:
     """The observers of a run, notified of its events; `run` is what they see of it."""
@@ -38,42 +43,72 @@ class Observers:
         self._run = run
         self._manager = pluggy.PluginManager("fluxflow")
         self._manager.add_hookspecs(Lifecycle)
-        #: Observers that could not write, with the number of the error.
+        #: Observers whose failure ends the run.
+        self._required: set[str] = set()
+        #: Observers that found a disk full, with the number of the error.
         self._excused: set[tuple[str, int | None]] = set()
+        #: The position of the last event.
+        self._position = Position()
         for label, observer in configured.items():
             self._manager.register(observer.instance, label)
+            if ObserverExtras.of(observer.instance).required:
+                self._required.add(label)
 
     def register(self, observer: Any) -> None:
-        """Add an observer that the recipe does not name."""
-        self._manager.register(observer)
+        """Add an observer that the recipe does not name, and whose failure ends the run."""
+        name = self._manager.register(observer)
+        assert name is not None
+        self._required.add(name)
 
     def notify(self, event: str, **facts: Any) -> None:
-        """Notify each observer of an event; one that raises ends the run by name, unless it cannot write a file."""
+        """Notify each observer of an event; one that raises is reported and dropped, or ends the run if required."""
         arguments = {"run": self._run, **facts}
+        self._position = facts.get("position", self._position)
         for hook in reversed(getattr(self._manager.hook, event).get_hookimpls()):
+            if not self._manager.has_plugin(hook.plugin_name):  # it failed in a warning meanwhile
+                continue
             try:
                 hook.function(**{name: arguments[name] for name in hook.argnames})
-            except FluxflowError:
-                raise
             except Interrupted:
                 # In other events the batch is already counted: the run stops at its end.
                 if event in REPEATED:
                     raise
-            except OSError as error:
-                self._excuse(hook.plugin_name, event, error, facts.get("position", Position()))
             except Exception as error:
-                message = f"observer `{hook.plugin_name}` failed in `{event}`: {one_line(error)}"
-                raise TrainingError(message, code="component-failed") from error
+                self._failed(hook.plugin_name, event, error)
+
+    def fail(self, error: BaseException) -> None:
+        """Notify observers of the error that ends the run; whatever they raise, that one counts."""
+        with suppress(FluxflowError):
+            self.notify("run_failed", position=self._position, error=in_short(error))
 
     def warn(self, position: Position, message: str) -> None:
         """Notify the observers of something that the user should know."""
         self.notify("warned", position=position, message=message)
 
-    def _excuse(self, observer: str, event: str, error: OSError, position: Position) -> None:
-        """Warn once of an observer that cannot write a file: training does not depend on it."""
-        if (observer, error.errno) not in self._excused:
-            self._excused.add((observer, error.errno))
-            self.warn(position, f"observer `{observer}` failed in `{event}`: {one_line(error)}; training continues")
+    def _failed(self, observer: str, event: str, error: Exception) -> None:
+        """Report an observer that failed, once, and drop it; a full disk may have space again, so then it stays.
+
+        Raises TrainingError where it is required, and the disk is not full.
+        """
+        cause = error.problems[0].message if isinstance(error, FluxflowError) else one_line(error)
+        notes = error.problems[0].notes if isinstance(error, FluxflowError) else raised_at(error)
+        message = f"observer `{observer}` failed in `{event}`: {cause}"
+        if isinstance(error, OSError) and error.errno in FULL:
+            if (observer, error.errno) not in self._excused:
+                self._excused.add((observer, error.errno))
+                self.warn(self._position, f"{message}; training continues")
+            return
+        if observer in self._required:
+            if isinstance(error, FluxflowError):
+                raise error if event == "run_started" else TrainingError(error.problems) from error
+            raise TrainingError(message, None, notes, code="component-failed", subject=observer) from error
+        self._manager.unregister(name=observer)
+        message += "; it is not notified any more, and training continues"
+        report = str(Problem(message, None, notes, code="component-failed", subject=observer))
+        self.warn(self._position, report)
+        if not self._manager.hook.warned.get_hookimpls() and sys.stderr is not None:  # it was the console
+            with suppress(OSError, ValueError):
+                print(f"warning: {report}", file=sys.stderr, flush=True)
 
 
 class ObservedRun:

@@ -14,7 +14,7 @@ from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.run.checkpoints import OTHER_VERSIONS
 from fluxflow_registry.engine.run.run import Run
 from fluxflow_registry.engine.training.step import LiveStep
-from fluxflow_registry.errors import Problem, RunError, one_line
+from fluxflow_registry.errors import Problem, RunError, counted, one_line
 from fluxflow_registry.state import checkpoints, disk
 from fluxflow_registry.state.bookkeeping import WRONG
 
@@ -109,11 +109,22 @@ def enter(run: Run, position: Position, state: State) -> LiveStep:
     live = run.prepare(step)
     if state:
         with must_fit(run.folder.checkpoints):
-            live.load(state)
+            live.load(state, position)
+            report_schedules(run, live, position)
             if position.epoch:  # an older version recorded it in the state of the step only
                 run.history.close_epoch(step.name, position.epoch, live.metrics.history)
     run.live = live
     return live
+
+
+def report_schedules(run: Run, live: LiveStep, position: Position) -> None:
+    """Warn of schedules whose length has changed, because an epoch has more or fewer batches than before."""
+    for update in live.updates:
+        now, before = update.optimizer.schedule.total, update.optimizer.schedule.total_before
+        if before is not None:
+            length = f"the schedule of update `{update.name}` has {now:,} intervals instead of {before:,}"
+            message = f"step `{live.plan.name}`: an epoch now has {counted(live.plan.batches, 'batch')}"
+            run.observers.warn(position, f"{message}; {length}, so that it ends with the step")
 
 
 def start_from(run: Run, parent: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import islice
 
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.data.order import names_of
@@ -100,11 +101,37 @@ def candidates(run: Run, live: LiveStep, run_batch: int) -> list[checkpoints.Fou
 
 
 def replay_checkpoints(run: Run, live: LiveStep, position: Position) -> list[checkpoints.Found]:
-    """What a replay starts from: the newest checkpoint; what it may roll back to; the end of the step's parent."""
+    """What a replay starts from: the newest checkpoint; what it may roll back to; the end of the step's parent.
+
+    The latest is soon removed, and a link to it would keep its whole size: it is taken only if there is no other.
+    """
     found = checkpoints.listing(run.folder.checkpoints)
+    newest = [f for f in found if f.kind != "latest" and f.step == live.plan.name] or found
     parents = [f for f in found if f.kind == "end" and f.step == live.plan.parent]
     good = [f for f in candidates(run, live, position.run_batch) if checkpoints.is_finite(f.folder)]
-    return list({f.folder: f for f in (*found[:1], *good[:1], *parents[:1])}.values())
+    return list({f.folder: f for f in (*newest[:1], *good[:1], *parents[:1])}.values())
+
+
+def require_finite(run: Run, live: LiveStep, position: Position) -> None:
+    """At a step's end within a series of skipped batches, raise TrainingError where its weights are to blame.
+
+    They are where the batches that would come next are not finite either; else the batches were.
+    """
+    stuck = [update for update in live.updates if update.skipped_in_a_row]
+    for batch in islice(live.batches(position.epoch, 0), PATIENCE) if stuck else ():
+        stuck = [update for update in stuck if not live.is_finite(update, batch, position.step_batch)]
+        if not stuck:
+            return
+    if stuck:
+        raise TrainingError([_ruined(run, live, update) for update in stuck])
+
+
+def _ruined(run: Run, live: LiveStep, update: LiveUpdate) -> Problem:
+    message = f"step `{live.plan.name}` ends with weights for which {_not_finite(update)} is not finite"
+    skipped = f"the last {counted(update.skipped_in_a_row, 'batch')} of update `{update.name}` were skipped"
+    notes = [("status", f"{skipped}, and the batches after them would be"), ("hint", "lower `lr`")]
+    notes += [("command", replay_command(found)) for found in bundles(run.folder.path)[-1:]]
+    return Problem(message, None, tuple(notes), code="not-finite", subject=update.name)
 
 
 def report_skipped(run: Run, live: LiveStep, position: Position) -> None:

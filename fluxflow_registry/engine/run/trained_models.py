@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -83,6 +84,21 @@ def load_trained_models(
             note = f"note: the run is not finished; using the checkpoint {found.folder}"
             return _from_checkpoint(plan, device, found.folder), found.folder.name, note
     raise _missing("the run has no weights yet: neither `final/` nor a checkpoint", run)
+
+
+def trained_in(plan: RecipePlan, checkpoint: Path) -> frozenset[str]:
+    """The models that some update had changed when a checkpoint was saved; raises RunError for one that is damaged."""
+    checkpoints.verify(checkpoint)
+    content = json.loads((checkpoint / checkpoints.STATE).read_bytes())
+    step = plan.step(content["meta"]["step"])
+    trained = step.trains
+    if "update" in content["state"]:  # within the step
+        steps = {name: state["steps"] for name, state in content["state"]["update"].items()}
+        trained = frozenset().union(*(update.trains for update in step.updates.values() if steps.get(update.name)))
+    while step.parent is not None:
+        step = plan.step(step.parent)
+        trained |= step.trains
+    return trained
 
 
 def _from_checkpoint(plan: RecipePlan, device: torch.device, folder: Path) -> dict[str, nn.Module]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import gcd, lcm
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
+from fluxflow_registry.contracts import Position
 from fluxflow_registry.errors import Problem, counted
 from fluxflow_registry.plan.steps import StepPlan
 from fluxflow_registry.plan.updates import AtBatch, UpdatePlan, WhenMet
@@ -19,30 +21,37 @@ NEVER = sys.maxsize
 
 @frozen
 class Extent:
-    """The most that a step can take: `epochs` of `batches`, of which `accumulate` share a step of the optimizers."""
+    """The most that a step can take: `epochs` of `batches`, of which `accumulate` share a step of the optimizers.
+
+    Of a step that has begun, `start` is the batch with which the first of these epochs starts.
+    """
 
     epochs: int
     batches: int
     accumulate: int = 1
+    start: int = 0
 
     @property
-    def total(self) -> int:
-        """All its batches."""
-        return self.epochs * self.batches
+    def end(self) -> int:
+        """The batch of the step after the last."""
+        return self.start + self.epochs * self.batches
 
     @property
     def windows(self) -> int:
-        """How often an optimizer can step."""
-        return self.epochs * -(-self.batches // self.accumulate)
+        """How often an optimizer can step in an epoch."""
+        return -(-self.batches // self.accumulate)
 
-    def windows_before(self, batch: int) -> Iterator[tuple[int, int]]:
-        """The windows that are closed before a batch: the first batch of each, and the one after its last."""
-        for epoch in range(0, min(batch, self.total), self.batches):
-            for start in range(epoch, epoch + self.batches, self.accumulate):
-                end = min(start + self.accumulate, epoch + self.batches)
-                if end > batch:
-                    return
-                yield start, end
+    def left(self, position: Position) -> Extent:
+        """What is left of the whole step at a position, with the epoch that is being trained, unless that is over."""
+        if position.batch >= self.batches:  # more, where the dataset has lost samples since
+            return evolve(self, epochs=self.epochs - position.epoch - 1, start=position.step_batch)
+        return evolve(self, epochs=self.epochs - position.epoch, start=position.step_batch - position.batch)
+
+    def window_at(self, batch: int) -> tuple[int, int]:
+        """The window that contains a batch: its first batch, and the one after its last."""
+        epoch = batch - (batch - self.start) % self.batches
+        first = batch - (batch - epoch) % self.accumulate
+        return first, min(first + self.accumulate, epoch + self.batches)
 
 
 class Starts:
@@ -142,17 +151,73 @@ def intervals(extent: Extent, starts: Starts, interval: str) -> int | None:
     None while it is not known when the update starts.
     """
     earliest = starts.earliest()
-    if earliest is None:
-        return None
+    return None if earliest is None else max(_count(extent, earliest, starts.every, interval, extent.start), 1)
+
+
+def changed_intervals(total: int, before: Extent, now: Extent, starts: Starts, interval: str, at: Position) -> int:
+    """The length of a schedule of `total` intervals whose epochs have another length from a position on.
+
+    It ends with the step, as it would have before: what has passed stays, and what is left is counted anew.
+    """
+    earliest = starts.earliest()
+    assert earliest is not None  # the schedule exists
+    old, new = (_count(each.left(at), earliest, starts.every, interval, at.step_batch) for each in (before, now))
+    return max(total + new - old, 1)
+
+
+def _count(extent: Extent, earliest: Mapping[str, int], every: Mapping[str, int], interval: str, since: int) -> int:
+    """The intervals of an extent from a batch on, which is in its first epoch."""
     if interval == "epoch":
-        return max(extent.epochs - min(earliest.values()) // extent.batches, 1)
-    always = min((batch for label, batch in earliest.items() if starts.every[label] == 1), default=extent.total)
-    lazy = [(batch, starts.every[label]) for label, batch in earliest.items() if starts.every[label] > 1]
-    idle = sum(
-        not any(_next(max(start, first), every) < end for first, every in lazy)
-        for start, end in extent.windows_before(always)
-    )
-    return max(extent.windows - idle, 1)
+        return max(extent.epochs - max(min(earliest.values()) - extent.start, 0) // extent.batches, 0)
+    always = min([extent.end, *(batch for label, batch in earliest.items() if every[label] == 1)])
+    lazy = [(batch, every[label]) for label, batch in earliest.items() if every[label] > 1]
+    passed = (since - extent.start) // extent.accumulate
+    return extent.epochs * extent.windows - passed - _idle(extent, lazy, since, always)
+
+
+def _idle(extent: Extent, lazy: Sequence[tuple[int, int]], at: int, until: int) -> int:
+    """The windows between two batches in which no lazy loss is computed; each has a first batch and an interval.
+
+    An epoch may have 10^10 batches, so they are not counted one by one: between the first batches of the losses, they
+    repeat.
+    """
+    idle = 0
+    for boundary in sorted({until, *(first for first, _ in lazy if first < until)}):
+        if boundary > at:
+            active = [every for first, every in lazy if first <= at]
+            idle += _idle_before(extent, active, boundary) - _idle_before(extent, active, at)
+            first, end = extent.window_at(boundary)
+            at = boundary if first == boundary else end
+            if first < boundary < until and end <= until:  # a loss starts within this window
+                idle += not any(_next(max(first, start), each) < end for start, each in lazy)
+    return idle
+
+
+def _idle_before(extent: Extent, every: Sequence[int], batch: int) -> int:
+    """The windows before a batch that contain no multiple of any number in `every`."""
+    size, common = extent.accumulate, lcm(*every)
+
+    def is_idle(first: int, end: int) -> bool:
+        return not any(_next(first, each) < end for each in every)
+
+    def in_epoch(start: int, windows: int) -> int:
+        whole = min(windows, extent.batches // size)
+        idle = _repeated(
+            lambda n: is_idle(start + n * size, start + (n + 1) * size), whole, common // gcd(common, size)
+        )
+        return idle + (windows > whole and is_idle(start + whole * size, start + extent.batches))
+
+    epochs, rest = divmod(batch - extent.start, extent.batches)
+    period = common // gcd(common, extent.batches)
+    idle = _repeated(lambda n: in_epoch(extent.start + n * extent.batches, extent.windows), epochs, period)
+    return idle + in_epoch(extent.start + epochs * extent.batches, rest // size)
+
+
+def _repeated(count: Callable[[int], int], number: int, period: int) -> int:
+    """The sum of `count(0)` ... `count(number - 1)`, where `count` repeats after `period`."""
+    times, rest = divmod(number, period)
+    partial = sum(map(count, range(rest)))
+    return partial + times * (partial + sum(map(count, range(rest, period)))) if times else partial
 
 
 def _next(batch: int, every: int) -> int:

@@ -194,10 +194,11 @@ class LiveStep:
 
     def check_ending(self, epoch: int) -> None:
         """After an epoch, and only then: find out whether the step is over."""
-        if self.plan.until is not None:
-            self.ending = self._ending_by(self.plan.until, epoch)
-        elif epoch >= self.settings.epochs:
-            self.ending = Ending(counted(epoch, "epoch"))
+        until, limit = self.plan.until, counted(epoch, "epoch")
+        self.ending = self._ending_by(until, epoch) if until is not None else None
+        if self.ending is None and epoch >= self.plan.epochs:
+            without = "" if until is None else f" without an end by transition `{until.name}`"
+            self.ending = Ending(limit + without, limit=until is not None)
 
     def start_due(self, epoch: int, step_batch: int) -> list[str]:
         """After an epoch: start what waits for a condition that is met now; returns warnings."""
@@ -228,6 +229,14 @@ class LiveStep:
         message = f"transition `{transition.name}` returned a {returned} after epoch {epoch}; return an Ending or None"
         raise TrainingError(Problem(message, transition.where, notes, code="wrong-return"))
 
+    def is_finite(self, update: LiveUpdate, batch: Batch, step_batch: int) -> bool:
+        """Whether the losses of an update and their gradients are finite on a batch; changes nothing."""
+        self._guard.remember()
+        self._begin(batch, step_batch)
+        finite = update.is_finite(step_batch)
+        self._guard.undo([update.name])
+        return finite
+
     @property
     def skipping(self) -> bool:
         """Whether the latest batches are being skipped."""
@@ -246,15 +255,16 @@ class LiveStep:
             },
         }
 
-    def load(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Restore the state."""
+    def load(self, state: Mapping[str, Mapping[str, Any]], at: Position | None = None) -> None:
+        """Restore the state; `at`: where a run resumes, perhaps with a dataset of another size."""
         for update in self.updates:
-            update.load(state["update"][update.name])
+            update.load(state["update"][update.name], at)
         self._load_moving(state)
         self.metrics.load_state_dict(state["tally"]["metrics"])
         self.rollbacks = state["tally"]["rollbacks"]
         ending = state["tally"]["verdict"]
         self.ending = Ending(**ending) if ending else None
+        self._guard.remember()
 
     def roll_back(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Restore everything that training moves, but no counter: those continue."""

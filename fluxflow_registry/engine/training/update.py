@@ -12,14 +12,15 @@ import torch
 from attrs import evolve
 from torch import Tensor, nn
 
-from fluxflow_registry.contracts import SchedulerExtras, Stateful
+from fluxflow_registry.contracts import Position, Stateful
 from fluxflow_registry.engine.graph.losses import LiveLoss, LiveLosses, StageCut, Term, backward
 from fluxflow_registry.engine.graph.values import Values
 from fluxflow_registry.engine.models.build import trained_parameters
-from fluxflow_registry.engine.training.building import build_optimizer, build_scheduler, stepping
-from fluxflow_registry.engine.training.late_start import Extent, Starts, intervals
+from fluxflow_registry.engine.training.building import build_optimizer, stepping
+from fluxflow_registry.engine.training.late_start import Extent, Starts
 from fluxflow_registry.engine.training.loss_weights import LossWeights
 from fluxflow_registry.engine.training.not_finite import Evidence, evidence_of
+from fluxflow_registry.engine.training.schedule import Schedule
 from fluxflow_registry.plan.steps import StepPlan
 from fluxflow_registry.plan.updates import UpdatePlan
 
@@ -38,16 +39,14 @@ class OptimizerStep:
     ) -> None:
         self._update = update
         self._parameters = list(parameters.values())
-        self._extent = extent
-        self._starts = starts
         self.optimizer = build_optimizer(update.optimizer, parameters)
         self.scaler = torch.amp.GradScaler(fp16) if fp16 is not None else None
-        extras = SchedulerExtras.of(update.scheduler.instance if update.scheduler else None)
-        self._interval = extras.interval
-        #: The metric that the scheduler receives after each epoch, if it looks at one.
-        self._metric = extras.metric or f"{update.name}_loss"
-        self.scheduler: Any = None
-        self.schedule()
+        self.schedule = Schedule(update, self.optimizer, parameters, extent, starts)
+
+    @property
+    def scheduler(self) -> Any:
+        """The scheduler of torch; None without one, and while its length is not known."""
+        return self.schedule.scheduler
 
     @property
     def lr(self) -> float:
@@ -91,50 +90,27 @@ class OptimizerStep:
                     self.scaler.step(self.optimizer)
                 else:
                     self.optimizer.step()
-            if self._interval == "batch":
-                self._advance()
+            self.schedule.end_batch()
         if self.scaler is not None:
             # Losses that are not finite say nothing about the scale.
             self.scaler.update(self.scaler.get_scale() if outcome == "skipped" else None)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def schedule(self) -> None:
-        """Build the scheduler once it is known when the update starts: it spans what is left of the step."""
-        configured = self._update.scheduler
-        total = intervals(self._extent, self._starts, self._interval) if configured else None
-        if configured is None or total is None:
-            self.scheduler = None
-        elif self.scheduler is None:
-            self.scheduler = build_scheduler(configured, self.optimizer, total)
-
-    def end_epoch(self, metrics: Mapping[str, float]) -> None:
-        """Advance a scheduler that counts epochs; `metrics` are the epoch's means and evaluations."""
-        if self.scheduler is None or self._interval != "epoch":
-            return
-        if not isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self._advance()
-        elif self._metric in metrics:
-            self._advance(metrics[self._metric])
-        elif self._metric == f"{self._update.name}_loss":  # no value of it was finite
-            self._advance(math.inf)
-
-    def _advance(self, *metric: float) -> None:
-        """Advance the scheduler by an interval, if there is one."""
-        if self.scheduler is not None and self._update.scheduler is not None:
-            with stepping(self._update.scheduler):
-                self.scheduler.step(*metric)
-
     def state(self) -> dict[str, Any]:
         """The state of every part that has one."""
-        parts = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
-        return {name: part.state_dict() for name, part in parts.items() if isinstance(part, Stateful)}
+        parts: dict[str, Any] = {"optimizer": self.optimizer, "scaler": self.scaler}
+        state = {name: part.state_dict() for name, part in parts.items() if isinstance(part, Stateful)}
+        return state | self.schedule.state()
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Restore the state, after `schedule`."""
-        parts: dict[str, Any] = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
+    def load(self, state: Mapping[str, Any], at: Position | None = None) -> None:
+        """Restore the state; `at`: where a run resumes, whose dataset may have changed since."""
+        changed = self.schedule.load(state, at)
+        parts: dict[str, Any] = {"optimizer": self.optimizer, "scaler": self.scaler}
         for name, part in parts.items():
             if name in state:
                 part.load_state_dict(state[name])
+        for group, values in zip(self.optimizer.param_groups, changed, strict=False):
+            group.update(values)
         _match_memory_layout(self.optimizer)
         # The optimizer has stepped, in an earlier process; schedulers warn of one that never has.
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
@@ -202,8 +178,8 @@ class LiveUpdate:
         self._window.append({label: loss.detach() for label, loss in losses.items()})
         if closing and self._total is not None:
             norm = metrics[f"{self.name}/grad_norm"] = self.optimizer.gradient_norm()
+            metrics[f"{self.name}/lr"] = self.optimizer.lr  # of this batch: the scheduler sets the next one's
             self._close(self._total, norm, step_batch)
-            metrics[f"{self.name}/lr"] = self.optimizer.lr
         if closing:
             self._total, self._window = None, []
         # The plan relies on it on every batch, whether the optimizer has stepped or only will.
@@ -245,6 +221,18 @@ class LiveUpdate:
         self.optimizer.close(outcome, norm)
         self.outcome = outcome
 
+    def is_finite(self, step_batch: int) -> bool:
+        """Whether all losses that have started, and their gradients, are finite on the batch in the values."""
+        active = [loss for loss in self.losses.all if self.starts.since[loss.label] <= step_batch]
+        self._add_gradients(active, step_batch, 1, {})
+        total, self._total = self._total, None
+        assert total is not None
+        norm = self.optimizer.gradient_norm()
+        finite = self.optimizer.outcome(total, norm) != "skipped"
+        self.optimizer.close("skipped", norm)
+        self.losses.values.forget(self.plan.stale)
+        return finite
+
     def has_started(self, step_batch: int) -> bool:
         """Whether some loss was computed on one of the first `step_batch` batches of the step."""
         return self.starts.first < step_batch
@@ -252,12 +240,12 @@ class LiveUpdate:
     def end_epoch(self, metrics: Mapping[str, float], step_batch: int) -> None:
         """Advance a scheduler that counts epochs; `metrics` are the epoch's means and evaluations."""
         if self.has_started(step_batch):
-            self.optimizer.end_epoch(metrics)
+            self.optimizer.schedule.end_epoch(metrics)
 
     def meet(self, name: str, step_batch: int) -> None:
         """Start a loss, or the update itself, whose condition is met."""
         self.starts.meet(name, step_batch)
-        self.optimizer.schedule()
+        self.optimizer.schedule.start()
 
     def state(self) -> dict[str, Any]:
         """All that is not a function of the position."""
@@ -269,17 +257,17 @@ class LiveUpdate:
         state |= {"skipped_in_a_row": self.skipped_in_a_row, "skipping_since": self.skipping_since}
         return {**state, "steps": self.steps, "skips": self.skips}
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Restore the state."""
-        self.load_moving(state)
+    def load(self, state: Mapping[str, Any], at: Position | None = None) -> None:
+        """Restore the state; `at`: where a run resumes."""
+        self.load_moving(state, at)
         self.skipped_in_a_row, self.skipping_since = int(state["skipped_in_a_row"]), int(state["skipping_since"])
         self.steps, self.skips = int(state["steps"]), int(state["skips"])
 
-    def load_moving(self, state: Mapping[str, Any]) -> None:
+    def load_moving(self, state: Mapping[str, Any], at: Position | None = None) -> None:
         """Restore what has started, and the state of the optimizer and the balancer, but no counter."""
         self.starts.load(state.get("starts", {}))
-        self.optimizer.schedule()
-        self.optimizer.load(state)
+        self.optimizer.schedule.start()
+        self.optimizer.load(state, at)
         if "weigher" in state:
             self.weights.weigher.load_state_dict(state["weigher"])
 

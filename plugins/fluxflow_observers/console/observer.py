@@ -155,6 +155,11 @@ class Console:
         at = f" in {whereabouts(run.steps[position.step], steps, position)}" if position.step < steps else ""
         self._print(f"{by}{at}; checkpoint saved; rerun the same command to resume", "yellow")
 
+    @hookimpl
+    def run_failed(self) -> None:
+        """Restore the terminal, before the command prints the error."""
+        self._display().close()
+
     # Last, so that what other observers report at the end comes before the folder's name.
     @hookimpl(trylast=True)
     def run_ended(self, run: RunView) -> None:
@@ -195,6 +200,6 @@ class Console:
         """The display; the first message opens it, which may be a warning before the run starts."""
         if self._state.display is None:
             self._state.display = open_display(open_console(), self.every_seconds)
-            # A run that fails calls no hook; the terminal is restored all the same.
+            # A run that fails before it starts calls no hook; the terminal is restored all the same.
             weakref.finalize(self, self._state.display.close)
         return self._state.display
