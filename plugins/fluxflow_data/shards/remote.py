@@ -122,10 +122,6 @@ def _content(answer: HTTPResponse, size: int, progress: bool = False) -> bytes:
         raise TemporaryError(failure_of(error) if isinstance(error, TimeoutError) else LOST, progress) from None
 
 
-def _server(url: str) -> str:
-    return urlsplit(url).netloc
-
-
 def _changed(url: str, since: str) -> Exception:
     return shard_error(url, f"it has changed since {since}; rerun the command", "changed-file")
 
@@ -158,14 +154,13 @@ class Downloads:
         return path
 
     def require_reachable(self, url: str) -> None:
-        """Raise DataError for a shard on a server that another shard could not be read from: many would wait for it."""
-        if _server(url) in self._unreachable:
-            raise shard_error(url, "requests for other shards to its server failed", "unreachable-server")
+        """Raise DataError for a shard on a server that did not answer for another one: thousands would wait for it."""
+        if urlsplit(url).netloc in self._unreachable:
+            raise shard_error(url, "its server did not answer requests for another shard", "unreachable-server")
 
-    def record(self, url: str, error: DataError) -> None:
-        """Record that the server of a shard is unreachable, where that is the error."""
-        if any(problem.code == "unreachable-server" for problem in error.problems):
-            self._unreachable.add(_server(url))
+    def record_unreachable(self, url: str) -> None:
+        """Record that the server of a shard does not answer."""
+        self._unreachable.add(urlsplit(url).netloc)
 
     def _write(self, file: RemoteFile, path: Path) -> Path:
         """Write a file and rename it when it is complete; a lost connection is resumed where the server can.

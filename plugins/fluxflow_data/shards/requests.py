@@ -62,13 +62,17 @@ class TemporaryError(Exception):
         self.progress = progress
 
 
+class UnreachableError(DataError):
+    """A server has not answered any of several requests."""
+
+
 def shard_error(url: str, cause: str, code: str, notes: Sequence[tuple[str, str]] = ()) -> DataError:
     """The error that a shard cannot be read from its server."""
     return DataError(shard_problem(url, f"cannot be read: {cause}", code, notes))
 
 
 def repeated(url: str, attempt: Callable[[], T]) -> T:
-    """What `attempt` returns, made again where it raises TemporaryError; raises DataError after the last attempt."""
+    """What `attempt` returns, made again where it raises TemporaryError; raises UnreachableError in the end."""
     started, count = time.monotonic(), 0
     while True:
         count += 1
@@ -78,8 +82,8 @@ def repeated(url: str, attempt: Callable[[], T]) -> T:
             pause = max(min(error.after, LONGEST_PAUSE), PAUSE * 2.0 ** (count - 1))
             started = time.monotonic() if error.progress else started
             if count == ATTEMPTS or time.monotonic() + pause > started + LONGEST:
-                attempts = counted(count, "attempt")
-                raise shard_error(url, f"{error} ({attempts})", "unreachable-server") from None
+                cause = f"cannot be read: {error} ({counted(count, 'attempt')})"
+                raise UnreachableError(shard_problem(url, cause, "unreachable-server")) from None
         time.sleep(pause)
 
 

@@ -33,6 +33,7 @@ from .parallel import in_parallel
 from .paths import is_remote, public
 from .reader import Reader, Span
 from .remote import Downloads, ManyBytesError, probe
+from .requests import UnreachableError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -225,7 +226,8 @@ def _open(path: str, wanted: SampleMembers, downloads: Downloads) -> Shard | lis
             path = str(downloads.download(remote))
             index = indexed(path, name, wanted)
     except DataError as error:
-        downloads.record(name, error)
+        if isinstance(error, UnreachableError):
+            downloads.record_unreachable(name)
         return list(error.problems)
     if not isinstance(index, ShardIndex):
         return index

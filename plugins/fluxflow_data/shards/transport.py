@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 import time
-from functools import partial
+from functools import cache, partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from io import BufferedReader, RawIOBase
 from socket import socket
@@ -69,6 +70,14 @@ class _Response(HTTPResponse):
         self.fp = BufferedReader(_Bounded(raw, connection, most, started))
 
 
+@cache
+def _context() -> ssl.SSLContext:
+    """How the certificates of servers are verified; reading those of the system takes longer than many a request."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
 class _Http(HTTPHandler):
     def __init__(self, response: Any) -> None:
         super().__init__()
@@ -81,12 +90,12 @@ class _Http(HTTPHandler):
 
 class _Https(HTTPSHandler):
     def __init__(self, response: Any) -> None:
-        super().__init__()
+        super().__init__(context=_context())
         self._response = response
 
     def https_open(self, req: Request) -> Any:
         """Send a request."""
-        return self.do_open(partial(_connection, HTTPSConnection, self._response), req)
+        return self.do_open(partial(_connection, HTTPSConnection, self._response), req, context=_context())
 
 
 def _connection(kind: type[HTTPConnection], response: Any, *arguments: Any, **options: Any) -> HTTPConnection:
