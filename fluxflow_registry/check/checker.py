@@ -78,8 +78,9 @@ def _check_draws(planner: StepPlanner, observers: Components) -> None:
 
 def _draw_problems(planner: StepPlanner, observer: ConfiguredComponent, draw: Draw) -> Iterable[Problem]:
     recipe, who = planner.recipe, f"observer `{observer.label}`"
+    removed = {name for name, entry in recipe.node.under("steps").items() if entry.value is False}
     for step in draw.steps:
-        if step not in recipe.steps and "steps" not in recipe.unread:
+        if step not in {*recipe.steps, *removed} and "steps" not in recipe.unread:
             message = f"{who} draws in step `{step}`, but the recipe has no such step"
             yield Problem(message, observer.place_of(step), code="unknown-name", subject=step, choices=recipe.steps)
     fields: Iterable[str] | None = draw.fields

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fluxflow_registry.check.metric_names import removed_losses
-from fluxflow_registry.contracts import BalancerExtras
+from fluxflow_registry.contracts import BalancerExtras, ObserverExtras
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 from fluxflow_registry.plan.updates import Start, UpdatePlan, WhenMet
@@ -32,8 +32,16 @@ def effective_recipe(plan: RecipePlan) -> dict[str, Any]:
         **({"sampler": _component(plan.sampler)} if plan.sampler else {}),
         **({"values": _components(plan.values)} if plan.values else {}),
         "observers": {**_components(plan.observers), **removed},
-        "steps": {step.name: _step(step) for step in plan.steps},
+        "steps": {**{step.name: _step(step) for step in plan.steps}, **_removed_steps(plan)},
     }
+
+
+def _removed_steps(plan: RecipePlan) -> dict[str, Any]:
+    """Steps that the recipe removes and in which an observer would draw: its options still name them."""
+    steps = plan.recipe.node.under("steps")
+    draws = (draw for each in plan.observers.values() for draw in ObserverExtras.of(each.instance).draws())
+    named = dict.fromkeys(name for draw in draws for name in draw.steps)
+    return {name: (False, str(steps[name].where)) for name in named if name in steps and steps[name].value is False}
 
 
 def _origin(node: Node, key: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from fluxflow_registry import hookimpl
+from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.models.build import build_models
+from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.run.trained_models import load_trained_models
+from fluxflow_registry.engine.training.step import LiveStep
+from fluxflow_registry.errors import RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.state.store import read_model
+from fluxflow_registry.testing import registry_with
 
-from ..small import FLOW, VAE_GAN
+from ..small import FLOW, PLUGINS, VAE_GAN
 from .conftest import StopAfter, start, weights
 
 Checker = Callable[..., RecipePlan]
@@ -111,3 +117,65 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     """Whether two models have the same weights."""
     mine, theirs = one.state_dict(), other.state_dict()
     return all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+class Weighted(nn.Module):
+    """A decoder with weight normalization in its first form, which keeps a weight that it has computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from fluxflow_vae.models import ExpanderBuilder
+
+        self.inner = ExpanderBuilder(latent_channels=2, width=8)()
+        self.downscale = self.inner.downscale
+        self.color = torch.nn.utils.weight_norm(nn.Conv2d(3, 3, 1))
+        self.number = nn.Parameter(torch.tensor(3), requires_grad=False)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        image: Tensor = self.color(self.inner(latent))
+        return image
+
+
+class Locked(Weighted):
+    """The same decoder with something that nothing can copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+def averaging(checked: Checker, model: type[nn.Module]) -> RecipePlan:
+    registry = registry_with(PLUGINS, models={"decoder": lambda: model()})
+    text = VAE_GAN.replace("{type: expander, latent_channels: 2, width: 8}", "decoder")
+    return checked(text, "steps.vae_gan.ema={models: [expander], decay: 0.5, warmup: false}", using=registry)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_a_model_with_weight_normalization_is_averaged(checked: Checker, live: Callable[..., LiveStep]) -> None:
+    recipe = averaging(checked, Weighted)
+    prove_shapes(recipe)
+    step = live(recipe)
+    before = {name: p.clone() for name, p in step.models["expander"].named_parameters()}
+
+    step.run(next(step.batches(0, 0)), Position())
+
+    averaged = dict(step.averages["expander"].module.named_parameters())
+    for name, trained in step.models["expander"].named_parameters():
+        if name.startswith("color.weight"):
+            assert torch.allclose(averaged[name], 0.5 * before[name] + 0.5 * trained)
+            assert not torch.equal(trained, before[name])
+    z = torch.randn(1, 2, 4, 4)
+    fresh = Weighted().eval()
+    fresh.load_state_dict(step.averages["expander"].module.state_dict())
+    with torch.no_grad():
+        assert torch.equal(step.averages["expander"].module(z), fresh(z))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_a_model_that_cannot_be_copied_is_reported_before_training_with_its_builder(checked: Checker) -> None:
+    with pytest.raises(RecipeError) as rejected:
+        prove_shapes(averaging(checked, Locked))
+
+    (problem,) = rejected.value.problems
+    assert problem.message.startswith("step `vae_gan` averages model `expander`, which cannot be copied: TypeError")
+    assert "test_averages.py" in dict(problem.notes)["defined in"]

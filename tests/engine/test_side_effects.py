@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -359,3 +360,54 @@ def test_components_that_keep_something_are_left_as_they_were(checked: Checker) 
     try_everything(recipe, CPU)
 
     assert recipe.steps[0].updates["vae"].losses["counting"].component.instance.calls == 0
+
+
+def gray(reconstruction: Tensor) -> Tensor:
+    """The reconstruction without its colors: [B, 1, H, W]."""
+    return reconstruction.mean(dim=1, keepdim=True)
+
+
+def subtracts(reconstruction: Tensor, image: Tensor) -> Tensor:
+    return (reconstruction - image).square().mean()
+
+
+def subtracts_in_the_other_order(reconstruction: Tensor, image: Tensor) -> Tensor:
+    return torch.sub(image, reconstruction).abs().mean()
+
+
+def repeats(reconstruction: Tensor, image: Tensor) -> Tensor:
+    return (reconstruction.expand_as(image) - image).square().mean()
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")  # torch warns of two of them
+@pytest.mark.parametrize("loss", [subtracts, subtracts_in_the_other_order, "l1", "mse", "frequency"])
+def test_a_loss_that_compares_values_of_different_shapes_is_rejected(loss: Any, checked: Checker) -> None:
+    own = {} if isinstance(loss, str) else {"compares": loss}
+    registry = registry_with(PLUGINS, values={"gray": gray}, losses=own)
+    name = loss if isinstance(loss, str) else "compares"
+    setting = f"{VAE}.losses.other={{type: {name}, with: {{reconstruction: gray}}}}"
+
+    problems = rejected(checked(VAE_GAN, setting, using=registry))
+
+    assert len(problems) == 1
+    assert problems[0].code == "wrong-shape"
+    assert "loss `other` of update `vae` compares" in problems[0].message
+    compared = set(re.findall(r"`\w+` \[[\d, ]+\]", problems[0].message))
+    assert compared == {"`gray` [4, 1, 16, 16]", "`image` [4, 3, 16, 16]"}
+
+
+def test_a_loss_may_repeat_a_value_on_purpose(checked: Checker) -> None:
+    registry = registry_with(PLUGINS, values={"gray": gray}, losses={"repeats": repeats})
+
+    try_everything(checked(VAE_GAN, f"{VAE}.losses.repeats={{with: {{reconstruction: gray}}}}", using=registry), CPU)
+
+
+def test_a_metric_that_compares_values_of_different_shapes_is_rejected(checked: Checker) -> None:
+    metrics = "{psnr: {with: {reconstruction: gray}}, l: {type: subtracts, with: {reconstruction: gray}}}"
+    registry = registry_with(PLUGINS, values={"gray": gray}, metrics={"subtracts": subtracts})
+    evaluate = f"steps.vae_gan.evaluate={{e: {{dataset: shapes, metrics: {metrics}}}}}"
+
+    problems = rejected(checked(VAE_GAN, evaluate, using=registry))
+
+    assert [problem.code for problem in problems] == ["wrong-shape", "wrong-shape"]
+    assert problems[0].message.startswith("metric `psnr` of evaluation `e` in step `vae_gan` compares `gray`")

@@ -12,11 +12,12 @@ from fluxflow_registry.check.metric_names import unmeasured
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.data.batches import Reader
 from fluxflow_registry.engine.data.order import first_samples
+from fluxflow_registry.engine.graph.broadcasting import compared_alike
 from fluxflow_registry.engine.graph.calls import Binding, map_tensors
 from fluxflow_registry.engine.graph.randomness import Draws, derive
 from fluxflow_registry.engine.graph.values import Instance, Values, evaluate
 from fluxflow_registry.engine.models.build import build_on_meta
-from fluxflow_registry.engine.run.evaluation import bind_metrics, metric_values
+from fluxflow_registry.engine.run.evaluation import bind_metrics, metric_title, metric_values
 from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, unique
 from fluxflow_registry.plan.steps import EvaluationPlan, RecipePlan, StepPlan
@@ -68,7 +69,9 @@ def _try(
         try:
             arguments = _arguments(metric, shapes, values, numbers)
             if arguments is not None:
-                with torch.no_grad():
+                who = metric_title(evaluation, metric.name, step.name)
+                inputs = [(source, arguments[parameter]) for parameter, source in metric.values]
+                with torch.no_grad(), compared_alike(who, metric.component, inputs):
                     names |= metric_values(evaluation, metric, arguments, step.name, names)
             complete = complete and arguments is not None
         except FluxflowError as error:

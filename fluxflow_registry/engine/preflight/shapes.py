@@ -16,6 +16,7 @@ from torch import nn
 
 from fluxflow_registry.check.configure import Components
 from fluxflow_registry.contracts import Field, Prepared, Sampler, variants
+from fluxflow_registry.engine.graph.broadcasting import compared_alike
 from fluxflow_registry.engine.graph.calls import describe
 from fluxflow_registry.engine.graph.losses import LiveLosses
 from fluxflow_registry.engine.graph.randomness import Draws
@@ -250,7 +251,8 @@ def _prove_step(
             losses = LiveLosses(step, update, values)
             terms = {}
             for loss in losses.all:
-                with guarded(update.title(loss.label), loss.plan.component):
+                who, component = update.title(loss.label), loss.plan.component
+                with guarded(who, component), compared_alike(who, component, _inputs(values, component)):
                     terms[loss.label] = loss.term(losses.compute(loss))
             # A balancer may require a parameter that does not exist, or that a loss does not reach.
             weights = LossWeights(update, trained_parameters(models, update.trains))
@@ -264,6 +266,13 @@ def _prove_step(
         problems = [_with_definition(problem, computed[-1]) if computed else problem for problem in error.problems]
         return Misfit(tuple(problems), error.__cause__, tuple(needs), len(computed))
     return shapes
+
+
+def _inputs(values: Values, component: ConfiguredComponent) -> Iterator[tuple[str, Any]]:
+    """What a component may receive, with its history and without."""
+    for name in component.needs.values():
+        if name in values.kept:
+            yield from ((name, values.kept[name].whole), (name, values.kept[name].bare))
 
 
 def _with_definition(problem: Problem, component: ConfiguredComponent) -> Problem:

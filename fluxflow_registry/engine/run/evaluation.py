@@ -74,6 +74,11 @@ def bind_metrics(plan: EvaluationPlan) -> list[Binding]:
     return [bind(label, metric, plan.values) for label, metric in plan.metrics.items()]
 
 
+def metric_title(plan: EvaluationPlan, label: str, step: str) -> str:
+    """How messages call a metric."""
+    return f"metric `{label}` of evaluation `{plan.name}` in step `{step}`"
+
+
 def metric_values(
     plan: EvaluationPlan, metric: Binding, arguments: Mapping[str, Any], step: str, taken: Collection[str] = ()
 ) -> dict[str, float]:
@@ -83,7 +88,7 @@ def metric_values(
     is the label of another metric, or is `taken` by an earlier one.
     """
     label = metric.name
-    who = f"metric `{label}` of evaluation `{plan.name}` in step `{step}`"
+    who = metric_title(plan, label, step)
     models = {name: value for name, value in arguments.items() if isinstance(value, nn.Module)}
     try:
         with unchanged(who, metric.component, arguments, models, training=False):
