@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import frozen, has
 
 from fluxflow_registry import __version__
 from fluxflow_registry.check.checker import check
@@ -29,6 +29,8 @@ from fluxflow_registry.errors import Choices, DataError, Flag, Place, Problem, R
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 from fluxflow_registry.plan.values import Request, World, resolve_values
 from fluxflow_registry.recipe.overrides import Setting
+from fluxflow_registry.registry.registry import Registry
+from fluxflow_registry.registry.signature import is_configurable, keys_of
 from fluxflow_registry.state import checkpoints
 from fluxflow_registry.state.disk import writing
 
@@ -121,7 +123,7 @@ def main(arguments: Namespace) -> Result:
     plain = check_again(weights.run / RECIPE, registry, arguments.command)
     leaf = leaf_of(plain, arguments.step or weights.step)
     require_generation(plain, leaf, sampler=arguments.sampler is not None)
-    checked = check(weights.run / RECIPE, registry, settings_of(arguments, plain, leaf))
+    checked = check(weights.run / RECIPE, registry, settings_of(arguments, plain, leaf, registry))
     say_notes(notes_of(checked, checked.step(leaf.name), GENERATED))
     images = generate(checked, checked.step(leaf.name), weights, prompts, arguments)
     return Result(lambda: images, lambda: "\n".join(image["file"] for image in images))
@@ -313,7 +315,7 @@ def leaf_of(checked: RecipePlan, name: str | None) -> StepPlan:
     return leaves[0] if name is None else known[name]
 
 
-def settings_of(arguments: Namespace, checked: RecipePlan, leaf: StepPlan) -> list[Setting]:
+def settings_of(arguments: Namespace, checked: RecipePlan, leaf: StepPlan, registry: Registry) -> list[Setting]:
     """The flags as settings of the run's own recipe, so that they meet the same checks."""
     path = f"steps.{leaf.name}.values.{GENERATED}"
     flags: list[tuple[str, str, Any]] = [
@@ -322,7 +324,9 @@ def settings_of(arguments: Namespace, checked: RecipePlan, leaf: StepPlan) -> li
         ("--sampler", "sampler", arguments.sampler and {"type": arguments.sampler}),
         ("--steps", "sampler.steps", arguments.steps),
     ]
-    if arguments.sampler and arguments.steps is None and checked.sampler:
+    chosen = registry.get("sampler", arguments.sampler) if arguments.sampler else None
+    counts = chosen is not None and is_configurable(chosen.factory) and "steps" in keys_of(chosen.factory)
+    if counts and arguments.steps is None and checked.sampler:
         # Another method keeps the number of steps, where both have one.
         flags.append(("--sampler", "sampler.steps", SamplerExtras.of(checked.sampler.instance).steps))
     return [
@@ -330,6 +334,13 @@ def settings_of(arguments: Namespace, checked: RecipePlan, leaf: StepPlan) -> li
         for flag, path, value in flags
         if value is not None
     ]
+
+
+def options_of(instance: object) -> dict[str, Any]:
+    """The options of a component; none for a function."""
+    from cattrs import unstructure
+
+    return dict(unstructure(instance)) if has(type(instance)) else {}
 
 
 def size_of(requested: str | None, step: StepPlan) -> tuple[int, int]:
@@ -356,7 +367,6 @@ def generate(
 ) -> list[dict[str, Any]]:
     """Generate an image for each prompt and seed; returns their files and what they depend on."""
     import torch
-    from cattrs import unstructure
 
     from fluxflow_registry.cli.invocation import device_of
     from fluxflow_registry.engine.images import save_png
@@ -380,9 +390,9 @@ def generate(
     folder = Path(arguments.output) if arguments.output else weights.run / "generated"
     with writing("create the output folder", str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
-    options, sampler = unstructure(step.providers[GENERATED].instance), checked.sampler
+    options, sampler = options_of(step.providers[GENERATED].instance), checked.sampler
     if sampler:
-        options |= {"sampler": sampler.component.name, **unstructure(sampler.instance)}
+        options |= {"sampler": sampler.component.name, **options_of(sampler.instance)}
     images = []
     for prompt in prompts:
         for seed in range(arguments.seed, arguments.seed + arguments.count):

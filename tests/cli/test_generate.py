@@ -408,6 +408,22 @@ def test_a_run_that_was_started_with_a_plugin_file_asks_for_it(
     assert len(given[1]) == 1
 
 
+def test_a_sampler_that_is_a_function_without_options_generates(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "from fluxflow_registry import hookimpl\n"
+        "def stay(noise, velocity):\n    return noise - velocity(noise, noise.new_ones(()))\n"
+        "@hookimpl\ndef fluxflow_register_samplers(register):\n    register('stay', stay)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+
+    code, images, err = draw(capsys, finished, "--prompt", "a star", "--plugin", "own.py", "--sampler", "stay")
+
+    assert code == 0, err
+    assert len(images) == 1
+
+
 def test_a_run_without_a_flow_is_one_problem_that_lists_what_it_lacks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
