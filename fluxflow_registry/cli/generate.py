@@ -20,7 +20,7 @@ from fluxflow_registry import __version__
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.check.notes import notes_of
 from fluxflow_registry.cli.invocation import interrupt_at_signals
-from fluxflow_registry.cli.output import Result, finish, load_plugins, parse, say, say_notes
+from fluxflow_registry.cli.output import Result, finish, importing, load_plugins, parse, say, say_notes
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.plugins_of_run import check_again
 from fluxflow_registry.contracts import SamplerExtras
@@ -366,12 +366,13 @@ def generate(
     checked: RecipePlan, step: StepPlan, weights: Weights, prompts: Sequence[Prompt], arguments: Namespace
 ) -> list[dict[str, Any]]:
     """Generate an image for each prompt and seed; returns their files and what they depend on."""
-    import torch
+    with importing():
+        import torch
 
-    from fluxflow_registry.cli.invocation import device_of
-    from fluxflow_registry.engine.images import save_png
-    from fluxflow_registry.engine.run.evaluation import Sampling
-    from fluxflow_registry.engine.run.trained_models import load_trained_models, trained_in
+        from fluxflow_registry.cli.invocation import device_of
+        from fluxflow_registry.engine.images import save_png
+        from fluxflow_registry.engine.run.evaluation import Sampling
+        from fluxflow_registry.engine.run.trained_models import load_trained_models, trained_in
 
     device = device_of(arguments.device)
     size = size_of(arguments.image_size, step)

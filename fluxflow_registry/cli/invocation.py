@@ -122,14 +122,15 @@ def _interrupt(number: int, _: FrameType | None) -> NoReturn:
 
 def require_temporary_folder() -> None:
     """Raise FluxflowError if no temporary file can be written: torch writes some before it computes anything."""
-    try:
-        tempfile.gettempdir()
-    except OSError as error:
-        limited = _no_file_may_grow()
-        cause = "the limit of the size of a file is 0 (`ulimit -f`)" if limited else error.strerror or one_line(error)
-        hint = "raise the limit" if limited else "set TMPDIR to a folder that can be written and has space"
-        message = "no temporary file can be written, but torch needs them"
-        raise FluxflowError(message, None, [("cause", cause), ("hint", hint)], code="unwritable-file") from None
+    cause, hint = "the limit of the size of a file is 0 (`ulimit -f`)", "raise the limit"
+    if not _no_file_may_grow():
+        try:
+            tempfile.gettempdir()
+            return
+        except OSError as error:
+            cause, hint = error.strerror or one_line(error), "set TMPDIR to a folder that can be written and has space"
+    message = "no temporary file can be written, but torch needs them"
+    raise FluxflowError(message, None, [("cause", cause), ("hint", hint)], code="unwritable-file")
 
 
 def _no_file_may_grow() -> bool:

@@ -11,7 +11,7 @@ from attrs import frozen
 
 from fluxflow_registry import __version__
 from fluxflow_registry.cli.invocation import Invocation, Signals, interrupt_at_signals
-from fluxflow_registry.cli.output import Result, finish, load_plugins, parse
+from fluxflow_registry.cli.output import Result, finish, importing, load_plugins, parse
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.contracts import KINDS
 from fluxflow_registry.errors import Flag, Problem, RecipeError
@@ -70,7 +70,8 @@ class Command:
         """Check the recipe where one is needed, import the function and call it."""
         if "recipe" in self.reads:
             _ = invocation.plan
-        module = import_module(f"fluxflow_registry.cli.{self.module}")
+        with importing():
+            module = import_module(f"fluxflow_registry.cli.{self.module}")
         result: Result | int = vars(module)[f"{self.name}_command"](invocation)
         return result
 

@@ -12,8 +12,8 @@ import traceback
 import warnings
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stdout, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -23,11 +23,21 @@ from attrs import evolve, frozen
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.engine.data.processes import end_without_waiting
 from fluxflow_registry.engine.run.folder import VARIABLE, PluginsAtStart
-from fluxflow_registry.errors import DataError, FluxflowError, Note, Notice, Place, PluginError, Problem, to_json
+from fluxflow_registry.errors import (
+    DataError,
+    FluxflowError,
+    Note,
+    Notice,
+    Place,
+    PluginError,
+    Problem,
+    one_line,
+    to_json,
+)
 from fluxflow_registry.redaction import redact
 from fluxflow_registry.registry.discovery import load
 from fluxflow_registry.registry.registry import Registry
-from fluxflow_registry.registry.signature import shorten
+from fluxflow_registry.registry.signature import raised_at, shorten
 
 E = TypeVar("E", bound=FluxflowError)
 
@@ -98,6 +108,20 @@ def resume_command(prog: str, words: Sequence[str]) -> str:
     # The files of `--plugin` are among the words already.
     plugins = PluginsAtStart(variable=os.environ.get(VARIABLE))
     return plugins.command(*program, *(redact(word) for word in words if word != "--fresh"))
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Raise FluxflowError for a library that cannot be imported: a damaged installation, or not enough memory."""
+    try:
+        yield
+    except (ImportError, OSError, MemoryError) as error:
+        message = f"a library that this command needs cannot be imported: {one_line(error)}"
+        hint = (
+            "hint",
+            "install its dependencies again (`pip install --force-reinstall`), or raise the limit of memory",
+        )
+        raise FluxflowError(message, None, [*raised_at(error), hint], code="broken-library") from error
 
 
 def emit(text: str) -> None:

@@ -15,6 +15,7 @@ from fluxflow_registry.check.checker import check
 from fluxflow_registry.engine.run.folder import ENVIRONMENT, flags, read_plugins
 from fluxflow_registry.errors import RecipeError, RunError, printable
 from fluxflow_registry.plan.steps import RecipePlan
+from fluxflow_registry.registry.files import sources_of
 from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.state.bookkeeping import WRONG, read_back, read_json
 
@@ -87,7 +88,7 @@ def source_digest(where: str) -> str | None:
 
 def _sources(where: str) -> list[Path]:
     if Path(where).is_file():
-        return [Path(where)]
+        return sources_of(Path(where))
     spec = importlib.util.find_spec(where.partition(":")[0])
     if spec is None or spec.origin is None:
         raise FileNotFoundError(where)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import module_from_spec, spec_from_file_location
@@ -71,7 +71,7 @@ def load_file(path: Path) -> ModuleType | None:
     if spec is None or spec.loader is None:
         return None
     others = [other for other in plugin_files() if Path(other.path).parent != path.resolve().parent]
-    for name in _beside(file):
+    for name in (name for name in _beside(file) if not name.startswith(".")):
         owner = next(filter(None, (other.find_spec(name) for other in others)), None)
         if owner is not None:
             message = f"plugin file `{path.name}` imports `{name}`, but another plugin file has a module of that name"
@@ -84,21 +84,30 @@ def load_file(path: Path) -> ModuleType | None:
     return module
 
 
-def _beside(file: PluginFile) -> Iterator[str]:
-    """The modules beside a file that it imports, wherever in its code, and those that these import."""
-    found: set[str] = set()
+def sources_of(path: Path) -> list[Path]:
+    """The file of a plugin and the modules beside it on which its code depends."""
+    file = PluginFile.of(path)
+    return [path, *sorted(Path(origin) for origin in set(_beside(file).values()) if origin is not None)]
+
+
+def _beside(file: PluginFile) -> dict[str, str | None]:
+    """The modules beside a file that it imports, wherever in its code, and those that these import, with their files.
+
+    The name of one that is imported relatively begins with a dot: no other file can take its place.
+    """
+    found: dict[str, str | None] = {}
     paths = [file.path]
     while paths:
-        for name in _imports(paths.pop()) - found:
-            found.add(name)
-            spec = file.find_spec(name)
-            if spec is not None and not _found_elsewhere(name):
-                yield name
+        for name in sorted(_imports(paths.pop()) - found.keys()):
+            spec = file.find_spec(name.removeprefix("."))
+            if spec is not None and (name.startswith(".") or not _found_elsewhere(name)):
+                found[name] = spec.origin
                 paths += [spec.origin] if spec.origin else []
+    return found
 
 
 def _imports(path: str) -> set[str]:
-    """The first parts of the absolute names that a source imports."""
+    """The first parts of the names that a source imports; those of relative imports begin with a dot."""
     try:
         tree = ast.parse(Path(path).read_bytes())
     except (OSError, ValueError, SyntaxError):  # it fails when it is executed
@@ -106,10 +115,15 @@ def _imports(path: str) -> set[str]:
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.append(node.module)
-    return {name.partition(".")[0] for name in names}
+            names += [alias.name.partition(".")[0] for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level < 2:
+            dot = "." * node.level
+            names += [dot + each.partition(".")[0] for each in ([node.module] if node.module else _names(node))]
+    return set(names)
+
+
+def _names(node: ast.ImportFrom) -> list[str]:
+    return [alias.name for alias in node.names]
 
 
 def _found_elsewhere(name: str) -> bool:

@@ -273,3 +273,44 @@ def test_a_prompt_of_two_hyphens_is_a_prompt_or_missing() -> None:
 def test_two_hyphens_are_not_a_number(flag: str) -> None:
     with pytest.raises(FluxflowError, match=f"`{flag}` must be"):
         prompts_of(f"{flag}=--")
+
+
+#: A plugin after which torch cannot be imported.
+BROKEN = """
+import sys
+
+from fluxflow_registry import hookimpl
+
+for name in [*sys.modules]:
+    if name.partition(".")[0] == "torch" or name == "fluxflow_registry.cli.check":
+        del sys.modules[name]
+
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
+
+
+sys.meta_path.insert(0, Finder())
+
+
+@hookimpl
+def fluxflow_register_losses(register):
+    pass
+"""
+
+
+def test_a_library_that_cannot_be_imported_is_reported_as_that(
+    command: Callable[..., subprocess.CompletedProcess[str]], recipe: Path
+) -> None:
+    (recipe.parent / "broken.py").write_text(BROKEN)
+
+    done = command("small.yaml", "--plugin", "broken.py", "--check")
+
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "a library that this command needs cannot be imported: "
+        "ImportError: libtorch_cpu.so: failed to map segment from shared object\n"
+    )
+    assert "Traceback" not in done.stderr

@@ -7,6 +7,7 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,11 +16,15 @@ import pytest
 import torch
 
 from fluxflow_registry import DataError
+from fluxflow_registry.check.checker import check
 from fluxflow_registry.engine.data import workers as working
 from fluxflow_registry.engine.data.batches import epoch_batches
+from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.processes import start_method
 from fluxflow_registry.registry.discovery import load
+from fluxflow_registry.registry.registry import Registry
 
+from ..cli.test_kills import write_data
 from ..forked import WARM, group_is_gone
 from ..small import VAE_GAN
 
@@ -106,6 +111,33 @@ def test_a_dataset_of_a_plugin_file_is_read_by_workers_however_they_are_started(
     assert start_method() == method
     assert there == here
     assert multiprocessing.active_children() == []
+
+
+SOURCES = {
+    "shapes": "{type: shapes, image_size: 16, length: 24}",
+    "folder": "{type: folder, path: pictures, image_size: 16, flip: 0.5}",
+    "buckets and views": "{type: folder, path: pictures, image_size: 32, bucket_multiple: 8, reduced_min_sizes: [16]}",
+    "webdataset": "{type: webdataset, shards: ['shards/*.tar'], image_size: 16, flip: 0.5}",
+}
+
+
+@pytest.mark.parametrize("options", SOURCES.values(), ids=SOURCES)
+def test_each_of_our_sources_reads_the_same_after_it_was_sent_to_another_process(
+    options: str, everything: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_data(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(VAE_GAN)
+    plan = check(tmp_path / "small.yaml", everything, [f"datasets.shapes={options}"])
+    (source,) = open_sources(plan).values()
+    source.batch([0, 1], 0)  # with what it has opened
+
+    sent = ForkingPickler.loads(ForkingPickler.dumps(source))
+
+    here, there = source.batch([2, 3], 5), sent.batch([2, 3], 5)
+    assert here.keys() == there.keys()
+    for name, field in here.items():
+        assert torch.equal(field, there[name]) if isinstance(field, torch.Tensor) else field == there[name]
 
 
 def test_workers_are_forked_on_linux_unless_the_process_has_chosen_another_method() -> None:

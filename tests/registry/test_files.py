@@ -12,8 +12,10 @@ from textwrap import dedent
 
 import pytest
 
+from fluxflow_registry.cli.plugins_of_run import source_digest
 from fluxflow_registry.errors import PluginError
 from fluxflow_registry.registry.discovery import load
+from fluxflow_registry.registry.files import sources_of
 
 from ..synthetic import LOSS
 
@@ -281,3 +283,19 @@ def test_a_failure_in_a_module_beside_a_plugin_is_reported_with_its_line(tmp_pat
     assert str(caught.value) == (
         f"{tmp_path}/helpers.py:3  plugin `mine` cannot be imported: ZeroDivisionError: division by zero"
     )
+
+
+@pytest.mark.parametrize("top", ["from helpers import scaled", "from .helpers import scaled", "from . import helpers"])
+@pytest.mark.usefixtures("alone")
+def test_the_modules_beside_a_plugin_belong_to_its_sources(tmp_path: Path, top: str) -> None:
+    own = {"helpers.py": "import deeper", "deeper.py": HELPERS, "unrelated.py": HELPERS}
+    write(tmp_path, {"mine.py": USING.format(top=top, inside="pass"), **own})
+    path = tmp_path / "mine.py"
+
+    before = source_digest(str(path))
+    (tmp_path / "unrelated.py").write_text("changed")
+    unrelated = source_digest(str(path))
+    (tmp_path / "deeper.py").write_text("changed = True")
+
+    assert sources_of(path) == [path, tmp_path / "deeper.py", tmp_path / "helpers.py"]
+    assert before == unrelated != source_digest(str(path))
