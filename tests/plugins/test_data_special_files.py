@@ -154,7 +154,7 @@ def test_in_place_of_a_shard(special: str, written: str, tmp_path: Path) -> None
     assert problem_of(caught.value).message == f"shard `a.tar` {expected}"
 
 
-@pytest.mark.parametrize("special", SPECIAL.keys() - {"an endless file"})
+@pytest.mark.parametrize("special", [each for each in SPECIAL if each != "an endless file"])
 def test_in_place_of_a_shard_after_opening(special: str, tmp_path: Path) -> None:
     path = write_shard(tmp_path / "a.tar", range(2))
     source = open_shards(path)
