@@ -305,6 +305,7 @@ def test_a_folder_that_is_moved_away_ends_the_run_and_moved_back_it_resumes(
     assert answer.code == 1, answer.err
     assert "the folder of the run was deleted or moved while it was being trained\n" in answer.err
     assert "if the folder was moved, move it back and rerun the same command to resume" in answer.err
+    assert "observer `" not in answer.err
     assert left == []
     assert again.code == 0, again.err
     assert finals(tmp_path / "runs" / "small-moved") == finals(whole)

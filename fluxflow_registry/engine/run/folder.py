@@ -60,6 +60,10 @@ VARIABLE = "FLUXFLOW_PLUGINS"
 STARTED_WITH = "started_with"
 
 
+class FolderLostError(TrainingError):
+    """The folder of a run was deleted or moved: the run ends, whoever finds out."""
+
+
 @define
 class RunFolder:
     """A folder and the identity of the recipe that runs in it."""
@@ -114,7 +118,7 @@ class RunFolder:
         return handle
 
     def require(self) -> None:
-        """Raise TrainingError if the folder was deleted or moved while this process trains in it.
+        """Raise FolderLostError if the folder was deleted or moved while this process trains in it.
 
         What is written then would create another folder, without the recipe and without the earlier checkpoints.
         """
@@ -125,7 +129,7 @@ class RunFolder:
                 ("hint", "if the folder was moved, move it back and rerun the same command to resume"),
             )
             message = "the folder of the run was deleted or moved while it was being trained"
-            raise TrainingError(Problem(message, str(self.path), notes, code="missing-file"))
+            raise FolderLostError(Problem(message, str(self.path), notes, code="missing-file"))
 
     def write_identity(
         self,

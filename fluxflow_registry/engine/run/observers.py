@@ -20,6 +20,7 @@ from fluxflow_registry.engine.data.order import first_bucket
 from fluxflow_registry.engine.graph.calls import Interrupted, raised_at
 from fluxflow_registry.engine.graph.randomness import derive
 from fluxflow_registry.engine.run.evaluation import Sampling
+from fluxflow_registry.engine.run.folder import FolderLostError
 from fluxflow_registry.engine.run.stopping import interruptible, raise_if_stopping, waiting
 from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.errors import FluxflowError, Problem, TrainingError, in_short, one_line
@@ -69,6 +70,8 @@ class Observers:
                 continue
             try:
                 hook.function(**{name: arguments[name] for name in hook.argnames})
+            except FolderLostError:
+                raise
             except Interrupted:
                 # In other events the batch is already counted: the run stops at its end.
                 if event in REPEATED:
@@ -126,7 +129,7 @@ class ObservedRun:
 
     @property
     def folder(self) -> Path:
-        """The run's folder; raises TrainingError if it was deleted or moved, so that nothing is written beside it."""
+        """The run's folder; raises FolderLostError if it was deleted or moved, so that nothing is written beside it."""
         self.engine.folder.require()
         return self.engine.folder.path
 
