@@ -80,6 +80,14 @@ def to_json(value: Any, exact: bool = False) -> Any:
     return redact(str(value) if isinstance(value, PurePath) else value)
 
 
+def _hidden(text: str) -> str:
+    return redact(text)
+
+
+def _all_hidden(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(map(redact, texts))
+
+
 #: How many names an `available` line shows before it is shortened.
 LISTED = 24
 
@@ -88,8 +96,8 @@ LISTED = 24
 class Choices:
     """What an unknown name could have been: the valid name nearest to it, and every valid name."""
 
-    nearest: str | None
-    available: tuple[str, ...]
+    nearest: str | None = field(converter=optional(_hidden))
+    available: tuple[str, ...] = field(converter=_all_hidden)
     #: Shown after the nearest name: the plugin that it comes from, for one.
     detail: str = ""
 
@@ -173,10 +181,6 @@ def one_slip(a: str, b: str) -> bool:
     return len(long) == len(short) + 1 and any(long[:i] + long[i + 1 :] == short for i in range(len(long)))
 
 
-def _hidden(text: str) -> str:
-    return redact(text)
-
-
 @frozen
 class Place:
     """A file or folder, and a line and column in it where they are known, counted from 1."""
@@ -185,7 +189,7 @@ class Place:
     line: int | None = None
     column: int | None = None
     #: The path of keys that leads to it in a recipe, such as `steps.vae.updates.vae.losses.kl`.
-    key: str | None = field(default=None, eq=False)
+    key: str | None = field(default=None, eq=False, converter=optional(_hidden))
 
     def __str__(self) -> str:
         return ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
@@ -216,7 +220,7 @@ class Variable:
 class Default:
     """A default, which no file sets; the description names its owner."""
 
-    description: str
+    description: str = field(converter=_hidden)
 
     def __str__(self) -> str:
         return self.description

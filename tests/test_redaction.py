@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 
 from fluxflow_data.shards.dataset import WebDataset
 from fluxflow_data.shards.paths import find_shards
-from fluxflow_registry import DataError, Flag, Place, Problem, RecipeError, one_line, printable, redact, to_json
+from fluxflow_registry import (
+    DataError,
+    Default,
+    Flag,
+    Place,
+    Problem,
+    RecipeError,
+    one_line,
+    printable,
+    redact,
+    to_json,
+)
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.registry.discovery import load
 from fluxflow_registry.registry.registry import Registry
@@ -62,17 +73,21 @@ def urls(draw: st.DrawFn) -> str:
 def test_no_secret_of_a_url_is_shown(url: str) -> None:
     problem = Problem(
         f"the value `{url}` is wrong: see `x`",
-        Flag("--set", f"datasets.far.shards={url}"),
+        Place("recipe.yaml", 1, 2, key=f"datasets.{url}"),
         [("cause", f"ValueError: '{url}' is not valid"), ("requested by", Place(url))],
         code="invalid-value",
         subject=url,
     )
-    error = DataError(problem)
+    flag = Problem(
+        "it is wrong", Flag("--set", f"datasets.far.shards={url}"), code="x", subject=url, choices=[url, "a"]
+    )
+    error = DataError([problem, flag])
     placed = Problem("it does not exist", url, code="missing-file")
 
     shown = [
         redact(url), printable(f"`{url}`"), json.dumps(to_json({"a": [url]})), one_line(ValueError(f"'{url}'")),
         str(problem), json.dumps(problem.as_json()), str(error), repr(error), str(placed), repr(placed),
+        json.dumps(flag.as_json()), repr(flag), str(Default(url)),
     ]  # fmt: skip
 
     try:
