@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import get_args
 
-from fluxflow_registry.contracts import KINDS
+import attrs
+
+from fluxflow_registry.contracts import KINDS, NoSettings
 from fluxflow_registry.errors import Location, Problem, listed
 from fluxflow_registry.recipe.load import EVALUATION_KEYS, STEP_KEYS, TOP, UPDATE_KEYS
 from fluxflow_registry.recipe.node import Node
-from fluxflow_registry.recipe.schema import ComponentEntry, RecipeEntry
+from fluxflow_registry.recipe.schema import ComponentEntry, RecipeEntry, StepSettings
 from fluxflow_registry.registry.registry import Registry
-from fluxflow_registry.registry.signature import is_configurable, keys_of
+from fluxflow_registry.registry.signature import fields_of, is_configurable, key_of, keys_of
 
 #: The keys that lead to a mapping of the recipe.
 Path = tuple[str, ...]
@@ -62,23 +66,27 @@ def _places(key: str, wrong: Path | None, mappings: Mapping[Path, Collection[str
         if key in mappings[path] and path != wrong and not beside and not (option and name):
             found[path] = min(len(path), len(wrong)) if shared is None else shared
     nearest = [path for path in found if found[path] == max(found.values())]
-    return sorted(nearest, key=len)
+    around = [path for path in nearest if wrong[: len(path)] == path]
+    return sorted(around or nearest, key=len)
 
 
 def _mappings(recipe: RecipeEntry, registry: Registry) -> Iterator[tuple[Path, Collection[str]]]:
     """Each mapping of the recipe that has keys of the language, options, or names of components; with all of these."""
 
+    def entry(path: Path, kind: str, present: ComponentEntry | None) -> Iterator[tuple[Path, Collection[str]]]:
+        if present is not None:
+            component = registry.get(kind, present.type)
+            configurable = component is not None and is_configurable(component.factory)
+            options = component.factory if component and configurable else NoSettings
+            yield path, [*KINDS[kind].keys, *keys_of(options)]
+            yield from (*_nested(path, KINDS[kind].settings), *_nested(path, options))
+
     def entries(
         path: Path, kind: str, present: Mapping[str, ComponentEntry | None]
-    ) -> Iterator[tuple[Path, list[str]]]:
+    ) -> Iterator[tuple[Path, Collection[str]]]:
         yield path, list(registry.components[kind])
-        for label, entry in present.items():
-            if entry is not None:
-                yield (*path, label), _keys(registry, kind, entry)
-
-    def single(path: Path, kind: str, entry: ComponentEntry | None) -> Iterator[tuple[Path, list[str]]]:
-        if entry is not None:
-            yield (*path, kind), _keys(registry, kind, entry)
+        for label, each in present.items():
+            yield from entry((*path, label), kind, each)
 
     yield (), TOP
     if recipe.node.get("defaults") is not None:
@@ -87,31 +95,32 @@ def _mappings(recipe: RecipeEntry, registry: Registry) -> Iterator[tuple[Path, C
     yield from entries(("datasets",), "dataset", recipe.datasets)
     yield from entries(("values",), "value", recipe.values)
     yield from entries(("observers",), "observer", recipe.observers)
-    yield from single((), "sampler", recipe.sampler)
+    yield from entry(("sampler",), "sampler", recipe.sampler)
     for name, step in recipe.steps.items():
         at: Path = ("steps", name)
         yield at, STEP_KEYS
+        yield from _nested(at, StepSettings)
         yield from entries((*at, "values"), "value", step.values)
-        if step.until is not None:
-            yield (*at, "until"), _keys(registry, "transition", step.until)
+        yield from entry((*at, "until"), "transition", step.until)
         for label, update in step.updates.items():
             inner = (*at, "updates", label)
             yield inner, UPDATE_KEYS
             yield from entries((*inner, "losses"), "loss", update.losses)
-            for kind, entry in (
-                ("optimizer", update.optimizer),
-                ("scheduler", update.scheduler),
-                ("balancer", update.balancer),
-            ):
-                yield from single(inner, kind, entry)
+            yield from entry((*inner, "optimizer"), "optimizer", update.optimizer)
+            yield from entry((*inner, "scheduler"), "scheduler", update.scheduler)
+            yield from entry((*inner, "balancer"), "balancer", update.balancer)
         for label, evaluation in step.evaluate.items():
             inner = (*at, "evaluate", label)
             yield inner, EVALUATION_KEYS
             yield from entries((*inner, "metrics"), "metric", evaluation.metrics)
+        # A step that has none may have been meant to.
+        yield from [((*at, "updates", "NAME"), UPDATE_KEYS)] if not step.updates else ()
+        yield from [((*at, "evaluate", "NAME"), EVALUATION_KEYS)] if not step.evaluate else ()
 
 
-def _keys(registry: Registry, kind: str, entry: ComponentEntry) -> list[str]:
-    """The keys that an entry may have: those of its kind, and the options of its component."""
-    component = registry.get(kind, entry.type)
-    options = keys_of(component.factory) if component and is_configurable(component.factory) else ()
-    return [*KINDS[kind].keys, *options]
+def _nested(path: Path, cls: type) -> Iterator[tuple[Path, Collection[str]]]:
+    """The mappings that are options themselves, such as `ema` of a step."""
+    for attribute in fields_of(cls):
+        for kind in (attribute.type, *get_args(attribute.type)):
+            if inspect.isclass(kind) and attrs.has(kind):
+                yield (*path, key_of(attribute)), keys_of(kind)

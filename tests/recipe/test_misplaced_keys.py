@@ -9,6 +9,7 @@ import pytest
 from fluxflow_registry.errors import Problem, RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
 
+from ..recipes import TINY
 from ..small import FLOW, VAE_GAN
 
 TEXT = VAE_GAN + FLOW
@@ -50,6 +51,10 @@ MISPLACED = {
     "datasets.shapes.log_every=3": ["defaults.log_every", f"{STEP}.log_every"],
     "steps.flow.psnr={}": ["steps.flow.evaluate.seen.metrics.psnr"],
     "models.compressor.image_size=32": ["datasets.shapes.image_size"],
+    "steps.flow.decay=0.9": ["steps.flow.ema.decay"],
+    "steps.flow.ema.epochs=3": ["steps.flow.epochs"],
+    f"{STEP}.metrics={{psnr: {{}}}}": [f"{STEP}.evaluate.NAME.metrics"],
+    f"{VAE}.dataset=shapes": [f"{STEP}.dataset"],
 }
 
 
@@ -71,6 +76,17 @@ def test_a_key_of_the_file_is_answered_where_it_stands(problems: Callable[..., t
     (problem,) = problems(text)
 
     assert str(problem).endswith(f"    instead  `{GAN}.optimizer.lr`, `{VAE}.optimizer.lr`")
+
+
+def test_the_keys_of_an_update_in_a_step_without_updates_are_answered_with_the_level_between(
+    problems: Callable[..., tuple[Problem, ...]],
+) -> None:
+    text = TINY.replace("    updates:\n      vae:\n", "").replace("\n        ", "\n    ")
+
+    found = problems(text)
+
+    instead = [dict(each.notes)["instead"] for each in found if each.code == "unknown-key"]
+    assert instead == [f"`steps.vae.updates.NAME.{key}`" for key in ("trains", "losses", "optimizer")]
 
 
 @pytest.mark.parametrize(
