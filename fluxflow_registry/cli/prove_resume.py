@@ -238,6 +238,8 @@ class Difference:
     name: str
     #: What models keep outside their state dicts and what differs there too, as `<model>.<attribute>`.
     hidden: tuple[str, ...] = ()
+    #: The models that returned something else for what they had received, where that was watched.
+    models: tuple[str, ...] | None = None
 
 
 def read_trace(folder: Path) -> Lines:
@@ -270,14 +272,32 @@ def _in_traces(reference: Lines, interrupted: Iterable[dict[str, Any]]) -> Diffe
         actual = {(kind, name): digest for kind, name, digest in line["entries"]}
         names = dict.fromkeys([*expected, *actual])
         differing = [each for each in names if expected.get(each) != actual.get(each)]
-        hidden = tuple(name for kind, name in differing if kind == "hidden")
-        first = next(((kind, name) for kind, name in differing if kind != "hidden"), None)
+        first = next((each for each in differing if each[0] not in EXPLAINING), None)
         if first is not None:
-            difference = Difference(line["step"], line["batch"], line["what"], *first, hidden)
+            hidden = tuple(name for kind, name in differing if kind == "hidden")
+            models = _differing_models(first[1], expected, actual)
+            difference = Difference(line["step"], line["batch"], line["what"], *first, hidden, models)
             found.append((order.get(key, len(order)), difference))
     missing = [key for key in reference if key not in seen]
     found += [(order[key], Difference(key[1], key[2], key[0], "missing", "")) for key in missing]
     return min(found, key=lambda item: item[0])[1] if found else None
+
+
+#: Kinds of entries that may differ without harm.
+EXPLAINING = ("hidden", "called")
+
+Entries = Mapping[tuple[str, str], str]
+
+
+def _differing_models(caller: str, expected: Entries, actual: Entries) -> tuple[str, ...] | None:
+    """The models that returned something else to a value or a loss for the same inputs; None where it called none."""
+    calls = [entry for entry in expected if entry[0] == "called" and entry[1].startswith(f"{caller}>")]
+    found = []
+    for call in calls:
+        (inputs, outputs), (other_inputs, other_outputs) = expected[call].split(), actual.get(call, "- -").split()
+        if inputs == other_inputs and outputs != other_outputs:
+            found.append(call[1].split(">")[1])
+    return tuple(dict.fromkeys(found)) if calls else None
 
 
 def _in_models(reference: Path, interrupted: Path) -> Difference | None:
@@ -337,7 +357,8 @@ def blame(plan: RecipePlan, difference: Difference) -> list[str]:
         component = configured.component
         rows += [("component", f"{component.kind} `{component.name}`"), ("defined in", str(component.where))]
         rows += [("plugin", str(component.plugin)), ("likely", HIDDEN + STATELESS.get(component.kind, STATEFUL))]
-        called = [] if component.kind == "model" else _models_called(step, difference)
+        unknown = component.kind != "model" and difference.models is None
+        called = _models_called(step, difference) if unknown else []
         rows += [("or", f"model {' or '.join(f'`{name}`' for name in called)}, which it calls")] if called else []
     return table(rows)
 
@@ -353,12 +374,21 @@ def _models_called(step: StepPlan, difference: Difference) -> list[str]:
     return [name for name in needs.values() if step.values[name].source == "model"]
 
 
+def _guilty_model(step: StepPlan, difference: Difference) -> str | None:
+    """The model because of which a value or a loss differs: it was seen to, or what it hides differs too."""
+    if difference.models is not None:
+        return next(iter(difference.models), None)
+    keeping = {name.partition(".")[0] for name in difference.hidden}
+    return next((name for name in _models_called(step, difference) if name in keeping), None)
+
+
 def _component(plan: RecipePlan, step: StepPlan, difference: Difference) -> tuple[str, ConfiguredComponent | None]:
     kind, name = difference.kind, difference.name
-    for hidden in difference.hidden:
-        model, _, attribute = hidden.partition(".")
-        if model in _models_called(step, difference):
-            return f"{kind} `{name}`, which calls model `{model}`: its `{attribute}` differs", plan.models[model]
+    model = _guilty_model(step, difference)
+    if model is not None:
+        kept = next((each for each in difference.hidden if each.startswith(f"{model}.")), None)
+        why = f": its `{kept.partition('.')[2]}` differs" if kept else ", from the same inputs"
+        return f"{kind} `{name}`, which calls model `{model}`{why}", plan.models[model]
     dataset = plan.datasets.get(step.settings.dataset)
     if kind == "samples":
         return "the batch contains different samples", dataset

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from attrs import define, field, frozen
@@ -156,13 +158,17 @@ def test_the_condition_of_a_late_start_is_traced_too(differs: Any) -> None:
     assert "component   transition `counter`" in "\n".join(blame(recipe, difference))
 
 
+#: A state that no attribute shows.
+COUNT = count()
+
+
 class Counts(nn.Module):
     """Adds noise that shrinks from call to call: a count that no checkpoint has, as an attribute or a buffer."""
 
     def __init__(self, inner: nn.Module, how: str) -> None:
         super().__init__()
         self.inner, self.how = inner, how
-        self.calls: Any = [0] if how == "list" else 0
+        self.calls: Any = [0] if how == "list" else np.random.default_rng(0) if how == "generator" else 0
         self.register_buffer("seen", torch.zeros(()), persistent=how == "persistent buffer")
 
     def __getattr__(self, name: str) -> Any:
@@ -174,6 +180,10 @@ class Counts(nn.Module):
     seen: torch.Tensor
 
     def forward(self, image: torch.Tensor) -> Any:
+        if self.how == "generator":
+            return self.inner(image * float(1 + 0.01 * self.calls.random()))
+        if self.how == "closure":
+            return self.inner(image * (1 + 0.01 * next(COUNT)))
         if self.how == "list":
             self.calls[0] += 1
             return self.inner(image * (1 + 0.01 * self.calls[0]))
@@ -219,13 +229,26 @@ class CountingCompressor:
         return Counts(CompressorBuilder(latent_channels=2, width=8)(), self.how)
 
 
+@define
+class Calling:
+    """A value that counts, and that calls a model which does not."""
+
+    calls: int = field(init=False, default=0)
+
+    def __call__(self, latent: torch.Tensor, expander: nn.Module) -> Any:
+        self.calls += 1
+        return expander(latent) * (1 + 0.01 * self.calls)
+
+
 @pytest.fixture
 def first(checked: Checker, tmp_path: Path) -> Callable[..., tuple[RecipePlan, Difference | None]]:
     """The first difference between a stopped run and another one, with components made up for it."""
 
     def run(stop: int, *settings: str) -> tuple[RecipePlan, Difference | None]:
         registry = load(PLUGINS)
-        made_up = plugin(models={"counting": CountingCompressor}, schedulers={"hiding": HidingBuilder})
+        made_up = plugin(
+            models={"counting": CountingCompressor}, schedulers={"hiding": HidingBuilder}, values={"calling": Calling}
+        )
         add_plugin(registry, Plugin("hiding", "test", "1", "here"), made_up)
         plan = checked(VAE_GAN, *settings, using=registry)
         for folder, observers in (("straight", ()), ("killed", (StopAfter("batch_ended", stop),)), ("killed", ())):
@@ -237,7 +260,7 @@ def first(checked: Checker, tmp_path: Path) -> Callable[..., tuple[RecipePlan, D
     return run
 
 
-@pytest.mark.parametrize("how", ["number", "list", "buffer"])
+@pytest.mark.parametrize("how", ["number", "list", "buffer", "generator", "closure"])
 def test_a_model_that_counts_its_calls_is_named_and_not_the_value_that_calls_it(first: Any, how: str) -> None:
     plan, difference = first(3, f"models.compressor={{type: counting, how: {how}}}")
 
@@ -245,7 +268,8 @@ def test_a_model_that_counts_its_calls_is_named_and_not_the_value_that_calls_it(
     assert (difference.kind, difference.name) == ("value", "posterior")
     words = "\n".join(blame(plan, difference))
     kept = "seen" if how == "buffer" else "calls"
-    assert f"first       value `posterior`, which calls model `compressor`: its `{kept}` differs\n" in words
+    why = ", from the same inputs" if how == "closure" else f": its `{kept}` differs"
+    assert f"first       value `posterior`, which calls model `compressor`{why}\n" in words
     assert "component   model `counting`\n" in words
     assert "register_buffer" in words
 
@@ -254,6 +278,17 @@ def test_a_model_that_counts_in_a_buffer_of_its_state_passes(first: Any) -> None
     _, difference = first(3, "models.compressor={type: counting, how: persistent buffer}")
 
     assert difference is None
+
+
+def test_a_value_that_calls_an_innocent_model_is_named_itself(first: Any) -> None:
+    plan, difference = first(
+        3, "values={calling: {}}", f"{STEP}.updates.vae.losses.l1={{with: {{reconstruction: calling}}}}"
+    )
+
+    words = "\n".join(blame(plan, difference))
+    assert "first       value `calling`, from the same inputs\n" in words
+    assert "component   value `calling`\n" in words
+    assert "which it calls" not in words
 
 
 @pytest.mark.parametrize("interval", ["batch", "epoch"])

@@ -12,9 +12,11 @@ from hashlib import blake2b
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import torch
 from attrs import define, evolve
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fluxflow_registry.contracts import Ending, Position
 from fluxflow_registry.engine.graph.calls import tensors
@@ -120,8 +122,9 @@ class Trace:
 
     Kinds: `samples` (their numbers), `field`, `value`, `loss`, then `state`, tensor by tensor. After an
     epoch: what each transition `returned`, and what it `kept` in its attributes. The first entry
-    that differs between two runs is the cause of all later differences. What models keep `hidden`, in attributes that
-    have changed since the step began, may differ without any harm: it only explains a difference.
+    that differs between two runs is the cause of all later differences. Two kinds only explain a difference: how models
+    were `called`, by the value or loss that did, and what they keep `hidden`, in attributes that have changed since the
+    step began, which may differ without any harm.
     """
 
     def __init__(self, path: Path) -> None:
@@ -129,6 +132,9 @@ class Trace:
         self.computed: list[tuple[str, str, str]] = []
         self.closed = Position()
         self.hidden: dict[str, str] = {}
+        #: Each call of a model since the last value or loss: the model, and digests of what it received and returned.
+        self._calls: list[tuple[str, str]] = []
+        self._hooks: list[RemovableHandle] = []
 
     @hookimpl
     def step_started(self, run: ObservedRun) -> None:
@@ -137,9 +143,21 @@ class Trace:
         assert live is not None
         live.values.watch = self.record_computed
         self.hidden = hidden_state(live.models)
+        # Not those that are compiled, together with their hooks.
+        plain = {name: each for name, each in live.models.items() if each._compiled_call_impl is None}
+        self._hooks = [
+            each.register_forward_hook(partial(self._record_call, name), with_kwargs=True)
+            for name, each in plain.items()
+        ]
         for part, component in live.plan.components.items():
             if isinstance(component.instance, _Limited):
                 component.instance.on_ending = partial(self.record_ending, live.plan.name, part)
+
+    @hookimpl
+    def step_ended(self) -> None:
+        """Leave the models to the next step as they were."""
+        for hook in self._hooks:
+            hook.remove()
 
     @hookimpl
     def epoch_ended(self, position: Position) -> None:
@@ -155,7 +173,12 @@ class Trace:
 
     def record_computed(self, kind: str, name: str, value: Any) -> None:
         """Record a value or a loss that was just computed."""
+        self.computed += [("called", f"{name}>{model}>{n}", call) for n, (model, call) in enumerate(self._calls)]
         self.computed.append((kind, name, digest(value)))
+        self._calls = []
+
+    def _record_call(self, name: str, _: nn.Module, received: Any, options: Any, returned: Any) -> None:
+        self._calls.append((name, f"{digest((received, options))} {digest(returned)}"))
 
     @hookimpl
     def batch_ended(self, run: ObservedRun, position: Position) -> None:
@@ -174,6 +197,7 @@ class Trace:
     @hookimpl
     def evaluated(self, run: ObservedRun, position: Position, name: str, metrics: Mapping[str, float]) -> None:
         """Write the metrics of an evaluation."""
+        self._calls = []  # the metrics' own
         assert run.engine.live is not None
         measured = [("metric", f"{name}/{metric}", repr(value)) for metric, value in metrics.items()]
         self.write(f"evaluation {name}", run.engine.live.plan.name, position, measured)
@@ -250,6 +274,10 @@ def describe(value: Any, depth: int = DEPTH) -> str:
         return digest_tensors(value.get_state())
     if isinstance(value, random.Random):
         return repr(value.getstate())
+    if isinstance(value, np.random.Generator):
+        return repr(value.bit_generator.state)
+    if isinstance(value, np.ndarray):
+        return digest_bytes(f"{value.dtype}{value.shape}".encode(), value.tobytes())
     if depth == 0:
         return "..."
     if isinstance(value, Mapping):
