@@ -163,10 +163,11 @@ def _abbreviated(a: str, b: str) -> bool:
 def _another_word(a: str, b: str) -> bool:
     if _DIGIT.sub("0", a) == _DIGIT.sub("0", b):
         return a != b
-    short = min(len(a), len(b)) <= _SHORT
-    if sorted(a) == sorted(b) or one_slip(a, b):
-        return short and len(a) == len(b) and sorted(a) != sorted(b)
-    return bool(a and b) and not _abbreviated(a, b) and (short or not get_close_matches(a, [b], cutoff=SIMILAR))
+    if sorted(a) == sorted(b):
+        return False
+    if len(a) == len(b) <= _SHORT:
+        return True
+    return not (one_slip(a, b) or _abbreviated(a, b) or not (a and b) or get_close_matches(a, [b], cutoff=SIMILAR))
 
 
 def one_slip(a: str, b: str) -> bool:

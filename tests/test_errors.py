@@ -152,6 +152,7 @@ def test_a_name_of_which_a_word_or_a_number_is_another_one_is_not_near(name: str
         ("fp_16", "fp16"),
         ("held-out", "held_out"),
         ("optimiser", "optimizer"),
+        ("epok", "epoch"),
     ],
 )
 def test_a_name_of_the_same_words_is_near(name: str, meant: str) -> None:

@@ -333,8 +333,8 @@ STATELESS = {
 a metric must depend only on the values that it receives""",
     "dataset": """keep no state from one batch to the next: a sample must depend only on its index,
 and its random part only on the index and the seed""",
-    "model": """keep in a buffer (`register_buffer`) what has to last from one batch to the next:
-checkpoints contain buffers, but no other attributes""",
+    "model": """draw random numbers with torch, whose generators are seeded before each call,
+and keep in a buffer (`register_buffer`) what has to last from one batch to the next""",
 }
 
 

@@ -362,10 +362,10 @@ def test_the_rate_of_a_lazy_update_comes_to_its_end_with_the_step(checked: Check
     ("settings", "told"),
     [
         (
-            [f"{GENERATOR}.start={{type: loss_threshold, metric: vae/l2, threshold: 1.0}}"],
-            r"(?s)`start` of loss `hinge_generator` of update `vae` watches `vae/l2`, but step `vae_gan` logs no such "
+            [f"{GENERATOR}.start={{type: loss_threshold, metric: vae/ll1, threshold: 1.0}}"],
+            r"(?s)`start` of loss `hinge_generator` of update `vae` watches `vae/ll1`, but step `vae_gan` logs no such "
             r"metric"
-            r".*nearest +vae/lr",
+            r".*nearest +vae/l1",
         ),
         (
             [f"{GENERATOR}.start={{type: loss_threshold, metric: vae/hinge_generator, threshold: 1.0}}"],
