@@ -28,6 +28,12 @@ class PatchDiscriminatorBuilder:
 
     def __call__(self) -> nn.Module:
         """Build the model with new weights."""
+        import torch
+
         from .networks import PatchDiscriminator
 
-        return PatchDiscriminator(**asdict(self))
+        if not self.spectral_norm or torch.get_default_device().type != "meta":
+            return PatchDiscriminator(**asdict(self))
+        # For spectral norm torch iterates on every weight, which takes seconds on the meta device, for nothing.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            return PatchDiscriminator(**asdict(self)).to("meta")

@@ -104,4 +104,5 @@ def _rates(update: dict[str, Any]) -> str:
 def _dataset(config: Config, step: Step) -> str:
     settings, side = config.datasets[step.dataset].settings, config.side_of(step.dataset)
     source = settings.webdataset_url if settings.type == "webdataset" else settings.image_folder or settings.data_path
-    return f"{step.dataset} ({settings.type}, {redact(source)}, {side} x {side})"
+    about = "about " if settings.type == "local" else ""  # images of a folder keep their aspect
+    return f"{step.dataset} ({settings.type}, {redact(source)}, {about}{side} x {side})"

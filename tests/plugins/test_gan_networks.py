@@ -74,3 +74,17 @@ def test_the_gain_of_details_changes_logits_at_an_edge_but_not_on_a_flat_area() 
 
     assert torch.allclose(large(flat), small(flat), atol=1e-5)
     assert not torch.allclose(large(edge), small(edge), atol=1e-5)
+
+
+def test_a_discriminator_on_the_meta_device_has_the_shapes_of_a_real_one_and_draws_no_numbers() -> None:
+    build = PatchDiscriminatorBuilder(width=4, spectral_norm=True, context_width=3)
+    before = torch.get_rng_state()
+
+    with torch.device("meta"):
+        outline = build()
+
+    assert torch.equal(torch.get_rng_state(), before)
+    shapes = [{name: tensor.shape for name, tensor in each.state_dict().items()} for each in (outline, build())]
+    assert shapes[0] == shapes[1]
+    assert all(tensor.is_meta for tensor in outline.state_dict().values())
+    assert outline(torch.empty(2, 3, 16, 16, device="meta")).shape == (2, 1, 4, 4)

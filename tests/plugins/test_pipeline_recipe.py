@@ -107,7 +107,7 @@ CONTEXT = {"context_vector": "latent_vector"}
         ),
         ("cfg_dropout_prob: 0.15", "values/prompt", {"dropout": 0.15}),
         ("cfg_dropout_prob: 0.15", "values/generated_image", {"guidance": 5.0}),
-        ("cfg_dropout_prob: 0.0", "values/generated_image", None),
+        ("cfg_dropout_prob: 0.0", "values/generated_image", {"guidance": 1.0}),
         ("train_diff: true", "values/time", {"distribution": "logit_normal"}),
         ("train_diff_full: true", "values/time", {"distribution": "uniform"}),
         ("lr: 0.002", f"{VAE}/optimizer", {"type": "AdamW", "lr": 0.002, "weight_decay": 0.01}),

@@ -42,8 +42,8 @@ class _ImageKeys:
 
     data_path: str | None = None
     """Folder of images; in a dataset, `image_folder` is the same."""
-    captions_file: str | None = None
-    """File of lines `name<TAB>caption`; null: `a.txt` beside `a.jpg`."""
+    captions_file: str | list[str] | None = None
+    """Files of lines `name<TAB>caption`, which say which images are used; null: `a.txt` beside `a.jpg`."""
     fixed_prompt_prefix: str | None = None
     """Prepended to every caption, as `{prefix}. {caption}`."""
     webdataset_url: str | list[str] | None = None

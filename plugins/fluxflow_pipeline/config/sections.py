@@ -97,9 +97,10 @@ RENAMED: Mapping[str, tuple[str, str]] = {
 #: Synonyms of names under `optimization`.
 OPTIMIZER_SYNONYMS = {"flow_processor": "flow", "D_img": "discriminator"}
 
-#: What PyYAML, which FluxFlow reads its files with, takes for true and false: the words of YAML 1.1.
+#: What PyYAML, which FluxFlow reads its files with, takes for true, false and integers: words of YAML 1.1.
 _YAML_1_1 = {**dict.fromkeys(("yes", "Yes", "YES", "on", "On", "ON"), True)}
 _YAML_1_1 |= dict.fromkeys(("no", "No", "NO", "off", "Off", "OFF"), False)
+_GROUPED = re.compile(r"[+-]?[0-9]{1,18}(_[0-9]{1,18})+")
 
 T = TypeVar("T")
 
@@ -154,7 +155,7 @@ class SectionReader:
         known, meant = keys_of(cls), set(misspelled)
         # A null (`webdataset_token: null`) means the default.
         present = node.only(key for key, child in node.value.items() if key in known and child.value is not None)
-        arguments, problems = read_fields(cls, _with_booleans(present, cls), what, meant)
+        arguments, problems = read_fields(cls, _as_yaml_1_1(present, cls), what, meant)
         self.problems.extend(problems)
         return Section(cls(**arguments), node, frozenset(meant | (present.value.keys() - arguments.keys())))
 
@@ -199,16 +200,21 @@ def _with_aliases(node: Node, section: str) -> Node:
     return Node(value, node.where, keys)
 
 
-def _with_booleans(node: Node, cls: type) -> Node:
-    """The mapping with `yes`, `no`, `on` and `off` as booleans where a boolean belongs."""
-    booleans = {name for name, hint in get_type_hints(cls).items() if hint in (bool, bool | None)}
-    value = {
-        key: as_node(_YAML_1_1[child.value], child.where)
-        if key in booleans and isinstance(child.value, str) and child.value in _YAML_1_1
-        else child
-        for key, child in node.value.items()
-    }
-    return Node(value, node.where, node.keys)
+def _as_yaml_1_1(node: Node, cls: type) -> Node:
+    """The mapping with `yes`, `no`, `on` and `off` where a boolean belongs, and `1_000` where a number does."""
+    hints = get_type_hints(cls)
+    value = {key: as_node(_scalar(child.value, hints[key]), child.where) for key, child in node.value.items()}
+    changed = {key: child for key, child in value.items() if isinstance(node.value[key].value, str)}
+    return Node({**node.value, **changed}, node.where, node.keys)
+
+
+def _scalar(value: Any, hint: Any) -> Any:
+    """A string of the file as YAML 1.1 reads it."""
+    if isinstance(value, str) and hint in (bool, bool | None):
+        return _YAML_1_1.get(value, value)
+    if isinstance(value, str) and hint in (int, int | None, float, float | None) and _GROUPED.fullmatch(value):
+        return int(value.replace("_", ""))
+    return value
 
 
 def label(text: str) -> str:

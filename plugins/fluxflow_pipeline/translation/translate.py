@@ -17,7 +17,7 @@ from .optimizers import idle_options
 from .recipe_text import component, entry, text_of
 from .steps import step_of
 
-#: Guidance of the images that are generated while a flow is trained with dropped captions.
+#: Guidance of the images that are generated while a flow is trained with dropped captions; otherwise there is none.
 GUIDANCE = 5.0
 
 #: Settings that move to `defaults` if all steps agree on them.
@@ -98,9 +98,11 @@ def _shared_values(config: Config, steps: Mapping[str, Node]) -> dict[str, Node]
     found = {
         name: nodes[0] for name, nodes in options.items() if all(node.plain() == nodes[0].plain() for node in nodes)
     }
-    guided = next((step for step in config.steps if trains_flow(step) and step.settings.cfg_dropout_prob > 0), None)
-    if guided is not None:
-        found["generated_image"] = entry(guided.keys.where("cfg_dropout_prob"), guidance=GUIDANCE)
+    flows = [step for step in config.steps if trains_flow(step)]
+    guided = [step for step in flows if step.settings.cfg_dropout_prob > 0]
+    for step in (guided or flows)[:1]:
+        guidance = GUIDANCE if guided else 1.0
+        found["generated_image"] = entry(step.keys.where("cfg_dropout_prob"), guidance=guidance)
     return found
 
 
