@@ -120,6 +120,23 @@ def test_a_second_opening_makes_one_request_for_each_shard(server: Server) -> No
     assert captions_of(second) == captions_of(first)
 
 
+@pytest.mark.parametrize("fetch", [False, True])
+def test_a_shard_is_neither_indexed_nor_downloaded_again_because_its_url_is_signed_again(
+    fetch: bool, server: Server
+) -> None:
+    write_shard(server.folder / "a.tar", range(3))
+    open_shards(f"{server.url}/a.tar?id=7&X-Amz-Date=1&X-Amz-Signature=old", fetch=fetch)
+    server.requests.clear()
+
+    again = open_shards(f"{server.url}/a.tar?id=7&X-Amz-Date=2&X-Amz-Signature=new#x", fetch=fetch)
+    count = len(server.requests)
+    other = open_shards(f"{server.url}/a.tar?id=8&X-Amz-Date=2&X-Amz-Signature=new", fetch=fetch)
+
+    assert captions_of(again) == captions_of(other) == ["image 0", "image 1", "image 2"]
+    assert count == 1
+    assert len(server.requests) > 2, "another parameter may mean another file"
+
+
 @pytest.mark.parametrize("how", ["content", "etag", "shorter", "gone"])
 def test_a_shard_that_changes_after_opening_is_refused_by_name(how: str, server: Server) -> None:
     path = write_shard(server.folder / "a.tar", range(30))

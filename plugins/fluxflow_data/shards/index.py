@@ -17,7 +17,7 @@ from attrs import frozen
 from fluxflow_registry import Problem, open_regular
 
 from ..cache import Cache
-from .paths import is_remote, shard_problem
+from .paths import is_remote, shard_problem, unsigned
 from .remote import ReadAhead, RemoteFile
 from .tar import Member, Read, TarError, members, read_at
 
@@ -243,7 +243,7 @@ def indexed(path: str, name: str, wanted: SampleMembers, file: RemoteFile | None
 
     `file` describes a shard that is read from a server; `name` is the shard's path or URL in problems.
     """
-    kept_at = CACHE.path(path if is_remote(path) else os.path.abspath(path), *wanted.key)
+    kept_at = CACHE.path(unsigned(path) if is_remote(path) else os.path.abspath(path), *wanted.key)
     kept = _kept(kept_at)
     with suppress(OSError):  # indexing reports it
         if kept is not None and kept.state == (file.state if file is not None else _state(path)):

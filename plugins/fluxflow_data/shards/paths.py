@@ -9,7 +9,7 @@ from glob import glob, has_magic
 from ipaddress import ip_address
 from itertools import product
 from math import prod
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from fluxflow_registry import DataError, Problem, redact
 
@@ -29,6 +29,12 @@ _PLACE = re.compile(r"[^/\\]*:[/\\]*[^/\\?#]*")
 #: What looks like a URL of a server.
 _LIKE_URL = re.compile(r"(?is)https?:|.*://")
 
+#: The parameters of signatures: of Amazon, Google and others, of CloudFront, of Azure.
+_SIGNATURE = re.compile(
+    r"(?i)x-(amz|goog|oss|cos|tos)-.*|signature|expires|policy|key-pair-id|(aws|oss)accesskeyid|googleaccessid|token"
+    r"|sig|s[eprtv]|spr|sip|sk(oid|tid|t|e|s|v)"
+)
+
 #: What a URL does not contain.
 _NOT_IN_URLS = re.compile(r"[^!-~]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -43,6 +49,15 @@ def is_remote(path: str) -> bool:
 def public(path: str) -> str:
     """A path or URL without what may be a secret, such as the query of a URL."""
     return re.split("[?#]", redact(path), maxsplit=1)[0] if is_remote(path) else redact(path)
+
+
+def unsigned(path: str) -> str:
+    """A path as it is; a URL without its signature, which is another one each time that it is signed."""
+    if not is_remote(path) or "?" not in path:
+        return path
+    parts = urlsplit(path)
+    query = [(key, value) for key, value in parse_qsl(parts.query, True) if not _SIGNATURE.fullmatch(key)]
+    return urlunsplit((*parts[:3], urlencode(query), ""))
 
 
 def check_url(url: str) -> None:

@@ -17,6 +17,7 @@ from attrs import frozen
 from fluxflow_registry import DataError, sync_file
 
 from ..cache import cache_folder
+from .paths import unsigned
 from .requests import TemporaryError, failure_of, number_in, range_in, repeated, response, shard_error
 
 #: Bytes that are requested at once where headers are read.
@@ -146,7 +147,7 @@ class Downloads:
 
     def download(self, file: RemoteFile) -> Path:
         """The shard as a file, downloaded unless this version of it is there; raises DataError."""
-        path = self._path(file, f"{file.url}\0{file.version}\0{file.length}".encode())
+        path = self._path(file, f"{unsigned(file.url)}\0{file.version}\0{file.length}".encode())
         with self._lock:
             if not file.version or not path.exists() or file.length not in (None, path.stat().st_size):
                 path = self._write(file, path)
