@@ -137,7 +137,7 @@ def _identity(distribution: Distribution) -> tuple[str, str]:
     """Name and version of a distribution, as far as its metadata has them."""
     try:
         metadata = distribution.metadata
-        return str(metadata["Name"] or "unknown"), str(metadata["Version"] or "")
+        return str(metadata.get("Name") or "unknown"), str(metadata.get("Version") or "")
     except Exception:
         return "unknown", ""
 
