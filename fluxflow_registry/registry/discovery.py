@@ -137,7 +137,8 @@ def _identity(distribution: Distribution) -> tuple[str, str]:
     """Name and version of a distribution, as far as its metadata has them."""
     try:
         metadata = distribution.metadata
-        return str(metadata.get("Name") or "unknown"), str(metadata.get("Version") or "")
+        name, number = (metadata[key] if key in metadata else "" for key in ("Name", "Version"))  # noqa: SIM401
+        return str(name or "unknown"), str(number or "")
     except Exception:
         return "unknown", ""
 

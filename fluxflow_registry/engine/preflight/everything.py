@@ -20,7 +20,7 @@ from fluxflow_registry.engine.preflight.metrics import SAMPLES, try_metrics
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
 from fluxflow_registry.engine.preflight.updates import try_updates
 from fluxflow_registry.engine.training.component_state import stateful_of
-from fluxflow_registry.errors import DataError, Problem
+from fluxflow_registry.errors import DataError, FluxflowError, Problem, TrainingError
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.signature import fields_of, is_configurable
 
@@ -38,7 +38,7 @@ def try_everything(plan: RecipePlan, device: torch.device) -> Tried:
 
     Components that keep something between batches are left as they were.
     """
-    with _undisturbed(plan):
+    with _undisturbed(plan), _before_training():
         require_batches(plan)
         shapes = prove_shapes(plan)
         require_models(plan, device)
@@ -49,6 +49,16 @@ def try_everything(plan: RecipePlan, device: torch.device) -> Tried:
         try_metrics(quick, sources)
         try_draws(quick, sources)
     return Tried(shapes, sources)
+
+
+@contextmanager
+def _before_training() -> Iterator[None]:
+    """Let what fails end a command as any other mistake that is found before training."""
+    try:
+        yield
+    except TrainingError as error:
+        error.exit_code = FluxflowError.exit_code
+        raise
 
 
 def _read(plan: RecipePlan, sources: Mapping[str, Source]) -> None:
