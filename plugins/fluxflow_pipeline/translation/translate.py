@@ -100,9 +100,9 @@ def _shared_values(config: Config, steps: Mapping[str, Node]) -> dict[str, Node]
     }
     flows = [step for step in config.steps if trains_flow(step)]
     guided = [step for step in flows if step.settings.cfg_dropout_prob > 0]
-    for step in (guided or flows)[:1]:
+    for first in (guided or flows)[:1]:
         guidance = GUIDANCE if guided else 1.0
-        found["generated_image"] = entry(step.keys.where("cfg_dropout_prob"), guidance=guidance)
+        found["generated_image"] = entry(first.keys.where("cfg_dropout_prob"), guidance=guidance)
     return found
 
 
