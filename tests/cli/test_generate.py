@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from fluxflow_registry.cli import generate
 from fluxflow_registry.engine.run.folder import RunFolder
+from fluxflow_registry.state import store
 
 from ..small import FLOW, VAE_GAN
 
@@ -254,6 +255,49 @@ def test_an_unfinished_run_generates_with_its_newest_checkpoint_and_prints_a_not
     assert code == 0
     assert len(pictures) == 1
     assert "the run is not finished; using the checkpoint" in err
+
+
+def of_an_unfinished_run(finished: Path, root: Path, checkpoint: str) -> Path:
+    """A copy of the finished run in which everything after a checkpoint is missing."""
+    copy = root / "copy"
+    shutil.copytree(finished, copy)
+    shutil.rmtree(copy / "final")
+    RunFolder(copy, "x").write_identity(finished=False)
+    for folder in (copy / "checkpoints").iterdir():
+        if folder.name != checkpoint:
+            shutil.rmtree(folder)
+    return copy
+
+
+def test_models_that_no_step_has_trained_yet_are_named(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = of_an_unfinished_run(finished, tmp_path, "000000006-vae_gan-end")
+
+    for source in ([run], ["--model-checkpoint", run / "checkpoints" / "000000006-vae_gan-end", "--step", "flow"]):
+        code, images, err = draw(capsys, *source, "--prompt", "a circle", "--output", tmp_path / "images")
+
+        assert (code, len(images)) == (0, 1), err
+        noise = "was not trained yet at checkpoint 000000006-vae_gan-end: its initial weights generate noise"
+        assert f"note: model `flow_processor` {noise}" in err
+        assert f"note: model `expander` {noise}" not in err
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_within_a_step_the_models_are_named_that_no_update_has_changed(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], steps: int
+) -> None:
+    run = of_an_unfinished_run(finished, tmp_path, "000000006-vae_gan-end")
+    state, meta = store.load(run / "checkpoints" / "000000006-vae_gan-end")
+    updates = {"vae": {"steps": steps}, "discriminator": {"steps": 1}}
+    store.save(run / "checkpoints", "000000007-vae_gan-stop", {**state, "update": updates}, meta)
+
+    code, _, err = draw(capsys, run, "--prompt", "a circle", "--output", tmp_path / "images")
+
+    assert code == 0, err
+    assert ("note: model `expander` was not trained yet" in err) == (steps == 0)
+    assert "note: model `flow_processor` was not trained yet" in err
+    assert "discriminator" not in err
 
 
 @pytest.fixture

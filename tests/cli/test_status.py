@@ -11,14 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from fluxflow_registry.cli.plugins_of_run import plugin_rows
 from fluxflow_registry.cli.run_status import read_status
-from fluxflow_registry.cli.status import summaries
+from fluxflow_registry.cli.status import WHY, summaries
 from fluxflow_registry.contracts import Position
 from fluxflow_registry.engine.run.folder import RunFolder, lock_owner
 from fluxflow_registry.errors import FluxflowError
@@ -84,6 +84,10 @@ def test_a_run_that_has_saved_nothing(call: Call, folder: RunFolder) -> None:
     assert (
         f"to resume\nfrom the beginning: there is no checkpoint\nrepeating no logged batches\ncommand {COMMAND}" in told
     )
+
+
+def test_the_status_says_of_every_kind_of_checkpoint_why_it_was_saved() -> None:
+    assert set(WHY) == set(get_args(checkpoints.Kind))
 
 
 def test_a_run_that_failed_tells_the_error_until_it_is_started_again(call: Call, folder: RunFolder) -> None:

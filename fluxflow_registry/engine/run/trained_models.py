@@ -90,7 +90,9 @@ def trained_in(plan: RecipePlan, checkpoint: Path) -> frozenset[str]:
     """The models that some update had changed when a checkpoint was saved; raises RunError for one that is damaged."""
     checkpoints.verify(checkpoint)
     content = json.loads((checkpoint / checkpoints.STATE).read_bytes())
-    step = plan.step(content["meta"]["step"])
+    step = next((each for each in plan.steps if each.name == content["meta"]["step"]), None)
+    if step is None:  # of another recipe
+        return frozenset(plan.models)
     trained = step.trains
     if "update" in content["state"]:  # within the step
         steps = {name: state["steps"] for name, state in content["state"]["update"].items()}
