@@ -102,10 +102,10 @@ class Choices:
     detail: str = ""
 
     @classmethod
-    def of(cls, name: str, names: Iterable[str]) -> Choices:
-        """The choices of someone who wrote `name` where one of `names` is valid."""
+    def of(cls, name: str, names: Iterable[str], keys: bool = False) -> Choices:
+        """The choices of someone who wrote `name` where one of `names` is valid; `keys`: see `nearest`."""
         valid = tuple(sorted(names))
-        return cls(nearest(name, valid), valid)
+        return cls(nearest(name, valid, keys), valid)
 
     def rows(self) -> list[tuple[str, str]]:
         """The choices as labeled rows."""
@@ -113,18 +113,19 @@ class Choices:
         return [*near, ("available", listed(self.available, LISTED) or "nothing")]
 
 
-def nearest(name: str, names: Iterable[str]) -> str | None:
+def nearest(name: str, names: Iterable[str], keys: bool = False) -> str | None:
     """The valid name that `name` was probably meant to be, or None.
 
     A name that differs in case and hyphens alone comes first, then one typing error, then the only name that begins
     like it and is longer or shorter, then similar spelling. A wrong suggestion is worse than none: a name of which a
-    word or a number is another one is not near.
+    word or a number is another one is not near. Of `keys`, all of which are known, one with another letter is a typing
+    error also where it is short: `epz` for `eps`. Elsewhere it may be the name of something else: `mae` is not `mse`.
     """
     known = {_folded(each): each for each in sorted(names, reverse=True)}
     meant = _folded(name)
     if meant in known:
         return known[meant]
-    near = [each for each in known if not _differs_in_meaning(meant, each)]
+    near = [each for each in known if not _differs_in_meaning(meant, each, keys)]
     slips = [each for each in near if one_slip(meant, each)]
     likely = [each for each in slips if sorted(each) == sorted(meant)] or slips  # two letters swapped
     begun = [each for each in near if _abbreviated(meant, each) and meant.count("_") <= each.count("_")]
@@ -147,11 +148,12 @@ SIMILAR = 0.65
 _SHORT = 4
 
 
-def _differs_in_meaning(name: str, other: str) -> bool:
+def _differs_in_meaning(name: str, other: str, keys: bool) -> bool:
     """Whether a word or a number of one name is another one in the other: `l2` of `l1`, `resume` of `prove_resume`."""
     words, others = _SEPARATOR.split(name), _SEPARATOR.split(other)
     if len(words) == len(others):
-        return any(_another_word(a, b) for a, b in zip(words, others, strict=True))
+        few = len(words) < 3 and not keys  # of more words, the others show which name is meant
+        return any(_another_word(a, b, few) for a, b in zip(words, others, strict=True))
     return others[-len(words) :] == words
 
 
@@ -160,12 +162,12 @@ def _abbreviated(a: str, b: str) -> bool:
     return min(len(a), len(b)) > 2 and (a.startswith(b) or b.startswith(a))
 
 
-def _another_word(a: str, b: str) -> bool:
+def _another_word(a: str, b: str, few: bool) -> bool:
     if _DIGIT.sub("0", a) == _DIGIT.sub("0", b):
         return a != b
     if sorted(a) == sorted(b):
         return False
-    if len(a) == len(b) <= _SHORT:
+    if few and len(a) == len(b) <= _SHORT:
         return True
     return not (one_slip(a, b) or _abbreviated(a, b) or not (a and b) or get_close_matches(a, [b], cutoff=SIMILAR))
 

@@ -153,10 +153,17 @@ def test_a_name_of_which_a_word_or_a_number_is_another_one_is_not_near(name: str
         ("held-out", "held_out"),
         ("optimiser", "optimizer"),
         ("epok", "epoch"),
+        ("expander.oot.0.weight", "expander.out.0.weight"),
     ],
 )
 def test_a_name_of_the_same_words_is_near(name: str, meant: str) -> None:
     assert nearest(name, [meant, "unrelated"]) == meant
+
+
+def test_a_short_key_with_another_letter_is_a_typing_error() -> None:
+    assert nearest("epz", ["eps"], keys=True) == "eps"
+    assert nearest("epz", ["eps"]) is None
+    assert nearest("l2", ["l1"], keys=True) is None
 
 
 def on_line(number: int, subject: str | None = "tab", file: str = "captions.txt") -> Problem:

@@ -80,7 +80,13 @@ def unknown_keys(node: Node, known: Iterable[str], what: str) -> tuple[list[Prob
     keys = list(known)
     strays = [key for key in node.value if key not in keys] if isinstance(node.value, dict) else []
     problems = [
-        Problem(f"unknown key `{key}` in {what}", node.keys[key], code="unknown-key", subject=key, choices=keys)
+        Problem(
+            f"unknown key `{key}` in {what}",
+            node.keys[key],
+            code="unknown-key",
+            subject=key,
+            choices=Choices.of(key, keys, keys=True),
+        )
         for key in strays
     ]
     return problems, {problem.nearest for problem in problems if problem.nearest is not None}
@@ -296,7 +302,7 @@ def _nested(value: Any, cls: Any) -> Any:
     arguments = {}
     for key, child in value.items():
         if key not in fields:
-            raise Mismatch("is unknown", "unknown-key", Choices.of(key, fields), key=key)
+            raise Mismatch("is unknown", "unknown-key", Choices.of(key, fields, keys=True), key=key)
         read = arguments[str(fields[key].alias)] = _inside(key, child, fields[key].type)
         try:
             _validate(fields[key], read)
