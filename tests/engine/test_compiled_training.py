@@ -247,3 +247,29 @@ def test_a_recipe_with_everything_compiled_resumes_bit_by_bit(
 
     assert first.stopped is not None
     assert finals(second.run) == finals(whole)
+
+
+def test_a_model_that_cannot_be_compiled_is_named(checked: Checker, live: Maker) -> None:
+    class Printing(nn.Module):
+        """A decoder with a part that cannot be compiled in one piece."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.color = nn.Conv2d(2, 3, 1)
+            self.downscale = 4
+
+        def forward(self, latent: Tensor) -> Tensor:
+            torch._dynamo.graph_break()
+            return torch.nn.functional.interpolate(self.color(latent), scale_factor=4)
+
+    registry = registry_with(PLUGINS, models={"printing": lambda: Printing()})
+    text = VAE_GAN.replace("{type: expander, latent_channels: 2, width: 8}", "printing")
+    compile_ = "models.expander.compile={backend: aot_eager, fullgraph: true}"
+    step = live(checked(text, compile_, using=registry))
+
+    with pytest.raises(TrainingError) as raised:
+        trained(step)
+
+    (problem,) = raised.value.problems
+    assert problem.message.startswith("model `expander` cannot be compiled: Unsupported")
+    assert dict(problem.notes)["hint"] == "remove `compile` from model `expander`, or choose another `backend`"

@@ -171,3 +171,27 @@ def test_every_wrong_field_of_a_batch_is_reported(recipe: Any) -> None:
         try_everything(recipe(spoil), torch.device("cpu"))
 
     assert [problem.subject for problem in rejected.value.problems] == ["image", "caption", "label"]
+
+
+SOURCES: Mapping[str, tuple[str, Any, str]] = {
+    "no length": ("__len__", lambda _: None, "has no valid length: TypeError"),
+    "a negative length": ("__len__", lambda _: -1, "has no valid length: ValueError"),
+    "too few buckets": ("buckets", [0, 1], "has buckets of shape [2] for 8 samples"),
+    "buckets of fractions": ("buckets", [0.5] * 8, "has buckets that are not numbers from 0 on"),
+    "negative buckets": ("buckets", [-1] * 8, "has buckets that are not numbers from 0 on"),
+}
+
+
+@pytest.mark.parametrize("wrong", SOURCES)
+def test_a_source_that_cannot_be_divided_into_batches_is_rejected(
+    wrong: str, recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member, value, words = SOURCES[wrong]
+    monkeypatch.setattr(Source, member, value, raising=False)
+
+    with pytest.raises(DataError) as rejected:
+        try_everything(recipe(lambda batch: batch), torch.device("cpu"))
+
+    (problem,) = rejected.value.problems
+    assert problem.message.startswith(f"the source of dataset `shapes` {words}")
+    assert any(label == "defined in" for label, _ in problem.notes)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fluxflow_registry.engine.models.build import build_models
 from fluxflow_registry.engine.preflight.everything import try_everything
 from fluxflow_registry.errors import Problem, RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
@@ -411,3 +412,61 @@ def test_a_metric_that_compares_values_of_different_shapes_is_rejected(checked: 
 
     assert [problem.code for problem in problems] == ["wrong-shape", "wrong-shape"]
     assert problems[0].message.startswith("metric `psnr` of evaluation `e` in step `vae_gan` compares `gray`")
+
+
+TRANSITIONS: Mapping[str, tuple[Any, str]] = {
+    "true": (lambda epoch: True, "transition `wrong` returned a bool after epoch 1; return an Ending or None"),
+    "a string": (lambda epoch: "done", "transition `wrong` returned a str after epoch 1; return an Ending or None"),
+    "failing": (lambda epoch, history: 1 / 0, "transition `wrong` failed after epoch 1: ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize("place", ["steps.vae_gan.until", f"{VAE}.start"])
+@pytest.mark.parametrize("what", TRANSITIONS)
+def test_a_transition_that_returns_no_ending_is_rejected(what: str, place: str, checked: Checker) -> None:
+    transition, words = TRANSITIONS[what]
+    registry = registry_with(PLUGINS, transitions={"wrong": transition})
+
+    problem = the_problem(checked(VAE_GAN, f"{place}={{type: wrong}}", using=registry))
+
+    assert problem.message.startswith(words)
+
+
+class Unpackable:
+    """A loss that keeps what no checkpoint can have."""
+
+    def __call__(self, reconstruction: Tensor) -> Tensor:
+        return reconstruction.square().mean()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"lock": object()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+def test_a_component_whose_state_no_checkpoint_can_have_is_rejected(checked: Checker) -> None:
+    registry = registry_with(PLUGINS, losses={"unpackable": Unpackable})
+
+    problem = the_problem(checked(VAE_GAN, f"{VAE}.losses.unpackable={{}}", using=registry))
+
+    assert problem.message == "the state of loss `unpackable` contains `lock` of type object"
+
+
+def test_models_whose_builder_returns_one_module_for_both_are_rejected(checked: Checker) -> None:
+    built: list[nn.Module] = []
+
+    def one_for_all() -> nn.Module:
+        from fluxflow_vae.models import ExpanderBuilder
+
+        built.append(built[-1] if built else ExpanderBuilder(latent_channels=2, width=8)())
+        return built[-1]
+
+    registry = registry_with(PLUGINS, models={"shared": one_for_all})
+    text = VAE_GAN.replace("{type: expander, latent_channels: 2, width: 8}", "shared\n  other: shared")
+
+    problems = rejected(checked(text, using=registry))
+
+    assert problems[0].message.startswith("models `expander` and `other` share `body.0.weight`")
+    with pytest.raises(RecipeError) as without_numbers:
+        build_models(checked(text, using=registry), CPU)
+    assert "returned a module without numbers, not a new one" in str(without_numbers.value)

@@ -10,8 +10,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from fluxflow_registry.contracts import Field
-from fluxflow_registry.errors import DataError, Problem, counted
+from fluxflow_registry.contracts import Field, SourceExtras
+from fluxflow_registry.errors import DataError, Problem, counted, one_line
 from fluxflow_registry.registry.signature import place_of
 
 
@@ -38,6 +38,24 @@ class Declared:
                     for subject, what in problems
                 ]
             )
+
+
+def source_wrong(source: Any) -> str | None:
+    """What is wrong with the number of samples of a source, or with their buckets; None where nothing is."""
+    try:
+        length = len(source)
+    except Exception as error:
+        return f"has no valid length: {one_line(error)}"
+    buckets, views = SourceExtras.of(source).buckets, SourceExtras.of(source).views
+    if views < 1:
+        return f"has {views} views; a batch has at least one"
+    if buckets is not None:
+        numbers = np.asarray(buckets)
+        if numbers.shape != (length,):
+            return f"has buckets of shape {list(numbers.shape)} for {counted(length, 'sample')}"
+        if length and (numbers.dtype.kind not in "iu" or int(numbers.min()) < 0):
+            return "has buckets that are not numbers from 0 on"
+    return None
 
 
 def _problems(batch: object, samples: int, fields: Mapping[str, Field]) -> Iterator[tuple[str, str]]:

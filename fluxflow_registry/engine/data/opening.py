@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from attrs import evolve
 
 from fluxflow_registry.contracts import Source
+from fluxflow_registry.engine.data.declared import source_wrong
 from fluxflow_registry.engine.data.order import batches_of
 from fluxflow_registry.engine.graph.calls import build
 from fluxflow_registry.engine.memory import size_problem
@@ -29,6 +30,10 @@ def open_sources(plan: RecipePlan, fill_batches: bool = True) -> dict[str, Sourc
             sources[name] = build(dataset)
         except FluxflowError as error:
             failed[name] = error.problems
+        else:
+            if (wrong := source_wrong(sources[name])) is not None:
+                message, notes = f"the source of dataset `{name}` {wrong}", (("defined in", dataset.definition),)
+                failed[name] = [Problem(message, dataset.where, notes, code="wrong-return", subject=name)]
     if failed:
         raise DataError(merge_problems(failed, plan.datasets))
     trained = {step.settings.dataset for step in plan.steps}

@@ -46,6 +46,10 @@ def build_model(configured: ConfiguredComponent, weights: Mapping[str, Tensor] |
         message = f"the builder of model `{configured.label}` returned {type(model).__name__}, not an nn.Module"
         notes = (("defined in", configured.definition),)
         raise RecipeError(Problem(message, configured.where, notes, code="wrong-return", subject=configured.label))
+    if torch.get_default_device().type != "meta" and any(parameter.is_meta for parameter in model.parameters()):
+        message = f"the builder of model `{configured.label}` returned a module without numbers, not a new one"
+        notes = (("defined in", configured.definition),)
+        raise RecipeError(Problem(message, configured.where, notes, code="wrong-return", subject=configured.label))
     remember_frozen(model)
     return model
 

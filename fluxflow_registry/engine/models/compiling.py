@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fluxflow_registry.contracts import Compile
 from fluxflow_registry.engine.graph.calls import tensors
-from fluxflow_registry.errors import TrainingError
+from fluxflow_registry.errors import TrainingError, one_line
 
 
 def compile_forward(model: nn.Module, label: str, options: Compile) -> None:
@@ -23,8 +23,20 @@ def compile_forward(model: nn.Module, label: str, options: Compile) -> None:
     """
     # Backward passes that write over what the forward has saved allow no second pass, which `detach` needs.
     torch._functorch.config.donated_buffer = False
+    from torch._dynamo.exc import TorchDynamoException  # it is imported by the compiler alone, in seconds
+
     model.compile(backend=options.backend, mode=options.mode, dynamic=options.dynamic, fullgraph=options.fullgraph)
-    guard_calls(model, label, model._compiled_call_impl)
+    compiled: Any = model._compiled_call_impl
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return compiled(*args, **kwargs)
+        except TorchDynamoException as error:
+            message = f"model `{label}` cannot be compiled: {one_line(error)}"
+            hint = ("hint", f"remove `compile` from model `{label}`, or choose another `backend`")
+            raise TrainingError(message, None, [hint], code="component-failed", subject=label) from error
+
+    guard_calls(model, label, call)
 
 
 def guard_calls(model: nn.Module, label: str, compiled: Any) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from attrs import evolve, frozen
 
-from fluxflow_registry.contracts import SamplerExtras, Source
+from fluxflow_registry.contracts import SamplerExtras, Source, Stateful
 from fluxflow_registry.engine.data.batches import Reader
 from fluxflow_registry.engine.data.declared import Declared
 from fluxflow_registry.engine.data.opening import merge_problems, open_sources
@@ -18,11 +18,13 @@ from fluxflow_registry.engine.memory import require_batches, require_models
 from fluxflow_registry.engine.preflight.draws import try_draws
 from fluxflow_registry.engine.preflight.metrics import SAMPLES, try_metrics
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
+from fluxflow_registry.engine.preflight.transitions import try_transitions
 from fluxflow_registry.engine.preflight.updates import try_updates
 from fluxflow_registry.engine.training.component_state import stateful_of
-from fluxflow_registry.errors import DataError, FluxflowError, Problem, TrainingError
+from fluxflow_registry.errors import DataError, FluxflowError, Problem, RecipeError, TrainingError, one_line
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.registry.signature import fields_of, is_configurable
+from fluxflow_registry.state.store import pack
 
 
 @frozen(eq=False)
@@ -38,6 +40,7 @@ def try_everything(plan: RecipePlan, device: torch.device) -> Tried:
 
     Components that keep something between batches are left as they were.
     """
+    _require_saved_states(plan)
     with _undisturbed(plan), _before_training():
         require_batches(plan)
         shapes = prove_shapes(plan)
@@ -45,6 +48,7 @@ def try_everything(plan: RecipePlan, device: torch.device) -> Tried:
         sources = open_sources(plan)
         _read(plan, sources)
         try_updates(with_batches(plan, sources), device)
+        try_transitions(plan)
         quick = _with_few_evaluations(plan)
         try_metrics(quick, sources)
         try_draws(quick, sources)
@@ -87,6 +91,24 @@ def _with_few_evaluations(plan: RecipePlan) -> RecipePlan:
     except Exception:  # it needs more
         return plan
     return evolve(plan, sampler=evolve(sampler, instance=instance))
+
+
+def _require_saved_states(plan: RecipePlan) -> None:
+    """Raise RecipeError for components that keep what no checkpoint can have."""
+    problems: dict[int, Problem] = {}
+    for step in plan.steps:
+        for name, part in step.components.items():
+            what, notes = f"{part.component.kind} `{part.name}`", (("defined in", part.definition),)
+            try:
+                pack(part.instance.state_dict() if isinstance(part.instance, Stateful) else {}, what)
+            except FluxflowError as error:
+                first = error.problems[0]
+                problems[id(part.instance)] = evolve(first, where=part.where, notes=(*first.notes, *notes))
+            except Exception as error:
+                message = f"`state_dict` of {what} failed: {one_line(error)}"
+                problems[id(part.instance)] = Problem(message, part.where, notes, code="component-failed", subject=name)
+    if problems:
+        raise RecipeError(list(problems.values()))
 
 
 @contextmanager

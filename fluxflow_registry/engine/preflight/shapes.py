@@ -73,6 +73,7 @@ def prove_shapes(plan: RecipePlan) -> dict[str, dict[str, str]]:
     models = build_on_meta(plan.models)
     called = guard_as_compiled(models, plan.models)
     problems = [problem for name, model in plan.models.items() for problem in useless_options(models[name], model)]
+    problems += _shared(plan, models)
     shapes: dict[str, dict[str, str]] = {}
     for step in plan.steps:
         unready = list(_unready_losses(step))
@@ -93,6 +94,20 @@ def prove_shapes(plan: RecipePlan) -> dict[str, dict[str, str]]:
     if problems:
         raise RecipeError(unique(problems))
     return shapes
+
+
+def _shared(plan: RecipePlan, models: Mapping[str, nn.Module]) -> Iterator[Problem]:
+    """Models that have a parameter of another one: two optimizers would move it."""
+    owners: dict[int, str] = {}
+    for name, model in models.items():
+        for key, parameter in model.named_parameters():
+            owner = owners.setdefault(id(parameter), name)
+            if owner != name:
+                message = f"models `{owner}` and `{name}` share `{key}`: each builder must return a module of its own"
+                configured = plan.models[name]
+                notes = (("defined in", configured.definition),)
+                yield Problem(message, configured.where, notes, code="wrong-return", subject=name)
+                break
 
 
 def _misfit_problems(

@@ -28,6 +28,8 @@ def build_optimizer(configured: ConfiguredComponent, parameters: Mapping[str, Te
     needed = [each.name for each in asked if each.default is each.empty and each.kind not in VARIADIC]
     if needed:
         raise _wrong(configured, f"needs `{needed[0]}` at every `step`, but the engine calls `step()`")
+    if any("lr" not in group for group in optimizer.param_groups):
+        raise _wrong(configured, "has a group of parameters without a learning rate `lr`")
     names = {id(parameter): name for name, parameter in parameters.items()}
     moved = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     missing = [name for key, name in names.items() if key not in set(moved)]

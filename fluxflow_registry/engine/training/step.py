@@ -11,7 +11,7 @@ import torch
 from attrs import asdict
 from torch import Tensor, nn
 
-from fluxflow_registry.contracts import Ending, Position, Sampler, Source, SourceExtras
+from fluxflow_registry.contracts import Ending, History, Position, Sampler, Source, SourceExtras
 from fluxflow_registry.engine.data.batches import Batch, epoch_batches, to_device
 from fluxflow_registry.engine.data.declared import Declared
 from fluxflow_registry.engine.data.order import views_of
@@ -214,20 +214,7 @@ class LiveStep:
 
     def _ending_by(self, transition: ConfiguredComponent, epoch: int) -> Ending | None:
         """What a transition returns after an epoch."""
-        arguments = {"epoch": epoch, "epochs": self.settings.epochs, "history": self.metrics.history}
-        notes = (("defined in", str(transition.component.where)),)
-        try:
-            ending = transition.instance(**{name: arguments[name] for name in transition.component.signature.needs})
-        except FluxflowError:
-            raise
-        except Exception as error:
-            message = f"transition `{transition.name}` failed after epoch {epoch}: {one_line(error)}"
-            raise TrainingError(Problem(message, transition.where, notes, code="component-failed")) from error
-        if ending is None or isinstance(ending, Ending):
-            return ending
-        returned = type(ending).__name__
-        message = f"transition `{transition.name}` returned a {returned} after epoch {epoch}; return an Ending or None"
-        raise TrainingError(Problem(message, transition.where, notes, code="wrong-return"))
+        return ending_by(transition, epoch, self.settings.epochs, self.metrics.history)
 
     def is_finite(self, update: LiveUpdate, batch: Batch, step_batch: int) -> bool:
         """Whether the losses of an update and their gradients are finite on a batch; changes nothing."""
@@ -279,6 +266,24 @@ class LiveStep:
             average.module.load_state_dict(state["ema"][name])
         for name, instance in self.components.items():
             instance.load_state_dict(state["component"][name])
+
+
+def ending_by(transition: ConfiguredComponent, epoch: int, epochs: int, history: History) -> Ending | None:
+    """What a transition returns after an epoch; raises TrainingError for anything but an Ending or None."""
+    arguments = {"epoch": epoch, "epochs": epochs, "history": history}
+    notes = (("defined in", str(transition.component.where)),)
+    try:
+        ending = transition.instance(**{name: arguments[name] for name in transition.component.signature.needs})
+    except FluxflowError:
+        raise
+    except Exception as error:
+        message = f"transition `{transition.name}` failed after epoch {epoch}: {one_line(error)}"
+        raise TrainingError(Problem(message, transition.where, notes, code="component-failed")) from error
+    if ending is None or isinstance(ending, Ending):
+        return ending
+    returned = type(ending).__name__
+    message = f"transition `{transition.name}` returned a {returned} after epoch {epoch}; return an Ending or None"
+    raise TrainingError(Problem(message, transition.where, notes, code="wrong-return"))
 
 
 def size_of(fields: Mapping[str, Any]) -> tuple[int, int] | None:
