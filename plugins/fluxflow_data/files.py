@@ -14,7 +14,11 @@ IMAGE_BYTES, CAPTION_BYTES, TABLE_BYTES = 1 << 30, 1 << 20, 1 << 30
 
 def read_limited(path: Path, most: int) -> bytes:
     """The content of a file; raises OSError if it has more than `most` bytes, or is not a regular file."""
-    check_size(os.stat(path).st_size, most)
+    try:
+        size = os.stat(path).st_size
+    except ValueError:  # no file has a NUL or a lone surrogate in its name
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+    check_size(size, most)
     content = read_file(path, most + 1)  # a file may grow meanwhile
     check_size(len(content), most)
     return content

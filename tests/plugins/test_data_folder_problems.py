@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from fluxflow_data.folder.dataset import Folder
+from fluxflow_data.shards.dataset import WebDataset
 from fluxflow_registry import DataError, Place, Problem, SampleError
 
 
@@ -263,6 +264,22 @@ def test_a_name_that_is_not_utf_8_is_reported_in_printable_characters(tmp_path: 
 def test_options_out_of_range_are_refused(options: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Folder(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b", "a" * 5000], ids=["NUL", "surrogate", "long"])
+def test_a_path_that_no_file_can_have_is_reported(name: str, tmp_path: Path) -> None:
+    save_image(tmp_path / "a.png", None)
+
+    with pytest.raises(DataError) as folder:
+        Folder(path=name)()
+    with pytest.raises(DataError) as captions:
+        Folder(path=str(tmp_path), captions=name)()
+    with pytest.raises(DataError) as classes:
+        WebDataset(shards=name, class_names=name)()
+
+    assert [str(problem.where) for problem in folder.value.problems] == [name]
+    assert [str(problem.where) for problem in captions.value.problems] == [name]
+    assert [str(problem.where) for problem in classes.value.problems] == [name, name]
 
 
 def test_the_home_of_an_unknown_user_is_reported_as_a_missing_folder() -> None:

@@ -90,7 +90,7 @@ class Folder(HoldoutOptions):
         else:
             samples = self._from_captions_files(root, files, problems, flaws)
             used = {sample.name for sample in samples}
-        if root.is_dir() and not images and not samples:
+        if os.path.isdir(root) and not images and not samples:
             notes = [("hint", f"add images whose names end in {', '.join(SUFFIXES)}")]
             notes += [("status", ignored) for ignored in ignored_files(files, ())]
             message = f"folder `{root.name}` contains no images"
@@ -139,7 +139,7 @@ class Folder(HoldoutOptions):
         taken: set[tuple[str, str]] = set()
         for table in self._tables():
             try:
-                samples += read_captions_file(root, table, files if root.is_dir() else None, taken, flaws)
+                samples += read_captions_file(root, table, files if os.path.isdir(root) else None, taken, flaws)
             except DataError as error:
                 problems += error.problems
         if files and not samples and not problems and not flaws:
@@ -216,9 +216,9 @@ class FolderSource(ImageSource):
 
 def _list_files(root: Path, problems: list[Problem]) -> dict[str, str]:
     """The folder's files by name; adds to `problems` what keeps it from being read."""
-    if root.is_dir():
+    if os.path.isdir(root):
         return list_files(root, problems)
-    if root.exists():
+    if os.path.exists(root):
         message, code = f"cannot read the images of `{root.name}`: it is a file, not a folder", "unreadable-file"
     else:
         message, code = f"folder `{root.name}` does not exist", "missing-file"
