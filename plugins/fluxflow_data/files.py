@@ -19,7 +19,9 @@ def read_limited(path: Path, most: int) -> bytes:
     except ValueError:  # no file has a NUL or a lone surrogate in its name
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
     check_size(size, most)
-    content = read_file(path, most + 1)  # a file may grow meanwhile
+    content = read_file(path, size + 1)
+    if len(content) > size:  # it has grown, or is one of a system that does not know its size
+        content = read_file(path, most + 1)
     check_size(len(content), most)
     return content
 

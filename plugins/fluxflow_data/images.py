@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: The formats that are read; no other decoder is tried: some start another program, and some take any bytes for theirs.
-#: TGA is the last, because its files have no signature. Of AVIF, Pillow may know no more than the name.
+#: The most frequent are tried first, and TGA last, because its files have no signature. Pillow may not have AVIF.
 FORMATS = (
-    "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "SUN", "TIFF", "WEBP", "TGA",
+    "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000", "QOI", "DIB", "PCX", "SGI", "SUN", "TGA",
 )  # fmt: skip
 
 #: A PNG's signature, and the chunks that Pillow decompresses to 1 MiB at most: texts, and the color profile.

@@ -151,7 +151,8 @@ class Folder(HoldoutOptions):
         """What of the folder is not used."""
         tables = {os.path.abspath(table) for table in self._tables()}
         if self.captions is None:
-            read = {stem(name) + suffix for name in files if is_image(name) for suffix in CAPTION_SUFFIXES}
+            stems = {stem(name) for name in files if is_image(name)}
+            read = {name for name in files if name.endswith(CAPTION_SUFFIXES) and stem(name) in stems}
         else:
             read = {name for name, stored in files.items() if os.path.abspath(root / stored) in tables}
         notes = ignored_files(files, read)

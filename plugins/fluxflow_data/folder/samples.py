@@ -6,7 +6,8 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from posixpath import splitext
 
 from attrs import evolve, frozen
 
@@ -66,12 +67,13 @@ def image_name(path: Path, name: str) -> tuple[str, str, Place]:
 
 def stem(name: str) -> str:
     """An image's name without its suffix, which it shares with its caption: the key that it would have in a shard."""
-    return PurePosixPath(name).with_suffix("").as_posix()
+    root, suffix = splitext(name)
+    return name if suffix == "." else root
 
 
 def is_image(name: str) -> bool:
     """Whether a file is an image, by its suffix."""
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
+    return splitext(name)[1].lower() in SUFFIXES
 
 
 def list_files(root: Path, problems: list[Problem]) -> dict[str, str]:
@@ -153,7 +155,7 @@ def ignored_files(files: Iterable[str], read: Collection[str]) -> list[str]:
     others = [name for name in files if not is_image(name) and name not in read]
     if not others:
         return []
-    numbers = Counter(PurePosixPath(name).suffix.lower() or "without a suffix" for name in others)
+    numbers = Counter(splitext(name)[1].lower() or "without a suffix" for name in others)
     counts = sorted(numbers.items(), key=lambda count: (-count[1], count[0]))
     named = ", ".join(f"{number:,} {suffix}" for suffix, number in counts[:SUFFIXES_NAMED])
     more = f", and {len(counts) - SUFFIXES_NAMED} more suffixes" if len(counts) > SUFFIXES_NAMED else ""
