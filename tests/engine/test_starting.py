@@ -347,6 +347,18 @@ def test_the_length_of_a_schedule_of_huge_epochs_is_known_at_once(data: Any) -> 
     assert once == twice[0] + (many - 1) * (twice[1] - twice[0])
 
 
+def test_lazy_losses_that_seldom_meet_do_not_make_the_length_of_a_schedule_hard_to_compute() -> None:
+    starts = made_up({})
+    starts.every = {"a": 997, "b": 1009, "c": 1013}
+    starts.planned |= {"c": 0}
+    starts._derive()
+    period, idle = 997 * 1009 * 1013, 996 * 1008 * 1012
+
+    found = intervals(Extent(1000, 1000 * period), starts, "batch")
+
+    assert found == 1000 * 1000 * (period - idle)
+
+
 def test_the_rate_of_a_lazy_update_comes_to_its_end_with_the_step(checked: Checker, live: Maker) -> None:
     scheduler = f"{DISCRIMINATOR}.scheduler={{type: LinearLR, start_factor: 1.0, end_factor: 0.0, interval: batch}}"
     step = live(checked(VAE_GAN, f"{DISCRIMINATOR}.losses={{r1: {{every: 4}}}}", scheduler, f"{STEP}.epochs=1"))

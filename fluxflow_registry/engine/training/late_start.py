@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
 from math import gcd, lcm
 from typing import Any
 
@@ -195,6 +196,8 @@ def _idle(extent: Extent, lazy: Sequence[tuple[int, int]], at: int, until: int) 
 
 def _idle_before(extent: Extent, every: Sequence[int], batch: int) -> int:
     """The windows before a batch that contain no multiple of any number in `every`."""
+    if extent.accumulate == 1:
+        return batch - extent.start - _multiples(every, batch) + _multiples(every, extent.start)
     size, common = extent.accumulate, lcm(*every)
 
     def is_idle(first: int, end: int) -> bool:
@@ -211,6 +214,12 @@ def _idle_before(extent: Extent, every: Sequence[int], batch: int) -> int:
     period = common // gcd(common, extent.batches)
     idle = _repeated(lambda n: in_epoch(extent.start + n * extent.batches, extent.windows), epochs, period)
     return idle + in_epoch(extent.start + epochs * extent.batches, rest // size)
+
+
+def _multiples(every: Sequence[int], batch: int) -> int:
+    """How many numbers from 0 to `batch` - 1 are multiples of some number in `every`, by inclusion and exclusion."""
+    sets = [each for size in range(1, len({*every}) + 1) for each in combinations({*every}, size)]
+    return sum(-(-batch // lcm(*each)) * (1 if len(each) % 2 else -1) for each in sets)
 
 
 def _repeated(count: Callable[[int], int], number: int, period: int) -> int:
