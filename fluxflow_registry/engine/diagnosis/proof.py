@@ -131,7 +131,7 @@ class Trace:
         self.path = path
         self.computed: list[tuple[str, str, str]] = []
         self.closed = Position()
-        self.hidden: dict[str, str] = {}
+        self._hidden: dict[str, str] = {}
         #: Each call of a model since the last value or loss: the model, and digests of what it received and returned.
         self._calls: list[tuple[str, str]] = []
         self._hooks: list[RemovableHandle] = []
@@ -142,7 +142,7 @@ class Trace:
         live = run.engine.live
         assert live is not None
         live.values.watch = self.record_computed
-        self.hidden = hidden_state(live.models)
+        self._hidden = hidden_state(live.models)
         # Not those that are compiled, together with their hooks.
         plain = {name: each for name, each in live.models.items() if each._compiled_call_impl is None}
         self._hooks = [
@@ -189,7 +189,7 @@ class Trace:
         fields = [("field", name, digest(live.values.kept[name].bare)) for name in sorted(live.plan.fields)]
         state = [("state", name, found) for name, found in self.state(run.engine)]
         now = hidden_state(live.models).items()
-        hidden = [("hidden", name, digest_bytes(text.encode())) for name, text in now if self.hidden.get(name) != text]
+        hidden = [("hidden", name, digest_bytes(text.encode())) for name, text in now if self._hidden.get(name) != text]
         entries = [("samples", "", samples), *fields, *self.computed, *state, *hidden]
         self.write("batch", live.plan.name, position, entries)
         self.computed = []
