@@ -304,6 +304,11 @@ class Problem:
         **parts: Unpack[Parts],
     ) -> None:
         choices, subject = parts.get("choices"), parts.get("subject")
+        if isinstance(where, str) and (shown := redact(where)) != where and (name := PurePath(where).name):
+            # Without its folder, a file's name no longer looks like part of a URL.
+            for secret, public in ((where, shown), (name, PurePath(shown).name)):
+                message = message.replace(secret, public)
+                subject = subject and subject.replace(secret, public)
         if choices is not None and not isinstance(choices, Choices):
             choices = Choices.of(subject or "", choices)
         texts = tuple((label, redact(str(text))) for label, text in notes)

@@ -82,12 +82,14 @@ def test_no_secret_of_a_url_is_shown(url: str) -> None:
         "it is wrong", Flag("--set", f"datasets.far.shards={url}"), code="x", subject=url, choices=[url, "a"]
     )
     error = DataError([problem, flag])
-    placed = Problem("it does not exist", url, code="missing-file")
+    path = Path(url)
+    named = f"file `{path.name}` does not exist"
+    placed = Problem(named, str(path), code="missing-file", subject=path.name)
 
     shown = [
         redact(url), printable(f"`{url}`"), json.dumps(to_json({"a": [url]})), one_line(ValueError(f"'{url}'")),
         str(problem), json.dumps(problem.as_json()), str(error), repr(error), str(placed), repr(placed),
-        json.dumps(flag.as_json()), repr(flag), str(Default(url)),
+        json.dumps(placed.as_json()), json.dumps(flag.as_json()), repr(flag), str(Default(url)),
     ]  # fmt: skip
 
     try:

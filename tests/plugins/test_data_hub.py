@@ -101,6 +101,7 @@ def test_a_list_of_several_pages_is_read_to_its_end(hub: Server, tmp_path: Path)
         ("[1, 2]", "", "the server did not return a list of files"),
         ("[" * 100_000, "", "the server did not return a list of files"),
         ("[]", '<https://elsewhere.example/x>; rel="next"', "the list continues on another server"),
+        ("[]", '<http://[::1/x>; rel="next"', "the list continues at an address that is not valid"),
         ("[]", '<?page=2>; rel="next"', "the list has more than"),
     ],
 )
@@ -117,6 +118,15 @@ def test_a_list_that_cannot_be_used_is_one_problem(
     assert shards == []
     assert cause in problem.message
     assert f"{HUB}/data/*.tar" in problem.message
+
+
+def test_a_path_of_a_thousand_folders_matches_nothing(hub: Server, tmp_path: Path) -> None:
+    write(tmp_path / "api/datasets/someone/pictures/tree/main/data", ["a/" * 5000 + "b.tar"])
+
+    shards, (problem,) = found(f"{HUB}/data/**/x/*.tar")
+
+    assert shards == []
+    assert problem.code == "missing-file"
 
 
 def test_a_repository_that_does_not_exist_is_one_problem(hub: Server) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from attrs import frozen
 
-from fluxflow_registry import DataError
+from fluxflow_registry import DataError, redact
 
 SCHEME = "hf://"
 
@@ -23,6 +23,9 @@ ENDPOINT, ENDPOINT_VARIABLE = "https://huggingface.co", "HF_ENDPOINT"
 
 #: Bytes of a page of a listing, and pages, that no repository of shards exceeds.
 PAGE, PAGES = 1 << 25, 1000
+
+#: Folders within each other that no path of a repository has.
+DEEPEST = 64
 
 _FORM = re.compile(r"hf://datasets/(?P<repository>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<path>[^/].*)")
 _NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
@@ -43,7 +46,7 @@ class HubPath:
         match = _FORM.fullmatch(entry)
         if match is None:
             form = f"{SCHEME}datasets/OWNER/NAME/data/*.tar"
-            raise ValueError(f"`shards` names `{entry}`: on the hub, a path has the form `{form}`")
+            raise ValueError(f"`shards` names `{redact(entry)}`: on the hub, a path has the form `{form}`")
         return cls(entry, match["repository"], match["revision"] or "main", match["path"])
 
     def urls(self, token_env: str | None) -> list[str]:
@@ -57,7 +60,11 @@ class HubPath:
         deep = fixed < len(pattern) - 1
         folder = "".join(f"/{quote(part)}" for part in pattern[:fixed])
         url = f"{self._root()}/api/datasets/{self._quoted('tree')}{folder}?recursive={str(deep).lower()}"
-        found = [name for name in self._listed(url, token_env) if matches(name.split("/"), pattern)]
+        found = [
+            name
+            for name in self._listed(url, token_env)
+            if name.count("/") < DEEPEST and matches(name.split("/"), pattern)
+        ]
         if not found:
             raise DataError(
                 f"no file matches `{self.written}`", self.written, code="missing-file", subject=self.written
@@ -78,8 +85,12 @@ class HubPath:
             following = _NEXT.search(link)
             if following is None:
                 return
-            url = urljoin(url, following[1])
-            if urlsplit(url)[:2] != urlsplit(self._root())[:2]:
+            try:
+                url = urljoin(url, following[1])
+                elsewhere = urlsplit(url)[:2] != urlsplit(self._root())[:2]
+            except ValueError:
+                raise self._unlisted("the list continues at an address that is not valid") from None
+            if elsewhere:
                 raise self._unlisted("the list continues on another server")
         raise self._unlisted(f"the list has more than {PAGES:,} pages")
 

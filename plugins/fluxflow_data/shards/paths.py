@@ -99,6 +99,8 @@ def check_entry(entry: str) -> None:
     """Raise ValueError for an entry of `shards` that names no shards."""
     if not entry:
         raise ValueError("`shards` has an empty entry")
+    if "\0" in entry:
+        raise ValueError("`shards` has an entry with a NUL character, which no path and no URL contains")
     if entry.startswith("pipe:"):
         raise ValueError(
             "`shards` names a pipe, but a recipe cannot run commands: use a URL, or copy the shards to a folder"
