@@ -349,11 +349,12 @@ def test_what_an_option_means_is_indented_in_each_of_its_lines(
 
     lines = describe(everything, "webdataset").split("options\n")[1].split("\n\n")[0].splitlines()
 
-    assert lines[:4] == [
+    assert lines[:5] == [
         "  shards (required)  (a string or a list of strings)",
-        "      Tar files: a path or URL, with ranges",
-        "      (`data/{000..012}.tar`) or wildcards (`data/*.tar`),",
-        "      or a list of these.",
+        "      Tar files: a path or URL with ranges",
+        "      (`data/{000..012}.tar`), a path or",
+        "      `hf://datasets/OWNER/NAME/...` on the hub with",
+        "      wildcards too (`data/*.tar`), or a list of these.",
     ]
     assert max(map(len, lines)) <= 60
     assert all(line.startswith("  ") for line in lines)
