@@ -107,9 +107,11 @@ def test_a_dataset_of_a_plugin_file_is_read_by_workers_however_they_are_started(
 
     here = [batch.fields["number"].tolist() for batch in epoch_batches(source, 2, 4, 0, 0, PLACE)]
     there = [batch.fields["number"].tolist() for batch in epoch_batches(source, 2, 4, 0, 1, PLACE)]
+    again = [batch.fields["number"].tolist() for batch in epoch_batches(source, 2, 4, 2, 1, PLACE)]
 
     assert start_method() == method
     assert there == here
+    assert again == here[2:]
     assert multiprocessing.active_children() == []
 
 
@@ -218,7 +220,7 @@ def test_a_source_that_a_worker_cannot_load_is_an_error_with_its_cause(
         list(epoch_batches(source(), 2, 4, 0, 1, PLACE))
 
     (problem,) = caught.value.problems
-    assert problem.message == "the source `Source` cannot be loaded in a worker process"
+    assert problem.message == "the source `Source` cannot be loaded in a worker process", str(problem)
     assert dict(problem.notes)["cause"] == "ModuleNotFoundError: No module named 'only_here'"
 
 

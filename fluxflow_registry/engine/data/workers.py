@@ -10,7 +10,7 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
 from multiprocessing.reduction import ForkingPickler
@@ -149,6 +149,7 @@ def _loading(dataset: Dataset[Any], numbers: range, workers: int) -> Iterator[An
         generator=torch.Generator().manual_seed(0),
     )
     with ExitStack() as stack:
+        _start_servers(method)
         try:
             stack.enter_context(socket_folder())
         except OSError as error:
@@ -173,10 +174,6 @@ def _started(loader: DataLoader[Any], method: str) -> Any:
     others = {*multiprocessing.active_children()}
     items: Any = _MultiProcessingDataLoaderIter.__new__(_MultiProcessingDataLoaderIter)
     try:
-        if method == "forkserver":  # the server imports torch once, instead of each worker in each epoch
-            multiprocessing.get_context(method).set_forkserver_preload([__name__])
-        if method != "fork":
-            resource_tracker.ensure_running()  # which unblocks signals
         # Blocked in the workers until they ignore them: a signal to the group would kill one that has just started.
         with blocked():
             items.__init__(loader)
@@ -185,9 +182,27 @@ def _started(loader: DataLoader[Any], method: str) -> Any:
         _kill({*multiprocessing.active_children()} - others)
         if isinstance(error, FluxflowError) or not isinstance(error, Exception):
             raise
-        hint = START_HINTS.get(_errno(error), f"lower `workers`, {_ALONE}")
-        raise _failed(_NOT_STARTED, ("cause", one_line(error)), ("hint", hint)) from error
+        raise _not_started(error) from error
     return items
+
+
+def _start_servers(method: str) -> None:
+    """Start what serves all workers of this process, if the method needs it; raises DataError."""
+    try:
+        if method != "fork":
+            resource_tracker.ensure_running()  # which unblocks signals
+        if method == "forkserver":
+            # It imports torch once, instead of each worker in each epoch. Its socket outlives those of the workers.
+            multiprocessing.get_context(method).set_forkserver_preload([__name__])
+            with blocked():
+                forkserver.ensure_running()
+    except OSError as error:
+        raise _not_started(error) from error
+
+
+def _not_started(error: Exception) -> DataError:
+    hint = START_HINTS.get(_errno(error), f"lower `workers`, {_ALONE}")
+    return _failed(_NOT_STARTED, ("cause", one_line(error)), ("hint", hint))
 
 
 def _kill(workers: Collection[Any]) -> None:
