@@ -145,7 +145,7 @@ def test_the_json_of_a_problem_describes_a_default() -> None:
         (graphs.run, ["RUN", "--ouput", "a"], "fluxflow-graphs has no flag `--ouput`\n    nearest    --output\n"),
         (graphs.run, [], "`RUN` is missing: the folder of a run, or FluxFlow's output folder\n"),
         (train.run, ["--config", "c", "--validate-pipline"], "nearest    --validate-pipeline\n"),
-        (train.run, [], "`--config FILE` is missing: a FluxFlow configuration (YAML)\n"),
+        (train.run, [], "`--config FILE` is missing: a FluxFlow configuration, or FluxFlow's flags in its place\n"),
     ],
 )
 def test_every_command_reports_the_same_errors(
