@@ -62,7 +62,10 @@ def train_run(plan: RecipePlan, registry: Registry, arguments: Namespace, signal
         note(UNSUPPORTED)
     device = device_of(arguments.device)
     say_notes([*value_notes(plan), *precision_notes(plan, device)])
-    sources = try_everything(plan, device).sources
+    try:
+        sources = try_everything(plan, device).sources
+    except torch.OutOfMemoryError as error:
+        raise _out_of_memory(plan, error) from None
     warn_of_lengths(plan, sources)
     recipe = effective_recipe(plan)
     folder = find_folder(plan, folders.digest_of(writer.plain(recipe)), Path(arguments.output), arguments.fresh)

@@ -120,8 +120,12 @@ def hungry(parameters):
     return Adam(parameters, lr=1e-3)
 
 
+judgements = []
+
+
 def judged(generated_image):
-    if spoilt("memory in an evaluation"):
+    judgements.append(len(generated_image))
+    if spoilt("memory in an evaluation") and len(judgements) > 1:  # the first one is tried before training
         exhausted()
     return generated_image.mean()
 

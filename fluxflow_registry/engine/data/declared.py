@@ -44,6 +44,8 @@ def source_wrong(source: Any) -> str | None:
     """What is wrong with the number of samples of a source, or with their buckets; None where nothing is."""
     try:
         length = len(source)
+    except OverflowError:  # too many samples, which is another problem
+        return None
     except Exception as error:
         return f"has no valid length: {one_line(error)}"
     buckets, views = SourceExtras.of(source).buckets, SourceExtras.of(source).views
