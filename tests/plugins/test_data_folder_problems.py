@@ -275,11 +275,11 @@ def test_a_path_that_no_file_can_have_is_reported(name: str, tmp_path: Path) -> 
     with pytest.raises(DataError) as captions:
         Folder(path=str(tmp_path), captions=name)()
     with pytest.raises(DataError) as classes:
-        WebDataset(shards=name, class_names=name)()
+        WebDataset(shards="a" * 5000, class_names=name)()
 
     assert [str(problem.where) for problem in folder.value.problems] == [name]
     assert [str(problem.where) for problem in captions.value.problems] == [name]
-    assert [str(problem.where) for problem in classes.value.problems] == [name, name]
+    assert [str(problem.where) for problem in classes.value.problems] == [name, "a" * 5000]
 
 
 def test_the_home_of_an_unknown_user_is_reported_as_a_missing_folder() -> None:

@@ -211,8 +211,9 @@ def _kill(workers: Collection[Any]) -> None:
         worker.kill()
     for worker in workers:
         worker.join()
-        for file in Path("/dev/shm").glob(f"torch_{worker.pid}_*"):
-            file.unlink(missing_ok=True)
+        with suppress(OSError):  # a process at its limit of open files cannot list a folder
+            for file in Path("/dev/shm").glob(f"torch_{worker.pid}_*"):
+                file.unlink(missing_ok=True)
 
 
 def _failed(message: str, *notes: tuple[str, str]) -> DataError:
