@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import urllib.error
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -86,8 +87,20 @@ def _no_calls() -> None:
     _Tracker.calls.clear()
 
 
-@pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("event", EVENTS)
+def test_a_problem_that_an_observer_reports_before_anything_is_trained_ends_the_run(
+    checked: Checker, tmp_path: Path, tracking: Registry
+) -> None:
+    options = "observers.tracker={event: run_started, error: a problem}"
+
+    with pytest.raises(FluxflowError, match="the tracker has no such project"):
+        start(checked(VAE_GAN, options, using=tracking), tmp_path)
+
+    assert not list(tmp_path.rglob("checkpoints/0*"))
+
+
+@pytest.mark.parametrize(
+    ("event", "error"), [pair for pair in product(EVENTS, ERRORS) if pair != ("run_started", "a problem")]
+)
 def test_an_observer_that_fails_is_reported_once_and_dropped(
     checked: Checker, tmp_path: Path, tracking: Registry, uninterrupted: Callable[..., Any], event: str, error: str
 ) -> None:

@@ -91,7 +91,8 @@ class Observers:
     def _failed(self, observer: str, event: str, error: Exception) -> None:
         """Report an observer that failed, once, and drop it; a full disk may have space again, so then it stays.
 
-        Raises TrainingError where it is required, and the disk is not full.
+        Raises TrainingError where it is required, and the disk is not full; and the observer's own FluxflowError
+        where it is the answer to a recipe of which nothing is trained yet.
         """
         cause = error.problems[0].message if isinstance(error, FluxflowError) else one_line(error)
         notes = error.problems[0].notes if isinstance(error, FluxflowError) else raised_at(error)
@@ -101,7 +102,8 @@ class Observers:
                 self._excused.add((observer, error.errno))
                 self.warn(self._position, f"{message}; training continues")
             return
-        if observer in self._required:
+        fresh = event == "run_started" and isinstance(error, FluxflowError) and self._position == Position()
+        if observer in self._required or fresh:
             if isinstance(error, FluxflowError):
                 raise error if event == "run_started" else TrainingError(error.problems) from error
             raise TrainingError(message, None, notes, code="component-failed", subject=observer) from error
