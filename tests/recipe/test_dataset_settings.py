@@ -87,7 +87,8 @@ def test_the_written_recipe_shows_where_each_value_came_from_and_means_the_same(
     [
         ("batch_size: 0", "`batch_size` of dataset `shapes` must be >= 1, got 0"),
         ("batch_size: many", "`batch_size` of dataset `shapes` must be an integer, got the string `many`"),
-        ("workers: -1", "`workers` of dataset `shapes` must be >= 0, got -1"),
+        ("workers: -1", "`workers` of dataset `shapes` must be >= 0 and <= 1024, got -1"),
+        ("workers: 1025", "`workers` of dataset `shapes` must be >= 0 and <= 1024, got 1025"),
     ],
 )
 def test_an_invalid_dataset_setting_is_reported_once_where_it_is(prove: Prove, stated: str, words: str) -> None:
