@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn, TypeVar
 
 from fluxflow_registry.cli.invocation import Signals, interrupt_at_signals
-from fluxflow_registry.cli.output import Result, finish, load_plugins, parse, say, show
+from fluxflow_registry.cli.output import Result, finish, load_plugins, parse, say, say_note, show
 from fluxflow_registry.cli.parser import Parser as CommandParser
 from fluxflow_registry.errors import Problem, RecipeError, unique
 from fluxflow_registry.recipe.convert import read_fields, structure, unknown_keys
@@ -107,7 +107,7 @@ def train_recipe(path: str, tree: Node, arguments: Namespace, notes: Sequence[Pr
     registry = load_plugins(arguments.plugin)
     plan = check(path, registry, arguments.set, tree)
     for note in notes:
-        say(f"note: {note}")
+        say_note(str(note))
     from fluxflow_registry.cli.train import train_run
 
     result = train_run(plan, registry, arguments, signals)

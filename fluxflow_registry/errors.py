@@ -128,10 +128,10 @@ def nearest(name: str, names: Iterable[str], keys: bool = False) -> str | None:
     near = [each for each in known if not _differs_in_meaning(meant, each, keys)]
     slips = [each for each in near if one_slip(meant, each)]
     likely = [each for each in slips if sorted(each) == sorted(meant)] or slips  # two letters swapped
-    begun = [each for each in near if _abbreviated(meant, each) and meant.count("_") <= each.count("_")]
+    prefixed = [each for each in near if _abbreviated(meant, each) and meant.count("_") <= each.count("_")]
     matches = (
         get_close_matches(meant, likely, n=1, cutoff=0.0)
-        or (begun if len(begun) == 1 else [])
+        or (prefixed if len(prefixed) == 1 else [])
         or get_close_matches(meant, near, n=1, cutoff=SIMILAR)
     )
     return known[matches[0]] if matches else None

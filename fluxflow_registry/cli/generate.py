@@ -20,7 +20,7 @@ from fluxflow_registry import __version__
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.check.notes import notes_of
 from fluxflow_registry.cli.invocation import interrupt_at_signals
-from fluxflow_registry.cli.output import Result, finish, importing, load_plugins, parse, say, say_notes
+from fluxflow_registry.cli.output import Result, finish, importing, load_plugins, parse, say_note, say_notes
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.plugins_of_run import check_again
 from fluxflow_registry.contracts import SamplerExtras
@@ -115,10 +115,10 @@ def main(arguments: Namespace) -> Result:
     if arguments.batch_size is not None:
         if arguments.batch_size < 1:
             raise RecipeError("`--batch-size` must be at least 1", Flag("--batch-size"), code="out-of-range")
-        say("note: --batch-size has no effect: images are generated one by one, so that none depends on another")
+        say_note("--batch-size has no effect: images are generated one by one, so that none depends on another")
     for flag, (_, reason) in WITHOUT_EFFECT.items():
         if getattr(arguments, flag[2:].replace("-", "_")) is not None:
-            say(f"note: {flag} has no effect: {reason}")
+            say_note(f"{flag} has no effect: {reason}")
     registry = load_plugins(arguments.plugin)
     plain = check_again(weights.run / RECIPE, registry, arguments.command)
     leaf = leaf_of(plain, arguments.step or weights.step)
@@ -299,7 +299,7 @@ def apply_guidance_flags(arguments: Namespace) -> None:
         arguments.guidance = scale
     else:
         if scale is not None:
-            say("note: --guidance-scale has no effect without --use-cfg: images are generated without guidance")
+            say_note("--guidance-scale has no effect without --use-cfg: images are generated without guidance")
         arguments.guidance = 1.0
 
 
@@ -380,14 +380,14 @@ def generate(
         checked, weights.run, device, arguments.step or weights.step, weights.folder, finished=weights.final
     )
     if note:
-        say(note)
+        say_note(note)
     never = untrained(checked, step)
     for model in sorted(never):
-        say(f"note: model `{model}` is not trained in or before step `{step.name}`: its initial weights are used")
+        say_note(f"model `{model}` is not trained in or before step `{step.name}`: its initial weights are used")
     if source != "final":
         used = set(step.providers[GENERATED].needs.values()) & {name for each in checked.steps for name in each.trains}
         for model in sorted(used - never - trained_in(checked, weights.run / CHECKPOINTS / source)):
-            say(f"note: model `{model}` was not trained yet at checkpoint {source}: its initial weights generate noise")
+            say_note(f"model `{model}` was not trained yet at checkpoint {source}: its initial weights generate noise")
     folder = Path(arguments.output) if arguments.output else weights.run / "generated"
     with writing("create the output folder", str(folder)):
         folder.mkdir(parents=True, exist_ok=True)

@@ -215,10 +215,15 @@ def without_repeated_notes(problems: Sequence[Problem]) -> list[Problem]:
     return [evolve(each, notes=tuple(note for note in each.notes if note not in last)) for each, last in pairs]
 
 
+def say_note(text: str) -> None:
+    """Print what a user should know though nothing is wrong."""
+    say(f"note: {text}")
+
+
 def say_notes(notes: Iterable[str]) -> None:
-    """Print what a user should know though nothing is wrong, each text once."""
-    for note in dict.fromkeys(notes):
-        say(f"note: {note}")
+    """Print each of these notes once."""
+    for text in dict.fromkeys(notes):
+        say_note(text)
 
 
 def _print_notices() -> None:
@@ -231,7 +236,7 @@ def _print_notices() -> None:
             original(message, category, *where, **options)
         elif str(message) not in known:
             known.add(str(message))
-            say(f"note: {message}")
+            say_note(str(message))
 
     warnings.showwarning = show_warning
     warnings.filterwarnings("always", category=Notice)

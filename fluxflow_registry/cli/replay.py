@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fluxflow_registry.cli.invocation import Invocation, device_of
-from fluxflow_registry.cli.output import Result, say
+from fluxflow_registry.cli.output import Result, say_note
 from fluxflow_registry.cli.plugins_of_run import changed, check_again, plugin_rows
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.order import names_of
@@ -31,9 +31,9 @@ def replay_command(invocation: Invocation) -> Result:
     checked = check_again(bundle.folder / RECIPE, registry, arguments.command)
     sources = open_sources(checked)
     for name in changed(bundle.folder, plugin_rows(registry)):
-        say(f"note: plugin `{name}` has changed since the bundle was written")
+        say_note(f"plugin `{name}` has changed since the bundle was written")
     if str(device) != bundle.device:
-        say(f"note: the bundle was written on {bundle.device}, and {device} may round differently")
+        say_note(f"the bundle was written on {bundle.device}, and {device} may round differently")
     try:
         found = replay(bundle, checked, sources, device)
     except torch.OutOfMemoryError as error:

@@ -17,7 +17,7 @@ from fluxflow_registry import __version__
 from fluxflow_registry.check.effective_recipe import effective_recipe
 from fluxflow_registry.check.notes import value_notes
 from fluxflow_registry.cli.invocation import STOPPED, Invocation, Signals, device_of
-from fluxflow_registry.cli.output import Result, exited, say, say_notes
+from fluxflow_registry.cli.output import Result, exited, say, say_note, say_notes
 from fluxflow_registry.cli.plugins_of_run import changes, plugin_rows
 from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.data.order import with_batches
@@ -59,7 +59,7 @@ def train_run(plan: RecipePlan, registry: Registry, arguments: Namespace, signal
     """
     require_single_process()
     if not SUPPORTED:
-        note(UNSUPPORTED)
+        say_note(UNSUPPORTED)
     device = device_of(arguments.device)
     say_notes([*value_notes(plan), *precision_notes(plan, device)])
     try:
@@ -70,10 +70,10 @@ def train_run(plan: RecipePlan, registry: Registry, arguments: Namespace, signal
     recipe = effective_recipe(plan)
     folder = find_folder(plan, folders.digest_of(writer.plain(recipe)), Path(arguments.output), arguments.fresh)
     folders.require_folders(written_folders(plan, folder.path))
-    lock = folder.lock(note if SUPPORTED else lambda _: None)
+    lock = folder.lock(say_note if SUPPORTED else lambda _: None)
     try:
         write_environment(folder, writer.dump(recipe), registry, device, arguments.plugin)
-        folder.write_identity(finished=False, facts=facts_at_start(plan, sources, arguments.command), warn=note)
+        folder.write_identity(finished=False, facts=facts_at_start(plan, sources, arguments.command), warn=say_note)
         run = Run(plan, folder, sources, device)
         signals.run = run
         train(run)
@@ -93,11 +93,6 @@ def train_run(plan: RecipePlan, registry: Registry, arguments: Namespace, signal
     return Result(lambda: {"run": str(folder.path), "results": run.history.results}, lambda: "")
 
 
-def note(text: str) -> None:
-    """Print something that the user should know, and that does not end the command."""
-    say(f"note: {text}")
-
-
 def require_single_process() -> None:
     """Raise RecipeError in one of several processes that torchrun has started: each would train its own run."""
     size = os.environ.get("WORLD_SIZE", "1")
@@ -112,10 +107,10 @@ def find_folder(plan: RecipePlan, digest: str, root: Path, fresh: bool) -> folde
     folders.require_folders([root])
     found, others = (None, {}) if fresh else folders.unfinished(root, plan.recipe.name, digest)
     for path, description in others.items():
-        note(f"{path} is {description}; it stays unchanged")
+        say_note(f"{path} is {description}; it stays unchanged")
     if found is not None:
         if not (found.path / folders.IDENTITY).exists():
-            note(f"{found.path} has no {folders.IDENTITY}; its checkpoints show that it trains this recipe")
+            say_note(f"{found.path} has no {folders.IDENTITY}; its checkpoints show that it trains this recipe")
         return found
     return folders.new(root, plan.recipe.name, digest)
 
@@ -136,8 +131,8 @@ def write_environment(
     }
     if device.type == "cuda":
         environment["gpu"] = torch.cuda.get_device_name(device)
-    for change in changes(folder.path, environment, note):  # the run is resumed with the present ones
-        note(f"since this run started, {change}")
+    for change in changes(folder.path, environment, say_note):  # the run is resumed with the present ones
+        say_note(f"since this run started, {change}")
     with disk.writing("write to the folder of the run", str(folder.path)):
         disk.replace(folder.path / folders.RECIPE, recipe.encode())
         disk.replace(folder.path / ENVIRONMENT, (json.dumps(environment, indent=2) + "\n").encode())

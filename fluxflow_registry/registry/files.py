@@ -61,7 +61,7 @@ def find_files(files: Iterable[PluginFile]) -> None:
 
 
 def load_file(path: Path) -> ModuleType | None:
-    """The module of a file, executed anew; None if it is not a Python module.
+    """The module of a file, executed again; None if it is not a Python module.
 
     Raises PluginError where a module beside it has the name of one that is beside another file: an import can only mean
     one of them.

@@ -40,7 +40,8 @@ UNSUPPORTED_LOCK = UNSUPPORTED | {errno.ENOLCK}
 NOT_REGULAR = "it is not a regular file"
 
 #: Flags with which a link is not followed and a pipe is not waited for, where the system has them.
-_CAREFUL: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
+_NO_WAIT: int = getattr(os, "O_NONBLOCK", 0)
 
 
 def write(path: Path, parts: Iterable[bytes | memoryview], synced: bool = True) -> dict[str, Any]:
@@ -78,18 +79,7 @@ def _write_all(handle: int, content: bytes | memoryview) -> None:
 
 def _open_own(path: Path, flags: int) -> int:
     """Open a file to write to it as it is; raises OSError for a link, a pipe or a device, which lead elsewhere."""
-    try:
-        handle = os.open(path, flags | os.O_CREAT | _CAREFUL | getattr(os, "O_BINARY", 0), 0o666)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):  # what opening a link, or a pipe that nobody reads, comes to
-            raise OSError(error.errno, NOT_REGULAR, str(path)) from None
-        raise
-    try:
-        _regular(handle, path)
-    except OSError:
-        os.close(handle)
-        raise
-    return handle
+    return _open(path, flags | os.O_CREAT | _NO_FOLLOW | _NO_WAIT | getattr(os, "O_BINARY", 0))
 
 
 def append_file(path: Path, content: bytes) -> None:
@@ -120,22 +110,7 @@ def sync_file(path: Path) -> None:
 
 def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading; raises OSError for what may never end or never answer, such as a device or a pipe."""
-
-    def opener(name: str, flags: int) -> int:
-        try:
-            handle = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # a socket, or a device that is not there
-                raise OSError(error.errno, NOT_REGULAR, str(path)) from None
-            raise
-        try:
-            _regular(handle, path)
-        except OSError:
-            os.close(handle)
-            raise
-        return handle
-
-    return open(path, "rb", opener=opener)
+    return open(path, "rb", opener=lambda _, flags: _open(path, flags | _NO_WAIT))
 
 
 def read_file(path: Path, most: int = -1) -> bytes:
@@ -147,14 +122,22 @@ def read_file(path: Path, most: int = -1) -> bytes:
         return file.read(most)
 
 
-def _regular(handle: int, path: Path) -> os.stat_result:
-    """The state of an open file; raises OSError if it is not a regular one."""
-    found = os.fstat(handle)
-    if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(found.st_mode):
+def _open(path: Path, flags: int) -> int:
+    """Open a file; raises OSError for a folder, a pipe, a device, and, where they are not followed, a link."""
+    try:
+        handle = os.open(path, flags, 0o666)
+    except OSError as error:
+        # What opening a socket, a pipe that nobody reads, or a link comes to.
+        if error.errno == errno.ENXIO or (error.errno == errno.ELOOP and flags & _NO_FOLLOW):
+            raise OSError(error.errno, NOT_REGULAR, str(path)) from None
+        raise
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         raise OSError(errno.ENXIO, NOT_REGULAR, str(path))
-    return found
+    return handle
 
 
 def digest(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def unfinished_run(folder: str) -> Problem | None:
     except (OSError, ValueError, RecursionError):
         state = None
     place = _place(state) if isinstance(state, dict) else ""
-    message = f"`{folder}` contains a run of FluxFlow{place}, which cannot be resumed here: training starts anew"
+    message = f"`{folder}` contains a run of FluxFlow{place}, which cannot be resumed here: training starts over"
     notes = [
         ("cause", "its weights belong to networks that this framework does not have"),
         ("hint", "finish it with FluxFlow; its files stay as they are, and new runs have folders of their own"),

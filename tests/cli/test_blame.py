@@ -47,16 +47,16 @@ def test_a_part_of_the_state_is_of_the_component_whose_name_it_has(
     text = TINY.replace("          l1: {}\n", late) + scheduled + UNTIL
     text += "    evaluate: {seen: {dataset: shapes, every: 1, metrics: {psnr: {}}}}\n"
 
-    told = blame(prove(text), differing(name))
+    lines = blame(prove(text), differing(name))
 
-    assert told[1].split("component")[1].strip() == component
+    assert lines[1].split("component")[1].strip() == component
 
 
 def test_a_rate_without_a_scheduler_is_of_the_optimizer(prove: Callable[..., RecipePlan]) -> None:
-    told = blame(prove(TINY), differing("update.vae.lr"))
+    lines = blame(prove(TINY), differing("update.vae.lr"))
 
-    assert "first       the learning rate of update `vae`" in told[0]
-    assert told[1].split("component")[1].strip() == "optimizer `AdamW`"
+    assert "first       the learning rate of update `vae`" in lines[0]
+    assert lines[1].split("component")[1].strip() == "optimizer `AdamW`"
 
 
 @pytest.mark.parametrize(
@@ -72,12 +72,12 @@ def test_a_rate_without_a_scheduler_is_of_the_optimizer(prove: Callable[..., Rec
 def test_a_model_that_keeps_something_is_named_where_what_calls_it_differs(
     prove: Callable[..., RecipePlan], kind: str, name: str, hidden: tuple[str, ...], component: str
 ) -> None:
-    told = blame(prove(TINY), Difference("vae", 1, "batch", kind, name, hidden))
+    lines = blame(prove(TINY), Difference("vae", 1, "batch", kind, name, hidden))
 
-    assert told[1].split("component")[1].strip() == component
-    assert ("register_buffer" in "".join(told)) == component.startswith("model")
+    assert lines[1].split("component")[1].strip() == component
+    assert ("register_buffer" in "".join(lines)) == component.startswith("model")
     calls = component == "value `posterior`"
-    assert (told[-1].strip() == "or          model `compressor`, which it calls") == calls
+    assert (lines[-1].strip() == "or          model `compressor`, which it calls") == calls
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_the_hint_is_what_a_component_of_the_kind_can_do(
 ) -> None:
     text = TINY + UNTIL + "    evaluate: {seen: {dataset: shapes, every: 1, metrics: {psnr: {}}}}\n"
 
-    told = " ".join(" ".join(blame(prove(text), differing(name, kind))).split())
+    words = " ".join(" ".join(blame(prove(text), differing(name, kind))).split())
 
-    assert "likely it keeps state outside checkpoints, or uses random numbers of its own:" in told
-    assert hint in told
-    assert ("state_dict" in told) == (kind in ("loss", "returned"))
+    assert "likely it keeps state outside checkpoints, or uses random numbers of its own:" in words
+    assert hint in words
+    assert ("state_dict" in words) == (kind in ("loss", "returned"))

@@ -19,8 +19,7 @@ from fluxflow_registry.engine.run.folder import digest_of
 from fluxflow_registry.recipe import writer
 from fluxflow_registry.registry.discovery import load
 
-from ..plugins.shard_files import write_shard
-from ..plugins.shard_server import Server, serving
+from ..plugins.shard_server import Server, serving, serving_shard
 from ..small import VAE_GAN
 
 SECRET = "Zq7SecretZq7"
@@ -41,10 +40,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    folder = tmp_path / "there"
-    folder.mkdir()
-    write_shard(folder / "a.tar", range(4))
-    with serving(folder) as running:
+    with serving_shard(tmp_path / "there", 4) as running:
         yield running
 
 

@@ -13,8 +13,7 @@ import pytest
 from fluxflow_registry.state import checkpoints
 
 from ..forked import WARM, Started, group_is_gone
-from ..plugins.shard_files import write_shard
-from ..plugins.shard_server import Server, serving
+from ..plugins.shard_server import Server, serving_shard
 from ..small import VAE_GAN
 
 
@@ -33,7 +32,7 @@ def slow(server: Server, handler: BaseHTTPRequestHandler) -> bool:
 
 
 def failing(server: Server, handler: BaseHTTPRequestHandler) -> bool:
-    """Refuse every request for now, and ask for a long pause."""
+    """Answer every request with 503 and a long `Retry-After`."""
     server.send(handler, 503, {"Retry-After": "3600"}, b"")
     return True
 
@@ -43,10 +42,7 @@ LIES: dict[str, Callable[[Server, BaseHTTPRequestHandler], bool]] = {"silent": s
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    folder = tmp_path / "there"
-    folder.mkdir()
-    write_shard(folder / "a.tar", range(24))
-    with serving(folder) as running:
+    with serving_shard(tmp_path / "there", 24) as running:
         yield running
 
 

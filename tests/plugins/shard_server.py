@@ -12,6 +12,8 @@ from typing import Any
 
 from attrs import Factory, define
 
+from .shard_files import write_shard
+
 
 @define
 class Server:
@@ -80,6 +82,15 @@ class Server:
             self.failing -= 1
             content = content[: len(content) // 2]
         handler.wfile.write(content)
+
+
+@contextmanager
+def serving_shard(folder: Path, samples: int) -> Iterator[Server]:
+    """Serve a new folder with the shard `a.tar`."""
+    folder.mkdir()
+    write_shard(folder / "a.tar", range(samples))
+    with serving(folder) as server:
+        yield server
 
 
 @contextmanager

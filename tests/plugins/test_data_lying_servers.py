@@ -19,8 +19,8 @@ from fluxflow_data.shards import remote, requests, transport
 from fluxflow_data.shards.parallel import in_parallel
 from fluxflow_registry import DataError
 
-from .shard_files import captions_of, open_shards, write_shard
-from .shard_server import Server, serving
+from .shard_files import captions_of, open_shards
+from .shard_server import Server, serving_shard
 
 Lie = Callable[[Server, BaseHTTPRequestHandler], bool]
 
@@ -39,10 +39,7 @@ def _impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    folder = tmp_path / "there"
-    folder.mkdir()
-    write_shard(folder / "a.tar", range(4))
-    with serving(folder) as running:
+    with serving_shard(tmp_path / "there", 4) as running:
         yield running
 
 

@@ -327,7 +327,7 @@ def test_a_run_of_fluxflow_in_the_output_folder_is_reported(
 
     done = train(whole(step("", train_vae=True)), "--validate-pipeline", short_by=None)
 
-    message = f"`outputs` contains a run of FluxFlow{place}, which cannot be resumed here: training starts anew"
+    message = f"`outputs` contains a run of FluxFlow{place}, which cannot be resumed here: training starts over"
     assert f"outputs/training_state.json  {message}" in done.out
     assert (tmp_path / "outputs" / "training_state.json").read_text() == content
 

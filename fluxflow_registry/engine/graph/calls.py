@@ -71,6 +71,11 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], str)
 
 
+def read_numbers(error: BaseException) -> bool:
+    """Whether a component failed since it read a number on the meta device, where there are only shapes (torch)."""
+    return "meta" in str(error.__cause__)
+
+
 def build(configured: ConfiguredComponent, **arguments: Any) -> Any:
     """Call a component with those of the arguments that it needs; a failure names the component and its place."""
     needs = configured.component.signature.needs

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fluxflow_registry.contracts import Draw, ObserverExtras, Source
 from fluxflow_registry.engine.data.batches import Reader
 from fluxflow_registry.engine.data.order import first_bucket
-from fluxflow_registry.engine.graph.calls import map_tensors
+from fluxflow_registry.engine.graph.calls import map_tensors, read_numbers
 from fluxflow_registry.engine.models.build import build_on_meta
 from fluxflow_registry.engine.preflight.shapes import META, example
 from fluxflow_registry.engine.run.evaluation import Sampling
@@ -72,7 +72,7 @@ def _problems(
         try:
             sampling.compute([value], batch, size)
         except FluxflowError as error:
-            if "meta" in str(error.__cause__):  # torch: a number was read on the meta device
+            if read_numbers(error):
                 continue
             for problem in error.problems:
                 message = f"observer `{observer.label}` draws `{value}` in step `{step.name}`: {problem.message}"

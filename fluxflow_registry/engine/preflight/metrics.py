@@ -13,7 +13,7 @@ from fluxflow_registry.contracts import Source
 from fluxflow_registry.engine.data.batches import Reader
 from fluxflow_registry.engine.data.order import first_samples
 from fluxflow_registry.engine.graph.broadcasting import compared_alike
-from fluxflow_registry.engine.graph.calls import Binding, map_tensors
+from fluxflow_registry.engine.graph.calls import Binding, map_tensors, read_numbers
 from fluxflow_registry.engine.graph.randomness import Draws, derive
 from fluxflow_registry.engine.graph.values import Instance, Values, evaluate
 from fluxflow_registry.engine.models.build import build_on_meta
@@ -96,7 +96,7 @@ def _arguments(metric: Binding, shapes: Values, values: Values, numbers: torch.G
     try:
         needed = evaluate(shapes, [name for _, name in metric.values if name not in values.kept])
     except FluxflowError as error:
-        if "meta" in str(error.__cause__):  # torch: a number was read on the meta device
+        if read_numbers(error):
             return None
         raise
     for name, value in needed.items():

@@ -15,6 +15,7 @@ from torch import nn
 from fluxflow_registry.contracts import SchedulerExtras
 from fluxflow_registry.engine.graph.calls import build
 from fluxflow_registry.engine.models.build import build_on_meta, trained_parameters
+from fluxflow_registry.engine.training.building import count_as_stepped
 from fluxflow_registry.engine.training.late_start import Extent, Starts, intervals
 from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, counted, one_line
 from fluxflow_registry.plan.component import ConfiguredComponent
@@ -138,7 +139,7 @@ def simulate(
     optimizer = build(update.optimizer, parameters=stand_ins)
     with warnings.catch_warnings(action="ignore"):
         built = build(scheduler, optimizer=optimizer, total=total)
-        optimizer._opt_called = True  # schedulers warn of an optimizer that has never stepped
+        count_as_stepped(optimizer)
         arguments = (1.0,) if isinstance(built, torch.optim.lr_scheduler.ReduceLROnPlateau) else ()
         rates = [array("d") for _ in optimizer.param_groups]
         first, constant = _settings(optimizer), True

@@ -25,8 +25,8 @@ def try_transitions(plan: RecipePlan) -> None:
         starts = [start for update in step.updates.values() for start in update.starts.values()]
         conditions = [start.condition for start in starts if isinstance(start, WhenMet)]
         for transition in [*([step.until] if step.until else []), *conditions]:
-            names = [name for update in step.updates.values() for name in (f"{update.name}_loss",)]
-            history = _Ones({name: _Ones()[name] for name in [*names, *transition.watched_metrics()]})
+            names = [*(f"{update}_loss" for update in step.updates), *transition.watched_metrics()]
+            history = _Ones({name: _Ones()[name] for name in names})
             try:
                 ending_by(transition, 1, step.settings.epochs, history)
             except FluxflowError as error:

@@ -103,7 +103,8 @@ def candidates(run: Run, live: LiveStep, run_batch: int) -> list[checkpoints.Fou
 def replay_checkpoints(run: Run, live: LiveStep, position: Position) -> list[checkpoints.Found]:
     """What a replay starts from: the newest checkpoint; what it may roll back to; the end of the step's parent.
 
-    The latest is soon removed, and a link to it would keep its whole size: it is taken only if there is no other.
+    The `latest` is soon removed, and a link to it would keep all of it on the disk, so it is used only if there is no
+    other.
     """
     found = checkpoints.listing(run.folder.checkpoints)
     newest = [f for f in found if f.kind != "latest" and f.step == live.plan.name] or found

@@ -81,7 +81,7 @@ def load_trained_models(
         raise _missing("`final/` does not exist yet: the run is not finished", final)
     for found in saved:
         with suppress(RunError):
-            note = f"note: the run is not finished; using the checkpoint {found.folder}"
+            note = f"the run is not finished; using the checkpoint {found.folder}"
             return _from_checkpoint(plan, device, found.folder), found.folder.name, note
     raise _missing("the run has no weights yet: neither `final/` nor a checkpoint", run)
 

@@ -24,8 +24,8 @@ def build_optimizer(configured: ConfiguredComponent, parameters: Mapping[str, Te
     optimizer: Any = build(configured, parameters=list(parameters.values()))
     if not all(hasattr(optimizer, name) for name in _OPTIMIZER):
         raise _wrong(configured, f"returned {type(optimizer).__name__}, not a torch Optimizer")
-    asked = signature(optimizer.step).parameters.values()
-    needed = [each.name for each in asked if each.default is each.empty and each.kind not in VARIADIC]
+    arguments = signature(optimizer.step).parameters.values()
+    needed = [each.name for each in arguments if each.default is each.empty and each.kind not in VARIADIC]
     if needed:
         raise _wrong(configured, f"needs `{needed[0]}` at every `step`, but the engine calls `step()`")
     if any("lr" not in group for group in optimizer.param_groups):
@@ -50,6 +50,11 @@ def build_scheduler(configured: ConfiguredComponent, optimizer: torch.optim.Opti
     if getattr(scheduler, "optimizer", optimizer) is not optimizer:
         raise _wrong(configured, "returned the scheduler of another optimizer than the one that it received")
     return scheduler
+
+
+def count_as_stepped(optimizer: torch.optim.Optimizer) -> None:
+    """Let schedulers take this optimizer for one that has stepped: they warn of one that never has."""
+    optimizer._opt_called = True  # type: ignore[attr-defined]  # torch has no public name for it
 
 
 @contextmanager

@@ -129,11 +129,11 @@ def without_effect(step: StepPlan) -> Iterator[Problem]:
     """What never takes effect in a step: updates and losses that start after its last batch, and long accumulation."""
     batches = step.epochs * step.batches
     if step.accumulate > step.batches:
-        who, epochs = (
+        who, epoch = (
             f"step `{step.name}` accumulates {counted(step.accumulate, 'batch')}",
-            "a window ends with its epoch",
+            counted(step.batches, "batch"),
         )
-        message = f"{who}, but an epoch has {counted(step.batches, 'batch')}: {epochs}"
+        message = f"{who}, but an epoch has {epoch}: a window ends with its epoch"
         yield Problem(message, step.entry.node.at("accumulate"), code="unused", subject="accumulate")
     for update in step.updates.values():
         starts = Starts(update)
@@ -158,7 +158,7 @@ def intervals(extent: Extent, starts: Starts, interval: str) -> int | None:
 def changed_intervals(total: int, before: Extent, now: Extent, starts: Starts, interval: str, at: Position) -> int:
     """The length of a schedule of `total` intervals whose epochs have another length from a position on.
 
-    It ends with the step, as it would have before: what has passed stays, and what is left is counted anew.
+    It ends with the step, as it would have before: what has passed stays, and what is left is counted again.
     """
     earliest = starts.earliest()
     assert earliest is not None  # the schedule exists

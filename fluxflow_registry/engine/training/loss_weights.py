@@ -10,7 +10,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from fluxflow_registry.engine.graph.calls import build, describe, raised_at
+from fluxflow_registry.engine.graph.calls import build, describe, raised_at, read_numbers
 from fluxflow_registry.engine.graph.losses import LiveLoss, StageCut, Term, gradient_at
 from fluxflow_registry.errors import Choices, FluxflowError, Location, Problem, TrainingError, one_line
 from fluxflow_registry.plan.updates import UpdatePlan, model_names
@@ -139,7 +139,7 @@ class LossWeights:
         try:
             factors = self._factors({label: torch.tensor(1.0 + n) for n, label in enumerate(self.update.losses)})
         except TrainingError as error:
-            if "meta" in str(error.__cause__):  # torch: it reads numbers of gradients, which have only shapes here
+            if read_numbers(error):  # of gradients, which have only shapes here
                 return
             raise
         if not factors:

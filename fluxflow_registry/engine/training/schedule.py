@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from fluxflow_registry.contracts import Position, SchedulerExtras, Stateful
-from fluxflow_registry.engine.training.building import build_optimizer, build_scheduler, stepping
+from fluxflow_registry.engine.training.building import build_optimizer, build_scheduler, count_as_stepped, stepping
 from fluxflow_registry.engine.training.late_start import Extent, Starts, changed_intervals, intervals
 from fluxflow_registry.plan.updates import UpdatePlan
 
@@ -128,7 +128,7 @@ class Schedule:
             return None
         optimizer = build_optimizer(self._update.optimizer, self._parameters)
         first = [dict(group) for group in optimizer.param_groups]
-        optimizer._opt_called = True  # type: ignore[attr-defined] # it need not step here
+        count_as_stepped(optimizer)
         scheduler: Any = build_scheduler(configured, optimizer, self.total)
         for _ in range(int(saved["last_epoch"])):
             scheduler.step()

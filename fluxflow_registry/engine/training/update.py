@@ -16,7 +16,7 @@ from fluxflow_registry.contracts import Position, Stateful
 from fluxflow_registry.engine.graph.losses import LiveLoss, LiveLosses, StageCut, Term, backward
 from fluxflow_registry.engine.graph.values import Values
 from fluxflow_registry.engine.models.build import trained_parameters
-from fluxflow_registry.engine.training.building import build_optimizer, stepping
+from fluxflow_registry.engine.training.building import build_optimizer, count_as_stepped, stepping
 from fluxflow_registry.engine.training.late_start import Extent, Starts
 from fluxflow_registry.engine.training.loss_weights import LossWeights
 from fluxflow_registry.engine.training.not_finite import Evidence, evidence_of
@@ -112,8 +112,7 @@ class OptimizerStep:
         for group, values in zip(self.optimizer.param_groups, changed, strict=False):
             group.update(values)
         _match_memory_layout(self.optimizer)
-        # The optimizer has stepped, in an earlier process; schedulers warn of one that never has.
-        self.optimizer._opt_called = True  # type: ignore[attr-defined]
+        count_as_stepped(self.optimizer)  # it has, in an earlier process
 
 
 def _match_memory_layout(optimizer: torch.optim.Optimizer) -> None:
