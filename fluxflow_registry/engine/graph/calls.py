@@ -12,7 +12,7 @@ from fluxflow_registry.errors import FluxflowError, Location, Problem, TrainingE
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.values import ValuePlan
 from fluxflow_registry.registry.members import check_product
-from fluxflow_registry.registry.signature import raised_at as raised_at
+from fluxflow_registry.registry.signature import raised_at
 
 
 class Interrupted(BaseException):

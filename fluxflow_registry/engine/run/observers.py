@@ -17,7 +17,7 @@ from fluxflow_registry.contracts import Lifecycle, ObserverExtras, Position, Run
 from fluxflow_registry.engine.data.batches import Reader, to_device
 from fluxflow_registry.engine.data.declared import Declared
 from fluxflow_registry.engine.data.order import first_bucket
-from fluxflow_registry.engine.graph.calls import Interrupted, raised_at
+from fluxflow_registry.engine.graph.calls import Interrupted
 from fluxflow_registry.engine.graph.randomness import derive
 from fluxflow_registry.engine.run.evaluation import Sampling
 from fluxflow_registry.engine.run.folder import FolderLostError
@@ -25,6 +25,7 @@ from fluxflow_registry.engine.run.stopping import interruptible, raise_if_stoppi
 from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.errors import FluxflowError, Problem, TrainingError, in_short, one_line
 from fluxflow_registry.plan.component import ConfiguredComponent
+from fluxflow_registry.registry.signature import raised_at
 
 if TYPE_CHECKING:
     from fluxflow_registry.engine.run.checkpoints import Means

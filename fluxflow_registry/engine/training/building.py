@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluxflow_registry.engine.graph.calls import PASSED_THROUGH, build, raised_at
+from fluxflow_registry.engine.graph.calls import PASSED_THROUGH, build
 from fluxflow_registry.errors import Problem, TrainingError, counted, listed, one_line
 from fluxflow_registry.plan.component import ConfiguredComponent
-from fluxflow_registry.registry.signature import VARIADIC
+from fluxflow_registry.registry.signature import VARIADIC, raised_at
 
 #: What the engine uses of an optimizer, beside its state dict.
 _OPTIMIZER = ("param_groups", "state", "step", "zero_grad")

@@ -10,10 +10,11 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from fluxflow_registry.engine.graph.calls import build, describe, raised_at, read_numbers
+from fluxflow_registry.engine.graph.calls import build, describe, read_numbers
 from fluxflow_registry.engine.graph.losses import LiveLoss, StageCut, Term, gradient_at
 from fluxflow_registry.errors import Choices, FluxflowError, Location, Problem, TrainingError, one_line
 from fluxflow_registry.plan.updates import UpdatePlan, model_names
+from fluxflow_registry.registry.signature import raised_at
 
 
 class LossGradients:

@@ -15,7 +15,7 @@ from fluxflow_registry.contracts import Ending, History, Position, Sampler, Sour
 from fluxflow_registry.engine.data.batches import Batch, epoch_batches, to_device
 from fluxflow_registry.engine.data.declared import Declared
 from fluxflow_registry.engine.data.order import views_of
-from fluxflow_registry.engine.graph.calls import PASSED_THROUGH, raised_at
+from fluxflow_registry.engine.graph.calls import PASSED_THROUGH
 from fluxflow_registry.engine.graph.randomness import Draws
 from fluxflow_registry.engine.graph.values import Values
 from fluxflow_registry.engine.models.build import Average, require_gradients
@@ -26,6 +26,7 @@ from fluxflow_registry.errors import DataError, FluxflowError, Problem, Training
 from fluxflow_registry.plan.component import ConfiguredComponent
 from fluxflow_registry.plan.steps import StepPlan
 from fluxflow_registry.recipe.schema import StepSettings
+from fluxflow_registry.registry.signature import raised_at
 
 
 # More than a dozen members: the data, the models, the updates and what is counted meet here.

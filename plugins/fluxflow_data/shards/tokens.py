@@ -9,15 +9,14 @@ from urllib.parse import urlsplit
 
 from fluxflow_registry import DataError, Variable
 
+from .hub import ENDPOINT, ENDPOINT_VARIABLE
 from .paths import is_this_machine, public
 
 #: What a user allows: servers and the names of variables, as in `example.org=MY_TOKEN other.org:8443=OTHER_TOKEN`.
 ALLOWED = "FLUXFLOW_TOKENS"
 
-#: The variables that hold a token for the Hugging Face hub, and the variable in which a user names another hub.
-HUB = "https://huggingface.co"
+#: The variables that hold a token for the Hugging Face hub.
 HUB_VARIABLES = ("HF_TOKEN", "HUGGINGFACE_HUB_TOKEN")
-HUB_ENDPOINT = "HF_ENDPOINT"
 
 #: The name of an environment variable.
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -73,7 +72,7 @@ def _allowed(url: str) -> list[str]:
             raise DataError(f"{message} of the variable with its token", Variable(ALLOWED), code="malformed-setting")
         if host.lower() == server:
             variables.append(variable)
-    hubs = [HUB, os.environ.get(HUB_ENDPOINT, "")]
+    hubs = [ENDPOINT, os.environ.get(ENDPOINT_VARIABLE, "")]
     return [*variables, *(HUB_VARIABLES if server in map(_server, filter(None, hubs)) else ())]
 
 
