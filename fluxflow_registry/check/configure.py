@@ -135,7 +135,7 @@ class Configurator:
             if need not in needs:
                 renames = entry.node.get("with")
                 where = renames.keys[need] if renames else entry.where
-                message = f"`with` names `{need}`, but {component.kind} `{entry.type}` requests no such name"
+                message = f"`with` replaces `{need}`, but {component.kind} `{entry.type}` requests no such name"
                 self.problems.append(Problem(message, where, code="unknown-name", subject=need, choices=needs))
 
     def _default_values(self) -> dict[str, ConfiguredComponent]:

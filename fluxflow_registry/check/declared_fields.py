@@ -37,7 +37,7 @@ def declared_wrong(dataset: ConfiguredComponent, fields: object) -> Iterator[Pro
             )
     counts = {name: len(field.also) for name, field in fields.items() if isinstance(field, Field) and field.also}
     if len(set(counts.values())) > 1:
-        message = f"{who} declares fields that vary together with different numbers of shapes: {counts}"
+        message = f"{who} declares fields that vary together, but with different numbers of shapes: {counts}"
         yield Problem(message, dataset.where, notes, code="wrong-return", subject=dataset.label)
 
 

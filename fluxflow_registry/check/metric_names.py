@@ -165,7 +165,8 @@ def _never_logged(step: StepEntry, late: Mapping[Late, Sequence[Watch]]) -> Iter
             break
         waiting = {each: watches for each, watches in waiting.items() if each not in ready}
     for watch in (watch for watches in blocked.values() for watch in watches):
-        message = f"{watch.who} watches `{watch.metric}`, which is logged only after that start"
+        cause = f"it watches `{watch.metric}`, which is logged only after that start"
+        message = f"{watch.who} would never be reached: {cause}"
         yield Problem(message, watch.where, code="cycle", subject=watch.metric, choices=logged_metrics(step, waiting))
 
 

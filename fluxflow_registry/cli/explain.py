@@ -39,7 +39,7 @@ def summary(plan: RecipePlan) -> str:
         end = f", until {step.until.name}" if step.until else ""
         after = f" after {step.parent}" if step.parent else ""
         batches = "batches" if most is None else f"at most {counted(most, 'batch')}"
-        averaged = f", {step.accumulate} of them to an optimizer step" if step.accumulate > 1 else ""
+        averaged = f", {step.accumulate} per optimizer step" if step.accumulate > 1 else ""
         length = f"{counted(settings.epochs, 'epoch')} of `{settings.dataset}` in {batches} of {settings.batch_size}"
         length += averaged
         lines += ["", f"step {step.index + 1}: {step.name}{after} ({length}{end})"]
@@ -80,7 +80,8 @@ def explain(plan: RecipePlan) -> str:
         lines += ["", f"STEP {step.name}: on each batch of `{step.settings.dataset}` ({', '.join(step.fields)})"]
         if step.accumulate > 1:
             effective = f"the gradients of {step.accumulate} batches of {step.settings.batch_size} are averaged"
-            lines.append(f"  {effective}: an optimizer steps on {step.settings.batch_size * step.accumulate:,} samples")
+            samples = step.settings.batch_size * step.accumulate
+            lines.append(f"  {effective}: each optimizer step uses {samples:,} samples")
         for update in step.updates.values():
             lines += ["", *_update(step, update)]
         lines += ["", f"  frozen: {', '.join(sorted(step.frozen))}"] if step.frozen else []

@@ -214,7 +214,7 @@ def _named_by_files(path: Path) -> Iterator[Prompt]:
     with _reading(path):
         files = sorted(each for each in path.iterdir() if each.suffix == ".txt" and each.is_file())
     if not files:
-        raise DataError("the folder of prompts contains no .txt file", str(path), code="missing-file")
+        raise DataError("the prompt folder contains no .txt file", str(path), code="missing-file")
     for file in files:
         text = " ".join(_lines(file))
         if not text:
@@ -227,7 +227,7 @@ def _lines(path: Path) -> Iterator[str]:
     with _reading(path), open(path, "rb", opener=_open_at_once) as file:
         content = file.read(LONGEST_FILE + 1)
         if len(content) > LONGEST_FILE:
-            message = f"the file of prompts is too long: at most {LONGEST_FILE:,} bytes are read"
+            message = f"the prompt file is too long: at most {LONGEST_FILE:,} bytes are read"
             raise DataError(message, str(path), code="out-of-range")
         lines = content.decode("utf-8-sig").splitlines()
     yield from (line.strip() for line in lines if line.strip())

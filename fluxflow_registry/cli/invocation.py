@@ -86,7 +86,7 @@ class Signals:
         self.run: Run | None = None
         self._requested = False
         if threading.current_thread() is not threading.main_thread():
-            say("note: signals are not handled outside the main thread: one that ends the process saves no checkpoint")
+            say("note: signals are handled only in the main thread: one that ends this process saves no checkpoint")
             return
         warnings = [number for number in WARNINGS if signal.getsignal(number) is not signal.SIG_IGN]
         for number in (*REQUESTS, *warnings):
@@ -122,14 +122,14 @@ def _interrupt(number: int, _: FrameType | None) -> NoReturn:
 
 def require_temporary_folder() -> None:
     """Raise FluxflowError if no temporary file can be written: torch writes some before it computes anything."""
-    cause, hint = "the limit of the size of a file is 0 (`ulimit -f`)", "raise the limit"
+    cause, hint = "the file size limit is 0 (`ulimit -f`)", "raise the limit"
     if not _no_file_may_grow():
         try:
             tempfile.gettempdir()
             return
         except OSError as error:
-            cause, hint = error.strerror or one_line(error), "set TMPDIR to a folder that can be written and has space"
-    message = "no temporary file can be written, but torch needs them"
+            cause, hint = error.strerror or one_line(error), "set TMPDIR to a writable folder with free space"
+    message = "cannot write a temporary file, which torch needs"
     raise FluxflowError(message, None, [("cause", cause), ("hint", hint)], code="unwritable-file")
 
 

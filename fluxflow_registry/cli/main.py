@@ -116,7 +116,7 @@ COMMANDS = (
 )
 
 #: A diagram is another form of an explanation, so that the flag may be combined with `--explain`.
-MERMAID = Command("explain", "--mermaid", "print the steps as a Mermaid diagram", reads=(*TRAINING, "mermaid"))
+MERMAID = Command("explain", "--mermaid", "show the plan as a Mermaid diagram", reads=(*TRAINING, "mermaid"))
 
 
 #: What other programs call the continuation of a run.
@@ -127,7 +127,7 @@ def instead_of(flag: str) -> str | None:
     """What replaces a flag that other programs have: nothing to resume a run, `--set` for what a recipe contains."""
     name = flag.lstrip("-").replace("-", "_")
     if name in RESUMING:
-        return "enter the same command again: it resumes the unfinished run"
+        return "rerun the same command: it resumes the unfinished run"
     if name in keys_of(RecipeSettings):
         return f"--set {name}=..."
     return f"--set steps.NAME.{name}=..." if name in keys_of(StepSettings) else None

@@ -119,7 +119,7 @@ def importing() -> Iterator[None]:
         message = f"a library that this command needs cannot be imported: {one_line(error)}"
         hint = (
             "hint",
-            "install its dependencies again (`pip install --force-reinstall`), or raise the limit of memory",
+            "install its dependencies again (`pip install --force-reinstall`), or raise the memory limit",
         )
         raise FluxflowError(message, None, [*raised_at(error), hint], code="broken-library") from error
 
@@ -284,7 +284,7 @@ def _end_anyway(code: int) -> None:
     time.sleep(PATIENCE)
     if not threading.main_thread().is_alive() and (left := left_running()):
         running = " and ".join(left)
-        leave(code, f"note: {running} of a plugin still ran {PATIENCE:g} seconds after the end: ended")
+        leave(code, f"note: {running} of a plugin did not end within {PATIENCE:g} seconds: exiting anyway")
 
 
 def leave(code: int, message: str) -> NoReturn:

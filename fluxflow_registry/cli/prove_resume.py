@@ -45,7 +45,7 @@ def prove_resume_command(invocation: Invocation) -> Result:
     """Run the proof; the exit code is 0 where all results are the same, 1 where something differs."""
     plan, arguments = invocation.plan, invocation.arguments
     if not hasattr(os, "fork"):
-        message = "`--prove-resume` does not work on this system, which cannot kill a process as a power cut does"
+        message = "`--prove-resume` does not work on this system: it needs `fork` and SIGKILL"
         raise RecipeError(message, Flag("--prove-resume"), code="unsupported-system")
     root = Path(arguments.output)
     with writing("create the output folder", str(root)):
@@ -107,7 +107,7 @@ def _run(request: dict[str, Any], interruption: Interruption | None) -> None:
     expected = 0 if interruption is None else STOPPED if "stop" in interruption.request else -signal.SIGKILL
     if process.exitcode != expected:
         code = process.exitcode or 0
-        message = "a run of the proof failed before its end"
+        message = "a run of the proof failed"
         if interruption is not None:
             message = f"a run of the proof was not interrupted as planned: {interruption.description}"
         cause = ("cause", output.read_text().strip() or f"exit code {code}")

@@ -33,7 +33,7 @@ MEANING = {
 WHY = {
     "due": "as scheduled",
     "stop": "when the run was stopped",
-    "latest": "so that a crash costs little",
+    "latest": "between scheduled checkpoints",
     "best": "as the best so far",
     "end": "at the end of step `{step}`",
 }

@@ -62,7 +62,7 @@ def require_models(plan: RecipePlan, device: torch.device) -> None:
         largest = max(sizes, key=lambda name: sizes[name])
         hint = ("hint", f"lower the options that set the size of model `{largest}`")
         received = tuple(("received", f"model `{name}`: {_gigabytes(size)}") for name, size in sizes.items())
-        message = f"the weights of the models take {_gigabytes(total)}, but the memory has {_gigabytes(has)}"
+        message = f"the weights of the models take {_gigabytes(total)}, but the device has {_gigabytes(has)} of memory"
         raise RecipeError(message, plan.models[largest].where, (*received, hint), code="out-of-memory", subject=largest)
 
 
@@ -86,7 +86,7 @@ def _excess(what: str, needed: int, where: Location, hint: str, subject: str) ->
     has = memory_of_machine()
     if needed <= has:
         return None
-    message = f"{what} takes {_gigabytes(needed)}, but the memory has {_gigabytes(has)}"
+    message = f"{what} takes {_gigabytes(needed)}, but the machine has {_gigabytes(has)} of memory"
     return Problem(message, where, [("hint", hint)], code="out-of-memory", subject=subject)
 
 

@@ -203,7 +203,7 @@ def _problem(world: World, name: str, requester: _Requester) -> Problem:
     sources = world.sources(name)
     if name in requester.chain:
         loop = " -> ".join((*requester.chain[requester.chain.index(name) :], name))
-        return Problem(f"values need each other: {loop}", where, notes, code="cycle", subject=name)
+        return Problem(f"values depend on each other: {loop}", where, notes, code="cycle", subject=name)
     if len(sources) > 1:
         message = f"`{name}` has two providers: {' and '.join(sources)}"
         return Problem(message, where, notes, code="duplicate-name", subject=name)

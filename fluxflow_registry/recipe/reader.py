@@ -150,7 +150,7 @@ class _Builder:
         if tag == "str":
             text = _combined(node.value)
             if text is None:
-                raise _unreadable("the string has half of a surrogate pair, which UTF-8 cannot represent", where)
+                raise _unreadable("the string contains an unpaired surrogate, which UTF-8 cannot represent", where)
             return text
         try:
             value = self.constructor.construct_object(node)

@@ -39,16 +39,16 @@ def without_byte_order_mark(content: bytes) -> bytes:
 
 def read_class_names(path: Path) -> list[str]:
     """The names of classes in a file, one on each line; raises DataError."""
-    what, code = f"class names `{path.name}`", "unreadable-file"
+    what, code = f"class names file `{path.name}`", "unreadable-file"
     try:
         lines = decode_utf8(without_byte_order_mark(read_limited(path, TABLE_BYTES))).splitlines()
         if lines:
             return [" ".join(line.split()) for line in lines]
-        message = f"{what} are empty"
+        message = f"{what} is empty"
     except FileNotFoundError:
-        code, message = "missing-file", f"{what} do not exist"
+        code, message = "missing-file", f"{what} does not exist"
     except CaptionError as error:
-        message = f"{what} cannot be read: the file {error}"
+        message = f"{what} {error}"
     except OSError as error:
         message = f"{what} cannot be read: {error.strerror}"
     raise DataError(message, str(path), code=code)
@@ -98,5 +98,5 @@ class CaptionMember:
         if not isinstance(value, str):
             raise CaptionError(f"has no string under `{path}`")
         if any("\ud800" <= character <= "\udfff" for character in value):
-            raise CaptionError(f"has half of a surrogate pair under `{path}`")
+            raise CaptionError(f"has an unpaired surrogate under `{path}`")
         return " ".join(value.split())

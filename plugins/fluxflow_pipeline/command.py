@@ -88,7 +88,7 @@ def _read(arguments: Namespace) -> Config:
 
     flags = vars(arguments)
     if arguments.config is None and not given_flags(flags):
-        message = "`--config FILE` is missing: a FluxFlow configuration, or FluxFlow's flags in its place"
+        message = "`--config FILE` is missing: pass a FluxFlow configuration, or FluxFlow's flags"
         command = [("command", "fluxflow-train --help")]
         raise RecipeError(message, None, command, code="missing-argument", subject="--config FILE")
     try:

@@ -41,7 +41,7 @@ class _Half(nn.Module):
         try:
             whole = AutoencoderKL.from_config(options)
         except Exception as error:
-            message = f"model `{self.component}`: diffusers cannot build an AutoencoderKL of its config"
+            message = f"model `{self.component}`: diffusers cannot build an AutoencoderKL from its config"
             notes = [("cause", one_line(error))]
             raise PretrainedError(message, None, notes, code="component-failed", subject=self.component) from error
         for part in self.parts:

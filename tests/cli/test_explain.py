@@ -148,10 +148,10 @@ def test_accumulation_and_the_samples_of_a_step_of_the_optimizer_are_reported(ca
     told = call("--explain", DEFAULT, *settings)
     data = json.loads(call("--explain", DEFAULT, "--json", *settings).out)
 
-    averaged = "  the gradients of 4 batches of 16 are averaged: an optimizer steps on 64 samples\n"
-    assert "batches of 16, 4 of them to an optimizer step" in valid.out
+    averaged = "  the gradients of 4 batches of 16 are averaged: each optimizer step uses 64 samples\n"
+    assert "batches of 16, 4 per optimizer step" in valid.out
     assert f"STEP flow: on each batch of `shapes` (image, caption)\n{averaged}" in told.out
-    assert told.out.count("averaged") == valid.out.count("to an optimizer step") == 1
+    assert told.out.count("averaged") == valid.out.count("per optimizer step") == 1
     flow = next(step for step in data["steps"] if step["name"] == "flow")
     assert (flow["batch_size"], flow["accumulate"], flow["effective_batch_size"]) == (16, 4, 64)
 

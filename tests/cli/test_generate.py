@@ -176,7 +176,7 @@ def test_the_prompt_changes_the_image(finished: Path, tmp_path: Path, capsys: py
             "the run has no checkpoint `000000099-vae`",
         ),
         (["--model_checkpoint", "RUN/graph", "--prompt", "x"], "this folder of the run contains no models"),
-        (["RUN", "--text_prompts_path", "RUN/final"], "the folder of prompts contains no .txt file"),
+        (["RUN", "--text_prompts_path", "RUN/final"], "the prompt folder contains no .txt file"),
         (["RUN", "--text_prompts_path", "gone"], "cannot read the prompts"),
         (["RUN", "--prompt", "x", "--batch_size", "0"], "`--batch-size` must be at least 1"),
         (

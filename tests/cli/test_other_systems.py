@@ -122,8 +122,7 @@ def test_a_proof_of_resumption_is_not_tried_elsewhere(ended: dict[str, dict[str,
 
     assert proof["code"] == 2
     assert proof["err"] == (
-        "--prove-resume  `--prove-resume` does not work on this system, "
-        "which cannot kill a process as a power cut does\n"
+        "--prove-resume  `--prove-resume` does not work on this system: it needs `fork` and SIGKILL\n"
     )
 
 

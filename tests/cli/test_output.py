@@ -76,8 +76,8 @@ def test_the_command_that_resumes_loads_the_same_plugins_however_they_are_named(
         (["--no-such", "--frsh"], "fluxflow-run has no flag `--no-such`\n    available  --check, --describe, "),
         (["--no-such", "--frsh"], "fluxflow-run has no flag `--frsh`\n    nearest    --fresh\n"),
         (["-x"], "fluxflow-run has no flag `-x`\n    available  --check"),
-        (["r.yaml", "--resume"], "has no flag `--resume`\n    instead  enter the same command again: it resumes the"),
-        (["r.yaml", "--resume-from", "x"], "    instead  enter the same command again: it resumes the unfinished run"),
+        (["r.yaml", "--resume"], "has no flag `--resume`\n    instead  rerun the same command: it resumes the"),
+        (["r.yaml", "--resume-from", "x"], "    instead  rerun the same command: it resumes the unfinished run"),
         (["r.yaml", "--epochs=3"], "fluxflow-run has no flag `--epochs`\n    instead  --set steps.NAME.epochs=...\n"),
         (
             ["r.yaml", "--batch-size", "3"],
@@ -145,7 +145,7 @@ def test_the_json_of_a_problem_describes_a_default() -> None:
         (graphs.run, ["RUN", "--ouput", "a"], "fluxflow-graphs has no flag `--ouput`\n    nearest    --output\n"),
         (graphs.run, [], "`RUN` is missing: the folder of a run, or FluxFlow's output folder\n"),
         (train.run, ["--config", "c", "--validate-pipline"], "nearest    --validate-pipeline\n"),
-        (train.run, [], "`--config FILE` is missing: a FluxFlow configuration, or FluxFlow's flags in its place\n"),
+        (train.run, [], "`--config FILE` is missing: pass a FluxFlow configuration, or FluxFlow's flags\n"),
     ],
 )
 def test_every_command_reports_the_same_errors(

@@ -209,8 +209,8 @@ def test_a_lock_that_is_not_a_file_is_an_error_that_says_what_to_do(
 
     assert answer.code == 2
     lock = (stopped / ".lock").relative_to(tmp_path)
-    assert answer.err.startswith(f"{lock}  cannot open the file that locks the run: it is not a regular file\n")
-    assert "hint  remove it: a run does not write it" in answer.err
+    assert answer.err.startswith(f"{lock}  cannot open the lock file of the run: it is not a regular file\n")
+    assert "hint  remove it: it was not created by a run" in answer.err
     assert victim.read_text() == "precious"
 
 

@@ -67,9 +67,9 @@ def test_a_machine_without_a_folder_for_temporary_files_is_reported_and_not_the_
 
     assert answer.code == 2
     assert answer.err == (
-        "no temporary file can be written, but torch needs them\n"
+        "cannot write a temporary file, which torch needs\n"
         "    cause  No usable temporary directory found in ['/proc/1/nowhere']\n"
-        "    hint   set TMPDIR to a folder that can be written and has space\n"
+        "    hint   set TMPDIR to a writable folder with free space\n"
     )
     assert not (recipe.parent / "runs").exists()
 
@@ -99,8 +99,8 @@ def test_a_limit_of_the_size_of_files_is_reported_as_that(
 
     assert done.returncode == 2
     assert done.stderr == (
-        "no temporary file can be written, but torch needs them\n"
-        "    cause  the limit of the size of a file is 0 (`ulimit -f`)\n"
+        "cannot write a temporary file, which torch needs\n"
+        "    cause  the file size limit is 0 (`ulimit -f`)\n"
         "    hint   raise the limit\n"
     )
 
@@ -205,7 +205,7 @@ def test_a_file_of_prompts_that_never_ends_is_an_error(flag: str, source: str, e
         prompts_of(flag, str(endless) if source == "endless" else source)
 
     (problem,) = caught.value.problems
-    assert problem.message == "the file of prompts is too long: at most 67,108,864 bytes are read"
+    assert problem.message == "the prompt file is too long: at most 67,108,864 bytes are read"
 
 
 @pytest.mark.parametrize("flag", ["--prompts", "--text-prompts-path"])

@@ -163,7 +163,7 @@ def test_a_run_that_is_started_from_a_thread_trains_without_handlers_and_says_so
 
     assert [signal.getsignal(number) for number in (*REQUESTS, *WARNINGS)] == before
     assert capsys.readouterr().err == (
-        "note: signals are not handled outside the main thread: one that ends the process saves no checkpoint\n"
+        "note: signals are handled only in the main thread: one that ends this process saves no checkpoint\n"
     )
 
 

@@ -82,7 +82,7 @@ WRONG: Mapping[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no batch": (put("label", lambda x: x[0]), "a tensor of shape [] as field `label`"),
     "double": (put("image", lambda x: x.double()), "a tensor of float64 as field `image`"),
     "integer": (put("image", lambda x: x.long()), "a tensor of int64 as field `image`"),
-    "numpy": (put("image", lambda x: x.numpy()), "a numpy array (`torch.from_numpy(x)` makes a tensor of it)"),
+    "numpy": (put("image", lambda x: x.numpy()), "a numpy array (`torch.from_numpy(x)` converts it)"),
     "list": (put("label", lambda x: x.tolist()), "a list as field `label`"),
     "one string": (put("caption", lambda _: "a caption"), "a str as field `caption`"),
     "bytes": (put("caption", lambda x: [each.encode() for each in x]), "a list with a bytes as field `caption`"),
@@ -144,7 +144,7 @@ DECLARED: Mapping[str, tuple[Any, str]] = {
     "a number as name": ({1: Field((3,))}, "declares `1` with a name that is not a string"),
     "other variants": (
         {"image": Field((3, 16, 16), also=((3, 8, 8),)), "label": Field((1,), also=((2,), (3,)))},
-        "declares fields that vary together with different numbers of shapes",
+        "declares fields that vary together, but with different numbers of shapes",
     ),
 }
 
@@ -177,8 +177,8 @@ SOURCES: Mapping[str, tuple[str, Any, str]] = {
     "no length": ("__len__", lambda _: None, "has no valid length: TypeError"),
     "a negative length": ("__len__", lambda _: -1, "has no valid length: ValueError"),
     "too few buckets": ("buckets", [0, 1], "has buckets of shape [2] for 8 samples"),
-    "buckets of fractions": ("buckets", [0.5] * 8, "has buckets that are not numbers from 0 on"),
-    "negative buckets": ("buckets", [-1] * 8, "has buckets that are not numbers from 0 on"),
+    "buckets of fractions": ("buckets", [0.5] * 8, "has buckets that are not integers >= 0"),
+    "negative buckets": ("buckets", [-1] * 8, "has buckets that are not integers >= 0"),
 }
 
 

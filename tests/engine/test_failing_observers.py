@@ -113,7 +113,7 @@ def test_an_observer_that_fails_is_reported_once_and_dropped(
     assert _Tracker.calls[-1] == event
     (warning,) = heard
     assert warning.startswith(f"observer `tracker` failed in `{event}`: ")
-    assert "; it is not notified any more, and training continues" in warning
+    assert "; it is no longer notified, and training continues" in warning
     assert ("raised at" in warning) == (error != "a problem")
     assert finals(run) == finals(uninterrupted(VAE_GAN + FLOW))
 

@@ -24,7 +24,7 @@ def test_a_precision_that_the_device_emulates_is_noted(
 
     notes = list(precision_notes(plan, torch.device("cpu")))
 
-    emulated = f"step `flow` has `precision: {asked}`, for which device `cpu` has no instructions: "
+    emulated = f"step `flow` has `precision: {asked}`, which device `cpu` only emulates: "
     assert notes == ([] if supported else [emulated + "it saves memory, but is likely slower than fp32"])
 
 

@@ -108,7 +108,7 @@ CONSTANT = {
     "one window in a step": (
         "{type: StepLR, step_size: 12, interval: batch}",
         ["steps.vae_gan.accumulate=2"],
-        "0.001 throughout its 12 steps of the optimizer",
+        "0.001 throughout its 12 optimizer steps",
     ),
 }
 
@@ -170,7 +170,7 @@ def test_a_warm_up_that_the_step_does_not_finish_is_reported(
 ) -> None:
     (problem,) = problems(scheduler)
 
-    assert "still rises when the step ends" in problem.message
+    assert "is still rising when the step ends" in problem.message
     assert problem.code == "not-reached"
     assert "shorten the warm-up, or train longer" in str(problem)
 
@@ -193,7 +193,7 @@ def test_a_loss_whose_weight_still_rises_when_the_step_ends_is_reported(
 
     found = problems("CosineAnnealingLR", *(setting.format(loss=loss) for setting in settings))
 
-    words = "loss `kl` of update `vae` in step `vae_gan` never has its full weight: its `warmup` takes "
+    words = "loss `kl` of update `vae` in step `vae_gan` never reaches its full weight: its `warmup` takes "
     assert [each.message.startswith(words) for each in found] == [True] * (left is not None)
     assert all(each.message.endswith(f"but only {left} follow its start") for each in found)
 

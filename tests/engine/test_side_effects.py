@@ -102,7 +102,7 @@ LOSSES: Mapping[str, tuple[Any, str, str]] = {
     "weights": (decays, "changes the weights of `expander.", "changed-model"),
     "other weights": (replaces, "changes the weights of `expander.", "changed-model"),
     "a list": (empties, "changes `caption` in place", "changed-in-place"),
-    "gradients": (switches_gradients_off, "leaves gradients switched off or on", "changed-in-place"),
+    "gradients": (switches_gradients_off, "switches gradients off or on", "changed-in-place"),
     "complex": (spectrum, "returned a complex number; a loss must be real", "wrong-return"),
     "several": (several, "returned list; a loss must be a 0-d tensor", "wrong-return"),
 }
@@ -276,7 +276,7 @@ def elsewhere(_: Any) -> Any:
 
 SCHEDULERS: Mapping[str, tuple[Any, str]] = {
     "None": (lambda _: None, "scheduler `wrong` returned NoneType, not a torch LRScheduler"),
-    "elsewhere": (elsewhere, "scheduler `wrong` returned the scheduler of another optimizer"),
+    "elsewhere": (elsewhere, "scheduler `wrong` returned a scheduler of another optimizer"),
     "failing": (Late, "`step` of scheduler `wrong` failed: ValueError: no rate"),
 }
 
@@ -469,4 +469,4 @@ def test_models_whose_builder_returns_one_module_for_both_are_rejected(checked: 
     assert problems[0].message.startswith("models `expander` and `other` share `body.0.weight`")
     with pytest.raises(RecipeError) as without_numbers:
         build_models(checked(text, using=registry), CPU)
-    assert "returned a module without numbers, not a new one" in str(without_numbers.value)
+    assert "returned a module on the meta device, without weights" in str(without_numbers.value)

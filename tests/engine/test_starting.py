@@ -381,11 +381,12 @@ def test_the_rate_of_a_lazy_update_comes_to_its_end_with_the_step(checked: Check
         ),
         (
             [f"{GENERATOR}.start={{type: loss_threshold, metric: vae/hinge_generator, threshold: 1.0}}"],
-            r"watches `vae/hinge_generator`, which is logged only after that start",
+            r"would never be reached: it watches `vae/hinge_generator`, which is logged only after that start",
         ),
         (
             [f"{DISCRIMINATOR}.start={{type: plateau, metric: discriminator_loss}}"],
-            r"`start` of update `discriminator` watches `discriminator_loss`, which is logged only after that start",
+            r"`start` of update `discriminator` would never be reached: "
+            r"it watches `discriminator_loss`, which is logged only after that start",
         ),
         (
             [

@@ -245,8 +245,8 @@ def test_a_source_that_ends_a_worker_is_an_error_with_its_line() -> None:
     [
         (-signal.SIGKILL, "signal 9", "the system kills processes when memory is short: free memory"),
         (-signal.SIGBUS, "signal 7", "enlarge shared memory (/dev/shm; in a container `--shm-size`), or lower"),
-        (-signal.SIGSEGV, "signal 11", "set `workers: 0` to find what ends them"),
-        (1, "exit code 1", "set `workers: 0` to find what ends them"),
+        (-signal.SIGSEGV, "signal 11", "set `workers: 0` to see the error that ends them"),
+        (1, "exit code 1", "set `workers: 0` to see the error that ends them"),
     ],
 )
 def test_what_workers_died_of_decides_what_is_suggested(code: int, cause: str, hint: str) -> None:
@@ -261,9 +261,9 @@ def test_what_workers_died_of_decides_what_is_suggested(code: int, cause: str, h
 @pytest.mark.parametrize(
     ("error", "hint"),
     [
-        (OSError(errno.EMFILE, "Too many open files"), "raise the limit of open files (`ulimit -n`)"),
-        (OSError(errno.EAGAIN, "Resource temporarily unavailable"), "free memory, raise the limit of processes"),
-        (OSError(errno.ENOMEM, "Cannot allocate memory"), "free memory, raise the limit of processes"),
+        (OSError(errno.EMFILE, "Too many open files"), "raise the open file limit (`ulimit -n`)"),
+        (OSError(errno.EAGAIN, "Resource temporarily unavailable"), "free memory, raise the process limit"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "free memory, raise the process limit"),
         (OSError(errno.ENOSYS, "Function not implemented"), "mount /dev/shm writable, or set `workers: 0`"),
         (OSError(errno.EROFS, "Read-only file system"), "mount /dev/shm writable, or set `workers: 0`"),
         (AssertionError("daemonic processes are not allowed to have children"), "lower `workers`, or set"),
@@ -352,7 +352,7 @@ def test_a_run_that_may_not_open_enough_files_for_its_workers_ends_with_one_mess
 
     assert code in (1, 2), started.said
     assert "the worker processes that read samples" in started.said
-    assert "hint   raise the limit of open files (`ulimit -n`), or lower `workers`" in started.said
+    assert "hint   raise the open file limit (`ulimit -n`), or lower `workers`" in started.said
     assert "Traceback" not in started.said
     assert "Error in" not in started.said
     assert "Exception ignored" not in started.said

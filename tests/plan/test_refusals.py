@@ -115,7 +115,7 @@ def test_a_misspelled_model_is_reported_with_the_nearest_name(refuse: Refuse) ->
 def test_values_that_need_each_other_are_reported_as_a_cycle(refuse: Refuse) -> None:
     (problem,) = refuse("distance: {}", "distance: {}\n          breakfast: {}")
 
-    assert problem.message == "values need each other: egg -> hen -> egg"
+    assert problem.message == "values depend on each other: egg -> hen -> egg"
     assert at(problem) == "16:11"
 
 
@@ -234,7 +234,7 @@ def test_a_cut_where_nothing_flows_is_refused_at_its_place(
 def test_a_need_that_a_component_does_not_have_cannot_be_renamed(refuse: Refuse) -> None:
     (problem,) = refuse("distance: {}", "distance: {with: {imag: code}}")
 
-    assert problem.message == "`with` names `imag`, but loss `distance` requests no such name"
+    assert problem.message == "`with` replaces `imag`, but loss `distance` requests no such name"
     assert at(problem) == "15:29"
     assert (problem.code, problem.subject, problem.nearest) == ("unknown-name", "imag", "image")
     assert problem.choices is not None

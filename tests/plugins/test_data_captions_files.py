@@ -171,7 +171,7 @@ FLAWS = {
     ),
     "j.jsonl": (
         '{"file_name": "c.png", "text": "a dog"}\n{"file_name": "a.png", "text": "\\ud800"}\n',
-        "line 2 of `j.jsonl` has half of a surrogate pair",
+        "line 2 of `j.jsonl` has an unpaired surrogate",
     ),
     "k.jsonl": (
         '{"file_name": "c.png", "text": "a dog"}\n{"file_name": "a.png", "text": "\udcff"}\n',

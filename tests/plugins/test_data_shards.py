@@ -241,7 +241,7 @@ def test_a_json_member_without_the_caption_is_reported_with_its_keys(tmp_path: P
         "the caption is empty",
         "member `json` has no key `a`",
         "member `json` has no key `a`, only \ud800",
-        "member `json` has half of a surrogate pair under `a.b`",
+        "member `json` has an unpaired surrogate under `a.b`",
         "member `json` is not JSON",
         "member `json` is empty (0 bytes)",
     ]
@@ -484,10 +484,10 @@ def test_a_class_without_a_name_is_a_damaged_sample(content: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "class names `names.txt` do not exist"),
-        (b"", "class names `names.txt` are empty"),
-        (b"\xff\xfea", "class names `names.txt` cannot be read: the file is UTF-16: save it as UTF-8"),
-        (b"caf\xe9", "class names `names.txt` cannot be read: the file is not UTF-8 (first invalid byte: 4)"),
+        (None, "class names file `names.txt` does not exist"),
+        (b"", "class names file `names.txt` is empty"),
+        (b"\xff\xfea", "class names file `names.txt` is UTF-16: save it as UTF-8"),
+        (b"caf\xe9", "class names file `names.txt` is not UTF-8 (first invalid byte: 4)"),
     ],
 )
 def test_class_names_that_cannot_be_read_are_reported(content: bytes | None, message: str, tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_in_place_of_the_names_of_classes(special: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         open_shards(path, class_names=str(names))
 
-    assert problem_of(caught.value).message.startswith(f"class names `names.txt` cannot be read: {words}")
+    assert problem_of(caught.value).message.startswith(f"class names file `names.txt` cannot be read: {words}")
 
 
 @EVERY

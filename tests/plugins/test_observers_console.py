@@ -94,8 +94,8 @@ def test_in_a_pipe_progress_is_printed_as_plain_lines_on_standard_error(
         f"Run small: 2 steps, in {run.folder}",
         "STEP 1/2: vae_warmup, 2 epochs of 4 batches, trains compressor",
         f"{head} | Epoch 1/2 | Evaluation held_out | psnr: 30.00 dB | accuracy: 50.0%",
-        f"{head} | Epoch 1/2 | Batch 4/4 | Means of the epoch | VAE: 0.5 | Xs/batch",
-        f"{head} | Epoch 2/2 | Batch 4/4 | Means of the epoch | VAE: 0.5 | Xs/batch",
+        f"{head} | Epoch 1/2 | Batch 4/4 | Epoch means | VAE: 0.5 | Xs/batch",
+        f"{head} | Epoch 2/2 | Batch 4/4 | Epoch means | VAE: 0.5 | Xs/batch",
         "Step vae_warmup (1/2) finished: 2 epochs | 8 batches | SPAN",
         f"Done in SPAN: {run.folder}",
     ]

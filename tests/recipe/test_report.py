@@ -185,7 +185,7 @@ def test_several_problems_come_in_one_report_in_the_order_of_the_file(prove: Pro
         ("l1: {}", "l1: {evry: 2}", "15:16", "unknown key `evry` in loss `l1`"),
         ("l1: {}", "l1: {detach: latent}", "15:24", "`detach` of loss `l1` must be a list of strings, got the"),
         ("l1: {}", "l1: {with: [a]}", "15:22", "`with` of loss `l1` must be a mapping of strings, got a list"),
-        ("l1: {}", "l1: {with: {imag: noise}}", "15:23", "`with` names `imag`, but loss `l1` requests no such name"),
+        ("l1: {}", "l1: {with: {imag: noise}}", "15:23", "`with` replaces `imag`, but loss `l1` requests no such name"),
         ("l1: {}", "l1: {with: {image: iamge}}", "15:30", "loss `l1` of update `vae` in step `vae` requests `iamge`"),
         (
             "optimizer: {type: AdamW}",

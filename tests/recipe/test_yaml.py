@@ -59,7 +59,7 @@ BOMB = "".join(f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before
         ("a: !!bool maybe", "r.yaml:1:4", "`maybe` is not true or false"),
         ("a: 18446744073709551616", "r.yaml:1:4", "the integer is too large: integers have 64 bits"),
         ("a: 0x" + "f" * 5000, "r.yaml:1:4", "the integer is too large: integers have 64 bits"),
-        ('a: "\\ud800"', "r.yaml:1:4", "the string has half of a surrogate pair"),
+        ('a: "\\ud800"', "r.yaml:1:4", "the string contains an unpaired surrogate"),
         ('"\\ud800": 1', "r.yaml:1:1", "a key must be a string of at most 200 characters"),
         ("? [a, b]\n: 1", "r.yaml:1:3", "a key must be a string of at most 200 characters"),
         ("? {a: b}\n: 1", "r.yaml:1:3", "a key must be a string of at most 200 characters"),

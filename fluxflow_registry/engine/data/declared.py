@@ -50,13 +50,13 @@ def source_wrong(source: Any) -> str | None:
         return f"has no valid length: {one_line(error)}"
     buckets, views = SourceExtras.of(source).buckets, SourceExtras.of(source).views
     if views < 1:
-        return f"has {views} views; a batch has at least one"
+        return f"has {views} views; a batch needs at least one"
     if buckets is not None:
         numbers = np.asarray(buckets)
         if numbers.shape != (length,):
             return f"has buckets of shape {list(numbers.shape)} for {counted(length, 'sample')}"
         if length and (numbers.dtype.kind not in "iu" or int(numbers.min()) < 0):
-            return "has buckets that are not numbers from 0 on"
+            return "has buckets that are not integers >= 0"
     return None
 
 
@@ -80,7 +80,7 @@ def _problems(batch: object, samples: int, fields: Mapping[str, Field]) -> Itera
     varying = {name: _forms(batch[name], each) for name, each in fields.items() if each.also and name in batch}
     if varying and all(varying.values()) and not set.intersection(*varying.values()):
         names = ", ".join(f"`{name}` {list(batch[name].shape[1:])}" for name in varying)
-        yield names, f"fields of different forms: {names}; `fields` declares which shapes belong together"
+        yield names, f"fields whose shapes do not belong together: {names}; `fields` declares which do"
 
 
 def _wrong(value: object, samples: int, declared: Field) -> str | None:
@@ -103,7 +103,7 @@ def _wrong(value: object, samples: int, declared: Field) -> str | None:
 
 def _described(value: object) -> str:
     if isinstance(value, np.ndarray):
-        return "a numpy array (`torch.from_numpy(x)` makes a tensor of it)"
+        return "a numpy array (`torch.from_numpy(x)` converts it)"
     if isinstance(value, Tensor):
         return f"a tensor of shape {list(value.shape)}"
     return f"a {type(value).__name__}"

@@ -44,12 +44,12 @@ _NOT_STARTED = "the worker processes that read samples cannot be started"
 _SHARED = "enlarge shared memory (/dev/shm; in a container `--shm-size`)"
 _LESS = "or lower `workers` or `batch_size`"
 _ALONE = "or set `workers: 0` to read without worker processes"
-_FILES = "raise the limit of open files (`ulimit -n`), or lower `workers`"
+_FILES = "raise the open file limit (`ulimit -n`), or lower `workers`"
 
 #: What to do where workers cannot be started, by the number of the error.
 START_HINTS: dict[int | None, str] = {
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), _FILES),
-    **dict.fromkeys((errno.EAGAIN, errno.ENOMEM), "free memory, raise the limit of processes, or lower `workers`"),
+    **dict.fromkeys((errno.EAGAIN, errno.ENOMEM), "free memory, raise the process limit, or lower `workers`"),
     # Queues between processes need semaphores, which are files in shared memory.
     **dict.fromkeys(
         (errno.ENOSYS, errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -153,7 +153,7 @@ def _loading(dataset: Dataset[Any], numbers: range, workers: int) -> Iterator[An
         try:
             stack.enter_context(socket_folder())
         except OSError as error:
-            hint = f"set TMPDIR to a folder that can be written, {_ALONE}"
+            hint = f"set TMPDIR to a writable folder, {_ALONE}"
             raise _failed(_NOT_STARTED, ("cause", one_line(error)), ("hint", hint)) from error
         items = _started(loader, method)
         # When a worker dies, torch would raise from whatever code runs, such as an optimizer's step. Without its
@@ -228,7 +228,7 @@ def _died(workers: Sequence[Any]) -> DataError:
     if UNSENT in codes and folder is not None and (folder / _UNSENT).is_file():
         cause, hint = (folder / _UNSENT).read_text().splitlines()
         return _failed(message, ("cause", cause), ("hint", hint))
-    hints = dict.fromkeys(DEATH_HINTS.get(code, "set `workers: 0` to find what ends them") for code in codes)
+    hints = dict.fromkeys(DEATH_HINTS.get(code, "set `workers: 0` to see the error that ends them") for code in codes)
     return _failed(message, *(("hint", hint) for hint in hints))
 
 

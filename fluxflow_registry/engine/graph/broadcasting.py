@@ -68,7 +68,7 @@ def compared_alike(who: str, component: ConfiguredComponent, inputs: Iterable[tu
     with _Comparisons({id(tensor): name for name, tensor in held}) as comparisons:
         yield
     for one, its_shape, other, other_shape in comparisons.found[:1]:
-        message = f"{who} compares `{one}` {its_shape} with `{other}` {other_shape}: one is repeated along the other"
+        message = f"{who} compares `{one}` {its_shape} with `{other}` {other_shape}: broadcasting would repeat one"
         notes = (
             ("hint", f"provide values of one shape, or write `x.expand_as(y)` if `{one}` is meant to be repeated"),
             ("defined in", component.definition),

@@ -55,7 +55,7 @@ def unchanged(
     if torch.is_grad_enabled() != enabled:
         torch.set_grad_enabled(enabled)
         notes = (("instead", "with torch.no_grad():"), ("defined in", component.definition))
-        message = f"{who} leaves gradients switched off or on"
+        message = f"{who} switches gradients off or on and does not restore them"
         problems.append(Problem(message, component.where, notes, code="changed-in-place"))
     if problems:
         _restore(models, states)

@@ -47,7 +47,7 @@ def build_model(configured: ConfiguredComponent, weights: Mapping[str, Tensor] |
         notes = (("defined in", configured.definition),)
         raise RecipeError(Problem(message, configured.where, notes, code="wrong-return", subject=configured.label))
     if torch.get_default_device().type != "meta" and any(parameter.is_meta for parameter in model.parameters()):
-        message = f"the builder of model `{configured.label}` returned a module without numbers, not a new one"
+        message = f"the builder of model `{configured.label}` returned a module on the meta device, without weights"
         notes = (("defined in", configured.definition),)
         raise RecipeError(Problem(message, configured.where, notes, code="wrong-return", subject=configured.label))
     remember_frozen(model)

@@ -15,7 +15,7 @@ def precision_notes(plan: RecipePlan, device: torch.device) -> Iterator[str]:
     for step in plan.steps:
         precision = step.settings.precision
         if precision != "fp32" and not computes(device, precision):
-            what = f"step `{step.name}` has `precision: {precision}`, for which device `{device}` has no instructions"
+            what = f"step `{step.name}` has `precision: {precision}`, which device `{device}` only emulates"
             yield f"{what}: it saves memory, but is likely slower than fp32"
 
 

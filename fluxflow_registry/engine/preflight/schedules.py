@@ -60,7 +60,7 @@ def _endless_warm_ups(step: StepPlan) -> Iterator[Problem]:
         for label, since in Starts(update).since.items():
             warmup, left = update.losses[label].warmup, step.epochs * step.batches - since
             if warmup > left > 0:
-                who = f"{update.title(label)} in step `{step.name}` never has its full weight"
+                who = f"{update.title(label)} in step `{step.name}` never reaches its full weight"
                 message = f"{who}: its `warmup` takes {counted(warmup, 'batch')}, but only {left:,} follow its start"
                 hint = ("hint", "shorten the warm-up, or train longer")
                 where = update.entry.losses[label].node.at("warmup")
@@ -88,15 +88,15 @@ def _update_problems(step: StepPlan, update: UpdatePlan, models: Mapping[str, nn
         return
     planned = min(total // _epochs_between(step, extras.metric), LONGEST)
     curve = simulate(update, scheduler, list(trained_parameters(models, update.trains).values()), total, planned)
-    word = "epoch" if extras.interval == "epoch" else "batch" if step.accumulate == 1 else "step of the optimizer"
-    length = "1 epoch" if word == "epoch" and total == 1 else _count(total, word)
+    word = "epoch" if extras.interval == "epoch" else "batch" if step.accumulate == 1 else "optimizer step"
+    length = counted(total, word)
     who = f"scheduler `{scheduler.name}` of update `{update.name}` in step `{step.name}`"
 
     def problem(message: str, hint: str, code: str) -> Problem:
         return Problem(message, scheduler.where, [("hint", hint)], code=code, subject=scheduler.label)
 
     if curve.error is not None:
-        message = f"{who} fails after {_count(len(curve.groups[0]), word)} of {total:,}: {one_line(curve.error)}"
+        message = f"{who} fails after {counted(len(curve.groups[0]), word)} of {total:,}: {one_line(curve.error)}"
         yield problem(message, f"make the schedule as long as the step: {length}", "component-failed")
     elif curve.constant and total <= LONGEST:
         if total > 1 or word == "epoch":
@@ -107,18 +107,13 @@ def _update_problems(step: StepPlan, update: UpdatePlan, models: Mapping[str, nn
                 message, "set `interval: batch`, or train for more epochs" if total == 1 else shorter, "unused"
             )
     elif (rising := _endless_rise(curve)) and total <= LONGEST:
-        message = f"{who} still rises when the step ends: its {length} reach a learning rate of {rising:g}"
+        message = f"{who} is still rising when the step ends: after {length} the learning rate is {rising:g}"
         yield problem(message, "shorten the warm-up, or train longer", "not-reached")
     elif not extras.cyclic and (rise := _second_rise(curve)):
         low, high, at = rise
-        message = (
-            f"{who} rises again after it fell: its learning rate is {low:g}, and {high:g} after {_count(at, word)}"
-        )
+        rates = f"its learning rate is {low:g}, and {high:g} after {counted(at, word)}"
+        message = f"{who} rises again after it fell: {rates}"
         yield problem(message, f"make the schedule as long as the step: {length}", "rising-again")
-
-
-def _count(number: int, word: str) -> str:
-    return counted(number, word) if word != "step of the optimizer" else f"{counted(number, 'step')} of the optimizer"
 
 
 def _epochs_between(step: StepPlan, metric: str | None) -> int:

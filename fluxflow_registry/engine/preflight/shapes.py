@@ -50,7 +50,7 @@ Trial = Callable[[Components], bool]
 META = torch.device("meta")
 
 #: The hint for a component that reads numbers while only shapes are checked.
-WITHOUT_NUMBERS = "remove `.item()`, `float()` and `if tensor` from the component: shapes are checked without numbers"
+WITHOUT_NUMBERS = "remove `.item()`, `float()` and `if tensor` from the component: shapes are checked without data"
 
 
 @frozen

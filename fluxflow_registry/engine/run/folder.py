@@ -88,9 +88,9 @@ class RunFolder:
         try:
             handle = disk.open_lock(self.path / LOCK)
         except OSError as error:
-            message = f"cannot open the file that locks the run: {error.strerror}"
+            message = f"cannot open the lock file of the run: {error.strerror}"
             foreign = error.strerror == disk.NOT_REGULAR or isinstance(error, IsADirectoryError)
-            notes = [("hint", "remove it: a run does not write it")] if foreign else []
+            notes = [("hint", "remove it: it was not created by a run")] if foreign else []
             raise RunError(message, str(self.path / LOCK), notes, code="unwritable-file") from None
         try:
             _acquire(handle)
@@ -125,7 +125,7 @@ class RunFolder:
         # Any of the files that a run has from its start: somebody may clear up old files one by one.
         if self._locked and not any(_may_exist(self.path / name) for name in (LOCK, IDENTITY, RECIPE)):
             notes = (
-                ("status", "what was trained since the newest checkpoint is lost"),
+                ("status", "training since the newest checkpoint is lost"),
                 ("hint", "if the folder was moved, move it back and rerun the same command to resume"),
             )
             message = "the folder of the run was deleted or moved while it was being trained"

@@ -109,7 +109,7 @@ class Observers:
                 raise error if event == "run_started" else TrainingError(error.problems) from error
             raise TrainingError(message, None, notes, code="component-failed", subject=observer) from error
         self._manager.unregister(name=observer)
-        message += "; it is not notified any more, and training continues"
+        message += "; it is no longer notified, and training continues"
         report = str(Problem(message, None, notes, code="component-failed", subject=observer))
         self.warn(self._position, report)
         if not self._manager.hook.warned.get_hookimpls() and sys.stderr is not None:  # it was the console

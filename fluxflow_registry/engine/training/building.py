@@ -48,7 +48,7 @@ def build_scheduler(configured: ConfiguredComponent, optimizer: torch.optim.Opti
     if not callable(getattr(scheduler, "step", None)):
         raise _wrong(configured, f"returned {type(scheduler).__name__}, not a torch LRScheduler")
     if getattr(scheduler, "optimizer", optimizer) is not optimizer:
-        raise _wrong(configured, "returned the scheduler of another optimizer than the one that it received")
+        raise _wrong(configured, "returned a scheduler of another optimizer, not of the one that it received")
     return scheduler
 
 

@@ -235,7 +235,7 @@ def _json_row(value: Any, where: Place) -> Row:
     if captions is None or not all(isinstance(caption, str) for caption in captions):
         return Row(where, wrong="has no caption: expected a key such as `caption`", received=", ".join(value))
     if any("\ud800" <= character <= "\udfff" for text in (name, *captions) for character in text):
-        return Row(where, wrong="has half of a surrogate pair")
+        return Row(where, wrong="has an unpaired surrogate")
     return Row(where, name, captions)
 
 

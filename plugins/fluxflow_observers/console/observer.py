@@ -45,7 +45,7 @@ class Console:
 
     Lines have the form `[HH:MM:SS] Step vae_gan (2/4) | Epoch 5/20 | Batch 127/500 | VAE: 0.0234 |
     KL: 12.45 | G: 0.156 | D: 0.089 | LPIPS: 0.0812 | 3.2s/batch`. Metrics are means of their last 20
-    logged values; the line that ends an epoch has `Means of the epoch` instead. `VAE`, `D` and `Flow` are
+    logged values; the line that ends an epoch has `Epoch means` instead. `VAE`, `D` and `Flow` are
     `vae_loss`, `discriminator_loss` and `flow_loss`; `KL`, `LPIPS` and `G` are the losses `kl`, `lpips` and
     `*_generator` of any update. Every other metric keeps its own name, and so do two that would share
     one. The time that later steps take is estimated from the current one, hence `~`. The time of a
@@ -131,7 +131,7 @@ class Console:
         progress = self._progress(run)
         progress.position = position
         means = {name: summary.mean for name, summary in summaries.items()}
-        self._print(progress.line(step, position, means, "Means of the epoch"))
+        self._print(progress.line(step, position, means, "Epoch means"))
         self._postpone()
 
     # Before other observers write samples at a step's end: the time is that of the report's table.
