@@ -40,7 +40,7 @@ GENERATED = "generated_image"
 EPILOG = """\
 Every flag can be written with - or with _. With --model-checkpoint or --text-prompts-path there is no guidance unless
 --use-cfg is set, as in FluxFlow; otherwise the recipe's guidance applies. The name of an image whose prompt comes from
-a file begins with the name of that file. The architecture is read from the run.
+a file begins with the name of that file.
 """
 
 #: Flags of FluxFlow that have no effect here: their types, and why.

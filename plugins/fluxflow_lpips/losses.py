@@ -42,7 +42,7 @@ class Lpips:
     The network belongs to the loss. It is not a model of the recipe: no update trains it and no checkpoint contains it.
     It is built at the first call, when shapes are checked, and shared by all losses of a process with the same
     options. The target's features are computed here without gradient, once per batch. They are not a value of the
-    graph, since such a value would have a network of its own, whose options had to match those of the loss.
+    graph, since such a value would have a network of its own, whose options would have to match those of the loss.
     """
 
     default_weight: ClassVar[float] = 0.1

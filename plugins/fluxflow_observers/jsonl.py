@@ -55,8 +55,8 @@ class Jsonl:
     step_batch, metrics. The line of a batch also has seconds_per_batch, and among its metrics losses
     (`vae_loss`, `vae/kl`), learning rates (`vae/lr`), gradient norms (`vae/grad_norm`) and weights as
     they are at that batch (`vae/kl/weight`). The line of an evaluation has its name as `evaluation`. The line
-    of an epoch has their means over all its batches; its `epoch_summary` has min, mean and max of each.
-    The first line after a run resumed has the batch of the run after which it did, as `resumed_after`.
+    of an epoch has the means of these metrics over all its batches; its `epoch_summary` has min, mean and max of each.
+    The first line after a run resumes has `resumed_after`, the batch of the run after which it resumed.
     NaN and infinities are null. Each line is in the file before training continues, so that a kill loses none, and
     on the disk before the next checkpoint is saved: what a power cut takes is written again when the run resumes.
     Lines beyond the checkpoint from which a run resumes are removed, so that no batch appears twice.

@@ -39,7 +39,7 @@ class Watchdog:
     a loss that an earlier step has logged is exempt, as it may be as low as it can get. A loss *rises* if
     it is above `rise` times its lowest epoch of the step. It is *high* if it is above its limit in
     `high`. Losses that match `ignore` (`*` matches anything) and losses that are not positive can only be
-    high: adversarial losses and divergences from the prior stay level or grow in a healthy training.
+    high: adversarial losses and divergences from the prior stay level or grow in healthy training.
 
     A loss that *explodes* is reported as soon as it is logged, or at the end of the epoch: it is a thousand times as
     high as its lowest value, and above 100; of a loss that need not fall or was not positive, above a million.

@@ -67,7 +67,7 @@ class Ssim:
 def kl(posterior: Posterior) -> Tensor:
     """KL divergence of q(z|x) = N(m, s^2) from N(0, 1): (m^2 + s^2 - 1 - log s^2) / 2, mean nats per element.
 
-    It never has free bits, even if the loss of the same name has.
+    It never has free bits, even if the loss of the same name has them.
     """
     return _kl_of_elements(posterior).mean()
 

@@ -41,7 +41,7 @@ class _HalfBuilder:
     downscale: int = field(default=4, validator=_patch_times_power_of_two)
     """Side of the image over side of the latent, the same in compressor and expander."""
     activation: Literal["silu", "gelu", "relu", "leaky_relu", "bezier", "bezier_channel"] = "silu"
-    """Nonlinearity; `bezier`: a cubic curve whose position and control points are five channels of the layer in front;
+    """Nonlinearity; `bezier`: a cubic curve whose position and control points are five channels of the preceding layer;
     `bezier_channel`: a curve with four trained control points per channel."""
     norm: Literal["none", "group", "batch"] = "none"
     """Normalization after each convolution, in the main and the skip branches alike."""

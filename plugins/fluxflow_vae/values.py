@@ -70,9 +70,9 @@ def reconstruction_mean(posterior: Posterior, expander: nn.Module) -> Tensor:
 
 
 def reconstruction_without_context(latent: Tensor, expander: nn.Module) -> Tensor:
-    """Image decoded from the latent with SPADE blocks off, that is without `context`: [B, 3, H, W].
+    """Image decoded from the latent with SPADE blocks off, that is, without `context`: [B, 3, H, W].
 
-    The difference to `reconstruction` is the contribution of the context. Without SPADE blocks both are the same.
+    The difference from `reconstruction` is the contribution of the context. Without SPADE blocks both are the same.
     """
     return _decode(latent, expander, False)
 
