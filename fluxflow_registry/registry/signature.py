@@ -100,7 +100,7 @@ def definition(call: Callable[..., Any]) -> tuple[Place, str]:
 def source_of(cls: type) -> tuple[ast.ClassDef | None, int]:
     """The syntax tree of a class and the line before its first; None where its source is not available."""
     try:
-        lines, first = inspect.getsourcelines(cls)
+        lines, first = _source_lines(cls)
         tree = ast.parse(textwrap.dedent("".join(lines))).body[0]
     except (OSError, TypeError, SyntaxError, IndexError):
         return None, 0
@@ -116,9 +116,15 @@ def place_of(component: Any, member: str | None = None) -> Place | None:
             if member == _defined(node):
                 return Place(shorten(inspect.getfile(cls)), before + node.lineno)  # type: ignore[attr-defined]
     try:
-        return Place(shorten(inspect.getfile(component)), inspect.getsourcelines(component)[1])
+        return Place(shorten(inspect.getfile(component)), _source_lines(component)[1])
     except (OSError, TypeError):
         return None
+
+
+@cache
+def _source_lines(component: Any) -> tuple[list[str], int]:
+    """As `inspect.getsourcelines`, which parses the whole file of a class each time."""
+    return inspect.getsourcelines(component)
 
 
 def _defined(node: ast.AST) -> str | None:

@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,20 @@ def test_a_signal_does_not_end_a_worker_that_has_just_started(
 
     assert sorted(number for batch in read for number in batch) == list(range(8))
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {*REQUESTS, *WARNINGS}
+
+
+def test_a_stop_while_workers_start_is_not_taken_for_the_death_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal takes effect when it is no longer blocked; then the workers are killed."""
+
+    @contextmanager
+    def interrupted() -> Iterator[None]:
+        yield
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(working, "blocked", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        next(epoch_batches(Numbers(8), 2, 4, 0, 2, PLACE))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -156,10 +156,6 @@ def _loading(dataset: Dataset[Any], numbers: range, workers: int) -> Iterator[An
             hint = f"set TMPDIR to a writable folder, {_ALONE}"
             raise _failed(_NOT_STARTED, ("cause", one_line(error)), ("hint", hint)) from error
         items = _started(loader, method)
-        # When a worker dies, torch would raise from whatever code runs, such as an optimizer's step. Without its
-        # handler, which it sets in the main thread, it notices when the next batch is requested: early enough.
-        if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:
             yield items
         finally:
@@ -176,7 +172,10 @@ def _started(loader: DataLoader[Any], method: str) -> Any:
     try:
         # Blocked in the workers until they ignore them: a signal to the group would kill one that has just started.
         with blocked():
-            items.__init__(loader)
+            try:
+                items.__init__(loader)
+            finally:
+                _ignore_deaths()
     except BaseException as error:
         items._shutdown = True  # torch's own cleanup fails where not everything is there yet
         _kill({*multiprocessing.active_children()} - others)
@@ -184,6 +183,15 @@ def _started(loader: DataLoader[Any], method: str) -> Any:
             raise
         raise _not_started(error) from error
     return items
+
+
+def _ignore_deaths() -> None:
+    """Undo torch's handler of SIGCHLD, which raises from whatever code runs when a worker dies or is killed.
+
+    Without it torch notices a dead worker when the next batch is requested: early enough.
+    """
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _start_servers(method: str) -> None:
