@@ -11,7 +11,7 @@ from fluxflow_registry.check.notes import value_notes
 from fluxflow_registry.cli.invocation import Invocation, device_of
 from fluxflow_registry.cli.output import Result, say_notes
 from fluxflow_registry.cli.train import warn_of_lengths
-from fluxflow_registry.engine.models.build import build_on_meta
+from fluxflow_registry.engine.models.build import frozen_parameters
 from fluxflow_registry.engine.preflight.everything import try_everything
 from fluxflow_registry.engine.preflight.precision import precision_notes
 from fluxflow_registry.errors import table
@@ -33,16 +33,15 @@ def check_run(plan: RecipePlan, device: torch.device = CPU) -> Result:
     shapes, sources = tried.shapes, tried.sources
     warn_of_lengths(plan, sources)
     samples = {name: len(source) for name, source in sources.items()}
-    parameters = {name: parameter_counts(model) for name, model in build_on_meta(plan.models).items()}
+    parameters = {name: parameter_counts(model) for name, model in tried.models.items()}
     data = {"shapes": shapes, "samples": samples, "parameters": parameters}
     return Result(lambda: data, lambda: "\n".join(_lines(shapes, samples, parameters)))
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:
     """How many numbers a model has in all its parameters, and in those that its builder has frozen."""
-    parameters = list(model.parameters())
-    frozen = sum(each.numel() for each in parameters if not each.requires_grad)
-    return {"all": sum(each.numel() for each in parameters), "frozen": frozen}
+    counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return {"all": sum(counts.values()), "frozen": sum(counts[name] for name in frozen_parameters(model))}
 
 
 def _lines(

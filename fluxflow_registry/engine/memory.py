@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from fluxflow_registry.contracts import Field, variants
-from fluxflow_registry.engine.models.build import build_on_meta
 from fluxflow_registry.errors import Location, Problem, RecipeError
 from fluxflow_registry.plan.steps import RecipePlan
 
@@ -52,9 +51,8 @@ def require_batches(plan: RecipePlan) -> None:
         raise RecipeError(found)
 
 
-def require_models(plan: RecipePlan, device: torch.device) -> None:
+def require_models(plan: RecipePlan, models: Mapping[str, nn.Module], device: torch.device) -> None:
     """Raise RecipeError if the weights of the models alone do not fit into the memory of the device."""
-    models = build_on_meta(plan.models)
     sizes = {name: sum(_bytes(model)) for name, model in models.items()}
     has = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else memory_of_machine()
     total = sum(sizes.values())

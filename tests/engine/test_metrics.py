@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fluxflow_registry import hookimpl
 from fluxflow_registry.engine.data.opening import open_sources
+from fluxflow_registry.engine.models.build import build_on_meta
 from fluxflow_registry.engine.preflight.metrics import try_metrics
 from fluxflow_registry.errors import RecipeError, TrainingError
 from fluxflow_registry.plan.steps import RecipePlan
@@ -96,7 +97,7 @@ def test_a_metric_that_returns_no_number_is_rejected_before_training(
     recipe = checked(VAE_GAN, evaluated(f"{name}: {{}}"), using=own)
 
     with pytest.raises(RecipeError, match=words) as caught:
-        try_metrics(recipe, open_sources(recipe))
+        try_metrics(recipe, open_sources(recipe), build_on_meta(recipe.models))
 
     (problem,) = caught.value.problems
     assert str(problem.where).startswith("--set")
@@ -116,7 +117,7 @@ def test_a_run_ends_with_the_same_words_and_no_traceback(
 def test_metrics_that_look_at_numbers_or_draw_or_ask_for_models_pass(checked: Checker, own: Registry) -> None:
     recipe = checked(VAE_GAN + FLOW, evaluated("number: {}, inside: {}, psnr: {}, ssim: {}, elbo: {}"), using=own)
 
-    try_metrics(recipe, open_sources(recipe))
+    try_metrics(recipe, open_sources(recipe), build_on_meta(recipe.models))
 
 
 def test_the_models_compute_nothing_for_it(checked: Checker, own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +131,7 @@ def test_the_models_compute_nothing_for_it(checked: Checker, own: Registry, monk
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
 
-    try_metrics(recipe, open_sources(recipe))
+    try_metrics(recipe, open_sources(recipe), build_on_meta(recipe.models))
 
     assert devices == {"meta"}
 
@@ -144,7 +145,7 @@ def test_a_metric_of_a_dict_that_is_watched_by_another_name_is_rejected(
     with pytest.raises(
         RecipeError, match="watches `seen/edges/dx`, but evaluation `seen` does not measure it"
     ) as caught:
-        try_metrics(recipe, open_sources(recipe))
+        try_metrics(recipe, open_sources(recipe), build_on_meta(recipe.models))
 
     (problem,) = caught.value.problems
     assert problem.choices is not None
@@ -210,7 +211,7 @@ def test_the_best_checkpoint_is_that_of_the_epoch_with_the_best_metric(
 def test_a_metric_may_return_any_mapping(checked: Checker, own: Registry, tmp_path: Path) -> None:
     recipe = checked(VAE_GAN, evaluated("frozen_mapping: {}"), f"{STEP}.max_steps=1", using=own)
 
-    try_metrics(recipe, open_sources(recipe))
+    try_metrics(recipe, open_sources(recipe), build_on_meta(recipe.models))
     run = start(recipe, tmp_path / "runs").run
 
     assert isinstance(run.history.results["vae_gan"]["seen"]["size"], float)

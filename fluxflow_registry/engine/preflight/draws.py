@@ -12,7 +12,6 @@ from fluxflow_registry.contracts import Draw, ObserverExtras, Source
 from fluxflow_registry.engine.data.batches import Reader
 from fluxflow_registry.engine.data.order import first_bucket
 from fluxflow_registry.engine.graph.calls import map_tensors, read_numbers
-from fluxflow_registry.engine.models.build import build_on_meta
 from fluxflow_registry.engine.preflight.shapes import META, example
 from fluxflow_registry.engine.run.evaluation import Sampling
 from fluxflow_registry.engine.training.step import size_of
@@ -24,12 +23,11 @@ from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 SAMPLES = 2
 
 
-def try_draws(plan: RecipePlan, sources: Mapping[str, Source]) -> None:
+def try_draws(plan: RecipePlan, sources: Mapping[str, Source], models: Mapping[str, nn.Module]) -> None:
     """Compute what observers declare that they will draw; raises RecipeError with what fails.
 
     Values that read numbers are left to training.
     """
-    models = build_on_meta(plan.models)
     problems: list[Problem] = []
     for observer in plan.observers.values():
         for draw in ObserverExtras.of(observer.instance).draws():

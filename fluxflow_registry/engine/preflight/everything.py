@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from attrs import evolve, frozen
+from torch import nn
 
 from fluxflow_registry.contracts import SamplerExtras, Source, Stateful
 from fluxflow_registry.engine.data.batches import Reader
@@ -15,6 +16,7 @@ from fluxflow_registry.engine.data.declared import Declared
 from fluxflow_registry.engine.data.opening import merge_problems, open_sources
 from fluxflow_registry.engine.data.order import first_bucket, with_batches
 from fluxflow_registry.engine.memory import require_batches, require_models
+from fluxflow_registry.engine.models.build import build_on_meta
 from fluxflow_registry.engine.preflight.draws import try_draws
 from fluxflow_registry.engine.preflight.metrics import SAMPLES, try_metrics
 from fluxflow_registry.engine.preflight.shapes import prove_shapes
@@ -29,8 +31,9 @@ from fluxflow_registry.state.store import pack
 
 @frozen(eq=False)
 class Tried:
-    """What was found on the way: the shapes of each step's values, and the opened datasets."""
+    """What was found on the way: models on the meta device, the shapes of each step's values, opened datasets."""
 
+    models: Mapping[str, nn.Module]
     shapes: Mapping[str, Mapping[str, str]]
     sources: Mapping[str, Source]
 
@@ -43,16 +46,17 @@ def try_everything(plan: RecipePlan, device: torch.device) -> Tried:
     _require_saved_states(plan)
     with _undisturbed(plan), _before_training():
         require_batches(plan)
-        shapes = prove_shapes(plan)
-        require_models(plan, device)
+        models = build_on_meta(plan.models)
+        shapes = prove_shapes(plan, models)
+        require_models(plan, models, device)
         sources = open_sources(plan)
         _read(plan, sources)
-        try_updates(with_batches(plan, sources), device)
+        try_updates(with_batches(plan, sources), models, device)
         try_transitions(plan)
         quick = _with_few_evaluations(plan)
-        try_metrics(quick, sources)
-        try_draws(quick, sources)
-    return Tried(shapes, sources)
+        try_metrics(quick, sources, models)
+        try_draws(quick, sources, models)
+    return Tried(models, shapes, sources)
 
 
 @contextmanager

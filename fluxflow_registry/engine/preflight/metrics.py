@@ -16,7 +16,6 @@ from fluxflow_registry.engine.graph.broadcasting import compared_alike
 from fluxflow_registry.engine.graph.calls import Binding, map_tensors, read_numbers
 from fluxflow_registry.engine.graph.randomness import Draws, derive
 from fluxflow_registry.engine.graph.values import Instance, Values, evaluate
-from fluxflow_registry.engine.models.build import build_on_meta
 from fluxflow_registry.engine.run.evaluation import bind_metrics, metric_title, metric_values
 from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, unique
@@ -28,14 +27,13 @@ META, CPU = torch.device("meta"), torch.device("cpu")
 SAMPLES = 2
 
 
-def try_metrics(plan: RecipePlan, sources: Mapping[str, Source]) -> None:
+def try_metrics(plan: RecipePlan, sources: Mapping[str, Source], models: Mapping[str, nn.Module]) -> None:
     """Compute every metric once; raises RecipeError with what fails or does not return numbers.
 
     A metric may read numbers, so it is not proven on the meta device. It receives what the dataset has, and for each
-    value random numbers in [0, 1), in the shape that follows from the models: no model computes anything. Metrics that
+    value random numbers in [0, 1), in the shape that follows from the models, which are on that device. Metrics that
     need a model, and values that have no shape without numbers, are left to the first evaluation.
     """
-    models = build_on_meta(plan.models)
     problems: list[Problem] = []
     for step in plan.steps:
         known: dict[str, set[str] | None] = {}

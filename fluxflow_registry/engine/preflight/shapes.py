@@ -65,12 +65,12 @@ class Misfit:
     before: int
 
 
-def prove_shapes(plan: RecipePlan) -> dict[str, dict[str, str]]:
+def prove_shapes(plan: RecipePlan, models: Mapping[str, nn.Module] | None = None) -> dict[str, dict[str, str]]:
     """Compute every value and loss of every step from shapes alone; raises RecipeError with what does not fit.
 
-    Returns the shapes of each step's values.
+    `models` are those of the plan on the meta device, where they are built. Returns the shapes of each step's values.
     """
-    models = build_on_meta(plan.models)
+    models = build_on_meta(plan.models) if models is None else models
     called = guard_as_compiled(models, plan.models)
     problems = [problem for name, model in plan.models.items() for problem in useless_options(models[name], model)]
     problems += _shared(plan, models)

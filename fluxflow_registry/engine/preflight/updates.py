@@ -10,7 +10,7 @@ from attrs import evolve
 from torch import Tensor, nn
 
 from fluxflow_registry.contracts import SchedulerExtras
-from fluxflow_registry.engine.models.build import build_on_meta, frozen_parameters
+from fluxflow_registry.engine.models.build import frozen_parameters
 from fluxflow_registry.engine.training.late_start import Extent, Starts
 from fluxflow_registry.engine.training.update import OptimizerStep
 from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, unique
@@ -22,9 +22,8 @@ from fluxflow_registry.state.store import pack
 LARGEST = 2
 
 
-def try_updates(plan: RecipePlan, device: torch.device) -> None:
+def try_updates(plan: RecipePlan, models: Mapping[str, nn.Module], device: torch.device) -> None:
     """Take one step of every update of a plan whose batches are known; raises RecipeError with what fails."""
-    models = build_on_meta(plan.models)
     problems: list[Problem] = []
     for step in plan.steps:
         for update in step.updates.values():
