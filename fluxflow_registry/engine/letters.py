@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import groupby
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrs import frozen
+
+from fluxflow_registry.errors import Notice
 
 if TYPE_CHECKING:
     from PIL import ImageDraw, ImageFont
@@ -24,7 +27,7 @@ _PARTS = re.compile(r"\s+|\S+")
 class Letters:
     """Text of one size: lines of ASCII in Pillow's own font, others in matplotlib's and those of this system.
 
-    A character that no font has is drawn as a box.
+    A character that no font has is drawn as a box, with one Notice for all of them.
     """
 
     size: int
@@ -59,7 +62,16 @@ class Letters:
         path = _font_with(frozenset(word))
         if path is None and len(word) > 1:
             return [pair for character in word for pair in self._fonts(character)]
+        if path is None:
+            _note_boxes()
         return [(word, _font(path or _matplotlib_font(), self.size))]
+
+
+@cache
+def _note_boxes() -> None:
+    """Say once that characters cannot be drawn."""
+    text = "no installed font has some of the characters to be drawn: they are boxes in images"
+    warnings.warn(Notice(f"{text}. Install a font that has them, such as Noto Sans CJK"), stacklevel=2)
 
 
 @cache

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from fluxflow_registry import Notice
 from fluxflow_registry.engine import letters
 from fluxflow_registry.engine.images import GAP, LETTER, contact_sheet
 from fluxflow_registry.engine.letters import Letters
@@ -25,6 +26,8 @@ STIX = "\u1d81"
 
 SYSTEM = letters._system_fonts
 
+pytestmark = pytest.mark.filterwarnings("ignore:no installed font")
+
 
 @pytest.fixture(autouse=True)
 def system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
@@ -33,6 +36,7 @@ def system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     fonts = [tmp_path / "a.ttf", tmp_path / "none.otf", FONTS / "STIXGeneral.ttf"]
     monkeypatch.setattr(letters, "_system_fonts", lambda: fonts)
     letters._font_with.cache_clear()
+    letters._note_boxes.cache_clear()
     yield
     letters._font_with.cache_clear()
 
@@ -80,6 +84,13 @@ def test_a_sheet_is_drawn_on_a_system_without_any_font(monkeypatch: pytest.Monke
     sheet = contact_sheet([[torch.zeros(3, 96, 96)]] * 2, ["白い背景の赤い円" * 20, "ж"])
 
     assert sheet.width == 3 * GAP + 2 * 96
+
+
+def test_characters_that_no_font_has_are_reported_once() -> None:
+    with pytest.warns(Notice, match="boxes in images. Install a font") as caught:
+        contact_sheet([[torch.zeros(3, 96, 96)]] * 2, [MISSING, f"a{MISSING}\U000e0ffe"])
+
+    assert len(caught) == 1
 
 
 def test_the_fonts_of_this_system_can_be_listed() -> None:
