@@ -7,6 +7,7 @@ import os
 import re
 import select
 import sys
+import unicodedata
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -253,8 +254,11 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def slug(prompt: str) -> str:
-    """A prompt as part of a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "empty"
+    """A prompt as part of a file name: its letters and digits, of every script that file names can have here."""
+    words = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", prompt).lower()).strip("-")
+    encoding = sys.getfilesystemencoding()
+    name = words.encode(encoding, "ignore")[:60].decode(encoding, "ignore")
+    return name or ("prompt" if prompt.strip() else "empty")
 
 
 SAMPLER = "a sampler (set one with `--sampler NAME`)"

@@ -63,6 +63,23 @@ def test_a_seed_generates_the_same_image_each_time_and_another_seed_another(
     assert pixels(first[0]) != pixels(other[0])
 
 
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("A small, red circle", "a-small-red-circle"),
+        ("", "empty"),
+        ("一只红色的猫", "一只红色的猫"),
+        ("cafe\u0301", "café"),
+        ("🐱🐱", "prompt"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("x" * 80, "x" * 60),
+        ("猫" * 80, "猫" * 20),
+    ],
+)
+def test_the_name_of_an_image_has_the_words_of_its_prompt_in_every_script(prompt: str, name: str) -> None:
+    assert generate.slug(prompt) == name
+
+
 def test_an_image_does_not_depend_on_what_is_generated_with_it(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
