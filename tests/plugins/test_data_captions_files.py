@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fluxflow_data.folder.captions_file import CAPTION_KEYS, NAME_KEYS
 from fluxflow_data.folder.dataset import Folder, FolderSource
 from fluxflow_registry import DataError
 
@@ -228,7 +229,7 @@ def test_lines_that_an_open_quote_swallows_are_counted(images: Path, tmp_path: P
     ("name", "content", "first"),
     [
         ("a.txt", "a.png a cat\n" * 7572, "line 1 of `a.txt` has no tab between name and caption"),
-        ("a.csv", "id,link\n" + "1,x.png\n" * 300, "image `id` does not exist in the folder"),
+        ("a.csv", "7,link\n" + "1,x.png\n" * 300, "image `7` does not exist in the folder"),
         ("a.jsonl", '{"url": "x", "text": "a cat"}\n' * 300, "line 1 of `a.jsonl` has no image name"),
         ("a.tsv", "elsewhere/a.jpeg\ta cat\n" * 300, "image `elsewhere/a.jpeg` does not exist in the folder"),
         ("a.json", '{"images": [], "annotations": []}', "the caption of image `images` is empty"),
@@ -246,6 +247,58 @@ def test_a_file_without_any_usable_line_is_one_problem(
     notes = dict(problem.notes)
     assert notes["cause"].startswith(first)
     assert notes["hint"].startswith("write lines `name<TAB>caption`, CSV or JSON lines with the keys")
+
+
+NO_NAMES, NO_CAPTIONS = "image names", "captions"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "txt"])
+@pytest.mark.parametrize("separator", ["\t", ",", ";", "|"])
+@pytest.mark.parametrize(
+    ("header", "missing"),
+    [
+        (["filename", "score", "label"], [NO_CAPTIONS]),
+        (["id", "text"], [NO_NAMES]),
+        (["", "File Name", "long title"], [NO_CAPTIONS]),
+        (["picture", "words"], [NO_NAMES, NO_CAPTIONS]),
+        (["Bild", "Beschreibung", "Größe_2"], [NO_NAMES, NO_CAPTIONS]),
+        (['"picture"', '"words"'], [NO_NAMES, NO_CAPTIONS]),
+    ],
+    ids=" ".join,
+)
+def test_a_header_without_a_known_column_is_an_error_that_names_its_columns(
+    header: list[str], missing: list[str], separator: str, suffix: str, images: Path, tmp_path: Path
+) -> None:
+    rows = [header, *(["a.png", "0.5", "a cat"][: len(header)] for _ in range(300))]
+    table = tmp_path / f"a.{suffix}"
+    table.write_text("\n".join(map(separator.join, rows)), encoding="utf-8")
+
+    (problem,) = problems_in(images, captions=str(table), damaged_at_most=1.0).values()
+
+    assert problem.message == f"the header of captions file `{table.name}` has no known column of " + " or of ".join(
+        missing
+    )
+    notes = dict(problem.notes)
+    columns = [cell.strip('"').lower().replace(" ", "_") for cell in header if cell]
+    assert notes["received"] == f"the columns {', '.join(columns)}"
+    keys = {NO_NAMES: NAME_KEYS, NO_CAPTIONS: CAPTION_KEYS}
+    assert notes["hint"] == "; ".join(f"name the column of {what} one of {', '.join(keys[what])}" for what in missing)
+
+
+@pytest.mark.parametrize("first", ["a\tcat", "d\tcaption", "image\ta cat", "a.png\ttext", "a\tcat\tdog"])
+def test_a_first_line_that_is_not_a_header_is_a_line_as_any_other(first: str, images: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(images / "image.png")
+    Image.new("RGB", (8, 8)).save(images / "d.png")
+    (tmp_path / "a.tsv").write_text(f"{first}\nc.png\ta dog\n")
+
+    assert len(opened(images, tmp_path / "a.tsv")) == 2
+
+
+def test_the_page_of_recipes_lists_every_name_of_a_column() -> None:
+    page = " ".join((Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8").split())
+
+    for keys in (NAME_KEYS, CAPTION_KEYS):
+        assert ", ".join(f"`{key}`" for key in keys) in page
 
 
 @pytest.mark.parametrize("content", ["", "\n\n"])

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -28,6 +29,9 @@ CAPTION_KEYS = ("caption", "captions", "text", "texts", "prompt", "description",
 
 #: What separates the columns of a table with a header, in the order in which it is looked for.
 SEPARATORS = ("\t", ",", ";", "|")
+
+#: What a header calls a column: a word, or several joined by `_`. Names of images have dots, and captions more words.
+COLUMN = re.compile(r"[^\W\d]\w*")
 
 #: The first line is looked at for a header up to so many bytes.
 LONGEST_HEADER = 1 << 16
@@ -66,7 +70,7 @@ def read_captions_file(
         raise DataError(f"cannot read {name}: {error.strerror}", str(file), code="unreadable-file") from None
     named = _Names.of(root, file.parent, files, taken)
     wrong: list[Problem] = []
-    for row in _rows(content, file):
+    for row in _rows(content, file, named):
         if row.wrong:
             received = [("received", _shortened(row.received))] if row.received else []
             # Lines that lack the same are one problem.
@@ -96,8 +100,11 @@ def _line(where: Place) -> str:
     return f"line {where.line} of `{name}`" if where.line else f"an entry of `{name}`"
 
 
-def _rows(content: bytes, file: Path) -> Iterator[Row]:
-    """The rows of a captions file, in the form that its suffix or its first line announces."""
+def _rows(content: bytes, file: Path, named: _Names) -> Iterator[Row]:
+    """The rows of a captions file, in the form that its suffix or its first line announces.
+
+    Raises DataError for a header without a known column of names or of captions, whose lines would be misread.
+    """
     suffix = file.suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
         return _json_lines(content, str(file))
@@ -111,6 +118,10 @@ def _rows(content: bytes, file: Path) -> Iterator[Row]:
         columns = Columns.of_header(first, separator)
         if columns is not None:
             return _table(content, str(file), columns)
+    for separator in SEPARATORS:
+        unknown = _unknown_header(first, separator)
+        if unknown and named.files is not None and not any(map(named.has, unknown)):
+            raise DataError(_unknown_columns(unknown, file))
     if suffix == ".csv":
         return _table(content, str(file), Columns(next((each for each in SEPARATORS if each in first), ",")))
     return _tab_lines(content, str(file))
@@ -129,11 +140,38 @@ class Columns:
     @classmethod
     def of_header(cls, line: str, separator: str) -> Columns | None:
         """The columns that a header names; None for any other line."""
-        cells = [cell.strip(' \t\r"').lower().replace(" ", "_") for cell in line.split(separator)]
+        cells = _header_cells(line, separator)
         name, caption = (next((key for key in keys if key in cells), None) for keys in (NAME_KEYS, CAPTION_KEYS))
         if name is None or caption is None:
             return None
         return cls(separator, cells.index(name), cells.index(caption), len(cells), header=True)
+
+
+def _header_cells(line: str, separator: str) -> list[str]:
+    """The names of the columns, if the line is a header."""
+    return [cell.strip(' \t\r"').lower().replace(" ", "_") for cell in line.split(separator)]
+
+
+def _unknown_header(line: str, separator: str) -> list[str]:
+    """The columns of a line that looks like a header: several different words; empty for any other line.
+
+    A word of several parts (`File Name`, which might be a caption) counts only beside a column that is known.
+    """
+    cells = [cell for cell in _header_cells(line, separator) if cell]
+    words = [cell.strip(' \t\r"') for cell in line.split(separator)]
+    alike = len(set(cells)) == len(cells) > 1 and all(map(COLUMN.fullmatch, cells))
+    known = not {*NAME_KEYS, *CAPTION_KEYS}.isdisjoint(cells)
+    return cells if alike and (known or not any(" " in word for word in words)) else []
+
+
+def _unknown_columns(columns: Sequence[str], file: Path) -> Problem:
+    """The problem of a header in which the column of names or that of captions is not known."""
+    wanted = {"image names": NAME_KEYS, "captions": CAPTION_KEYS}
+    missing = [what for what, keys in wanted.items() if set(keys).isdisjoint(columns)]
+    hints = [f"name the column of {what} one of {', '.join(wanted[what])}" for what in missing]
+    message = f"the header of captions file `{file.name}` has no known column of {' or of '.join(missing)}"
+    notes = (("received", f"the columns {', '.join(columns)}"), ("hint", "; ".join(hints)))
+    return Problem(message, Place(str(file), 1), notes, code="missing-key", subject=file.name)
 
 
 def _tab_lines(content: bytes, file: str) -> Iterator[Row]:
@@ -281,6 +319,10 @@ class _Names:
                 if (name, caption) not in self.taken:
                     self.taken.add((name, caption))
                     self.samples.append(Sample(self.root / self.files[name], caption, name))
+
+    def has(self, written: str) -> bool:
+        """Whether a name is that of an image of the folder."""
+        return self._name(written) in (self.files or {})
 
     def _name(self, written: str) -> str | None:
         """The name below the folder of the image that is meant, or of none; None: it would be elsewhere."""
