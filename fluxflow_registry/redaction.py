@@ -25,10 +25,10 @@ _BARE_QUERY = re.compile(r"\?(?=[^\s=?]{1,200}=)")
 #: User info without slashes before it: `user:password@h`.
 _USER = re.compile(r"(?<![^\s/\\@:`'\"])[^\s/\\@:`'\"]+:[^\s/\\@`'\"]+@")
 
-#: A value under a name that secrets have: `X-Amz-Signature=...`, `--set datasets.x.token=...`.
+#: A value under a name that secrets have: `X-Amz-Signature=...`, `--set datasets.x.token=...`, `{token_env: ...}`.
 _NAMED = re.compile(
-    r"""(?i)(?<![a-z])((?:token|secret|password|credential|signature|sig|api_?key|access_?key)(?:_env)?=['"]?)"""
-    r"""[^\s&`'",})\]]+"""
+    r"""(?i)(?<![a-z])((?:token|secret|password|credential|signature|sig|api_?key|access_?key)"""
+    r"""(?:(?:_env)?=|_env:\s*)[\[{'"]*)[^\s&`'",})\]]+"""
 )
 
 #: More URLs in one string are hidden altogether.
@@ -51,7 +51,7 @@ def redact(value: T) -> T:
 
 
 def _redacted(text: str) -> str:
-    if not any(mark in text for mark in (":/", ":\\", "?", "@", "=")):  # nearly every text
+    if not any(mark in text for mark in (":/", ":\\", "?", "@", "=", "_env:")):  # nearly every text
         return text
     start, count = 0, 0
     while match := _HOST.search(text, start):

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from fluxflow_data.shards import requests
-from fluxflow_data.shards.tokens import find_token
+from fluxflow_data.shards.tokens import find_token, token_notes
 from fluxflow_registry import DataError
 from fluxflow_registry.check.checker import check
 from fluxflow_registry.check.effective_recipe import effective_recipe
@@ -19,6 +19,7 @@ from fluxflow_registry.engine.run.folder import digest_of
 from fluxflow_registry.recipe import writer
 from fluxflow_registry.registry.discovery import load
 
+from ..plugins.shard_files import write_shard
 from ..plugins.shard_server import Server, serving, serving_shard
 from ..small import VAE_GAN
 
@@ -186,3 +187,42 @@ def test_a_renewed_signature_is_the_same_recipe(tmp_path: Path, monkeypatch: pyt
         digests.append(digest_of(writer.plain(effective_recipe(check(path, registry, [setting])))))
 
     assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("doing", DOING)
+@pytest.mark.parametrize(
+    ("shown", "used"),
+    [(f"hf_{SECRET}", True), (f"hf_{SECRET}", False), (SECRET, True), ("NO_SUCH_VARIABLE", True)],
+)
+def test_what_names_no_variable_is_an_error_before_training_and_is_not_repeated(
+    shown: str, used: bool, doing: str, call: Callable[..., Any], tmp_path: Path
+) -> None:
+    write_shard(tmp_path / "a.tar", range(4))
+    words = arguments("a.tar", *QUICK, token_env=shown)
+    if not used:  # another dataset of the recipe, on which no step trains
+        words = [word.replace("datasets.shapes=", "datasets.other=") for word in words]
+
+    answer = call(*words, *DOING[doing])
+
+    assert answer.code == 2
+    name = shown if shown.isupper() else "***"
+    assert f"`token_env` is `{name}`, but no environment variable with that name is set" in answer.err
+    assert "set a variable to the token and write the name of the variable" in answer.err
+    assert SECRET not in answer.out + answer.err
+    assert not list(Path.cwd().glob("runs/*"))
+
+
+@pytest.mark.parametrize("value", [f"hf_{SECRET}", f"[hf_{SECRET}]", f"'hf_{SECRET} x'", f"[[hf_{SECRET}]]"])
+def test_no_problem_with_a_setting_shows_a_token_in_it(value: str, call: Callable[..., Any]) -> None:
+    Path("recipe.yaml").write_text(VAE_GAN)
+    setting = f"datasets.shapes={{type: webdataset, shards: a.tar, token_env: {value}, bad: 1}}"
+    for flag in ("--check", "--validate"):
+        answer = call("recipe.yaml", flag, "--set", setting)
+        assert answer.code == 2
+        assert SECRET not in answer.out + answer.err
+
+
+def test_a_token_in_the_list_of_allowed_variables_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLUXFLOW_TOKENS", f"example.org=hf_{SECRET}")
+
+    assert token_notes("https://example.org/a.tar", None) == (("hint", "set *** to a token: none was sent"),)

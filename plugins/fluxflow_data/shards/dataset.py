@@ -109,7 +109,9 @@ class WebDataset(HoldoutOptions):
         from .index import SampleMembers
         from .remote import Downloads
         from .sample_table import open_shards
+        from .tokens import require_variable
 
+        require_variable(self.token_env)
         problems: list[Problem] = []
         names: list[str] = []
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from fluxflow_registry import DataError, Variable
@@ -21,7 +22,26 @@ HUB_VARIABLES = ("HF_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 #: The name of an environment variable.
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
+#: A name that may be shown although no variable has it: in capitals, as names of variables are and tokens are not.
+_SHOWN = re.compile(r"[A-Z0-9_]+\Z")
+
 _PORTS = {"https": 443, "http": 80}
+
+
+def require_variable(token_env: str | None) -> None:
+    """Raise DataError where `token_env` names no variable that is set or allowed: it may be the token itself."""
+    if token_env is None or token_env in os.environ:
+        return
+    name = _shown(token_env)
+    if name != token_env or all(variable != name for _, variable in _permissions()):
+        message = f"`token_env` is `{name}`, but no environment variable with that name is set"
+        hint = "set a variable to the token and write the name of the variable, or leave `token_env` out"
+        raise DataError(message, None, [("hint", hint)], code="missing-variable", subject=name)
+
+
+def _shown(variable: str) -> str:
+    """The name of a variable for a message; hidden where it may be a token that was written in its place."""
+    return variable if variable in os.environ or _SHOWN.match(variable) else "***"
 
 
 def find_token(url: str, token_env: str | None) -> str | None:
@@ -54,14 +74,21 @@ def token_notes(url: str, token_env: str | None) -> tuple[tuple[str, str], ...]:
     if used := [variable for variable in variables if os.environ.get(variable)]:
         return (("status", f"the token in {used[0]} was sent"),)
     if variables:
-        return (("hint", f"set {' or '.join(dict.fromkeys(variables))} to a token: none was sent"),)
+        return (("hint", f"set {' or '.join(dict.fromkeys(map(_shown, variables)))} to a token: none was sent"),)
     hint = "no token was sent: if the server requires one, put it into a variable and allow the variable for the server"
     return ("hint", hint), ("command", _command(url, token_env or "MY_TOKEN"))
 
 
 def _allowed(url: str) -> list[str]:
     """The variables whose token the user allows a server to receive; the hub's own are for the hub alone."""
-    server, variables = _server(url), []
+    server = _server(url)
+    variables = [variable for host, variable in _permissions() if host.lower() == server]
+    hubs = [ENDPOINT, os.environ.get(ENDPOINT_VARIABLE, "")]
+    return [*variables, *(HUB_VARIABLES if server in map(_server, filter(None, hubs)) else ())]
+
+
+def _permissions() -> Iterator[tuple[str, str]]:
+    """The servers and variables that the user allows; raises DataError for an entry that is neither."""
     for number, entry in enumerate(re.split(r"[\s,]+", os.environ.get(ALLOWED, "").strip(" ,\t\n")), 1):
         host, sign, variable = entry.rpartition("=")
         if entry and (not sign or not host or not NAME.match(variable)):
@@ -70,10 +97,7 @@ def _allowed(url: str) -> list[str]:
                 f"entry {number} of {ALLOWED} must have the form `host=VARIABLE`: the host of a server, and the name"
             )
             raise DataError(f"{message} of the variable with its token", Variable(ALLOWED), code="malformed-setting")
-        if host.lower() == server:
-            variables.append(variable)
-    hubs = [ENDPOINT, os.environ.get(ENDPOINT_VARIABLE, "")]
-    return [*variables, *(HUB_VARIABLES if server in map(_server, filter(None, hubs)) else ())]
+        yield host, variable
 
 
 def _server(url: str) -> str:
