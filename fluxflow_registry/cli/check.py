@@ -11,6 +11,7 @@ from fluxflow_registry.check.notes import value_notes
 from fluxflow_registry.cli.invocation import Invocation, device_of
 from fluxflow_registry.cli.output import Result, say_notes
 from fluxflow_registry.cli.train import warn_of_lengths
+from fluxflow_registry.engine.data.survey import data_notes
 from fluxflow_registry.engine.models.build import frozen_parameters
 from fluxflow_registry.engine.preflight.everything import try_everything
 from fluxflow_registry.engine.preflight.precision import precision_notes
@@ -28,13 +29,15 @@ def check_command(invocation: Invocation) -> Result:
 
 
 def check_run(plan: RecipePlan, device: torch.device = CPU) -> Result:
-    """Try everything that can be tried without training; returns shapes, and numbers of samples and parameters."""
+    """Try everything that can be tried without training; returns shapes, numbers, and notes on the data."""
     tried = try_everything(plan, device)
     shapes, sources = tried.shapes, tried.sources
     warn_of_lengths(plan, sources)
+    notes = list(dict.fromkeys(note for step in plan.steps for note in data_notes(step, sources)))
+    say_notes(notes)
     samples = {name: len(source) for name, source in sources.items()}
     parameters = {name: parameter_counts(model) for name, model in tried.models.items()}
-    data = {"shapes": shapes, "samples": samples, "parameters": parameters}
+    data = {"shapes": shapes, "samples": samples, "parameters": parameters, "notes": notes}
     return Result(lambda: data, lambda: "\n".join(_lines(shapes, samples, parameters)))
 
 

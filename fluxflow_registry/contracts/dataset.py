@@ -76,6 +76,10 @@ class SourceExtras(Extras):
     about: Sequence[str] = ()
     """Sentences that describe its samples; `--inspect-data` prints them."""
 
+    def field_notes(self, name: str) -> Sequence[str]:
+        """Return sentences on a field of the batches, which the user should know where a step reads it."""
+        return ()
+
     def name(self, index: int) -> str:
         """Return the name of a sample, for messages."""
         return str(index)

@@ -117,6 +117,14 @@ class ImageSource:
     def _read_caption(self, index: int) -> str | Problem:
         raise NotImplementedError
 
+    def _has_captions(self) -> bool:
+        """Whether any sample has a caption that is not empty."""
+        raise NotImplementedError
+
+    def field_notes(self, name: str) -> Sequence[str]:
+        """What a step that reads a field should know: that all captions are empty."""
+        return ["the captions of all samples are empty"] if name == "caption" and not self._has_captions() else []
+
     def batch(self, indices: Sequence[int], seed: int) -> dict[str, Tensor | list[str]]:
         """Read the samples at `indices`; `seed` and the index decide which images are mirrored.
 

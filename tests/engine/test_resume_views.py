@@ -159,7 +159,7 @@ def test_the_notes_of_a_source_are_reported_once(recipe: Callable[..., RecipePla
     run.observers.register(Listener(warned))
 
     for _ in range(2):
-        run.data.report_unused("shapes", run.plan.steps[0].settings.batch_size, Position())
+        run.data.report_notes(run.plan.steps[0], Position())
 
     assert warned[0] == "dataset `shapes`: it was a long way"
     assert len(warned) == 2, "and what the epoch leaves out"

@@ -12,6 +12,8 @@ from attrs import frozen
 from fluxflow_registry.contracts import Source, SourceExtras
 from fluxflow_registry.engine.data.order import BatchCounts, batch_counts, buckets_of, epoch_order, names_of, views_of
 from fluxflow_registry.errors import Problem, SampleError, counted
+from fluxflow_registry.plan.steps import StepPlan
+from fluxflow_registry.plan.values import ValuePlan
 
 #: Samples that are read in one call.
 AT_ONCE = 64
@@ -158,13 +160,28 @@ def text_statistics(source: Source, texts: Mapping[int, str]) -> TextStatistics:
     )
 
 
-def unused_samples(source: Source, batch_size: int) -> list[str]:
-    """What a source notes about its samples, and which of them a step with this batch size never trains on."""
-    extras = SourceExtras.of(source)
-    damaged = extras.left_out
-    sentences = [*extras.notes, *([damaged_at_opening(damaged)] if damaged else [])]
-    unfilled = leftovers(batch_counts(source, batch_size)) if buckets_of(source) is not None else None
-    return [*sentences, unfilled] if unfilled else sentences
+def data_notes(step: StepPlan, sources: Mapping[str, Source]) -> list[str]:
+    """What a user should know about the data of a step, each sentence once and with its dataset.
+
+    These are the notes of the datasets that it trains and measures on, those on the fields that it reads there, the
+    samples that were found damaged, and the samples that fill no batch.
+    """
+    trained = step.settings.dataset
+    unfilled = None
+    if buckets_of(sources[trained]) is not None:
+        unfilled = leftovers(batch_counts(sources[trained], step.settings.batch_size))
+    notes = [*_notes_of(trained, sources, step.values), *([f"dataset `{trained}`: {unfilled}"] if unfilled else [])]
+    for evaluation in step.evaluations.values():
+        notes += _notes_of(evaluation.settings.dataset, sources, evaluation.values)
+    return list(dict.fromkeys(notes))
+
+
+def _notes_of(dataset: str, sources: Mapping[str, Source], values: Mapping[str, ValuePlan]) -> list[str]:
+    extras = SourceExtras.of(sources[dataset])
+    sentences = [*extras.notes, *([damaged_at_opening(extras.left_out)] if extras.left_out else [])]
+    for name in sorted(name for name, value in values.items() if value.source == "field"):
+        sentences += extras.field_notes(name)
+    return [f"dataset `{dataset}`: {sentence}" for sentence in sentences]
 
 
 def damaged_at_opening(problems: Sequence[Problem]) -> str:

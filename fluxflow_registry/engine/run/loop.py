@@ -57,7 +57,7 @@ def train_step(run: Run, live: LiveStep, position: Position) -> Position:
     """Train one step to its end; returns the position after it."""
     try:
         run.observers.notify("step_started", step=live.plan, position=position)
-        run.data.report_unused(live.settings.dataset, live.settings.batch_size, position)
+        run.data.report_notes(live.plan, position)
         while live.ending is None:
             run.observers.notify("epoch_started", step=live.plan, position=position)
             for batch in waiting_for_each(run, live.batches(position.epoch, position.batch)):

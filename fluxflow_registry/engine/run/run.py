@@ -9,7 +9,7 @@ import torch
 from fluxflow_registry.contracts import Position, Source, SourceExtras
 from fluxflow_registry.engine.data.batches import Batch
 from fluxflow_registry.engine.data.order import with_batches
-from fluxflow_registry.engine.data.survey import unused_samples
+from fluxflow_registry.engine.data.survey import data_notes
 from fluxflow_registry.engine.graph.calls import Interrupted
 from fluxflow_registry.engine.graph.randomness import prefer_repeatable
 from fluxflow_registry.engine.models.build import build_models
@@ -27,7 +27,7 @@ class RunData:
     def __init__(self, sources: Mapping[str, Source], history: RunHistory, observers: Observers) -> None:
         self.sources = sources
         self._history = history
-        self._reported: set[tuple[str, str]] = set()
+        self._reported: set[str] = set()
         self._observers = observers
 
     def report_replaced(self, dataset: str, batch: Batch, position: Position) -> None:
@@ -39,12 +39,12 @@ class RunData:
                 message = f"dataset `{dataset}`: sample {replaced.index} is damaged; the next sample replaces it"
                 self._observers.warn(position, f"{message}\n    {replaced.problem}")
 
-    def report_unused(self, dataset: str, batch_size: int, position: Position) -> None:
-        """Warn of what a dataset notes, and of the samples that fill no batch of a step, once in this process."""
-        for sentence in unused_samples(self.sources[dataset], batch_size):
-            if (dataset, sentence) not in self._reported:
-                self._reported.add((dataset, sentence))
-                self._observers.warn(position, f"dataset `{dataset}`: {sentence}")
+    def report_notes(self, step: StepPlan, position: Position) -> None:
+        """Warn of what the data of a step notes, of which samples it leaves out for one, once in this process."""
+        for note in data_notes(step, self.sources):
+            if note not in self._reported:
+                self._reported.add(note)
+                self._observers.warn(position, note)
 
     def report_changed(self, saved: Mapping[str, str], position: Position) -> None:
         """Warn of datasets that have changed since they were saved: the order of their samples is a different one."""

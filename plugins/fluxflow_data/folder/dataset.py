@@ -211,6 +211,9 @@ class FolderSource(ImageSource):
     def _read_image(self, index: int) -> bytes:
         return read_limited(self._samples[index].path, IMAGE_BYTES)
 
+    def _has_captions(self) -> bool:
+        return any(sample.caption for sample in self._samples)
+
     def _read_caption(self, index: int) -> str:
         return self._samples[index].caption
 

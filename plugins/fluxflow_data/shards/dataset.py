@@ -203,6 +203,9 @@ class ShardSource(ImageSource):
         check_size(span.size, IMAGE_BYTES)
         return self._reader.read(span)
 
+    def _has_captions(self) -> bool:
+        return self._table.has_captions()
+
     def _read_caption(self, index: int) -> str | Problem:
         shard, key = self._table.shard_and_key(index)
         span = self._table.caption(index)

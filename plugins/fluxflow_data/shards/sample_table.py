@@ -132,6 +132,11 @@ class SampleTable:
         span = self._span(index, CAPTION, CAPTION_SIZE)
         return None if span.size == NO_CAPTION else span
 
+    def has_captions(self) -> bool:
+        """Whether any sample has a caption with a byte."""
+        sizes = np.concatenate([shard.index.spans[:, CAPTION_SIZE] for shard in self.shards])
+        return bool(((sizes if self.selected is None else sizes[self.selected]) > 0).any())
+
     def flawed(self) -> Iterator[tuple[bytes, Flaw, str]]:
         """The samples that cannot be used: the key as UTF-8, the first flaw, and the shard's name."""
         for shard in self.shards:
