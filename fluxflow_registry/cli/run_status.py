@@ -18,7 +18,8 @@ from fluxflow_registry.state import checkpoints
 from fluxflow_registry.state.bookkeeping import read_json
 
 #: `failed`: an error ended it. `interrupted`: training came further than its last checkpoint, and then ended silently.
-State = Literal["running", "finished", "failed", "stopped", "interrupted", "not started"]
+#: `unknown`: files cannot be locked, and another machine may be training it.
+State = Literal["running", "unknown", "finished", "failed", "stopped", "interrupted", "not started"]
 
 #: No run counts this far: a larger number was not written by a run.
 LARGEST = 10**15
@@ -100,6 +101,7 @@ class RunStatus:
     folder: Path
     record: Record
     state: State
+    #: The process that trains it, or, where that is unknown, the one that may.
     lock_owner: str | None
     #: The position in the newest checkpoint that is whole.
     saved: Position | None
@@ -119,15 +121,15 @@ class RunStatus:
 
 def read_status(folder: Path, plugins: Sequence[dict[str, Any]]) -> RunStatus:
     """The status of the run in a folder, its newest checkpoints verified; raises RunError for a damaged record."""
-    record, owner = read_record(folder), folders.lock_owner(folder)
+    record, (owner, certain) = read_record(folder), folders.lock_owner(folder)
     attempts, meta = walk(folder / folders.CHECKPOINTS)
     found = checkpoints.listing(folder / folders.CHECKPOINTS)
     reached = read_reached(folder, found[0].run_batch if found else 0)
     return RunStatus(
         folder=folder,
         record=record,
-        state=state_of(record, owner, found, reached),
-        lock_owner=owner,
+        state=(state := state_of(record, owner, certain, found, reached)),
+        lock_owner=owner if state in ("running", "unknown") else None,
         saved=position_of(meta.get("position")),
         reached=reached,
         checkpoint=attempts[0] if attempts else None,
@@ -173,7 +175,7 @@ def read_summary(folder: Path) -> RunSummary:
     if reached:
         index, run_batch = reached.position.step, reached.position.run_batch
         step = record.steps[index].name if index < len(record.steps) else step
-    state = state_of(record, folders.lock_owner(folder), found, reached)
+    state = state_of(record, *folders.lock_owner(folder), found, reached)
     return RunSummary(folder, state, step, run_batch, record.run_batches, ago)
 
 
@@ -272,14 +274,18 @@ def read_reached(folder: Path, saved: int) -> Reached | None:
     return Reached(position, max(0.0, time.time() - when))
 
 
-def state_of(record: Record, owner: str | None, found: Sequence[checkpoints.Found], reached: Reached | None) -> State:
-    """Whether the run is running or finished, or how it ended."""
-    if owner is not None:
+def state_of(
+    record: Record, owner: str | None, certain: bool, found: Sequence[checkpoints.Found], reached: Reached | None
+) -> State:
+    """Whether the run is running or finished, or how it ended; `certain`: whether its owner is known."""
+    if owner is not None and certain:
         return "running"
     if record.finished:
         return "finished"
     if record.failed is not None:
         return "failed"
+    if owner is not None:
+        return "unknown"
     if reached is not None:
         return "interrupted"
     return "stopped" if found else "not started"

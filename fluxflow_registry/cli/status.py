@@ -23,6 +23,7 @@ Rows = list[tuple[str, str]]
 
 MEANING = {
     "running": "running",
+    "unknown": "unknown, because files cannot be locked on this disk",
     "finished": "finished",
     "failed": "not running: stopped by an error",
     "stopped": "not running: nothing was logged after its last checkpoint",
@@ -143,7 +144,8 @@ def section(rows: Rows) -> list[str]:
 
 def overview(found: RunStatus) -> Rows:
     """Which run this is and whether it is running."""
-    state = MEANING[found.state] + (f", in use by {found.lock_owner}" if found.lock_owner else "")
+    used = "in use" if found.state == "running" else "last used"
+    state = MEANING[found.state] + (f", {used} by {printable(found.lock_owner)}" if found.lock_owner else "")
     if found.state == "stopped" and found.checkpoint and found.checkpoint.kind == "stop":
         state = "not running: it saved a checkpoint when it was stopped"
     name = f"`{found.record.name}`, " if found.record.name else ""
@@ -220,6 +222,8 @@ def resuming(found: RunStatus) -> Rows:
     if resume.command:
         if found.state == "failed":
             rows.append(("first", "fix the cause of the error, or the command will fail again"))
+        if found.state == "unknown":
+            rows.append(("first", f"make sure that {printable(str(found.lock_owner))} has ended"))
         rows.append(("command", resume.command))
         if resume.directory and Path(resume.directory) != Path.cwd():
             rows.append(("run it from", resume.directory))

@@ -89,7 +89,7 @@ def train_run(plan: RecipePlan, registry: Registry, arguments: Namespace, signal
             error.exit_code = TrainingError.exit_code  # training has begun
         raise
     finally:
-        lock.close()
+        folder.unlock(lock)
     return Result(lambda: {"run": str(folder.path), "results": run.history.results}, lambda: "")
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -264,12 +267,40 @@ def test_a_running_run_is_seen_and_not_disturbed(call: Call, folder: RunFolder, 
         folder.lock()
 
 
+@pytest.mark.parametrize("host", [platform.node(), "elsewhere"])
+def test_on_a_disk_without_locks_the_lock_file_says_which_process_may_train_a_run(
+    host: str, call: Call, folder: RunFolder, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    save(folder, at(6))
+    lock = folder.path / ".lock"
+    lock.write_text(lock.read_text().replace(platform.node(), host))
+    owner = f"process {held} on {host}"
+
+    told = words(call("--status", folder.path))
+    data = json.loads(call("--status", folder.path, "--json").out)
+    row = words(call("--status", folder.path.parent))
+
+    state = "running" if host == platform.node() else "unknown"
+    assert (data["state"], data["lock_owner"]) == (state, owner)
+    assert f"{folder.path.name} {state} " in row
+    if state == "running":
+        assert f"state running, in use by {owner}\n" in told
+        assert "to resume" not in told
+    else:
+        assert f"state unknown, because files cannot be locked on this disk, last used by {owner}\n" in told
+        assert f"first make sure that {owner} has ended\ncommand {COMMAND}" in told
+
+
 def test_whoever_looks_does_not_keep_a_run_from_starting(folder: RunFolder) -> None:
     folder.lock().close()
 
-    assert lock_owner(folder.path) is None
+    assert lock_owner(folder.path) == (None, True)
     lock = folder.lock()
-    assert lock_owner(folder.path) == f"process {os.getpid()} on {os.uname().nodename}"
+    assert lock_owner(folder.path) == (f"process {os.getpid()} on {os.uname().nodename}", True)
     lock.close()
 
 
@@ -506,7 +537,7 @@ def test_a_real_run_that_is_killed_stopped_and_gone_on_with(tmp_path: Path) -> N
     def ended(number: signal.Signals) -> Path:
         started = WARM.pause(tmp_path, 17, "small.yaml", *settings, "--fresh")
         (path,) = tmp_path.glob("runs/small-*")
-        assert lock_owner(path) == f"process {started.pid} on {os.uname().nodename}"
+        assert lock_owner(path) == (f"process {started.pid} on {os.uname().nodename}", True)
         started.signal(number)
         (tmp_path / "continue").touch()
         started.wait()

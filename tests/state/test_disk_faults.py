@@ -5,8 +5,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import platform
 import stat
-from collections.abc import Callable
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +86,7 @@ def test_a_disk_without_a_guarantee_is_one_note_and_everything_is_written(
     assert notes[0].startswith(f"{run.path}: ")
     assert checkpoints.verify(saved)
     assert (run.path / "copy.json").read_bytes() == (run.path / "run.json").read_bytes()
-    assert folders.lock_owner(run.path) is None
+    assert folders.lock_owner(run.path) == (None, True)
 
 
 def fail_with(number: int) -> None:
@@ -103,6 +107,117 @@ def test_a_disk_with_all_guarantees_needs_no_note(run: RunFolder) -> None:
     run.lock(notes.append).close()
 
     assert notes == []
+
+
+SLEEP = [sys.executable, "-S", "-c", "import sys; print(flush=True); sys.stdin.read()"]
+
+
+@pytest.fixture
+def other() -> Iterator[subprocess.Popen[bytes]]:
+    """Another process, which has started."""
+    process = subprocess.Popen([*SLEEP, "fluxflow-run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    yield process
+    process.communicate()
+
+
+def started(number: int) -> str:
+    """When a process started, as a lock file records it."""
+    return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[19]
+
+
+def on(host: str, number: int, start: str = "") -> str:
+    return f"process {number} on {host}" + (f"\nstarted {start}" if start else "")
+
+
+@pytest.mark.parametrize("number", LACKING["lock"][0])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_without_locks_a_run_that_a_living_process_trains_is_in_use(
+    recorded: bool, number: int, run: RunFolder, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail("lock", number, monkeypatch)
+    text = on(platform.node(), other.pid, started(other.pid) if recorded else "")
+    (run.path / ".lock").write_text(text)
+
+    with pytest.raises(RunError, match=f"the run is in use by process {other.pid} on {platform.node()}\n") as caught:
+        run.lock()
+
+    assert str(run.path / ".lock") in dict(caught.value.problems[0].notes)["hint"]
+    assert folders.lock_owner(run.path) == (on(platform.node(), other.pid), True)
+    assert (run.path / ".lock").read_text() == text
+
+
+def killed(process: subprocess.Popen[bytes]) -> str:
+    process.kill()
+    while _state(process.pid) != "Z":  # its parent has not waited for it
+        time.sleep(0.001)
+    return on(platform.node(), process.pid)
+
+
+def _state(number: int) -> str:
+    return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def ended(process: subprocess.Popen[bytes]) -> str:
+    killed(process)
+    process.wait()
+    return on(platform.node(), process.pid, "1")
+
+
+#: What the lock file of a run says that no process trains, given another process that runs.
+FREE: dict[str, Callable[[subprocess.Popen[bytes]], str]] = {
+    "nothing": lambda _: "",
+    "killed": killed,
+    "ended": ended,
+    "number used again": lambda process: on(platform.node(), process.pid, "1"),
+    "number used again, no start recorded": lambda _: on(platform.node(), os.getppid()),
+    "this process": lambda _: on(platform.node(), os.getpid(), "1"),
+    "no process has this number": lambda _: on(platform.node(), 10**30),
+}
+
+
+@pytest.mark.parametrize("what", FREE)
+def test_without_locks_a_run_that_no_process_trains_can_be_resumed_at_once(
+    what: str, run: RunFolder, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail("lock", errno.ENOSYS, monkeypatch)
+    (run.path / ".lock").write_text(FREE[what](other))
+    if what.endswith("no start recorded"):
+        real = Path.read_bytes
+        monkeypatch.setattr(Path, "read_bytes", lambda path: b"sh" if path.name == "cmdline" else real(path))
+    notes: list[str] = []
+
+    assert folders.lock_owner(run.path) == (None, True)
+    lock = run.lock(notes.append)
+
+    assert len(notes) == 1, notes
+    assert (run.path / ".lock").read_text() == on(platform.node(), os.getpid(), started(os.getpid()))
+    run.unlock(lock)
+    assert (run.path / ".lock").read_text() == ""
+
+
+@pytest.mark.parametrize(("text", "name"), [(on("elsewhere", 1), on("elsewhere", 1)), ("junk", "another process")])
+def test_without_locks_a_process_that_may_train_a_run_is_named(
+    text: str, name: str, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail("lock", errno.ENOSYS, monkeypatch)
+    (run.path / ".lock").write_text(text)
+    notes: list[str] = []
+
+    assert folders.lock_owner(run.path) == (name, False)
+    run.lock(notes.append).close()
+
+    assert notes[0] == f"{run.path}: {name} has used this run: make sure that it has ended"
+
+
+def test_with_locks_the_process_that_a_lock_file_names_has_no_say(
+    run: RunFolder, other: subprocess.Popen[bytes]
+) -> None:
+    (run.path / ".lock").write_text(on(platform.node(), other.pid, started(other.pid)))
+
+    assert folders.lock_owner(run.path) == (None, True)
+    run.lock().close()
 
 
 #: Everything that writes a file in the folder of a run, with the names that it writes.

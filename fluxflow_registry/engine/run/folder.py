@@ -48,7 +48,7 @@ LATEST = 1e11
 #: Seconds to wait for a lock whose owner is dead: its workers keep the lock until they notice.
 ORPHANED_LOCK = 5.0
 
-_OWNER = re.compile(r"process (\d+) on (\S+)")
+_OWNER = re.compile(r"process (\d+) on (\S+)(?:\nstarted (\d+))?")
 
 #: The end of the name of a new run's folder: when it was created, on the clock of that machine.
 _STAMP = re.compile(r"-(\d{8}-\d{6})(?:-\d+)?\Z")
@@ -93,9 +93,10 @@ class RunFolder:
             notes = [("hint", "remove it: it was not created by a run")] if foreign else []
             raise RunError(message, str(self.path / LOCK), notes, code="unwritable-file") from None
         try:
-            _acquire(handle)
+            if not _acquire(handle):
+                self._without_locks(handle, note)
         except (BlockingIOError, PermissionError):
-            owner = _owner_of(handle.fileno()) or "another process"
+            owner = _name_of(_owner_of(handle.fileno()))
             handle.close()
             raise RunError(f"the run is in use by {owner}", str(self.path), code="conflict") from None
         except OSError as error:
@@ -106,7 +107,8 @@ class RunFolder:
             if os.fstat(handle.fileno()).st_nlink == 1:  # not in a copy of the folder that consists of links
                 os.ftruncate(handle.fileno(), 0)
                 os.lseek(handle.fileno(), 0, os.SEEK_SET)
-                os.write(handle.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
+                started = f"\nstarted {each[1]}" if (each := _process(os.getpid())) else ""
+                os.write(handle.fileno(), f"process {os.getpid()} on {platform.node()}{started}".encode())
         try:
             with _writing(self.path):
                 for missing in disk.missing_guarantees(handle, self.path):
@@ -116,6 +118,25 @@ class RunFolder:
             raise
         self._locked = True
         return handle
+
+    def _without_locks(self, handle: IO[bytes], note: Callable[[str], object]) -> None:
+        """On a disk without locks, raise RunError if the process that the lock file names is running."""
+        owner = _owner_of(handle.fileno())
+        running = _is_another(owner)
+        if running:
+            handle.close()
+            hint = f"if that process does not train it, remove {self.path / LOCK}: files cannot be locked on this disk"
+            message = f"the run is in use by {_name_of(owner)}"
+            raise RunError(message, str(self.path), [("hint", hint)], code="conflict")
+        if running is None:
+            note(f"{self.path}: {_name_of(owner)} has used this run: make sure that it has ended")
+
+    def unlock(self, handle: IO[bytes]) -> None:
+        """Unlock the folder; on a disk without locks, the lock file names this process no longer."""
+        with suppress(OSError):
+            if not disk.lock(handle) and os.fstat(handle.fileno()).st_nlink == 1:
+                os.ftruncate(handle.fileno(), 0)
+        handle.close()
 
     def require(self) -> None:
         """Raise FolderLostError if the folder was deleted or moved while this process trains in it.
@@ -201,8 +222,10 @@ def _writing(path: Path) -> AbstractContextManager[None]:
     return disk.writing(f"write to `{path.name}`", str(path))
 
 
-def _acquire(handle: IO[bytes]) -> None:
-    """Lock a file; raises BlockingIOError or PermissionError where another process has locked it.
+def _acquire(handle: IO[bytes]) -> bool:
+    """Lock a file; returns False where files cannot be locked.
+
+    Raises BlockingIOError or PermissionError where another process has locked it.
 
     A process that only looks (`lock_owner`) unlocks it in a moment, and so do the workers of a process that
     was killed, once they notice.
@@ -210,10 +233,11 @@ def _acquire(handle: IO[bytes]) -> None:
     started = time.monotonic()
     while True:
         try:
-            disk.lock(handle)
-            return
+            return disk.lock(handle)
         except (BlockingIOError, PermissionError):
-            if time.monotonic() - started > (ORPHANED_LOCK if _owner_is_dead(handle) else 0.1):
+            if time.monotonic() - started > (
+                ORPHANED_LOCK if _is_running(_owner_of(handle.fileno())) is False else 0.1
+            ):
                 raise
             time.sleep(0.02)
 
@@ -226,33 +250,71 @@ def _owner_of(handle: int) -> str:
     return ""
 
 
-def _owner_is_dead(handle: IO[bytes]) -> bool:
-    """Whether the process that is named as the lock's owner ran on this machine and has ended."""
-    owner = _OWNER.match(_owner_of(handle.fileno()))
-    if owner is None or owner[2] != platform.node():
-        return False
+def _name_of(owner: str) -> str:
+    """What a lock file says of its owner, without the time at which it started."""
+    return owner.partition("\n")[0] if _OWNER.match(owner) else "another process"
+
+
+def _is_running(owner: str) -> bool | None:
+    """Whether the process that a lock file names is running; None where that cannot be known from here."""
+    named = _OWNER.match(owner)
+    if named is None or named[2] != platform.node() or os.name != "posix":
+        return None
+    number = int(named[1])
     try:
-        os.kill(int(owner[1]), 0)
+        os.kill(number, 0)
     except (OSError, OverflowError) as error:
-        return isinstance(error, ProcessLookupError)
-    return False
+        if not isinstance(error, PermissionError):  # that of another user
+            return False
+    if (process := _process(number)) is None:
+        return True
+    state, started = process
+    if state in "ZX":  # killed, but its parent has not noticed
+        return False
+    if named[3] is not None:  # else the number may have been given to another process since
+        return started == named[3]
+    with suppress(OSError):  # an older version recorded no start
+        return b"fluxflow" in Path(f"/proc/{number}/cmdline").read_bytes()
+    return True
 
 
-def lock_owner(folder: Path) -> str | None:
-    """The process that has locked a run's folder, or None; changes nothing and does not wait."""
+def _is_another(owner: str) -> bool | None:
+    """The same of a process that is not this one."""
+    named = _OWNER.match(owner)
+    if not owner or (named is not None and (named[1], named[2]) == (str(os.getpid()), platform.node())):
+        return False
+    return _is_running(owner)
+
+
+def _process(number: int) -> tuple[str, str] | None:
+    """The state of a process and when it started, in ticks since the system started; None where it is not known."""
+    with suppress(OSError, IndexError):
+        fields = Path(f"/proc/{number}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return fields[0], fields[19]
+    return None
+
+
+def lock_owner(folder: Path) -> tuple[str | None, bool]:
+    """The process that has locked a run's folder, or None, and whether that is certain; it does not wait.
+
+    It is not certain where files cannot be locked and the process ran on another machine.
+    """
     try:
         handle = os.open(folder / LOCK, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError:
-        return None
+        return None, True
     try:
-        disk.lock(handle, shared=True)
+        if disk.lock(handle, shared=True):
+            return None, True
+        owner = _owner_of(handle)
+        running = _is_another(owner)
+        return (None if running is False else _name_of(owner)), running is not None
     except (BlockingIOError, PermissionError):
-        return _owner_of(handle) or "another process"
+        return _name_of(_owner_of(handle)), True
     except OSError:
-        return None
+        return None, True
     finally:
         os.close(handle)
-    return None
 
 
 def digest_of(recipe: Any) -> str:
