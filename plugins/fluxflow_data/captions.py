@@ -10,7 +10,7 @@ from attrs import frozen
 
 from fluxflow_registry import DataError
 
-from .files import TABLE_BYTES, read_limited
+from .files import TABLE_BYTES, read_limited, why_missing
 
 
 class CaptionError(ValueError):
@@ -46,7 +46,7 @@ def read_class_names(path: Path) -> list[str]:
             return [" ".join(line.split()) for line in lines]
         message = f"{what} is empty"
     except FileNotFoundError:
-        code, message = "missing-file", f"{what} does not exist"
+        code, message = "missing-file", f"{what} {why_missing(path)}"
     except CaptionError as error:
         message = f"{what} {error}"
     except OSError as error:

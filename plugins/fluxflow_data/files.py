@@ -30,3 +30,12 @@ def check_size(size: int, most: int) -> None:
     """Raise OSError for a file, or a member of one, that has more than `most` bytes."""
     if size > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes")
+
+
+def why_missing(path: str | os.PathLike[str], otherwise: str = "does not exist") -> str:
+    """Why a file or folder is not there, as the predicate of a sentence."""
+    try:
+        target = os.readlink(path)
+    except (OSError, ValueError):  # it is not a link, or not a path
+        return otherwise
+    return f"is a link to `{target}`, which does not exist"

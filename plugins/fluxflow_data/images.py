@@ -19,7 +19,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from fluxflow_registry import FluxflowError, Place, Problem, open_regular
 
 from .colors import to_srgb
-from .files import IMAGE_BYTES, read_limited
+from .files import IMAGE_BYTES, read_limited, why_missing
 from .sizes import Size, largest_crop
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def _problem(error: Exception, name: ImageName, empty: bool) -> Problem:
         code, hint = "unsupported-image", "save it with 8 or 16 bits per channel"
         message = f"{image} has {error} pixels, whose range is unknown"
     elif isinstance(error, FileNotFoundError):
-        code, message = "missing-file", f"{image} no longer exists"
+        code, message = "missing-file", f"{image} {why_missing(where.file, 'no longer exists')}"
     elif isinstance(error, UnidentifiedImageError) and empty:
         message = f"{image} is empty (0 bytes)"
     elif isinstance(error, UnidentifiedImageError):

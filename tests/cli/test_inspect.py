@@ -78,6 +78,22 @@ def test_the_reported_order_is_the_order_that_is_trained_on(call: Call, recipe: 
     assert told["shapes"]["uses"][0]["first"] == [source.name(index) for index in order[:8]]  # type: ignore[attr-defined]
 
 
+def test_sizes_of_the_same_area_are_told_apart(call: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "phone"
+    folder.mkdir()
+    for name in "abc":
+        image = Image.effect_noise((60, 44), 64)
+        exif = image.getexif()
+        exif[0x0112] = 6 if name == "b" else 1  # the second one is a portrait
+        image.save(folder / f"{name}.jpg", exif=exif)
+    text = TINY.replace("{type: shapes}", "{type: folder, path: phone, uncaptioned: true, batch_size: 2}")
+    (tmp_path / "r.yaml").write_text(text)
+
+    out = call("r.yaml", "--inspect-data").out
+
+    assert "stored as 44 x 60 to 60 x 44, median 60 x 44" in " ".join(out.split())
+
+
 def test_json_has_every_number(call: Call, recipe: Path) -> None:
     told = call(recipe, "--inspect-data", "--json", "--output", "out")
 

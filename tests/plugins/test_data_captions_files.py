@@ -168,7 +168,28 @@ FLAWS = {
     ),
     "i.jsonl": (
         '{"file_name": "c.png", "text": "a dog"}\n{"file_name": "a.png", "text": 7}\n',
-        "line 2 of `i.jsonl` has no caption: expected a key such as `caption`",
+        "line 2 of `i.jsonl` has a caption that is not text",
+    ),
+    "i2.jsonl": (
+        '{"file_name": "c.png", "text": "a dog"}\n{"file_name": "a.png", "text": null}\n',
+        "line 2 of `i2.jsonl` has a caption that is not text",
+    ),
+    "i3.jsonl": (
+        '{"file_name": "c.png", "text": "a dog"}\n{"file_name": "a.png", "text": ["a cat", 7]}\n',
+        "line 2 of `i3.jsonl` has a caption that is not text",
+    ),
+    "i4.jsonl": (
+        '{"file_name": "c.png", "text": "a dog"}\n{"file_name": 7, "text": "a cat"}\n',
+        "line 2 of `i4.jsonl` has an image name that is not text",
+    ),
+    "i5.jsonl": (
+        '{"file_name": "c.png", "text": "a dog"}\n{"file_name": " ", "text": "a cat"}\n',
+        "line 2 of `i5.jsonl` has an image name that is empty",
+    ),
+    "i6.json": ('{"c.png": "a dog", "a.png": null}', "an entry of `i6.json` has a caption that is not text"),
+    "i7.jsonl": (
+        '{"file_name": "c.png", "text": "a dog"}\n{"file_name": "a.png", "size": 7}\n',
+        "line 2 of `i7.jsonl` has no caption: expected a key such as `caption`",
     ),
     "j.jsonl": (
         '{"file_name": "c.png", "text": "a dog"}\n{"file_name": "a.png", "text": "\\ud800"}\n',
@@ -309,6 +330,51 @@ def test_an_empty_captions_file_is_reported(name: str, content: str, images: Pat
     assert messages_of(images, tmp_path / name) == [f"captions file `{name}` is empty"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.csv", "file_name,text\n"), ("a.tsv", "image\tcaption"), ("a.txt", "file;text\n\n"), ("a.json", "[]")],
+)
+def test_a_captions_file_with_a_header_only_is_not_called_empty(
+    name: str, content: str, images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+
+    assert messages_of(images, tmp_path / name) == [
+        f"captions file `{name}` has a header only, or an empty list: it describes no image"
+    ]
+
+
+def test_a_mapping_whose_caption_is_not_text_is_one_entry(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"image": "a.png", "caption": 5}')
+
+    (problem,) = problems_in(images, captions=str(tmp_path / "a.json")).values()
+
+    assert problem.message == "an entry of `a.json` has a caption that is not text"
+    assert dict(problem.notes)["received"] == "`caption`: 5"
+
+
+@pytest.mark.parametrize("name", ["b", "images/b", "b "])
+def test_a_name_without_suffix_that_several_images_have_is_ambiguous(name: str, images: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(images / "b.png")
+    (tmp_path / "a.tsv").write_text(f"{name}\ta cat\nc\ta dog\n")
+
+    (problem,) = problems_in(images, captions=str(tmp_path / "a.tsv")).values()
+
+    assert problem.message == f"image `{name.strip()}` is ambiguous: the folder has `b.jpg` and `b.png`"
+    assert ("hint", "write the name with its suffix") in problem.notes
+
+
+def test_the_second_of_two_captions_beside_an_image_is_reported_as_ignored(images: Path) -> None:
+    for name in ("a", "b", "c", "inner/d", "café"):
+        (images / f"{name}.txt").write_text(f"about {name}")
+    (images / "a.caption").write_text("other words")
+
+    source = Folder(path=str(images), image_size=8)()
+
+    assert samples(source)[0] == ("a.png", "about a")
+    assert source.notes == ["ignored 1 caption beside another one of the same image: `a.caption`"]
+
+
 @pytest.mark.parametrize("captions", ["", [], ["a.tsv", ""]])
 def test_a_captions_file_needs_a_name(captions: Any) -> None:
     with pytest.raises(ValueError, match="`captions` names no file: write the path of one, a list of paths, or null"):
@@ -339,7 +405,8 @@ def test_a_caption_beside_an_image_has_either_suffix(suffix: str, images: Path) 
 
     assert samples(source)[0] == ("a.png", "first")
     assert samples(source)[1] == ("b.jpg", "about b")
-    assert source.notes == []
+    second = [] if suffix == "txt" else [f"ignored 1 caption beside another one of the same image: `a.{suffix}`"]
+    assert source.notes == second
 
 
 @pytest.mark.parametrize("content", ["", " \n", "\ufeff"])

@@ -14,6 +14,7 @@ from PIL import Image
 from fluxflow_data import files
 from fluxflow_data.folder import size_cache
 from fluxflow_data.folder.dataset import Folder
+from fluxflow_data.shards.dataset import WebDataset
 from fluxflow_registry import DataError, Problem, SampleError
 
 from .shard_files import captions_of, open_shards, sample, write_shard, write_tar
@@ -208,3 +209,28 @@ def test_a_file_that_grows_while_it_is_read_has_its_limit(tmp_path: Path, monkey
 
     with pytest.raises(OSError, match="it has more than 8 bytes"):
         files.read_limited(path, 8)
+
+
+def test_a_link_to_a_missing_file_is_called_one_wherever_it_is(tmp_path: Path) -> None:
+    folder = images(tmp_path)
+    links = [folder / "a.png", folder / "b.txt", *(tmp_path / name for name in ("t.tsv", "s.tar", "names", "f"))]
+    for link in links:
+        link.unlink(missing_ok=True)
+        link.symlink_to("/nowhere")
+    write_shard(tmp_path / "ok.tar", range(2))
+    is_link = "is a link to `/nowhere`, which does not exist"
+
+    def messages(opening: Callable[[], Any]) -> list[str]:
+        with pytest.raises(DataError) as caught:
+            opening()
+        return [problem.message for problem in caught.value.problems]
+
+    assert sorted(messages(Folder(path=str(folder)))) == [
+        f"image `a.png` {is_link}",
+        f"the caption of image `b.png` {is_link}",
+    ]
+    assert messages(Folder(path=str(folder), captions=str(links[2]))) == [f"captions file `t.tsv` {is_link}"]
+    assert messages(Folder(path=str(links[5]))) == [f"folder `f` {is_link}"]
+    assert messages(WebDataset(shards=str(links[3]))) == [f"shard `s.tar` {is_link}"]
+    named = WebDataset(shards=str(tmp_path / "ok.tar"), class_names=str(links[4]))
+    assert messages(named) == [f"class names file `names` {is_link}"]

@@ -140,7 +140,7 @@ def stored_sizes(sizes: np.ndarray[Any, Any] | None) -> StoredSizes | None:
     """Statistics of int64 [n, 2], widths and heights; None if all are unknown."""
     if sizes is None or not len(known := sizes[(sizes > 0).all(axis=1)]):
         return None
-    by_area = known[np.argsort(known[:, 0] * known[:, 1], kind="stable")]
+    by_area = known[np.lexsort((known[:, 0], known[:, 0] * known[:, 1]))]  # then by width: portraits differ from others
     smallest, median, largest = (tuple(map(int, by_area[at])) for at in (0, len(by_area) // 2, -1))
     return StoredSizes(smallest, median, largest, len(sizes) - len(known))  # type: ignore[arg-type]
 

@@ -17,7 +17,7 @@ from attrs import Factory, define, frozen
 from fluxflow_registry import Choices, DataError, Place, Problem
 
 from ..captions import CaptionError, decode_utf8, without_byte_order_mark
-from ..files import TABLE_BYTES, read_limited
+from ..files import TABLE_BYTES, read_limited, why_missing
 from .samples import Flaw, Sample, composed, is_image, stem
 
 #: The keys of JSON, and the columns of a table, under which datasets keep names and captions; the first is read.
@@ -63,7 +63,7 @@ def read_captions_file(
     try:
         content = without_byte_order_mark(read_limited(file, TABLE_BYTES))
     except FileNotFoundError:
-        raise DataError(f"{name} does not exist", str(file), code="missing-file") from None
+        raise DataError(f"{name} {why_missing(file)}", str(file), code="missing-file") from None
     except CaptionError as error:
         raise DataError(f"{name} {error}", str(file), code="unreadable-file") from None
     except OSError as error:
@@ -252,12 +252,19 @@ def _json_entries(value: Any, where: Place) -> Iterator[Row]:
     """A list of mappings, or a mapping from names to captions or to mappings with a caption."""
     if isinstance(value, list):
         yield from (_json_row(entry, where) for entry in value)
-    elif isinstance(value, dict) and _json_row(value, where).wrong:
+    elif isinstance(value, dict) and not _is_one_row(value):
         for name, entry in value.items():
             described = entry if isinstance(entry, dict) else {CAPTION_KEYS[0]: entry}
             yield _json_row({**described, NAME_KEYS[0]: name}, where)
     else:
         yield _json_row(value, where)
+
+
+def _is_one_row(value: Mapping[str, Any]) -> bool:
+    """Whether a mapping is one row, even a wrong one, and not one of rows by name."""
+    lower = {key.lower(): each for key, each in value.items()}
+    named = any(isinstance(lower.get(key), str) for key in NAME_KEYS)
+    return named and any(key in lower and not isinstance(lower[key], dict) for key in CAPTION_KEYS)
 
 
 def _json_row(value: Any, where: Place) -> Row:
@@ -269,12 +276,23 @@ def _json_row(value: Any, where: Place) -> Row:
     captions = next((lower[key] for key in CAPTION_KEYS if isinstance(lower.get(key), (str, list))), None)
     captions = [captions] if isinstance(captions, str) else captions
     if name is None:
-        return Row(where, wrong="has no image name: expected a key such as `file_name`", received=", ".join(value))
+        return _lacking(lower, "an image name", NAME_KEYS, where)
     if captions is None or not all(isinstance(caption, str) for caption in captions):
-        return Row(where, wrong="has no caption: expected a key such as `caption`", received=", ".join(value))
+        return _lacking(lower, "a caption", CAPTION_KEYS, where)
     if any("\ud800" <= character <= "\udfff" for text in (name, *captions) for character in text):
         return Row(where, wrong="has an unpaired surrogate")
     return Row(where, name, captions)
+
+
+def _lacking(value: Mapping[str, Any], what: str, keys: Sequence[str], where: Place) -> Row:
+    """A mapping without a name or without captions: no key for it, or one whose value is not text."""
+    key = next((key for key in keys if key in value), None)
+    if key is None:
+        wrong = f"has no {what.split(' ', 1)[1]}: expected a key such as `{keys[0]}`"
+        return Row(where, wrong=wrong, received=", ".join(value))
+    if isinstance(value[key], str):
+        return Row(where, wrong=f"has {what} that is empty", received=f"`{key}`: {json.dumps(value[key])}")
+    return Row(where, wrong=f"has {what} that is not text", received=f"`{key}`: {json.dumps(value[key])}")
 
 
 @define
@@ -289,7 +307,7 @@ class _Names:
     #: The number of rows that name an image, whether it exists or not.
     rows: int = 0
     samples: list[Sample] = Factory(list)
-    _stems: dict[str, str | None] = Factory(dict)
+    _stems: dict[str, list[str]] = Factory(dict)
 
     @classmethod
     def of(cls, root: Path, folder: Path, files: Mapping[str, str] | None, taken: set[tuple[str, str]]) -> _Names:
@@ -310,6 +328,12 @@ class _Names:
             message = f"the caption of image `{written}` is empty"
             yield Problem(message, where, code="missing-caption", subject=written)
         elif self.files is not None and name not in self.files:
+            if several := self._several(name):
+                found = " and ".join(f"`{each}`" for each in several)
+                message = f"image `{written}` is ambiguous: the folder has {found}"
+                hint = ("hint", "write the name with its suffix")
+                yield Problem(message, where, [hint], code="ambiguous", subject=written)
+                return
             similar = get_close_matches(name, self.files) if with_choices else []
             choices = Choices.of(name, similar) if similar else None
             message = f"image `{written}` does not exist in the folder"
@@ -333,12 +357,13 @@ class _Names:
         if PureWindowsPath(written).is_absolute():
             return None
         names = [composed(name) for base in self.bases if (name := self._below(base, written)) is not None]
-        for name in [*names, *(name.replace("\\", "/") for name in names)]:
+        forms = [*names, *(name.replace("\\", "/") for name in names)]
+        for name in forms:
             if name in files:
                 return name
             if (image := self._with_suffix(name)) is not None:
                 return image
-        return names[0] if names else None
+        return next(filter(self._several, forms), names[0]) if names else None
 
     def _below(self, base: str, written: str) -> str | None:
         """The name below the folder of a path that is relative to `base`; None if it is not below it."""
@@ -347,11 +372,16 @@ class _Names:
 
     def _with_suffix(self, name: str) -> str | None:
         """The image that has this name and a suffix, unless there are several."""
+        several = self._several(name)
+        return several[0] if len(several) == 1 else None
+
+    def _several(self, name: str) -> list[str]:
+        """The images that have this name and a suffix."""
         if not self._stems:
             for each in self.files or ():
                 if is_image(each):
-                    self._stems[stem(each)] = None if stem(each) in self._stems else each
-        return self._stems.get(name)
+                    self._stems.setdefault(stem(each), []).append(each)
+        return self._stems.get(name, [])
 
 
 def _shortened(line: str) -> str:

@@ -15,12 +15,11 @@ from attrs import evolve, field, frozen, validators
 
 from fluxflow_registry import DataError, Place, Problem, counted, printable
 
-from ..files import IMAGE_BYTES, read_limited
+from ..files import IMAGE_BYTES, TABLE_BYTES, read_limited, why_missing
 from ..holdout import HoldoutOptions, nested_folders, overlap
 from ..image_dataset import ImageSource
 from .captions_file import read_captions_file
 from .samples import (
-    CAPTION_SUFFIXES,
     SUFFIXES,
     Flaw,
     Sample,
@@ -31,6 +30,7 @@ from .samples import (
     list_files,
     one_per_image,
     stem,
+    texts_beside,
 )
 
 if TYPE_CHECKING:
@@ -143,19 +143,26 @@ class Folder(HoldoutOptions):
             except DataError as error:
                 problems += error.problems
         if files and not samples and not problems and not flaws:
-            message = f"captions file `{self._tables()[0].name}` is empty"
+            blank = not any(read_limited(table, TABLE_BYTES).strip() for table in self._tables())
+            what = "is empty" if blank else "has a header only, or an empty list: it describes no image"
+            message = f"captions file `{self._tables()[0].name}` {what}"
             problems.append(Problem(message, str(self._tables()[0]), code="empty-dataset", subject="captions"))
         return sorted(samples, key=lambda sample: sample.name)
 
     def _unused(self, root: Path, files: Mapping[str, str], unused: Collection[str]) -> list[str]:
         """What of the folder is not used."""
+        second: list[str] = []
         tables = {os.path.abspath(table) for table in self._tables()}
         if self.captions is None:
-            stems = {stem(name) for name in files if is_image(name)}
-            read = {name for name in files if name.endswith(CAPTION_SUFFIXES) and stem(name) in stems}
+            texts = [texts_beside(files, name) for name in files if is_image(name)]
+            read = {text for each in texts for text in each}
+            second = sorted({text for each in texts for text in each[1:]})
         else:
             read = {name for name, stored in files.items() if os.path.abspath(root / stored) in tables}
         notes = ignored_files(files, read)
+        if second:
+            which = f"`{second[0]}`" if len(second) == 1 else f"such as `{second[0]}`"
+            notes.append(f"ignored {counted(len(second), 'caption')} beside another one of the same image: {which}")
         if unused:
             table = f"`{self._tables()[0].name}` does not name" if len(tables) == 1 else "no captions file names"
             notes.append(f"skipped {counted(len(unused), 'image')} of the folder that {table}")
@@ -225,7 +232,7 @@ def _list_files(root: Path, problems: list[Problem]) -> dict[str, str]:
     if os.path.exists(root):
         message, code = f"cannot read the images of `{root.name}`: it is a file, not a folder", "unreadable-file"
     else:
-        message, code = f"folder `{root.name}` does not exist", "missing-file"
+        message, code = f"folder `{root.name}` {why_missing(root)}", "missing-file"
     problems.append(Problem(message, str(root), code=code, subject=root.name))
     return {}
 

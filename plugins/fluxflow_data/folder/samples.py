@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 from fluxflow_registry import Place, Problem, counted
 
 from ..captions import CaptionError, decode_caption
-from ..files import CAPTION_BYTES, read_limited
+from ..files import CAPTION_BYTES, read_limited, why_missing
 
 #: Suffixes of images, in any case. Other files, among them icons and the working files of editors, are counted.
 SUFFIXES = (
@@ -125,16 +125,22 @@ def from_text_files(
     return samples
 
 
+def texts_beside(files: Collection[str], name: str) -> list[str]:
+    """The captions beside an image, of which the first one is read."""
+    return [text for suffix in CAPTION_SUFFIXES if (text := stem(name) + suffix) in files]
+
+
 def _lacks_text_file(flaw: Flaw) -> bool:
     return flaw.problem.code == "missing-caption" and str(flaw.problem.where).endswith(str(flaw.image))
 
 
 def _read_caption(root: Path, files: Mapping[str, str], name: str) -> str | Problem:
     """The caption beside an image, or why there is none."""
-    texts = [stem(name) + suffix for suffix in CAPTION_SUFFIXES]
-    text = next((each for each in texts if each in files), None)
+    text = next(iter(texts_beside(files, name)), None)
     if text is None:
-        hint = f"add `{root / texts[0]}`, or set `uncaptioned: true` if no captions are needed"
+        hint = (
+            f"add `{root / (stem(name) + CAPTION_SUFFIXES[0])}`, or set `uncaptioned: true` if no captions are needed"
+        )
         message = f"image `{name}` has no caption"
         return Problem(message, str(root / name), (("hint", hint),), code="missing-caption", subject=name)
     path, code = root / files[text], "unreadable-file"
@@ -145,6 +151,8 @@ def _read_caption(root: Path, files: Mapping[str, str], name: str) -> str | Prob
         code, message = "missing-caption", f"the caption of image `{name}` is empty"
     except CaptionError as error:
         message = f"the caption of image `{name}` {error}"
+    except FileNotFoundError:
+        message = f"the caption of image `{name}` {why_missing(path)}"
     except OSError as error:
         message = f"cannot read the caption of image `{name}`: {error.strerror}"
     return Problem(message, str(path), code=code, subject=name)

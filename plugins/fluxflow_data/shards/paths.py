@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from fluxflow_registry import DataError, Problem, redact
 
+from ..files import why_missing
 from .hub import SCHEME, HubPath
 
 #: A range in braces that stands for more shards is taken for a mistake.
@@ -143,7 +144,7 @@ def find_shards(entries: Sequence[str], problems: list[Problem], token_env: str 
         else:
             shards.append(path)
         known.add(identity)
-    problems += [shard_problem(path, "does not exist", "missing-file") for path in missing[:REPORTED]]
+    problems += [shard_problem(path, why_missing(path), "missing-file") for path in missing[:REPORTED]]
     if len(missing) > REPORTED:
         message = f"{len(missing) - REPORTED:,} more shards do not exist"
         problems.append(Problem(message, missing[REPORTED], code="missing-file"))
