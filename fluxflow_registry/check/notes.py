@@ -11,10 +11,15 @@ from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 
 
 def value_notes(plan: RecipePlan) -> list[str]:
-    """The notes of all values that steps compute or that observers draw, each once, with the place of the value."""
+    """The notes of all values that steps compute, that observers draw, or that can be generated from a final step.
+
+    Each once, with the place of the value.
+    """
     notes: dict[str, None] = {}
     for step in plan.steps:
         names = {name for name, value in step.values.items() if value.source == "value"} | _drawn(plan, step)
+        if plan.sampler is not None and all(each.parent != step.name for each in plan.steps):
+            names |= {name for name, provider in step.providers.items() if "sampler" in provider.needs}
         for name in sorted(names & set(step.providers)):
             notes |= dict.fromkeys(notes_of(plan, step, name))
     return list(notes)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from attrs import field, frozen, validators
+
+from fluxflow_registry import ComputedValue
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +26,12 @@ class Prompt:
 
     dropout: float = field(default=0.1, validator=[validators.ge(0), validators.le(1)])
     """Probability that a caption is replaced by the empty one."""
+
+    def notes(self, steps: Sequence[Mapping[str, ComputedValue]]) -> list[str]:
+        """A dropout that leaves no caption to learn from."""
+        return ["`dropout: 1` replaces every caption by the empty one, so captions are not learned"] * (
+            self.dropout == 1.0
+        )
 
     def __call__(self, caption: list[str], generator: torch.Generator) -> list[str]:
         """Return the captions, with the empty one in place of those that are dropped."""

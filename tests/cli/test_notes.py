@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -39,6 +40,21 @@ def test_guidance_without_dropped_captions_is_noted(prove: Callable[..., RecipeP
         in note
     )
     assert note.startswith("--set ")
+
+
+def test_guidance_without_dropped_captions_is_noted_where_no_observer_draws(prove: Callable[..., RecipePlan]) -> None:
+    text = re.sub(r"(?ms)^observers:.*?\n(?=\w)", "", DEFAULT.read_text())
+
+    (note,) = value_notes(prove(text, *NEVER_DROPPED[0]))
+
+    assert "`guidance: 3` compares a caption with the empty one, which was never trained on" in note
+    assert value_notes(prove(text)) == []
+
+
+def test_captions_that_are_all_dropped_are_noted(prove: Callable[..., RecipePlan]) -> None:
+    (note,) = value_notes(prove(DEFAULT.read_text(), "values.prompt.dropout=1.0"))
+
+    assert "value `prompt`: `dropout: 1` replaces every caption by the empty one" in note
 
 
 @pytest.mark.parametrize(
