@@ -25,11 +25,12 @@ from fluxflow_registry.cli.output import Result, finish, importing, load_plugins
 from fluxflow_registry.cli.parser import Parser
 from fluxflow_registry.cli.plugins_of_run import check_again
 from fluxflow_registry.contracts import SamplerExtras
-from fluxflow_registry.engine.run.folder import CHECKPOINTS, RECIPE
-from fluxflow_registry.errors import Choices, DataError, Flag, Place, Problem, RecipeError, RunError, one_line
+from fluxflow_registry.engine.run.folder import CHECKPOINTS, RECIPE, require_folders
+from fluxflow_registry.errors import Choices, DataError, Flag, Place, Problem, RecipeError, RunError
 from fluxflow_registry.plan.steps import RecipePlan, StepPlan
 from fluxflow_registry.plan.values import Request, World, resolve_values
 from fluxflow_registry.recipe.overrides import Setting
+from fluxflow_registry.recipe.reader import not_utf8
 from fluxflow_registry.registry.registry import Registry
 from fluxflow_registry.registry.signature import is_configurable, keys_of
 from fluxflow_registry.state import checkpoints
@@ -190,7 +191,9 @@ class Prompt:
 
 def read_prompts(arguments: Namespace) -> list[Prompt]:
     """The prompts of the command line, of the file and of the folder; raises RecipeError if there are none."""
-    texts = [*arguments.prompt, *(_lines(Path(arguments.prompts)) if arguments.prompts else ())]
+    texts = list(arguments.prompt)
+    if arguments.prompts:
+        texts += _filled(_lines(Path(arguments.prompts)), arguments.prompts)
     prompts = [Prompt(text, slug(text)) for text in texts]
     if arguments.text_prompts_path:
         prompts += _named_by_files(Path(arguments.text_prompts_path))
@@ -208,7 +211,7 @@ def read_prompts(arguments: Namespace) -> list[Prompt]:
 def _named_by_files(path: Path) -> Iterator[Prompt]:
     """In a folder each `.txt` file is a prompt, named by the file; in a file each line, named by file and line."""
     if not path.is_dir():
-        lines = list(_lines(path))
+        lines = _filled(_lines(path), str(path))
         for number, text in enumerate(lines, 1):
             yield Prompt(text, f"{path.stem}-{number}" if len(lines) > 1 else path.stem)
         return
@@ -217,10 +220,14 @@ def _named_by_files(path: Path) -> Iterator[Prompt]:
     if not files:
         raise DataError("the prompt folder contains no .txt file", str(path), code="missing-file")
     for file in files:
-        text = " ".join(_lines(file))
-        if not text:
-            raise DataError("the prompt file is empty", str(file), code="missing-caption")
-        yield Prompt(text, file.stem)
+        yield Prompt(" ".join(_filled(_lines(file), str(file))), file.stem)
+
+
+def _filled(lines: Iterator[str], path: str) -> list[str]:
+    """The lines of a file, of which there must be one."""
+    if found := list(lines):
+        return found
+    raise DataError("the prompt file is empty", path, code="missing-caption")
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -230,7 +237,12 @@ def _lines(path: Path) -> Iterator[str]:
         if len(content) > LONGEST_FILE:
             message = f"the prompt file is too long: at most {LONGEST_FILE:,} bytes are read"
             raise DataError(message, str(path), code="out-of-range")
-        lines = content.decode("utf-8-sig").splitlines()
+        if b"\0" in content[:4]:
+            raise DataError(f"the prompt file is {not_utf8(content)}", str(path), code="unreadable-file")
+        try:
+            lines = content.decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise DataError(f"the prompt file is {not_utf8(content)}", str(path), code="unreadable-file") from None
     yield from (line.strip() for line in lines if line.strip())
 
 
@@ -249,8 +261,11 @@ def _reading(path: Path) -> Iterator[None]:
     """Raise DataError for what cannot be read."""
     try:
         yield
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not a path
-        raise DataError(f"cannot read the prompts: {one_line(error)}", str(path), code="unreadable-file") from None
+    except OSError as error:
+        raise DataError(f"cannot read the prompts: {error.strerror}", str(path), code="unreadable-file") from None
+    except ValueError:
+        message = "cannot read the prompts: no path contains a NUL character"
+        raise DataError(message, str(path), code="unreadable-file") from None
 
 
 def slug(prompt: str) -> str:
@@ -378,6 +393,8 @@ def generate(
         from fluxflow_registry.engine.run.evaluation import Sampling
         from fluxflow_registry.engine.run.trained_models import load_trained_models, trained_in
 
+    folder = Path(arguments.output) if arguments.output else weights.run / "generated"
+    require_folders([folder])
     device = device_of(arguments.device)
     size = size_of(arguments.image_size, step)
     models, source, note = load_trained_models(
@@ -392,7 +409,6 @@ def generate(
         used = set(step.providers[GENERATED].needs.values()) & {name for each in checked.steps for name in each.trains}
         for model in sorted(used - never - trained_in(checked, weights.run / CHECKPOINTS / source)):
             say_note(f"model `{model}` was not trained yet at checkpoint {source}: its initial weights generate noise")
-    folder = Path(arguments.output) if arguments.output else weights.run / "generated"
     with writing("create the output folder", str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
     options, sampler = options_of(step.providers[GENERATED].instance), checked.sampler

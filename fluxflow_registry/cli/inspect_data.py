@@ -11,13 +11,24 @@ from attrs import asdict, frozen
 from torch import Tensor
 
 from fluxflow_registry.cli.invocation import Invocation
-from fluxflow_registry.cli.output import Result, say
+from fluxflow_registry.cli.output import Result, say, say_note
 from fluxflow_registry.contracts import Field, Source
 from fluxflow_registry.engine.data import survey as surveys
 from fluxflow_registry.engine.data.opening import open_sources
 from fluxflow_registry.engine.data.order import epoch_order
 from fluxflow_registry.engine.images import contact_sheet
-from fluxflow_registry.errors import Flag, FluxflowError, Problem, RecipeError, counted, one_line, printable, table
+from fluxflow_registry.engine.run.folder import require_folders
+from fluxflow_registry.errors import (
+    Flag,
+    FluxflowError,
+    Problem,
+    RecipeError,
+    RunError,
+    counted,
+    one_line,
+    printable,
+    table,
+)
 from fluxflow_registry.plan.steps import RecipePlan
 from fluxflow_registry.state.disk import write_file, writing
 
@@ -53,6 +64,7 @@ def inspect_data_command(invocation: Invocation) -> Result:
     if samples < 1:
         raise RecipeError(f"`--samples` must be at least 1, got {samples}", Flag("--samples"), code="out-of-range")
     folder = Path(invocation.arguments.output) / f"inspect-{plan.recipe.name}"
+    require_folders([folder.parent, folder])
     found = {}
     for name, source in open_sources(plan, fill_batches=False).items():
         say(f"reading {counted(min(samples, len(source)), 'sample')} of dataset `{name}`")
@@ -72,7 +84,7 @@ def inspected(checked: RecipePlan, name: str, source: Source, folder: Path, samp
         order = epoch_order(source, first.batch_size, (seed, step, name, 0)).tolist()[:SHEET]
     try:
         survey = surveys.survey(source, samples)
-        sheet = write_sheet(source, order or range(min(SHEET, len(source))), folder / f"{name}.png")
+        sheet = _sheet_of(source, order or range(min(SHEET, len(source))), folder / f"{name}.png")
     except FluxflowError:
         raise
     except Exception as error:
@@ -86,6 +98,15 @@ def inspected(checked: RecipePlan, name: str, source: Source, folder: Path, samp
     ]
     fields = dict(dataset.instance.fields())
     return Inspected(dataset.component.name, fields, survey, tuple(uses), tuple(measured), sheet)
+
+
+def _sheet_of(source: Source, indices: Sequence[int], file: Path) -> Path | None:
+    """The contact sheet of a dataset; where it cannot be written, a note, as what was read is reported all the same."""
+    try:
+        return write_sheet(source, indices, file)
+    except RunError as error:
+        say_note(f"{error}, so there is no contact sheet; choose another folder with --output")
+        return None
 
 
 def write_sheet(source: Source, indices: Sequence[int], file: Path) -> Path | None:

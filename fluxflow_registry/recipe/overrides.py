@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from attrs import evolve, frozen
 
-from fluxflow_registry.errors import Flag, Location, RecipeError
+from fluxflow_registry.errors import Flag, Location, Note, RecipeError
 from fluxflow_registry.recipe.node import Node, as_node, expanded
 from fluxflow_registry.recipe.reader import MAX_DEPTH, parse
 
@@ -34,10 +34,21 @@ def override(root: Node, setting: str | Setting) -> Node:
     try:
         value = parse(text, str(origin))
     except RecipeError as error:
-        raise RecipeError([evolve(problem, where=origin) for problem in error.problems]) from None
+        notes = _quoted(path.strip(), text.strip()) if isinstance(origin, Flag) and origin.flag == "--set" else ()
+        raise RecipeError(
+            [evolve(each, where=origin, notes=(*each.notes, *notes)) for each in error.problems]
+        ) from None
     if value.value is False:
         require_present(root, parts, origin)
     return _put(root, parts, as_node(value.plain(), origin), origin)
+
+
+def _quoted(path: str, text: str) -> tuple[Note, ...]:
+    """How to set text that YAML reads as something else, such as `*.tar` or `{0..2}.tar`."""
+    if not text or any(mark in text for mark in "'\"\\\n"):
+        return ()
+    quoted = f'{path}="{text}"'
+    return (("hint", f"if the value is text, quote it for YAML: --set '{quoted}'"),)
 
 
 def with_settings(root: Node, settings: Iterable[str | Setting]) -> Node:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
 
-from fluxflow_registry.errors import Location, Place, RecipeError, one_line
+from fluxflow_registry.errors import Location, Note, Place, RecipeError, one_line
 from fluxflow_registry.recipe.node import Node
 
 #: A recipe is a page or two; these limits only stop malicious files.
@@ -44,11 +46,20 @@ def read(path: str | Path) -> Node:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = data[: error.start].decode("utf-8-sig", "replace")
-        raise _unreadable("the file is not UTF-8 text", _position(name, before)) from None
+        raise _unreadable(f"the file is {not_utf8(data)}", _position(name, before)) from None
+    if "\0" in text[:4]:
+        raise _unreadable(f"the file is {not_utf8(data)}", Place(name, 1, 1))
     node = parse(text, name)
     if node.value is None:
         raise _unreadable("the file is empty", name)
     return node
+
+
+def not_utf8(data: bytes) -> str:
+    """What text is that is not UTF-8, and the fix where that is known."""
+    if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in data[:4]:
+        return "UTF-16: save it as UTF-8"
+    return "not UTF-8 text"
 
 
 def parse(text: str, name: str) -> Node:
@@ -62,7 +73,9 @@ def parse(text: str, name: str) -> Node:
     except MarkedYAMLError as error:
         reason = ", ".join(part for part in (error.context, error.problem) if part)
         mark = error.problem_mark or error.context_mark
-        raise _unreadable(f"this is not valid YAML: {reason}", _marked(name, mark)) from None
+        tab = mark is not None and text[mark.index : mark.index + 1] == "\t"
+        notes = [("hint", "indent with spaces: YAML allows no tabs there")] if tab else []
+        raise _unreadable(f"this is not valid YAML: {reason}", _marked(name, mark), notes) from None
     except ReaderError as error:
         first = str(error).splitlines()[0]
         raise _unreadable(f"this is not valid YAML: {first}", _position(name, text[: error.position])) from None
@@ -75,8 +88,8 @@ def parse(text: str, name: str) -> Node:
     return _Builder(name, yaml).build(root, 0)
 
 
-def _unreadable(message: str, where: Location | str) -> RecipeError:
-    return RecipeError(message, where, code="unreadable-file")
+def _unreadable(message: str, where: Location | str, notes: Sequence[Note] = ()) -> RecipeError:
+    return RecipeError(message, where, notes, code="unreadable-file")
 
 
 def _position(name: str, before: str) -> Place:

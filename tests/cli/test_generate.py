@@ -564,3 +564,49 @@ def test_weights_that_are_not_finite_are_an_error_that_names_them(
 
     assert (code, pictures) == (2, [])
     assert f"run/final  `{key}` of model `expander` is not finite" in err
+
+
+def unreadable(path: Path) -> str:
+    """What a file of prompts is, by its name, and what is reported of it."""
+    contents = {"blank": b" \n\n", "empty": b"", "bytes": b"a \xff\n", "utf16": "a star\n".encode("utf-16")}
+    if path.name in contents:
+        path.write_bytes(contents[path.name])
+    if path.name == "folder":
+        path.mkdir()
+    return {
+        "blank": "the prompt file is empty",
+        "empty": "the prompt file is empty",
+        "bytes": "the prompt file is not UTF-8 text",
+        "utf16": "the prompt file is UTF-16: save it as UTF-8",
+        "folder": "cannot read the prompts: Is a directory",
+        "gone": "cannot read the prompts: No such file or directory",
+        "nul\0": "cannot read the prompts: no path contains a NUL character",
+    }[path.name]
+
+
+@pytest.mark.parametrize("flag", ["--prompts", "--text-prompts-path"])
+@pytest.mark.parametrize("name", ["blank", "empty", "bytes", "utf16", "folder", "gone", "nul\0"])
+def test_a_file_of_prompts_that_cannot_be_used_is_named(
+    name: str, flag: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = unreadable(tmp_path / name)
+    if (name, flag) == ("folder", "--text-prompts-path"):
+        told = "the prompt folder contains no .txt file"
+
+    code, _, err = draw(capsys, finished, flag, f"{tmp_path}/{name}")
+
+    assert code == 2
+    assert err.startswith(f"{tmp_path}/{name.rstrip(chr(0))}")
+    assert f"  {told}\n" in err
+    assert "Error" not in err
+
+
+def test_a_file_in_the_place_of_the_output_folder_is_reported_as_by_training(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("")
+
+    code, _, err = draw(capsys, finished, "--prompt", "a star", "--output", tmp_path / "out")
+
+    assert code == 2
+    assert "`out` is not a folder, but files are written into it\n    hint  move it away" in err

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from PIL import Image
 
 from fluxflow_registry import Problem, SampleError
+from fluxflow_registry.cli import inspect_data
 from fluxflow_registry.cli.inspect_data import SIDE
 from fluxflow_registry.engine.data.order import epoch_order
 from fluxflow_registry.engine.data.survey import step_use, survey
@@ -117,6 +120,37 @@ def test_the_sheet_shows_what_training_sees_first(call: Call, recipe: Path, tmp_
     for place, name in enumerate(first):
         colour = (255, 0, 0) if int(Path(name).stem) % 2 else (0, 0, 255)
         assert sheet.getpixel((GAP + place * (SIDE + GAP) + SIDE // 2, GAP + SIDE - 20)) == colour
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_where_no_sheet_can_be_written_everything_else_is_reported(
+    number: int, call: Call, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(inspect_data, "write_file", fail)
+
+    answer = call(recipe, "--inspect-data")
+    found = json.loads(call(recipe, "--inspect-data", "--json").out)
+
+    assert answer.code == 0
+    assert f"cannot write the contact sheet: {os.strerror(number)}, so there is no contact sheet" in answer.err
+    assert "contact sheet:" not in answer.out
+    assert "dataset held (shapes): 50 samples" in answer.out
+    assert {each["sheet"] for each in found.values()} == {None}
+
+
+def test_a_file_in_the_place_of_the_folder_of_sheets_is_reported_before_anything_is_read(
+    call: Call, recipe: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").write_text("")
+
+    answer = call(recipe, "--inspect-data", "--output", tmp_path / "out")
+
+    assert answer.code == 2
+    assert "`out` is not a folder, but files are written into it" in answer.err
+    assert "reading" not in answer.err
 
 
 def test_fewer_samples_are_read_on_request(call: Call, recipe: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from subprocess import CompletedProcess
 from typing import Any
@@ -311,3 +312,18 @@ def test_any_setting_gives_a_tree_or_a_problem(setting: str) -> None:
         places = [str(problem.where) for problem in error.problems]
 
     assert places in (["r.yaml:1:1"], [f"--set {setting}"])
+
+
+@pytest.mark.parametrize("value", ["*.tar", "{000..002}.tar", "[a].tar", "@a", "%a", "a: b: c", "!a"])
+def test_a_value_that_yaml_does_not_read_as_text_is_shown_quoted(value: str) -> None:
+    root = parse("datasets: {mine: {}}", "r.yaml")
+    with pytest.raises(RecipeError) as caught:
+        override(root, f"datasets.mine.shards={value}")
+    (hint,) = [text for label, text in caught.value.problems[0].notes if label == "hint"]
+
+    words = shlex.split(hint.removeprefix("if the value is text, quote it for YAML: "))
+
+    found = override(root, words[1]).find("datasets", "mine", "shards")
+    assert words[0] == "--set"
+    assert found is not None
+    assert found.value == value

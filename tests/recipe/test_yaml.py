@@ -90,7 +90,7 @@ def test_text_that_is_not_a_recipe_is_one_problem_at_its_location(
 
 @pytest.mark.parametrize(
     ("data", "where"),
-    [("ä".encode("latin-1"), ":1:1"), ("ä: 1\nab: ä".encode() + b"\xff", ":2:6"), ("a: 1".encode("utf-16"), ":1:1")],
+    [("ä".encode("latin-1"), ":1:1"), ("ä: 1\nab: ä".encode() + b"\xff", ":2:6")],
 )
 def test_a_file_that_is_not_utf_8_is_reported_with_the_position(data: bytes, where: str, tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
@@ -210,3 +210,22 @@ def test_any_text_gives_a_tree_or_one_problem(text: str) -> None:
 
     (answer,) = answers
     assert str(answer.where).startswith("r.yaml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_reported_as_such(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_bytes("recipe: 1\nname: x\n".encode(encoding))
+
+    with pytest.raises(RecipeError) as caught:
+        read(path)
+
+    assert str(caught.value) == f"{path}:1:1  the file is UTF-16: save it as UTF-8"
+
+
+@pytest.mark.parametrize("text", ["a: 1\n\tb: 2", "steps:\n\ta: 1", "a:\n  b: 1\n\tc: 2"])
+def test_a_tab_is_reported_with_what_to_use_instead(text: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse(text, "r.yaml")
+
+    assert caught.value.problems[0].notes == (("hint", "indent with spaces: YAML allows no tabs there"),)
