@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from fluxflow_registry import write_file
+from fluxflow_registry import Notice, write_file
 
 from .files import TABLE_BYTES, read_limited
 
@@ -60,12 +60,16 @@ class Cache:
         return json.loads(content[start:line]), memoryview(content)[line:]
 
     def write(self, path: Path | None, facts: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> None:
-        """Keep JSON and arrays in a file; where nothing can be written, nothing is kept."""
+        """Keep JSON and arrays in a file; where nothing can be written, nothing is kept, and a note says so."""
         if path is None:
             return
         body = b"".join([json.dumps(facts).encode(), b"\n", *(array.tobytes() for array in arrays)])
-        with suppress(OSError):
+        try:
             write_file(path, self.magic + _digest(body) + body, shared=True)
+        except OSError as error:
+            kept = f"what was found in the data is not kept in {path.parent} ({os.strerror(error.errno or 0)})"
+            fix = "set FLUXFLOW_HOME to a folder that can be written, or each command reads it again"
+            warnings.warn(Notice(f"{kept}: {fix}"), stacklevel=2)
 
 
 def _digest(content: bytes | memoryview) -> bytes:

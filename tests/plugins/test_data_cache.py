@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 from fluxflow_data.cache import Cache, cache_folder
 from fluxflow_data.shards.remote import Downloads, RemoteFile
-from fluxflow_registry import DataError
+from fluxflow_registry import DataError, Notice
 
 CACHE = Cache("things", ".thing", b"a thing\n")
 
@@ -43,8 +45,12 @@ def test_without_a_folder_for_the_cache_nothing_is_kept(
     home(tmp_path, monkeypatch)
     path = CACHE.path("a", 1)
 
-    CACHE.write(path, {"a": 1}, [np.zeros(3)])
+    said = [] if home is nobody else [f"what was found in the data is not kept in {tmp_path / 'home' / 'things'} ("]
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        CACHE.write(path, {"a": 1}, [np.zeros(3)])
 
+    assert [str(each.message).partition("(")[0] + "(" for each in caught] == said
+    assert all(each.category is Notice for each in caught)
     assert CACHE.read(path) is None
 
 
@@ -64,7 +70,8 @@ def test_what_is_not_a_file_in_the_cache_is_not_read(
         path.symlink_to("/dev/zero")
 
     assert CACHE.read(path) is None
-    CACHE.write(path, {"a": 1}, [np.zeros(3)])
+    with pytest.warns(Notice, match="is not kept") if kind == "folder" else nullcontext():
+        CACHE.write(path, {"a": 1}, [np.zeros(3)])
 
     kept = CACHE.read(path)
     assert (kept is None) == (kind == "folder")
