@@ -52,6 +52,8 @@ def status(path: str, registry: Registry) -> RunStatus | list[RunSummary]:
     if "\0" in path:
         raise RunError("the folder does not exist", path, code="missing-file")
     try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            folder.stat()  # `exists` hides why a folder cannot be read since Python 3.14
         if (folder / IDENTITY).exists():
             return read_status(folder, plugin_rows(registry))
         runs = runs_in(folder)

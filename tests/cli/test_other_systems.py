@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 #: Takes away what Windows does not have, then runs each command of the input and prints how it ended.
 PROGRAM = """
-import contextlib, io, json, os, signal, sys, traceback
+import contextlib, importlib, io, json, os, shutil, signal, sys, traceback
 
 # Libraries know their system; they are not in question.
 import lpips, matplotlib.figure, numpy, PIL.Image, rich.console, safetensors.torch, tempfile, torch._dynamo, subprocess
@@ -36,6 +36,8 @@ for name in (
 ):
     if hasattr(os, name):
         delattr(os, name)
+os.supports_dir_fd = set()
+importlib.reload(shutil)
 sync = os.fsync
 open_ = os.open
 

@@ -8,6 +8,7 @@ import tempfile
 import threading
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -175,12 +176,9 @@ def endless(tmp_path: Path) -> Iterator[Path]:
     stop = threading.Event()
 
     def write() -> None:
-        with path.open("wb") as pipe:
+        with suppress(BrokenPipeError), path.open("wb", buffering=0) as pipe:
             while not stop.is_set():
-                try:
-                    pipe.write(b"x" * 65536)
-                except BrokenPipeError:
-                    return
+                pipe.write(b"x" * 65536)
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()

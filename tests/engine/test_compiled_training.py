@@ -131,7 +131,8 @@ VARIANTS = {
     "averages": [AVERAGES],
     "checkpointing": CHECKPOINTING,
     "spectral norm": ["models.discriminator.spectral_norm=true"],
-    "batch norm": ["models.compressor.norm=batch", "models.expander.norm=batch"],
+    # The gradient of a bias before a norm is rounding errors, which Adam with its own eps would scale to whole steps.
+    "batch norm": ["models.compressor.norm=batch", "models.expander.norm=batch", f"{VAE}.optimizer.eps=1.0e-3"],
     "accumulated": ["steps.vae_gan.accumulate=2"],
     "half precision": ["steps.vae_gan.precision=bf16"],
     "everything": [NORM, AVERAGES, *CHECKPOINTING],
@@ -231,6 +232,7 @@ def test_compiling_a_model_whose_forward_nothing_calls_is_rejected(checked: Chec
     assert "compile" in str(problem.where)
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("text", "backend"), fast([VAE_GAN, VAE_GAN + FLOW], VAE_GAN))
 def test_a_recipe_with_everything_compiled_resumes_bit_by_bit(
     checked: Checker, tmp_path: Path, uninterrupted: Callable[..., Any], text: str, backend: str

@@ -179,6 +179,8 @@ def _started(loader: DataLoader[Any], method: str) -> Any:
     except BaseException as error:
         items._shutdown = True  # torch's own cleanup fails where not everything is there yet
         _kill({*multiprocessing.active_children()} - others)
+        with suppress(ValueError):  # torch may not yet have recorded them; another iterator may get this one's id
+            torch._C._remove_worker_pids(id(items))
         if isinstance(error, FluxflowError) or not isinstance(error, Exception):
             raise
         raise _not_started(error) from error
