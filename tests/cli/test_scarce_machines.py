@@ -213,7 +213,7 @@ def test_a_pipe_to_which_nobody_writes_is_an_empty_file_of_prompts(
     monkeypatch.setattr(generate, "WAIT", 0.1)
     os.mkfifo(tmp_path / "silent")
 
-    with pytest.raises(FluxflowError, match="a prompt is required"):
+    with pytest.raises(FluxflowError, match="the prompt file is empty"):
         prompts_of(flag, str(tmp_path / "silent"))
 
 
@@ -231,10 +231,10 @@ def test_prompts_are_read_from_a_pipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("absent", None, "cannot read the prompts: FileNotFoundError"),
-        ("bytes", b"\xff\xfe\xfa", "cannot read the prompts: UnicodeDecodeError"),
-        ("folder", "folder", "cannot read the prompts: IsADirectoryError"),
-        ("a\0b", None, "cannot read the prompts: ValueError: embedded null byte"),
+        ("absent", None, "cannot read the prompts: No such file or directory"),
+        ("bytes", b"\xff\xfe\xfa", "the prompt file is UTF-16: save it as UTF-8"),
+        ("folder", "folder", "cannot read the prompts: Is a directory"),
+        ("a\0b", None, "cannot read the prompts: no path contains a NUL character"),
     ],
 )
 def test_a_file_of_prompts_that_cannot_be_read_is_an_error(
