@@ -18,7 +18,7 @@ from attrs import define, evolve
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fluxflow_registry.contracts import Ending, Position
+from fluxflow_registry.contracts import Ending, Position, Stateful
 from fluxflow_registry.engine.graph.calls import tensors
 from fluxflow_registry.engine.run.observers import ObservedRun
 from fluxflow_registry.engine.run.run import Run
@@ -110,11 +110,24 @@ class _Limited:
         return getattr(self.inner, name)
 
 
+@define(eq=False)
+class _LimitedStateful(_Limited):
+    """The same for a transition that keeps something: since Python 3.12 a protocol does not see `__getattr__`."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        state: Mapping[str, Any] = self.inner.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.inner.load_state_dict(state)
+
+
 def _limited(transition: ConfiguredComponent, epochs: int) -> ConfiguredComponent:
     signature = transition.component.signature
     wider: Mapping[str, None] = dict.fromkeys((*signature.needs, "epoch"))
     component = evolve(transition.component, signature=evolve(signature, needs=tuple(wider)))
-    return evolve(transition, component=component, instance=_Limited(transition.instance, signature.needs, epochs))
+    limited = _LimitedStateful if isinstance(transition.instance, Stateful) else _Limited
+    return evolve(transition, component=component, instance=limited(transition.instance, signature.needs, epochs))
 
 
 class Trace:
