@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +37,13 @@ def registry() -> Registry:
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _forked() -> None:
+    """Workers have what a test patches, whatever default a library has asked for (Python 3.14: `forkserver`)."""
+    if sys.platform == "linux":
+        multiprocessing.set_start_method("fork", force=True)
 
 
 @pytest.fixture

@@ -143,6 +143,8 @@ def test_each_of_our_sources_reads_the_same_after_it_was_sent_to_another_process
 
 
 def test_workers_are_forked_on_linux_unless_the_process_has_chosen_another_method() -> None:
+    multiprocessing.set_start_method(None, force=True)
+
     assert sys.platform != "linux" or start_method() == "fork"
 
 
