@@ -237,13 +237,13 @@ def _lines(path: Path) -> Iterator[str]:
         if len(content) > LONGEST_FILE:
             message = f"the prompt file is too long: at most {LONGEST_FILE:,} bytes are read"
             raise DataError(message, str(path), code="out-of-range")
-        if b"\0" in content[:4]:
-            raise DataError(f"the prompt file is {not_utf8(content)}", str(path), code="unreadable-file")
         try:
-            lines = content.decode("utf-8-sig").splitlines()
+            text = content.decode("utf-8-sig")
         except UnicodeDecodeError:
-            raise DataError(f"the prompt file is {not_utf8(content)}", str(path), code="unreadable-file") from None
-    yield from (line.strip() for line in lines if line.strip())
+            text = None
+        if text is None or "\0" in text[:4]:  # UTF-16 of ASCII is also UTF-8
+            raise DataError(f"the prompt file is {not_utf8(content)}", str(path), code="unreadable-file")
+    yield from (line.strip() for line in text.splitlines() if line.strip())
 
 
 def _open_at_once(path: str, flags: int) -> int:

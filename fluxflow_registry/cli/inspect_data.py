@@ -101,11 +101,11 @@ def inspected(checked: RecipePlan, name: str, source: Source, folder: Path, samp
 
 
 def _sheet_of(source: Source, indices: Sequence[int], file: Path) -> Path | None:
-    """The contact sheet of a dataset; where it cannot be written, a note, as what was read is reported all the same."""
+    """Write the contact sheet of a dataset; where that fails, print a note, as the survey is still shown."""
     try:
         return write_sheet(source, indices, file)
     except RunError as error:
-        say_note(f"{error}, so there is no contact sheet; choose another folder with --output")
+        say_note(f"{error}; choose another folder with --output")
         return None
 
 

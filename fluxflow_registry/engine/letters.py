@@ -70,8 +70,8 @@ class Letters:
 @cache
 def _note_boxes() -> None:
     """Say once that characters cannot be drawn."""
-    text = "no installed font has some of the characters to be drawn: they are boxes in images"
-    warnings.warn(Notice(f"{text}. Install a font that has them, such as Noto Sans CJK"), stacklevel=2)
+    text = "no installed font has some of the characters in the images, so they are drawn as boxes"
+    warnings.warn(Notice(f"{text}: install a font that has them, such as Noto Sans CJK"), stacklevel=2)
 
 
 @cache

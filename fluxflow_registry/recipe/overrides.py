@@ -35,9 +35,8 @@ def override(root: Node, setting: str | Setting) -> Node:
         value = parse(text, str(origin))
     except RecipeError as error:
         notes = _quoted(path.strip(), text.strip()) if isinstance(origin, Flag) and origin.flag == "--set" else ()
-        raise RecipeError(
-            [evolve(each, where=origin, notes=(*each.notes, *notes)) for each in error.problems]
-        ) from None
+        problems = [evolve(each, where=origin, notes=(*each.notes, *notes)) for each in error.problems]
+        raise RecipeError(problems) from None
     if value.value is False:
         require_present(root, parts, origin)
     return _put(root, parts, as_node(value.plain(), origin), origin)

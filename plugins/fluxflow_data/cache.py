@@ -67,9 +67,9 @@ class Cache:
         try:
             write_file(path, self.magic + _digest(body) + body, shared=True)
         except OSError as error:
-            kept = f"what was found in the data is not kept in {path.parent} ({os.strerror(error.errno or 0)})"
-            fix = "set FLUXFLOW_HOME to a folder that can be written, or each command reads it again"
-            warnings.warn(Notice(f"{kept}: {fix}"), stacklevel=2)
+            failure = f"cannot cache the index of the data in {path.parent}: {os.strerror(error.errno or 0)}"
+            hint = "set FLUXFLOW_HOME to a writable folder, or each command reads the data again"
+            warnings.warn(Notice(f"{failure}; {hint}"), stacklevel=2)
 
 
 def _digest(content: bytes | memoryview) -> bytes:

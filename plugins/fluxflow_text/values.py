@@ -29,9 +29,9 @@ class Prompt:
 
     def notes(self, steps: Sequence[Mapping[str, ComputedValue]]) -> list[str]:
         """A dropout that leaves no caption to learn from."""
-        return ["`dropout: 1` replaces every caption by the empty one, so captions are not learned"] * (
-            self.dropout == 1.0
-        )
+        if self.dropout < 1:
+            return []
+        return ["`dropout: 1` replaces every caption by the empty one, so captions are not learned"]
 
     def __call__(self, caption: list[str], generator: torch.Generator) -> list[str]:
         """Return the captions, with the empty one in place of those that are dropped."""

@@ -52,10 +52,10 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def test_counts_buckets_captions_order_and_damage_are_reported(call: Call, recipe: Path) -> None:
-    told = call(recipe, "--inspect-data")
+    reported = call(recipe, "--inspect-data")
 
-    assert told.code == 0
-    out = " ".join(told.out.split())
+    assert reported.code == 0
+    out = " ".join(reported.out.split())
     assert "dataset shapes (folder): 20 samples, and 1 left out" in out
     assert "float32 [3, 32, 32] or [3, 40, 24], [3, 24, 40], " in out
     assert "stored as 32 x 32 to 96 x 32, median 24 x 48" in out
@@ -72,13 +72,13 @@ def test_counts_buckets_captions_order_and_damage_are_reported(call: Call, recip
 
 def test_the_reported_order_is_the_order_that_is_trained_on(call: Call, recipe: Path, prove: Any) -> None:
 
-    told = json.loads(call(recipe, "--inspect-data", "--json").out)
+    reported = json.loads(call(recipe, "--inspect-data", "--json").out)
 
     from fluxflow_registry.engine.data.opening import open_sources
 
     source = open_sources(prove(recipe.read_bytes()), fill_batches=False)["shapes"]
     order = epoch_order(source, 4, (0, "vae", "shapes", 0)).tolist()
-    assert told["shapes"]["uses"][0]["first"] == [source.name(index) for index in order[:8]]  # type: ignore[attr-defined]
+    assert reported["shapes"]["uses"][0]["first"] == [source.name(index) for index in order[:8]]  # type: ignore[attr-defined]
 
 
 def test_sizes_of_the_same_area_are_told_apart(call: Call, tmp_path: Path) -> None:
@@ -98,9 +98,9 @@ def test_sizes_of_the_same_area_are_told_apart(call: Call, tmp_path: Path) -> No
 
 
 def test_json_has_every_number(call: Call, recipe: Path) -> None:
-    told = call(recipe, "--inspect-data", "--json", "--output", "out")
+    reported = call(recipe, "--inspect-data", "--json", "--output", "out")
 
-    found = json.loads(told.out)
+    found = json.loads(reported.out)
     assert found["shapes"]["survey"]["buckets"] == {"24 x 40": 9, "32 x 32": 9, "40 x 24": 2}
     assert found["shapes"]["survey"]["stored"]["largest"] == [96, 32]
     assert found["shapes"]["survey"]["texts"]["caption"]["repeated"] == 3
@@ -135,7 +135,8 @@ def test_where_no_sheet_can_be_written_everything_else_is_reported(
     found = json.loads(call(recipe, "--inspect-data", "--json").out)
 
     assert answer.code == 0
-    assert f"cannot write the contact sheet: {os.strerror(number)}, so there is no contact sheet" in answer.err
+    failure = f"cannot write the contact sheet: {os.strerror(number)}"
+    assert f"{failure}; choose another folder with --output\n" in answer.err
     assert "contact sheet:" not in answer.out
     assert "dataset held (shapes): 50 samples" in answer.out
     assert {each["sheet"] for each in found.values()} == {None}
@@ -154,13 +155,14 @@ def test_a_file_in_the_place_of_the_folder_of_sheets_is_reported_before_anything
 
 
 def test_fewer_samples_are_read_on_request(call: Call, recipe: Path) -> None:
-    told = call(recipe, "--inspect-data", "--samples", "5")
+    reported = call(recipe, "--inspect-data", "--samples", "5")
     unused = call(recipe, "--inspect-data", "--samples", "5", "--set", "steps.vae.evaluate.seen=false")
     large = call(recipe, "--inspect-data", "--samples", "5", "--set", "steps.vae.batch_size=64")
     none = call(recipe, "--inspect-data", "--samples", "0")
 
     assert (
-        "    5 of 20 samples, evenly spaced, were checked: all can be read; set --samples to check more\n" in told.out
+        "    5 of 20 samples, evenly spaced, were checked: all can be read; set --samples to check more\n"
+        in reported.out
     )
     assert "no step or evaluation uses it" in unused.out.split("dataset held")[1]
     assert "too few samples for a batch of 64, so training will not start" in large.out
@@ -168,15 +170,15 @@ def test_fewer_samples_are_read_on_request(call: Call, recipe: Path) -> None:
 
 
 def test_a_dataset_that_cannot_be_opened_is_an_error_with_its_place(call: Call, recipe: Path) -> None:
-    told = call(recipe, "--inspect-data", "--set", "datasets.shapes.path=./nowhere")
+    reported = call(recipe, "--inspect-data", "--set", "datasets.shapes.path=./nowhere")
 
-    assert told.code == 2
+    assert reported.code == 2
     asked = "requested by  dataset `shapes` (--set datasets.shapes.path=./nowhere)"
-    assert told.err == f"nowhere  folder `nowhere` does not exist\n    {asked}\n"
+    assert reported.err == f"nowhere  folder `nowhere` does not exist\n    {asked}\n"
 
 
 @pytest.mark.parametrize(
-    ("verify", "damaged", "told"),
+    ("verify", "damaged", "reported"),
     [
         ("true", ["cut", "empty", "text"], "all others can be read"),
         ("false", ["cut", "empty", "text"], "all others can be read"),
@@ -185,7 +187,7 @@ def test_a_dataset_that_cannot_be_opened_is_an_error_with_its_place(call: Call, 
     ],
 )
 def test_beside_damage_no_report_claims_that_all_samples_can_be_read(
-    verify: str, damaged: list[str], told: str, call: Call, recipe: Path, tmp_path: Path
+    verify: str, damaged: list[str], reported: str, call: Call, recipe: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "four"
     folder.mkdir()
@@ -199,7 +201,7 @@ def test_beside_damage_no_report_claims_that_all_samples_can_be_read(
     out = call(recipe, "--inspect-data", "--set", f"datasets.shapes={dataset}", "--set", "steps.vae.batch_size=2").out
 
     first = out.split("\n\n")[0].splitlines()
-    assert first[-2] == f"    {told}"
+    assert first[-2] == f"    {reported}"
     assert sum(line.startswith("        four/") for line in first) == len(damaged)
     assert "    caption        empty in every sample" in first
 
@@ -225,9 +227,9 @@ def test_where_all_samples_are_damaged_no_report_claims_that_others_can_be_read(
         (folder / f"{name}.png").write_bytes((folder / f"{name}.png").read_bytes()[:300])
     dataset = "datasets.shapes={type: folder, path: cut, uncaptioned: true, damaged_at_most: 0.9, verify: false}"
 
-    told = call(recipe, "--inspect-data", "--samples", samples, "--set", dataset, "--set", "steps.vae.batch_size=2")
+    reported = call(recipe, "--inspect-data", "--samples", samples, "--set", dataset, "--set", "steps.vae.batch_size=2")
 
-    first = told.out.split("\n\n")[0].splitlines()
+    first = reported.out.split("\n\n")[0].splitlines()
     assert f"    {head}" in first
     assert first[-1] == f"    {tail}"
 
@@ -239,10 +241,10 @@ def test_problems_of_files_of_two_datasets_are_reported_once_and_name_both(
     text = recipe.read_text().replace("  held: {", "  more: {type: folder, path: pictures}\n  held: {", 1)
     recipe.write_text(text)
 
-    told = call(recipe, command, "--set", "datasets.shapes.damaged_at_most=0")
+    reported = call(recipe, command, "--set", "datasets.shapes.damaged_at_most=0")
 
-    lines = told.err.split("\n\n")
-    assert told.code == 2
+    lines = reported.err.split("\n\n")
+    assert reported.code == 2
     assert [line.splitlines()[0].split(":")[0] for line in lines] == [
         "pictures/empty.png  image `empty.png` is empty (0 bytes)",
         "pictures/12.png  image `12.png` is damaged",
@@ -262,10 +264,10 @@ def test_of_a_thousand_problems_the_first_of_each_kind_are_shown_and_the_others_
         path.unlink()
     (tmp_path / "pictures" / "empty.txt").write_text("caption")
 
-    told = call(recipe, "--check")
+    reported = call(recipe, "--check")
     found = json.loads(call(recipe, "--check", "--json").out)["problems"]
 
-    heads = [paragraph.splitlines() for paragraph in told.err.split("\n\n")]
+    heads = [paragraph.splitlines() for paragraph in reported.err.split("\n\n")]
     assert [head[0] for head in heads[:-1]] == [
         *(f"pictures/{number:02}.png  image `{number:02}.png` has no caption" for number in range(9)),
         "pictures/empty.png  image `empty.png` is empty (0 bytes)",
@@ -275,7 +277,7 @@ def test_of_a_thousand_problems_the_first_of_each_kind_are_shown_and_the_others_
         *(f"pictures/{number:02}.png" for number in range(20)),
         "pictures/empty.png",
     ]
-    assert told.err.count("requested by") == 1
+    assert reported.err.count("requested by") == 1
     notes = [{note["label"]: note["text"] for note in place["notes"]} for place in found]
     assert all(each["requested by"].startswith("dataset `shapes` (") for each in notes)
 
@@ -290,9 +292,9 @@ def test_a_note_that_belongs_to_one_problem_stands_under_each_that_has_it(
         Image.effect_noise((32, 32), 64).save(tmp_path / "two" / f"{name}.png")
     dataset = "datasets.shapes={type: folder, path: two, captions: captions.txt}"
 
-    told = call(recipe, "--check", "--set", dataset, "--set", "steps.vae.batch_size=2")
+    reported = call(recipe, "--check", "--set", dataset, "--set", "steps.vae.batch_size=2")
 
-    words = " ".join(told.err.split())
+    words = " ".join(reported.err.split())
     assert (words.count("received no tab"), words.count("nearest 1.png")) == (2, 2)
     assert (words.count("requested by"), words.count("hint set `damaged_at_most")) == (1, 1)
 

@@ -87,7 +87,7 @@ def test_a_sheet_is_drawn_on_a_system_without_any_font(monkeypatch: pytest.Monke
 
 
 def test_characters_that_no_font_has_are_reported_once() -> None:
-    with pytest.warns(Notice, match="boxes in images. Install a font") as caught:
+    with pytest.warns(Notice, match="drawn as boxes: install a font") as caught:
         contact_sheet([[torch.zeros(3, 96, 96)]] * 2, [MISSING, f"a{MISSING}\U000e0ffe"])
 
     assert len(caught) == 1

@@ -134,7 +134,7 @@ def test_an_index_that_cannot_be_written_is_not_kept(
         monkeypatch.setattr(os, "fsync", full)
 
     for _ in range(2):
-        with pytest.warns(Notice, match=rf"is not kept in {home}/index "):
+        with pytest.warns(Notice, match=rf"cannot cache the index of the data in {home}/index: "):
             source = open_shards(path)
         assert captions_of(source) == ["image 0", "image 1"]
 

@@ -167,10 +167,10 @@ def data_notes(step: StepPlan, sources: Mapping[str, Source]) -> list[str]:
     samples that were found damaged, and the samples that fill no batch.
     """
     trained = step.settings.dataset
-    unfilled = None
+    notes = _notes_of(trained, sources, step.values)
     if buckets_of(sources[trained]) is not None:
         unfilled = leftovers(batch_counts(sources[trained], step.settings.batch_size))
-    notes = [*_notes_of(trained, sources, step.values), *([f"dataset `{trained}`: {unfilled}"] if unfilled else [])]
+        notes += [f"dataset `{trained}`: {unfilled}"] if unfilled else []
     for evaluation in step.evaluations.values():
         notes += _notes_of(evaluation.settings.dataset, sources, evaluation.values)
     return list(dict.fromkeys(notes))

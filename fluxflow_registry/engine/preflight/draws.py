@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fluxflow_registry.contracts import Draw, ObserverExtras, Source
 from fluxflow_registry.engine.data.batches import Reader
 from fluxflow_registry.engine.data.order import first_bucket
 from fluxflow_registry.engine.graph.calls import map_tensors, read_numbers
-from fluxflow_registry.engine.preflight.shapes import META, example
+from fluxflow_registry.engine.preflight.shapes import META, example, on_meta
 from fluxflow_registry.engine.run.evaluation import Sampling
 from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, unique
@@ -42,11 +41,7 @@ def try_draws(plan: RecipePlan, sources: Mapping[str, Source], models: Mapping[s
 def _first_samples(source: Source) -> dict[str, Any]:
     order = first_bucket(source)
     fields = Reader(source, order, 0).read(0, min(SAMPLES, len(order))).fields
-    return {name: map_tensors(_on_meta, field) for name, field in fields.items()}
-
-
-def _on_meta(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, device=META)
+    return {name: map_tensors(on_meta, field) for name, field in fields.items()}
 
 
 def _problems(

@@ -16,12 +16,13 @@ from fluxflow_registry.engine.graph.broadcasting import compared_alike
 from fluxflow_registry.engine.graph.calls import Binding, map_tensors, read_numbers
 from fluxflow_registry.engine.graph.randomness import Draws, derive
 from fluxflow_registry.engine.graph.values import Instance, Values, evaluate
+from fluxflow_registry.engine.preflight.shapes import META, on_meta
 from fluxflow_registry.engine.run.evaluation import bind_metrics, metric_title, metric_values
 from fluxflow_registry.engine.training.step import size_of
 from fluxflow_registry.errors import FluxflowError, Problem, RecipeError, unique
 from fluxflow_registry.plan.steps import EvaluationPlan, RecipePlan, StepPlan
 
-META, CPU = torch.device("meta"), torch.device("cpu")
+CPU = torch.device("cpu")
 
 #: Samples of the batch: enough that one number for each sample is not taken for a single number.
 SAMPLES = 2
@@ -57,7 +58,7 @@ def _try(
     batch = Reader(source, order, seed).read(*place).fields
     shapes, values = (Values(evaluation.values, models, Draws(device)) for device in (META, CPU))
     size = size_of(batch) or step.image_size
-    for each, fields in ((shapes, map_tensors(_on_meta, dict(batch))), (values, batch)):
+    for each, fields in ((shapes, map_tensors(on_meta, dict(batch))), (values, batch)):
         each.begin(fields, step_batch=0, sampler=plan.solver, image_size=size)
     numbers = torch.Generator().manual_seed(0)
     names: dict[str, float] = {}
@@ -100,7 +101,3 @@ def _arguments(metric: Binding, shapes: Values, values: Values, numbers: torch.G
     for name, value in needed.items():
         values.kept[name] = Instance(map_tensors(random, value))
     return values.arguments(metric, frozenset(), as_float=True)
-
-
-def _on_meta(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, device=META)

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import torch
 from attrs import evolve, frozen
-from torch import nn
+from torch import Tensor, nn
 
 from fluxflow_registry.check.configure import Components
 from fluxflow_registry.contracts import Field, Prepared, Sampler, variants
@@ -237,6 +237,11 @@ def example(fields: Mapping[str, Field], batch_size: int, device: torch.device) 
             dtype = getattr(torch, field.dtype)
             batch[name] = torch.empty((batch_size, *field.shape), dtype=dtype, device=device)
     return batch
+
+
+def on_meta(tensor: Tensor) -> Tensor:
+    """A tensor of this shape and type without numbers."""
+    return torch.empty_like(tensor, device=META)
 
 
 def _prove_step(

@@ -235,9 +235,8 @@ def _acquire(handle: IO[bytes]) -> bool:
         try:
             return disk.lock(handle)
         except (BlockingIOError, PermissionError):
-            if time.monotonic() - started > (
-                ORPHANED_LOCK if _is_running(_owner_of(handle.fileno())) is False else 0.1
-            ):
+            orphaned = _is_running(_owner_of(handle.fileno())) is False
+            if time.monotonic() - started > (ORPHANED_LOCK if orphaned else 0.1):
                 raise
             time.sleep(0.02)
 
@@ -251,7 +250,7 @@ def _owner_of(handle: int) -> str:
 
 
 def _name_of(owner: str) -> str:
-    """What a lock file says of its owner, without the time at which it started."""
+    """The process that a lock file names, without its start time."""
     return owner.partition("\n")[0] if _OWNER.match(owner) else "another process"
 
 
@@ -279,7 +278,7 @@ def _is_running(owner: str) -> bool | None:
 
 
 def _is_another(owner: str) -> bool | None:
-    """The same of a process that is not this one."""
+    """As `_is_running`, but False for this process itself."""
     named = _OWNER.match(owner)
     if not owner or (named is not None and (named[1], named[2]) == (str(os.getpid()), platform.node())):
         return False

@@ -40,7 +40,7 @@ class RunData:
                 self._observers.warn(position, f"{message}\n    {replaced.problem}")
 
     def report_notes(self, step: StepPlan, position: Position) -> None:
-        """Warn of what the data of a step notes, of which samples it leaves out for one, once in this process."""
+        """Warn of what is noted about the data of a step, such as samples that are left out, once in this process."""
         for note in data_notes(step, self.sources):
             if note not in self._reported:
                 self._reported.add(note)

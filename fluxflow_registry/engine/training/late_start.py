@@ -129,11 +129,8 @@ def without_effect(step: StepPlan) -> Iterator[Problem]:
     """What never takes effect in a step: updates and losses that start after its last batch, and long accumulation."""
     batches = step.epochs * step.batches
     if step.accumulate > step.batches:
-        who, epoch = (
-            f"step `{step.name}` accumulates {counted(step.accumulate, 'batch')}",
-            counted(step.batches, "batch"),
-        )
-        message = f"{who}, but an epoch has {epoch}: a window ends with its epoch"
+        window, epoch = counted(step.accumulate, "batch"), counted(step.batches, "batch")
+        message = f"step `{step.name}` accumulates {window}, but an epoch has {epoch}: a window ends with its epoch"
         yield Problem(message, step.entry.node.at("accumulate"), code="unused", subject="accumulate")
     for update in step.updates.values():
         starts = Starts(update)

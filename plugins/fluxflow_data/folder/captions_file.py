@@ -140,7 +140,7 @@ class Columns:
     @classmethod
     def of_header(cls, line: str, separator: str) -> Columns | None:
         """The columns that a header names; None for any other line."""
-        cells = _header_cells(line, separator)
+        cells = [cell.replace(" ", "_") for cell in _header_cells(line, separator)]
         name, caption = (next((key for key in keys if key in cells), None) for keys in (NAME_KEYS, CAPTION_KEYS))
         if name is None or caption is None:
             return None
@@ -148,8 +148,8 @@ class Columns:
 
 
 def _header_cells(line: str, separator: str) -> list[str]:
-    """The names of the columns, if the line is a header."""
-    return [cell.strip(' \t\r"').lower().replace(" ", "_") for cell in line.split(separator)]
+    """The names of the columns, if the line is a header; with spaces in those of several words."""
+    return [cell.strip(' \t\r"').lower() for cell in line.split(separator)]
 
 
 def _unknown_header(line: str, separator: str) -> list[str]:
@@ -157,8 +157,8 @@ def _unknown_header(line: str, separator: str) -> list[str]:
 
     A word of several parts (`File Name`, which might be a caption) counts only beside a column that is known.
     """
-    cells = [cell for cell in _header_cells(line, separator) if cell]
-    words = [cell.strip(' \t\r"') for cell in line.split(separator)]
+    words = [cell for cell in _header_cells(line, separator) if cell]
+    cells = [cell.replace(" ", "_") for cell in words]
     alike = len(set(cells)) == len(cells) > 1 and all(map(COLUMN.fullmatch, cells))
     known = not {*NAME_KEYS, *CAPTION_KEYS}.isdisjoint(cells)
     return cells if alike and (known or not any(" " in word for word in words)) else []
@@ -290,9 +290,8 @@ def _lacking(value: Mapping[str, Any], what: str, keys: Sequence[str], where: Pl
     if key is None:
         wrong = f"has no {what.split(' ', 1)[1]}: expected a key such as `{keys[0]}`"
         return Row(where, wrong=wrong, received=", ".join(value))
-    if isinstance(value[key], str):
-        return Row(where, wrong=f"has {what} that is empty", received=f"`{key}`: {json.dumps(value[key])}")
-    return Row(where, wrong=f"has {what} that is not text", received=f"`{key}`: {json.dumps(value[key])}")
+    flaw = "empty" if isinstance(value[key], str) else "not text"
+    return Row(where, wrong=f"has {what} that is {flaw}", received=f"`{key}`: {json.dumps(value[key])}")
 
 
 @define

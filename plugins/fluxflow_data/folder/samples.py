@@ -138,9 +138,8 @@ def _read_caption(root: Path, files: Mapping[str, str], name: str) -> str | Prob
     """The caption beside an image, or why there is none."""
     text = next(iter(texts_beside(files, name)), None)
     if text is None:
-        hint = (
-            f"add `{root / (stem(name) + CAPTION_SUFFIXES[0])}`, or set `uncaptioned: true` if no captions are needed"
-        )
+        expected = root / (stem(name) + CAPTION_SUFFIXES[0])
+        hint = f"add `{expected}`, or set `uncaptioned: true` if no captions are needed"
         message = f"image `{name}` has no caption"
         return Problem(message, str(root / name), (("hint", hint),), code="missing-caption", subject=name)
     path, code = root / files[text], "unreadable-file"
