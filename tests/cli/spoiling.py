@@ -57,7 +57,7 @@ class Exhausting(torch.autograd.Function):
 
 
 def depth(reconstruction, step_batch: int):
-    """A loss that is not finite when it is told."""
+    """A loss that is not finite when it is reported."""
     mean = reconstruction.mean()
     if spoilt("loss", step_batch):
         return root(mean - mean.detach() - 1.0)
@@ -76,7 +76,7 @@ def root(number):
 
 
 def brightness(reconstruction, step_batch: int):
-    """A value that is not finite when it is told."""
+    """A value that is not finite when it is reported."""
     if spoilt("memory in a value", step_batch):
         exhausted()
     return reconstruction * (math.inf if spoilt("value", step_batch) else 1.0)

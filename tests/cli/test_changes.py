@@ -1,4 +1,4 @@
-"""A run that goes on is told what is not as it was when it began."""
+"""A resumed run reports what has changed since it began."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FACTS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("before", "told"),
+    ("before", "reported"),
     [
         ({}, []),
         ({"torch": "2.14.1"}, ["torch has changed from 2.14.1 to 2.15.0, so results may differ in their last bits"]),
@@ -36,10 +36,10 @@ FACTS: dict[str, Any] = {
         ),
     ],
 )
-def test_what_has_changed_is_named(tmp_path: Path, before: dict[str, Any], told: list[str]) -> None:
+def test_what_has_changed_is_named(tmp_path: Path, before: dict[str, Any], reported: list[str]) -> None:
     (tmp_path / ENVIRONMENT).write_text(json.dumps({**FACTS, **before}))
 
-    assert changes(tmp_path, FACTS) == told
+    assert changes(tmp_path, FACTS) == reported
 
 
 @pytest.mark.parametrize("content", ["", "[]", "3", "{", '{"plugins": 3}', '{"torch": "2.15.0"}'])

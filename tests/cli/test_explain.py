@@ -36,15 +36,15 @@ VAE = """
 
 
 def test_a_valid_recipe_is_summarized_on_a_few_lines(call: Call) -> None:
-    told = call("--validate", DEFAULT)
+    reported = call("--validate", DEFAULT)
 
-    assert told.code == 0
-    assert told.err == ""
-    assert told.out.startswith(f"{DEFAULT} is valid: recipe `vae_gan_flow`, 3 steps\n\nstep 1: vae_warmup (")
-    assert "\nstep 2: vae_gan after vae_warmup (" in told.out
-    assert "    discriminator: trains discriminator; losses hinge_discriminator, r1\n" in told.out
-    assert "    frozen: compressor\n" in told.out
-    assert "    evaluates held_out: shapes_judge over 256 samples of `held_out`" in told.out
+    assert reported.code == 0
+    assert reported.err == ""
+    assert reported.out.startswith(f"{DEFAULT} is valid: recipe `vae_gan_flow`, 3 steps\n\nstep 1: vae_warmup (")
+    assert "\nstep 2: vae_gan after vae_warmup (" in reported.out
+    assert "    discriminator: trains discriminator; losses hinge_discriminator, r1\n" in reported.out
+    assert "    frozen: compressor\n" in reported.out
+    assert "    evaluates held_out: shapes_judge over 256 samples of `held_out`" in reported.out
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -65,26 +65,32 @@ def test_a_valid_recipe_as_json(call: Call) -> None:
 
 
 def test_the_plan_tells_what_is_reused_and_where_gradients_flow(call: Call) -> None:
-    told = call("--explain", DEFAULT)
+    reported = call("--explain", DEFAULT)
 
-    assert told.code == 0
-    assert told.out.startswith(
+    assert reported.code == 0
+    assert reported.out.startswith(
         "STEPS\n  start -> vae_warmup\n  vae_warmup -> vae_gan\n  vae_gan -> flow\n\nSTEP vae_warmup"
     )
-    assert GAN in told.out
-    assert VAE in told.out
-    assert re.search(r"\n    \+ [\d.]+ \* hinge_generator\(fake_logits\), detached at latent -> expander\n", told.out)
-    assert re.search(r"\n    \+ [\d.]+ \* r1\(image, discriminator\), every 16 batches -> discriminator\n", told.out)
-    assert "\n  frozen: compressor\n" in told.out
-    assert told.out.endswith("A value marked * carries gradient to the models in brackets; one marked = is reused.\n")
+    assert GAN in reported.out
+    assert VAE in reported.out
+    assert re.search(
+        r"\n    \+ [\d.]+ \* hinge_generator\(fake_logits\), detached at latent -> expander\n", reported.out
+    )
+    assert re.search(
+        r"\n    \+ [\d.]+ \* r1\(image, discriminator\), every 16 batches -> discriminator\n", reported.out
+    )
+    assert "\n  frozen: compressor\n" in reported.out
+    assert reported.out.endswith(
+        "A value marked * carries gradient to the models in brackets; one marked = is reused.\n"
+    )
 
 
 def test_without_the_cut_the_generator_s_loss_reaches_the_compressor(call: Call) -> None:
     cut = "steps.vae_gan.updates.vae.losses.hinge_generator.detach"
 
-    told = call("--explain", DEFAULT, "--set", f"{cut}=[]")
+    reported = call("--explain", DEFAULT, "--set", f"{cut}=[]")
 
-    assert re.search(r"hinge_generator\(fake_logits\) -> compressor, expander\n", told.out)
+    assert re.search(r"hinge_generator\(fake_logits\) -> compressor, expander\n", reported.out)
 
 
 def test_the_plan_as_json(call: Call) -> None:
@@ -126,15 +132,15 @@ def test_late_starts_are_reported(call: Call) -> None:
     ]
 
     valid = call("--validate", DEFAULT, *late)
-    told = call("--explain", DEFAULT, *late)
+    reported = call("--explain", DEFAULT, *late)
     data = json.loads(call("--explain", DEFAULT, "--json", *late).out)
 
     assert "losses hinge_discriminator, r1; starts at batch 500\n" in valid.out
     assert "mse, l1, kl, hinge_generator; hinge_generator starts once loss_threshold of vae_loss is met\n" in valid.out
-    assert "update discriminator: trains discriminator (AdamW), starts at batch 500\n" in told.out
+    assert "update discriminator: trains discriminator (AdamW), starts at batch 500\n" in reported.out
     assert (
         "hinge_generator(fake_logits), starts once loss_threshold of vae_loss is met, detached at latent -> expander\n"
-        in told.out
+        in reported.out
     )
     discriminator, vae = next(step for step in data["steps"] if step["name"] == "vae_gan")["updates"]
     assert discriminator["start"] == 500
@@ -145,13 +151,13 @@ def test_accumulation_and_the_samples_of_a_step_of_the_optimizer_are_reported(ca
     settings = ["--set", "steps.flow.accumulate=4", "--set", "steps.flow.batch_size=16"]
 
     valid = call("--validate", DEFAULT, *settings)
-    told = call("--explain", DEFAULT, *settings)
+    reported = call("--explain", DEFAULT, *settings)
     data = json.loads(call("--explain", DEFAULT, "--json", *settings).out)
 
     averaged = "  the gradients of 4 batches of 16 are averaged: each optimizer step uses 64 samples\n"
     assert "batches of 16, 4 per optimizer step" in valid.out
-    assert f"STEP flow: on each batch of `shapes` (image, caption)\n{averaged}" in told.out
-    assert told.out.count("averaged") == valid.out.count("per optimizer step") == 1
+    assert f"STEP flow: on each batch of `shapes` (image, caption)\n{averaged}" in reported.out
+    assert reported.out.count("averaged") == valid.out.count("per optimizer step") == 1
     flow = next(step for step in data["steps"] if step["name"] == "flow")
     assert (flow["batch_size"], flow["accumulate"], flow["effective_batch_size"]) == (16, 4, 64)
 
@@ -159,9 +165,9 @@ def test_accumulation_and_the_samples_of_a_step_of_the_optimizer_are_reported(ca
 def test_siblings_are_reported_with_their_parent(call: Call, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(steps("a", "b", "c", c="a"))
 
-    told = call("--explain", "r.yaml")
+    reported = call("--explain", "r.yaml")
 
-    assert told.out.startswith("STEPS\n  start -> a\n  a -> b\n  a -> c\n")
+    assert reported.out.startswith("STEPS\n  start -> a\n  a -> b\n  a -> c\n")
 
 
 NODE = r"s\d+(?:u\d+(?:_|loss_)\w+)?"
@@ -183,10 +189,10 @@ def test_the_diagram_is_a_flowchart_in_which_every_edge_has_its_nodes(call: Call
     awkward = awkward.replace("{type: graph}", "{type: shapes}").replace("      vae:", "      subgraph:")
     (tmp_path / "r.yaml").write_text(DEFAULT.read_text() if name == "default" else awkward)
 
-    told = call("--explain", "--mermaid", "r.yaml")
+    reported = call("--explain", "--mermaid", "r.yaml")
 
-    assert told.code == 0
-    lines = told.out.splitlines()
+    assert reported.code == 0
+    lines = reported.out.splitlines()
     assert all(any(re.fullmatch(line, text) for line in LINES) for text in lines)
     assert sum("subgraph" in line.split("[")[0] for line in lines) == sum(line.strip() == "end" for line in lines)
     nodes = {match[1] for line in lines if (match := re.match(r"\s+(?:subgraph )?(s\w+)[\[({]", line))}

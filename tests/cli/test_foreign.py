@@ -25,7 +25,7 @@ def knows(recognize: Callable[..., Problem | None]) -> SimpleNamespace:
     return SimpleNamespace(fluxflow_recognize_file=hookimpl(recognize))
 
 
-def told(path: str, content: Any, arguments: Any, trains: bool) -> Problem | None:
+def recognized(path: str, content: Any, arguments: Any, trains: bool) -> Problem | None:
     if "pipeline" not in content:
         return None
     return Problem(f"a file of mine, {content['pipeline']} {arguments.device} {trains}", path)
@@ -45,7 +45,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Callable[[Registry], None]:
 def test_a_plugin_recognizes_a_file_by_its_content_and_the_command_line(
     call: Call, registry: Any, tmp_path: Path, flags: list[str], trains: bool
 ) -> None:
-    registry(from_modules({"other": knows(lambda path, content, arguments, trains: None), "mine": knows(told)}))
+    registry(from_modules({"other": knows(lambda path, content, arguments, trains: None), "mine": knows(recognized)}))
     (tmp_path / "mine.yaml").write_text("pipeline: 3")
 
     answer = call("mine.yaml", "--device", "cpu", *flags)
@@ -59,7 +59,7 @@ def test_a_file_that_no_plugin_knows_keeps_the_errors_of_a_recipe(
 ) -> None:
     (tmp_path / "mine.yaml").write_text(text)
 
-    registry(from_modules({"mine": knows(told)}))
+    registry(from_modules({"mine": knows(recognized)}))
     with_it = call("mine.yaml")
     registry(from_modules({}))
     without = call("mine.yaml")

@@ -328,7 +328,7 @@ def prompts(tmp_path: Path) -> Path:
     return folder
 
 
-def told(path: Path) -> dict[str, Any]:
+def metadata_of(path: Path) -> dict[str, Any]:
     with Image.open(path) as image:
         image.load()
         return {str(key): value for key, value in image.info.items()}
@@ -346,12 +346,12 @@ def test_the_command_line_of_fluxflow_generates_from_each_file_of_a_folder(
 
     assert code == 0, err
     assert [picture.name[: picture.name.index("-seed0")] for picture in pictures] == ["night", "sunset"]
-    assert [told(picture)["prompt"] for picture in pictures] == [
+    assert [metadata_of(picture)["prompt"] for picture in pictures] == [
         "a large blue star",
         "a small red circle on a white background",
     ]
-    assert {told(picture)["guidance"] for picture in pictures} == {"5.0"}
-    assert {told(picture)["steps"] for picture in pictures} == {"2"}
+    assert {metadata_of(picture)["guidance"] for picture in pictures} == {"5.0"}
+    assert {metadata_of(picture)["steps"] for picture in pictures} == {"2"}
     assert "--batch-size has no effect" in err
     assert "note: --vae-dim has no effect: the architecture is read from the run" in err
     assert "note: --workers has no effect: prompts are read by this process" in err
@@ -378,7 +378,7 @@ def test_guidance_is_the_recipes_unless_flags_of_fluxflow_ask_for_what_they_mean
 
     _, pictures, err = draw(capsys, finished, "--prompt", "a circle", *stated, "--output", tmp_path)
 
-    assert {told(picture)["guidance"] for picture in pictures} == {guidance}
+    assert {metadata_of(picture)["guidance"] for picture in pictures} == {guidance}
     assert ("--guidance-scale has no effect without --use-cfg" in err) == (
         "--guidance-scale" in flags and guidance == "1.0"
     )
@@ -589,15 +589,15 @@ def unreadable(path: Path) -> str:
 def test_a_file_of_prompts_that_cannot_be_used_is_named(
     name: str, flag: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = unreadable(tmp_path / name)
+    reported = unreadable(tmp_path / name)
     if (name, flag) == ("folder", "--text-prompts-path"):
-        told = "the prompt folder contains no .txt file"
+        reported = "the prompt folder contains no .txt file"
 
     code, _, err = draw(capsys, finished, flag, f"{tmp_path}/{name}")
 
     assert code == 2
     assert err.startswith(f"{tmp_path}/{name.rstrip(chr(0))}")
-    assert f"  {told}\n" in err
+    assert f"  {reported}\n" in err
     assert "Error" not in err
 
 

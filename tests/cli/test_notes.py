@@ -101,11 +101,11 @@ def test_notes_that_fail_are_a_problem_of_the_value(prove: Callable[..., RecipeP
 
 
 def test_validating_prints_notes(call: Callable[..., Answer]) -> None:
-    told = call("--validate", DEFAULT, "--set", NEVER_DROPPED[0][0], "--set", GUIDED)
+    reported = call("--validate", DEFAULT, "--set", NEVER_DROPPED[0][0], "--set", GUIDED)
 
-    assert told.code == 0
-    assert told.err.startswith("note: --set values.generated_image={guidance: 4}  value `generated_image`: ")
-    assert told.err.count("\n") == 1
+    assert reported.code == 0
+    assert reported.err.startswith("note: --set values.generated_image={guidance: 4}  value `generated_image`: ")
+    assert reported.err.count("\n") == 1
 
 
 def test_a_notice_is_printed_once_and_as_a_note(capsys: pytest.CaptureFixture[str]) -> None:

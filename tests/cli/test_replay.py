@@ -215,14 +215,14 @@ def test_other_losses_and_other_data_are_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (bundle,) = train("loss:6")
-    told = json.loads((bundle / "bundle.json").read_text())
-    told["losses"][0]["l1"] = 0.25
-    (bundle / "bundle.json").write_text(json.dumps(told))
+    reported = json.loads((bundle / "bundle.json").read_text())
+    reported["losses"][0]["l1"] = 0.25
+    (bundle / "bundle.json").write_text(json.dumps(reported))
 
     other_losses = call("--replay", bundle, *GIVEN).out
     monkeypatch.delenv("SPOIL")
-    told["samples"][0] = 23 - told["samples"][0]
-    (bundle / "bundle.json").write_text(json.dumps(told))
+    reported["samples"][0] = 23 - reported["samples"][0]
+    (bundle / "bundle.json").write_text(json.dumps(reported))
     other_data = call("--replay", bundle, *GIVEN).out
 
     assert "reproduced: not finite again, but finite losses also differ from the recorded ones" in other_losses

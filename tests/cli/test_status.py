@@ -53,8 +53,8 @@ def save(folder: RunFolder, position: Position, kind: checkpoints.Kind = "due", 
     place = {name: getattr(position, name) for name in ("step", "epoch", "batch", "step_batch", "run_batch")}
     name = checkpoints.name_of(position.run_batch, "vae", kind)
     state = {"model": {"expander": {"weight": torch.ones(3)}}}
-    told = {"position": place, "step": "vae", "results": {}, "damaged": {}, **meta}
-    return store.save(folder.checkpoints, name, state, told)
+    reported = {"position": place, "step": "vae", "results": {}, "damaged": {}, **meta}
+    return store.save(folder.checkpoints, name, state, reported)
 
 
 def at(batch: int) -> Position:
@@ -68,7 +68,7 @@ def spoil(checkpoint: Path) -> None:
 
 
 def words(answer: Answer) -> str:
-    """What a command has told, without the spaces that align it."""
+    """What a command has reported, without the spaces that align it."""
     assert answer.code == 0, answer.err
     return "\n".join(" ".join(line.split()) for line in answer.out.splitlines())
 
@@ -79,13 +79,14 @@ def folder(call: Call, tmp_path: Path) -> RunFolder:
 
 
 def test_a_run_that_has_saved_nothing(call: Call, folder: RunFolder) -> None:
-    told = words(call("--status", folder.path))
+    reported = words(call("--status", folder.path))
 
-    assert f"run {folder.path}\nstate not running: nothing has been saved yet\n" in told
-    assert "recipe `small`, see recipe.yaml (identity 0123456789ab)" in told
-    assert "last checkpoint\nkept no checkpoint\n" in told
+    assert f"run {folder.path}\nstate not running: nothing has been saved yet\n" in reported
+    assert "recipe `small`, see recipe.yaml (identity 0123456789ab)" in reported
+    assert "last checkpoint\nkept no checkpoint\n" in reported
     assert (
-        f"to resume\nfrom the beginning: there is no checkpoint\nrepeating no logged batches\ncommand {COMMAND}" in told
+        f"to resume\nfrom the beginning: there is no checkpoint\nrepeating no logged batches\ncommand {COMMAND}"
+        in reported
     )
 
 
@@ -98,15 +99,15 @@ def test_a_run_that_failed_tells_the_error_until_it_is_started_again(call: Call,
     folder.record_position(at(6))
     folder.write_failure("metric `mae` failed: ValueError: nothing\n    defined in  own.py:6")
 
-    told = words(call("--status", folder.path))
+    reported = words(call("--status", folder.path))
     line = call("--status", folder.path.parent).out
     data = json.loads(call("--status", folder.path, "--json").out)
     folder.write_identity(finished=False, facts={"name": "small", "steps": STEPS})
     again = words(call("--status", folder.path))
 
-    assert "state not running: stopped by an error\nerror metric `mae` failed: ValueError: nothing\n" in told
-    assert "defined in own.py:6\nrecipe" in told
-    assert f"first fix the cause of the error, or the command will fail again\ncommand {COMMAND}" in told
+    assert "state not running: stopped by an error\nerror metric `mae` failed: ValueError: nothing\n" in reported
+    assert "defined in own.py:6\nrecipe" in reported
+    assert f"first fix the cause of the error, or the command will fail again\ncommand {COMMAND}" in reported
     assert line.startswith("small-20260801-120000  failed  ")
     assert data["state"] == "failed"
     assert data["record"]["failed"].startswith("metric `mae` failed")
@@ -116,10 +117,10 @@ def test_a_run_that_failed_tells_the_error_until_it_is_started_again(call: Call,
 def test_a_checkpoint_of_another_recipe_is_named_as_what_resuming_fails_at(call: Call, folder: RunFolder) -> None:
     save(folder, at(4), recipe="fedcba9876543210" * 4)
 
-    told = words(call("--status", folder.path))
+    reported = words(call("--status", folder.path))
     data = json.loads(call("--status", folder.path, "--json").out)
 
-    assert "to resume\nfrom nothing: 000000004-vae belongs to another recipe; move it out of the folder" in told
+    assert "to resume\nfrom nothing: 000000004-vae belongs to another recipe; move it out of the folder" in reported
     assert data["resume"]["foreign"] == "000000004-vae"
     assert data["resume"]["checkpoint"] is None
 
@@ -173,52 +174,52 @@ def test_a_stopped_run_with_everything_that_is_known_of_it(call: Call, folder: R
         path.mkdir(parents=True)
         (path / "bundle.json").write_text("{}")
 
-    told = words(call("--status", folder.path))
+    reported = words(call("--status", folder.path))
 
-    assert "state not running: it saved a checkpoint when it was stopped" in told
+    assert "state not running: it saved a checkpoint when it was stopped" in reported
     assert (
         "position\nsaved step `vae` (1 of 2), epoch 2 of 5, batch 3 of 6\n"
         "9 of 30 batches of the step, 9 of 50 batches of the run\n\n"
-    ) in told
-    assert "last checkpoint\nname 000000009-vae-stop\nsaved 0 seconds ago, when the run was stopped\nsize " in told
-    assert "files verified: all SHA-256 digests match\nnumbers all finite\nkept 2 checkpoints" in told
-    assert f"to resume\nfrom checkpoint 000000009-vae-stop\nrepeating nothing\ncommand {COMMAND}\n" in told
-    assert "latest results\nvae/seen psnr 21.5, nan nan" in told
-    assert "notes\ndamaged data dataset `shapes`: 2 samples replaced by others\n" in told
-    assert f"not finite fluxflow-run --replay {bundle}" in told
-    assert told.count("--replay") == 1
+    ) in reported
+    assert "last checkpoint\nname 000000009-vae-stop\nsaved 0 seconds ago, when the run was stopped\nsize " in reported
+    assert "files verified: all SHA-256 digests match\nnumbers all finite\nkept 2 checkpoints" in reported
+    assert f"to resume\nfrom checkpoint 000000009-vae-stop\nrepeating nothing\ncommand {COMMAND}\n" in reported
+    assert "latest results\nvae/seen psnr 21.5, nan nan" in reported
+    assert "notes\ndamaged data dataset `shapes`: 2 samples replaced by others\n" in reported
+    assert f"not finite fluxflow-run --replay {bundle}" in reported
+    assert reported.count("--replay") == 1
 
 
 def test_the_status_of_a_killed_run_shows_how_far_it_was(call: Call, folder: RunFolder) -> None:
     save(folder, at(6))
     folder.record_position(at(11))
 
-    told = words(call("--status", folder.path))
+    reported = words(call("--status", folder.path))
 
-    assert "state not running: it was killed, crashed or failed after its last checkpoint" in told
-    assert "saved step `vae` (1 of 2), epoch 1 of 5 done\n6 of 30 batches of the step" in told
-    assert "reached step `vae` (1 of 2), epoch 2 of 5, batch 5 of 6\n11 of 30 batches of the step" in told
-    assert "logged 0 seconds ago" in told
-    assert "from checkpoint 000000006-vae\nrepeating at least 5 batches\n" in told
+    assert "state not running: it was killed, crashed or failed after its last checkpoint" in reported
+    assert "saved step `vae` (1 of 2), epoch 1 of 5 done\n6 of 30 batches of the step" in reported
+    assert "reached step `vae` (1 of 2), epoch 2 of 5, batch 5 of 6\n11 of 30 batches of the step" in reported
+    assert "logged 0 seconds ago" in reported
+    assert "from checkpoint 000000006-vae\nrepeating at least 5 batches\n" in reported
 
 
 def test_a_run_that_ended_silently_is_not_reported_to_have_lost_nothing(call: Call, folder: RunFolder) -> None:
     save(folder, at(6))
     folder.record_position(at(6))
 
-    told = words(call("--status", folder.path))
+    reported = words(call("--status", folder.path))
 
-    assert "state not running: nothing was logged after its last checkpoint" in told
-    assert "repeating no logged batches\n" in told
+    assert "state not running: nothing was logged after its last checkpoint" in reported
+    assert "repeating no logged batches\n" in reported
 
 
 def test_the_end_of_a_step_is_the_start_of_the_next_one(call: Call, folder: RunFolder) -> None:
     save(folder, Position(step=1, run_batch=30), "end")
 
-    told = words(call("--status", folder.path))
+    reported = words(call("--status", folder.path))
 
-    assert "saved step `flow` (2 of 2), at its start\n30 of 50 batches of the run" in told
-    assert "ago, at the end of step `vae`\n" in told
+    assert "saved step `flow` (2 of 2), at its start\n30 of 50 batches of the run" in reported
+    assert "ago, at the end of step `vae`\n" in reported
 
 
 def test_a_finished_run_has_nothing_to_go_on_with(call: Call, folder: RunFolder) -> None:
@@ -226,11 +227,11 @@ def test_a_finished_run_has_nothing_to_go_on_with(call: Call, folder: RunFolder)
     folder.record_position(Position(1, 1, 10, 20, 50))
     folder.write_identity(finished=True)
 
-    told = words(call("--status", folder.path))
+    reported = words(call("--status", folder.path))
 
-    assert "state finished\n" in told
-    assert "saved after the last step\n50 of 50 batches of the run" in told
-    assert "to resume" not in told
+    assert "state finished\n" in reported
+    assert "saved after the last step\n50 of 50 batches of the run" in reported
+    assert "to resume" not in reported
     assert json.loads((folder.path / "run.json").read_text())["command"] == COMMAND
     assert not (folder.path / "position.json").exists()
 
@@ -257,11 +258,11 @@ def test_a_running_run_is_seen_and_not_disturbed(call: Call, folder: RunFolder, 
     folder.record_position(at(8))
     before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
 
-    told = words(call("--status", folder.path))
+    reported = words(call("--status", folder.path))
 
-    assert f"state running, in use by process {held} on {os.uname().nodename}\n" in told
-    assert "now at step `vae` (1 of 2), epoch 2 of 5, batch 2 of 6\n" in told
-    assert "if it were killed now\nfrom checkpoint 000000006-vae\nrepeating at least 2 batches\n" in told
+    assert f"state running, in use by process {held} on {os.uname().nodename}\n" in reported
+    assert "now at step `vae` (1 of 2), epoch 2 of 5, batch 2 of 6\n" in reported
+    assert "if it were killed now\nfrom checkpoint 000000006-vae\nrepeating at least 2 batches\n" in reported
     assert {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")} == before
     with pytest.raises(FluxflowError, match=f"is in use by process {held}"):
         folder.lock()
@@ -280,7 +281,7 @@ def test_on_a_disk_without_locks_the_lock_file_says_which_process_may_train_a_ru
     lock.write_text(lock.read_text().replace(platform.node(), host))
     owner = f"process {held} on {host}"
 
-    told = words(call("--status", folder.path))
+    reported = words(call("--status", folder.path))
     data = json.loads(call("--status", folder.path, "--json").out)
     row = words(call("--status", folder.path.parent))
 
@@ -288,11 +289,11 @@ def test_on_a_disk_without_locks_the_lock_file_says_which_process_may_train_a_ru
     assert (data["state"], data["lock_owner"]) == (state, owner)
     assert f"{folder.path.name} {state} " in row
     if state == "running":
-        assert f"state running, in use by {owner}\n" in told
-        assert "to resume" not in told
+        assert f"state running, in use by {owner}\n" in reported
+        assert "to resume" not in reported
     else:
-        assert f"state unknown, because files cannot be locked on this disk, last used by {owner}\n" in told
-        assert f"first make sure that {owner} has ended\ncommand {COMMAND}" in told
+        assert f"state unknown, because files cannot be locked on this disk, last used by {owner}\n" in reported
+        assert f"first make sure that {owner} has ended\ncommand {COMMAND}" in reported
 
 
 def test_whoever_looks_does_not_keep_a_run_from_starting(folder: RunFolder) -> None:
@@ -309,13 +310,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_gone_on_from(call: 
     spoil(save(folder, at(9)))
     disk.set_aside(save(folder, at(2)))
 
-    told = words(call("--status", folder.path))
+    reported = words(call("--status", folder.path))
 
     file = "checkpoints/000000009-vae/model.expander.safetensors"
-    assert f"files DAMAGED\n{file} the file is damaged: its size or digest differs from the manifest\n" in told
-    assert "kept 2 checkpoints\nquarantined .000000002-vae.damaged\n" in told
-    assert "from checkpoint 000000004-vae\nquarantining 000000009-vae\nrepeating at least 5 batches\n" in told
-    assert "saved step `vae` (1 of 2), epoch 1 of 5, batch 4 of 6\n" in told
+    assert f"files DAMAGED\n{file} the file is damaged: its size or digest differs from the manifest\n" in reported
+    assert "kept 2 checkpoints\nquarantined .000000002-vae.damaged\n" in reported
+    assert "from checkpoint 000000004-vae\nquarantining 000000009-vae\nrepeating at least 5 batches\n" in reported
+    assert "saved step `vae` (1 of 2), epoch 1 of 5, batch 4 of 6\n" in reported
     assert (folder.checkpoints / "000000009-vae").is_dir()
 
 
@@ -323,13 +324,14 @@ def test_where_no_checkpoint_is_whole_a_run_would_begin_again(call: Call, folder
     spoil(save(folder, at(4)))
     (save(folder, at(9)) / checkpoints.MANIFEST).unlink()
 
-    told = words(call("--status", folder.path))
+    reported = words(call("--status", folder.path))
 
-    assert "position\nsaved no intact checkpoint\n" in told
+    assert "position\nsaved no intact checkpoint\n" in reported
     assert (
-        "from the beginning: no checkpoint is intact\nquarantining 000000009-vae\nquarantining 000000004-vae\n" in told
+        "from the beginning: no checkpoint is intact\nquarantining 000000009-vae\nquarantining 000000004-vae\n"
+        in reported
     )
-    assert "repeating at least 9 batches\n" in told
+    assert "repeating at least 9 batches\n" in reported
 
 
 def test_numbers_that_are_not_finite_are_reported(call: Call, folder: RunFolder) -> None:
@@ -342,17 +344,17 @@ def test_numbers_that_are_not_finite_are_reported(call: Call, folder: RunFolder)
 def test_a_newer_run_of_the_same_recipe_is_what_the_command_goes_on_with(call: Call, folder: RunFolder) -> None:
     run_folder(folder.path.parent, "small-20260801-130000")
 
-    told = words(call("--status", folder.path))
+    reported = words(call("--status", folder.path))
 
-    assert "note the command resumes small-20260801-130000, a newer run of the same recipe" in told
+    assert "note the command resumes small-20260801-130000, a newer run of the same recipe" in reported
 
 
 def test_a_renamed_folder_is_not_found_by_the_command(call: Call, folder: RunFolder) -> None:
     renamed = folder.path.rename(folder.path.with_name("good"))
 
-    told = words(call("--status", renamed))
+    reported = words(call("--status", renamed))
 
-    assert "note the command looks for a folder `small-...`, but this folder is `good`" in told
+    assert "note the command looks for a folder `small-...`, but this folder is `good`" in reported
 
 
 def test_elsewhere_the_folder_to_run_the_command_from_is_shown(
@@ -371,21 +373,21 @@ def test_a_plugin_that_has_changed_is_reported(call: Call, folder: RunFolder, ev
     rows[0]["source"] = "another"
     (folder.path / "environment.json").write_text(json.dumps({"plugins": rows}))
 
-    told = words(call("--status", folder.path))
+    reported = words(call("--status", folder.path))
 
-    assert f"plugin changed `{rows[0]['name']}` has changed since the run started" in told
-    assert told.count("plugin changed") == 1
+    assert f"plugin changed `{rows[0]['name']}` has changed since the run started" in reported
+    assert reported.count("plugin changed") == 1
 
 
 def test_the_status_of_a_run_that_recorded_less_is_still_shown(call: Call, folder: RunFolder) -> None:
     (folder.path / "run.json").write_text(json.dumps({"recipe": DIGEST, "finished": False}))
     save(folder, at(9))
 
-    told = words(call("--status", folder.path))
+    reported = words(call("--status", folder.path))
 
-    assert "recipe see recipe.yaml (identity 0123456789ab)" in told
-    assert "saved step 1, epoch 2, batch 3\n9 batches of the step, 9 batches of the run" in told
-    assert "command" not in told
+    assert "recipe see recipe.yaml (identity 0123456789ab)" in reported
+    assert "saved step 1, epoch 2, batch 3\n9 batches of the step, 9 batches of the run" in reported
+    assert "command" not in reported
 
 
 def test_the_status_as_data(call: Call, folder: RunFolder) -> None:
@@ -420,10 +422,10 @@ def test_the_folder_of_all_runs_is_a_line_a_run_the_newest_first(call: Call, fol
     (damaged.path / "run.json").write_text("{")
     os.utime(damaged.path / "run.json", (time.time() - 3 * 86400,) * 2)
 
-    told = call("--status", folder.path.parent)
+    reported = call("--status", folder.path.parent)
     data = json.loads(call("--status", folder.path.parent, "--json").out)
 
-    assert told.out.splitlines() == [
+    assert reported.out.splitlines() == [
         "small-20260801-120000  interrupted       0 seconds ago  5 of 50 batches  step vae",
         "vae-20250101-000000    stopped           2 hours ago    9 of 50 batches  step vae",
         "gan-20240101-000000    damaged run.json  3 days ago     0 batches",
@@ -525,9 +527,9 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(call: Call, folder: Run
     for path in (checkpoint / checkpoints.STATE, folder.path / "position.json", folder.path / ".lock"):
         os.mkfifo(path)
 
-    told = words(call("--status", folder.path))
+    reported = words(call("--status", folder.path))
 
-    assert "state.json is not a file\n" in told
+    assert "state.json is not a file\n" in reported
 
 
 def test_a_real_run_that_is_killed_stopped_and_gone_on_with(tmp_path: Path) -> None:
@@ -599,7 +601,7 @@ def test_json_has_the_epochs_and_metrics_of_every_step_as_in_the_checkpoint(
     tmp_path: Path, everything: Registry, call: Call
 ) -> None:
     folder = run_folder(tmp_path / "runs")
-    told = {
+    reported = {
         "current_step": 1,
         "current_step_name": "flow",
         "step_start_epoch": 5,
@@ -607,11 +609,11 @@ def test_json_has_the_epochs_and_metrics_of_every_step_as_in_the_checkpoint(
         "step_epochs": {"vae": 5, "flow": 1},
         "step_metrics": {"vae": {"vae_loss": [0.5, None]}, "flow": {"flow_loss": [1.0]}},
     }
-    save(folder, at(8), pipeline_metadata=told)
+    save(folder, at(8), pipeline_metadata=reported)
 
     found = json.loads(call("--status", folder.path, "--json").out)
 
-    assert found["pipeline_metadata"] == told
+    assert found["pipeline_metadata"] == reported
 
 
 @pytest.mark.parametrize("spoilt", [None, [], {"step_metrics": [], "step_epochs": 3, "current_step": "x"}])

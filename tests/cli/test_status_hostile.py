@@ -82,11 +82,11 @@ def test_no_content_of_a_folder_is_more_than_a_message(
         try:
             found = status(str(asked), Registry())
         except FluxflowError as error:
-            told = str(error)
+            reported = str(error)
         else:
-            told = status_text(found)
+            reported = status_text(found)
             json.dumps(status_data(found), allow_nan=False)
-        assert all(character.isprintable() or character == "\n" for character in told)
+        assert all(character.isprintable() or character == "\n" for character in reported)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
@@ -99,5 +99,5 @@ def test_no_name_of_a_folder_steers_the_terminal(tmp_path: Path, name: str) -> N
     run_folder(root, "small-" + name)
 
     for asked in (root / ("small-" + name), root):
-        told = status_text(status(str(asked), Registry()))
-        assert all(character.isprintable() or character == "\n" for character in told)
+        reported = status_text(status(str(asked), Registry()))
+        assert all(character.isprintable() or character == "\n" for character in reported)

@@ -284,12 +284,12 @@ def folder_recipe(folder: Path, captions: str | None = None, image: bytes | None
         (images / f"{name}.txt").write_text("a red square")
     if image is not None:
         (images / "a.png").write_bytes(image)
-    told = ""
+    reported = ""
     if captions is not None:
         (folder / "captions.txt").write_text(captions)
-        told = ", captions: captions.txt"
+        reported = ", captions: captions.txt"
     text = VAE_GAN.replace(
-        "{type: shapes, image_size: 16, length: 24}", f"{{type: folder, path: images, image_size: 16{told}}}"
+        "{type: shapes, image_size: 16, length: 24}", f"{{type: folder, path: images, image_size: 16{reported}}}"
     )
     return written(folder, text)
 

@@ -126,13 +126,13 @@ def test_nothing_is_walked_for_a_balancer_that_does_not_ask(
 
 def test_a_missing_parameter_is_reported_before_training(checked: Checker, spying: Registry) -> None:
     recipe = checked(VAE_GAN, f"{VAE}.balancer={{type: spy, layer: expander.out.weight}}", using=spying)
-    told = (
+    reported = (
         r"(?s)recipe.yaml|--set .*in step `vae_gan`, balancer `spy` of update `vae`: "
         r"`expander.out.weight` is not a parameter that the update trains"
         r".*nearest +expander.out.0.weight"
     )
 
-    with pytest.raises(RecipeError, match=told):
+    with pytest.raises(RecipeError, match=reported):
         prove_shapes(recipe)
 
 

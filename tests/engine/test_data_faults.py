@@ -73,7 +73,7 @@ def test_a_signal_does_not_end_a_worker_that_has_just_started(
 
 
 def test_a_stop_while_workers_start_is_not_taken_for_the_death_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The signal takes effect when it is no longer blocked; then the workers are killed."""
+    """A blocked signal takes effect when it is unblocked, and then the workers are killed."""
 
     @contextmanager
     def interrupted() -> Iterator[None]:

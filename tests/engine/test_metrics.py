@@ -188,9 +188,9 @@ def test_a_run_warns_once_of_a_watched_name_that_its_evaluation_did_not_measure(
 
     start(recipe, tmp_path / "runs", [observer])
 
-    (told,) = observer.said
-    assert "`best` watches `seen/edges/dx`, but evaluation `seen` does not measure it" in told
-    assert "available  seen/dx, seen/dy" in told
+    (reported,) = observer.said
+    assert "`best` watches `seen/edges/dx`, but evaluation `seen` does not measure it" in reported
+    assert "available  seen/dx, seen/dy" in reported
 
 
 @pytest.mark.parametrize(("metric", "better"), [("psnr", max), ("elbo", min)])

@@ -52,23 +52,23 @@ def take(step: LiveStep, count: int, first: int = 0) -> list[dict[str, float]]:
 
 def test_a_loss_starts_at_its_batch_and_nothing_of_it_is_computed_before(checked: Checker, live: Maker) -> None:
     step = live(checked(VAE_GAN, f"{GENERATOR}.start=2"))
-    told: list[list[str]] = []
+    reported: list[list[str]] = []
 
     for index, batch in zip(range(4), step.batches(0, 0), strict=False):
-        told.append([])
-        step.values.watch = lambda kind, name, _: told[-1].append(name)
+        reported.append([])
+        step.values.watch = lambda kind, name, _: reported[-1].append(name)
         step.run(batch, Position(batch=index, step_batch=index))
 
-    assert [told[index].count("fake_logits") for index in range(4)] == [1, 1, 2, 2]
-    assert [told[index].count("vae/hinge_generator") for index in range(4)] == [0, 0, 1, 1]
+    assert [reported[index].count("fake_logits") for index in range(4)] == [1, 1, 2, 2]
+    assert [reported[index].count("vae/hinge_generator") for index in range(4)] == [0, 0, 1, 1]
 
 
 def test_the_warm_up_of_a_weight_counts_from_the_start(checked: Checker, live: Maker) -> None:
     step = live(checked(VAE_GAN, f"{STEP}.updates.vae.losses.kl={{weight: 1.0, warmup: 2, start: 2}}"))
 
-    told = take(step, 5)
+    reported = take(step, 5)
 
-    assert [figures.get("vae/kl/weight") for figures in told] == [None, None, 0.0, pytest.approx(0.5), 1.0]
+    assert [figures.get("vae/kl/weight") for figures in reported] == [None, None, 0.0, pytest.approx(0.5), 1.0]
 
 
 def test_an_update_that_has_not_started_leaves_models_optimizer_and_scheduler_alone(
@@ -79,7 +79,7 @@ def test_an_update_that_has_not_started_leaves_models_optimizer_and_scheduler_al
     before = weights(step.models)
     turn = step.updates[0]
 
-    told = take(step, 3)
+    reported = take(step, 3)
     still = (
         changed(before, step.models),
         dict(turn.optimizer.optimizer.state),
@@ -88,7 +88,7 @@ def test_an_update_that_has_not_started_leaves_models_optimizer_and_scheduler_al
     after = take(step, 2, first=3)
 
     assert still == ({"compressor", "expander"}, {}, 1e-3)
-    assert not [name for figures in told for name in figures if name.startswith("discriminator")]
+    assert not [name for figures in reported for name in figures if name.startswith("discriminator")]
     assert [figures["discriminator/lr"] for figures in after] == [1e-3, 5e-4]
     assert "discriminator" in changed(before, step.models)
 
@@ -124,8 +124,8 @@ def test_a_start_by_the_limit_of_its_condition_is_worth_a_warning(checked: Check
     ended = start(checked(VAE_GAN, f"{GENERATOR}.start={condition}"), tmp_path, [listener]).run
 
     assert len(ended.live.metrics.history["vae/hinge_generator"]) == 1
-    (told,) = listener.messages
-    assert told.startswith(
+    (reported,) = listener.messages
+    assert reported.startswith(
         "loss `hinge_generator` of update `vae` starts because it reached its limit: 1 epoch with vae/l1 "
     )
 
@@ -233,7 +233,7 @@ def test_going_back_to_before_the_start_takes_the_start_back(
         pass
 
     assert ended.live.rollbacks == 1
-    assert seen.told == [*[{}] * 6, *[{"hinge_generator": 6}] * 5, {}, *[{"hinge_generator": 12}] * 12]
+    assert seen.reported == [*[{}] * 6, *[{"hinge_generator": 6}] * 5, {}, *[{"hinge_generator": 12}] * 12]
     assert finals(again.run) == finals(ended)
 
 
@@ -241,11 +241,11 @@ class Started:
     """Remembers after each batch what has started by its condition."""
 
     def __init__(self) -> None:
-        self.told: list[dict[str, int]] = []
+        self.reported: list[dict[str, int]] = []
 
     @hookimpl
     def batch_ended(self, run: Any) -> None:
-        self.told.append(run.engine.live.updates[1].starts.met.copy())
+        self.reported.append(run.engine.live.updates[1].starts.met.copy())
 
 
 def test_averages_of_a_model_warm_up_from_its_own_start(checked: Checker, live: Maker) -> None:
@@ -363,15 +363,15 @@ def test_the_rate_of_a_lazy_update_comes_to_its_end_with_the_step(checked: Check
     scheduler = f"{DISCRIMINATOR}.scheduler={{type: LinearLR, start_factor: 1.0, end_factor: 0.0, interval: batch}}"
     step = live(checked(VAE_GAN, f"{DISCRIMINATOR}.losses={{r1: {{every: 4}}}}", scheduler, f"{STEP}.epochs=1"))
 
-    told = take(step, 6)
+    reported = take(step, 6)
 
-    rates = [figures["discriminator/lr"] for figures in told if "discriminator/lr" in figures]
+    rates = [figures["discriminator/lr"] for figures in reported if "discriminator/lr" in figures]
     assert rates == pytest.approx([1e-3, 5e-4])
     assert step.updates[0].optimizer.lr == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "reported"),
     [
         (
             [f"{GENERATOR}.start={{type: loss_threshold, metric: vae/ll1, threshold: 1.0}}"],
@@ -413,8 +413,8 @@ def test_the_rate_of_a_lazy_update_comes_to_its_end_with_the_step(checked: Check
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_start_that_cannot_be_is_refused(checked: Checker, settings: list[str], told: str) -> None:
-    with pytest.raises(RecipeError, match=told):
+def test_a_start_that_cannot_be_is_refused(checked: Checker, settings: list[str], reported: str) -> None:
+    with pytest.raises(RecipeError, match=reported):
         checked(VAE_GAN, *settings)
 
 
@@ -432,7 +432,7 @@ LATE_BY = "would never take effect: it starts at batch 12"
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "reported"),
     [
         (f"{GENERATOR}.start=11", None),
         (f"{GENERATOR}.start=12", f"loss `hinge_generator` of update `vae` {LATE_BY}"),
@@ -442,9 +442,9 @@ LATE_BY = "would never take effect: it starts at batch 12"
     ],
 )
 def test_a_start_after_the_last_batch_is_reported_before_training(
-    setting: str, told: str | None, checked: Checker, capsys: pytest.CaptureFixture[str]
+    setting: str, reported: str | None, checked: Checker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     check_run(checked(VAE_GAN, setting))
 
-    warning = f"warning: --set {setting}  {told}, but step `vae_gan` ends at batch 12 at the latest\n"
-    assert capsys.readouterr().err == (warning if told else "")
+    warning = f"warning: --set {setting}  {reported}, but step `vae_gan` ends at batch 12 at the latest\n"
+    assert capsys.readouterr().err == (warning if reported else "")

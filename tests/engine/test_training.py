@@ -182,11 +182,11 @@ def test_a_run_without_a_single_finite_batch_gives_up_and_names_the_loss(
     checked: Checker, registry: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_Poison, "__call__", lambda self, reconstruction: reconstruction.mean() * math.nan)
-    told = r"(?s)update `vae`: `vae/poison` has not been finite for 20 batches in a row.*status +no batch of"
+    reported = r"(?s)update `vae`: `vae/poison` has not been finite for 20 batches in a row.*status +no batch of"
     text = VAE_GAN.replace("l1: {}", "l1: {}\n          poison: {}")
     recipe = checked(text, "steps.vae_gan.epochs=9", "defaults.log_every=20", using=poisoned(registry))
 
-    with pytest.raises(TrainingError, match=told):
+    with pytest.raises(TrainingError, match=reported):
         start(recipe, tmp_path)
 
 
@@ -239,9 +239,9 @@ def test_a_step_that_changes_no_weight_fails_and_reports_the_skipped_batches(
 ) -> None:
     monkeypatch.setattr(_Poison, "__call__", lambda self, reconstruction: reconstruction.mean() * math.nan)
     text = VAE_GAN.replace("l1: {}", "l1: {}\n          poison: {}")
-    told = r"(?s)update `vae` of step `vae_gan` has not changed a single weight.*cause  12 batches were skipped"
+    reported = r"(?s)update `vae` of step `vae_gan` has not changed a single weight.*cause  12 batches were skipped"
 
-    with pytest.raises(TrainingError, match=told):
+    with pytest.raises(TrainingError, match=reported):
         start(checked(text, using=poisoned(registry)), tmp_path)
 
 
@@ -275,8 +275,8 @@ def test_a_loss_that_changes_the_inputs_of_others_is_rejected_before_training(
     monkeypatch.setattr(_Poison, "__call__", spoils)
     text = VAE_GAN.replace("l1: {}", "l1: {}\n          poison: {}")
 
-    told = r"(?s)loss `poison` of update `vae` changes `reconstruction` in place, but other components .*defined in"
-    with pytest.raises(RecipeError, match=told):
+    reported = r"(?s)loss `poison` of update `vae` changes `reconstruction` in place, but other components .*defined in"
+    with pytest.raises(RecipeError, match=reported):
         prove_shapes(checked(text, using=poisoned(registry)))
 
 
@@ -292,10 +292,10 @@ def test_a_loss_that_raises_is_reported_with_the_line_that_raised(
     monkeypatch.setattr(_Poison, "__call__", breaks)
     recipe = checked(VAE_GAN.replace("l1: {}", "l1: {}\n          poison: {}"), using=poisoned(registry))
 
-    told = r"(?s)'men'.*raised at +tests/engine/test_training.py:\d+ +return reconstruction.men\(\)"
-    with pytest.raises(RecipeError, match=told):
+    reported = r"(?s)'men'.*raised at +tests/engine/test_training.py:\d+ +return reconstruction.men\(\)"
+    with pytest.raises(RecipeError, match=reported):
         prove_shapes(recipe)
-    with pytest.raises(TrainingError, match=told):
+    with pytest.raises(TrainingError, match=reported):
         take(live(recipe), 1)
 
 

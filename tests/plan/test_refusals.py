@@ -211,7 +211,7 @@ def test_a_cut_that_keeps_a_loss_from_all_that_is_trained_is_refused(refuse: Ref
 
 
 @pytest.mark.parametrize(
-    ("name", "told", "nearest"),
+    ("name", "reported", "nearest"),
     [
         ("score", "loss `distance` cannot detach `score`: it does not depend on `score`", None),
         ("cdoe", "loss `distance` cannot detach `cdoe`: it does not depend on `cdoe`", "code"),
@@ -220,11 +220,11 @@ def test_a_cut_that_keeps_a_loss_from_all_that_is_trained_is_refused(refuse: Ref
     ],
 )
 def test_a_cut_where_nothing_flows_is_refused_at_its_place(
-    refuse: Refuse, name: str, told: str, nearest: str | None
+    refuse: Refuse, name: str, reported: str, nearest: str | None
 ) -> None:
     (problem,) = refuse("distance: {}", f"distance: {{detach: [{name}]}}")
 
-    assert problem.message == told
+    assert problem.message == reported
     assert at(problem) == "15:31"
     assert nearest is None or problem.nearest == nearest
     assert problem.choices is not None
@@ -311,17 +311,19 @@ def test_a_sampler_that_the_recipe_lacks_is_reported_with_how_to_add_it(prove: P
 
 
 @pytest.mark.parametrize(
-    ("options", "column", "told"),
+    ("options", "column", "reported"),
     [
         ("{what: cdoe}", 29, "observer `painter` requests `cdoe`, but nothing provides it"),
         ("{where: dta}", 30, "`dta` is not a dataset of the recipe"),
         ("{steps: [stpe]}", 31, "observer `painter` draws in step `stpe`, but the recipe has no such step"),
     ],
 )
-def test_what_an_observer_wants_to_draw_is_checked_too(refuse: Refuse, options: str, column: int, told: str) -> None:
+def test_what_an_observer_wants_to_draw_is_checked_too(
+    refuse: Refuse, options: str, column: int, reported: str
+) -> None:
     (problem,) = refuse("steps:", f"observers: {{painter: {options}}}\nsteps:")
 
-    assert problem.message == told
+    assert problem.message == reported
     assert at(problem) == f"{line_of(RECIPE, 'steps:')}:{column}"
     assert problem.nearest is not None
 

@@ -1,4 +1,4 @@
-"""Steps form a graph by `after`: parents come first, and what can never begin is told."""
+"""Steps form a graph by `after`: parents come first, and what can never begin is reported."""
 
 from __future__ import annotations
 
@@ -116,9 +116,9 @@ def test_any_graph_is_ordered_parents_first_or_reported(names: list[str], parent
         parent = graph[name].parent
         assert parent is None or parent in ordered[:index]
     assert sorted(ordered) == sorted(NAMES) or found
-    told = " ".join(problem.message for problem in found)
+    reported = " ".join(problem.message for problem in found)
     # Whatever can never begin is named in some problem: in a loop, behind one, or behind an unknown step.
-    assert all(f"`{name}`" in told or f" {name}" in told for name in set(NAMES) - set(ordered))
+    assert all(f"`{name}`" in reported or f" {name}" in reported for name in set(NAMES) - set(ordered))
 
 
 @given(st.permutations(NAMES))

@@ -65,8 +65,8 @@ def loads_or_is_refused(root: Path, files: dict[str, bytes]) -> None:
 
     before = outside()
     folder = sealed(root, files)
-    told = refusal(folder)
-    assert told is None or str(folder) in told
+    reported = refusal(folder)
+    assert reported is None or str(folder) in reported
     assert outside() == before
 
 

@@ -61,7 +61,7 @@ datasets:
 values:
   edges_of_reconstruction: {type: edges, with: {image: reconstruction}}
 observers:
-  journal: {file: told.txt}
+  journal: {file: reported.txt}
 steps:
   vae:
     dataset: stripes

@@ -77,6 +77,6 @@ def test_the_transition_ends_the_step_with_its_reason(installed: Installed) -> N
 
 
 def test_the_observer_is_notified_of_the_evaluation_and_then_of_the_end_of_the_step(installed: Installed) -> None:
-    told = (installed.run / "told.txt").read_text().splitlines()
+    reported = (installed.run / "reported.txt").read_text().splitlines()
 
-    assert [line.split(":")[0] for line in told] == ["vae, stripes", "vae is over"]
+    assert [line.split(":")[0] for line in reported] == ["vae, stripes", "vae is over"]
