@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data._utils import signal_handling
 
 from fluxflow_registry import DataError, Problem, SampleError, hookimpl
 from fluxflow_registry.engine.data import workers as working
@@ -80,10 +81,22 @@ def test_a_stop_while_workers_start_is_not_taken_for_the_death_of_a_worker(monke
         yield
         raise KeyboardInterrupt
 
+    recorded: list[int] = []
+
+    def record(key: int, pids: tuple[int, ...]) -> None:
+        recorded.append(key)
+        torch._C._set_worker_pids(key, pids)
+
     monkeypatch.setattr(working, "blocked", interrupted)
+    monkeypatch.setattr(signal_handling, "_set_worker_pids", record)
 
     with pytest.raises(KeyboardInterrupt):
         next(epoch_batches(Numbers(8), 2, 4, 0, 2, PLACE))
+
+    assert recorded
+    for key in recorded:  # another loader may get the same id
+        with pytest.raises(ValueError, match="Cannot find worker information"):
+            torch._C._remove_worker_pids(key)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
